@@ -1,0 +1,71 @@
+"""The compilers of this machine behind one interface, and the choice of one for a target."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from ..errors import MissingTool
+from ..target import Target, find_target
+from .binary import Binary
+from .hiprtc import find_hiprtc
+from .nvrtc import find_nvrtc
+from .offline import find_clang, find_nvcc
+
+
+class Compiler(Protocol):
+    """Turns text into machine code. `name` and `version` are part of the cache key."""
+
+    @property
+    def name(self) -> str:
+        """Short name: nvrtc, nvcc, hiprtc, clang."""
+
+    @property
+    def backend(self) -> str:
+        """ "cuda" or "hip"."""
+
+    @property
+    def version(self) -> str:
+        """The tool's own version."""
+
+    @property
+    def where(self) -> str:
+        """The file it was found at."""
+
+    def compile(self, text: str, name: str, arch: str) -> Binary:
+        """`text` (called `name` in messages) compiled for `arch`. Raises CompilerFailed."""
+
+
+# In order of preference.
+_FINDERS: dict[str, tuple[Callable[[], Compiler], ...]] = {
+    "cuda": (find_nvrtc, find_nvcc),
+    "hip": (find_hiprtc, find_clang),
+}
+
+
+def available_compilers(backend: str | None = None) -> tuple[Compiler, ...]:
+    """Every compiler found, in order of preference, for one backend or for all."""
+    found: list[Compiler] = []
+    for kind, finders in _FINDERS.items():
+        for find in finders if backend in (None, kind) else ():
+            try:
+                found.append(find())
+            except MissingTool:
+                continue
+    return tuple(found)
+
+
+def pick_compiler(target: str | Target) -> Compiler:
+    """The preferred compiler for `target`. Raises MissingTool with the reason for each that is absent."""
+    backend = find_target(target).backend
+    reasons: list[MissingTool] = []
+    for find in _FINDERS[backend]:
+        try:
+            return find()
+        except MissingTool as missing:
+            reasons.append(missing)
+    raise MissingTool(
+        "TLC0602",
+        f"no compiler for {backend}: " + "; ".join(reason.message for reason in reasons),
+        hint="; or ".join(reason.hint for reason in reasons if reason.hint),
+    )

@@ -1,0 +1,134 @@
+"""NVRTC through ctypes: CUDA text to a cubin, with no GPU, no driver, no toolkit and no cupy.
+
+cupy's own entry points ask for a device, choose `sm_90` where the text needs `sm_90a`, and add
+`-ftz=true`; so tilec calls the library itself and hands over a finished cubin.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import glob
+import importlib.metadata
+import os
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+from ..errors import CompilerFailed, MissingTool, TargetUnsupported
+from .binary import Binary
+from .rtc import RtcLibrary, RtcNames
+
+OPTIONS = ("-std=c++17", "-default-device", "--ptxas-options=-v")
+_NAMES = RtcNames("nvrtc", "GetCUBINSize", "GetCUBIN")
+_WHEELS = ("nvidia-cuda-nvrtc", "nvidia-cuda-nvrtc-cu13", "nvidia-cuda-nvrtc-cu12")
+_LIBRARY = re.compile(r"(libnvrtc\.so(\.\d+)*|nvrtc64_[\d_]+\.dll)$")
+_BUILTINS = ("libnvrtc-builtins.so*", "nvrtc-builtins64_*.dll")
+
+
+class NvrtcCompiler:
+    """The Compiler that calls NVRTC in this process."""
+
+    name = "nvrtc"
+    backend = "cuda"
+
+    def __init__(self, library: RtcLibrary) -> None:
+        self._library = library
+        self._archs = library.supported_archs()
+
+    @property
+    def version(self) -> str:
+        """The library's version, as part of a cache key."""
+        return self._library.version
+
+    @property
+    def where(self) -> str:
+        """The file that was loaded."""
+        return self._library.path
+
+    def compile(self, text: str, name: str, arch: str) -> Binary:
+        """`text` compiled for `arch` ("sm_90a"). Raises CompilerFailed with the log, TargetUnsupported
+        for an architecture that this version does not know."""
+        number = re.fullmatch(r"sm_(\d+)[af]?", arch)
+        if number is None or (self._archs is not None and int(number[1]) not in self._archs):
+            raise TargetUnsupported(
+                "TLC0603",
+                f"NVRTC {self.version} does not compile for {arch}",
+                hint="install a newer one: pip install -U nvidia-cuda-nvrtc",
+            )
+        options = (f"--gpu-architecture={arch}", *OPTIONS)
+        label = f"nvrtc {self.version}"
+        code, log = self._library.compile(text, name, options, label)
+        return Binary.from_log(code, log, label)
+
+
+@cache
+def find_nvrtc() -> NvrtcCompiler:
+    """The NVRTC of this process: one that is loaded already (by cupy or torch), the wheel's, a
+    toolkit's, the system's. Raises MissingTool with what was tried."""
+    tried: list[str] = []
+    for path in _candidates():
+        try:
+            preload_builtins(path)
+            return NvrtcCompiler(RtcLibrary(path, _NAMES))
+        except (OSError, MissingTool, CompilerFailed) as problem:
+            tried.append(f"{path}: {problem.message if isinstance(problem, MissingTool) else problem}")
+    detail = "".join(f"\n    {line}" for line in tried) or " anywhere"
+    raise MissingTool(
+        "TLC0602", f"NVRTC was not found{detail}", hint="pip install nvidia-cuda-nvrtc, or install the CUDA toolkit"
+    )
+
+
+def preload_builtins(library: str) -> None:
+    """Loads the builtins beside `library` by absolute path: NVRTC opens them by bare name, which the
+    loader finds only once they are there."""
+    for pattern in _BUILTINS:
+        for path in sorted(glob.glob(os.path.join(glob.escape(os.path.dirname(library)), pattern))):
+            if ".alt." not in path:
+                ctypes.CDLL(path, mode=getattr(ctypes, "RTLD_GLOBAL", 0))
+
+
+def _candidates() -> Iterator[str]:
+    seen: set[str] = set()
+    for source in (_loaded, _from_wheels, _from_toolkits, _from_system):
+        for path in source():
+            if path not in seen:
+                seen.add(path)
+                yield path
+
+
+def _loaded() -> Iterator[str]:
+    """Libraries mapped into this process (Linux); elsewhere none is known."""
+    try:
+        maps = Path("/proc/self/maps").read_text()
+    except OSError:
+        return
+    for line in maps.splitlines():
+        path = line.partition("/")[2]
+        if path and _LIBRARY.search(path):
+            yield "/" + path
+
+
+def _from_wheels() -> Iterator[str]:
+    for wheel in _WHEELS:
+        try:
+            files = importlib.metadata.files(wheel) or []
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        for file in files:
+            if _LIBRARY.search(file.name):
+                yield str(file.locate())
+
+
+def _from_toolkits() -> Iterator[str]:
+    roots = [os.environ[name] for name in ("CUDA_PATH", "CUDA_HOME") if os.environ.get(name)]
+    roots += ["/usr/local/cuda", *sorted(glob.glob("/usr/local/cuda-*"), reverse=True)]
+    for root in roots:
+        for folder in ("lib64", "lib", "targets/x86_64-linux/lib", "targets/sbsa-linux/lib", "bin"):
+            for pattern in ("libnvrtc.so*", "nvrtc64_*.dll"):
+                found = sorted(glob.glob(os.path.join(glob.escape(root), folder, pattern)), reverse=True)
+                yield from (path for path in found if _LIBRARY.search(path))
+
+
+def _from_system() -> Iterator[str]:
+    yield from ("libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so")
