@@ -1,0 +1,42 @@
+"""The entries that a dialect's prelude table is made of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class PreludeEntry:
+    """One name of the prelude (docs/prelude.md) as a dialect renders it.
+
+    `template` is a file of the dialect's `templates` folder, `macro` the Jinja macro in it that prints the
+    definition (the name itself where left out). The macro gets `instances`: the sorted argument tuples of
+    every Need of this name; a macro of an ordinary C++ template ignores them. `requires` lists names that the
+    text uses; they must stand earlier in the table, whose order is the order of the text.
+    """
+
+    name: str
+    template: str
+    requires: tuple[str, ...] = ()
+    macro: str = ""
+
+    @property
+    def macro_name(self) -> str:
+        """The Jinja macro that prints this entry."""
+        return self.macro or self.name
+
+
+def make_table(*entries: PreludeEntry) -> dict[str, PreludeEntry]:
+    """The table of `entries` by name, in their order.
+
+    ValueError where a name stands twice or requires one that does not stand before it.
+    """
+    table: dict[str, PreludeEntry] = {}
+    for entry in entries:
+        if entry.name in table:
+            raise ValueError(f"prelude name {entry.name!r} stands twice in the table")
+        missing = [name for name in entry.requires if name not in table]
+        if missing:
+            raise ValueError(f"prelude name {entry.name!r} requires {missing}, which stand later or nowhere")
+        table[entry.name] = entry
+    return table
