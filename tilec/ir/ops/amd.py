@@ -1,0 +1,91 @@
+"""What AMD's CDNA machines have: MFMA, buffer loads, priorities. Source: the CDNA3 ISA manual, chapters 7 and 9."""
+
+from __future__ import annotations
+
+from ...errors import TypeMismatch
+from ..core import Access, Effect, Level, Op, Value, attribute, operand, operands
+from ..types import MemoryType, Type
+from .memory import memory_type
+from .nvidia import MatrixStatement
+from .thread import Statement, check_registers
+
+
+class Mfma(MatrixStatement, name="mfma", level=Level.THREAD):
+    """v_mfma: D += A B over a wave of 64."""
+
+    text = (
+        "mfma<{m}, {n}, {k}>({accumulator}, {accumulator_offset}, {a}, {a_offset}, {b}, {b_offset})"
+    )
+    accumulator: Value = operand()
+    accumulator_offset: Value = operand()
+    a: Value = operand()
+    a_offset: Value = operand()
+    b: Value = operand()
+    b_offset: Value = operand()
+    m: int = attribute()
+    n: int = attribute()
+    k: int = attribute()
+
+
+class MakeBuffer(Op, name="make_buffer", level=Level.THREAD, pure=True):
+    """A view of `count` elements of global memory that checks its bounds in hardware."""
+
+    text = "make_buffer({memory}, {count})"
+    memory: Value = operand()
+    count: Value = operand()
+
+    def infer(self) -> tuple[Type, ...]:
+        return (memory_type(self.memory),)
+
+
+class BufferLoad(Statement, name="buffer_load", level=Level.THREAD):
+    """`count` consecutive elements; outside the buffer, or where `predicate` is false, zeros."""
+
+    text = "buffer_load<{count}>({registers}, {offset}, {buffer}, {indices}, {predicate})"
+    registers: Value = operand()
+    offset: Value = operand()
+    buffer: Value = operand()
+    indices: tuple[Value, ...] = operands()
+    predicate: Value = operand()
+    count: int = attribute()
+
+    def infer(self) -> tuple[Type, ...]:
+        check_registers(self.registers)
+        if not isinstance(self.buffer.type, MemoryType):
+            raise TypeMismatch("TLC0230", f"a {self.buffer.type} is not memory")
+        return ()
+
+    def effects(self) -> tuple[Effect, ...]:
+        return (Effect(Access.READ, self.buffer), Effect(Access.WRITE, self.registers))
+
+
+class BufferStore(Statement, name="buffer_store", level=Level.THREAD):
+    """Stores `count` registers; outside the buffer, or where `predicate` is false, nothing."""
+
+    text = "buffer_store<{count}>({buffer}, {indices}, {registers}, {offset}, {predicate})"
+    buffer: Value = operand()
+    indices: tuple[Value, ...] = operands()
+    registers: Value = operand()
+    offset: Value = operand()
+    predicate: Value = operand()
+    count: int = attribute()
+
+    def infer(self) -> tuple[Type, ...]:
+        check_registers(self.registers)
+        return ()
+
+    def effects(self) -> tuple[Effect, ...]:
+        return (Effect(Access.WRITE, self.buffer), Effect(Access.READ, self.registers))
+
+
+class SetPriority(Statement, name="set_priority", level=Level.THREAD):
+    """s_setprio: this wave's claim on issue slots, 0 to 3."""
+
+    text = "set_priority<{priority}>()"
+    priority: int = attribute()
+
+    def effects(self) -> tuple[Effect, ...]:
+        return (Effect(Access.SYNCHRONISE),)
+
+
+OPS: tuple[type[Op], ...] = (Mfma, MakeBuffer, BufferLoad, BufferStore, SetPriority)

@@ -1,0 +1,170 @@
+"""Structure: loops, conditions, launches, roles, and the values that the machine gives (indices, symbols)."""
+
+from __future__ import annotations
+
+from ...errors import TypeMismatch
+from ..core import Block, Level, Op, Value, attribute, operand, operands, region
+from ..dtypes import DType, bool_, i32
+from ..types import ScalarType, Type
+
+
+def _types(values: tuple[Value, ...]) -> tuple[Type, ...]:
+    return tuple(v.type for v in values)
+
+
+class Yield(Op, name="yield", terminator=True):
+    """Ends a region and gives its values to the op that owns it."""
+
+    values: tuple[Value, ...] = operands()
+
+
+class For(Op, name="for"):
+    """Runs `body(index, *carried)` for index = start, start + step, ... below stop.
+
+    The body yields the next carried values; the results are the last ones (`inits` where it never ran). `kind` is
+    "serial", "unroll", "vectorized" or "pipelined" (with `stages`, the user's num_stages); `unroll` is what the printed
+    loop states: 0 full, 1 not, n by n.
+    """
+
+    start: Value = operand()
+    stop: Value = operand()
+    step: Value = operand()
+    inits: tuple[Value, ...] = operands()
+    body: Block = region()
+    kind: str = attribute(default="serial")
+    stages: int = attribute(default=0)
+    unroll: int = attribute(default=1)
+
+    def infer(self) -> tuple[Type, ...]:
+        for value in (self.start, self.stop, self.step):
+            if not (isinstance(value.type, ScalarType) and value.type.dtype.is_integer):
+                raise TypeMismatch("TLC0220", f"a loop bound is a {value.type}, not an integer")
+        if len(self.body.params) != 1 + len(self.inits):
+            raise TypeMismatch("TLC0221", "a loop's body takes its index and the carried values")
+        return tuple(p.type for p in self.body.params[1:])
+
+
+class While(Op, name="while"):
+    """Runs `body` as long as `condition` (a region that yields a bool) holds."""
+
+    inits: tuple[Value, ...] = operands()
+    condition: Block = region()
+    body: Block = region()
+
+    def infer(self) -> tuple[Type, ...]:
+        return _types(self.inits)
+
+
+class If(Op, name="if"):
+    """Runs one of two regions; the results are what it yields."""
+
+    condition: Value = operand()
+    then: Block = region()
+    orelse: Block = region()
+
+    def infer(self) -> tuple[Type, ...]:
+        if self.condition.type != ScalarType(bool_):
+            raise TypeMismatch("TLC0222", f"a condition is a {self.condition.type}, not a bool")
+        end = self.then.terminator
+        return _types(end.inputs) if end is not None else ()
+
+
+class Launch(Op, name="launch"):
+    """One kernel: `body(bx, by, bz)` for every block of `grid` (three integers), by `threads` program threads.
+
+    `persistent` allows fewer blocks than the grid, each running several logical blocks (`persistent_blocks` = the
+    most that are launched, in blocks a multiprocessor; 0: the whole grid). `raster` (panel > 0) groups the logical
+    blocks in panels of that many rows ("row") or columns ("column"). `launched_threads` is what the hardware gets,
+    set by assign_roles; `shared_bytes` by plan_shared.
+    """
+
+    grid: tuple[Value, ...] = operands()
+    body: Block = region()
+    threads: int = attribute()
+    symbol: str = attribute(default="kernel")
+    persistent: bool = attribute(default=True)
+    persistent_blocks: int = attribute(default=0)
+    panel: int = attribute(default=0)
+    order: str = attribute(default="row")
+    launched_threads: int = attribute(default=0)
+    shared_bytes: int = attribute(default=0)
+
+
+class Role(Op, name="role"):
+    """A part of the block's threads with a program of its own: [first_thread, first_thread + threads).
+
+    Roles stand side by side at the end of a launch's body. `registers` > 0 asks setmaxnreg for that many a thread.
+    `barrier` is the hardware barrier on which the role's threads meet (0: the whole block's).
+    """
+
+    body: Block = region()
+    label: str = attribute()
+    first_thread: int = attribute()
+    threads: int = attribute()
+    registers: int = attribute(default=0)
+    barrier: int = attribute(default=0)
+
+
+class Symbol(Op, name="symbol", pure=True):
+    """The run-time value of a symbol (an extent of a tensor)."""
+
+    label: str = attribute()
+    dtype: DType = attribute(default=i32)
+
+    def infer(self) -> tuple[Type, ...]:
+        return (ScalarType(self.dtype),)
+
+
+class ThreadId(Op, name="thread_id", pure=True):
+    """This thread's number in its role (program threads), or with `launched` in the whole launched block."""
+
+    launched: bool = attribute(default=False)
+
+    def infer(self) -> tuple[Type, ...]:
+        return (ScalarType(i32),)
+
+
+class HardwareBlock(Op, name="hardware_block", pure=True):
+    """The launched block's index in dimension 0, and with `count` the number of launched blocks."""
+
+    count: bool = attribute(default=False)
+
+    def infer(self) -> tuple[Type, ...]:
+        return (ScalarType(i32),)
+
+
+class WarpUniform(Op, name="warp_uniform", pure=True, level=Level.THREAD):
+    """x, which has the same value in all threads of a warp, told to be so."""
+
+    x: Value = operand()
+
+    def infer(self) -> tuple[Type, ...]:
+        return (self.x.type,)
+
+
+class Simt(Op, name="simt", level=Level.TILE):
+    """Thread-level code within tile-level code: `body(t)` for every program thread t, one op to the planner."""
+
+    body: Block = region()
+    threads: int = attribute()
+
+
+class Parallel(Op, name="parallel", level=Level.TILE):
+    """`body(*indices, *tiles)` once for every index in `extents`, in any order, by some thread each.
+
+    After promote_fragments, `reads` and `updates` are the tiles that the body loads and stores; the body's parameters
+    after the indices are fragment handles for them, and the results are the updated tiles.
+    """
+
+    reads: tuple[Value, ...] = operands()
+    updates: tuple[Value, ...] = operands()
+    body: Block = region()
+    extents: tuple[int, ...] = attribute()
+
+    def infer(self) -> tuple[Type, ...]:
+        return _types(self.updates)
+
+
+OPS: tuple[type[Op], ...] = (
+    Yield, For, While, If, Launch, Role, Symbol, ThreadId, HardwareBlock, WarpUniform, Simt, Parallel,
+)  # fmt: skip

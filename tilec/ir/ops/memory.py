@@ -1,0 +1,110 @@
+"""Memory: allocation, element loads and stores, views."""
+
+from __future__ import annotations
+
+from ...errors import TypeMismatch
+from ..core import Access, Effect, Op, Value, attribute, operand, operands
+from ..types import MemoryType, ScalarType, Space, Type
+
+
+def memory_type(value: Value) -> MemoryType:
+    """The type of a memory handle. Raises TypeMismatch for anything else."""
+    if isinstance(value.type, MemoryType):
+        return value.type
+    raise TypeMismatch("TLC0230", f"a {value.type} is not memory")
+
+
+def check_indices(memory: Value, indices: tuple[Value, ...]) -> MemoryType:
+    """The memory's type, once the number and types of the indices are right."""
+    type_ = memory_type(memory)
+    if len(indices) != len(type_.shape):
+        raise TypeMismatch("TLC0231", f"{len(indices)} indices into {type_}")
+    for index in indices:
+        if not (isinstance(index.type, ScalarType) and index.type.dtype.is_integer):
+            raise TypeMismatch("TLC0232", f"an index is a {index.type}, not an integer")
+    return type_
+
+
+class Alloc(Op, name="alloc"):
+    """Memory of the block (shared), of each thread (local) or a fragment handle. Its contents are undefined.
+
+    `offset` is the byte offset in the block's shared memory, -1 until plan_shared has chosen it.
+    """
+
+    type: MemoryType = attribute()
+    offset: int = attribute(default=-1)
+
+    def infer(self) -> tuple[Type, ...]:
+        return (self.type,)
+
+    def effects(self) -> tuple[Effect, ...]:
+        return (Effect(Access.ALLOCATE),)
+
+
+class Load(Op, name="load"):
+    """The element of `memory` at `indices`. Outside global memory: `safe_value`. Outside other memory: an error.
+
+    `in_bounds` says that the indices are proved to be inside, so that no guard is printed.
+    """
+
+    memory: Value = operand()
+    indices: tuple[Value, ...] = operands()
+    safe_value: float = attribute(default=0.0)
+    in_bounds: bool = attribute(default=False)
+
+    def infer(self) -> tuple[Type, ...]:
+        return (ScalarType(check_indices(self.memory, self.indices).dtype),)
+
+    def effects(self) -> tuple[Effect, ...]:
+        return (Effect(Access.READ, self.memory),)
+
+
+class Store(Op, name="store"):
+    """Writes `value` to `memory` at `indices`. Outside global memory it is dropped."""
+
+    value: Value = operand()
+    memory: Value = operand()
+    indices: tuple[Value, ...] = operands()
+    in_bounds: bool = attribute(default=False)
+
+    def infer(self) -> tuple[Type, ...]:
+        type_ = check_indices(self.memory, self.indices)
+        if self.value.type != ScalarType(type_.dtype):
+            raise TypeMismatch("TLC0233", f"a {self.value.type} stored into {type_}", hint="cast it")
+        return ()
+
+    def effects(self) -> tuple[Effect, ...]:
+        return (Effect(Access.WRITE, self.memory),)
+
+
+class Slot(Op, name="slot", pure=True):
+    """Buffer `index` of a ring: `ring` has one more dimension, outermost."""
+
+    ring: Value = operand()
+    index: Value = operand()
+    layout_of_slot: object = attribute(default=None)
+
+    def infer(self) -> tuple[Type, ...]:
+        type_ = memory_type(self.ring)
+        return (MemoryType(type_.dtype, type_.shape[1:], type_.space, self.layout_of_slot),)  # type: ignore[arg-type]
+
+
+class Flatten(Op, name="flatten", pure=True):
+    """The same memory as one row of elements, in the order its layout stores them."""
+
+    memory: Value = operand()
+
+    def infer(self) -> tuple[Type, ...]:
+        type_ = memory_type(self.memory)
+        if type_.space is Space.GLOBAL:
+            return (MemoryType(type_.dtype, ("*",), Space.GLOBAL),)
+        shape = [d for d in type_.shape if isinstance(d, int)]
+        size = 1
+        for extent in shape:
+            size *= extent
+        if type_.layout is not None:
+            size = type_.layout.size
+        return (MemoryType(type_.dtype, (size,), type_.space),)
+
+
+OPS: tuple[type[Op], ...] = (Alloc, Load, Store, Slot, Flatten)

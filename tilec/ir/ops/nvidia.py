@@ -1,0 +1,393 @@
+"""What NVIDIA machines have: cp.async, ldmatrix, mma.sync; mbarriers, TMA, wgmma. Sources: PTX ISA 8.0, chapter 9.7."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from ...errors import TypeMismatch
+from ..core import Access, Effect, Level, Op, Value, attribute, operand, operands
+from ..dtypes import descriptor
+from ..types import ScalarType, Type
+from .memory import check_indices
+from .thread import Statement, check_registers
+
+
+class CpAsync(Statement, name="cp_async", level=Level.THREAD):
+    """`size` bytes (4, 8, 16) from global to shared memory without registers. Where `predicate` is false: zeros.
+
+    PTX 9.7.9.25.3, cp.async. Lands at the wait for its group.
+    """
+
+    text = "cp_async<{size}>({destination}, {destination_indices}, {source}, {source_indices}{, predicate})"
+    destination: Value = operand()
+    destination_indices: tuple[Value, ...] = operands()
+    source: Value = operand()
+    source_indices: tuple[Value, ...] = operands()
+    predicate: tuple[Value, ...] = operands()
+    size: int = attribute()
+
+    def infer(self) -> tuple[Type, ...]:
+        check_indices(self.destination, self.destination_indices)
+        check_indices(self.source, self.source_indices)
+        if self.size not in (4, 8, 16):
+            raise TypeMismatch("TLC0270", f"cp.async moves 4, 8 or 16 bytes, not {self.size}")
+        return ()
+
+    def effects(self) -> tuple[Effect, ...]:
+        return (Effect(Access.READ, self.source), Effect(Access.WRITE, self.destination))
+
+
+class CpAsyncCommit(Statement, name="cp_async_commit"):
+    """Closes this thread's group of asynchronous copies (an empty one counts too)."""
+
+    text = "cp_async_commit()"
+
+    def effects(self) -> tuple[Effect, ...]:
+        return (Effect(Access.SYNCHRONISE),)
+
+
+class CpAsyncWait(Statement, name="cp_async_wait"):
+    """Waits until at most `pending` of this thread's groups are in flight."""
+
+    text = "cp_async_wait<{pending}>()"
+    pending: int = attribute()
+
+    def effects(self) -> tuple[Effect, ...]:
+        return (Effect(Access.SYNCHRONISE),)
+
+
+class LdMatrix(Statement, name="ldmatrix", level=Level.THREAD):
+    """`matrices` (1, 2, 4) 8x8 matrices of 16-bit elements; the indices are this lane's own row. PTX 9.7.14.5.15."""
+
+    registers: Value = operand()
+    offset: Value = operand()
+    memory: Value = operand()
+    indices: tuple[Value, ...] = operands()
+    matrices: int = attribute()
+    transposed: bool = attribute(default=False)
+
+    @property
+    def text(self) -> str:  # type: ignore[override]
+        name = "ldmatrix_trans" if self.transposed else "ldmatrix"
+        return name + "<{matrices}>({registers}, {offset}, {memory}, {indices})"
+
+    def infer(self) -> tuple[Type, ...]:
+        check_registers(self.registers)
+        check_indices(self.memory, self.indices)
+        return ()
+
+    def effects(self) -> tuple[Effect, ...]:
+        return (Effect(Access.READ, self.memory), Effect(Access.WRITE, self.registers))
+
+
+class StMatrix(Statement, name="stmatrix", level=Level.THREAD):
+    """Stores `matrices` 8x8 matrices of 16-bit elements; the indices are this lane's own row. PTX 9.7.14.5.16."""
+
+    text = "stmatrix<{matrices}>({memory}, {indices}, {registers}, {offset})"
+    memory: Value = operand()
+    indices: tuple[Value, ...] = operands()
+    registers: Value = operand()
+    offset: Value = operand()
+    matrices: int = attribute()
+
+    def infer(self) -> tuple[Type, ...]:
+        check_registers(self.registers)
+        check_indices(self.memory, self.indices)
+        return ()
+
+    def effects(self) -> tuple[Effect, ...]:
+        return (Effect(Access.WRITE, self.memory), Effect(Access.READ, self.registers))
+
+
+class MatrixStatement(Statement):
+    """D += A B on register fragments: m x n x k at the given offsets."""
+
+    accumulator: Value
+    accumulator_offset: Value
+    a: Value
+    a_offset: Value
+    b: Value
+    b_offset: Value
+    m: int
+    n: int
+    k: int
+
+    def infer(self) -> tuple[Type, ...]:
+        for registers in (self.accumulator, self.a, self.b):
+            check_registers(registers)
+        return ()
+
+    def effects(self) -> tuple[Effect, ...]:
+        return (
+            Effect(Access.READ, self.a), Effect(Access.READ, self.b),
+            Effect(Access.READ, self.accumulator), Effect(Access.WRITE, self.accumulator),
+        )  # fmt: skip
+
+
+class Mma(MatrixStatement, name="mma", level=Level.THREAD):
+    """mma.sync, PTX 9.7.14.5: row.col fragments over a warp."""
+
+    text = (
+        "mma<{m}, {n}, {k}>({accumulator}, {accumulator_offset}, {a}, {a_offset}, {b}, {b_offset})"
+    )
+    accumulator: Value = operand()
+    accumulator_offset: Value = operand()
+    a: Value = operand()
+    a_offset: Value = operand()
+    b: Value = operand()
+    b_offset: Value = operand()
+    m: int = attribute()
+    n: int = attribute()
+    k: int = attribute()
+
+
+class MbarrierInit(Statement, name="mbarrier_init"):
+    """Makes barrier `index` of a ring expect `count` arrivals a phase. By one thread, before any other use."""
+
+    text = "mbarrier_init({barriers}, {index}, {count})"
+    barriers: Value = operand()
+    index: Value = operand()
+    count: int = attribute()
+
+    def effects(self) -> tuple[Effect, ...]:
+        return (Effect(Access.SYNCHRONISE, self.barriers),)
+
+
+class MbarrierInitFence(Statement, name="mbarrier_init_fence"):
+    """Makes initialised barriers visible to the async proxy."""
+
+    text = "mbarrier_init_fence()"
+
+    def effects(self) -> tuple[Effect, ...]:
+        return (Effect(Access.SYNCHRONISE),)
+
+
+class MbarrierArrive(Statement, name="mbarrier_arrive"):
+    """One arrival of this thread."""
+
+    text = "mbarrier_arrive({barriers}, {index})"
+    barriers: Value = operand()
+    index: Value = operand()
+
+    def effects(self) -> tuple[Effect, ...]:
+        return (Effect(Access.SYNCHRONISE, self.barriers),)
+
+
+class MbarrierExpect(Statement, name="mbarrier_expect"):
+    """One arrival, and `size` bytes that asynchronous copies must bring before the phase completes."""
+
+    text = "mbarrier_expect({barriers}, {index}, {size})"
+    barriers: Value = operand()
+    index: Value = operand()
+    size: int = attribute()
+
+    def effects(self) -> tuple[Effect, ...]:
+        return (Effect(Access.SYNCHRONISE, self.barriers),)
+
+
+class MbarrierWait(Statement, name="mbarrier_wait"):
+    """Waits until the phase of the given parity is complete."""
+
+    text = "mbarrier_wait({barriers}, {index}, {parity})"
+    barriers: Value = operand()
+    index: Value = operand()
+    parity: Value = operand()
+
+    def effects(self) -> tuple[Effect, ...]:
+        return (Effect(Access.SYNCHRONISE, self.barriers),)
+
+
+class FenceProxyAsync(Statement, name="fence_proxy_async"):
+    """This thread's shared-memory writes, made before, are seen by the async proxy after."""
+
+    text = "fence_proxy_async()"
+
+    def effects(self) -> tuple[Effect, ...]:
+        return (Effect(Access.SYNCHRONISE),)
+
+
+class TmaLoad(Statement, name="tma_load", level=Level.THREAD):
+    """One box from global to shared memory, by one thread, completing on an mbarrier. Coordinates innermost first."""
+
+    text = "tma_load<{rank}>({destination}, {destination_indices}, {map}, {barriers}, {index}, {coordinates})"
+    destination: Value = operand()
+    destination_indices: tuple[Value, ...] = operands()
+    map: Value = operand()
+    barriers: Value = operand()
+    index: Value = operand()
+    coordinates: tuple[Value, ...] = operands()
+
+    @property
+    def rank(self) -> int:
+        return len(self.coordinates)
+
+    def effects(self) -> tuple[Effect, ...]:
+        return (Effect(Access.WRITE, self.destination, "async"),)
+
+
+class TmaStore(Statement, name="tma_store", level=Level.THREAD):
+    """One box from shared to global memory, by one thread. Coordinates innermost first."""
+
+    text = "tma_store<{rank}>({map}, {source}, {source_indices}, {coordinates})"
+    map: Value = operand()
+    source: Value = operand()
+    source_indices: tuple[Value, ...] = operands()
+    coordinates: tuple[Value, ...] = operands()
+
+    @property
+    def rank(self) -> int:
+        return len(self.coordinates)
+
+    def effects(self) -> tuple[Effect, ...]:
+        return (Effect(Access.READ, self.source, "async"),)
+
+
+class BulkCommit(Statement, name="bulk_commit"):
+    """Closes this thread's group of bulk stores."""
+
+    text = "bulk_commit()"
+
+    def effects(self) -> tuple[Effect, ...]:
+        return (Effect(Access.SYNCHRONISE),)
+
+
+class BulkWait(Statement, name="bulk_wait"):
+    """Waits until at most `pending` groups of bulk stores are in flight; `read`: until they have read their sources."""
+
+    pending: int = attribute()
+    read: bool = attribute(default=False)
+
+    @property
+    def text(self) -> str:  # type: ignore[override]
+        return "bulk_wait_read<{pending}>()" if self.read else "bulk_wait<{pending}>()"
+
+    def effects(self) -> tuple[Effect, ...]:
+        return (Effect(Access.SYNCHRONISE),)
+
+
+class PrefetchTensorMap(Statement, name="prefetch_tensor_map", level=Level.THREAD):
+    """Brings a tensor map into the descriptor cache."""
+
+    text = "prefetch_tensor_map({map})"
+    map: Value = operand()
+
+    def effects(self) -> tuple[Effect, ...]:
+        return (Effect(Access.SYNCHRONISE),)
+
+
+class MakeDescriptor(Op, name="make_descriptor", level=Level.THREAD, pure=True):
+    """The wgmma matrix descriptor of shared memory at the given element. `swizzle`, `lbo`, `sbo` in bytes."""
+
+    text: ClassVar[str] = "make_descriptor<{swizzle}>({memory}, {indices}, {lbo}, {sbo})"
+    memory: Value = operand()
+    indices: tuple[Value, ...] = operands()
+    swizzle: int = attribute()
+    lbo: int = attribute()
+    sbo: int = attribute()
+
+    def infer(self) -> tuple[Type, ...]:
+        check_indices(self.memory, self.indices)
+        return (ScalarType(descriptor),)
+
+
+class AdvanceDescriptor(Op, name="advance_descriptor", level=Level.THREAD, pure=True):
+    """The descriptor of memory `units` times 16 bytes further."""
+
+    text: ClassVar[str] = "{descriptor} + {units}"
+    precedence: ClassVar[int] = 12
+    descriptor: Value = operand()
+    units: Value = operand()
+
+    def infer(self) -> tuple[Type, ...]:
+        return (ScalarType(descriptor),)
+
+
+class WgmmaFence(Statement, name="wgmma_fence", level=Level.THREAD):
+    """Orders register accesses before the wgmmas that follow."""
+
+    text = "wgmma_fence()"
+
+    def effects(self) -> tuple[Effect, ...]:
+        return (Effect(Access.SYNCHRONISE),)
+
+
+class WgmmaCommit(Statement, name="wgmma_commit", level=Level.THREAD):
+    """Closes the group of wgmmas."""
+
+    text = "wgmma_commit()"
+
+    def effects(self) -> tuple[Effect, ...]:
+        return (Effect(Access.SYNCHRONISE),)
+
+
+class WgmmaWait(Statement, name="wgmma_wait", level=Level.THREAD):
+    """Waits until at most `pending` groups are in flight. `registers`: the accumulator that it makes readable."""
+
+    text = "wgmma_wait<{pending}>({registers})"
+    registers: tuple[Value, ...] = operands()
+    pending: int = attribute()
+
+    def effects(self) -> tuple[Effect, ...]:
+        return (Effect(Access.SYNCHRONISE), *(Effect(Access.WRITE, r) for r in self.registers))
+
+
+class Wgmma(Statement, name="wgmma", level=Level.THREAD):
+    """m64 x `n` x (256 bits of k): D = A B + (accumulate ? D : 0), A and B by descriptors. PTX 9.7.15."""
+
+    text = (
+        "wgmma_ss<{n}, {dtype}, {transpose_a}, {transpose_b}>"
+        "({accumulator}, {offset}, {a}, {b}, {accumulate})"
+    )
+    accumulator: Value = operand()
+    offset: Value = operand()
+    a: Value = operand()
+    b: Value = operand()
+    accumulate: Value = operand()
+    n: int = attribute()
+    dtype: object = attribute()
+    transpose_a: bool = attribute(default=False)
+    transpose_b: bool = attribute(default=False)
+
+    def effects(self) -> tuple[Effect, ...]:
+        return (Effect(Access.WRITE, self.accumulator), Effect(Access.READ, None, "async"))
+
+
+class WgmmaRegisters(Statement, name="wgmma_registers", level=Level.THREAD):
+    """As `wgmma` with A from registers at `a_offset`."""
+
+    text = "wgmma_rs<{n}, {dtype}, {transpose_b}>({accumulator}, {offset}, {a}, {a_offset}, {b}, {accumulate})"
+    accumulator: Value = operand()
+    offset: Value = operand()
+    a: Value = operand()
+    a_offset: Value = operand()
+    b: Value = operand()
+    accumulate: Value = operand()
+    n: int = attribute()
+    dtype: object = attribute()
+    transpose_b: bool = attribute(default=False)
+
+    def effects(self) -> tuple[Effect, ...]:
+        return (
+            Effect(Access.WRITE, self.accumulator), Effect(Access.READ, self.a), Effect(Access.READ, None, "async"),
+        )  # fmt: skip
+
+
+class SetRegisters(Statement, name="set_registers"):
+    """setmaxnreg: this warpgroup has `count` registers a thread from here on."""
+
+    count: int = attribute()
+    increase: bool = attribute(default=False)
+
+    @property
+    def text(self) -> str:  # type: ignore[override]
+        return "register_increase<{count}>()" if self.increase else "register_decrease<{count}>()"
+
+    def effects(self) -> tuple[Effect, ...]:
+        return (Effect(Access.SYNCHRONISE),)
+
+
+OPS: tuple[type[Op], ...] = (
+    CpAsync, CpAsyncCommit, CpAsyncWait, LdMatrix, StMatrix, Mma, MbarrierInit, MbarrierInitFence, MbarrierArrive,
+    MbarrierExpect, MbarrierWait, FenceProxyAsync, TmaLoad, TmaStore, BulkCommit, BulkWait, PrefetchTensorMap,
+    MakeDescriptor, AdvanceDescriptor, WgmmaFence, WgmmaCommit, WgmmaWait, Wgmma, WgmmaRegisters, SetRegisters,
+)  # fmt: skip

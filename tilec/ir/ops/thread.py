@@ -1,0 +1,158 @@
+"""Thread level, common to all machines: register arrays, vector moves, barriers.
+
+`text` is the op in the prelude's C (docs/prelude.md): `{field}` is an operand or attribute, a group is joined by
+commas, `{, field}` is a group with a comma before it where it is not empty. Register arrays are `local` memory; offsets
+and counts are in elements.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from ...errors import TypeMismatch
+from ..core import Access, Effect, Level, Op, Value, attribute, operand, operands
+from ..types import MemoryType, ScalarType, Space, Type
+from .memory import check_indices, memory_type
+
+
+class Statement(Op):
+    """Base of ops that print as one call of a prelude function."""
+
+    text: ClassVar[str] = ""
+
+
+def check_registers(value: Value) -> MemoryType:
+    """The type of a thread's register array. Raises TypeMismatch for anything else."""
+    type_ = memory_type(value)
+    if type_.space is not Space.LOCAL:
+        raise TypeMismatch("TLC0260", f"a {type_} is not a register array")
+    return type_
+
+
+class VectorLoad(Statement, name="vector_load", level=Level.THREAD):
+    """`count` consecutive elements of shared or global memory into registers. Where `predicate` is false: zeros."""
+
+    registers: Value = operand()
+    offset: Value = operand()
+    memory: Value = operand()
+    indices: tuple[Value, ...] = operands()
+    predicate: tuple[Value, ...] = operands()
+    count: int = attribute()
+
+    @property
+    def text(self) -> str:  # type: ignore[override]
+        space = memory_type(self.memory).space.value
+        return f"load_{space}<{{count}}>({{registers}}, {{offset}}, {{memory}}, {{indices}}{{, predicate}})"
+
+    def infer(self) -> tuple[Type, ...]:
+        type_ = check_indices(self.memory, self.indices)
+        if check_registers(self.registers).dtype != type_.dtype:
+            raise TypeMismatch("TLC0261", f"{type_} loaded into {self.registers.type}")
+        return ()
+
+    def effects(self) -> tuple[Effect, ...]:
+        return (Effect(Access.READ, self.memory), Effect(Access.WRITE, self.registers))
+
+
+class VectorStore(Statement, name="vector_store", level=Level.THREAD):
+    """`count` registers to consecutive elements of shared or global memory. Where `predicate` is false: nothing."""
+
+    memory: Value = operand()
+    indices: tuple[Value, ...] = operands()
+    registers: Value = operand()
+    offset: Value = operand()
+    predicate: tuple[Value, ...] = operands()
+    count: int = attribute()
+
+    @property
+    def text(self) -> str:  # type: ignore[override]
+        space = memory_type(self.memory).space.value
+        return f"store_{space}<{{count}}>({{memory}}, {{indices}}, {{registers}}, {{offset}}{{, predicate}})"
+
+    def infer(self) -> tuple[Type, ...]:
+        type_ = check_indices(self.memory, self.indices)
+        if check_registers(self.registers).dtype != type_.dtype:
+            raise TypeMismatch("TLC0261", f"{self.registers.type} stored into {type_}")
+        return ()
+
+    def effects(self) -> tuple[Effect, ...]:
+        return (Effect(Access.WRITE, self.memory), Effect(Access.READ, self.registers))
+
+
+class ConvertRegisters(Statement, name="convert_registers", level=Level.THREAD):
+    """`count` registers converted to the destination's dtype (copied where it is the same)."""
+
+    text = "convert_registers<{count}>({destination}, {destination_offset}, {source}, {source_offset})"
+    destination: Value = operand()
+    destination_offset: Value = operand()
+    source: Value = operand()
+    source_offset: Value = operand()
+    count: int = attribute()
+
+    def infer(self) -> tuple[Type, ...]:
+        check_registers(self.destination)
+        check_registers(self.source)
+        return ()
+
+    def effects(self) -> tuple[Effect, ...]:
+        return (Effect(Access.WRITE, self.destination), Effect(Access.READ, self.source))
+
+
+class FillRegisters(Statement, name="fill_registers", level=Level.THREAD):
+    """`count` registers set to `value`."""
+
+    text = "fill_registers<{count}>({registers}, {offset}, {value})"
+    registers: Value = operand()
+    offset: Value = operand()
+    value: Value = operand()
+    count: int = attribute()
+
+    def infer(self) -> tuple[Type, ...]:
+        if self.value.type != ScalarType(check_registers(self.registers).dtype):
+            raise TypeMismatch("TLC0261", f"{self.registers.type} filled with {self.value.type}")
+        return ()
+
+    def effects(self) -> tuple[Effect, ...]:
+        return (Effect(Access.WRITE, self.registers),)
+
+
+class Barrier(Statement, name="barrier"):
+    """All threads of the role (barrier 1 ... 15, `threads` of them) or of the launched block (barrier 0) meet here."""
+
+    barrier: int = attribute(default=0)
+    threads: int = attribute(default=0)
+
+    @property
+    def text(self) -> str:  # type: ignore[override]
+        return "named_barrier<{barrier}, {threads}>()" if self.barrier else "barrier()"
+
+    def effects(self) -> tuple[Effect, ...]:
+        return (Effect(Access.SYNCHRONISE),)
+
+
+class WarpSync(Statement, name="warp_sync", level=Level.THREAD):
+    """The threads of a warp meet, and see each other's writes."""
+
+    text = "warp_sync()"
+
+    def effects(self) -> tuple[Effect, ...]:
+        return (Effect(Access.SYNCHRONISE),)
+
+
+class Shuffle(Op, name="shuffle", level=Level.THREAD):
+    """The value of x in lane `lane` of the same warp. All lanes take part."""
+
+    text: ClassVar[str] = "shuffle({x}, {lane})"
+    x: Value = operand()
+    lane: Value = operand()
+
+    def infer(self) -> tuple[Type, ...]:
+        return (self.x.type,)
+
+    def effects(self) -> tuple[Effect, ...]:
+        return (Effect(Access.SYNCHRONISE),)
+
+
+OPS: tuple[type[Op], ...] = (
+    VectorLoad, VectorStore, ConvertRegisters, FillRegisters, Barrier, WarpSync, Shuffle,
+)  # fmt: skip

@@ -1,0 +1,222 @@
+"""Tile ops: collective over the block (or over the role that runs them)."""
+
+from __future__ import annotations
+
+from ...errors import TypeMismatch
+from ..core import Access, Effect, Level, Op, Value, attribute, operand, operands
+from ..dtypes import DType
+from ..layout.register import RegisterLayout
+from ..types import InflightType, MemoryType, ScalarType, Space, TileType, Type
+from .memory import check_indices, memory_type
+
+
+def _check_region(memory: Value, indices: tuple[Value, ...], dims: tuple[int, ...], shape: tuple[int, ...]) -> None:
+    type_ = check_indices(memory, indices)
+    if len(dims) != len(shape) or list(dims) != sorted(set(dims)) or any(d >= len(type_.shape) for d in dims):
+        raise TypeMismatch("TLC0240", f"a region {shape} along dimensions {dims} of {type_}")
+
+
+class Copy(Op, name="copy", level=Level.TILE):
+    """Moves a region of `shape` between two memories, converting the dtype.
+
+    The region starts at the given indices; its dimension i runs along `source_dims[i]` and `destination_dims[i]`, in
+    rising order; it has extent 1 along all others. Elements outside a global source read as `safe_value`; outside a
+    global destination they are dropped. `instruction` is how it is done, chosen by assign_roles or plan_pipelines:
+    "" (not yet), "registers", "cp_async", "tma". `barrier` operands: the mbarrier ring and slot that a TMA load completes on.
+    """
+
+    source: Value = operand()
+    source_indices: tuple[Value, ...] = operands()
+    destination: Value = operand()
+    destination_indices: tuple[Value, ...] = operands()
+    barrier: tuple[Value, ...] = operands()
+    shape: tuple[int, ...] = attribute()
+    source_dims: tuple[int, ...] = attribute()
+    destination_dims: tuple[int, ...] = attribute()
+    safe_value: float = attribute(default=0.0)
+    instruction: str = attribute(default="")
+
+    def infer(self) -> tuple[Type, ...]:
+        _check_region(self.source, self.source_indices, self.source_dims, self.shape)
+        _check_region(self.destination, self.destination_indices, self.destination_dims, self.shape)
+        return ()
+
+    def effects(self) -> tuple[Effect, ...]:
+        proxy = "async" if self.instruction == "tma" else "generic"
+        return (Effect(Access.READ, self.source, proxy), Effect(Access.WRITE, self.destination, proxy))
+
+
+class LoadTile(Op, name="load_tile", level=Level.TILE):
+    """A region of memory as a tile of the memory's dtype. Outside a global source: `safe_value`."""
+
+    source: Value = operand()
+    indices: tuple[Value, ...] = operands()
+    shape: tuple[int, ...] = attribute()
+    dims: tuple[int, ...] = attribute()
+    safe_value: float = attribute(default=0.0)
+    layout: RegisterLayout | None = attribute(default=None)
+
+    def infer(self) -> tuple[Type, ...]:
+        _check_region(self.source, self.indices, self.dims, self.shape)
+        return (TileType(memory_type(self.source).dtype, self.shape, self.layout),)
+
+    def effects(self) -> tuple[Effect, ...]:
+        return (Effect(Access.READ, self.source),)
+
+
+class StoreTile(Op, name="store_tile", level=Level.TILE):
+    """Writes a tile to a region of memory of its dtype. Outside a global destination it is dropped."""
+
+    tile: Value = operand()
+    destination: Value = operand()
+    indices: tuple[Value, ...] = operands()
+    dims: tuple[int, ...] = attribute()
+    instruction: str = attribute(default="")
+
+    def infer(self) -> tuple[Type, ...]:
+        type_ = self.tile.type
+        if not isinstance(type_, TileType) or type_.dtype != memory_type(self.destination).dtype:
+            raise TypeMismatch("TLC0241", f"a {type_} stored into {self.destination.type}")
+        _check_region(self.destination, self.indices, self.dims, type_.shape)
+        return ()
+
+    def effects(self) -> tuple[Effect, ...]:
+        return (Effect(Access.WRITE, self.destination),)
+
+
+class Fill(Op, name="fill", level=Level.TILE):
+    """Sets every element of a memory to `value`."""
+
+    memory: Value = operand()
+    value: Value = operand()
+
+    def infer(self) -> tuple[Type, ...]:
+        if self.value.type != ScalarType(memory_type(self.memory).dtype):
+            raise TypeMismatch("TLC0242", f"{self.memory.type} filled with a {self.value.type}")
+        return ()
+
+    def effects(self) -> tuple[Effect, ...]:
+        return (Effect(Access.WRITE, self.memory),)
+
+
+class Splat(Op, name="splat", level=Level.TILE, pure=True):
+    """A tile whose elements are all `value`."""
+
+    value: Value = operand()
+    shape: tuple[int, ...] = attribute()
+    layout: RegisterLayout | None = attribute(default=None)
+
+    def infer(self) -> tuple[Type, ...]:
+        if not isinstance(self.value.type, ScalarType):
+            raise TypeMismatch("TLC0242", f"a tile filled with a {self.value.type}")
+        return (TileType(self.value.type.dtype, self.shape, self.layout),)
+
+
+class InsertTile(Op, name="insert_tile", level=Level.TILE, pure=True):
+    """`into` with the region that starts at `offsets` replaced by `tile`."""
+
+    tile: Value = operand()
+    into: Value = operand()
+    offsets: tuple[int, ...] = attribute()
+
+    def infer(self) -> tuple[Type, ...]:
+        tile, into = self.tile.type, self.into.type
+        if not isinstance(tile, TileType) or not isinstance(into, TileType) or tile.dtype != into.dtype:
+            raise TypeMismatch("TLC0243", f"a {tile} inserted into a {into}")
+        if any(o + n > m for o, n, m in zip(self.offsets, tile.shape, into.shape, strict=True)):
+            raise TypeMismatch("TLC0243", f"{tile} at {self.offsets} is not inside {into}")
+        return (into,)
+
+
+class ExtractTile(Op, name="extract_tile", level=Level.TILE, pure=True):
+    """The region of `shape` of a tile that starts at `offsets`."""
+
+    tile: Value = operand()
+    offsets: tuple[int, ...] = attribute()
+    shape: tuple[int, ...] = attribute()
+    layout: RegisterLayout | None = attribute(default=None)
+
+    def infer(self) -> tuple[Type, ...]:
+        tile = self.tile.type
+        if not isinstance(tile, TileType) or any(
+            o + n > m for o, n, m in zip(self.offsets, self.shape, tile.shape, strict=True)
+        ):
+            raise TypeMismatch("TLC0243", f"a region {self.shape} at {self.offsets} of a {tile}")
+        return (TileType(tile.dtype, self.shape, self.layout),)
+
+
+class ConvertLayout(Op, name="convert_layout", level=Level.TILE, pure=True):
+    """The same tile held by other threads and registers."""
+
+    tile: Value = operand()
+    layout: RegisterLayout = attribute()
+
+    def infer(self) -> tuple[Type, ...]:
+        type_ = self.tile.type
+        if not isinstance(type_, TileType):
+            raise TypeMismatch("TLC0244", f"a {type_} has no register layout")
+        return (type_.with_layout(self.layout),)
+
+
+class Gemm(Op, name="gemm", level=Level.TILE):
+    """accumulator + op(a) @ op(b), shapes (M, N) + (M, K) @ (K, N).
+
+    a and b are shared memory or tiles; `transpose_a` says a is stored (K, M), `transpose_b` that b is stored (N, K).
+    `clear` starts from zero. On a fragment handle it writes; on a tile it gives a new tile; `asynchronous`, the result
+    is in flight. `policy` ("square", "full_row", "full_col") is the user's warp split; `variant` the instruction and
+    warp arrangement that infer_layouts chose, as its own text.
+    """
+
+    a: Value = operand()
+    b: Value = operand()
+    accumulator: Value = operand()
+    transpose_a: bool = attribute(default=False)
+    transpose_b: bool = attribute(default=False)
+    clear: bool = attribute(default=False)
+    policy: str = attribute(default="square")
+    asynchronous: bool = attribute(default=False)
+    variant: tuple[object, ...] = attribute(default=())
+
+    def infer(self) -> tuple[Type, ...]:
+        a, b, c = (_matrix(v) for v in (self.a, self.b, self.accumulator))
+        m, k = (a[1], a[0]) if self.transpose_a else (a[0], a[1])
+        n, k2 = (b[0], b[1]) if self.transpose_b else (b[1], b[0])
+        if (m, n) != (c[0], c[1]) or k != k2:
+            raise TypeMismatch(
+                "TLC0245",
+                f"gemm of {self.a.type} and {self.b.type} into {self.accumulator.type}",
+                hint=f"with these transposes it is ({m}, {k}) @ ({k2}, {n})",
+            )
+        type_ = self.accumulator.type
+        if isinstance(type_, MemoryType):
+            return ()
+        tile = type_.tile if isinstance(type_, InflightType) else type_
+        return (InflightType(tile) if self.asynchronous else tile,)  # type: ignore[arg-type]
+
+    def effects(self) -> tuple[Effect, ...]:
+        proxy = "async" if self.asynchronous else "generic"
+        found = [Effect(Access.READ, v, proxy) for v in (self.a, self.b) if isinstance(v.type, MemoryType)]
+        if isinstance(self.accumulator.type, MemoryType):
+            found += [Effect(Access.READ, self.accumulator), Effect(Access.WRITE, self.accumulator)]
+        return tuple(found)
+
+    @property
+    def operand_dtype(self) -> DType:
+        type_ = self.a.type
+        assert isinstance(type_, (MemoryType, TileType))
+        return type_.dtype
+
+
+def _matrix(value: Value) -> tuple[int, int]:
+    type_ = value.type.tile if isinstance(value.type, InflightType) else value.type
+    if isinstance(type_, (MemoryType, TileType)):
+        shape = [d for d in type_.shape if d != 1] if len(type_.shape) > 2 else list(type_.shape)
+        if len(shape) == 2 and all(isinstance(d, int) for d in shape):
+            if not (isinstance(type_, MemoryType) and type_.space is Space.GLOBAL):
+                return int(shape[0]), int(shape[1])
+    raise TypeMismatch("TLC0246", f"a {value.type} is not a matrix that gemm can take")
+
+
+OPS: tuple[type[Op], ...] = (
+    Copy, LoadTile, StoreTile, Fill, Splat, InsertTile, ExtractTile, ConvertLayout, Gemm,
+)  # fmt: skip

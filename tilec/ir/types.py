@@ -1,0 +1,92 @@
+"""Types of values: scalars, handles of memory, register tiles, results in flight, channels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import Enum
+
+from .dtypes import DType
+from .layout.register import RegisterLayout
+from .layout.shared import SharedLayout
+
+Dim = int | str
+"""An extent: a number, or the name of a symbol that the launch binds."""
+
+
+class Space(Enum):
+    """Where memory lives. A fragment handle exists only in the surface language (promote_fragments)."""
+
+    GLOBAL = "global"
+    SHARED = "shared"
+    LOCAL = "local"  # one thread's array
+    FRAGMENT = "fragment"
+
+
+class Type:
+    """Base of all value types."""
+
+
+@dataclass(frozen=True)
+class ScalarType(Type):
+    """One element."""
+
+    dtype: DType
+
+    def __str__(self) -> str:
+        return self.dtype.name
+
+
+@dataclass(frozen=True)
+class MemoryType(Type):
+    """A handle of memory: `shared f16[128, 64] #layout`."""
+
+    dtype: DType
+    shape: tuple[Dim, ...]
+    space: Space
+    layout: SharedLayout | None = None
+
+    def __str__(self) -> str:
+        return f"{self.space.value} {_array(self.dtype, self.shape)}"
+
+    def with_layout(self, layout: SharedLayout | None) -> MemoryType:
+        return replace(self, layout=layout)
+
+
+@dataclass(frozen=True)
+class TileType(Type):
+    """A value spread over the threads of a block (or role) in registers: `tile f32[128, 256] #layout`."""
+
+    dtype: DType
+    shape: tuple[int, ...]
+    layout: RegisterLayout | None = None
+
+    def __str__(self) -> str:
+        return f"tile {_array(self.dtype, self.shape)}"
+
+    def with_layout(self, layout: RegisterLayout | None) -> TileType:
+        return replace(self, layout=layout)
+
+
+@dataclass(frozen=True)
+class InflightType(Type):
+    """A tile that an asynchronous instruction is still writing: usable by the next gemm on it, or by `wait`."""
+
+    tile: TileType
+
+    def __str__(self) -> str:
+        return f"inflight {_array(self.tile.dtype, self.tile.shape)}"
+
+
+@dataclass(frozen=True)
+class ChannelType(Type):
+    """A ring of `slots` equal buffers between a writing and a reading stage: `channel<4> shared f16[128, 64]`."""
+
+    memory: MemoryType
+    slots: int
+
+    def __str__(self) -> str:
+        return f"channel<{self.slots}> {self.memory}"
+
+
+def _array(dtype: DType, shape: tuple[Dim, ...]) -> str:
+    return f"{dtype}[{', '.join(str(d) for d in shape)}]"
