@@ -1,0 +1,77 @@
+"""What the documents say of the tree is what the tree is."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+# Folders of the project's own; what tests/ holds mirrors tilec/ and is not listed again.
+TOP = ("tilec", "benchmarks", "docs", "examples", "scripts", "tests")
+LISTED_WHOLE = ("tilec",)
+IGNORED = {"__pycache__"}
+
+
+def folders() -> set[str]:
+    """Every folder that has a file in it and that the map has to name, as 'tilec/ir/'."""
+    found = {name for name in TOP if (ROOT / name).is_dir()}
+    for name in LISTED_WHOLE:
+        for path in (ROOT / name).rglob("*"):
+            if path.is_file() and not IGNORED & set(path.parts):
+                found.add(path.parent.relative_to(ROOT).as_posix())
+    return {f"{name}/" for name in found}
+
+
+def passes() -> set[str]:
+    found = (ROOT / "tilec" / "passes").rglob("*.py")
+    return {p.relative_to(ROOT).as_posix() for p in found if p.name != "__init__.py"}
+
+
+def named_paths() -> Counter[str]:
+    """How often docs/map.md names each path, in rows of the form | `path` | what it is for |."""
+    text = (ROOT / "docs" / "map.md").read_text(encoding="utf-8")
+    return Counter(re.findall(r"^\| `([^`]+)` \|", text, flags=re.MULTILINE))
+
+
+def test_map_names_every_folder_and_pass_once() -> None:
+    named = named_paths()
+    wanted = folders() | passes()
+    missing = sorted(wanted - set(named))
+    rows = "\n".join(f"| `{path}` | |" for path in missing)
+    assert not missing, f"docs/map.md lacks these rows, each with what it is for:\n{rows}"
+    twice = sorted(path for path, count in named.items() if count > 1)
+    assert not twice, f"docs/map.md names these more than once: {twice}"
+
+
+def test_map_names_nothing_that_is_not_there() -> None:
+    ghosts = sorted(path for path in named_paths() if not (ROOT / path).exists())
+    assert not ghosts, f"docs/map.md names what does not exist: {ghosts}"
+
+
+def test_every_variable_is_documented() -> None:
+    text = (ROOT / "docs" / "debugging.md").read_text(encoding="utf-8")
+    documented = Counter(re.findall(r"^\| `(TILEC_[A-Z_]+)` \|", text, flags=re.MULTILINE))
+    assert set(documented.values()) == {1}
+    used = {
+        name
+        for path in (ROOT / "tilec").rglob("*.py")
+        for name in re.findall(r"[\"'](TILEC_[A-Z_]+)[\"']", path.read_text(encoding="utf-8"))
+    }
+    missing = sorted(used - set(documented))
+    assert not missing, f"docs/debugging.md has no row for {missing}"
+
+
+def test_the_readme_shows_the_example_that_is_run() -> None:
+    """The GEMM of the README is examples/gemm.py's kernel, word for word."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    shown = next(block for block in re.findall(r"```python\n(.*?)```", readme, flags=re.DOTALL))
+    example = (ROOT / "examples" / "gemm.py").read_text(encoding="utf-8")
+    kernel = shown[shown.index("@tilec.kernel") :].split("\n\n")[0].strip()
+    start = example.index("@tilec.kernel")
+    assert tokens(kernel) == tokens(example[start : start + example[start:].index("\n\n\n")])
+
+
+def tokens(source: str) -> list[str]:
+    """The source but for line breaks, spacing and trailing commas: the README sets it tighter."""
+    return re.findall(r"\w+|[^\w\s]", re.sub(r",\s*\)", ")", source))
