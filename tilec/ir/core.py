@@ -90,7 +90,7 @@ def operand() -> Any:
 
 def operands() -> Any:
     """A field that holds a tuple of Values, possibly empty. Printed in brackets."""
-    return field(default=(), metadata={_FIELD_KIND: "operands"})
+    return field(metadata={_FIELD_KIND: "operands"})
 
 
 def attribute(**options: Any) -> Any:

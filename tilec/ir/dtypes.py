@@ -35,7 +35,8 @@ class DType:
     @property
     def numpy(self) -> np.dtype[Any]:
         """The NumPy dtype that holds values of this type."""
-        return _numpy_dtype(self.name)
+        found: np.dtype[Any] = _numpy_dtype(self.name)
+        return found
 
     def __str__(self) -> str:
         return self.name

@@ -209,10 +209,10 @@ class FenceProxyAsync(Statement, name="fence_proxy_async"):
 class TmaLoad(Statement, name="tma_load", level=Level.THREAD):
     """One box from global to shared memory, by one thread, completing on an mbarrier. Coordinates innermost first."""
 
-    text = "tma_load<{rank}>({destination}, {destination_indices}, {map}, {barriers}, {index}, {coordinates})"
+    text = "tma_load<{rank}>({destination}, {destination_indices}, {tensor_map}, {barriers}, {index}, {coordinates})"
     destination: Value = operand()
     destination_indices: tuple[Value, ...] = operands()
-    map: Value = operand()
+    tensor_map: Value = operand()
     barriers: Value = operand()
     index: Value = operand()
     coordinates: tuple[Value, ...] = operands()
@@ -228,8 +228,8 @@ class TmaLoad(Statement, name="tma_load", level=Level.THREAD):
 class TmaStore(Statement, name="tma_store", level=Level.THREAD):
     """One box from shared to global memory, by one thread. Coordinates innermost first."""
 
-    text = "tma_store<{rank}>({map}, {source}, {source_indices}, {coordinates})"
-    map: Value = operand()
+    text = "tma_store<{rank}>({tensor_map}, {source}, {source_indices}, {coordinates})"
+    tensor_map: Value = operand()
     source: Value = operand()
     source_indices: tuple[Value, ...] = operands()
     coordinates: tuple[Value, ...] = operands()
@@ -268,8 +268,8 @@ class BulkWait(Statement, name="bulk_wait"):
 class PrefetchTensorMap(Statement, name="prefetch_tensor_map", level=Level.THREAD):
     """Brings a tensor map into the descriptor cache."""
 
-    text = "prefetch_tensor_map({map})"
-    map: Value = operand()
+    text = "prefetch_tensor_map({tensor_map})"
+    tensor_map: Value = operand()
 
     def effects(self) -> tuple[Effect, ...]:
         return (Effect(Access.SYNCHRONISE),)
