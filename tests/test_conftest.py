@@ -13,6 +13,7 @@ ONE_GOLDEN = "def test_text(golden):\n    assert 'one\\ntwo\\n' == golden('cu')\
 @pytest.fixture
 def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
     monkeypatch.delenv("CI", raising=False)
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     pytester.makeconftest((Path(__file__).parent / "conftest.py").read_text(encoding="utf-8"))
     pytester.makeini("[pytest]\nmarkers =\n  gpu: a\n  nightly: b\n")
     return pytester
