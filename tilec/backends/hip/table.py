@@ -1,0 +1,68 @@
+"""What the HIP prelude defines, in the order of its text."""
+
+from __future__ import annotations
+
+from ..prelude_entry import PreludeEntry as Entry
+from ..prelude_entry import make_table
+
+_SCALARS = ("i8", "i16", "i32", "i64", "u8", "u16", "u32", "u64", "f32", "f64", "bool")
+_FUNCTIONS = ("tanh", "erf", "floor", "ceil", "round", "trunc", "fma")
+
+TABLE = make_table(
+    Entry("base", "types.j2"),
+    *(Entry(name, "types.j2", ("base",), "builtin") for name in _SCALARS),
+    Entry("f16", "types.j2", ("base",)),
+    Entry("bf16", "types.j2", ("base",)),
+    Entry("regs", "types.j2", ("base",)),
+    Entry("global", "types.j2", ("base",)),
+    Entry("shared", "types.j2", ("base",)),
+    # Scalars
+    Entry("plain", "scalars.j2", ("base",)),
+    Entry("convert", "scalars.j2", ("plain",)),
+    Entry("reinterpret", "scalars.j2", ("base",)),
+    Entry("min", "scalars.j2", ("base",)),
+    Entry("max", "scalars.j2", ("base",)),
+    Entry("abs", "scalars.j2", ("base",)),
+    Entry("floordiv", "scalars.j2", ("base",)),
+    Entry("floormod", "scalars.j2", ("base",)),
+    Entry("exp2", "scalars.j2", ("base",)),
+    Entry("log2", "scalars.j2", ("base",)),
+    Entry("exp", "scalars.j2", ("base",)),
+    Entry("log", "scalars.j2", ("base",)),
+    Entry("pow", "scalars.j2", ("exp2", "log2")),
+    Entry("sqrt", "scalars.j2", ("base",)),
+    Entry("rsqrt", "scalars.j2", ("base",)),
+    Entry("turns", "scalars.j2", ("base",)),
+    Entry("sin", "scalars.j2", ("turns",)),
+    Entry("cos", "scalars.j2", ("turns",)),
+    *(Entry(name, "scalars.j2", ("base",)) for name in _FUNCTIONS),
+    # Threads, blocks
+    Entry("thread_id", "threads.j2", ("base",)),
+    Entry("block_id", "threads.j2", ("base",)),
+    Entry("block_count", "threads.j2", ("base",)),
+    Entry("barrier", "threads.j2", ("base",)),
+    Entry("warp_sync", "threads.j2", ("base",)),
+    Entry("shuffle_bits", "threads.j2", ("base",)),
+    Entry("shuffle", "threads.j2", ("shuffle_bits",)),
+    Entry("shuffle_xor", "threads.j2", ("shuffle_bits",)),
+    Entry("warp_uniform", "threads.j2", ("base",)),
+    Entry("set_priority", "threads.j2", ("base",)),
+    # Memory
+    Entry("shared_buffer", "memory.j2", ("shared",)),
+    Entry("piece", "memory.j2", ("regs",)),
+    Entry("load_global", "memory.j2", ("piece", "global")),
+    Entry("store_global", "memory.j2", ("piece", "global")),
+    Entry("load_shared", "memory.j2", ("piece", "shared")),
+    Entry("store_shared", "memory.j2", ("piece", "shared")),
+    Entry("convert_registers", "memory.j2", ("regs", "convert")),
+    Entry("copy_registers", "memory.j2", ("regs",)),
+    Entry("fill_registers", "memory.j2", ("regs",)),
+    # Bounds-checked views
+    Entry("buffer", "buffers.j2", ("global",)),
+    Entry("make_buffer", "buffers.j2", ("buffer",)),
+    Entry("buffer_load", "buffers.j2", ("buffer", "piece")),
+    Entry("buffer_store", "buffers.j2", ("buffer", "piece")),
+    # Matrices
+    Entry("mfma", "mfma.j2", ("regs",)),
+)
+"""Prelude name -> its entry."""
