@@ -1,0 +1,54 @@
+"""Where the elements of a tile lie: in registers, in shared memory, and what it takes to move them.
+
+`RegisterLayout` maps (thread, register) to coordinates, `SharedLayout` coordinates to offsets. Both
+are frozen data in lowest terms, so equal layouts compare and hash equal, and both have an oracle in
+NumPy (`coords`, `offsets`) against which every shortcut is tested.
+"""
+
+from __future__ import annotations
+
+from .banks import access_phases, bank_conflicts, conflict_degree, ldmatrix_conflicts, ldmatrix_rows
+from .conversion import Conversion, ShuffleStep, classify
+from .distributions import blocked, replicated
+from .fragments import MFMA_SHAPES, mfma, mma_m8n8, mma_m16n8, wgmma_a, wgmma_accumulator
+from .operands import TmaBoxes, WgmmaOperand, box_bytes, tma_boxes, wgmma_operand
+from .register import Digit, RegisterLayout
+from .shared import SharedLayout, choose_swizzle
+from .swizzle import Swizzle
+from .term import Term
+from .text import format_layout, from_attributes, kind_of, parse_layout, to_attributes
+
+__all__ = [
+    "MFMA_SHAPES",
+    "Conversion",
+    "Digit",
+    "RegisterLayout",
+    "SharedLayout",
+    "ShuffleStep",
+    "Swizzle",
+    "Term",
+    "TmaBoxes",
+    "WgmmaOperand",
+    "access_phases",
+    "bank_conflicts",
+    "blocked",
+    "box_bytes",
+    "choose_swizzle",
+    "classify",
+    "conflict_degree",
+    "format_layout",
+    "from_attributes",
+    "kind_of",
+    "ldmatrix_conflicts",
+    "ldmatrix_rows",
+    "mfma",
+    "mma_m8n8",
+    "mma_m16n8",
+    "parse_layout",
+    "replicated",
+    "tma_boxes",
+    "to_attributes",
+    "wgmma_a",
+    "wgmma_accumulator",
+    "wgmma_operand",
+]
