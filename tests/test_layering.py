@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +32,9 @@ RUNGS: tuple[tuple[frozenset[str], ...], ...] = (
 DOORS = {"__init__", "__main__"}
 # The handle that a decorator returns runs kernels: the one import up, made at its first use.
 LAZY_UP = ("tilec.language.kernel", "runtime")
+
+# What a user may have beside tilec; never needed to import it.
+OPTIONAL = {"cupy", "cupy_backends", "torch", "jax", "cuda"}
 
 
 @dataclass(frozen=True)
@@ -126,6 +131,21 @@ def violation(found: Import) -> str | None:
     return None
 
 
+def outside(found: Import, core: set[str]) -> str | None:
+    """What is wrong with an import from another package: only the declared core may always load."""
+    top = found.name.split(".")[0]
+    if found.relative or found.internal or top in sys.stdlib_module_names or top in core:
+        return None
+    if top in OPTIONAL:
+        return None if found.deferred else f"{found}: import it in the function that needs it"
+    return f"{found}: neither a core dependency nor a declared optional one"
+
+
+def core_dependencies() -> set[str]:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    return {re.split(r"[^A-Za-z0-9_]", line)[0] for line in project["dependencies"]}
+
+
 def package_imports() -> list[Import]:
     found = []
     for path in sorted(PACKAGE.rglob("*.py")):
@@ -141,6 +161,30 @@ def test_imports_go_one_way() -> None:
     assert any(one.internal for one in found), "tilec has no imports: the walk is broken"
     wrong = [text for text in map(violation, found) if text]
     assert not wrong, "\n".join(wrong)
+
+
+def test_only_core_dependencies_are_imported() -> None:
+    core = core_dependencies()
+    assert core and not core & OPTIONAL
+    wrong = [text for one in package_imports() if (text := outside(one, core))]
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize(
+    ("source", "wrong"),
+    [
+        ("import numpy as np", False),
+        ("from collections import abc", False),
+        ("import cupy", True),
+        ("def f():\n    import cupy", False),
+        ("if TYPE_CHECKING:\n    import torch", False),
+        ("def f():\n    import scipy", True),
+        ("def f():\n    import_module('scipy')", True),
+    ],
+)
+def test_the_rule_on_dependencies_itself(source: str, wrong: bool) -> None:
+    found = imports_in(source, "tilec.runtime.arrays", False)
+    assert any(outside(one, {"numpy"}) for one in found) is wrong
 
 
 def test_every_part_has_a_rung() -> None:

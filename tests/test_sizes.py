@@ -1,4 +1,4 @@
-"""Python files stay under 500 lines, functions under 60."""
+"""Python files stay under 500 lines, functions under 60, the package under 2 MB."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 FOLDERS = ("tilec", "tests", "examples", "benchmarks", "scripts")
 FILE_LINES, FUNCTION_LINES = 500, 60
+PACKAGE_BYTES = 2_000_000
 FORBIDDEN_NAMES = {"utils", "util", "common", "helpers", "helper", "misc"}
 
 
@@ -47,6 +48,12 @@ def test_the_function_limit_can_fail() -> None:
 
     assert list(long_functions(ast.parse(source(59)))) == []
     assert list(long_functions(ast.parse(source(60)))) == [(3, "f", 60)]
+
+
+def test_the_package_is_small() -> None:
+    files = [p for p in (ROOT / "tilec").rglob("*") if p.is_file() and p.suffix != ".pyc"]
+    size = sum(path.stat().st_size for path in files)
+    assert 0 < size < PACKAGE_BYTES, f"tilec is {size} bytes unpacked"
 
 
 def test_no_module_is_a_drawer() -> None:
