@@ -35,8 +35,7 @@ class DType:
     @property
     def numpy(self) -> np.dtype[Any]:
         """The NumPy dtype that holds values of this type."""
-        found: np.dtype[Any] = _numpy_dtype(self.name)
-        return found
+        return _numpy_dtype(self.name)
 
     def __str__(self) -> str:
         return self.name
@@ -86,7 +85,8 @@ def _numpy_dtype(name: str) -> np.dtype[Any]:
     if name == "bf16":
         import ml_dtypes
 
-        return np.dtype(ml_dtypes.bfloat16)
+        bfloat16: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+        return bfloat16
     if name == "bool":
         return np.dtype(np.bool_)
     long = {short: full for full, short in _LONG_NAMES.items() if full not in ("half", "float")}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ...errors import TypeMismatch
 from ..core import Block, Level, Op, Value, attribute, operand, operands, region
 from ..dtypes import DType, bool_, i32
+from ..layout.register import RegisterLayout
 from ..types import ScalarType, Type
 
 
@@ -72,8 +73,8 @@ class If(Op, name="if"):
 class Launch(Op, name="launch"):
     """One kernel: `body(bx, by, bz)` for every block of `grid` (three integers), by `threads` program threads.
 
-    `persistent` allows fewer blocks than the grid, each running several logical blocks (`persistent_blocks` = the
-    most that are launched, in blocks a multiprocessor; 0: the whole grid). `raster` (panel > 0) groups the logical
+    `persistent` allows fewer blocks than the grid, each running several logical blocks (`persistent_blocks` = how many
+    are launched for each multiprocessor at most; 0: the whole grid). `raster` (panel > 0) groups the logical
     blocks in panels of that many rows ("row") or columns ("column"). `launched_threads` is what the hardware gets,
     set by assign_roles; `shared_bytes` by plan_shared.
     """
@@ -160,6 +161,7 @@ class Parallel(Op, name="parallel", level=Level.TILE):
     updates: tuple[Value, ...] = operands()
     body: Block = region()
     extents: tuple[int, ...] = attribute()
+    layout: RegisterLayout | None = attribute(default=None)  # which thread runs which iteration
 
     def infer(self) -> tuple[Type, ...]:
         return _types(self.updates)

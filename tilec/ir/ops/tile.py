@@ -112,6 +112,15 @@ class Splat(Op, name="splat", level=Level.TILE, pure=True):
         return (TileType(self.value.type.dtype, self.shape, self.layout),)
 
 
+class Undefined(Op, name="undefined", level=Level.TILE, pure=True):
+    """A tile with no contents: reading an element of it is reading uninitialised memory."""
+
+    type: TileType = attribute()
+
+    def infer(self) -> tuple[Type, ...]:
+        return (self.type,)
+
+
 class InsertTile(Op, name="insert_tile", level=Level.TILE, pure=True):
     """`into` with the region that starts at `offsets` replaced by `tile`."""
 
@@ -162,7 +171,7 @@ class Gemm(Op, name="gemm", level=Level.TILE):
     """accumulator + op(a) @ op(b), shapes (M, N) + (M, K) @ (K, N).
 
     a and b are shared memory or tiles; `transpose_a` says a is stored (K, M), `transpose_b` that b is stored (N, K).
-    `clear` starts from zero. On a fragment handle it writes; on a tile it gives a new tile; `asynchronous`, the result
+    `clear` starts from zero, and so does an `accumulate` (at most one bool) that is false. On a fragment handle it writes; on a tile it gives a new tile; `asynchronous`, the result
     is in flight. `policy` ("square", "full_row", "full_col") is the user's warp split; `variant` the instruction and
     warp arrangement that infer_layouts chose, as its own text.
     """
@@ -170,6 +179,7 @@ class Gemm(Op, name="gemm", level=Level.TILE):
     a: Value = operand()
     b: Value = operand()
     accumulator: Value = operand()
+    accumulate: tuple[Value, ...] = operands()
     transpose_a: bool = attribute(default=False)
     transpose_b: bool = attribute(default=False)
     clear: bool = attribute(default=False)
@@ -218,5 +228,5 @@ def _matrix(value: Value) -> tuple[int, int]:
 
 
 OPS: tuple[type[Op], ...] = (
-    Copy, LoadTile, StoreTile, Fill, Splat, InsertTile, ExtractTile, ConvertLayout, Gemm,
+    Copy, LoadTile, StoreTile, Fill, Splat, Undefined, InsertTile, ExtractTile, ConvertLayout, Gemm,
 )  # fmt: skip
