@@ -1,0 +1,118 @@
+"""A Parallel nest that only moves elements becomes a copy.
+
+Needs: a tile-level program. Leaves: `copy` for every nest whose body is one load and one store with indices
+`base + loop variable`, each variable along one dimension of both sides, in the same order, over the whole extent.
+
+    parallel (%i, %j) <extents = [128, 32]> {
+      %r = add %row, %i ; %c = add %col, %j               copy %B[%row, %col], %Bs[0, 0]
+      %v = load %B[%r, %c]                         ->        <shape = [128, 32], ...>
+      store %v, %Bs[%i, %j]
+    }
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ..ir.build import Builder
+from ..ir.core import Block, Op, Program, Value, at, walk
+from ..ir.ops.arith import Cast
+from ..ir.ops.control import Parallel, Yield
+from ..ir.ops.memory import Load, Store, memory_type
+from ..ir.ops.tile import Copy
+from ..ir.types import Space
+from .affine import affine, depends
+from .context import PassContext
+
+
+def lift_copies(program: Program, context: PassContext) -> Program:
+    """Replaces element-moving Parallel nests by copies."""
+    return program.with_body(_block(program.body))
+
+
+def _block(block: Block) -> Block:
+    ops: list[Op] = []
+    for op in block.ops:
+        lifted = _lift(op) if isinstance(op, Parallel) else None
+        ops.extend(lifted if lifted is not None else (op.map(lambda v: v, _block),))
+    return block.with_ops(ops)
+
+
+def _lift(nest: Parallel) -> tuple[Op, ...] | None:
+    """The ops that do the same as `nest` (index arithmetic, then a copy), or None."""
+    effectful = [op for op in walk(nest.body) if not op.pure and not isinstance(op, Yield)]
+    if nest.reads or nest.updates or len(effectful) != 2 or any(op.regions for op in nest.body.ops):
+        return None
+    load, store = effectful
+    if not isinstance(load, Load) or not isinstance(store, Store):
+        return None
+    defined_by = {result: op for op in nest.body.ops for result in op.results}
+    value = store.value
+    cast = defined_by.get(value)
+    if isinstance(cast, Cast):
+        value = cast.x
+    if value is not load.result or load.memory is store.memory:
+        return None
+    if memory_type(store.memory).space is Space.LOCAL or memory_type(load.memory).space is Space.LOCAL:
+        return None
+    variables = nest.body.params
+    source = _corner(load.indices, variables, defined_by)
+    destination = _corner(store.indices, variables, defined_by)
+    if source is None or destination is None or source[0].keys() != destination[0].keys():
+        return None
+    return _copy(nest, load, store, source, destination, defined_by)
+
+
+Corner = tuple[dict[Value, int], list[Value]]
+"""Which dimension each loop variable runs along, and the indices' values."""
+
+
+def _corner(
+    indices: tuple[Value, ...], variables: tuple[Value, ...], defined_by: Mapping[Value, Op]
+) -> Corner | None:
+    along: dict[Value, int] = {}
+    for dim, index in enumerate(indices):
+        form = affine(index, frozenset(variables), defined_by)
+        if form is None or len(form.coefficients) > 1:
+            return None
+        for variable, factor in form.coefficients.items():
+            if factor != 1 or variable in along:
+                return None
+            along[variable] = dim
+    in_order = [along[v] for v in variables if v in along]
+    return (along, list(indices)) if in_order == sorted(in_order) else None
+
+
+def _copy(
+    nest: Parallel, load: Load, store: Store, source: Corner, destination: Corner, defined_by: Mapping[Value, Op]
+) -> tuple[Op, ...] | None:
+    variables = nest.body.params
+    extents = dict(zip(variables, nest.extents, strict=True))
+    if any(v not in source[0] and extents[v] != 1 for v in variables):
+        return None  # an iteration variable that moves nothing: many writes to one place
+    moving = [v for v in variables if v in source[0]]
+    builder = Builder()
+    known = frozenset(variables)
+    with at(nest.loc):
+        # index arithmetic of the nest that does not depend on its variables moves out in front of the copy
+        for op in nest.body.ops:
+            if op.pure and not any(depends(r, known, defined_by) for r in op.results):
+                builder.emit(op)
+        corners = []
+        for indices in (load.indices, store.indices):
+            forms = [affine(i, known, defined_by) for i in indices]
+            corners.append(tuple(f.base(builder) for f in forms if f is not None))
+        builder.emit(
+            Copy(
+                load.memory,
+                corners[0],
+                store.memory,
+                corners[1],
+                (),
+                shape=tuple(extents[v] for v in moving),
+                source_dims=tuple(source[0][v] for v in moving),
+                destination_dims=tuple(destination[0][v] for v in moving),
+                safe_value=load.safe_value,
+            )
+        )
+    return builder.ops

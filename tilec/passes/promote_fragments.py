@@ -1,0 +1,291 @@
+"""Fragment handles become SSA tiles.
+
+Needs: a tile-level program as the frontend leaves it. Leaves: no fragment allocs and no handle of a fragment outside
+Parallel bodies; a fragment written in a loop or branch is a carried value of it.
+
+    %acc = alloc : fragment f32[128, 256]          %0 = splat 0.0 : tile f32[128, 256]
+    fill %acc, 0.0                                 %2 = for %lo, %hi, 1 [%0] (%k, %1: tile ...) {
+    for %lo, %hi, 1 (%k) {                  ->       %n = gemm %As, %Bs, %1
+      gemm %As, %Bs, %acc                            yield [%n]
+    }                                              }
+    copy %acc[0, 0] -> %C[...]                     %3 = cast %2 <dtype = f16> ; store_tile %3, %C[...]
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+from ..errors import LanguageError
+from ..ir.core import Access, Block, Op, Program, Value, at, constant, constant_of, walk, with_results
+from ..ir.ops.arith import Cast
+from ..ir.ops.control import For, If, Parallel, While, Yield
+from ..ir.ops.memory import Alloc, Load, Store, memory_type
+from ..ir.ops.tile import (
+    Copy,
+    ExtractTile,
+    Fill,
+    Gemm,
+    InsertTile,
+    LoadTile,
+    Splat,
+    StoreTile,
+    Undefined,
+)
+from ..ir.types import MemoryType, Space, TileType
+from .context import PassContext
+
+Tiles = dict[Value, Value]
+"""The tile that each fragment handle holds at this point; absent: nothing yet."""
+
+
+def promote_fragments(program: Program, context: PassContext) -> Program:
+    """Rewrites every fragment handle into tile values. Raises LanguageError for uses that cannot be tiles."""
+    return program.with_body(_block(program.body, {}, (), ()))
+
+
+def _is_fragment(value: Value) -> bool:
+    return isinstance(value.type, MemoryType) and value.type.space is Space.FRAGMENT
+
+
+def _tile_type(handle: Value) -> TileType:
+    type_ = memory_type(handle)
+    return TileType(type_.dtype, tuple(int(d) for d in type_.shape))
+
+
+def _block(block: Block, tiles: Tiles, params: tuple[Value, ...], out: tuple[Value, ...]) -> Block:
+    """The block with fragments promoted. `out`: handles whose tiles it yields in addition."""
+    ops: list[Op] = []
+    for op in block.ops:
+        with at(op.loc):
+            if isinstance(op, Yield):
+                ops.append(Yield((*op.values, *(_current(h, tiles, ops) for h in out))))
+            else:
+                rule = _RULES.get(type(op), _other)
+                rule(op, tiles, ops)
+    return Block((*block.params, *params), tuple(ops))
+
+
+def _current(handle: Value, tiles: Tiles, ops: list[Op]) -> Value:
+    """The handle's tile; an undefined one where nothing was written yet."""
+    if handle not in tiles:
+        ops.append(Undefined(type=_tile_type(handle)))
+        tiles[handle] = ops[-1].result
+        ops[-1].result.hint = handle.hint
+    return tiles[handle]
+
+
+def _define(handle: Value, op: Op, tiles: Tiles, ops: list[Op]) -> None:
+    """Appends `op`, whose result is what the handle holds from here on."""
+    ops.append(op)
+    op.result.hint = handle.hint
+    tiles[handle] = op.result
+
+
+def _other(op: Op, tiles: Tiles, ops: list[Op]) -> None:
+    """An op without fragments of its own: promote inside its regions, refuse handles elsewhere."""
+    for value in op.inputs:
+        if _is_fragment(value):
+            raise LanguageError(
+                "TLC0301",
+                f"{op.name} uses fragment {value.hint!r} element by element",
+                hint="access fragments in T.Parallel, T.copy, T.fill or T.gemm",
+            )
+    changes = {
+        name: _block(getattr(op, name), tiles, (), ()) for name, kind in op.fields if kind == "region"
+    }
+    ops.append(op.replace(**changes) if changes else op)
+
+
+def _alloc(op: Op, tiles: Tiles, ops: list[Op]) -> None:
+    if not _is_fragment(op.result):
+        ops.append(op)
+
+
+def _fill(op: Op, tiles: Tiles, ops: list[Op]) -> None:
+    assert isinstance(op, Fill)
+    if _is_fragment(op.memory):
+        _define(op.memory, Splat(op.value, shape=_tile_type(op.memory).shape), tiles, ops)
+    else:
+        ops.append(op)
+
+
+def _gemm(op: Op, tiles: Tiles, ops: list[Op]) -> None:
+    assert isinstance(op, Gemm)
+    a, b = (_current(v, tiles, ops) if _is_fragment(v) else v for v in (op.a, op.b))
+    if not _is_fragment(op.accumulator):
+        raise LanguageError("TLC0302", "gemm accumulates into a fragment", hint="use T.alloc_fragment")
+    if op.clear:
+        type_ = _tile_type(op.accumulator)
+        ops.append(Splat(constant(0, type_.dtype), shape=type_.shape))
+        accumulator = ops[-1].result
+    else:
+        accumulator = _current(op.accumulator, tiles, ops)
+    _define(op.accumulator, op.replace(a=a, b=b, accumulator=accumulator, clear=False), tiles, ops)
+
+
+def _copy(op: Op, tiles: Tiles, ops: list[Op]) -> None:
+    assert isinstance(op, Copy)
+    source, destination = _is_fragment(op.source), _is_fragment(op.destination)
+    if not source and not destination:
+        ops.append(op)
+        return
+    if source:
+        tile = _read(op, tiles, ops)
+    else:
+        load = LoadTile(
+            op.source, op.source_indices, shape=op.shape, dims=op.source_dims, safe_value=op.safe_value
+        )
+        ops.append(load)
+        tile = load.result
+    target = memory_type(op.destination)
+    if tile.type.dtype != target.dtype:  # type: ignore[attr-defined]
+        ops.append(Cast(tile, dtype=target.dtype))
+        tile = ops[-1].result
+    if destination:
+        _write(op, tile, tiles, ops)
+    else:
+        ops.append(StoreTile(tile, op.destination, op.destination_indices, dims=op.destination_dims))
+
+
+def _offsets(op: Copy, handle: Value, indices: tuple[Value, ...], dims: tuple[int, ...]) -> tuple[int, ...]:
+    """The constant corner of a region of a fragment. Its dimensions must all take part."""
+    numbers = tuple(constant_of(i) for i in indices)
+    if len(dims) != len(memory_type(handle).shape) or any(n is None for n in numbers):
+        raise LanguageError(
+            "TLC0303",
+            f"a region of fragment {handle.hint!r} must have constant corners and all of its dimensions",
+            hint="registers cannot be indexed at run time",
+        )
+    return tuple(int(n) for n in numbers if n is not None)
+
+
+def _read(op: Copy, tiles: Tiles, ops: list[Op]) -> Value:
+    offsets = _offsets(op, op.source, op.source_indices, op.source_dims)
+    tile = _current(op.source, tiles, ops)
+    if op.shape == _tile_type(op.source).shape:
+        return tile
+    ops.append(ExtractTile(tile, offsets=offsets, shape=op.shape))
+    return ops[-1].result
+
+
+def _write(op: Copy, tile: Value, tiles: Tiles, ops: list[Op]) -> None:
+    handle = op.destination
+    offsets = _offsets(op, handle, op.destination_indices, op.destination_dims)
+    if op.shape == _tile_type(handle).shape:
+        tiles[handle] = tile
+        tile.hint = tile.hint or handle.hint
+    else:
+        _define(handle, InsertTile(tile, _current(handle, tiles, ops), offsets=offsets), tiles, ops)
+
+
+def _parallel(op: Op, tiles: Tiles, ops: list[Op]) -> None:
+    assert isinstance(op, Parallel)
+    written = _written(op.body)
+    read = [v for v in _touched(op.body) if v not in written]
+    inner = [Value(memory_type(v), v.hint) for v in (*read, *written)]
+    names = dict(zip((*read, *written), inner, strict=True))
+    body = _rename(Block((*op.body.params, *inner), op.body.ops), names)
+    new = Parallel(
+        tuple(_current(v, tiles, ops) for v in read),
+        tuple(_current(v, tiles, ops) for v in written),
+        body,
+        extents=op.extents,
+    )
+    ops.append(new)
+    for handle, result in zip(written, new.results, strict=True):
+        result.hint = handle.hint
+        tiles[handle] = result
+
+
+def _for(op: Op, tiles: Tiles, ops: list[Op]) -> None:
+    assert isinstance(op, For)
+    _carry(op, tiles, ops, lambda new, body: new.replace(inits=body[0], body=body[1]))
+
+
+def _while(op: Op, tiles: Tiles, ops: list[Op]) -> None:
+    if _written(*op.regions):
+        raise LanguageError("TLC0304", "a fragment is written in a while loop", hint="use a for loop")
+    _other(op, tiles, ops)
+
+
+def _carry(op: For, tiles: Tiles, ops: list[Op], rebuild: Callable[..., Op]) -> None:
+    written = _written(op.body)
+    inits = tuple(_current(h, tiles, ops) for h in written)
+    params = tuple(Value(_tile_type(h), h.hint) for h in written)
+    inner = {**tiles, **dict(zip(written, params, strict=True))}
+    body = _block(op.body, inner, params, written)
+    new = rebuild(op, ((*op.inits, *inits), body))
+    _adopt(op, new, written, tiles, ops)
+
+
+def _if(op: Op, tiles: Tiles, ops: list[Op]) -> None:
+    assert isinstance(op, If)
+    written = _written(op.then, op.orelse)
+    for handle in written:
+        _current(handle, tiles, ops)
+    then = _block(op.then, dict(tiles), (), written)
+    orelse = _block(op.orelse, dict(tiles), (), written)
+    _adopt(op, op.replace(then=then, orelse=orelse), written, tiles, ops)
+
+
+def _adopt(old: Op, new: Op, written: tuple[Value, ...], tiles: Tiles, ops: list[Op]) -> None:
+    """Appends a region op whose last results are the tiles of `written`; the earlier ones are the old op's own."""
+    own = len(old.results)
+    ops.append(with_results(new, (*old.results, *new.results[own:])))
+    for handle, result in zip(written, new.results[own:], strict=True):
+        result.hint = handle.hint
+        tiles[handle] = result
+
+
+def _touched(*blocks: Block) -> tuple[Value, ...]:
+    """Fragment handles that ops of the blocks name, in order of first use."""
+    found: dict[Value, None] = {}
+    for block in blocks:
+        for op in walk(block):
+            found.update(dict.fromkeys(v for v in op.inputs if _is_fragment(v)))
+    return tuple(found)
+
+
+def _written(*blocks: Block) -> tuple[Value, ...]:
+    """Fragment handles from outside that ops of the blocks write, in order of first write."""
+    found: dict[Value, None] = {}
+    local: set[Value] = set()
+    for block in blocks:
+        for op in walk(block):
+            if isinstance(op, Alloc):
+                local.add(op.result)
+            for effect in op.effects():
+                memory = effect.memory
+                if effect.access is Access.WRITE and memory is not None and _is_fragment(memory):
+                    found[memory] = None
+    return tuple(v for v in found if v not in local)
+
+
+def _rename(block: Block, names: dict[Value, Value]) -> Block:
+    """The block with handles replaced, for the body of a Parallel (loads and stores only)."""
+
+    def value(v: Value) -> Value:
+        return names.get(v, v)
+
+    def inner(b: Block) -> Block:
+        return Block(b.params, tuple(one(op) for op in b.ops))
+
+    def one(op: Op) -> Op:
+        if any(v in names for v in op.inputs) and not isinstance(op, (Load, Store)):
+            raise LanguageError("TLC0305", f"{op.name} of a fragment inside T.Parallel", loc=op.loc)
+        return op.map(value, inner)
+
+    return dataclasses.replace(block, ops=inner(block).ops)
+
+
+_RULES: dict[type[Op], Callable[[Op, Tiles, list[Op]], None]] = {
+    Alloc: _alloc,
+    Fill: _fill,
+    Gemm: _gemm,
+    Copy: _copy,
+    Parallel: _parallel,
+    For: _for,
+    While: _while,
+    If: _if,
+}
