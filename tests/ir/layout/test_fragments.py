@@ -125,7 +125,7 @@ def test_wgmma_a() -> None:
 
 
 def test_accumulator_is_the_next_a_operand_register_by_register() -> None:
-    """hopper.md: a0 = (d[8j], d[8j+1]), a1 = (d[8j+2], d[8j+3]), …: the order of both is the same."""
+    """a0 = (d[8j], d[8j+1]), a1 = (d[8j+2], d[8j+3]), …: both count registers in one order."""
     for j in range(4):
         found = wgmma_accumulator(64).slice_registers(1, 16 * j, 16)
         assert found is not None

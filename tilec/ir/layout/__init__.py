@@ -8,26 +8,57 @@ NumPy (`coords`, `offsets`) against which every shortcut is tested.
 from __future__ import annotations
 
 from .banks import access_phases, bank_conflicts, conflict_degree, ldmatrix_conflicts, ldmatrix_rows
+from .constraints import (
+    Choice,
+    Constraint,
+    Contains,
+    Convert,
+    Default,
+    Derived,
+    Equal,
+    Fixed,
+    OneOf,
+    Option,
+    System,
+    Unsatisfiable,
+    Variable,
+)
 from .conversion import Conversion, ShuffleStep, classify
 from .distributions import blocked, replicated
 from .fragments import MFMA_SHAPES, mfma, mma_m8n8, mma_m16n8, wgmma_a, wgmma_accumulator
 from .operands import TmaBoxes, WgmmaOperand, box_bytes, tma_boxes, wgmma_operand
 from .register import Digit, RegisterLayout
 from .shared import SharedLayout, choose_swizzle
+from .solver import FUEL, Solution, solve
 from .swizzle import Swizzle
 from .term import Term
 from .text import format_layout, from_attributes, kind_of, parse_layout, to_attributes
 
 __all__ = [
+    "FUEL",
     "MFMA_SHAPES",
+    "Choice",
+    "Constraint",
+    "Contains",
     "Conversion",
+    "Convert",
+    "Default",
+    "Derived",
     "Digit",
+    "Equal",
+    "Fixed",
+    "OneOf",
+    "Option",
     "RegisterLayout",
     "SharedLayout",
     "ShuffleStep",
+    "Solution",
     "Swizzle",
+    "System",
     "Term",
     "TmaBoxes",
+    "Unsatisfiable",
+    "Variable",
     "WgmmaOperand",
     "access_phases",
     "bank_conflicts",
@@ -46,6 +77,7 @@ __all__ = [
     "mma_m16n8",
     "parse_layout",
     "replicated",
+    "solve",
     "tma_boxes",
     "to_attributes",
     "wgmma_a",
