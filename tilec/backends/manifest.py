@@ -1,14 +1,15 @@
 """What a launcher must know of an emitted program: parameters, variants, launches, arguments.
 
-A manifest is pure data. It is what `tilec build` writes beside the source, what the cache stores beside
-a binary, and all that the runtime reads: nothing in it is executed. Sizes are expressions over the
-program's symbols (`("ceildiv", "N", 128)`), evaluated with Python integers when a program is launched.
+A manifest is pure data. It is what `tilec build` writes beside the source, what the cache stores
+beside a binary, and all that the runtime reads: nothing in it is executed. Sizes are expressions
+over the program's symbols (`("ceildiv", "N", 128)`), evaluated with Python integers when a program
+is launched.
 
 The meaning, in one example:
 
     Manifest(version=1, program="scale", target="cuda:sm_90a", symbols=("M", "N"),
-             params=(TensorParam("A", "f16", ("M", "N"), "r"), TensorParam("C", "f16", ("M", "N"), "w")),
-             variants=(Variant((Fact("aligned", "A", 16),), "scale.cu",
+             params=(TensorParam("A", "f16", ("M", "N"), "r"), TensorParam("C", "f16", ("M", "N"),
+             "w")), variants=(Variant((Fact("aligned", "A", 16),), "scale.cu",
                                (LaunchSpec("scale_kernel", (Argument("pointer", "A"), ...),
                                            (("ceildiv", "N", 128), "M", 1), 256, 0),)),))
 """
@@ -25,7 +26,8 @@ from .manifest_json import Reader, read_integer, read_text, to_data
 MANIFEST_VERSION = 1
 
 Expr: TypeAlias = "int | str | tuple[str, Expr, Expr]"
-"""An int; a symbol, an integer scalar parameter or `@multiprocessors`; or (operation, left, right)."""
+"""An int; a symbol, an integer scalar parameter or `@multiprocessors`; or (operation, left,
+right)."""
 
 MULTIPROCESSORS = "@multiprocessors"
 OPERATIONS = ("add", "sub", "mul", "floordiv", "mod", "ceildiv", "min", "max")
@@ -33,9 +35,10 @@ OPERATIONS = ("add", "sub", "mul", "floordiv", "mod", "ceildiv", "min", "max")
 DTYPE_BYTES: Mapping[str, int] = {
     "bool": 1, "i8": 1, "u8": 1, "i16": 2, "u16": 2, "i32": 4, "u32": 4, "i64": 8, "u64": 8,
     "f16": 2, "bf16": 2, "f32": 4, "f64": 8,
-    "e4m3": 1, "e5m2": 1, "e4m3fnuz": 1, "e5m2fnuz": 1,
+    "e4m3": 1, "e5m2": 1, "e4m3fnuz": 1, "e5m2fnuz": 1, "i4": 1, "u4": 1,
 }  # fmt: skip
-"""Short dtype name -> bytes of one element in memory."""
+"""Short dtype name -> bytes of one element in memory. i4 and u4 lie two to a byte, low half first:
+the array is one of bytes, and the shape of the parameter counts those."""
 
 
 def evaluate(expr: Expr, env: Mapping[str, int]) -> int:
@@ -89,8 +92,8 @@ def format_expr(expr: Expr) -> str:
 
 @dataclass(frozen=True)
 class TensorParam:
-    """An array argument. `shape` is in elements of `dtype` as stored; `strides` likewise, or None for
-    row-major without gaps, which the launcher then requires."""
+    """An array argument. `shape` is in elements of `dtype` as stored; `strides` likewise, or None
+    for row-major without gaps, which the launcher then requires."""
 
     name: str
     dtype: str
@@ -128,9 +131,8 @@ class Fact:
     """Something that a variant takes for granted about its arguments.
 
     `aligned`: the base address and every stride but the last, in bytes, are multiples of `bytes`;
-    dimensions of extent 1 or less do not count. `below`: the bytes from the first element to past the
-    last are fewer than `bytes`.
-    """
+    dimensions of extent 1 or less do not count. `below`: the bytes from the first element to past
+    the last are fewer than `bytes`."""
 
     kind: Literal["aligned", "below"]
     tensor: str
@@ -139,12 +141,16 @@ class Fact:
     def __post_init__(self) -> None:
         _require(self.kind in ("aligned", "below"), f"unknown fact {self.kind!r}")
         _require(self.bytes > 0, f"{self.kind} {self.tensor}: {self.bytes} bytes")
+        power = self.bytes & (self.bytes - 1) == 0
+        _require(
+            power or self.kind == "below", f"aligned to {self.bytes}, which is no power of two"
+        )
 
 
 @dataclass(frozen=True)
 class TensorMapSpec:
-    """A TMA descriptor of a whole parameter. `box` is in elements, outermost dimension first, as the
-    parameter's shape; `swizzle` in bytes (0, 32, 64 or 128). Elements outside read as zero."""
+    """A TMA descriptor of a whole parameter. `box` is in elements, outermost dimension first, as
+    the parameter's shape; `swizzle` in bytes (0, 32, 64 or 128). Elements outside read as zero."""
 
     tensor: str
     box: tuple[int, ...]
@@ -154,7 +160,9 @@ class TensorMapSpec:
     oob: Literal["zero"] = "zero"
 
     def __post_init__(self) -> None:
-        _require(self.swizzle in (0, 32, 64, 128), f"{self.tensor}: swizzle of {self.swizzle} bytes")
+        _require(
+            self.swizzle in (0, 32, 64, 128), f"{self.tensor}: swizzle of {self.swizzle} bytes"
+        )
         _require(
             self.l2promotion in (0, 64, 128, 256), f"{self.tensor}: L2 promotion {self.l2promotion}"
         )
@@ -193,8 +201,8 @@ class Argument:
 
 @dataclass(frozen=True)
 class LaunchSpec:
-    """One kernel launch. A grid extent of zero (or less) means that nothing is launched. The block is
-    (threads, 1, 1) unless `block` says otherwise; `shared_bytes` is dynamic shared memory."""
+    """One kernel launch. A grid extent of zero (or less) means that nothing is launched. The block
+    is (threads, 1, 1) unless `block` says otherwise; `shared_bytes` is dynamic shared memory."""
 
     symbol: str
     arguments: tuple[Argument, ...]
@@ -207,7 +215,9 @@ class LaunchSpec:
         _require(len(self.grid) == 3, f"{self.symbol}: a grid of {len(self.grid)} extents")
         for expr in self.grid:
             _check_expr(expr)
-        _require(self.shared_bytes >= 0, f"{self.symbol}: {self.shared_bytes} bytes of shared memory")
+        _require(
+            self.shared_bytes >= 0, f"{self.symbol}: {self.shared_bytes} bytes of shared memory"
+        )
         x, y, z = self.block_extents
         _require(
             x * y * z == self.threads and self.threads > 0,
@@ -228,12 +238,18 @@ class Variant:
     source: str
     launches: tuple[LaunchSpec, ...]
 
+    def __post_init__(self) -> None:
+        plain = (
+            self.source and not set(self.source) & set("/\\\0") and self.source not in (".", "..")
+        )
+        _require(bool(plain), f"not the name of a file: {self.source!r}")
+
 
 @dataclass(frozen=True)
 class Manifest:
-    """A program as its launcher sees it. Variants stand in order of preference: the first whose facts
-    all hold runs. `outputs` names parameters that the caller does not pass: they are allocated and
-    returned. `workspaces` are allocated for the time of a call."""
+    """A program as its launcher sees it. Variants stand in order of preference: the first whose
+    facts all hold runs. `outputs` names parameters that the caller does not pass: they are
+    allocated and returned. `workspaces` are allocated for the time of a call."""
 
     version: int
     program: str
@@ -294,7 +310,7 @@ class Manifest:
 
 
 def _read_expr(data: object, path: str) -> Expr:
-    if isinstance(data, (int, str)) and not isinstance(data, bool):
+    if isinstance(data, str) or type(data) is int:
         return data
     if isinstance(data, list) and len(data) == 3 and isinstance(data[0], str):
         left, right = _read_expr(data[1], f"{path}[1]"), _read_expr(data[2], f"{path}[2]")
@@ -389,13 +405,12 @@ def _read_variant(data: object, path: str) -> Variant:
 
 def _check_expr(expr: Expr) -> None:
     if isinstance(expr, tuple):
-        _require(len(expr) == 3 and expr[0] in OPERATIONS, f"not an expression: {expr!r}")
-        _check_expr(expr[1])
-        _check_expr(expr[2])
+        operation, left, right = expr
+        _require(operation in OPERATIONS, f"not an operation: {operation!r}")
+        _check_expr(left)
+        _check_expr(right)
     else:
-        _require(
-            isinstance(expr, (int, str)) and not isinstance(expr, bool), f"not an expression: {expr!r}"
-        )
+        _require(type(expr) in (int, str), f"not an expression: {expr!r}")
 
 
 def _check_names(expr: Expr, known: set[str], where: str) -> None:

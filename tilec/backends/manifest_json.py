@@ -1,4 +1,5 @@
-"""Frozen dataclasses to JSON data, and a strict reader for the way back: nothing in the text is run.
+"""Frozen dataclasses to JSON data, and a strict reader for the way back: nothing in the text is
+run.
 
 A dataclass becomes an object with its fields in order, a tuple a list. Reading refuses unknown and
 missing fields and wrong types, and names the path, so that a damaged manifest never half works.
@@ -25,7 +26,8 @@ def to_data(value: object) -> object:
 
 
 class Reader:
-    """One JSON object being read: each field is taken once, with its type; `done()` refuses the rest."""
+    """One JSON object being read: each field is taken once, with its type; `done()` refuses the
+    rest."""
 
     def __init__(self, data: object, path: str) -> None:
         if not isinstance(data, dict):
@@ -88,5 +90,11 @@ def read_integer(value: object, path: str) -> int:
 
 
 def _kind(value: object) -> str:
-    names = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", int: "an integer"}
+    names = {
+        dict: "an object",
+        list: "a list",
+        str: "a string",
+        bool: "a boolean",
+        int: "an integer",
+    }
     return names.get(type(value), "null" if value is None else type(value).__name__)

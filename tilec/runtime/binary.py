@@ -1,4 +1,5 @@
-"""What a device compiler gives back: machine code, its log, and what the log says of each kernel."""
+"""What a device compiler gives back: machine code, its log, and what the log says of each
+kernel."""
 
 from __future__ import annotations
 
@@ -10,7 +11,8 @@ from typing import Literal
 @dataclass(frozen=True)
 class KernelResources:
     """What one kernel takes: 32-bit registers of a thread, spilled bytes of a thread (stores and
-    loads), stack bytes of a thread, static shared bytes of a block, hardware barriers of a block."""
+    loads), stack bytes of a thread, static shared bytes of a block, hardware barriers of a
+    block."""
 
     name: str
     registers: int = 0
@@ -23,8 +25,9 @@ class KernelResources:
 
 @dataclass(frozen=True)
 class Finding:
-    """Something in the log that costs speed or is a mistake of the text: a spill, matrix instructions
-    that the compiler serialised or otherwise advises on (ptxas C75xx), a compiler's warning."""
+    """Something in the log that costs speed or is a mistake of the text: a spill, matrix
+    instructions that the compiler serialised or otherwise advises on (ptxas C75xx), a compiler's
+    warning."""
 
     kind: Literal["spill", "advice", "warning"]
     kernel: str
@@ -72,7 +75,9 @@ def read_ptxas(log: str) -> tuple[KernelResources, ...]:
         elif match := _PROPERTIES.search(line):
             subject = match[1]
         elif (match := _STACK.search(line)) and entry:
-            spilled = dict(zip(("stack", "spill_stores", "spill_loads"), map(int, match.groups()), strict=True))
+            spilled = dict(
+                zip(("stack", "spill_stores", "spill_loads"), map(int, match.groups()), strict=True)
+            )
             for key, value in spilled.items():
                 found[entry][key] = found[entry].get(key, 0) + value
         elif (match := _REGISTERS.search(line)) and entry and subject:
@@ -117,7 +122,9 @@ def read_findings(log: str, resources: tuple[KernelResources, ...]) -> tuple[Fin
     found: list[Finding] = []
     for kernel in resources:
         if kernel.spill_stores or kernel.spill_loads:
-            text = f"{kernel.spill_stores} bytes of spill stores, {kernel.spill_loads} of spill loads"
+            text = (
+                f"{kernel.spill_stores} bytes of spill stores, {kernel.spill_loads} of spill loads"
+            )
             found.append(Finding("spill", kernel.name, text))
     for line in log.splitlines():
         named = _NAMED.search(line)

@@ -1,11 +1,11 @@
 """The disk cache: one checksummed file an entry, published whole or not at all.
 
-An entry is a header (magic, format version, lengths, SHA-256), JSON metadata and a payload of bytes. It
-is written under another name in the same folder, synchronised, and renamed over its own name; so a
-reader sees a whole entry or none, whoever is killed. Whatever is wrong with an entry, it counts as
-absent and is removed; whatever is wrong with the disk, the cache is silent but for the log, and the
-work is done again. A cache folder holds code that will run: it must be private to its owner.
-"""
+An entry is a header (magic, format version, lengths, SHA-256), JSON metadata and a payload of
+bytes. It is written under another name in the same folder, synchronised, and renamed over its own
+name; so a reader sees a whole entry or none, whoever is killed. Whatever is wrong with an entry, it
+counts as absent and is removed; whatever is wrong with the disk, the cache is silent but for the
+log, and the work is done again. A cache folder holds code that will run: it must be private to its
+owner."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ class CacheStats:
 
 
 def cache_key(*parts: str | bytes) -> str:
-    """64 hexadecimal digits that identify `parts` and the version of tilec that made them. Parts are
-    delimited by their lengths: ("ab", "c") and ("a", "bc") differ."""
+    """64 hexadecimal digits that identify `parts` and the version of tilec that made them. Parts
+    are delimited by their lengths: ("ab", "c") and ("a", "bc") differ."""
     digest = hashlib.sha256(f"{FORMAT}:{source_hash()}".encode())
     for part in parts:
         data = part.encode() if isinstance(part, str) else part
@@ -67,7 +67,8 @@ def cache_key(*parts: str | bytes) -> str:
 @cache
 def source_hash() -> str:
     """SHA-256 over every file of the installed tilec package that takes part in compiling: Python
-    sources, grammars and templates. Contents and relative names only, so it is the same everywhere."""
+    sources, grammars and templates. Contents and relative names only, so it is the same
+    everywhere."""
     root = Path(__file__).resolve().parent.parent
     digest = hashlib.sha256()
     for path in sorted(root.rglob("*"), key=lambda p: p.relative_to(root).as_posix()):
@@ -79,11 +80,11 @@ def source_hash() -> str:
 
 
 class DiskCache:
-    """Entries in one private folder, at most `limit` bytes of them; the least recently used go first.
+    """Entries in one private folder, at most `limit` bytes of them; the least recently used go
+    first.
 
-    Any number of processes and threads may use one folder. Methods do not raise for anything that the
-    disk does; `usable` tells whether the folder can be read and written at all.
-    """
+    Any number of processes and threads may use one folder. Methods do not raise for anything that
+    the disk does; `usable` tells whether the folder can be read and written at all."""
 
     def __init__(self, directory: str | Path, limit: int = 2 << 30) -> None:
         self.directory = Path(directory)
@@ -99,7 +100,8 @@ class DiskCache:
         return not self.problem
 
     def get(self, key: str) -> Entry | None:
-        """The entry of `key`, or None where there is none that is whole. A damaged one is removed."""
+        """The entry of `key`, or None where there is none that is whole. A damaged one is
+        removed."""
         if self.problem:
             return None
         path = self._path(key)
@@ -118,7 +120,8 @@ class DiskCache:
         return entry
 
     def put(self, key: str, metadata: Mapping[str, object], payload: bytes) -> bool:
-        """Publishes an entry, replacing one of the same key. False where the disk would not have it."""
+        """Publishes an entry, replacing one of the same key. False where the disk would not have
+        it."""
         if self.problem:
             return False
         path = self._path(key)
@@ -143,8 +146,8 @@ class DiskCache:
         return True
 
     def sweep(self) -> None:
-        """Removes temporary files older than an hour, and entries, least recently used first, until the
-        rest is within the limit."""
+        """Removes temporary files older than an hour, and entries, least recently used first, until
+        the rest is within the limit."""
         now = time.time()
         found: list[tuple[float, int, Path]] = []
         for path, status in self._files():
@@ -198,7 +201,9 @@ class DiskCache:
             except OSError:
                 continue
             for path in paths:
-                if path.name.startswith(".tmp-") or (path.suffix == SUFFIX and _KEY.fullmatch(path.stem)):
+                if path.name.startswith(".tmp-") or (
+                    path.suffix == SUFFIX and _KEY.fullmatch(path.stem)
+                ):
                     with suppress(OSError):
                         yield path, path.stat()
 
@@ -215,7 +220,9 @@ class DiskCache:
             if status.st_uid not in (os.getuid(), 0):
                 return "it belongs to another user"
             if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-                return f"others may write to it (mode {stat.S_IMODE(status.st_mode):o}); chmod 700 it"
+                return (
+                    f"others may write to it (mode {stat.S_IMODE(status.st_mode):o}); chmod 700 it"
+                )
         return ""
 
 

@@ -56,7 +56,8 @@ def available_compilers(backend: str | None = None) -> tuple[Compiler, ...]:
 
 
 def pick_compiler(target: str | Target) -> Compiler:
-    """The preferred compiler for `target`. Raises MissingTool with the reason for each that is absent."""
+    """The preferred compiler for `target`. Raises MissingTool with the reason for each that is
+    absent."""
     backend = find_target(target).backend
     reasons: list[MissingTool] = []
     for find in _FINDERS[backend]:
@@ -65,7 +66,7 @@ def pick_compiler(target: str | Target) -> Compiler:
         except MissingTool as missing:
             reasons.append(missing)
     raise MissingTool(
-        "TLC0602",
+        "TLC0702",
         f"no compiler for {backend}: " + "; ".join(reason.message for reason in reasons),
         hint="; or ".join(reason.hint for reason in reasons if reason.hint),
     )

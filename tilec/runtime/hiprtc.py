@@ -1,8 +1,8 @@
 """hiprtc through ctypes: HIP text to an AMD code object. The counterpart of nvrtc.py.
 
-UNEXERCISED ON HARDWARE: this has not yet run on a machine with ROCm. Its interface is the documented
-one and is that of NVRTC; what is tested is that it calls a library of that shape as documented.
-"""
+UNEXERCISED ON HARDWARE: this has not yet run on a machine with ROCm. Its interface is the
+documented one and is that of NVRTC; what is tested is that it calls a library of that shape as
+documented."""
 
 from __future__ import annotations
 
@@ -49,15 +49,18 @@ class HiprtcCompiler:
 
 @cache
 def find_hiprtc() -> HiprtcCompiler:
-    """The hiprtc of this machine: $ROCM_PATH, /opt/rocm*, the loader's. MissingTool if there is none."""
+    """The hiprtc of this machine: $ROCM_PATH, /opt/rocm*, the loader's. MissingTool if there is
+    none."""
     tried: list[str] = []
     for path in _candidates():
         try:
             return HiprtcCompiler(RtcLibrary(path, _NAMES))
         except (OSError, MissingTool, CompilerFailed) as problem:
-            tried.append(f"{path}: {problem.message if isinstance(problem, MissingTool) else problem}")
+            tried.append(
+                f"{path}: {problem.message if isinstance(problem, MissingTool) else problem}"
+            )
     raise MissingTool(
-        "TLC0602",
+        "TLC0702",
         "hiprtc was not found" + "".join(f"\n    {line}" for line in tried),
         hint="install ROCm 6 or newer, or clang with the AMDGPU target to compile without it",
     )

@@ -47,12 +47,12 @@ class NvrtcCompiler:
         return self._library.path
 
     def compile(self, text: str, name: str, arch: str) -> Binary:
-        """`text` compiled for `arch` ("sm_90a"). Raises CompilerFailed with the log, TargetUnsupported
-        for an architecture that this version does not know."""
+        """`text` compiled for `arch` ("sm_90a"). Raises CompilerFailed with the log,
+        TargetUnsupported for an architecture that this version does not know."""
         number = re.fullmatch(r"sm_(\d+)[af]?", arch)
         if number is None or (self._archs is not None and int(number[1]) not in self._archs):
             raise TargetUnsupported(
-                "TLC0603",
+                "TLC0703",
                 f"NVRTC {self.version} does not compile for {arch}",
                 hint="install a newer one: pip install -U nvidia-cuda-nvrtc",
             )
@@ -72,16 +72,20 @@ def find_nvrtc() -> NvrtcCompiler:
             preload_builtins(path)
             return NvrtcCompiler(RtcLibrary(path, _NAMES))
         except (OSError, MissingTool, CompilerFailed) as problem:
-            tried.append(f"{path}: {problem.message if isinstance(problem, MissingTool) else problem}")
+            tried.append(
+                f"{path}: {problem.message if isinstance(problem, MissingTool) else problem}"
+            )
     detail = "".join(f"\n    {line}" for line in tried) or " anywhere"
     raise MissingTool(
-        "TLC0602", f"NVRTC was not found{detail}", hint="pip install nvidia-cuda-nvrtc, or install the CUDA toolkit"
+        "TLC0702",
+        f"NVRTC was not found{detail}",
+        hint="pip install nvidia-cuda-nvrtc, or install the CUDA toolkit",
     )
 
 
 def preload_builtins(library: str) -> None:
-    """Loads the builtins beside `library` by absolute path: NVRTC opens them by bare name, which the
-    loader finds only once they are there."""
+    """Loads the builtins beside `library` by absolute path: NVRTC opens them by bare name, which
+    the loader finds only once they are there."""
     for pattern in _BUILTINS:
         for path in sorted(glob.glob(os.path.join(glob.escape(os.path.dirname(library)), pattern))):
             if ".alt." not in path:
@@ -126,7 +130,9 @@ def _from_toolkits() -> Iterator[str]:
     for root in roots:
         for folder in ("lib64", "lib", "targets/x86_64-linux/lib", "targets/sbsa-linux/lib", "bin"):
             for pattern in ("libnvrtc.so*", "nvrtc64_*.dll"):
-                found = sorted(glob.glob(os.path.join(glob.escape(root), folder, pattern)), reverse=True)
+                found = sorted(
+                    glob.glob(os.path.join(glob.escape(root), folder, pattern)), reverse=True
+                )
                 yield from (path for path in found if _LIBRARY.search(path))
 
 

@@ -1,4 +1,5 @@
-"""Compilers that are programs: nvcc for CUDA, clang for HIP. The fall-back behind the Compiler interface.
+"""Compilers that are programs: nvcc for CUDA, clang for HIP. The fall-back behind the Compiler
+interface.
 
 They need no GPU and no run-time library. Each call works in a private folder that is removed again.
 """
@@ -24,7 +25,8 @@ _CLANGS = tuple(f"clang-{version}" for version in range(25, 16, -1)) + ("clang",
 
 @dataclass(frozen=True)
 class OfflineCompiler:
-    """A compiler program. `options` are the constant ones; `arch_option` is a format of the architecture."""
+    """A compiler program. `options` are the constant ones; `arch_option` is a format of the
+    architecture."""
 
     name: str
     backend: str
@@ -36,14 +38,16 @@ class OfflineCompiler:
     timeout: float = TIMEOUT_SECONDS
 
     def compile(self, text: str, name: str, arch: str) -> Binary:
-        """`text` compiled for `arch`. Raises CompilerFailed with the log, also when time runs out."""
+        """`text` compiled for `arch`. Raises CompilerFailed with the log, also when time runs
+        out."""
         label = f"{self.name} {self.version}"
         with tempfile.TemporaryDirectory(prefix="tilec-") as folder:
             source = Path(folder) / f"source{self.suffix}"
             result = Path(folder) / "result.bin"
             source.write_text(text)
             command = (
-                self.where, *self.options, self.arch_option.format(arch), "-o", str(result), str(source),
+                self.where, *self.options, self.arch_option.format(arch),
+                "-o", str(result), str(source),
             )  # fmt: skip
             status, log = run_tool(command, folder, self.timeout)
             log = log.replace(str(source), name).replace(source.name, name)
@@ -53,14 +57,15 @@ class OfflineCompiler:
 
 
 def run_tool(command: Sequence[str], folder: str, timeout: float) -> tuple[int, str]:
-    """Exit status and output of a compiler. Raises CompilerFailed when it takes longer than `timeout` s."""
+    """Exit status and output of a compiler. Raises CompilerFailed when it takes longer than
+    `timeout` s."""
     try:
         done = subprocess.run(
             command, cwd=folder, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT, timeout=timeout, check=False,
         )  # fmt: skip
     except subprocess.TimeoutExpired as late:
-        raise CompilerFailed("TLC0604", f"{command[0]} took longer than {timeout:g} s") from late
+        raise CompilerFailed("TLC0704", f"{command[0]} took longer than {timeout:g} s") from late
     return done.returncode, done.stdout.decode(errors="replace")
 
 
@@ -69,7 +74,9 @@ def find_nvcc() -> OfflineCompiler:
     """nvcc, from PATH or /usr/local/cuda. MissingTool if there is none."""
     path = shutil.which("nvcc") or shutil.which("nvcc", path="/usr/local/cuda/bin")
     if path is None:
-        raise MissingTool("TLC0602", "nvcc was not found", hint="pip install nvidia-cuda-nvrtc is enough")
+        raise MissingTool(
+            "TLC0702", "nvcc was not found", hint="pip install nvidia-cuda-nvrtc is enough"
+        )
     version = _version_of(path, r"release ([\d.]+)")
     options = ("-cubin", "-std=c++17", "-Xptxas", "-v")
     return OfflineCompiler("nvcc", "cuda", path, version, ".cu", "-arch={}", options)
@@ -86,13 +93,16 @@ def find_clang() -> OfflineCompiler:
         if "amdgcn" not in targets:
             continue
         options = (
-            "-x", "hip", "--offload-device-only", "--no-gpu-bundle-output", "-nogpulib", "-nogpuinc",
+            "-x", "hip", "--offload-device-only", "--no-gpu-bundle-output", "-nogpulib",
+            "-nogpuinc", "-fuse-cuid=none",
             "-O3", "-std=c++17", "-Rpass-analysis=kernel-resource-usage", "-c",
         )  # fmt: skip
         version = _version_of(path, r"clang version ([\d.]+)")
         return OfflineCompiler("clang", "hip", path, version, ".hip", "--offload-arch={}", options)
     raise MissingTool(
-        "TLC0602", "no clang with the AMDGPU target was found", hint="apt-get install clang-19 lld-19"
+        "TLC0702",
+        "no clang with the AMDGPU target was found",
+        hint="apt-get install clang-19 lld-19",
     )
 
 

@@ -1,4 +1,5 @@
-"""The C interface that NVRTC and hiprtc share, through ctypes: text in, machine code and log out."""
+"""The C interface that NVRTC and hiprtc share, through ctypes: text in, machine code and log
+out."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ _LOG_LINES = 40
 
 @dataclass(frozen=True)
 class RtcNames:
-    """How a library spells the interface: the prefix of its functions, and the two for machine code."""
+    """How a library spells the interface: the prefix of its functions, and the two for machine
+    code."""
 
     prefix: str
     code_size: str
@@ -36,7 +38,8 @@ class RtcLibrary:
         program = ctypes.c_void_p
         signatures: dict[str, tuple[object, ...]] = {
             "CreateProgram": (
-                ctypes.POINTER(program), ctypes.c_char_p, ctypes.c_char_p, ctypes.c_int, _STRINGS, _STRINGS,
+                ctypes.POINTER(program), ctypes.c_char_p, ctypes.c_char_p, ctypes.c_int, _STRINGS,
+                _STRINGS,
             ),
             "CompileProgram": (program, ctypes.c_int, _STRINGS),
             "GetProgramLogSize": (program, _SIZE),
@@ -52,7 +55,7 @@ class RtcLibrary:
                 function = getattr(self._library, names.prefix + name)
             except AttributeError as missing:
                 raise MissingTool(
-                    "TLC0602", f"{self.path} has no {names.prefix}{name}: it is too old for tilec"
+                    "TLC0702", f"{self.path} has no {names.prefix}{name}: it is too old for tilec"
                 ) from missing
             function.argtypes = arguments
             function.restype = ctypes.c_int
@@ -65,8 +68,8 @@ class RtcLibrary:
         self.version = f"{major.value}.{minor.value}"
 
     def supported_archs(self) -> frozenset[int] | None:
-        """The architectures it can compile for, as numbers (90 for sm_90a), or None where the library
-        does not tell."""
+        """The architectures it can compile for, as numbers (90 for sm_90a), or None where the
+        library does not tell."""
         count_of = getattr(self._library, f"{self._names.prefix}GetNumSupportedArchs", None)
         fill = getattr(self._library, f"{self._names.prefix}GetSupportedArchs", None)
         if count_of is None or fill is None:
@@ -77,8 +80,11 @@ class RtcLibrary:
         self._check(fill(numbers), "asking for architectures")
         return frozenset(numbers)
 
-    def compile(self, text: str, name: str, options: Sequence[str], compiler: str) -> tuple[bytes, str]:
-        """Machine code and log of `text`, which errors call `name`. Raises CompilerFailed with the log."""
+    def compile(
+        self, text: str, name: str, options: Sequence[str], compiler: str
+    ) -> tuple[bytes, str]:
+        """Machine code and log of `text`, which errors call `name`. Raises CompilerFailed with the
+        log."""
         program = ctypes.c_void_p()
         create = self._functions["CreateProgram"]
         source = text.encode()
@@ -86,7 +92,11 @@ class RtcLibrary:
         try:
             encoded = (ctypes.c_char_p * len(options))(*(option.encode() for option in options))
             status = self._functions["CompileProgram"](program, len(options), encoded)
-            log = self._text(program, "GetProgramLogSize", "GetProgramLog").rstrip(b"\0").decode(errors="replace")
+            log = (
+                self._text(program, "GetProgramLogSize", "GetProgramLog")
+                .rstrip(b"\0")
+                .decode(errors="replace")
+            )
             if status:
                 raise refused(compiler, name, log or self._describe(status))
             return self._text(program, self._names.code_size, self._names.code), log
@@ -106,16 +116,17 @@ class RtcLibrary:
 
     def _check(self, status: int, doing: str) -> None:
         if status:
-            raise CompilerFailed("TLC0601", f"{self.path}: {self._describe(status)} when {doing}")
+            raise CompilerFailed("TLC0701", f"{self.path}: {self._describe(status)} when {doing}")
 
 
 def refused(compiler: str, name: str, log: str) -> CompilerFailed:
-    """The error for text that `compiler` would not take; the message ends with the log, cut to size."""
+    """The error for text that `compiler` would not take; the message ends with the log, cut to
+    size."""
     lines = [line for line in log.strip().splitlines() if line.strip()]
     if len(lines) > _LOG_LINES:
         lines = [*lines[:_LOG_LINES], f"... and {len(lines) - _LOG_LINES} more lines"]
     return CompilerFailed(
-        "TLC0601",
+        "TLC0701",
         f"{compiler} refused {name}:\n" + "\n".join("    " + line for line in lines),
-        hint="the text was emitted by tilec, so this is a bug of tilec unless the kernel holds C code of its own",
+        hint="tilec emitted the text: a bug of tilec, unless the kernel holds C code of its own",
     )

@@ -1,0 +1,85 @@
+"""New arrays in the caller's own library, for outputs and workspaces, and the way back to that
+library."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import numpy as np
+
+from ..errors import ArgumentError
+from .arrays import LONG_DTYPES, ArrayDevice
+
+_NUMPY = {"bool": "bool"} | {
+    short: long
+    for long, short in LONG_DTYPES.items()
+    if long[-1].isdigit() and "bfloat" not in long
+}
+_ML_DTYPES = {
+    "bf16": "bfloat16", "e4m3": "float8_e4m3fn", "e5m2": "float8_e5m2",
+    "e4m3fnuz": "float8_e4m3fnuz", "e5m2fnuz": "float8_e5m2fnuz",
+}  # fmt: skip
+
+
+def numpy_dtype(dtype: str) -> np.dtype[Any]:
+    """The NumPy dtype of a short name; two 4-bit elements are one byte."""
+    if dtype in ("i4", "u4"):
+        return np.dtype(f"{'u' if dtype == 'u4' else ''}int8")
+    if dtype in _ML_DTYPES:
+        import ml_dtypes
+
+        found: np.dtype[Any] = np.dtype(getattr(ml_dtypes, _ML_DTYPES[dtype]))
+        return found
+    return np.dtype(_NUMPY[dtype])
+
+
+def allocate(
+    library: str, device: ArrayDevice, shape: tuple[int, ...], dtype: str, stream: int | None
+) -> Any:
+    """An uninitialised row-major array of `library` on `device`. `stream` is the one it will be
+    used on, where that is not the library's current one. Libraries whose arrays cannot be written
+    in place get cupy's, which `hand_over` turns into theirs. Raises ArgumentError where nothing can
+    allocate."""
+    if library == "numpy":
+        return np.empty(shape, numpy_dtype(dtype))
+    if library == "torch":
+        torch: Any = sys.modules["torch"]
+        name = _ML_DTYPES.get(dtype) or str(numpy_dtype(dtype))
+        with _torch_stream(torch, device, stream):
+            return torch.empty(shape, dtype=getattr(torch, name), device=f"cuda:{device.index}")
+    cupy: Any = sys.modules.get("cupy")
+    if cupy is None:
+        raise ArgumentError(
+            "TLC0805",
+            f"an output cannot be allocated for arrays of {library}",
+            hint="import cupy first, or pass an array to write into",
+        )
+    with cupy.cuda.Device(device.index), _cupy_stream(cupy, device, stream):
+        return cupy.empty(shape, dtype=numpy_dtype(dtype))
+
+
+def hand_over(library: str, array: Any) -> Any:
+    """`array`, made by `allocate(library, ...)`, as an array of `library`; nothing is copied."""
+    if library == "jax" and not isinstance(array, np.ndarray):
+        return sys.modules["jax"].dlpack.from_dlpack(array)
+    return array
+
+
+def _torch_stream(
+    torch: Any, device: ArrayDevice, stream: int | None
+) -> AbstractContextManager[Any]:
+    if stream is None:
+        return nullcontext()
+    found: AbstractContextManager[Any] = torch.cuda.stream(
+        torch.cuda.ExternalStream(stream, device=f"cuda:{device.index}")
+    )
+    return found
+
+
+def _cupy_stream(cupy: Any, device: ArrayDevice, stream: int | None) -> AbstractContextManager[Any]:
+    if stream is None:
+        return nullcontext()
+    found: AbstractContextManager[Any] = cupy.cuda.ExternalStream(stream, device.index)
+    return found

@@ -1,0 +1,270 @@
+"""Arrays of any library as the runtime sees them: an address, a shape, strides, a dtype, a device.
+
+No library is imported here: an array of a library is only met when that library is loaded. cupy and
+torch are read through their own attributes, which is several times faster than the protocols; NumPy
+by its own; every other array by `__cuda_array_interface__` or `__dlpack__`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..errors import ArgumentError
+from .dlpack import view_dlpack
+
+_CPU = "cpu"
+_LEGACY_STREAM = 1  # what __dlpack__() without a stream makes an array safe on
+_ITEM_BYTES = {"bool": 1, "e4m3": 1, "e5m2": 1, "e4m3fnuz": 1, "e5m2fnuz": 1, "e8m0": 1}
+
+LONG_DTYPES = {
+    "bool": "bool", "bool_": "bool",
+    **{f"int{bits}": f"i{bits}" for bits in (8, 16, 32, 64)},
+    **{f"uint{bits}": f"u{bits}" for bits in (8, 16, 32, 64)},
+    "float16": "f16", "float32": "f32", "float64": "f64", "bfloat16": "bf16",
+    "float8_e4m3fn": "e4m3", "float8_e5m2": "e5m2",
+    "float8_e4m3fnuz": "e4m3fnuz", "float8_e5m2fnuz": "e5m2fnuz",
+    "half": "f16", "float": "f32", "double": "f64",
+}  # fmt: skip
+"""Names of dtypes in NumPy, ml_dtypes, cupy, JAX and torch -> tilec's short names."""
+
+
+@dataclass(frozen=True, slots=True)
+class ArrayDevice:
+    """Where an array lives: "cpu", "cuda" or "hip", and which one."""
+
+    kind: str
+    index: int = 0
+
+    def __str__(self) -> str:
+        return self.kind if self.kind == _CPU else f"{self.kind}:{self.index}"
+
+
+@dataclass(frozen=True, slots=True)
+class ArrayView:
+    """One array: `pointer` is the address of element 0, `strides` are in bytes, `dtype` is a short
+    name (or the library's own where tilec has none). `owner` keeps the memory alive. `stream` is
+    one that still may be writing the array, where its library says so."""
+
+    pointer: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    dtype: str
+    device: ArrayDevice
+    readonly: bool
+    library: str
+    owner: object
+    stream: int | None = None
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of an element."""
+        return item_bytes(self.dtype)
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is no element at all."""
+        return 0 in self.shape
+
+    @property
+    def extent_bytes(self) -> int:
+        """Bytes from the first element to past the last, over positive strides."""
+        if self.empty:
+            return 0
+        reach = sum((n - 1) * abs(s) for n, s in zip(self.shape, self.strides, strict=True))
+        return reach + self.itemsize
+
+
+Fingerprint = Callable[[Any], tuple[int, Hashable]]
+"""Address of an array, and a key that is equal only for arrays of equal shape, strides, dtype,
+device."""
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """How to read the arrays of one library: `view` in full, `fingerprint` for the path of every
+    call."""
+
+    library: str
+    view: Callable[[Any], ArrayView]
+    fingerprint: Fingerprint
+
+
+def item_bytes(dtype: str) -> int:
+    """Bytes of one element of a short dtype name; 0 for a dtype that tilec does not know."""
+    if dtype in _ITEM_BYTES:
+        return _ITEM_BYTES[dtype]
+    digits = dtype.lstrip("abcdefghijklmnopqrstuvwxyz")
+    return int(digits) // 8 if digits.isdigit() else 0
+
+
+def short_dtype(dtype: object) -> str:
+    """The short name of a library's dtype, or the library's own name where there is none."""
+    name = getattr(dtype, "name", None)
+    text = name if isinstance(name, str) else str(dtype).removeprefix("torch.")
+    return LONG_DTYPES.get(text, text)
+
+
+ADAPTERS: dict[type, Adapter] = {}
+"""Adapters of the types met so far."""
+
+
+def adapter_of(array: object) -> Adapter:
+    """How to read `array`. Raises ArgumentError for what is no array."""
+    found = ADAPTERS.get(type(array))
+    if found is None:
+        found = ADAPTERS[type(array)] = _find_adapter(array)
+    return found
+
+
+def view_array(array: object) -> ArrayView:
+    """`array` as the runtime sees it. Raises ArgumentError for what is no array."""
+    return adapter_of(array).view(array)
+
+
+def is_array(value: object) -> bool:
+    """Whether `value` is an array of some library rather than a number."""
+    if isinstance(value, np.generic):
+        return False
+    return type(value) in ADAPTERS or _protocol(value) != ""
+
+
+def _protocol(value: object) -> str:
+    if isinstance(value, np.ndarray):
+        return "numpy"
+    module = type(value).__module__.partition(".")[0]
+    if module == "cupy" and hasattr(value, "data") and hasattr(value, "strides"):
+        return "cupy"
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(value, torch.Tensor):
+        return "torch"
+    if hasattr(
+        type(value), "__dlpack__"
+    ):  # first: JAX has both, and the other fails for its CPU arrays
+        return "dlpack"
+    if hasattr(type(value), "__cuda_array_interface__"):
+        return "interface"
+    return ""
+
+
+def _find_adapter(array: object) -> Adapter:
+    match _protocol(array):
+        case "numpy":
+            return Adapter("numpy", _view_numpy, _fingerprint_numpy)
+        case "cupy":
+            return Adapter("cupy", _view_cupy, _fingerprint_cupy)
+        case "torch":
+            return Adapter("torch", _view_torch, _fingerprint_torch)
+        case "interface":
+            library = type(array).__module__.partition(".")[0]
+            return Adapter(library, _view_interface, _fingerprint_view(_view_interface))
+        case "dlpack":
+            library = type(array).__module__.partition(".")[0].removesuffix("lib")
+            return Adapter(library, _view_exporter, _fingerprint_view(_view_exporter))
+    raise ArgumentError(
+        "TLC0801",
+        f"an array was expected, not {type(array).__name__}",
+        hint="pass a NumPy, cupy, torch or JAX array, or anything with __dlpack__",
+    )
+
+
+def _view_numpy(array: np.ndarray[Any, Any]) -> ArrayView:
+    return ArrayView(
+        array.ctypes.data, array.shape, array.strides, short_dtype(array.dtype),
+        ArrayDevice(_CPU), not array.flags.writeable, "numpy", array,
+    )  # fmt: skip
+
+
+def _fingerprint_numpy(array: np.ndarray[Any, Any]) -> tuple[int, Hashable]:
+    return array.ctypes.data, (array.shape, array.strides, array.dtype, array.flags.writeable)
+
+
+def _view_cupy(array: Any) -> ArrayView:
+    kind = "hip" if sys.modules["cupy"].cuda.runtime.is_hip else "cuda"
+    return ArrayView(
+        int(array.data.ptr), tuple(array.shape), tuple(array.strides), short_dtype(array.dtype),
+        ArrayDevice(kind, int(array.data.device_id)), False, "cupy", array,
+    )  # fmt: skip
+
+
+def _fingerprint_cupy(array: Any) -> tuple[int, Hashable]:
+    data = array.data
+    return data.ptr, (array.shape, array.strides, array.dtype, data.device_id)
+
+
+def _view_torch(tensor: Any) -> ArrayView:
+    kind = tensor.device.type
+    if kind == "cuda" and sys.modules["torch"].version.hip:
+        kind = "hip"
+    itemsize = tensor.element_size()
+    return ArrayView(
+        tensor.data_ptr(), tuple(tensor.shape), tuple(s * itemsize for s in tensor.stride()),
+        short_dtype(tensor.dtype), ArrayDevice(kind, tensor.device.index or 0), False, "torch",
+        tensor,
+    )  # fmt: skip
+
+
+def _fingerprint_torch(tensor: Any) -> tuple[int, Hashable]:
+    return tensor.data_ptr(), (tensor.shape, tensor.stride(), tensor.dtype, tensor.device)
+
+
+def _view_interface(array: Any) -> ArrayView:
+    """By `__cuda_array_interface__`, versions 2 and 3 (Numba's specification)."""
+    interface = array.__cuda_array_interface__
+    pointer, readonly = interface["data"]
+    shape = tuple(interface["shape"])
+    dtype = np.dtype(interface["typestr"])
+    own = getattr(array, "dtype", None)
+    name = short_dtype(own if own is not None else dtype)
+    strides = interface.get("strides")
+    if strides is None:
+        strides = contiguous_strides(shape, dtype.itemsize)
+    if interface.get("mask") is not None:
+        raise ArgumentError("TLC0801", "an array with a mask cannot be passed to a kernel")
+    index = getattr(getattr(array, "device", None), "id", 0)
+    stream = interface.get("stream")
+    return ArrayView(
+        int(pointer or 0), shape, tuple(strides), name,
+        ArrayDevice("cuda", index if isinstance(index, int) else 0),
+        bool(readonly), type(array).__module__.partition(".")[0], array, stream,
+    )  # fmt: skip
+
+
+def _view_exporter(array: Any) -> ArrayView:
+    """By `__dlpack__`: the capsule is kept, so the memory lives as long as the view."""
+    library = type(array).__module__.partition(".")[0].removesuffix("lib")
+    raw = view_dlpack(array)
+    on_device = raw.device_kind != _CPU
+    return ArrayView(
+        raw.pointer, raw.shape, raw.strides, LONG_DTYPES.get(raw.dtype, raw.dtype),
+        ArrayDevice(raw.device_kind, raw.device_index), raw.readonly or library == "jax", library,
+        (array, raw.capsule), _LEGACY_STREAM if on_device else None,
+    )  # fmt: skip
+
+
+def _fingerprint_view(view: Callable[[Any], ArrayView]) -> Fingerprint:
+    def fingerprint(array: Any) -> tuple[int, Hashable]:
+        seen = view(array)
+        return seen.pointer, (seen.shape, seen.strides, seen.dtype, seen.device, seen.readonly)
+
+    return fingerprint
+
+
+def _same(view: ArrayView) -> ArrayView:
+    return view
+
+
+ADAPTERS[ArrayView] = Adapter("view", _same, _fingerprint_view(_same))
+
+
+def contiguous_strides(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
+    """Strides in bytes of a row-major array without gaps."""
+    strides: list[int] = []
+    step = itemsize
+    for extent in reversed(shape):
+        strides.append(step)
+        step *= max(1, extent)
+    return tuple(reversed(strides))

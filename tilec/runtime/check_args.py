@@ -1,0 +1,314 @@
+"""Arguments against parameters: binds symbols, and refuses what does not fit, in the kernel's own
+names.
+
+Messages say the parameter, what was expected and what came, as in
+`matmul: B has shape (64, 32), expected (N, K) = (64, 128), with K = 128 from A`.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from ..backends.manifest import (
+    DTYPE_BYTES,
+    MULTIPROCESSORS,
+    Expr,
+    Fact,
+    Manifest,
+    ScalarParam,
+    TensorParam,
+    Variant,
+    evaluate,
+    format_expr,
+    names_in,
+)
+from ..errors import ArgumentError
+from .arrays import ArrayDevice, ArrayView, is_array, view_array
+
+# Libraries without these types keep them in bytes; between two of them nothing is reinterpreted.
+_IN_BYTES = ("e4m3", "e5m2", "e4m3fnuz", "e5m2fnuz", "i4", "u4")
+_INTEGERS = {"i8": (-(1 << 7), 1 << 7), "i16": (-(1 << 15), 1 << 15), "i32": (-(1 << 31), 1 << 31),
+             "i64": (-(1 << 63), 1 << 63), "u8": (0, 1 << 8), "u16": (0, 1 << 16),
+             "u32": (0, 1 << 32),
+             "u64": (0, 1 << 64), "bool": (0, 2)}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Bound:
+    """Checked arguments: symbols and integer scalars by value, arrays and scalars by name."""
+
+    symbols: Mapping[str, int]
+    views: Mapping[str, ArrayView]
+    scalars: Mapping[str, int | float]
+    device: ArrayDevice | None
+    library: str
+
+    def environment(self, multiprocessors: int) -> dict[str, int]:
+        """What the names in a manifest's expressions mean."""
+        env = {MULTIPROCESSORS: multiprocessors, **self.symbols}
+        env.update({name: value for name, value in self.scalars.items() if isinstance(value, int)})
+        return env
+
+
+def bind_arguments(manifest: Manifest, arguments: Sequence[object]) -> Bound:
+    """`arguments`, one for each of `manifest.inputs`, checked against them. Raises
+    ArgumentError."""
+    inputs = manifest.inputs
+    program = manifest.program
+    if len(arguments) != len(inputs):
+        names = ", ".join(p.name for p in inputs)
+        raise _refuse(program, f"takes {len(inputs)} arguments ({names}), {len(arguments)} came")
+    views: dict[str, ArrayView] = {}
+    scalars: dict[str, int | float] = {}
+    tensors: list[TensorParam] = []
+    for param, argument in zip(inputs, arguments, strict=True):
+        if isinstance(param, ScalarParam):
+            scalars[param.name] = check_scalar(program, param, argument)
+            continue
+        if not isinstance(argument, ArrayView) and not is_array(argument):
+            raise _refuse(
+                program,
+                f"{param.name} is {type(argument).__name__}, expected an array of {param.dtype}",
+            )
+        views[param.name] = view_array(argument)
+        tensors.append(param)
+        _check_element(program, param, views[param.name])
+    device, library = _check_places(program, views)
+    env = {name: value for name, value in scalars.items() if isinstance(value, int)}
+    symbols = _bind_symbols(manifest, tensors, views, env)
+    for param in tensors:
+        _check_shape(
+            program,
+            param,
+            views[param.name],
+            {**env, **{k: v for k, (v, _) in symbols.items()}},
+            symbols,
+        )
+    return Bound(
+        {name: value for name, (value, _) in symbols.items()}, views, scalars, device, library
+    )
+
+
+def check_scalar(program: str, param: ScalarParam, value: object) -> int | float:
+    """`value` as the number that `param` is passed as. Raises ArgumentError where that would change
+    it."""
+    if is_array(value) or not hasattr(value, "__index__") and not hasattr(value, "__float__"):
+        raise _refuse(
+            program, f"{param.name} is {type(value).__name__}, expected a number ({param.dtype})"
+        )
+    limits = _INTEGERS.get(param.dtype)
+    if limits is None:
+        return float(value)  # type: ignore[arg-type]
+    if not hasattr(value, "__index__"):
+        raise _refuse(program, f"{param.name} is {value!r}, expected an integer ({param.dtype})")
+    number = operator.index(value)
+    if not limits[0] <= number < limits[1]:
+        raise _refuse(program, f"{param.name} is {number}, which {param.dtype} cannot hold")
+    return number
+
+
+def fact_holds(fact: Fact, view: ArrayView) -> bool:
+    """Whether `view` is as `fact` says."""
+    if fact.kind == "below":
+        return view.extent_bytes < fact.bytes
+    if view.pointer % fact.bytes:
+        return False
+    outer = zip(view.shape[:-1], view.strides[:-1], strict=True)
+    return all(stride % fact.bytes == 0 for extent, stride in outer if extent > 1)
+
+
+def pick_variant(manifest: Manifest, views: Mapping[str, ArrayView]) -> Variant:
+    """The first variant whose facts all hold. Raises ArgumentError with the facts that do not."""
+    failures: list[str] = []
+    for variant in manifest.variants:
+        failed = [fact for fact in variant.requires if not fact_holds(fact, views[fact.tensor])]
+        if not failed:
+            return variant
+        failures += [describe_fact(fact, views[fact.tensor]) for fact in failed]
+    raise _refuse(
+        manifest.program,
+        "no variant takes these arguments: " + "; ".join(dict.fromkeys(failures)),
+        "pass aligned arrays, or compile for these: kernel.compile(tilec.spec(..., align=1))",
+    )
+
+
+def describe_fact(fact: Fact, view: ArrayView) -> str:
+    """Why `view` is not as `fact` says, in words."""
+    if fact.kind == "below":
+        return f"{fact.tensor} spans {view.extent_bytes} bytes, expected fewer than {fact.bytes}"
+    if view.pointer % fact.bytes:
+        return (
+            f"{fact.tensor} starts at {view.pointer:#x}, expected a multiple of {fact.bytes} bytes"
+        )
+    return f"{fact.tensor} has strides of {view.strides} bytes, expected multiples of {fact.bytes}"
+
+
+def is_contiguous(view: ArrayView) -> bool:
+    """Whether `view` is row-major without gaps; extents of 1 may have any stride."""
+    step = view.itemsize
+    for extent, stride in zip(reversed(view.shape), reversed(view.strides), strict=True):
+        if extent > 1 and stride != step:
+            return view.empty
+        step *= extent
+    return True
+
+
+def _check_element(program: str, param: TensorParam, view: ArrayView) -> None:
+    name = param.name
+    as_bytes = param.dtype in _IN_BYTES and view.dtype in ("i8", "u8")
+    if view.dtype != param.dtype and not as_bytes:
+        raise _refuse(program, f"{name} has dtype {view.dtype}, expected {param.dtype}")
+    if len(view.shape) != len(param.shape):
+        expected = _shape_text(param.shape)
+        raise _refuse(
+            program,
+            f"{name} has shape {view.shape}, expected {len(param.shape)} dimensions {expected}",
+        )
+    if view.readonly and "w" in param.access:
+        raise _refuse(
+            program,
+            f"{name} is read-only, and the kernel writes it",
+            "pass a copy that can be written",
+        )
+
+
+def _check_places(program: str, views: Mapping[str, ArrayView]) -> tuple[ArrayDevice | None, str]:
+    first: tuple[str, ArrayView] | None = None
+    for name, view in views.items():
+        if first is None:
+            first = (name, view)
+        elif view.device != first[1].device:
+            raise _refuse(
+                program, f"{name} is on {view.device}, but {first[0]} is on {first[1].device}",
+                "move them to one device",
+            )  # fmt: skip
+        elif view.library != first[1].library:
+            raise _refuse(
+                program,
+                f"{name} is an array of {view.library}, but {first[0]} of {first[1].library}",
+                "pass arrays of one library; its from_dlpack converts without a copy",
+            )  # fmt: skip
+    return (first[1].device, first[1].library) if first else (None, "numpy")
+
+
+def _bind_symbols(
+    manifest: Manifest,
+    tensors: Sequence[TensorParam],
+    views: Mapping[str, ArrayView],
+    env: Mapping[str, int],
+) -> dict[str, tuple[int, str]]:
+    """Value of every symbol and the parameter it came from: bare dimensions first, then what can be
+    solved for (K from 2 * K)."""
+    bound: dict[str, tuple[int, str]] = {}
+    sizes = [(expr, size, t.name) for t in tensors for expr, size in _sizes(t, views[t.name])]
+    symbols = set(manifest.symbols)
+    for expr, size, name in sizes:
+        if isinstance(expr, str) and expr in symbols and expr not in bound:
+            bound[expr] = (size, name)
+    pending = True
+    while pending:
+        pending = False
+        known = {**env, **{symbol: value for symbol, (value, _) in bound.items()}}
+        for expr, size, name in sizes:
+            unknown = {n for n in names_in(expr) if n not in known}
+            if len(unknown) == 1 and (symbol := unknown.pop()) in symbols:
+                value = _solve(expr, size, known)
+                if value is not None:
+                    bound[symbol] = (value, name)
+                    pending = True
+                    break
+    missing = [symbol for symbol in manifest.symbols if symbol not in bound]
+    if missing:
+        raise _refuse(manifest.program, f"no argument tells the value of {', '.join(missing)}")
+    return bound
+
+
+def _sizes(param: TensorParam, view: ArrayView) -> list[tuple[Expr, int]]:
+    """Expressions of a parameter with the sizes that came: extents, then strides in elements."""
+    sizes = list(zip(param.shape, view.shape, strict=True))
+    if param.strides is not None:
+        itemsize = DTYPE_BYTES[param.dtype]
+        sizes += [
+            (expr, stride // itemsize)
+            for expr, stride in zip(param.strides, view.strides, strict=True)
+        ]
+    return sizes
+
+
+def _solve(expr: Expr, value: int, known: Mapping[str, int]) -> int | None:
+    """The one unknown name of `expr` where `expr` equals `value`; None where that has no single
+    answer."""
+    if isinstance(expr, str):
+        return value
+    if isinstance(expr, int):
+        return None
+    operation, left, right = expr
+    unknown_left = any(name not in known for name in names_in(left))
+    if unknown_left and any(name not in known for name in names_in(right)):
+        return None
+    inner, other = (
+        (left, evaluate(right, known)) if unknown_left else (right, evaluate(left, known))
+    )
+    if operation == "add":
+        return _solve(inner, value - other, known)
+    if operation == "sub":
+        return _solve(inner, value + other if unknown_left else other - value, known)
+    if operation == "mul" and other and value % other == 0:
+        return _solve(inner, value // other, known)
+    return None
+
+
+def _check_shape(
+    program: str,
+    param: TensorParam,
+    view: ArrayView,
+    env: Mapping[str, int],
+    symbols: Mapping[str, tuple[int, str]],
+) -> None:
+    expected = tuple(evaluate(expr, env) for expr in param.shape)
+    if view.shape != expected:
+        names = dict.fromkeys(
+            name for expr in param.shape for name in names_in(expr) if name in symbols
+        )
+        origins = [
+            f"{n} = {symbols[n][0]} from {symbols[n][1]}"
+            for n in names
+            if symbols[n][1] != param.name
+        ]
+        written = _shape_text(param.shape)
+        values = f" = {expected}" if names else ""
+        because = f", with {', '.join(origins)}" if origins else ""
+        raise _refuse(
+            program, f"{param.name} has shape {view.shape}, expected {written}{values}{because}"
+        )
+    if view.empty:
+        return
+    if param.strides is None:
+        if not is_contiguous(view):
+            raise _refuse(
+                program,
+                f"{param.name} has strides of {view.strides} bytes, "
+                "expected row-major without gaps",
+                "pass a contiguous copy, or declare the parameter as T.StridedTensor",
+            )  # fmt: skip
+        return
+    itemsize = DTYPE_BYTES[param.dtype]
+    for expr, extent, stride in zip(param.strides, view.shape, view.strides, strict=True):
+        wanted = evaluate(expr, env) * itemsize
+        if extent > 1 and stride != wanted:
+            raise _refuse(
+                program,
+                f"{param.name} has strides of {view.strides} bytes, expected {format_expr(expr)} "
+                f"elements = {wanted} bytes where it has {stride}",
+            )
+
+
+def _shape_text(shape: tuple[Expr, ...]) -> str:
+    inner = ", ".join(format_expr(expr) for expr in shape)
+    return f"({inner},)" if len(shape) == 1 else f"({inner})"
+
+
+def _refuse(program: str, message: str, hint: str = "") -> ArgumentError:
+    return ArgumentError("TLC0803", f"{program}: {message}", hint=hint)

@@ -1,0 +1,105 @@
+"""The CUDA driver: libcuda by ctypes. Numbers are those of cuda.h (CUDA 12 and 13)."""
+
+from __future__ import annotations
+
+import ctypes
+from functools import cache
+
+from .gpu_driver import CtypesDriver, DriverNames
+
+NAMES = DriverNames(
+    kind="cuda",
+    libraries=("libcuda.so.1", "nvcuda.dll"),
+    functions={
+        "init": "cuInit",
+        "count": "cuDeviceGetCount",
+        "load": "cuModuleLoadData",
+        "unload": "cuModuleUnload",
+        "get_function": "cuModuleGetFunction",
+        "set_attribute": "cuFuncSetAttribute",
+        "launch": "cuLaunchKernel",
+        "is_capturing": "cuStreamIsCapturing",
+        "event_create": "cuEventCreate",
+        "event_record": "cuEventRecord",
+        "event_destroy": "cuEventDestroy_v2",
+        "stream_wait": "cuStreamWaitEvent",
+        "device": "cuDeviceGet",
+        "attribute": "cuDeviceGetAttribute",
+        "retain": "cuDevicePrimaryCtxRetain",
+        "get_context": "cuCtxGetCurrent",
+        "set_context": "cuCtxSetCurrent",
+        "error_name": "cuGetErrorName",
+        "error_text": "cuGetErrorString",
+        "encode_tiled": "cuTensorMapEncodeTiled",
+    },
+    multiprocessors=16,
+    max_shared=97,  # MAX_SHARED_MEMORY_PER_BLOCK_OPTIN
+    capability=(75, 76),
+    shared_attribute=8,  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+    context_errors=(201, 400),  # INVALID_CONTEXT, INVALID_HANDLE
+    event_flags=2,  # CU_EVENT_DISABLE_TIMING
+)
+
+
+class CudaDriver(CtypesDriver):
+    """libcuda. Contexts are the primary ones, which cupy, torch and JAX share."""
+
+    def __init__(self, library: str = "") -> None:
+        self._contexts: dict[int, ctypes.c_void_p] = {}
+        super().__init__(NAMES, library)
+
+    def enter(self, device: int) -> object:
+        previous = ctypes.c_void_p()
+        self.check(self._call("get_context", ctypes.byref(previous)), "asking for the context")
+        wanted = self._context(device)
+        if previous.value != wanted.value:
+            self.check(self._call("set_context", wanted), f"choosing cuda:{device}")
+        # A thread without a context keeps the one it got: launches need one.
+        return previous if previous.value else wanted
+
+    def leave(self, previous: object) -> None:
+        assert isinstance(previous, ctypes.c_void_p)
+        self.check(self._call("set_context", previous), "going back to the device before")
+
+    def encode_tiled(self, *arguments: object) -> int:
+        """cuTensorMapEncodeTiled, with ctypes values; returns its status."""
+        return self._call("encode_tiled", *arguments)
+
+    def _context(self, device: int) -> ctypes.c_void_p:
+        if device not in self._contexts:
+            context = ctypes.c_void_p()
+            status = self._call(
+                "retain", ctypes.byref(context), ctypes.c_int(self._ordinal(device))
+            )
+            self.check(status, f"opening cuda:{device}")
+            self._contexts[device] = context
+        return self._contexts[device]
+
+    def _ordinal(self, device: int) -> int:
+        handle = ctypes.c_int()
+        self.check(
+            self._call("device", ctypes.byref(handle), ctypes.c_int(device)),
+            f"opening cuda:{device}",
+        )
+        return handle.value
+
+    def _attribute(self, number: int, device: int) -> int:
+        value = ctypes.c_int()
+        ordinal = ctypes.c_int(self._ordinal(device))
+        status = self._call("attribute", ctypes.byref(value), ctypes.c_int(number), ordinal)
+        self.check(status, f"asking about cuda:{device}")
+        return value.value
+
+    def _describe(self, status: int) -> str:
+        parts: list[str] = []
+        for role in ("error_name", "error_text"):
+            text = ctypes.c_char_p()
+            if self._call(role, ctypes.c_int(status), ctypes.byref(text)) == 0 and text.value:
+                parts.append(text.value.decode(errors="replace"))
+        return ": ".join(parts) or f"error {status}"
+
+
+@cache
+def cuda_driver() -> CudaDriver:
+    """The driver of this process. Raises NoDevice where there is no driver or no GPU."""
+    return CudaDriver()

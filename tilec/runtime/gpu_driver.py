@@ -1,0 +1,276 @@
+"""The vendor's driver as the runtime uses it: load code, find functions, launch, ask.
+
+CUDA and HIP have the same calls under two spellings, so there is one class, and `cuda.py` and
+`hip.py` hold the names and the numbers. Everything here is ctypes on the driver's own library;
+cupy, where it is loaded, loads the modules, so that its reference counts and contexts are the ones
+that rule."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from ..errors import ExecutionError, NoDevice, TargetUnsupported
+
+REMEDIES = (
+    'run it without a GPU: pass NumPy arrays, or `with tilec.device("interpreter")`; '
+    "or only compile it: `tilec build --target cuda:sm_90a FILE.py`; "
+    "or install the vendor's driver and cupy: pip install 'tilec[cuda13]'"
+)
+DEFAULT_SHARED_BYTES = 48 * 1024  # what a kernel may ask for without saying so first
+
+
+class LoadedModule(Protocol):
+    """Machine code on one device. It is unloaded when the object goes."""
+
+    def function(self, symbol: str) -> int:
+        """The handle of the kernel called `symbol`. Raises ExecutionError where there is none."""
+
+
+class GpuDriver(Protocol):
+    """What a launch needs of a driver. `launch` is the C function itself, called with ctypes
+    values: function, grid x y z, block x y z, shared bytes, stream, parameters, extra; it returns a
+    status."""
+
+    kind: str
+    launch: Callable[..., int]
+    several: bool
+    """Whether there is more than one device, so that the current one must be looked after."""
+
+    def encode_tiled(self, *arguments: object) -> int:
+        """cuTensorMapEncodeTiled, with ctypes values; returns its status."""
+
+    def load(self, code: bytes, device: int) -> LoadedModule:
+        """`code` on a device."""
+
+    def allow_shared(self, function: int, size: int, device: int) -> None:
+        """Lets a function of a device be launched with that many bytes of dynamic shared memory."""
+
+    def multiprocessors(self, device: int) -> int:
+        """How many multiprocessors a device has."""
+
+    def max_shared_bytes(self, device: int) -> int:
+        """Most shared memory that a block may have on a device."""
+
+    def capability(self, device: int) -> tuple[int, int]:
+        """The compute capability (9, 0)."""
+
+    def is_capturing(self, stream: int) -> bool:
+        """Whether launches on the stream are being recorded into a graph."""
+
+    def wait_stream(self, stream: int, producer: int) -> None:
+        """Makes `stream` wait for all that is on `producer` now, without stopping the host."""
+
+    def enter(self, device: int) -> object:
+        """Makes a device the current one of this thread; returns what `leave` takes."""
+
+    def leave(self, previous: object) -> None:
+        """Makes the earlier device current again."""
+
+    def is_context_error(self, status: int) -> bool:
+        """Whether a launch failed because the thread has another device, or none, as its current
+        one."""
+
+    def failure(self, status: int, doing: str) -> ExecutionError:
+        """The error for a status."""
+
+
+@dataclass(frozen=True)
+class DriverNames:
+    """A vendor's spelling: the libraries to try, its functions by role, its numbers."""
+
+    kind: str
+    libraries: tuple[str, ...]
+    functions: Mapping[str, str]
+    multiprocessors: int
+    max_shared: int
+    capability: tuple[int, int]
+    shared_attribute: int
+    context_errors: tuple[int, ...]
+    event_flags: int  # an event without timing
+
+
+class CtypesDriver(ABC):
+    """A vendor's driver library, called through ctypes."""
+
+    def __init__(self, names: DriverNames, library: str = "") -> None:
+        """Opens and initialises the library. Raises NoDevice where there is none or it has no
+        device."""
+        self.kind = names.kind
+        self._names = names
+        self._library = _open(names, (library,) if library else names.libraries)
+        self._functions: dict[str, Any] = {}
+        self._multiprocessors: dict[int, int] = {}
+        self.launch: Callable[..., int] = self._plain("launch")
+        status = self._call("init", ctypes.c_uint(0))
+        count = ctypes.c_int()
+        status = status or self._call("count", ctypes.byref(count))
+        if status or count.value == 0:
+            reason = self._describe(status) if status else "it has none"
+            raise NoDevice(
+                "TLC0901", f"the {names.kind} driver offers no device: {reason}", hint=REMEDIES
+            )
+        self.several = count.value > 1
+
+    def load(self, code: bytes, device: int) -> LoadedModule:
+        previous = self.enter(device)
+        try:
+            cupy = sys.modules.get("cupy")
+            if cupy is not None:
+                return _CupyModule(self, cupy, code, device)
+            return _DriverModule(self, code, device)
+        finally:
+            self.leave(previous)
+
+    def allow_shared(self, function: int, size: int, device: int) -> None:
+        attribute = self._names.shared_attribute
+        if size <= DEFAULT_SHARED_BYTES or attribute < 0:
+            return
+        previous = self.enter(device)
+        try:
+            values = (ctypes.c_void_p(function), ctypes.c_int(attribute), ctypes.c_int(size))
+            self.check(
+                self._call("set_attribute", *values), f"asking for {size} bytes of shared memory"
+            )
+        finally:
+            self.leave(previous)
+
+    def encode_tiled(self, *arguments: object) -> int:
+        raise TargetUnsupported("TLC0905", f"{self.kind} has no tensor maps")
+
+    def multiprocessors(self, device: int) -> int:
+        if device not in self._multiprocessors:
+            self._multiprocessors[device] = self._attribute(self._names.multiprocessors, device)
+        return self._multiprocessors[device]
+
+    def max_shared_bytes(self, device: int) -> int:
+        return self._attribute(self._names.max_shared, device)
+
+    def capability(self, device: int) -> tuple[int, int]:
+        major, minor = self._names.capability
+        return self._attribute(major, device), self._attribute(minor, device)
+
+    def is_capturing(self, stream: int) -> bool:
+        state = ctypes.c_int()
+        status = self._call("is_capturing", ctypes.c_void_p(stream), ctypes.byref(state))
+        return status == 0 and state.value == 1  # 2: the capture is broken already
+
+    def wait_stream(self, stream: int, producer: int) -> None:
+        event = ctypes.c_void_p()
+        flags = ctypes.c_uint(self._names.event_flags)
+        self.check(self._call("event_create", ctypes.byref(event), flags), "creating an event")
+        try:
+            self.check(
+                self._call("event_record", event, ctypes.c_void_p(producer)), "recording an event"
+            )
+            waited = self._call("stream_wait", ctypes.c_void_p(stream), event, ctypes.c_uint(0))
+            self.check(waited, "waiting for the stream of an argument")
+        finally:
+            self._call("event_destroy", event)
+
+    @abstractmethod
+    def enter(self, device: int) -> object: ...
+
+    @abstractmethod
+    def leave(self, previous: object) -> None: ...
+
+    def is_context_error(self, status: int) -> bool:
+        return status in self._names.context_errors
+
+    def failure(self, status: int, doing: str) -> ExecutionError:
+        return ExecutionError("TLC0902", f"{self.kind}: {self._describe(status)} when {doing}")
+
+    def check(self, status: int, doing: str) -> None:
+        """Raises ExecutionError for a status other than success."""
+        if status:
+            raise self.failure(status, doing)
+
+    @abstractmethod
+    def _attribute(self, number: int, device: int) -> int: ...
+
+    @abstractmethod
+    def _describe(self, status: int) -> str: ...
+
+    def _call(self, role: str, *arguments: Any) -> int:
+        function = self._functions.get(role)
+        if function is None:
+            function = self._functions[role] = self._plain(role)
+        return int(function(*arguments))
+
+    def _plain(self, role: str) -> Any:
+        """The C function of a role. No argument types are declared: every call passes ctypes
+        values, which is twice as fast as having ctypes convert them."""
+        function = getattr(self._library, self._names.functions[role])
+        function.restype = ctypes.c_int
+        return function
+
+
+class _DriverModule:
+    """A module loaded by the driver itself."""
+
+    def __init__(self, driver: CtypesDriver, code: bytes, device: int) -> None:
+        self._driver = driver
+        self._device = device
+        self._handle = ctypes.c_void_p()
+        image = ctypes.create_string_buffer(code, len(code))
+        status = driver._call("load", ctypes.byref(self._handle), image)
+        driver.check(status, f"loading {len(code)} bytes of machine code on {driver.kind}:{device}")
+
+    def function(self, symbol: str) -> int:
+        found = ctypes.c_void_p()
+        status = self._driver._call(
+            "get_function", ctypes.byref(found), self._handle, ctypes.c_char_p(symbol.encode())
+        )  # fmt: skip
+        self._driver.check(status, f"looking for the kernel {symbol}")
+        return int(found.value or 0)
+
+    def __del__(self) -> None:
+        handle = getattr(self, "_handle", None)
+        # At the end of the process ctypes or the driver may be gone before this object is.
+        if handle and not sys.is_finalizing():
+            with suppress(ExecutionError):
+                previous = self._driver.enter(self._device)
+                self._driver._call("unload", handle)
+                self._driver.leave(previous)
+
+
+class _CupyModule:
+    """A module loaded by cupy, which counts references to it."""
+
+    def __init__(self, driver: CtypesDriver, cupy: Any, code: bytes, device: int) -> None:
+        self._driver = driver
+        self._cupy = cupy
+        self._functions: dict[str, Any] = {}
+        with cupy.cuda.Device(device):
+            self._module = cupy.cuda.function.Module()
+            try:
+                self._module.load(code)
+            except cupy.cuda.driver.CUDADriverError as problem:
+                doing = f"loading {len(code)} bytes of machine code on {driver.kind}:{device}"
+                raise ExecutionError(
+                    "TLC0902", f"{driver.kind}: {problem} when {doing}"
+                ) from problem
+
+    def function(self, symbol: str) -> int:
+        if symbol not in self._functions:
+            try:
+                self._functions[symbol] = self._module.get_function(symbol)
+            except self._cupy.cuda.driver.CUDADriverError as problem:
+                text = f"{self._driver.kind}: {problem} when looking for the kernel {symbol}"
+                raise ExecutionError("TLC0902", text) from problem
+        return int(self._functions[symbol].ptr)
+
+
+def _open(names: DriverNames, libraries: tuple[str, ...]) -> ctypes.CDLL:
+    problems: list[str] = []
+    for library in libraries:
+        try:
+            return ctypes.CDLL(library)
+        except OSError as problem:
+            problems.append(str(problem))
+    raise NoDevice("TLC0901", f"no {names.kind} driver: {'; '.join(problems)}", hint=REMEDIES)
