@@ -1,0 +1,76 @@
+"""What the CPU prelude defines, in the order of its text: the names of both vendors."""
+
+from __future__ import annotations
+
+from ..prelude_entry import PreludeEntry as Entry
+from ..prelude_entry import make_table
+
+TABLE = make_table(
+    Entry("base", "fibers.j2"),
+    *(
+        Entry(name, "scalars.j2", ("base",), "builtin")
+        for name in ("i8", "i16", "i32", "i64", "u8", "u16", "u32", "u64", "f32", "f64", "bool")
+    ),
+    *(Entry(name, "scalars.j2", ("base",), "builtin") for name in ("f16", "bf16", "e4m3", "e5m2")),
+    Entry("regs", "memory.j2", ("base",)),
+    Entry("global", "memory.j2", ("base",)),
+    Entry("shared", "memory.j2", ("base",)),
+    # Scalars
+    Entry("convert", "scalars.j2", ("base",)),
+    Entry("reinterpret", "scalars.j2", ("base",)),
+    Entry("min", "scalars.j2", ("base",)),
+    Entry("max", "scalars.j2", ("base",)),
+    Entry("abs", "scalars.j2", ("base",)),
+    Entry("floordiv", "scalars.j2", ("base",)),
+    Entry("floormod", "scalars.j2", ("base",)),
+    *(
+        Entry(name, "scalars.j2", ("base",))
+        for name in (
+            "exp2", "log2", "exp", "log", "sqrt", "rsqrt", "tanh", "sin", "cos", "erf", "floor", "ceil",
+            "round", "trunc",
+        )
+    ),
+    Entry("pow", "scalars.j2", ("base",)),
+    Entry("fma", "scalars.j2", ("base",)),
+    # Threads, blocks
+    Entry("thread_id", "threads.j2", ("base",)),
+    Entry("block_id", "threads.j2", ("base",)),
+    Entry("block_count", "threads.j2", ("base",)),
+    Entry("barriers", "threads.j2", ("base",)),
+    Entry("barrier", "threads.j2", ("barriers",)),
+    Entry("named_barrier", "threads.j2", ("barriers",)),
+    Entry("warp_sync", "threads.j2", ("base",)),
+    Entry("exchange", "threads.j2", ("base",)),
+    Entry("shuffle", "threads.j2", ("exchange",)),
+    Entry("shuffle_xor", "threads.j2", ("exchange",)),
+    Entry("warp_uniform", "threads.j2", ("exchange",)),
+    # Memory
+    Entry("shared_buffer", "memory.j2", ("shared",)),
+    Entry("packed_zero", "memory.j2", ("base",)),
+    Entry("load_global", "memory.j2", ("regs", "global", "packed_zero")),
+    Entry("store_global", "memory.j2", ("regs", "global")),
+    Entry("load_shared", "memory.j2", ("regs", "shared")),
+    Entry("store_shared", "memory.j2", ("regs", "shared")),
+    Entry("convert_registers", "memory.j2", ("regs", "convert")),
+    Entry("copy_registers", "memory.j2", ("regs",)),
+    Entry("fill_registers", "memory.j2", ("regs",)),
+    # Asynchronous copies, matrices
+    Entry("copy_groups", "async_copies.j2", ("shared", "global")),
+    Entry("cp_async", "async_copies.j2", ("copy_groups",)),
+    Entry("cp_async_commit", "async_copies.j2", ("copy_groups",)),
+    Entry("cp_async_wait", "async_copies.j2", ("copy_groups",)),
+    Entry("matrix_rows", "matrix.j2", ("regs", "shared")),
+    Entry("ldmatrix", "matrix.j2", ("matrix_rows",)),
+    Entry("ldmatrix_trans", "matrix.j2", ("matrix_rows",)),
+    Entry("stmatrix", "matrix.j2", ("matrix_rows",)),
+    Entry("matrix_values", "matrix.j2", ("regs",)),
+    Entry("mma", "matrix.j2", ("matrix_values",)),
+    # gfx942 (the counterpart of the HIP prelude's)
+    Entry("mfma", "mfma.j2", ("regs",)),
+    Entry("set_priority", "mfma.j2", ("base",)),
+    Entry("buffer", "mfma.j2", ("global",)),
+    Entry("make_buffer", "mfma.j2", ("buffer",)),
+    Entry("buffer_load", "mfma.j2", ("buffer", "regs")),
+    Entry("buffer_store", "mfma.j2", ("buffer", "regs")),
+)
+"""Prelude name -> its entry."""

@@ -1,0 +1,119 @@
+"""Compiles the CPU rendering of a kernel into a library that the emulator's process loads."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from platformdirs import user_cache_dir
+
+from ... import config
+from ...errors import CompilerFailed, MissingTool
+
+OPTIONS = (
+    "-std=c++17", "-O2", "-fPIC", "-shared", "-fvisibility=hidden", "-ffp-contract=off", "-fno-strict-aliasing",
+    "-fno-exceptions", "-fno-rtti", "-Wno-unknown-pragmas", "-Wno-psabi",
+)  # fmt: skip
+"""No contraction: results must not depend on the machine. No aliasing rules: memory is bytes here."""
+
+TIMEOUT_SECONDS = 300.0
+
+
+@dataclass(frozen=True)
+class HostCompiler:
+    """A C++17 compiler: its command and the first line of its version."""
+
+    command: tuple[str, ...]
+    version: str
+
+
+def find_host_compiler(command: str = "") -> HostCompiler:
+    """The compiler `command`, else the first of TILEC_CXX, $CXX, g++, clang++ that is there.
+
+    Raises MissingTool where there is none.
+    """
+    asked = command or config.current().cxx or os.environ.get("CXX", "")
+    for candidate in (asked,) if asked else ("g++", "clang++", "clang++-19"):
+        found = _probe(candidate)
+        if found is not None:
+            return found
+    raise MissingTool(
+        "TLC0621",
+        f"the emulator needs a C++17 compiler; {asked or 'neither g++ nor clang++'} does not run",
+        hint="install g++ or clang++, or name one in TILEC_CXX",
+    )
+
+
+@cache
+def _probe(command: str) -> HostCompiler | None:
+    words = tuple(command.split())
+    if not words or shutil.which(words[0]) is None:
+        return None
+    try:
+        done = subprocess.run((*words, "--version"), capture_output=True, text=True, timeout=30, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    if done.returncode:
+        return None
+    return HostCompiler(words, done.stdout.partition("\n")[0])
+
+
+def build(source_text: str, compiler: str | None = None) -> Path:
+    """The shared library of `source_text` (a "cpu" rendering), built at most once a text and compiler.
+
+    Raises MissingTool without a compiler, CompilerFailed with its messages where it refuses the text.
+    """
+    host = find_host_compiler(compiler or "")
+    parts = (source_text, *host.command, host.version, *OPTIONS)
+    key = hashlib.sha256("\0".join(parts).encode()).hexdigest()
+    library = _folder() / f"{key}.so"
+    if not library.exists():
+        _compile(host, source_text, library)
+    return library
+
+
+def _compile(host: HostCompiler, source_text: str, library: Path) -> None:
+    with tempfile.TemporaryDirectory(prefix="build-", dir=library.parent) as work:
+        source, result = Path(work, "kernel.cpp"), Path(work, "kernel.so")
+        source.write_text(source_text, encoding="utf-8")
+        command = (*host.command, *OPTIONS, "-o", str(result), str(source))
+        try:
+            done = subprocess.run(
+                command, cwd=work, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False
+            )
+        except subprocess.TimeoutExpired as late:
+            raise CompilerFailed(
+                "TLC0622", f"{host.command[0]} took more than {TIMEOUT_SECONDS:.0f} s"
+            ) from late
+        if done.returncode or not result.exists():
+            log = done.stderr.replace(str(source), "kernel.cpp")
+            raise CompilerFailed("TLC0622", f"{host.version} refuses the emulated text:\n{log[:4000]}")
+        os.replace(result, library)
+
+
+def _folder() -> Path:
+    """Where libraries are kept: the cache folder, or one that goes with this process."""
+    settings = config.current()
+    if not settings.cache:
+        return _private_folder()
+    folder = Path(settings.cache_dir or user_cache_dir("tilec")) / "emulator"
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError:
+        return _private_folder()
+    return folder if os.access(folder, os.W_OK) else _private_folder()
+
+
+@cache
+def _temporary() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="tilec-emulator-")
+
+
+def _private_folder() -> Path:
+    return Path(_temporary().name)

@@ -1,0 +1,134 @@
+"""The emulator's process: reads requests, one JSON object a line, loads libraries and runs kernels.
+
+Run as a script with the file number of the shared memory. It uses the standard library alone and imports nothing
+of tilec, so that it starts quickly; nothing that happens in a kernel can reach the caller's process.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import mmap
+import struct
+import sys
+from collections import OrderedDict
+
+MESSAGE_BYTES = 8192
+MAX_LIBRARIES = 64
+MAX_RANK = 5
+
+
+class Argument(ctypes.Structure):
+    """`argument` of the CPU prelude."""
+
+    _fields_ = (("data", ctypes.c_void_p), ("bytes", ctypes.c_int64), ("writable", ctypes.c_int64))
+
+
+class LaunchRequest(ctypes.Structure):
+    """`launch_request` of the CPU prelude."""
+
+    _fields_ = (
+        ("grid", ctypes.c_int32 * 3),
+        ("threads", ctypes.c_int32),
+        ("shared_bytes", ctypes.c_int32),
+        ("late", ctypes.c_int32),
+        ("order", ctypes.c_int32),
+        ("argument_count", ctypes.c_int32),
+        ("seed", ctypes.c_uint64),
+        ("arguments", ctypes.c_void_p),
+        ("message", ctypes.c_void_p),
+        ("message_bytes", ctypes.c_int64),
+    )
+
+
+class Runner:
+    """Runs requests against one shared memory."""
+
+    def __init__(self, file: int) -> None:
+        self._file = file
+        self._map: mmap.mmap | None = None
+        self._libraries: OrderedDict[str, ctypes.CDLL] = OrderedDict()
+
+    def run(self, request: dict[str, object]) -> dict[str, object]:
+        """{"status": 0} or {"status": 1, "message": finding or deadlock}."""
+        function = getattr(self._library(str(request["library"])), str(request["symbol"]))
+        keep: list[object] = []
+        base = self._base(int(str(request["size"])))
+        arguments = request["arguments"]
+        assert isinstance(arguments, list)
+        array = (Argument * len(arguments))(*(self._argument(a, base, keep) for a in arguments))
+        message = ctypes.create_string_buffer(MESSAGE_BYTES)
+        grid = request["grid"]
+        assert isinstance(grid, list)
+        launch = LaunchRequest(
+            (ctypes.c_int32 * 3)(*grid),
+            int(str(request["threads"])),
+            int(str(request["shared_bytes"])),
+            int(str(request["late"])),
+            int(str(request["order"])),
+            len(arguments),
+            int(str(request["seed"])),
+            ctypes.addressof(array),
+            ctypes.addressof(message),
+            MESSAGE_BYTES,
+        )
+        status = int(function(ctypes.byref(launch)))
+        return {"status": status, "message": message.value.decode(errors="replace")}
+
+    def _library(self, path: str) -> ctypes.CDLL:
+        library = self._libraries.get(path)
+        if library is None:
+            library = self._libraries[path] = ctypes.CDLL(path)
+            if len(self._libraries) > MAX_LIBRARIES:
+                _, oldest = self._libraries.popitem(last=False)
+                close = ctypes.CDLL(None).dlclose
+                close.argtypes = (ctypes.c_void_p,)
+                close(oldest._handle)
+        self._libraries.move_to_end(path)
+        return library
+
+    def _base(self, size: int) -> int:
+        """The address of the shared memory, which the caller has made at least `size` bytes."""
+        if self._map is None or len(self._map) < size:
+            self._map = mmap.mmap(self._file, size)
+        return ctypes.addressof(ctypes.c_char.from_buffer(self._map))
+
+    def _argument(self, a: dict[str, object], base: int, keep: list[object]) -> Argument:
+        if "value" in a:
+            data = bytes.fromhex(str(a["value"]))
+        elif "box" in a:
+            data = _pack_tensor_map(a, base)
+        else:
+            return Argument(base + int(str(a["offset"])), int(str(a["bytes"])), bool(a["writable"]))
+        held = ctypes.create_string_buffer(data, len(data))
+        keep.append(held)
+        return Argument(ctypes.addressof(held), len(data), 0)
+
+
+def _pack_tensor_map(a: dict[str, object], base: int) -> bytes:
+    """`tensor_map` of the CPU prelude: dimensions innermost first, padded to MAX_RANK."""
+
+    def padded(key: str) -> list[int]:
+        values = a[key]
+        assert isinstance(values, list)
+        return [*values, *([1] * (MAX_RANK - len(values)))]
+
+    rank = len(a["box"]) if isinstance(a["box"], list) else 0
+    head = (base + int(str(a["offset"])), int(str(a["element"])), rank, int(str(a["swizzle"])), int(bool(a["writable"])))
+    return struct.pack("=20q", *head, *padded("extents"), *padded("strides"), *padded("box"))
+
+
+def main() -> None:
+    """Serves requests until the caller closes the pipe."""
+    runner = Runner(int(sys.argv[1]))
+    for line in sys.stdin:
+        try:
+            answer = runner.run(json.loads(line))
+        except (OSError, AttributeError) as problem:
+            answer = {"status": 2, "message": str(problem)}
+        sys.stdout.write(json.dumps(answer) + "\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

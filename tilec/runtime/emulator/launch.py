@@ -1,0 +1,132 @@
+"""Runs one launch of a kernel's emulated text on NumPy arrays, in another process."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+
+from ...backends.manifest import MULTIPROCESSORS, Argument, LaunchSpec, TensorMapSpec, evaluate
+from .errors import EmulatorError
+from .memory import Extent, place_arrays
+from .process import LOCK, current_worker
+
+Mode: TypeAlias = Literal["late", "early"]
+Order: TypeAlias = Literal["forward", "reverse", "random"]
+Value: TypeAlias = "NDArray[Any] | int | float"
+
+ORDERS: tuple[Order, ...] = ("forward", "reverse", "random")
+
+_DTYPES: Mapping[str, Any] = {
+    "bool": np.bool_, "i8": np.int8, "i16": np.int16, "i32": np.int32, "i64": np.int64, "u8": np.uint8,
+    "u16": np.uint16, "u32": np.uint32, "u64": np.uint64, "f16": np.float16, "f32": np.float32,
+    "f64": np.float64, "bf16": ml_dtypes.bfloat16, "e4m3": ml_dtypes.float8_e4m3fn,
+    "e5m2": ml_dtypes.float8_e5m2,
+}  # fmt: skip
+
+
+def run(
+    library: Path | str,
+    launch: LaunchSpec,
+    arguments: Mapping[str, Value],
+    mode: Mode = "late",
+    order: Order = "forward",
+    seed: int = 0,
+    *,
+    timeout: float = 120.0,
+    multiprocessors: int = 4,
+) -> None:
+    """Runs `launch` of a library that `build` made; arrays change in place.
+
+    `arguments` holds an array for each pointer and tensor map, a number for each scalar and symbol (those of the
+    grid included). `mode` late: asynchronous work lands when a wait demands it; early: at once. `order`: in which
+    threads and blocks take turns; `seed` draws the random one. EmulatorError for findings, deadlocks and crashes;
+    the arrays are then as they were.
+    """
+    numbers = {name: int(v) for name, v in arguments.items() if isinstance(v, (int, np.integer))}
+    grid = [evaluate(extent, {MULTIPROCESSORS: multiprocessors, **numbers}) for extent in launch.grid]
+    if min(grid) <= 0:
+        return
+    arrays = {name: v for name, v in arguments.items() if isinstance(v, np.ndarray)}
+    with LOCK:
+        extents, size = place_arrays(arrays)
+        worker = current_worker()
+        memory = worker.memory.reserve(size)
+        for extent in extents.values():
+            memory[extent.offset : extent.offset + extent.bytes] = ctypes.string_at(extent.address, extent.bytes)
+        request = {
+            "library": str(library),
+            "symbol": launch.symbol,
+            "size": worker.memory.size,
+            "grid": grid,
+            "threads": launch.threads,
+            "shared_bytes": launch.shared_bytes,
+            "late": int(mode == "late"),
+            "order": ORDERS.index(order),
+            "seed": seed,
+            "arguments": [_describe(a, arguments, extents) for a in launch.arguments],
+        }
+        worker.request(request, timeout)
+        for name, extent in extents.items():
+            if arrays[name].flags.writeable:
+                result = memory[extent.offset : extent.offset + extent.bytes]
+                ctypes.memmove(extent.address, result, extent.bytes)
+
+
+def _describe(
+    argument: Argument, arguments: Mapping[str, Value], extents: Mapping[str, Extent]
+) -> dict[str, object]:
+    """One parameter as the child expects it."""
+    if argument.tensor_map is not None:
+        return _describe_tensor_map(argument.tensor_map, _array(argument.tensor_map.tensor, arguments), extents)
+    if argument.kind == "pointer":
+        array, extent = _array(argument.name, arguments), extents[argument.name]
+        return {"offset": extent.offset, "bytes": extent.bytes, "writable": array.flags.writeable}
+    value = arguments.get(argument.name)
+    if value is None or isinstance(value, np.ndarray):
+        raise EmulatorError("TLC0751", f"{argument.name}: a number is needed")
+    return {"value": np.asarray(value).astype(_DTYPES[argument.dtype or "i32"]).tobytes().hex()}
+
+
+def _array(name: str, arguments: Mapping[str, Value]) -> NDArray[Any]:
+    value = arguments.get(name)
+    if not isinstance(value, np.ndarray):
+        raise EmulatorError("TLC0751", f"{name}: an array is needed")
+    return value
+
+
+def _describe_tensor_map(
+    spec: TensorMapSpec, array: NDArray[Any], extents: Mapping[str, Extent]
+) -> dict[str, object]:
+    """A tensor map, with the limits of cuTensorMapEncodeTiled checked."""
+    box, item = spec.box[::-1], array.itemsize
+    strides, shape = array.strides[::-1], array.shape[::-1]
+    limits = (
+        (len(box) == array.ndim, f"a box of rank {len(box)} on an array of rank {array.ndim}"),
+        (array.size > 0, "an empty array"),
+        (extents[spec.tensor].address % 16 == 0, "an address that is no multiple of 16 bytes"),
+        (strides[0] == item, "elements of the last dimension that are not adjacent"),
+        (all(s % 16 == 0 and 0 <= s < 1 << 40 for s in strides[1:]), "a stride that is no multiple of 16 bytes"),
+        (box[0] * item % 16 == 0, f"box rows of {box[0] * item} bytes, no multiple of 16"),
+        (
+            spec.swizzle == 0 or box[0] * item <= spec.swizzle,
+            f"box rows of {box[0] * item} bytes in a swizzle of {spec.swizzle}",
+        ),
+    )
+    for holds, what in limits:
+        if not holds:
+            raise EmulatorError("TLC0751", f"tensor map of {spec.tensor}: {what}")
+    return {
+        "offset": extents[spec.tensor].offset,
+        "element": item,
+        "swizzle": spec.swizzle,
+        "writable": array.flags.writeable,
+        "extents": list(shape),
+        "strides": list(strides),
+        "box": list(box),
+    }
