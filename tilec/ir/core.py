@@ -24,7 +24,7 @@ from typing import Any, ClassVar, dataclass_transform
 
 from ..errors import UNKNOWN, IRError, Loc
 from .dtypes import DType
-from .types import ScalarType, Type
+from .types import ScalarType, Type, refines
 
 
 class Level(Enum):
@@ -252,7 +252,7 @@ def _keep_results(old: Op, new: Op) -> Op:
     """`new` with `old`'s result objects where the types agree but for a layout that a pass has refined."""
     if len(old.results) == len(new.results):
         kept = tuple(
-            a if a.type == b.type else _named(b, a.hint) for a, b in zip(old.results, new.results, strict=True)
+            a if refines(a.type, b.type) else _named(b, a.hint) for a, b in zip(old.results, new.results, strict=True)
         )
         object.__setattr__(new, "results", kept)
     return new

@@ -90,3 +90,17 @@ class ChannelType(Type):
 
 def _array(dtype: DType, shape: tuple[Dim, ...]) -> str:
     return f"{dtype}[{', '.join(str(d) for d in shape)}]"
+
+
+def refines(refined: Type, plain: Type) -> bool:
+    """Whether `refined` is `plain`, or `plain` with a layout where it has none."""
+    if refined == plain:
+        return True
+    match refined, plain:
+        case (MemoryType(), MemoryType()) | (TileType(), TileType()) if plain.layout is None:
+            return refined.with_layout(None) == plain
+        case InflightType(), InflightType():
+            return refines(refined.tile, plain.tile)
+        case ChannelType(), ChannelType():
+            return refined.slots == plain.slots and refines(refined.memory, plain.memory)
+    return False
