@@ -88,8 +88,10 @@ def operand() -> Any:
     return field(metadata={_FIELD_KIND: "operand"})
 
 
-def operands() -> Any:
-    """A field that holds a tuple of Values, possibly empty. Printed in brackets."""
+def operands(*, optional: bool = False) -> Any:
+    """A field that holds a tuple of Values, printed in brackets. An optional group (the last) may be left out."""
+    if optional:
+        return field(default=(), metadata={_FIELD_KIND: "operands"})
     return field(metadata={_FIELD_KIND: "operands"})
 
 

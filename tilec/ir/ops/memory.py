@@ -44,11 +44,13 @@ class Alloc(Op, name="alloc"):
 class Load(Op, name="load"):
     """The element of `memory` at `indices`. Outside global memory: `safe_value`. Outside other memory: an error.
 
-    `in_bounds` says that the indices are proved to be inside, so that no guard is printed.
+    `in_bounds` says that the indices are proved to be inside or that `predicate` (at most one bool) guards them: where it
+    is false the result is `safe_value` and memory is not touched.
     """
 
     memory: Value = operand()
     indices: tuple[Value, ...] = operands()
+    predicate: tuple[Value, ...] = operands(optional=True)
     safe_value: float = attribute(default=0.0)
     in_bounds: bool = attribute(default=False)
 
@@ -60,11 +62,12 @@ class Load(Op, name="load"):
 
 
 class Store(Op, name="store"):
-    """Writes `value` to `memory` at `indices`. Outside global memory it is dropped."""
+    """Writes `value` to `memory` at `indices`. Outside global memory, or where `predicate` is false, it is dropped."""
 
     value: Value = operand()
     memory: Value = operand()
     indices: tuple[Value, ...] = operands()
+    predicate: tuple[Value, ...] = operands(optional=True)
     in_bounds: bool = attribute(default=False)
 
     def infer(self) -> tuple[Type, ...]:

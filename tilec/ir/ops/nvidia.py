@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from ...errors import TypeMismatch
 from ..core import Access, Effect, Level, Op, Value, attribute, operand, operands
-from ..dtypes import descriptor
+from ..dtypes import descriptor, tensor_map
 from ..types import ScalarType, Type
 from .memory import check_indices
 from .thread import Statement, check_registers
@@ -206,6 +206,20 @@ class FenceProxyAsync(Statement, name="fence_proxy_async"):
         return (Effect(Access.SYNCHRONISE),)
 
 
+class TensorMap(Op, name="tensor_map", pure=True):
+    """The host's description of how boxes of a global tensor move: a kernel parameter made at launch.
+
+    `box`: extents along the tensor's dimensions, outermost first; `swizzle`: bytes of the pattern's span (0 none).
+    """
+
+    memory: Value = operand()
+    box: tuple[int, ...] = attribute()
+    swizzle: int = attribute(default=0)
+
+    def infer(self) -> tuple[Type, ...]:
+        return (ScalarType(tensor_map),)
+
+
 class TmaLoad(Statement, name="tma_load", level=Level.THREAD):
     """One box from global to shared memory, by one thread, completing on an mbarrier. Coordinates innermost first."""
 
@@ -388,6 +402,6 @@ class SetRegisters(Statement, name="set_registers"):
 
 OPS: tuple[type[Op], ...] = (
     CpAsync, CpAsyncCommit, CpAsyncWait, LdMatrix, StMatrix, Mma, MbarrierInit, MbarrierInitFence, MbarrierArrive,
-    MbarrierExpect, MbarrierWait, FenceProxyAsync, TmaLoad, TmaStore, BulkCommit, BulkWait, PrefetchTensorMap,
+    MbarrierExpect, MbarrierWait, FenceProxyAsync, TensorMap, TmaLoad, TmaStore, BulkCommit, BulkWait, PrefetchTensorMap,
     MakeDescriptor, AdvanceDescriptor, WgmmaFence, WgmmaCommit, WgmmaWait, Wgmma, WgmmaRegisters, SetRegisters,
 )  # fmt: skip

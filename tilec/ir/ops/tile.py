@@ -21,7 +21,7 @@ class Copy(Op, name="copy", level=Level.TILE):
 
     The region starts at the given indices; its dimension i runs along `source_dims[i]` and `destination_dims[i]`, in
     rising order; it has extent 1 along all others. Elements outside a global source read as `safe_value`; outside a
-    global destination they are dropped. `instruction` is how it is done, chosen by assign_roles or plan_pipelines:
+    global destination they are dropped. `instruction` is how it is done, chosen by choose_instructions:
     "" (not yet), "registers", "cp_async", "tma". `barrier` operands: the mbarrier ring and slot that a TMA load completes on.
     """
 
@@ -29,7 +29,7 @@ class Copy(Op, name="copy", level=Level.TILE):
     source_indices: tuple[Value, ...] = operands()
     destination: Value = operand()
     destination_indices: tuple[Value, ...] = operands()
-    barrier: tuple[Value, ...] = operands()
+    barrier: tuple[Value, ...] = operands(optional=True)
     shape: tuple[int, ...] = attribute()
     source_dims: tuple[int, ...] = attribute()
     destination_dims: tuple[int, ...] = attribute()
@@ -172,19 +172,20 @@ class Gemm(Op, name="gemm", level=Level.TILE):
 
     a and b are shared memory or tiles; `transpose_a` says a is stored (K, M), `transpose_b` that b is stored (N, K).
     `clear` starts from zero, and so does an `accumulate` (at most one bool) that is false. On a fragment handle it writes; on a tile it gives a new tile; `asynchronous`, the result
-    is in flight. `policy` ("square", "full_row", "full_col") is the user's warp split; `variant` the instruction and
-    warp arrangement that infer_layouts chose, as its own text.
+    is in flight. `policy` ("square", "full_row", "full_col") is the user's warp split; `instruction` the family
+    ("mma", "wgmma", "mfma") that choose_instructions set; `variant` the shape and warp arrangement that infer_layouts did.
     """
 
     a: Value = operand()
     b: Value = operand()
     accumulator: Value = operand()
-    accumulate: tuple[Value, ...] = operands()
+    accumulate: tuple[Value, ...] = operands(optional=True)
     transpose_a: bool = attribute(default=False)
     transpose_b: bool = attribute(default=False)
     clear: bool = attribute(default=False)
     policy: str = attribute(default="square")
     asynchronous: bool = attribute(default=False)
+    instruction: str = attribute(default="")
     variant: tuple[object, ...] = attribute(default=())
 
     def infer(self) -> tuple[Type, ...]:

@@ -1,0 +1,166 @@
+"""Decides how each copy and each gemm is done, and so whether a launch is run by roles.
+
+Needs: planned pipelines. Leaves: `instruction` set on every copy of a load stage ("tma", "cp_async", "registers") and on
+every store of a tile to global memory ("tma" where it is staged through shared memory); on gemms "wgmma" where the
+launch's pipelines are fed by TMA and every gemm has one, else "mma" or "mfma". All or nothing in a launch: one copy that
+TMA cannot do (another dtype, an inner dimension that is not the tensor's, arrays that are not 16-byte aligned) and the
+launch is run by one role.
+
+    copy %A[%m, %k] -> %s[0, 0] <shape = [128, 64]>    ->    copy %A[%m, %k] -> %s[0, 0] <shape = ..., instruction = "tma">
+"""
+
+from __future__ import annotations
+
+from ..errors import Loc, TargetUnsupported
+from ..ir.core import Block, Op, Program, Value, walk
+from ..ir.ops.control import Launch
+from ..ir.ops.memory import memory_type
+from ..ir.ops.pipeline import Pipeline
+from ..ir.ops.tile import Copy, Gemm, StoreTile
+from ..ir.types import InflightType, MemoryType, TileType
+from ..target import Target
+from .context import PassContext, Remark
+from .dependence import is_global, is_shared
+
+WARPGROUP = 128  # threads that issue one wgmma
+BOX = 256  # most elements of a TMA box along one dimension
+ASYNC_BYTES = 16  # alignment that TMA needs, and that cp.async is used for
+
+
+def choose_instructions(program: Program, context: PassContext) -> Program:
+    """Chooses copy instructions, and the kind of matrix instruction that they allow."""
+    ops = [_launch(op, context) if isinstance(op, Launch) else op for op in program.body.ops]
+    return program.with_body(program.body.with_ops(ops))
+
+
+def _launch(launch: Launch, context: PassContext) -> Launch:
+    pipelined = [op for op in walk(launch.body) if isinstance(op, Pipeline)]
+    roles = bool(pipelined) and context.target.warp_roles and context.target.tma
+    if roles:
+        refusal = _refusal(launch, pipelined, context)
+        if refusal is not None:
+            context.remark(Remark("TLC0320", f"one role runs the whole launch: {refusal[0]}", refusal[1]))
+            roles = False
+    return launch.replace(body=_rewrite(launch.body, roles, context))  # type: ignore[return-value]
+
+
+def _rewrite(block: Block, roles: bool, context: PassContext) -> Block:
+    def one(op: Op) -> Op:
+        op = op.map(lambda v: v, lambda b: _rewrite(b, roles, context))
+        match op:
+            case Copy() if is_global(op.source) and is_shared(op.destination):
+                return op.replace(instruction="tma" if roles else _without_roles(op, context))
+            case StoreTile() if roles and _tma_store(op, context):
+                return op.replace(instruction="tma")
+            case Gemm():
+                return op.replace(instruction=_family(op, roles, context.target))
+        return op
+
+    return block.with_ops([one(op) for op in block.ops])
+
+
+def _family(gemm: Gemm, roles: bool, target: Target) -> str:
+    if roles:
+        return "wgmma"
+    dtype = gemm.operand_dtype.name
+    families = [i.family for i in target.matrix if i.operand == dtype and i.family != "wgmma"]
+    if not families:
+        raise TargetUnsupported("TLC0322", f"{target.name} has no matrix instruction for {dtype}", loc=gemm.loc)
+    return families[0]
+
+
+def _without_roles(copy: Copy, context: PassContext) -> str:
+    source, destination = memory_type(copy.source), memory_type(copy.destination)
+    inner = source.dtype.bytes * copy.shape[-1]
+    if (
+        context.target.async_copy
+        and source.dtype == destination.dtype
+        and copy.safe_value == 0
+        and copy.source_dims[-1] == len(source.shape) - 1
+        and inner % ASYNC_BYTES == 0
+        and context.facts.aligned(copy.source.hint, ASYNC_BYTES)
+    ):
+        return "cp_async"
+    return "registers"
+
+
+# What roles need --------------------------------------------------------------------------------------------------
+
+
+def _refusal(launch: Launch, pipelines: list[Pipeline], context: PassContext) -> tuple[str, Loc] | None:
+    """Why the launch cannot be run by roles, and where; None if it can."""
+    if launch.threads % WARPGROUP:
+        return f"{launch.threads} threads are not whole warpgroups", launch.loc
+    for op in walk(launch.body):
+        if isinstance(op, Gemm):
+            reason = _gemm_refusal(op, launch.threads, context.target)
+            if reason:
+                return reason, op.loc
+    inside = [op for p in pipelines for op in p.walk()]
+    for op in inside:
+        if isinstance(op, Copy) and is_global(op.source):
+            reason = _tma_refusal(op, op.source, op.source_dims, op.shape, context)
+            if reason:
+                return reason, op.loc
+    if not any(isinstance(op, Gemm) for op in inside):
+        return "no pipeline multiplies matrices", launch.loc
+    return None
+
+
+def _gemm_refusal(gemm: Gemm, threads: int, target: Target) -> str:
+    type_ = gemm.accumulator.type
+    tile = type_.tile if isinstance(type_, InflightType) else type_
+    assert isinstance(tile, TileType)
+    m, n = tile.shape
+    groups = threads // WARPGROUP
+    dtype = gemm.operand_dtype.name
+    matches = [i for i in target.matrix if i.family == "wgmma" and i.operand == dtype]
+    if not matches or tile.dtype.name != matches[0].accumulator:
+        return f"there is no wgmma of {dtype} into {tile.dtype}"
+    if not isinstance(gemm.b.type, MemoryType) or not isinstance(gemm.a.type, MemoryType):
+        return "an operand of gemm is in registers"
+    a = memory_type(gemm.a).shape
+    k = int(a[0] if gemm.transpose_a else a[1])
+    if k % matches[0].k:
+        return f"K of {k} is not a multiple of {matches[0].k}"
+    splits = [
+        (rows, groups // rows) for rows in range(1, groups + 1) if groups % rows == 0
+    ]
+    if not any(m % (64 * rows) == 0 and n % (8 * columns) == 0 for rows, columns in splits):
+        return f"a tile of {m} x {n} cannot be split over {groups} warpgroups"
+    if m * n // threads > target.max_registers - 48:
+        return f"a tile of {m} x {n} needs {m * n // threads} accumulators a thread"
+    return ""
+
+
+def _tma_refusal(
+    op: Copy | StoreTile, tensor: Value, dims: tuple[int, ...], shape: tuple[int, ...], context: PassContext
+) -> str:
+    type_ = memory_type(tensor)
+    name = tensor.hint
+    if len(type_.shape) > 5:
+        return f"{name} has more than 5 dimensions"
+    if dims[-1] != len(type_.shape) - 1:
+        return f"the region's last dimension is not the contiguous one of {name}"
+    if any(extent > BOX for extent in shape[:-1]):
+        return f"a region of {name} has more than {BOX} rows"
+    if shape[-1] * type_.dtype.bytes % ASYNC_BYTES:
+        return f"a row of the region of {name} is not a multiple of {ASYNC_BYTES} bytes"
+    if isinstance(op, Copy):
+        destination = memory_type(op.destination)
+        if destination.dtype != type_.dtype:
+            return f"the copy of {name} converts {type_.dtype} to {destination.dtype}"
+        if op.safe_value != 0:
+            return f"{name} has a safe value other than 0"
+        if op.shape != destination.shape:
+            return f"the copy of {name} fills a part of its buffer"
+    if not context.facts.aligned(name, ASYNC_BYTES):
+        return f"{name} may be aligned to less than {ASYNC_BYTES} bytes"
+    return ""
+
+
+def _tma_store(op: StoreTile, context: PassContext) -> bool:
+    assert isinstance(op.tile.type, TileType)
+    if not is_global(op.destination) or len(op.tile.type.shape) != 2:
+        return False
+    return not _tma_refusal(op, op.destination, op.dims, op.tile.type.shape, context)

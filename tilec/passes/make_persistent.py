@@ -1,0 +1,78 @@
+"""A launch that TMA feeds is run by a few resident blocks, each taking several logical blocks in turn.
+
+Needs: copy instructions chosen. Leaves: launches with persistent_blocks > 0, their body a loop over logical blocks whose
+order is the raster's; other launches keep one hardware block a logical block, with the raster that the program asked for.
+
+    launch [%gx, %gy, 1] (%bx, %by, %bz) { ... }    ->    launch [%gx, %gy, 1] <persistent_blocks = 1> (...) {
+                                                            for %first, %total, %count (%tile) { %bx, %by = raster of %tile ; ... } }
+"""
+
+from __future__ import annotations
+
+from ..ir.build import Builder, scalar
+from ..ir.clone import Renaming, clone_op
+from ..ir.core import Block, Op, Program, Value, at, walk
+from ..ir.dtypes import i32
+from ..ir.ops.control import For, HardwareBlock, Launch, Yield
+from ..ir.ops.memory import Alloc
+from ..ir.ops.pipeline import Channel
+from ..ir.ops.tile import Copy
+from .context import PassContext, Remark
+from .rasters import rasterize
+
+PANEL = 16  # rows of a panel where the program asks for none: sqrt(multiprocessors * 256 / 128), rounded to a power of 2
+
+
+def make_persistent(program: Program, context: PassContext) -> Program:
+    """Makes launches persistent where they have roles, and rasterizes the others that ask for it."""
+    ops = [_launch(op, context) if isinstance(op, Launch) else op for op in program.body.ops]
+    return program.with_body(program.body.with_ops(ops))
+
+
+def _launch(launch: Launch, context: PassContext) -> Launch:
+    fed_by_tma = any(isinstance(op, Copy) and op.instruction == "tma" for op in walk(launch.body))
+    if launch.persistent and fed_by_tma:
+        context.remark(Remark("TLC0321", "resident blocks take the grid's blocks in turn", launch.loc))
+        return _persistent(launch)
+    return _rasterized(launch) if launch.panel else launch
+
+
+def _persistent(launch: Launch) -> Launch:
+    memory = [op for op in launch.body.ops if isinstance(op, (Alloc, Channel))]
+    rest = [op for op in launch.body.ops if not isinstance(op, (Alloc, Channel))]
+    b = Builder()
+    with at(launch.loc):
+        gx, gy, gz = launch.grid
+        total = b.mul(b.mul(gx, gy), gz)
+        first, count = b.emit(HardwareBlock()).result, b.emit(HardwareBlock(count=True)).result
+        tile = scalar(i32, "tile")
+        with b.region() as inner:
+            indices = rasterize(b, tile, (gx, gy, gz), launch.panel or PANEL, launch.order)
+            renaming: Renaming = dict(zip(launch.body.params, indices, strict=True))
+            _name(launch.body.params, indices)
+            for op in rest:
+                if not isinstance(op, Yield):
+                    b.emit(clone_op(op, renaming))
+            b.emit(Yield(()))
+        b.emit(For(first, total, count, (), Block((tile,), tuple(inner))))
+        b.emit(Yield(()))
+    body = Block(launch.body.params, (*memory, *b.ops))
+    return launch.replace(body=body, persistent_blocks=1)  # type: ignore[return-value]
+
+
+def _rasterized(launch: Launch) -> Launch:
+    b = Builder()
+    with at(launch.loc):
+        bx, by, bz = launch.body.params
+        gx, gy, _ = launch.grid
+        index = b.add(b.mul(b.add(b.mul(bz, gy), by), gx), bx)
+        indices = rasterize(b, index, launch.grid, launch.panel, launch.order)  # type: ignore[arg-type]
+        renaming: Renaming = dict(zip(launch.body.params, indices, strict=True))
+        _name(launch.body.params, indices)
+    ops: list[Op] = [*b.ops, *(clone_op(op, renaming) for op in launch.body.ops)]
+    return launch.replace(body=Block(launch.body.params, tuple(ops)))  # type: ignore[return-value]
+
+
+def _name(params: tuple[Value, ...], indices: tuple[Value, ...]) -> None:
+    for param, index in zip(params, indices, strict=True):
+        index.hint = index.hint or param.hint

@@ -1,0 +1,322 @@
+"""Pipelined loops become stages joined by channels; the plan is the same for every target.
+
+Needs: promoted fragments, lifted copies. Leaves: every pipelined loop as `pipeline` (or as a serial `for`, with a remark
+that names why), its shared buffers as channels at the top of the launch. Leads are 0: assign_roles chooses them.
+
+    for %lo, %n, 1 [%z] <kind = "pipelined", stages = 4> (%k, %acc) {     %ca = channel : channel<4> shared f16[128, 64]
+      copy %A[...], %As[0, 0]                                             pipeline %lo, %n, [%z] (%k, %acc) {
+      %x = gemm %As, %Bs, %acc                                       ->     stage <label = "load"> { %s = put %ca ; copy %A[...], %s ; commit %ca }
+      yield [%x]                                                            %r = stage <label = "mma"> { %a = get %ca ; %x = gemm ... ; free %ca ; yield [%x] }
+    }                                                                       yield [%r] }
+
+Stages: copies from global memory into buffers of their own are "load"; a matrix op that reads shared memory made by the
+statements before it begins a new stage. A buffer is a channel if it is used in this loop alone, is written by one
+statement and read by later ones; it has as many slots as `num_stages` if that statement covers it, else one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from ..ir.clone import Renaming, clone_op
+from ..ir.core import Block, Op, Program, Value, at, constant_of, walk
+from ..ir.ops.control import For, Launch, Yield
+from ..ir.ops.memory import Alloc, memory_type
+from ..ir.ops.pipeline import Channel, Commit, Free, Get, Pipeline, Put, Stage
+from ..ir.ops.tile import Copy, Gemm
+from ..ir.types import ChannelType, MemoryType
+from .context import PassContext, Remark
+from .dependence import (
+    allocations,
+    covers,
+    definitions,
+    is_global,
+    is_shared,
+    is_statement,
+    reads,
+    reads_asynchronously,
+    slice_of,
+    used_values,
+    writes,
+)
+
+
+def plan_pipelines(program: Program, context: PassContext) -> Program:
+    """Plans every innermost pipelined loop."""
+    ops = [_plan_launch(op, context) if isinstance(op, Launch) else op for op in program.body.ops]
+    return program.with_body(program.body.with_ops(ops))
+
+
+@dataclass
+class _Buffer:
+    """A shared buffer that becomes a channel."""
+
+    alloc: Alloc
+    writer: Op
+    readers: list[Op]
+    slots: int
+    channel: Value | None = None
+
+
+@dataclass
+class _Plan:
+    """The stages of one loop: statements by stage, and the buffers between them."""
+
+    loop: For
+    buffers: dict[Value, _Buffer]
+    stages: list[list[Op]] = field(default_factory=list)
+    loads: bool = False  # whether stages[0] only loads
+
+
+def _plan_launch(launch: Launch, context: PassContext) -> Launch:
+    channels: list[Op] = []
+    replaced: set[Value] = set()
+
+    def block(body: Block) -> Block:
+        return body.with_ops([one(op) for op in body.ops])
+
+    def one(op: Op) -> Op:
+        op = op.map(lambda v: v, block)
+        if not isinstance(op, For) or op.kind != "pipelined":
+            return op
+        reason = _refusal(op)
+        plan = None if reason else _plan(op, launch)
+        if plan is None or not plan.loads:
+            reason = reason or "no statement of it only loads a buffer of its own from global memory"
+            if op.stages > 0:
+                context.remark(Remark("TLC0310", f"the loop runs unpipelined: {reason}", op.loc))
+            return op.replace(kind="serial", stages=0)
+        for handle, buffer in plan.buffers.items():
+            replaced.add(handle)
+            channels.append(_channel(buffer))
+        return _rebuild(plan)
+
+    body = block(launch.body)
+    kept = _without(body, replaced)
+    return launch.replace(body=kept.with_ops([*channels, *kept.ops]))  # type: ignore[return-value]
+
+
+def _without(block: Block, handles: set[Value]) -> Block:
+    """The block without the allocs of `handles`."""
+    return block.with_ops(
+        [
+            op.map(lambda v: v, lambda b: _without(b, handles))
+            for op in block.ops
+            if not (isinstance(op, Alloc) and op.result in handles)
+        ]
+    )
+
+
+def _refusal(loop: For) -> str:
+    if loop.stages < 1:
+        return "num_stages is 0"
+    if constant_of(loop.step) != 1:
+        return "its step is not 1"
+    if any(isinstance(op, Pipeline) for op in walk(loop.body)):
+        return "a loop inside it is pipelined"
+    return ""
+
+
+def _channel(buffer: _Buffer) -> Channel:
+    with at(buffer.alloc.loc):
+        memory = memory_type(buffer.alloc.result)
+        channel = Channel(type=ChannelType(memory, buffer.slots), label=buffer.alloc.result.hint)
+    channel.result.hint = buffer.alloc.result.hint
+    buffer.channel = channel.result
+    return channel
+
+
+# Grouping ---------------------------------------------------------------------------------------------------------
+
+
+def _plan(loop: For, launch: Launch) -> _Plan:
+    plan = _Plan(loop, _buffers(loop, launch))
+    statements = [op for op in loop.body.ops if is_statement(op)]
+    loads = [op for op in statements if _is_load(op, plan.buffers, loop)]
+    rest = [op for op in statements if op not in loads]
+    plan.loads = bool(loads)
+    plan.stages = [loads] if loads else []
+    current: list[Op] = []
+    for op in rest:
+        made_here = {v for done in current for v in writes(done) if is_shared(v)}
+        if reads_asynchronously(op) and any(v in made_here and v in plan.buffers for v in reads(op)):
+            plan.stages.append(current)
+            current = []
+        current.append(op)
+    plan.stages.append(current)
+    _merge(plan)
+    plan.buffers = {h: b for h, b in plan.buffers.items() if _crosses(b, plan.stages)}
+    return plan
+
+
+def _buffers(loop: For, launch: Launch) -> dict[Value, _Buffer]:
+    """Shared buffers that only this loop uses, written by one of its statements and read by later ones."""
+    allocs = allocations(launch.body)
+    inside = {id(op) for op in walk(loop.body)}
+    outside = {v for op in walk(launch.body) if id(op) not in inside for v in op.inputs}
+    defined_by = definitions(launch.body)
+    found: dict[Value, _Buffer] = {}
+    for handle, alloc in allocs.items():
+        if not is_shared(handle) or handle in outside or id(alloc) in inside:
+            continue
+        touching = [op for op in loop.body.ops if handle in used_values(op)]
+        writers = [op for op in touching if handle in writes(op)]
+        readers = [op for op in touching if handle in reads(op)]
+        if len(writers) != 1 or not readers or touching[0] is not writers[0] or writers[0] in readers:
+            continue
+        slots = loop.stages if covers(writers[0], handle, defined_by) else 1
+        found[handle] = _Buffer(alloc, writers[0], readers, slots)
+    return found
+
+
+def _is_load(op: Op, buffers: dict[Value, _Buffer], loop: For) -> bool:
+    """Whether `op` copies from unwritten global memory into a channel, with addresses the loop index alone decides."""
+    if not (isinstance(op, Copy) and is_global(op.source) and op.destination in buffers):
+        return False
+    written = {v for other in loop.body.ops for v in writes(other)}
+    if op.source in written:
+        return False
+    carried = set(loop.body.params[1:])
+    chain = slice_of([op], loop.body.ops)
+    return all(
+        other is op or (not is_statement(other) and not (set(reads(other)) & written)) for other in chain
+    ) and not any(v in carried for other in chain for v in used_values(other))
+
+
+def _merge(plan: _Plan) -> None:
+    """Joins stages that plain shared buffers, local memory or tiles tie together, or that read one channel twice."""
+    while True:
+        index = {id(op): s for s, stage in enumerate(plan.stages) for op in stage}
+        span = next((s for s in _ties(plan, index) if s[0] != s[1]), None)
+        if span is None:
+            return
+        first, last = span
+        joined = [op for stage in plan.stages[first : last + 1] for op in stage]
+        if first == 0 and plan.loads:
+            plan.loads = False
+        plan.stages[first : last + 1] = [joined]
+
+
+def _ties(plan: _Plan, index: dict[int, int]) -> Iterator[tuple[int, int]]:
+    """Spans of stages that must be one."""
+    where: dict[Value, list[int]] = {}
+    carried = plan.loop.body.params[1:]
+    made = {r for stage in plan.stages for op in stage for r in op.results}
+    for stage in plan.stages:
+        for op in stage:
+            for value in used_values(op) | {r for r in op.results}:
+                memory = isinstance(value.type, MemoryType) and not is_global(value)
+                if value not in plan.buffers and (memory or value in carried or value in made):
+                    where.setdefault(value, []).append(index[id(op)])
+    for stages in where.values():
+        yield min(stages), max(stages)
+    for buffer in plan.buffers.values():
+        reading = [index[id(op)] for op in buffer.readers]
+        yield min(reading), max(reading)
+
+
+def _crosses(buffer: _Buffer, stages: list[list[Op]]) -> bool:
+    """Whether writer and readers stand in different stages."""
+    writer = next(s for s, stage in enumerate(stages) if buffer.writer in stage)
+    return all(op not in stages[writer] for op in buffer.readers)
+
+
+# Building ---------------------------------------------------------------------------------------------------------
+
+
+def _rebuild(plan: _Plan) -> Pipeline:
+    loop = plan.loop
+    ops: list[Op] = []
+    names: dict[Value, Value] = {}  # results of statements -> results of the stages that hold them
+    labels = _labels(plan)
+    outside = _used_beyond(plan)
+    for label, statements in zip(labels, plan.stages, strict=True):
+        with at(statements[0].loc):
+            stage, results = _stage(label, statements, plan, names, outside)
+        ops.append(stage)
+        names.update(results)
+    end = loop.body.terminator
+    assert end is not None
+    with at(loop.loc):
+        ops.append(Yield(tuple(names.get(v, v) for v in end.inputs)))
+        pipeline = Pipeline(loop.start, loop.stop, loop.inits, Block(loop.body.params, tuple(ops)))
+    for old, new in zip(loop.results, pipeline.results, strict=True):
+        new.hint = old.hint
+    object.__setattr__(pipeline, "results", loop.results)
+    return pipeline
+
+
+def _used_beyond(plan: _Plan) -> set[Value]:
+    """Results of statements that other stages or the loop's yield use."""
+    end = plan.loop.body.terminator
+    found = set(end.inputs) if end is not None else set()
+    for stage in plan.stages:
+        own = {r for op in stage for r in op.results}
+        found |= {v for op in slice_of(stage, plan.loop.body.ops) for v in used_values(op) if v not in own}
+    return found
+
+
+def _stage(
+    label: str, statements: list[Op], plan: _Plan, names: dict[Value, Value], outside: set[Value]
+) -> tuple[Stage, dict[Value, Value]]:
+    """The stage of some statements: the scalars they need cloned in, channel ops around them."""
+    renaming: Renaming = dict(names)
+    ops: list[Op] = []
+    needed = [
+        op for op in slice_of(statements, plan.loop.body.ops) if op in statements or not is_statement(op)
+    ]
+    opened: set[Value] = set()
+    for op in needed:
+        for handle in used_values(op) & plan.buffers.keys():
+            _open(handle, op, statements, plan, renaming, ops, opened)
+        ops.append(clone_op(op, renaming))
+        for handle, buffer in plan.buffers.items():
+            if op is buffer.writer and buffer.channel is not None:
+                ops.append(Commit(buffer.channel))
+            if buffer.channel is not None and op is _last(buffer.readers, statements):
+                ops.append(Free(buffer.channel))
+                opened.discard(handle)
+    results = [r for op in statements for r in op.results if r in outside]
+    ops.append(Yield(tuple(renaming[r] for r in results)))
+    stage = Stage(Block((), tuple(ops)), label=label)
+    for old, new in zip(results, stage.results, strict=True):
+        new.hint = old.hint
+    return stage, dict(zip(results, stage.results, strict=True))
+
+
+def _open(
+    handle: Value,
+    op: Op,
+    statements: list[Op],
+    plan: _Plan,
+    renaming: Renaming,
+    ops: list[Op],
+    opened: set[Value],
+) -> None:
+    """Puts or gets the channel of `handle` before its first use in the stage."""
+    buffer = plan.buffers[handle]
+    if handle in opened or buffer.channel is None:
+        return
+    slot: Put | Get = Put(buffer.channel) if op is buffer.writer else Get(buffer.channel)
+    slot.result.hint = handle.hint
+    ops.append(slot)
+    renaming[handle] = slot.result
+    opened.add(handle)
+
+
+def _last(readers: list[Op], statements: list[Op]) -> Op | None:
+    mine = [op for op in statements if op in readers]
+    return mine[-1] if mine else None
+
+
+def _labels(plan: _Plan) -> list[str]:
+    """"load", "make", "mma", made unique by numbers."""
+    names = []
+    for position, stage in enumerate(plan.stages):
+        if plan.loads and position == 0:
+            name = "load"
+        else:
+            name = "mma" if any(isinstance(inner, Gemm) for op in stage for inner in op.walk()) else "make"
+        names.append(name)
+    return [n if names.count(n) == 1 else f"{n}{i}" for i, n in enumerate(names)]

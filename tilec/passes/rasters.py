@@ -1,0 +1,30 @@
+"""In which order logical blocks are taken: a bijection from 0 ... total-1 to block indices."""
+
+from __future__ import annotations
+
+from ..ir.build import Builder
+from ..ir.core import Value
+
+
+def rasterize(
+    b: Builder, index: Value, grid: tuple[Value, Value, Value], panel: int, order: str
+) -> tuple[Value, Value, Value]:
+    """The block (x, y, z) of number `index`.
+
+    With `panel` 0: x fastest. Else blocks go in panels of `panel` rows (order "row": down the rows of a panel, then
+    to its next column) or `panel` columns ("column"), so that blocks that run together share operands in L2.
+    """
+    gx, gy, _ = grid
+    plane = b.mul(gx, gy)
+    z = b.floordiv(index, plane)
+    inner = b.floormod(index, plane)
+    if panel == 0:
+        return b.floormod(inner, gx), b.floordiv(inner, gx), z
+    across, along = (gx, gy) if order == "row" else (gy, gx)
+    size = b.mul(across, panel)
+    first = b.mul(b.floordiv(inner, size), panel)
+    rows = b.min(b.sub(along, first), panel)
+    within = b.floormod(inner, size)
+    row = b.add(first, b.floormod(within, rows))
+    column = b.floordiv(within, rows)
+    return (column, row, z) if order == "row" else (row, column, z)
