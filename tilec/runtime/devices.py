@@ -17,7 +17,7 @@ from contextvars import ContextVar
 from typing import Any, Protocol
 
 from .. import config
-from ..errors import MissingTool, NoDevice, TilecError
+from ..errors import NoDevice, TilecError
 from ..target import TARGETS, Target, find_target
 from .arrays import ArrayDevice, is_array, view_array
 from .cuda import cuda_driver
@@ -153,7 +153,7 @@ def driver_of(kind: str) -> GpuDriver:
 
 def target_for_capability(major: int, minor: int) -> Target:
     """The newest listed CUDA target of the same major version that a GPU of that compute capability
-    can run. Code for `sm_XYa` runs on XY alone; other code runs on later minor versions too (CUDA
+    can run. Code for `sm_XYa` runs on XY alone, other code runs on later minor versions too (CUDA
     Programming Guide, "Binary compatibility"). Raises NoDevice where none is listed."""
     fitting: list[tuple[int, bool, Target]] = []
     for target in TARGETS.values():
@@ -171,13 +171,3 @@ def target_for_capability(major: int, minor: int) -> Target:
             hint=f"targets are {known}; set TILEC_TARGET to try one",
         )
     return max(fitting, key=lambda item: item[:2])[2]
-
-
-def missing_cupy(kind: str) -> MissingTool:
-    """The error for work that needs cupy where there is none."""
-    extra = "rocm7" if kind == "hip" else "cuda13"
-    return MissingTool(
-        "TLC0708",
-        f"NumPy arrays are copied to a {kind} device by cupy, which is not installed",
-        hint=f"pip install 'tilec[{extra}]', or run on the interpreter: tilec.device(\"interpreter\")",
-    )

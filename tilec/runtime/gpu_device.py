@@ -11,14 +11,13 @@ from typing import Any
 import numpy as np
 
 from ..backends.manifest import Manifest, TensorParam
-from ..errors import NoDevice
+from ..errors import MissingTool, NoDevice
 from ..target import Target, find_target
 from .arrays import ArrayDevice, ArrayView, contiguous_strides, short_dtype
 from .check_args import bind_arguments
 from .devices import (
     Runnable,
     driver_of,
-    missing_cupy,
     register_device,
     stated_target,
     target_for_capability,
@@ -112,12 +111,17 @@ def _import_cupy(kind: str) -> Any:
     try:
         return importlib.import_module("cupy")
     except ImportError as absent:
-        raise missing_cupy(kind) from absent
+        extra = "rocm7" if kind == "hip" else "cuda13"
+        raise MissingTool(
+            "TLC0708",
+            f"NumPy arrays are copied to a {kind} device by cupy, which is not installed",
+            hint=f"pip install 'tilec[{extra}]', or `with tilec.device(\"interpreter\")`",
+        ) from absent
 
 
 def _open(kind: str, argument: str, why: str) -> GpuDevice:
     driver = driver_of(kind)
-    if argument and not argument.isdigit():
+    if argument and not (argument.isdigit() and int(argument) < driver.count):
         raise NoDevice("TLC0901", f"there is no {kind}:{argument} here", hint=REMEDIES)
     return GpuDevice(kind, int(argument or 0), driver, why)
 

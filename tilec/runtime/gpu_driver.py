@@ -39,8 +39,8 @@ class GpuDriver(Protocol):
 
     kind: str
     launch: Callable[..., int]
-    several: bool
-    """Whether there is more than one device, so that the current one must be looked after."""
+    count: int
+    """How many devices there are. With several, launches look after the current one."""
 
     def encode_tiled(self, *arguments: object) -> int:
         """cuTensorMapEncodeTiled, with ctypes values; returns its status."""
@@ -115,7 +115,7 @@ class CtypesDriver(ABC):
             raise NoDevice(
                 "TLC0901", f"the {names.kind} driver offers no device: {reason}", hint=REMEDIES
             )
-        self.several = count.value > 1
+        self.count = count.value
 
     def load(self, code: bytes, device: int) -> LoadedModule:
         previous = self.enter(device)

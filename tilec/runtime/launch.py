@@ -211,7 +211,7 @@ def load(
 def run_calls(driver: GpuDriver, plan: Plan, stream: int) -> None:
     """The launches of a plan, in order. Raises ExecutionError for a status that is not success."""
     handle = ctypes.c_void_p(stream)
-    several = driver.several
+    several = driver.count > 1
     previous = driver.enter(plan.device.index) if several else None
     try:
         for call in plan.calls:

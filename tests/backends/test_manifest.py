@@ -1,0 +1,155 @@
+"""The manifest: expressions, what is refused, and the way through JSON and back."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tilec.backends.manifest import (
+    MULTIPROCESSORS,
+    OPERATIONS,
+    Argument,
+    Expr,
+    Fact,
+    LaunchSpec,
+    Manifest,
+    ScalarParam,
+    TensorMapSpec,
+    TensorParam,
+    Variant,
+    evaluate,
+    format_expr,
+    names_in,
+)
+
+TENSOR_MAP = TensorMapSpec("A", (128, 64), 128)
+LAUNCH = LaunchSpec(
+    "scale_kernel",
+    (
+        Argument("tensor_map", "A_map", tensor_map=TENSOR_MAP),
+        Argument("pointer", "C"),
+        Argument("symbol", "N", "i64"),
+        Argument("scalar", "factor", "f32"),
+    ),
+    (("ceildiv", "N", 128), ("min", MULTIPROCESSORS, ("ceildiv", "M", 64)), 1),
+    256,
+    49152,
+)
+MANIFEST = Manifest(
+    1,
+    "scale",
+    "cuda:sm_90a",
+    (
+        TensorParam("A", "f16", ("M", "N"), "r"),
+        TensorParam("C", "f16", ("M", ("mul", 2, "N")), "w", ("ldc", 1)),
+        ScalarParam("factor", "f32"),
+    ),
+    ("M", "N", "ldc"),
+    (
+        Variant((Fact("aligned", "A", 16), Fact("below", "C", 1 << 31)), "scale.cu", (LAUNCH,)),
+        Variant((), "scale.1.cu", (replace(LAUNCH, threads=64, block=(32, 2, 1)),)),
+    ),
+    ("C",),
+    (TensorParam("partial", "f32", (MULTIPROCESSORS, "N"), "rw"),),
+)
+
+
+def test_a_manifest_survives_json() -> None:
+    text = MANIFEST.to_json()
+    assert Manifest.from_json(text) == MANIFEST
+    assert Manifest.from_json(text).to_json() == text
+
+
+def test_inputs_are_the_parameters_that_are_not_outputs() -> None:
+    assert [param.name for param in MANIFEST.inputs] == ["A", "factor"]
+    assert [tensor.name for tensor in MANIFEST.tensors] == ["A", "C"]
+    assert LAUNCH.block_extents == (256, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (("version",), 2, "manifest version 2; this tilec reads 1"),
+        (("program",), 3, r"manifest\.program: a string was expected, not an integer"),
+        (("params", 0, "dtype"), "f17", "unknown dtype 'f17'"),
+        (("params", 0, "shape"), ["M", ["pow", "N", 2]], "not an operation: 'pow'"),
+        (("params", 0, "shape"), ["M", True], r"params\[0\]\.shape\[1\]: not an expression"),
+        (("params", 0, "shape"), ["M", "Q"], r"A: undeclared names \['Q'\]"),
+        (("variants", 0, "source"), "../x.cu", "not the name of a file"),
+        (("variants", 0, "requires", 0, "bytes"), 24, "no power of two"),
+        (("variants", 0, "launches", 0, "threads"), 128.5, "an integer was expected"),
+        (("variants", 0, "launches", 0, "grid"), [1, 1], "a grid of 2 extents"),
+        (("variants", 1, "launches", 0, "block"), [32, 1, 1], "a block of 32x1x1 is not 64 threads"),
+        (("variants", 0, "launches", 0, "arguments", 0, "tensor_map", "swizzle"), 48, "swizzle of 48"),
+        (("variants", 0, "launches", 0, "arguments", 1, "kind"), "eval", "unknown kind 'eval'"),
+        (("variants", 0, "launches", 0, "arguments", 1, "name"), "D", "undeclared argument 'D'"),
+        (("outputs",), ["factor"], "outputs that are no tensor parameter"),
+        (("symbols",), ["M", "N", "ldc", "A"], "declared twice"),
+    ],
+)
+def test_a_damaged_manifest_is_refused_by_path(
+    path: tuple[str | int, ...], value: object, message: str
+) -> None:
+    data = json.loads(MANIFEST.to_json())
+    holder = data
+    for step in path[:-1]:
+        holder = holder[step]
+    holder[path[-1]] = value
+    with pytest.raises(ValueError, match=message):
+        Manifest.from_json(json.dumps(data))
+
+
+@pytest.mark.parametrize("field", ["program", "params", "variants", "outputs"])
+def test_missing_and_unknown_fields_are_refused(field: str) -> None:
+    data = json.loads(MANIFEST.to_json())
+    value = data.pop(field)
+    with pytest.raises(ValueError, match=f"{field!r} is missing"):
+        Manifest.from_json(json.dumps(data))
+    with pytest.raises(ValueError, match=r"unknown fields \['extra'\]"):
+        Manifest.from_json(json.dumps({**data, field: value, "extra": 1}))
+
+
+expressions = st.recursive(
+    st.integers(-50, 50) | st.sampled_from(["M", "N"]),
+    lambda inner: st.tuples(st.sampled_from(OPERATIONS), inner, inner),
+    max_leaves=12,
+)
+PLAIN = {
+    "add": lambda a, b: a + b,
+    "sub": lambda a, b: a - b,
+    "mul": lambda a, b: a * b,
+    "floordiv": lambda a, b: math.floor(a / b),
+    "mod": lambda a, b: a - b * math.floor(a / b),
+    "ceildiv": lambda a, b: math.ceil(a / b),
+    "min": min,
+    "max": max,
+}
+
+
+@given(
+    st.integers(-1000, 1000),
+    st.integers(-1000, 1000).filter(bool),
+    st.sampled_from(OPERATIONS),
+)
+def test_operations_mean_what_they_say(a: int, b: int, operation: str) -> None:
+    assert evaluate((operation, "a", "b"), {"a": a, "b": b}) == PLAIN[operation](a, b)
+
+
+@given(expressions)
+def test_expressions_survive_json(expr: Expr) -> None:
+    tensor = TensorParam("A", "f16", (expr,), "r")
+    manifest = Manifest(1, "p", "cuda:sm_80", (tensor,), ("M", "N"), ())
+    assert Manifest.from_json(manifest.to_json()) == manifest
+
+
+def test_names_and_text_of_an_expression() -> None:
+    expr: Expr = ("ceildiv", ("add", "M", 7), ("mul", "N", 2))
+    assert list(names_in(expr)) == ["M", "N"]
+    assert format_expr(expr) == "ceildiv((M + 7), (N * 2))"
+    with pytest.raises(KeyError):
+        evaluate(expr, {"M": 1})

@@ -1,0 +1,106 @@
+"""A driver that writes down its calls, built from stub_driver.cpp, and arrays that claim to be on it."""
+
+from __future__ import annotations
+
+import ctypes
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tilec.runtime.arrays import ArrayDevice, ArrayView, contiguous_strides, item_bytes
+
+
+class LaunchRecord(ctypes.Structure):
+    """One launch as the stub saw it: `parameters` holds what it copied from each address."""
+
+    _fields_ = (
+        ("function", ctypes.c_uint64),
+        ("stream", ctypes.c_uint64),
+        ("grid", ctypes.c_uint32 * 3),
+        ("block", ctypes.c_uint32 * 3),
+        ("shared", ctypes.c_uint32),
+        ("extra", ctypes.c_uint32),
+        ("parameters", (ctypes.c_ubyte * 128) * 8),
+    )
+
+    def parameter(self, index: int, code: str) -> object:
+        """Parameter `index` read as a NumPy dtype."""
+        dtype = np.dtype(code)
+        return np.frombuffer(bytes(self.parameters[index])[: dtype.itemsize], dtype)[0]
+
+
+class Stub:
+    """The stub library and what it has seen."""
+
+    counters = ("launches", "loads", "unloads", "waits", "allowed", "device")
+
+    def __init__(self, path: Path) -> None:
+        self.path = str(path)
+        self.library = ctypes.CDLL(self.path)
+        self.library.stub_launch.restype = ctypes.POINTER(LaunchRecord)
+        self.library.stub_context.restype = ctypes.c_uint64
+
+    def reset(self, devices: int = 1) -> None:
+        self.library.stub_reset(devices)
+
+    def sizes(self, *sizes: int) -> None:
+        """How many bytes the kernel's parameters have."""
+        self.library.stub_sizes(len(sizes), (ctypes.c_int * len(sizes))(*sizes))
+
+    def count(self, what: str) -> int:
+        return int(self.library.stub_counts(self.counters.index(what)))
+
+    def launch(self, index: int = -1) -> LaunchRecord:
+        index = index if index >= 0 else self.count("launches") + index
+        found: LaunchRecord = self.library.stub_launch(index).contents
+        return found
+
+    @property
+    def context(self) -> int:
+        return int(self.library.stub_context())
+
+    def set_context(self, context: int) -> None:
+        self.library.stub_set_context(ctypes.c_uint64(context))
+
+
+@pytest.fixture(scope="session")
+def stub_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    compiler = shutil.which("g++") or shutil.which("clang++-19") or shutil.which("c++")
+    assert compiler, "these tests need a C++ compiler: apt-get install g++"
+    path = tmp_path_factory.mktemp("stub") / "libstub.so"
+    source = Path(__file__).with_name("stub_driver.cpp")
+    command = [compiler, "-std=c++17", "-shared", "-fPIC", "-o", str(path), str(source)]
+    subprocess.run(command, check=True)
+    return path
+
+
+@pytest.fixture
+def stub(stub_library: Path) -> Iterator[Stub]:
+    found = Stub(stub_library)
+    found.reset()
+    yield found
+    found.reset()
+
+
+def device_array(
+    shape: tuple[int, ...],
+    dtype: str = "f16",
+    pointer: int = 0x7F00_0000_0000,
+    strides: tuple[int, ...] | None = None,
+    kind: str = "cuda",
+    **others: object,
+) -> ArrayView:
+    """An array that claims to lie on a GPU. Nothing is there: only its description is used."""
+    values = {"device": ArrayDevice(kind), "readonly": False, "library": "numpy", "owner": None}
+    values.update(others)
+    steps = contiguous_strides(shape, item_bytes(dtype)) if strides is None else strides
+    return ArrayView(pointer, shape, steps, dtype, **values)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def on_gpu() -> object:
+    return device_array
