@@ -221,7 +221,11 @@ def systems(draw: st.DrawFn) -> System:
         pool = draw(st.lists(st.sampled_from(POOL), min_size=1, max_size=4, unique=True))
         found.append(OneOf(var, tuple((x, draw(cost)) for x in pool)))
     for number in range(draw(st.integers(0, 5))):
-        kind = draw(st.sampled_from(("equal", "contains", "convert", "convert", "choice")))
+        kind = draw(
+            st.sampled_from(
+                ("equal", "contains", "convert", "convert", "convert", "choice", "also")
+            )
+        )
         a, b = draw(name), draw(name)
         if kind == "equal":
             found.append(Equal(a, b))
@@ -229,6 +233,8 @@ def systems(draw: st.DrawFn) -> System:
             found.append(Contains(a, b))
         elif kind == "convert":
             found.append(Convert(a, b, draw(st.sampled_from((1.0, 4.0)))))
+        elif kind == "also":
+            found.append(OneOf(a, tuple((x, draw(cost)) for x in POOL)))
         else:
             pairs = draw(st.lists(st.tuples(st.sampled_from(POOL), cost), min_size=1, max_size=3))
             options = tuple(Option(str(i), {a: x}, y) for i, (x, y) in enumerate(pairs))
@@ -276,6 +282,44 @@ def test_without_fuel_a_solution_is_still_found(system: System) -> None:
         total += cost
     assert solution.cost == pytest.approx(total)
     assert total >= want - 1e-9
+
+
+def test_a_ring_of_choices_is_solved_within_its_fuel() -> None:
+    """Six matrix instructions, what lies between them, a reduction and a load for each."""
+    shape = (64, 128)
+    variants = [
+        mma_m16n8("c", 16, 16).repeat((m, 4 // m), "thread").repeat((4 // m, 4 * m), "register")
+        for m in (4, 2, 1)
+    ]
+    loads = tuple((blocked(shape, 128, v), 8.0 / v) for v in (8, 4, 2))
+    found: list[Constraint] = []
+    for i in range(6):
+        options = tuple(Option(str(j), {("acc", i): x}, j) for j, x in enumerate(variants))
+        found.append(Choice(i, options))
+        found.append(Convert(("acc", i), ("between", i), 4.0))
+        found.append(Convert(("between", i), ("acc", (i + 1) % 6), 4.0))
+        found.append(Derived(("sum", i), ("between", i), row_sum))
+        found.append(OneOf(("load", i), loads))
+        found.append(Convert(("load", i), ("between", i)))
+    solution = solve(System(tuple(found)))
+    assert solution.optimal
+    assert len(set(solution.choices.values())) == 1
+    assert all(edge.a[0] == "load" for edge, _ in solution.conversions)  # type: ignore[index]
+    assert solution.assignments["sum", 3] == row_sum(solution.assignments["between", 3])
+
+
+def test_a_layout_with_no_image_is_passed_over() -> None:
+    """The neighbour's layout would be free, but the function of it has no value."""
+    system = System(
+        (
+            Fixed("a", ROWS),
+            Fixed("b", ACC),
+            Convert("a", "x", 9.0),
+            Convert("x", "b"),
+            Derived("y", "x", lambda layout: None if layout == ROWS else layout),
+        )
+    )
+    assert solve(system).assignments["y"] == ACC
 
 
 def test_many_independent_choices_stay_cheap() -> None:

@@ -86,11 +86,10 @@ def classify(src: RegisterLayout, dst: RegisterLayout, warp_size: int) -> Conver
         and (register == register[0]).all()
     ):
         return Conversion("permute", 0.0, tuple(int(r) for r in register[0]))
-    steps = _shuffle(thread, register, warp_size)
+    steps = _shuffle(thread, register, warp_size, int(shared.cost / SHUFFLE_COST))
     if steps is None:
         return shared
-    shuffle = Conversion("shuffle", SHUFFLE_COST * len(steps), steps=steps)
-    return shuffle if shuffle.cost <= shared.cost else shared
+    return Conversion("shuffle", SHUFFLE_COST * len(steps), steps=steps)
 
 
 def _nearest(src: RegisterLayout, dst: RegisterLayout) -> tuple[IntArray, IntArray]:
@@ -121,9 +120,9 @@ def _replica_offsets(layout: RegisterLayout) -> list[int]:
 
 
 def _shuffle(
-    thread: IntArray, register: IntArray, warp_size: int
+    thread: IntArray, register: IntArray, warp_size: int, limit: int
 ) -> tuple[ShuffleStep, ...] | None:
-    """Steps of a shuffle, or None where one would leave the warp or differ between warps."""
+    """Steps of a shuffle; None where they exceed `limit`, leave the warp or differ by warp."""
     threads, registers = thread.shape
     width = min(warp_size, threads)
     if threads % width:
@@ -134,13 +133,15 @@ def _shuffle(
     here = np.arange(threads // width, dtype=np.int64)[:, None, None]
     if (warps // width != here).any() or (lane != lane[0]).any() or (table != table[0]).any():
         return None
+    pairs = [(dst, int(s)) for dst in range(registers) for s in np.unique(table[0, :, dst])]
+    if len(pairs) > limit:
+        return None
     steps: list[ShuffleStep] = []
-    for dst in range(registers):
-        for source in np.unique(table[0, :, dst]):
-            step = _step(lane[0, :, dst], table[0, :, dst] == source, dst, int(source))
-            if step is None:
-                return None
-            steps.append(step)
+    for dst, source in pairs:
+        step = _step(lane[0, :, dst], table[0, :, dst] == source, dst, source)
+        if step is None:
+            return None
+        steps.append(step)
     return tuple(steps)
 
 

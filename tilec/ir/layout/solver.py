@@ -26,12 +26,12 @@ from .constraints import (
 from .conversion import Conversion, classify
 from .register import RegisterLayout
 
-FUEL = 2000
+FUEL = 1000
 """States that are expanded in the order of cost before the search turns greedy.
 
 Two or three matrix instructions with a dozen variants each and the loads around them need some
-hundreds. A state costs 0.1 ms, so this bounds the time that a kernel of many loops can take at a
-fraction of a second; what is found after it is still a solution, perhaps not the cheapest.
+hundreds. A state costs 0.1 ms, so this bounds what a kernel of many loops can take at 0.1 s for
+each set of connected values; what is found after it is a solution too, perhaps not the cheapest.
 """
 
 
@@ -82,7 +82,35 @@ def solve(system: System, fuel: int = FUEL) -> Solution:
     Raises:
         Unsatisfiable: with two constraints that disagree.
     """
-    return _Search(system).run(fuel)
+    parts = [_Search(part).run(fuel) for part in _components(system)]
+    return Solution(
+        {v: x for part in parts for v, x in part.assignments.items()},
+        {n: x for part in parts for n, x in part.choices.items()},
+        tuple(pair for part in parts for pair in part.conversions),
+        sum(part.cost for part in parts),
+        all(part.optimal for part in parts),
+    )
+
+
+def _components(system: System) -> list[System]:
+    """The parts of a system that share no variable: their costs add, so each is searched alone."""
+    leader: dict[Variable, Variable] = {v: v for v in system.variables}
+
+    def find(var: Variable) -> Variable:
+        while leader[var] != var:
+            leader[var] = leader[leader[var]]
+            var = leader[var]
+        return var
+
+    for constraint in system.constraints:
+        for var in constraint.variables:
+            leader[find(var)] = find(constraint.variables[0])
+    groups: dict[Variable, list[Constraint]] = {}
+    for constraint in system.constraints:
+        # A choice whose options assign nothing stands alone.
+        name = find(constraint.variables[0]) if constraint.variables else constraint
+        groups.setdefault(name, []).append(constraint)
+    return [System(tuple(group), system.warp_size) for group in groups.values()]
 
 
 class _Search:
@@ -96,8 +124,13 @@ class _Search:
                 self.touching[var].append(constraint)
         self.choices = [c for c in system.constraints if isinstance(c, Choice)]
         self.several = [c for c in system.constraints if isinstance(c, OneOf)]
+        self.candidates = {c.var: c for c in self.several}
         self.least_option = {c.name: min(o.cost for o in c.options) for c in self.choices}
-        self.least_candidate = [(c.var, min(x for _, x in c.candidates)) for c in self.several]
+        self.edges = {
+            var: [e for e in touching if isinstance(e, Convert) and e.a != e.b]
+            for var, touching in self.touching.items()
+        }
+        self.loose = [v for v in system.variables if self.is_loose(v)]
         self.conflict: Unsatisfiable | None = None
         self.conflict_depth = -1
 
@@ -149,8 +182,23 @@ class _Search:
     def bound(self, state: _State) -> float:
         """A lower bound on the cost of what a state can become."""
         options = sum(x for name, x in self.least_option.items() if name not in state.choices)
-        candidates = sum(x for var, x in self.least_candidate if var not in state.layouts)
-        return state.cost + options + candidates
+        left = [self.least(state, c) for v, c in self.candidates.items() if v not in state.layouts]
+        return state.cost + options + sum(left)
+
+    def least(self, state: _State, several: OneOf) -> float:
+        """The least that a variable's candidates can cost, with the edges to what is known."""
+        known = []
+        for edge in self.edges[several.var]:
+            other = state.layouts.get(edge.b if several.var == edge.a else edge.a)
+            if other is not None:
+                known.append((edge, other))
+        least = float("inf")
+        for layout, cost in several.candidates:
+            for edge, other in known:
+                ends = (layout, other) if several.var == edge.a else (other, layout)
+                cost += classify(*ends, self.system.warp_size).cost * edge.weight
+            least = min(least, cost)
+        return least
 
     def children(self, state: _State, branches: Iterator[Branch]) -> Iterator[_State]:
         """The states after each branch that contradicts nothing."""
@@ -175,20 +223,106 @@ class _Search:
 
     def branches(self, state: _State) -> Iterator[Branch] | None:
         """The ways to go on; None where everything is decided."""
+        # A loose variable is decided as soon as its neighbours are: its edges then show their cost,
+        # so that the bound of a state tells early what the choices so far lead to.
+        between = self.between(state)
+        if between is not None:
+            return between
         for choice in self.choices:
             if choice.name not in state.choices:
                 return iter([(o.layouts, choice, o) for o in choice.options])
+        return self.soft(state, False) or self.one_of(state) or self.soft(state, True)
+
+    def is_loose(self, var: Variable) -> bool:
+        """Whether only soft edges and its own candidates constrain a variable.
+
+        What is derived from it, and from nothing else, does not count.
+        """
+        if sum(isinstance(c, OneOf) for c in self.touching[var]) > 1:
+            return False
+        for constraint in self.touching[var]:
+            match constraint:
+                case Convert() | OneOf() | Default():
+                    pass
+                case Derived(a, b) if b == var != a and len(self.touching[a]) == 1:
+                    pass
+                case _:
+                    return False
+        return bool(self.edges[var])
+
+    def between(self, state: _State) -> Iterator[Branch] | None:
+        """The layouts for a loose variable whose neighbours are all known or have candidates.
+
+        Where all are known, nothing else depends on it, and only the cheapest needs to be tried.
+        """
+        for var in self.loose:
+            if var in state.layouts:
+                continue
+            others = [e.b if var == e.a else e.a for e in self.edges[var]]
+            known = [other for other in others if other in state.layouts]
+            several = self.candidates.get(var)
+            if len(known) == len(others):
+                own = several or OneOf(var, tuple((state.layouts[o], 0.0) for o in known))
+                best = min(own.candidates, key=lambda c: self.rank(state, OneOf(own.var, (c,))))
+                return iter([({var: best[0]}, several or self.edges[var][0], None)])
+            if (
+                several is None
+                and known
+                and all(o in state.layouts or o in self.candidates for o in others)
+            ):
+                return self.suggested(state, var)
+        return None
+
+    def one_of(self, state: _State) -> Iterator[Branch] | None:
+        """The candidates of the first variable that has some and no layout yet."""
         for several in self.several:
             if several.var not in state.layouts:
                 return iter([({several.var: x}, several, None) for x, _ in several.candidates])
-        for default in (False, True):
-            for var in self.system.variables:
-                if var in state.layouts:
-                    continue
-                proposals = self.proposals(state, var, default)
-                if proposals:
-                    return iter([({var: x}, c, None) for x, c in proposals.items()])
         return None
+
+    def soft(self, state: _State, default: bool) -> Iterator[Branch] | None:
+        """The proposals for the first variable that has some, or its default."""
+        for var in self.system.variables:
+            if var in state.layouts or (var in self.candidates and not default):
+                continue
+            proposals = self.proposals(state, var, default)
+            if proposals and default:
+                return iter([({var: x}, c, None) for x, c in proposals.items()])
+            if proposals:
+                return self.suggested(state, var)
+        return None
+
+    def suggested(self, state: _State, var: Variable) -> Iterator[Branch]:
+        """Every proposal for a variable, of neighbours that are known and of those that are not."""
+        proposals = self.proposals(state, var, False)
+        for constraint in self.touching[var]:
+            proposals |= self.later(state, var, constraint, proposals)
+        return iter([({var: x}, c, None) for x, c in proposals.items()])
+
+    def later(
+        self,
+        state: _State,
+        var: Variable,
+        constraint: Constraint,
+        known: Mapping[RegisterLayout, Constraint],
+    ) -> dict[RegisterLayout, Constraint]:
+        """Further proposals: candidates of a neighbour on a soft edge that is still undecided."""
+        if not isinstance(constraint, Convert):
+            return {}
+        other = constraint.b if var == constraint.a else constraint.a
+        several = self.candidates.get(other)
+        if several is None or other in state.layouts:
+            return {}
+        return {x: constraint for x, _ in several.candidates if x not in known}
+
+    def rank(self, state: _State, single: OneOf) -> tuple[bool, float]:
+        """The order of one candidate of a loose variable: what is derived from it, then cost."""
+        ((layout, _),) = single.candidates
+        derived = [
+            c for c in self.touching[single.var] if isinstance(c, Derived) and c.b == single.var
+        ]
+        lost = any(_image(c.forward, layout)[0] is None for c in derived)
+        return lost, self.least(state, single)
 
     def proposals(
         self, state: _State, var: Variable, default: bool
