@@ -7,6 +7,7 @@ NumPy (`coords`, `offsets`) against which every shortcut is tested.
 
 from __future__ import annotations
 
+from .access import Access, access_terms
 from .banks import access_phases, bank_conflicts, conflict_degree, ldmatrix_conflicts, ldmatrix_rows
 from .constraints import (
     Choice,
@@ -37,6 +38,7 @@ from .text import format_layout, from_attributes, kind_of, parse_layout, to_attr
 __all__ = [
     "FUEL",
     "MFMA_SHAPES",
+    "Access",
     "Choice",
     "Constraint",
     "Contains",
@@ -61,6 +63,7 @@ __all__ = [
     "Variable",
     "WgmmaOperand",
     "access_phases",
+    "access_terms",
     "bank_conflicts",
     "blocked",
     "box_bytes",
