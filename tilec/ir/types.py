@@ -79,9 +79,12 @@ class InflightType(Type):
 
 @dataclass(frozen=True)
 class ChannelType(Type):
-    """A ring of `slots` equal buffers between a writing and a reading stage: `channel<4> shared f16[128, 64]`."""
+    """A ring of `slots` equal buffers between a writing and a reading stage: `channel<4> shared f16[128, 64]`.
 
-    memory: MemoryType
+    Of shared memory (put and get), or of tiles that stay in registers (send and receive).
+    """
+
+    memory: MemoryType | TileType
     slots: int
 
     def __str__(self) -> str:
@@ -97,7 +100,9 @@ def refines(refined: Type, plain: Type) -> bool:
     if refined == plain:
         return True
     match refined, plain:
-        case (MemoryType(), MemoryType()) | (TileType(), TileType()) if plain.layout is None:
+        case MemoryType(), MemoryType() if plain.layout is None:
+            return refined.with_layout(None) == plain
+        case TileType(), TileType() if plain.layout is None:
             return refined.with_layout(None) == plain
         case InflightType(), InflightType():
             return refines(refined.tile, plain.tile)

@@ -28,11 +28,13 @@ def check_indices(memory: Value, indices: tuple[Value, ...]) -> MemoryType:
 class Alloc(Op, name="alloc"):
     """Memory of the block (shared), of each thread (local) or a fragment handle. Its contents are undefined.
 
-    `offset` is the byte offset in the block's shared memory, -1 until plan_shared has chosen it.
+    `offset` is the byte offset in the block's shared memory, -1 until plan_shared has chosen it. A `managed` buffer has
+    its synchronisation from lower_pipelines; place_barriers leaves it alone.
     """
 
     type: MemoryType = attribute()
     offset: int = attribute(default=-1)
+    managed: bool = attribute(default=False)
 
     def infer(self) -> tuple[Type, ...]:
         return (self.type,)

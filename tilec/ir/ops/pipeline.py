@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from ...errors import TypeMismatch
 from ..core import Access, Block, Effect, Level, Op, Value, attribute, operand, operands, region
-from ..types import ChannelType, InflightType, MemoryType, Type
+from ..types import ChannelType, InflightType, Type
 
 
 def channel_type(value: Value) -> ChannelType:
@@ -101,8 +101,24 @@ class Free(_ChannelOp, name="free", level=Level.TILE):
     defer: int = attribute(default=0)
 
 
+class Send(_ChannelOp, name="send", level=Level.TILE):
+    """Puts a tile into a channel of registers."""
+
+    channel: Value = operand()
+    tile: Value = operand()
+
+
+class Receive(_ChannelOp, name="receive", level=Level.TILE):
+    """The tile that was sent first and not yet received."""
+
+    channel: Value = operand()
+
+    def infer(self) -> tuple[Type, ...]:
+        return (channel_type(self.channel).memory,)
+
+
 class Wait(Op, name="wait", level=Level.TILE):
-    """The tile that was in flight, once it is complete but for the last `pending` asynchronous groups."""
+    """The tile that was in flight, once at most `pending` asynchronous groups are: complete if `pending` is 0."""
 
     inflight: Value = operand()
     pending: int = attribute(default=0)
@@ -117,9 +133,4 @@ class Wait(Op, name="wait", level=Level.TILE):
         return (Effect(Access.SYNCHRONISE),)
 
 
-def is_shared_channel(type_: ChannelType) -> bool:
-    """Whether the ring lies in shared memory (else it is a rotation of registers)."""
-    return isinstance(type_.memory, MemoryType)
-
-
-OPS: tuple[type[Op], ...] = (Channel, Pipeline, Stage, Put, Commit, Get, Free, Wait)
+OPS: tuple[type[Op], ...] = (Channel, Pipeline, Stage, Put, Commit, Get, Free, Send, Receive, Wait)

@@ -115,7 +115,7 @@ class Splat(Op, name="splat", level=Level.TILE, pure=True):
 class Undefined(Op, name="undefined", level=Level.TILE, pure=True):
     """A tile with no contents: reading an element of it is reading uninitialised memory."""
 
-    type: TileType = attribute()
+    type: TileType | InflightType = attribute()
 
     def infer(self) -> tuple[Type, ...]:
         return (self.type,)

@@ -1,0 +1,149 @@
+"""Slots of channels, staging buffers and registers of roles, so that the launch fits its machine.
+
+Needs: roles assigned, loads split. Leaves: channels with as many slots as shared memory holds (never more than the program
+asked for), each role's register budget, and how many blocks are resident on a multiprocessor. What had to fall is a
+remark. Raises OutOfResources where even one slot each is too much.
+
+    %ca = channel : channel<4> shared f16[128, 64]    ->    %ca = channel : channel<3> shared f16[128, 64]
+"""
+
+from __future__ import annotations
+
+from ..errors import OutOfResources
+from ..ir.clone import Renaming, clone_op
+from ..ir.core import Block, Op, Program, walk
+from ..ir.ops.control import Launch, Role
+from ..ir.ops.memory import Alloc, memory_type
+from ..ir.ops.pipeline import Channel
+from ..ir.ops.tile import Gemm, StoreTile
+from ..ir.types import ChannelType, InflightType, MemoryType, TileType
+from ..target import Target
+from .choose_instructions import WARPGROUP
+from .context import PassContext, Remark
+from .dependence import is_shared
+
+ALIGNMENT = 1024  # of every shared buffer: the period of the widest swizzle
+BARRIER_BYTES = 1024  # set aside for mbarriers
+RESERVED_BYTES = 1024  # of each block, taken by the system
+STAGING_COLUMN_BYTES = 128  # width of a slab on its way to a TMA store
+STAGING_BUFFERS = 2
+ADDRESS_REGISTERS = 48  # what a consumer needs beside its accumulators
+
+
+def fit_resources(program: Program, context: PassContext) -> Program:
+    """Lowers slots until shared memory suffices, then divides registers."""
+    ops = [_launch(op, context) if isinstance(op, Launch) else op for op in program.body.ops]
+    return program.with_body(program.body.with_ops(ops))
+
+
+def _launch(launch: Launch, context: PassContext) -> Launch:
+    launch = _fit_slots(launch, context)
+    if not any(isinstance(op, Role) for op in launch.body.ops):
+        return launch
+    return _budget_registers(launch, context.target)
+
+
+def shared_bytes(launch: Launch) -> int:
+    """Dynamic shared memory of the launch as planned: channels, buffers, staging, barriers."""
+    total = BARRIER_BYTES if any(isinstance(op, Role) for op in launch.body.ops) else 0
+    for op in walk(launch.body):
+        match op:
+            case Alloc() if is_shared(op.result):
+                total += _rounded(memory_type(op.result))
+            case Channel() if isinstance(op.type.memory, MemoryType):
+                total += op.type.slots * _rounded(op.type.memory)
+    return total + _staging_bytes(launch)
+
+
+def _staging_bytes(launch: Launch) -> int:
+    slabs = [
+        STAGING_BUFFERS * op.tile.type.shape[0] * STAGING_COLUMN_BYTES
+        for op in walk(launch.body)
+        if isinstance(op, StoreTile) and op.instruction == "tma" and isinstance(op.tile.type, TileType)
+    ]
+    return max(slabs, default=0)
+
+
+def _rounded(type_: MemoryType) -> int:
+    size = 1
+    for extent in type_.shape:
+        size *= int(extent)
+    if type_.layout is not None:
+        size = type_.layout.size
+    return -(-size * type_.dtype.bytes // ALIGNMENT) * ALIGNMENT
+
+
+def _fit_slots(launch: Launch, context: PassContext) -> Launch:
+    asked = {op.result: op.type.slots for op in launch.body.ops if isinstance(op, Channel)}
+    while shared_bytes(launch) > context.target.shared_bytes:
+        channels = [op for op in launch.body.ops if isinstance(op, Channel) and op.type.slots > 1]
+        if not channels:
+            raise OutOfResources(
+                "TLC0510",
+                f"the kernel needs {shared_bytes(launch)} bytes of shared memory, "
+                f"{context.target.name} has {context.target.shared_bytes}",
+                loc=launch.loc,
+                hint="use smaller tiles",
+            )
+        most = max(op.type.slots for op in channels)
+        launch = _with_slots(launch, {op: most - 1 for op in channels if op.type.slots == most})
+    fallen = max((asked[v] for v in asked), default=0)
+    now = max((op.type.slots for op in launch.body.ops if isinstance(op, Channel)), default=0)
+    if now < fallen:
+        context.remark(
+            Remark("TLC0324", f"num_stages falls from {fallen} to {now}: shared memory is full", launch.loc)
+        )
+    return launch
+
+
+def _with_slots(launch: Launch, slots: dict[Channel, int]) -> Launch:
+    """The launch with other channels of the same names (their types say the slots)."""
+    renaming: Renaming = {}
+    ops: list[Op] = []
+    for op in launch.body.ops:
+        if isinstance(op, Channel) and op in slots:
+            new = op.replace(type=ChannelType(op.type.memory, slots[op]))
+            renaming[op.result] = new.result
+            op = new
+        elif renaming:
+            op = clone_op(op, renaming)
+        ops.append(op)
+    return launch.replace(body=Block(launch.body.params, tuple(ops)))  # type: ignore[return-value]
+
+
+def _budget_registers(launch: Launch, target: Target) -> Launch:
+    """Registers by role (sum over warpgroups at most the machine's, multiples of 8) and resident blocks."""
+    groups = launch.threads // WARPGROUP
+    needed = _accumulators(launch) + ADDRESS_REGISTERS
+    blocks = max(1, min(2, (target.shared_bytes + RESERVED_BYTES) // (shared_bytes(launch) + RESERVED_BYTES)))
+    if launch.persistent_blocks == 0 or _split(groups, blocks, target)[1] < needed:
+        blocks = 1
+    producer, consumer = _split(groups, blocks, target)
+    ops = []
+    for op in launch.body.ops:
+        if isinstance(op, Role):
+            op = op.replace(registers=consumer if op.first_thread == 0 else producer)
+        ops.append(op)
+    resident = blocks if launch.persistent_blocks else 0
+    body = launch.body.with_ops(ops)
+    return launch.replace(body=body, persistent_blocks=resident)  # type: ignore[return-value]
+
+
+def _split(groups: int, blocks: int, target: Target) -> tuple[int, int]:
+    """Registers a thread of the producer and of a consumer warpgroup: all of a block's share, in eights."""
+    share = (target.registers // WARPGROUP - 8) // blocks
+    producer = 40 if groups >= 2 and share > 400 else 24
+    consumer = min(240, (share - producer) // groups // 8 * 8)
+    return producer, consumer
+
+
+def _accumulators(launch: Launch) -> int:
+    most = 0
+    for op in walk(launch.body):
+        if isinstance(op, Gemm):
+            type_ = op.results[0].type
+            tile = type_.tile if isinstance(type_, InflightType) else type_
+            assert isinstance(tile, TileType)
+            most = max(most, tile.shape[0] * tile.shape[1] // launch.threads)
+    return most
+

@@ -1,0 +1,174 @@
+"""Asynchronous matrix instructions: issued in one place, waited for in another.
+
+Needs: resources fitted. Leaves: every gemm with instruction "wgmma" `asynchronous`, its result in flight until a `wait`. In
+a pipeline whose accumulator only the gemm touches, the wait leaves one group in flight, the buffers it reads are freed
+an iteration late, and the first gemm starts from zero instead of from a cleared tile (registers written by anything but
+wgmma inside a stage would serialise it: ptxas C7515).
+
+    %z = splat 0.0                                     %u = undefined : inflight
+    %r = pipeline %lo, %n, [%z] (%k, %acc) {           %r = if (%lo < %n) { %i = pipeline %lo, %n, [%u] (%k, %acc) {
+      stage { ... %x = gemm %a, %b, %acc         ->        stage { ... %x = gemm %a, %b, %acc, [%k != %lo] <asynchronous>
+              free %ca ; yield [%x] } ... }                        %w = wait %x <pending = 1> ; free %ca <defer = 1> ; yield [%w] } }
+                                                         %o = wait %i ; yield [%o] } else { yield [%z] }
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..ir.core import Block, Op, Program, Value, at, constant_of, walk, with_results
+from ..ir.ops.arith import Compare
+from ..ir.ops.control import If, Launch, Yield
+from ..ir.ops.pipeline import Free, Get, Pipeline, Stage, Wait, channel_type
+from ..ir.ops.tile import Gemm, Splat, Undefined
+from ..ir.types import InflightType, TileType
+from .context import PassContext
+from .dependence import definitions
+
+PENDING = 1  # groups left in flight: the tensor cores have the next one to do while this warpgroup waits
+
+
+def issue_gemms(program: Program, context: PassContext) -> Program:
+    """Makes wgmma gemms asynchronous and places their waits."""
+    ops = [
+        op.replace(body=_block(op.body, definitions(op.body))) if isinstance(op, Launch) else op
+        for op in program.body.ops
+    ]
+    return program.with_body(program.body.with_ops(ops))
+
+
+def _block(block: Block, defined_by: dict[Value, Op]) -> Block:
+    ops: list[Op] = []
+    for op in block.ops:
+        if isinstance(op, Pipeline):
+            carried = _carried(op, defined_by)
+            if carried is not None:
+                ops.extend(_defer(op, carried))
+                continue
+        ops.extend(_at_once(op, defined_by))
+    return block.with_ops(ops)
+
+
+def _at_once(op: Op, defined_by: dict[Value, Op]) -> list[Op]:
+    """A gemm followed by its wait; the wait defines what the gemm defined. Other ops: inside their regions."""
+    if not (isinstance(op, Gemm) and op.instruction == "wgmma" and not op.asynchronous):
+        return [op.map(lambda v: v, lambda b: _block(b, defined_by))]
+    with at(op.loc):
+        old = op.result
+        issued = op.replace(asynchronous=True)
+        wait = with_results(Wait(issued.result), (old,))
+    return [issued, wait]
+
+
+@dataclass(frozen=True)
+class _Carried:
+    """The accumulator of a pipeline's only gemm: its position among the carried values, its stage."""
+
+    position: int
+    stage: Stage
+    gemm: Gemm
+
+
+def _carried(pipeline: Pipeline, defined_by: dict[Value, Op]) -> _Carried | None:
+    """The accumulator that can stay in flight over the iterations of `pipeline`, if there is one."""
+    gemms = [op for op in walk(pipeline.body) if isinstance(op, Gemm)]
+    if len(gemms) != 1 or gemms[0].instruction != "wgmma" or gemms[0].accumulate:
+        return None
+    gemm = gemms[0]
+    stage = next(
+        op for op in pipeline.body.ops if isinstance(op, Stage) and any(o is gemm for o in op.body.ops)
+    )
+    params = pipeline.body.params[1:]
+    if gemm.accumulator not in params:
+        return None
+    position = params.index(gemm.accumulator)
+    end, stage_end = pipeline.body.terminator, stage.body.terminator
+    assert end is not None and stage_end is not None
+    uses = [op for op in walk(pipeline.body) if gemm.accumulator in op.inputs or gemm.result in op.inputs]
+    if set(map(id, uses)) != {id(gemm), id(stage_end)} or gemm.result not in stage_end.inputs:
+        return None
+    if stage.results[stage_end.inputs.index(gemm.result)] is not end.inputs[position]:
+        return None
+    init = defined_by.get(pipeline.inits[position])
+    if not (isinstance(init, Splat) and constant_of(init.value) == 0):
+        return None
+    slots = [channel_type(op.channel).slots for op in stage.body.ops if isinstance(op, Get)]
+    if min(slots, default=2) < 1 + PENDING:
+        return None
+    return _Carried(position, stage, gemm)
+
+
+def _defer(pipeline: Pipeline, carried: _Carried) -> list[Op]:
+    with at(pipeline.loc):
+        inner = _with_inflight(pipeline, carried)
+        known = [constant_of(v) for v in (pipeline.start, pipeline.stop)]
+        wait = Wait(inner.results[carried.position])
+        wait.result.hint = pipeline.results[carried.position].hint
+        outcome = list(inner.results)
+        outcome[carried.position] = wait.result
+        if known[0] is not None and known[1] is not None and known[0] < known[1]:
+            outcome[carried.position] = pipeline.results[carried.position]
+            return [
+                _undefined(inner, carried),
+                with_results(inner, _replaced(pipeline.results, carried.position, inner)),
+                with_results(wait, (pipeline.results[carried.position],)),
+            ]
+        runs = Compare(pipeline.start, pipeline.stop, predicate="lt")
+        then = Block((), (_undefined(inner, carried), inner, wait, Yield(tuple(outcome))))
+        branch = If(runs.result, then, Block((), (Yield(pipeline.inits),)))
+    return [runs, with_results(branch, pipeline.results)]
+
+
+def _replaced(results: tuple[Value, ...], position: int, inner: Pipeline) -> tuple[Value, ...]:
+    return tuple(inner.results[i] if i == position else r for i, r in enumerate(results))
+
+
+def _undefined(pipeline: Pipeline, carried: _Carried) -> Op:
+    """The op that defines the in-flight initial value."""
+    type_ = pipeline.inits[carried.position].type
+    assert isinstance(type_, InflightType)
+    return with_results(Undefined(type=type_), (pipeline.inits[carried.position],))
+
+
+def _with_inflight(pipeline: Pipeline, carried: _Carried) -> Pipeline:
+    """The pipeline with its accumulator carried in flight."""
+    tile = carried.gemm.result.type
+    assert isinstance(tile, TileType)
+    old = pipeline.body.params[1 + carried.position]
+    param = Value(InflightType(tile), old.hint)
+    init = Value(InflightType(tile), old.hint)
+    index = pipeline.body.params[0]
+    names: dict[Value, Value] = {old: param}
+    ops: list[Op] = []
+    for op in pipeline.body.ops:
+        if op is carried.stage:
+            stage = _issue(carried, index, pipeline.start, param)
+            names.update(zip(op.results, stage.results, strict=True))
+            ops.append(stage)
+        else:
+            ops.append(op.map(lambda v: names.get(v, v)))
+    params = tuple(param if p is old else p for p in pipeline.body.params)
+    inits = tuple(init if i == carried.position else v for i, v in enumerate(pipeline.inits))
+    new = Pipeline(pipeline.start, pipeline.stop, inits, Block(params, tuple(ops)))
+    for result, was in zip(new.results, pipeline.results, strict=True):
+        result.hint = was.hint
+    return new
+
+
+def _issue(carried: _Carried, index: Value, start: Value, param: Value) -> Stage:
+    """The stage with its gemm issued, a wait that leaves PENDING groups, and frees that lag as much."""
+    ops: list[Op] = []
+    names: dict[Value, Value] = {}
+    for op in carried.stage.body.ops:
+        with at(op.loc):
+            if op is carried.gemm:
+                later = Compare(index, start, predicate="ne")
+                issued = carried.gemm.replace(accumulator=param, accumulate=(later.result,), asynchronous=True)
+                wait = Wait(issued.result, pending=PENDING)
+                names[carried.gemm.result] = wait.result
+                ops.extend((later, issued, wait))
+            elif isinstance(op, Free):
+                ops.append(op.replace(defer=PENDING))
+            else:
+                ops.append(op.map(lambda v: names.get(v, v)))
+    return carried.stage.replace(body=Block((), tuple(ops)))  # type: ignore[return-value]

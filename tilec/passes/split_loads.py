@@ -1,0 +1,109 @@
+"""A load that passes through registers becomes two stages: fetch now, deposit an iteration later.
+
+Needs: roles assigned. Leaves: no copy with instruction "registers" in a load stage: its stage is split into "fetch"
+(global to registers) and "deposit" (registers to shared), joined by a channel of registers, so that the loads are in
+flight while an iteration is computed. Stages that mix cp.async and registers are split apart by copy.
+
+    stage <label = "load"> {                          stage <label = "fetch"> { %t = load_tile %A[...] ; send %ra, %t }
+      %s = put %ca                              ->    stage <label = "deposit"> { %t = receive %ra
+      copy %A[...] -> %s <instruction = "registers">    %s = put %ca ; store_tile %t, %s[0, 0] ; commit %ca }
+      commit %ca }
+"""
+
+from __future__ import annotations
+
+from ..ir.clone import Renaming, clone_op
+from ..ir.core import Block, Op, Program, at
+from ..ir.ops.arith import Cast
+from ..ir.ops.control import Launch, Yield
+from ..ir.ops.memory import memory_type
+from ..ir.ops.pipeline import Channel, Commit, Put, Receive, Send, Stage
+from ..ir.ops.tile import Copy, LoadTile, StoreTile
+from ..ir.types import ChannelType, TileType
+from .context import PassContext
+
+
+def split_loads(program: Program, context: PassContext) -> Program:
+    """Splits load stages whose copies pass through registers."""
+    ops = [_launch(op) if isinstance(op, Launch) else op for op in program.body.ops]
+    return program.with_body(program.body.with_ops(ops))
+
+
+def _launch(launch: Launch) -> Launch:
+    channels: list[Op] = []
+
+    def block(body: Block) -> Block:
+        ops: list[Op] = []
+        for op in body.ops:
+            if isinstance(op, Stage) and _through_registers(op):
+                ops.extend(_split(op, channels))
+            else:
+                ops.append(op.map(lambda v: v, block))
+        return body.with_ops(ops)
+
+    body = block(launch.body)
+    return launch.replace(body=body.with_ops([*channels, *body.ops]))  # type: ignore[return-value]
+
+
+def _through_registers(stage: Stage) -> bool:
+    return any(isinstance(op, Copy) and op.instruction == "registers" for op in stage.body.ops)
+
+
+def _split(stage: Stage, channels: list[Op]) -> list[Op]:
+    fetch: list[Op] = []
+    deposit: list[Op] = []
+    others: list[Op] = []
+    here: Renaming = {}
+    moved = {
+        op.destination for op in stage.body.ops if isinstance(op, Copy) and op.instruction == "registers"
+    }
+    through = {op.channel for op in stage.body.ops if isinstance(op, Put) and op.result in moved}
+    for op in stage.body.ops:
+        with at(op.loc):
+            if isinstance(op, Copy) and op.destination in moved:
+                _move(op, fetch, deposit, here, channels)
+            elif isinstance(op, (Put, Commit)):
+                mine = op.channel in through
+                (deposit if mine else others).append(clone_op(op, here) if mine else op)
+            elif op.pure or not isinstance(op, (Copy, Yield)):
+                fetch.append(op)
+                others.append(op)
+                deposit.append(clone_op(op, here))
+            elif isinstance(op, Copy):
+                others.append(op)
+    with at(stage.loc):
+        end = Yield(())
+        stages: list[Op] = [
+            Stage(Block((), (*deposit, end)), label="deposit"),
+            Stage(Block((), (*fetch, end)), label="fetch"),
+        ]
+        if any(isinstance(op, Copy) for op in others):
+            renaming: Renaming = {}
+            kept = tuple(clone_op(op, renaming) for op in others)
+            stages.insert(0, Stage(Block((), (*kept, end)), label=stage.label))
+    return stages[::-1]
+
+
+def _move(copy: Copy, fetch: list[Op], deposit: list[Op], here: Renaming, channels: list[Op]) -> None:
+    """One copy as a load in the fetch stage and a store in the deposit stage."""
+    source, destination = memory_type(copy.source), memory_type(copy.destination)
+    channel = Channel(
+        type=ChannelType(TileType(source.dtype, copy.shape), 1), label=copy.source.hint + "_registers"
+    )
+    channel.result.hint = channel.label
+    channels.append(channel)
+    load = LoadTile(
+        copy.source, copy.source_indices, shape=copy.shape, dims=copy.source_dims, safe_value=copy.safe_value
+    )
+    fetch.extend((load, Send(channel.result, load.result)))
+    received = Receive(channel.result)
+    deposit.append(received)
+    tile = received.result
+    if source.dtype != destination.dtype:
+        cast = Cast(tile, dtype=destination.dtype)
+        deposit.append(cast)
+        tile = cast.result
+    indices = tuple(here.get(i, i) for i in copy.destination_indices)
+    slot = here.get(copy.destination, copy.destination)
+    deposit.append(StoreTile(tile, slot, indices, dims=copy.destination_dims))
+
