@@ -7,6 +7,7 @@ Messages say the parameter, what was expected and what came, as in
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -33,6 +34,18 @@ _INTEGERS = {"i8": (-(1 << 7), 1 << 7), "i16": (-(1 << 15), 1 << 15), "i32": (-(
              "i64": (-(1 << 63), 1 << 63), "u8": (0, 1 << 8), "u16": (0, 1 << 16),
              "u32": (0, 1 << 32),
              "u64": (0, 1 << 64), "bool": (0, 2)}  # fmt: skip
+_FINITE = ("e4m3", "e4m3fnuz", "e5m2fnuz")  # these have no infinity
+# From these on a finite number rounds to infinity, or to NaN where there is none.
+_FLOATS = {
+    "f16": 65520.0,
+    "bf16": (2 - 2**-8) * 2.0**127,
+    "f32": (2 - 2**-24) * 2.0**127,
+    "f64": math.inf,
+    "e4m3": 464.0,
+    "e5m2": 61440.0,
+    "e4m3fnuz": 248.0,
+    "e5m2fnuz": 61440.0,
+}
 
 
 @dataclass(frozen=True)
@@ -100,7 +113,10 @@ def check_scalar(program: str, param: ScalarParam, value: object) -> int | float
         )
     limits = _INTEGERS.get(param.dtype)
     if limits is None:
-        return float(value)  # type: ignore[arg-type]
+        real = float(value)  # type: ignore[arg-type]
+        if abs(real) >= _FLOATS[param.dtype] and (math.isfinite(real) or param.dtype in _FINITE):
+            raise _refuse(program, f"{param.name} is {real:g}, which {param.dtype} cannot hold")
+        return real
     if not hasattr(value, "__index__"):
         raise _refuse(program, f"{param.name} is {value!r}, expected an integer ({param.dtype})")
     number = operator.index(value)

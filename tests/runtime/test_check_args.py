@@ -1,0 +1,208 @@
+"""Arguments against parameters: what is bound, and every refusal in the kernel's own names."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tilec.backends.manifest import Fact, Manifest, Param, ScalarParam, TensorParam, Variant
+from tilec.errors import ArgumentError
+from tilec.runtime.arrays import ArrayDevice
+from tilec.runtime.check_args import bind_arguments, fact_holds, is_contiguous, pick_variant
+from tilec.runtime.plan import deciding_scalars
+
+from .conftest import device_array
+
+A = TensorParam("A", "f16", ("M", "K"), "r")
+B = TensorParam("B", "f16", ("N", "K"), "r")
+C = TensorParam("C", "f32", ("M", "N"), "w")
+
+
+def program(*params: Param, symbols: tuple[str, ...] = (), variants: tuple[Variant, ...] = ()) -> Manifest:
+    return Manifest(1, "matmul", "cuda:sm_90a", params, symbols, variants)
+
+
+GEMM = program(A, B, C, symbols=("M", "N", "K"))
+
+
+def test_symbols_are_bound_from_the_first_array_that_has_them() -> None:
+    bound = bind_arguments(
+        GEMM, [device_array((64, 128)), device_array((32, 128)), device_array((64, 32), "f32")]
+    )
+    assert bound.symbols == {"M": 64, "N": 32, "K": 128}
+    assert list(bound.views) == ["A", "B", "C"]
+    assert bound.device == ArrayDevice("cuda")
+    assert bound.environment(132) == {"M": 64, "N": 32, "K": 128, "@multiprocessors": 132}
+
+
+def refusal(manifest: Manifest, *arguments: object) -> str:
+    with pytest.raises(ArgumentError) as caught:
+        bind_arguments(manifest, arguments)
+    assert caught.value.code.startswith("TLC08")
+    return caught.value.message
+
+
+GOOD = (device_array((64, 128)), device_array((32, 128)), device_array((64, 32), "f32"))
+
+
+@pytest.mark.parametrize(
+    ("place", "argument", "message"),
+    [
+        (1, device_array((32, 127)),
+         "matmul: B has shape (32, 127), expected (N, K) = (32, 128), with K = 128 from A"),
+        (2, device_array((32, 64), "f32"),
+         "matmul: C has shape (32, 64), expected (M, N) = (64, 32), with M = 64 from A, N = 32 from B"),
+        (1, device_array((32, 128), "bf16"), "matmul: B has dtype bf16, expected f16"),
+        (1, device_array((32, 128, 1)),
+         "matmul: B has shape (32, 128, 1), expected 2 dimensions (N, K)"),
+        (1, device_array((32, 128), strides=(2, 64)),
+         "matmul: B has strides of (2, 64) bytes, expected row-major without gaps"),
+        (2, device_array((64, 32), "f32", readonly=True),
+         "matmul: C is read-only, and the kernel writes it"),
+        (1, device_array((32, 128), device=ArrayDevice("cuda", 1)),
+         "matmul: B is on cuda:1, but A is on cuda:0"),
+        (1, np.zeros((32, 128), np.float16), "matmul: B is on cpu, but A is on cuda:0"),
+        (1, device_array((32, 128), library="torch"),
+         "matmul: B is an array of torch, but A of numpy"),
+        (1, 3.5, "matmul: B is float, expected an array of f16"),
+        (1, [[1.0]], "matmul: B is list, expected an array of f16"),
+        (1, None, "matmul: B is NoneType, expected an array of f16"),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_is_refused_by_name(place: int, argument: object, message: str) -> None:
+    arguments = [*GOOD[:place], argument, *GOOD[place + 1 :]]
+    assert refusal(GEMM, *arguments) == message
+
+
+def test_the_number_of_arguments() -> None:
+    assert refusal(GEMM, *GOOD[:2]) == "matmul: takes 3 arguments (A, B, C), 2 came"
+
+
+def test_literal_extents_are_checked() -> None:
+    manifest = program(TensorParam("A", "f16", (64, 128), "r"))
+    assert refusal(manifest, device_array((64, 64))) == (
+        "matmul: A has shape (64, 64), expected (64, 128)"
+    )
+    line = program(TensorParam("A", "f16", (64,), "r"))
+    assert refusal(line, device_array((63,))) == "matmul: A has shape (63,), expected (64,)"
+
+
+def test_compound_extents_are_solved_and_checked() -> None:
+    packed = TensorParam("P", "u8", ("N", ("floordiv", "K", 2)), "r")
+    manifest = program(packed, A, symbols=("M", "N", "K"))
+    bound = bind_arguments(manifest, [device_array((8, 32), "u8"), device_array((16, 64))])
+    assert bound.symbols["K"] == 64
+    message = refusal(manifest, device_array((8, 33), "u8"), device_array((16, 64)))
+    assert message.endswith("P has shape (8, 33), expected (N, (K // 2)) = (8, 32), with K = 64 from A")
+    twice = program(TensorParam("X", "f16", (("add", ("mul", 2, "M"), 1),), "r"), symbols=("M",))
+    assert bind_arguments(twice, [device_array((7,))]).symbols == {"M": 3}
+    assert "no argument tells the value of M" in refusal(twice, device_array((8,)))
+    alone = program(packed, symbols=("N", "K"))
+    assert refusal(alone, device_array((8, 32), "u8")).endswith("no argument tells the value of K")
+
+
+def test_strides_are_symbols_or_checked() -> None:
+    free = program(TensorParam("A", "f16", ("M", "K"), "r", ("lda", 1)), symbols=("M", "K", "lda"))
+    wide = device_array((4, 8), strides=(64, 2))
+    assert bind_arguments(free, [wide]).symbols == {"M": 4, "K": 8, "lda": 32}
+    assert refusal(free, device_array((4, 8), strides=(2, 8))).endswith(
+        "A has strides of (2, 8) bytes, expected 1 elements = 2 bytes where it has 8"
+    )
+    single = device_array((4, 1), strides=(2, 2000))  # the stride of one column says nothing
+    assert bind_arguments(free, [single]).symbols["lda"] == 1
+
+
+def test_extents_of_one_and_zero_need_no_stride() -> None:
+    for shape, strides in [((1, 128), (2, 2)), ((5, 1), (2, 999)), ((0, 128), (7, 7)), ((), ())]:
+        assert is_contiguous(device_array(shape, strides=strides))
+    for shape, strides in [((2, 128), (2, 2)), ((5, 2), (2, 999)), ((2, 2), (4, 4))]:
+        assert not is_contiguous(device_array(shape, strides=strides))
+
+
+@given(st.lists(st.integers(0, 3), max_size=4), st.integers(0, 3), st.integers(1, 3))
+def test_contiguity_is_numpys(shape: list[int], axis: int, step: int) -> None:
+    array = np.zeros([n * step if i == axis else n for i, n in enumerate(shape)], np.float16)
+    index = tuple(slice(None, None, step) if i == axis else slice(None) for i in range(len(shape)))
+    part = array[index]
+    view = device_array(part.shape, strides=part.strides)
+    assert is_contiguous(view) == part.flags.c_contiguous
+
+
+SCALAR = program(ScalarParam("n", "i32"), ScalarParam("x", "f32"), ScalarParam("flag", "bool"))
+
+
+def test_scalars_are_taken_as_declared() -> None:
+    assert bind_arguments(SCALAR, [np.int64(5), 2, True]).scalars == {"n": 5, "x": 2.0, "flag": 1}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((1.5, 1.0, True), "matmul: n is 1.5, expected an integer (i32)"),
+        ((1 << 31, 1.0, True), "matmul: n is 2147483648, which i32 cannot hold"),
+        ((1, "1", True), "matmul: x is str, expected a number (f32)"),
+        ((1, np.zeros(2), True), "matmul: x is ndarray, expected a number (f32)"),
+        ((1, 1.0, 2), "matmul: flag is 2, which bool cannot hold"),
+    ],
+)
+def test_scalars_that_would_change_are_refused(arguments: tuple[object, ...], message: str) -> None:
+    assert refusal(SCALAR, *arguments) == message
+
+
+def test_bytes_stand_for_types_that_libraries_lack_and_for_nothing_else() -> None:
+    fp8 = program(TensorParam("A", "e4m3", ("M",), "r"), symbols=("M",))
+    for dtype in ("e4m3", "u8", "i8"):
+        assert bind_arguments(fp8, [device_array((4,), dtype)]).symbols == {"M": 4}
+    assert refusal(fp8, device_array((4,), "e4m3fnuz")).endswith("has dtype e4m3fnuz, expected e4m3")
+    plain = program(TensorParam("A", "i8", ("M",), "r"), symbols=("M",))
+    assert refusal(plain, device_array((4,), "u8")).endswith("A has dtype u8, expected i8")
+
+
+@pytest.mark.parametrize(
+    ("shape", "strides", "pointer", "holds"),
+    [
+        ((4, 8), (16, 2), 0x1000, True),
+        ((4, 8), (16, 2), 0x1008, False),
+        ((4, 7), (14, 2), 0x1000, False),
+        ((1, 7), (14, 2), 0x1000, True),
+        ((4, 1), (2, 2), 0x1000, False),
+        ((7,), (2,), 0x1000, True),
+        ((2, 3, 8), (40, 16, 2), 0x1000, False),
+    ],
+)
+def test_aligned_means_base_and_outer_strides(
+    shape: tuple[int, ...], strides: tuple[int, ...], pointer: int, holds: bool
+) -> None:
+    view = device_array(shape, strides=strides, pointer=pointer)
+    assert fact_holds(Fact("aligned", "A", 16), view) == holds
+
+
+def test_below_counts_bytes_from_first_to_past_last() -> None:
+    view = device_array((4, 8), strides=(100, 2))
+    assert view.extent_bytes == 3 * 100 + 7 * 2 + 2
+    assert not fact_holds(Fact("below", "A", 316), view)
+    assert fact_holds(Fact("below", "A", 317), view)
+    assert fact_holds(Fact("below", "A", 1), replace(view, shape=(0, 8)))
+
+
+def test_the_first_variant_whose_facts_hold_is_picked() -> None:
+    fast = Variant((Fact("aligned", "A", 16), Fact("below", "A", 1 << 31)), "fast.cu", ())
+    slow = Variant((Fact("aligned", "A", 4),), "slow.cu", ())
+    manifest = program(A, symbols=("M", "K"), variants=(fast, slow))
+    assert pick_variant(manifest, {"A": device_array((4, 8))}) is fast
+    assert pick_variant(manifest, {"A": device_array((4, 6))}) is slow
+    huge = {"A": device_array((1 << 20, 1 << 12))}
+    assert pick_variant(manifest, huge) is slow
+    with pytest.raises(ArgumentError) as caught:
+        pick_variant(manifest, {"A": device_array((1 << 20, 1 << 12), pointer=0x1002)})
+    assert "A starts at 0x1002, expected a multiple of 16 bytes" in caught.value.message
+    assert f"A spans {1 << 33} bytes, expected fewer than {1 << 31}" in caught.value.message
+
+
+def test_which_scalars_decide_the_plan() -> None:
+    params = (TensorParam("A", "f16", (("mul", "n", 2),), "r"), *SCALAR.params)
+    assert deciding_scalars(program(*params)) == {"n"}
