@@ -179,6 +179,8 @@ def test_descriptors_read_the_layout(
         (SharedLayout.swizzled((64, 64), 16, 64), "mn", 8),
         (SharedLayout((64, 64), ((64,), (64,)), ((64,), (1,)), Swizzle(3, 2, 3)), "k", 16),
         (SharedLayout((64, 128), ((64,), (128,)), ((128,), (1,)), Swizzle(3, 3, 3)), "k", 16),
+        # Groups of eight rows that start inside a swizzle atom.
+        (SharedLayout((64, 64), ((8, 8), (64,)), ((576, 64), (1,)), Swizzle(3, 3, 3)), "k", 16),
     ],
 )
 def test_what_wgmma_cannot_read(layout: SharedLayout, major: str, bits: int) -> None:

@@ -51,7 +51,8 @@ class Conversion:
     - "same": nothing to do.
     - "permute": register r of the result is register `registers[r]` of the source, in every thread.
     - "shuffle": `steps`, in any order; every register and lane of the result is written once.
-    - "shared": through shared memory.
+    - "shared": through shared memory; also where every thread holds what it needs, but in a
+      register that follows its warp.
     """
 
     kind: Kind
