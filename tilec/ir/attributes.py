@@ -1,26 +1,30 @@
 """What an op's attributes may hold: the annotations of its class, read once, checked and converted.
 
-The text format and the verifier ask the same questions, so they are answered here: is this value what the annotation
-says, and which value does plain data (an int for a float, a string for an enum) stand for.
+The text format and the verifier ask the same questions, so they are answered here: is this value
+what the annotation says, and which value does plain data (an int for a float, a string for an enum)
+stand for.
 """
 
 from __future__ import annotations
 
 import types
 from enum import Enum
-from functools import cache
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from ..errors import IRError
 from .core import Constant, Op
 
+_resolved: dict[type[Op], dict[str, Any]] = {}  # a class's annotations never change
+_converting: dict[type[Op], dict[str, Any]] = {}
 
-@cache
+
 def attribute_types(cls: type[Op]) -> dict[str, Any]:
     """The resolved annotation of every attribute of an op class.
 
     Raises IRError (TLC0211) where an annotation names what its module does not have at run time.
     """
+    if cls in _resolved:
+        return _resolved[cls]
     try:
         hints = get_type_hints(cls)
     except NameError as error:
@@ -29,7 +33,9 @@ def attribute_types(cls: type[Op]) -> dict[str, Any]:
             f"the annotations of op {cls.name!r} cannot be resolved: {error}",
             hint="import what they name outside `if TYPE_CHECKING`",
         ) from error
-    return {name: hints[name] for name, kind in cls.fields if kind == "attribute"}
+    found = {name: hints[name] for name, kind in cls.fields if kind == "attribute"}
+    _resolved[cls] = found
+    return found
 
 
 def conforms(value: object, annotation: Any) -> bool:
@@ -59,7 +65,8 @@ def _conforms_tuple(value: object, items: tuple[Any, ...]) -> bool:
 
 
 def coerce(value: Any, annotation: Any) -> Any:
-    """`value` as the annotation has it: an int as a float, an enum member from its value. Else unchanged."""
+    """`value` as the annotation has it: an int as a float, an enum member from its value. Else
+    unchanged."""
     origin = get_origin(annotation)
     if origin in (Union, types.UnionType):
         options = get_args(annotation)
@@ -68,7 +75,11 @@ def coerce(value: Any, annotation: Any) -> Any:
         return next((new for new in (coerce(value, o) for o in options) if new is not value), value)
     if annotation is float and type(value) is int:
         return float(value)
-    if isinstance(annotation, type) and issubclass(annotation, Enum) and not isinstance(value, Enum):
+    if (
+        isinstance(annotation, type)
+        and issubclass(annotation, Enum)
+        and not isinstance(value, Enum)
+    ):
         return next((member for member in annotation if member.value == value), value)
     if origin is tuple and isinstance(value, tuple):
         items = get_args(annotation)
@@ -87,7 +98,8 @@ def describe(annotation: Any) -> str:
 
 
 def number_key(value: bool | int | float) -> tuple[str, str]:
-    """A key under which numbers are equal only if kind and bits are: 1 is not True, 0.0 is not -0.0, nan is nan."""
+    """A key under which numbers are equal only if kind and bits are: 1 is not True, 0.0 is not
+    -0.0, nan is nan."""
     return type(value).__name__, repr(value)
 
 
@@ -115,17 +127,16 @@ def attributes_key(op: Op) -> tuple[Any, ...]:
 def normal_attributes(op: Op) -> dict[str, Any]:
     """The attributes of an op in the form its annotations ask for."""
     values = op.attributes
-    annotations = _annotations_of(type(op))
+    cls = type(op)
+    annotations = _converting.get(cls)
+    if annotations is None:
+        annotations = {n: a for n, a in attribute_types(cls).items() if _converts(a)}
+        _converting[cls] = annotations
     return {n: coerce(v, annotations[n]) if n in annotations else v for n, v in values.items()}
 
 
-@cache
-def _annotations_of(cls: type[Op]) -> dict[str, Any]:
-    """Annotations that can convert anything: those that mention float or an enum."""
-    return {n: a for n, a in attribute_types(cls).items() if _converts(a)}
-
-
 def _converts(annotation: Any) -> bool:
+    """Whether `coerce` can change anything: the annotation mentions float or an enum."""
     if annotation is float or (isinstance(annotation, type) and issubclass(annotation, Enum)):
         return True
     return any(_converts(part) for part in get_args(annotation))

@@ -15,7 +15,7 @@ def same_program(a: Program, b: Program) -> bool:
 
 
 def same_block(a: Block, b: Block) -> bool:
-    """Whether two blocks have the same structure; values defined outside must be the same objects."""
+    """Whether two blocks have the same structure; values defined outside must be the same."""
     return _same_blocks(a, b, {})
 
 

@@ -15,8 +15,9 @@ Item = Value | tuple[Value, ...]
 class OpaqueOp(Op):
     """An op by name, with whatever operands, attributes, regions and result types its text had.
 
-    Its meaning is unknown: it may read, write and synchronise all memory, so nothing moves across it and it is never
-    removed. `fields` belongs to the object, not to the class: one entry an operand, group or region.
+    Its meaning is unknown: it may read, write and synchronise all memory, so nothing moves across
+    it and it is never removed. `fields` belongs to the object, not to the class: one entry an
+    operand, group or region.
     """
 
     def __init__(

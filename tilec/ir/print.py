@@ -1,4 +1,4 @@
-"""Programs as text, in one canonical form: parsing it gives the same program, printing that the same text.
+"""Programs as text, in one canonical form: parsing it gives the same program back.
 
     tilec.ir 1
     #shared0 = shared<shape=[128, 64], modes=[[128], [64]], strides=[[64], [1]], swizzle=[3, 3, 3]>
@@ -6,13 +6,14 @@
       %m = symbol <label = "M"> : i32
       launch %m, 1, 1 <threads = 128> (%bx: i32, %by: i32, %bz: i32) {
         %s = alloc <type = shared f16[128, 64] #shared0> : shared f16[128, 64] #shared0
-        copy %A[%bx, 0], %s[0, 0] <shape = [128, 64], source_dims = [0, 1], destination_dims = [0, 1]>
+        fill %s, 0.0:f16
       }
     }
 
-An op is `results = name operands <attributes> (parameters) { region } : result types`. A group of operands stands in
-brackets, directly after a memory handle that it may index; where the group is all that an op has, it stands bare.
-Trailing empty groups and attributes that have their default are left out.
+An op is `results = name operands <attributes> (parameters) { region } : result types`. A group of
+operands stands in brackets, directly after a memory handle that it may index; where the group is
+all that an op has, it stands bare. Trailing empty groups and attributes that have their default are
+left out.
 """
 
 from __future__ import annotations
@@ -40,9 +41,7 @@ VERSION = 1
 
 Layout = RegisterLayout | SharedLayout
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_KEYWORDS = frozenset(
-    "global shared local fragment tile inflight channel scalar true false none inf nan".split()
-)
+_KEYWORDS = frozenset({"true", "false", "none", "inf", "nan", "scalar", "channel"})
 _SHORT_FLOATS = {f16: np.float16, f32: np.float32}
 
 
@@ -51,19 +50,19 @@ def print_program(
 ) -> str:
     """The canonical text of a program, ending in a newline.
 
-    `locations` adds each op's place as a comment, `notes` a comment under the ops that they are keyed by; a reader
-    skips both.
+    `locations` adds each op's place as a comment, `notes` a comment under the ops that they are
+    keyed by; a reader skips both.
     """
     return Printer(locations, notes or {}).program(program)
 
 
 def print_op(op: Op) -> str:
-    """One op with its regions, for messages. Values that are defined elsewhere print by their hints."""
+    """One op with its regions, for messages. Values of elsewhere print by their hints."""
     return "\n".join(Printer(False, {}).op_lines(op, 0))
 
 
 class Printer:
-    """Prints one program: hands out the names of values and the aliases of layouts as it meets them."""
+    """Prints one program: names values and layouts as it meets them."""
 
     def __init__(self, locations: bool, notes: Mapping[Op, str]) -> None:
         self._locations = locations
@@ -82,7 +81,7 @@ class Printer:
         aliases = [f"{alias} = {format_layout(layout)}" for layout, alias in self._aliases.items()]
         return "\n".join([f"tilec.ir {VERSION}", *aliases, head, *body, "}", ""])
 
-    # Values and types ---------------------------------------------------------------------------------------------
+    # Values and types -----------------------------------------------------------------------------
 
     def define(self, value: Value) -> str:
         """The name of a value, new where it has none: its hint, or a number."""
@@ -135,7 +134,7 @@ class Printer:
             self._aliases[layout] = f"#{kind}{number}"
         return self._aliases[layout]
 
-    # Ops ----------------------------------------------------------------------------------------------------------
+    # Ops ------------------------------------------------------------------------------------------
 
     def _block_lines(self, block: Block, depth: int) -> list[str]:
         return [line for op in block.ops for line in self.op_lines(op, depth)]
@@ -232,7 +231,8 @@ _NONE = object()
 
 
 def print_constant(value: Constant) -> str:
-    """A constant as it stands among operands: `128` (i32), `1.5` (f32), `true`, else with its dtype: `3:i8`."""
+    """A constant as it stands among operands: `128` (i32), `1.5` (f32), `true`, else with its
+    dtype: `3:i8`."""
     assert isinstance(value.type, ScalarType)
     dtype, number = value.type.dtype, value.value
     if dtype.kind == "bool":

@@ -1,4 +1,5 @@
-"""From the nodes of IR text to a program: names, types, layouts and ops are resolved from the outside in."""
+"""From the nodes of IR text to a program: names, types, layouts and ops are resolved from the
+outside in."""
 
 from __future__ import annotations
 
@@ -71,7 +72,7 @@ class ProgramReader:
                            "it has level and symbols")  # fmt: skip
         return level, symbols
 
-    # Scope --------------------------------------------------------------------------------------------------------
+    # Scope ----------------------------------------------------------------------------------------
 
     def _define(self, name: str, value: Value, token: Token) -> None:
         if name in self._scope:
@@ -113,7 +114,7 @@ class ProgramReader:
         with self._region_scope():
             return Block(self._params(node.params), self._ops(node.ops))
 
-    # Ops ----------------------------------------------------------------------------------------------------------
+    # Ops ------------------------------------------------------------------------------------------
 
     def _ops(self, nodes: Sequence[OpNode]) -> tuple[Op, ...]:
         return tuple(map(self._op, nodes))
@@ -125,7 +126,9 @@ class ProgramReader:
             tuple(map(self._value, i.atoms)) if isinstance(i, GroupNode) else self._value(i)
             for i in node.items
         ]
-        cls = self._registry.find(node.name) or self._registry.find(node.name.removeprefix("tilec."))
+        cls = self._registry.find(node.name) or self._registry.find(
+            node.name.removeprefix("tilec.")
+        )
         regions = [self._region(r) for r in node.regions]
         types = [self._values.type(t) for t in node.types]
         loc = token_loc(node.name, self._file)
@@ -145,8 +148,9 @@ class ProgramReader:
         fields: dict[str, object] = self._match_operands(cls, node, items)
         names = [name for name, kind in cls.fields if kind == "region"]
         if len(regions) != len(names):
-            self._fail("TLC0284", f"{cls.name} has {_count(len(names), 'region')}, not {len(regions)}", node.name,
-                       f"they are: {', '.join(names)}" if names else "")  # fmt: skip
+            message = f"{cls.name} has {_count(len(names), 'region')}, not {len(regions)}"
+            hint = f"they are: {', '.join(names)}" if names else ""
+            self._fail("TLC0284", message, node.name, hint)
         fields.update(zip(names, regions, strict=True))
         fields.update(self._attributes(cls, node))
         try:
@@ -155,11 +159,19 @@ class ProgramReader:
         except TilecError:
             raise
         # An op's own checks may trip over operands that no builder would give it.
-        except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, AssertionError) as error:
+        except (
+            TypeError,
+            ValueError,
+            LookupError,
+            AttributeError,
+            ArithmeticError,
+            AssertionError,
+        ) as error:
             raise IRError("TLC0284", f"{cls.name} is malformed: {error}", loc=loc) from error
 
     def _match_operands(self, cls: type[Op], node: OpNode, items: list[Item]) -> dict[str, object]:
-        """Operands and groups by field, in order. Trailing groups may be missing; a group that is all may be bare."""
+        """Operands and groups by field, in order. Trailing groups may be missing; a group that is
+        all may be bare."""
         fields = [(name, kind) for name, kind in cls.fields if kind in ("operand", "operands")]
         if len(fields) == 1 and fields[0][1] == "operands":
             values = [item for item in items if isinstance(item, Value)]
@@ -213,7 +225,9 @@ class ProgramReader:
         if len(types) != len(inferred) or not all(map(refines, types, inferred)):
             has = ", ".join(map(str, inferred)) or "no result"
             wrote = ", ".join(map(str, types)) or "none"
-            self._fail("TLC0286", f"the result type of this {op.name} is {has}, not {wrote}", node.name)
+            self._fail(
+                "TLC0286", f"the result type of this {op.name} is {has}, not {wrote}", node.name
+            )
         if types != inferred:
             with_results(op, [Value(t) for t in types])
 
@@ -222,7 +236,11 @@ class ProgramReader:
         names = [name.strip() for name in names]
         if len(names) != len(op.results):
             token = node.results or node.name
-            self._fail("TLC0284", f"{op.name} has {_count(len(op.results), 'result')}, not {len(names)}", token)
+            self._fail(
+                "TLC0284",
+                f"{op.name} has {_count(len(op.results), 'result')}, not {len(names)}",
+                token,
+            )
         for name, value in zip(names, op.results, strict=True):
             assert node.results is not None
             value.hint = _hint(name)

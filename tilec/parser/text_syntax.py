@@ -1,7 +1,7 @@
-"""The syntax of IR text: lark's tokens gathered into nodes, and its complaints turned into located errors.
+"""The syntax of IR text: lark's tokens gathered into nodes, its complaints as located errors.
 
-Nodes say what was written and where, no more: names are resolved from the outside in by text_build, because an op's
-operands belong to the scope outside its regions.
+Nodes say what was written and where, no more: names are resolved from the outside in by text_build,
+because an op's operands belong to the scope outside its regions.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from lark.exceptions import UnexpectedCharacters, UnexpectedInput, UnexpectedTok
 from ..errors import IRError, Loc
 
 MAX_DEPTH = 100
-"""How deep regions and bracketed attributes may nest: more is refused, not a crash of the reader."""
+"""How deep regions and bracketed attributes may nest: more is refused, not a crash of the reader.
+"""
 
 
 class GroupNode(NamedTuple):
@@ -152,7 +153,9 @@ class _Nodes:
 
     def sequence(self, c: list[Any]) -> ListNode:
         items = [] if c == [None] else c
-        return ListNode(items, 1 + max((i.depth for i in items if isinstance(i, ListNode)), default=0))
+        return ListNode(
+            items, 1 + max((i.depth for i in items if isinstance(i, ListNode)), default=0)
+        )
 
     def scalar(self, c: list[Any]) -> ScalarNode:
         return ScalarNode(*c)
@@ -165,11 +168,12 @@ class _Nodes:
 
 
 _WORDS = {
-    "RESULTS": "results", "VALUE": "a value", "CONSTANT": "a constant", "NUMBER": "a number", "STRING": "a string",
-    "SYMBOL": "a name with @", "ALIAS": "a layout", "ARRAY": "a type", "CHANNEL": "a type", "SCALAR": "a type",
-    "TRUE": "'true'", "FALSE": "'false'", "NONE": "'none'", "STAR": "'*'", "NAME": "a name", "PROGRAM": "'program'",
-    "LPAR": "'('", "RPAR": "')'", "LSQB": "'['", "RSQB": "']'", "LBRACE": "'{'", "RBRACE": "'}'", "COMMA": "','",
-    "COLON": "':'", "EQUAL": "'='", "LESSTHAN": "'<'", "MORETHAN": "'>'", "$END": "the end",
+    "RESULTS": "results", "VALUE": "a value", "CONSTANT": "a constant", "NUMBER": "a number",
+    "STRING": "a string", "SYMBOL": "a name with @", "ALIAS": "a layout", "ARRAY": "a type",
+    "CHANNEL": "a type", "SCALAR": "a type", "TRUE": "'true'", "FALSE": "'false'", "NONE": "'none'",
+    "STAR": "'*'", "NAME": "a name", "PROGRAM": "'program'", "LPAR": "'('", "RPAR": "')'",
+    "LSQB": "'['", "RSQB": "']'", "LBRACE": "'{'", "RBRACE": "'}'", "COMMA": "','", "COLON": "':'",
+    "EQUAL": "'='", "LESSTHAN": "'<'", "MORETHAN": "'>'", "$END": "the end",
 }  # fmt: skip
 
 

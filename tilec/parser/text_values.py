@@ -29,7 +29,8 @@ from .text_syntax import (
 
 _SPACES = {space.value: space for space in Space}
 _INTEGER_DIGITS = 40
-"""Longer whole numbers fit no dtype; Python's own conversion refuses them only at thousands of digits."""
+"""Longer whole numbers fit no dtype; Python's own conversion refuses them only at thousands of
+digits."""
 
 
 class ValueReader:
@@ -43,7 +44,7 @@ class ValueReader:
     def _fail(self, code: str, message: str, token: Token, hint: str = "") -> NoReturn:
         raise IRError(code, message, loc=token_loc(token, self._file), hint=hint)
 
-    # Words and numbers --------------------------------------------------------------------------------------------
+    # Words and numbers ----------------------------------------------------------------------------
 
     def string(self, token: Token, skip: int = 0) -> str:
         """The text between quotes, which begin `skip` characters into the token."""
@@ -103,10 +104,15 @@ class ValueReader:
         """The dtype of that name."""
         found = DTYPES.get(name or token)
         if found is None:
-            self._fail("TLC0286", f"{name or str(token)!r} is no element type", token, f"one of {', '.join(DTYPES)}")
+            self._fail(
+                "TLC0286",
+                f"{name or str(token)!r} is no element type",
+                token,
+                f"one of {', '.join(DTYPES)}",
+            )
         return found
 
-    # Attribute values ---------------------------------------------------------------------------------------------
+    # Attribute values -----------------------------------------------------------------------------
 
     def attribute(self, node: AttributeNode) -> Any:
         """The value of an attribute; a flag is True."""
@@ -136,7 +142,7 @@ class ValueReader:
                 return self._layout(node)
         return self.dtype(node)
 
-    # Types and layouts --------------------------------------------------------------------------------------------
+    # Types and layouts ----------------------------------------------------------------------------
 
     def type(self, node: TypeNode) -> Type:
         """The type that a node names."""
@@ -145,8 +151,8 @@ class ValueReader:
         if isinstance(node, ChannelNode):
             memory = self.type(node.memory)
             slots = self._extent(node.slots)
-            if not isinstance(memory, MemoryType):
-                self._fail("TLC0286", f"a channel is of memory, not of {memory}", node.slots)
+            if not isinstance(memory, (MemoryType, TileType)):
+                self._fail("TLC0286", f"there is no channel of {memory}", node.slots)
             return ChannelType(memory, slots)
         return self._array(node)
 
