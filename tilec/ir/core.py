@@ -88,11 +88,9 @@ def operand() -> Any:
     return field(metadata={_FIELD_KIND: "operand"})
 
 
-def operands(*, optional: bool = False) -> Any:
-    """A field that holds a tuple of Values, printed in brackets. An optional group (the last) may be left out."""
-    if optional:
-        return field(default=(), metadata={_FIELD_KIND: "operands"})
-    return field(metadata={_FIELD_KIND: "operands"})
+def operands(**options: Any) -> Any:
+    """A field that holds a tuple of Values, printed in brackets. With `default=()` (the last field) it may be left out."""
+    return field(metadata={_FIELD_KIND: "operands"}, **options)
 
 
 def attribute(**options: Any) -> Any:

@@ -52,7 +52,7 @@ class Load(Op, name="load"):
 
     memory: Value = operand()
     indices: tuple[Value, ...] = operands()
-    predicate: tuple[Value, ...] = operands(optional=True)
+    predicate: tuple[Value, ...] = operands(default=())
     safe_value: float = attribute(default=0.0)
     in_bounds: bool = attribute(default=False)
 
@@ -69,7 +69,7 @@ class Store(Op, name="store"):
     value: Value = operand()
     memory: Value = operand()
     indices: tuple[Value, ...] = operands()
-    predicate: tuple[Value, ...] = operands(optional=True)
+    predicate: tuple[Value, ...] = operands(default=())
     in_bounds: bool = attribute(default=False)
 
     def infer(self) -> tuple[Type, ...]:

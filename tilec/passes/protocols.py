@@ -1,0 +1,280 @@
+"""How a channel is kept: the table of protocols, and what each side of a channel does in it.
+
+| writer -> reader | put | commit | get | free |
+|---|---|---|---|---|
+| same threads, registers or stores | | fence.proxy.async before a wgmma reader | barrier | barrier |
+| same threads, cp.async | | commit of the stage's group | cp.async wait, barrier | barrier |
+| TMA -> another role | wait empty, expect bytes on full | by the copy engine | wait full | arrivals on empty |
+| threads -> another role | wait empty | fence.proxy.async before wgmma, one arrive a warp | wait full | arrivals on empty |
+
+Freed by one arrive a warpgroup where only wgmma reads the buffer (its own wait orders it), else by one arrive a warp
+after a warp sync. Channels with the same writer, reader and slots share their pair of barriers (a bundle).
+Sources: PTX ISA 8.0, 9.7.13.15 (mbarrier), 9.7.9.25 (cp.async, bulk tensor copies).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ..ir.build import Builder
+from ..ir.core import Block, Op, Value, walk
+from ..ir.dtypes import i32, mbarrier
+from ..ir.layout.shared import SharedLayout
+from ..ir.ops.control import Role, ThreadId
+from ..ir.ops.memory import Alloc, Load, Slot, Store
+from ..ir.ops.nvidia import (
+    FenceProxyAsync,
+    MbarrierArrive,
+    MbarrierExpect,
+    MbarrierInit,
+    MbarrierInitFence,
+    MbarrierWait,
+)
+from ..ir.ops.pipeline import Channel, Get, Put, Stage
+from ..ir.ops.thread import Barrier, WarpSync
+from ..ir.ops.tile import Copy, Gemm
+from ..ir.types import MemoryType, Space
+
+WARPGROUP = 128
+WARP = 32
+PERIOD_BYTES = 1024  # slots start at multiples of the widest swizzle's period
+
+
+@dataclass(eq=False)
+class Ring:
+    """A channel of shared memory: its buffer, and who writes and reads it."""
+
+    channel: Channel
+    alloc: Alloc
+    writer: Stage
+    reader: Stage
+    writer_role: Role | None
+    reader_role: Role | None
+    bundle: Bundle | None = None
+
+    @property
+    def slots(self) -> int:
+        return self.channel.type.slots
+
+    @property
+    def crosses_roles(self) -> bool:
+        return self.writer_role is not self.reader_role
+
+    @property
+    def by_cp_async(self) -> bool:
+        return self._written_by("cp_async")
+
+    @property
+    def by_tma(self) -> bool:
+        return self._written_by("tma")
+
+    def _written_by(self, instruction: str) -> bool:
+        return any(
+            isinstance(op, Copy) and op.instruction == instruction and op.destination in self._handles(Put)
+            for op in self.writer.body.ops
+        )
+
+    @property
+    def read_by_engine(self) -> bool:
+        """Whether asynchronous matrix instructions alone read it."""
+        handles = self._handles(Get)
+        users = [op for op in walk(self.reader.body) if any(v in handles for v in op.inputs)]
+        return bool(users) and all(isinstance(op, Gemm) and op.asynchronous for op in users)
+
+    def _handles(self, kind: type[Put] | type[Get]) -> set[Value]:
+        stage = self.writer if kind is Put else self.reader
+        return {
+            op.result for op in walk(stage.body) if isinstance(op, kind) and op.channel is self.channel.result
+        }
+
+    @property
+    def slot_bytes(self) -> int:
+        type_ = self.channel.type.memory
+        assert isinstance(type_, MemoryType)
+        size = 1
+        for extent in type_.shape:
+            size *= int(extent)
+        return size * type_.dtype.bytes
+
+    def slot(self, b: Builder, index: Value) -> Value:
+        """A handle of one slot."""
+        type_ = self.channel.type.memory
+        assert isinstance(type_, MemoryType)
+        op = b.emit(Slot(self.alloc.result, index, layout_of_slot=type_.layout))
+        op.result.hint = self.channel.label
+        return op.result
+
+
+@dataclass(eq=False)
+class Bundle:
+    """Rings that fill and drain together: one pair of mbarriers a slot, and each role's place in the ring."""
+
+    rings: list[Ring]
+    full: Alloc
+    empty: Alloc
+    places: dict[str, Place] = field(default_factory=dict)
+
+    @property
+    def slots(self) -> int:
+        return self.rings[0].slots
+
+    @property
+    def by_tma(self) -> bool:
+        return self.rings[0].by_tma
+
+    @property
+    def read_by_engine(self) -> bool:
+        return all(ring.read_by_engine for ring in self.rings)
+
+    @property
+    def full_count(self) -> int:
+        """Arrivals that complete a phase of `full`."""
+        role = self.rings[0].writer_role
+        assert role is not None
+        return 1 if self.by_tma else role.threads // WARP
+
+    @property
+    def empty_count(self) -> int:
+        """Arrivals that complete a phase of `empty`."""
+        role = self.rings[0].reader_role
+        assert role is not None
+        return role.threads // (WARPGROUP if self.read_by_engine else WARP)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a side of a bundle is: the slot it takes next, and the parity of its turn. Variables of the role."""
+
+    slot: Value
+    phase: Value
+
+
+def ring_type(type_: MemoryType, slots: int) -> MemoryType:
+    """The type of a whole ring: the slots outermost, each starting at a multiple of the swizzle's period."""
+    assert type_.layout is not None
+    layout = type_.layout
+    period = PERIOD_BYTES * 8 // type_.dtype.bits
+    stride = -(-layout.size // period) * period
+    whole = SharedLayout(
+        (slots, *layout.shape),
+        ((slots,), *layout.modes),
+        ((stride,), *layout.strides),
+        layout.swizzle,
+    )
+    return MemoryType(type_.dtype, (slots, *type_.shape), Space.SHARED, whole)
+
+
+def bundle_rings(rings: list[Ring]) -> list[Bundle]:
+    """Rings that cross roles, grouped by writer, reader and slots, with barriers allocated."""
+    groups: dict[tuple[int, int, int, bool], list[Ring]] = {}
+    for ring in rings:
+        if ring.crosses_roles:
+            key = (id(ring.writer), id(ring.reader), ring.slots, ring.by_tma)
+            groups.setdefault(key, []).append(ring)
+    bundles = []
+    for group in groups.values():
+        type_ = MemoryType(mbarrier, (group[0].slots,), Space.SHARED, SharedLayout.row_major((group[0].slots,)))
+        full, empty = Alloc(type=type_, managed=True), Alloc(type=type_, managed=True)
+        full.result.hint, empty.result.hint = "full", "empty"
+        bundle = Bundle(group, full, empty)
+        for ring in group:
+            ring.bundle = bundle
+        bundles.append(bundle)
+    return bundles
+
+
+def initialise(b: Builder, bundles: list[Bundle]) -> None:
+    """Makes the barriers, by one thread of the launched block, and shows them to all."""
+    first = b.emit(ThreadId(launched=True)).result
+    with b.when(b.compare("eq", first, 0)):
+        for bundle in bundles:
+            with b.loop(0, bundle.slots, hint="slot") as slot:
+                b.emit(MbarrierInit(bundle.full.result, slot, count=bundle.full_count))
+                b.emit(MbarrierInit(bundle.empty.result, slot, count=bundle.empty_count))
+        b.emit(MbarrierInitFence())
+    b.emit(Barrier())
+
+
+def open_place(b: Builder, bundle: Bundle, label: str) -> Place:
+    """Declares a role's place in a bundle, at slot 0 and phase 0."""
+    variables = []
+    for hint in (f"{label}_slot", f"{label}_phase"):
+        alloc = b.emit(Alloc(type=MemoryType(i32, (), Space.LOCAL)))
+        alloc.result.hint = hint
+        b.emit(Store(b.const(0), alloc.result, ()))
+        variables.append(alloc.result)
+    place = Place(*variables)
+    bundle.places[label] = place
+    return place
+
+
+def advance(b: Builder, bundle: Bundle, place: Place) -> None:
+    """Takes the next slot; at the end of the ring the first, in the other phase."""
+    following = b.add(b.emit(Load(place.slot, ())).result, 1)
+    wraps = b.compare("eq", following, bundle.slots)
+    b.emit(Store(b.select(wraps, 0, following), place.slot, ()))
+    with b.when(wraps):
+        b.emit(Store(b.bit_xor(b.emit(Load(place.phase, ())).result, 1), place.phase, ()))
+
+
+def wait_empty(b: Builder, bundle: Bundle, place: Place, slot: Value) -> None:
+    """Waits until the slot is free, and announces what TMA will bring."""
+    phase = b.emit(Load(place.phase, ())).result
+    b.emit(MbarrierWait(bundle.empty.result, slot, b.bit_xor(phase, 1)))
+    if bundle.by_tma:
+        size = sum(ring.slot_bytes for ring in bundle.rings)
+        b.emit(MbarrierExpect(bundle.full.result, slot, size=size))
+
+
+def wait_full(b: Builder, bundle: Bundle, place: Place, slot: Value) -> None:
+    """Waits until the slot's data is there."""
+    b.emit(MbarrierWait(bundle.full.result, slot, b.emit(Load(place.phase, ())).result))
+
+
+def announce(b: Builder, bundle: Bundle, slot: Value) -> None:
+    """What threads wrote may be read: by engines after a fence, by other roles after the arrivals."""
+    if bundle.by_tma:
+        return
+    if any(ring.read_by_engine for ring in bundle.rings):
+        b.emit(FenceProxyAsync())
+    _arrive(b, bundle.full.result, slot, WARP)
+
+
+def release(b: Builder, bundle: Bundle, slot: Value) -> None:
+    """The slot may be written again."""
+    _arrive(b, bundle.empty.result, slot, WARPGROUP if bundle.read_by_engine else WARP)
+
+
+def _arrive(b: Builder, barriers: Value, slot: Value, group: int) -> None:
+    """One arrival for every `group` threads, a warp's after its threads have met."""
+    if group == WARP:
+        b.emit(WarpSync())
+    thread = b.emit(ThreadId()).result
+    with b.when(b.compare("eq", b.floormod(thread, group), 0)):
+        b.emit(MbarrierArrive(barriers, slot))
+
+
+def find_rings(launch_body: Block, channels: list[Channel]) -> list[Ring]:
+    """Every channel of shared memory with the stages and roles at its ends."""
+    rings = []
+    for channel in channels:
+        memory = channel.type.memory
+        if not isinstance(memory, MemoryType):
+            continue
+        writer, writer_role = _end(launch_body, channel, Put)
+        reader, reader_role = _end(launch_body, channel, Get)
+        alloc = Alloc(type=ring_type(memory, channel.type.slots), managed=True)
+        alloc.result.hint = channel.label
+        rings.append(Ring(channel, alloc, writer, reader, writer_role, reader_role))
+    return rings
+
+
+def _end(body: Block, channel: Channel, kind: type[Op]) -> tuple[Stage, Role | None]:
+    for outer in body.ops:
+        for op in outer.walk():
+            if isinstance(op, Stage) and any(
+                isinstance(i, kind) and i.channel is channel.result for i in op.body.ops  # type: ignore[attr-defined]
+            ):
+                return op, outer if isinstance(outer, Role) else None
+    raise AssertionError(f"channel {channel.label} has no {kind.name}")
+
