@@ -95,7 +95,7 @@ NEEDS = (
 )
 
 
-def make_frame(body: str = BODY) -> KernelFrame:
+def make_frame(body: str = BODY, name: str = "gemm") -> KernelFrame:
     """C[M, N] = A[M, K] B[N, K]^T, f16 in and out; K and N multiples of 8 and 2."""
     parameters = (
         FrameParameter("pointer", "A", "f16", const=True),
@@ -103,4 +103,4 @@ def make_frame(body: str = BODY) -> KernelFrame:
         FrameParameter("pointer", "C", "f16"),
         *(FrameParameter("symbol", name, "i32") for name in ("M", "N", "K")),
     )
-    return KernelFrame("gemm", parameters, 128, 24576, body, NEEDS, "A hand-written sm_80 GEMM.")
+    return KernelFrame(name, parameters, 128, 24576, body, NEEDS, "A hand-written sm_80 GEMM.")

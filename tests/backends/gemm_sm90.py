@@ -33,9 +33,11 @@ BODY = """
     register_decrease<40>();
     if (thread_id() == 256) {
       i32 slot = 0; i32 phase = 0;
+      #pragma unroll 1
       for (i32 tile = block_id<0>(); tile < tiles; tile += block_count<0>()) {
         const i32 pm = tile % tiles_m;
         const i32 pn = tile / tiles_m;
+        #pragma unroll 1
         for (i32 k = 0; k < k_tiles; ++k) {
           mbarrier_wait(empty, slot, phase ^ 1);
           mbarrier_expect(full, slot, 49152);
@@ -53,10 +55,12 @@ BODY = """
     const i32 warp = thread_id() / 32 % 4;
     const wgmma_descriptor desc_a = make_descriptor<128>(A_s, warpgroup * 4096, 16, 1024);
     const wgmma_descriptor desc_b = make_descriptor<128>(B_s, 0, 16, 1024);
+    #pragma unroll 1
     for (i32 tile = block_id<0>(); tile < tiles; tile += block_count<0>()) {
       const i32 pm = tile % tiles_m;
       const i32 pn = tile / tiles_m;
       i32 previous = 0;
+      #pragma unroll 1
       for (i32 k = 0; k < k_tiles; ++k) {
         mbarrier_wait(full, slot, phase);
         wgmma_fence();
@@ -114,10 +118,10 @@ NEEDS = (
 )  # fmt: skip
 
 
-def make_frame(body: str = BODY) -> KernelFrame:
+def make_frame(body: str = BODY, name: str = "gemm") -> KernelFrame:
     """C[M, N] = A[M, K] B[N, K]^T, f16 in and out; K and N multiples of 8."""
     parameters = (
         *(FrameParameter("tensor_map", f"{name}_map") for name in "ABC"),
         *(FrameParameter("symbol", name, "i32") for name in ("M", "N", "K")),
     )
-    return KernelFrame("gemm", parameters, 384, SHARED_BYTES, body, NEEDS, "A hand-written sm_90a GEMM.")
+    return KernelFrame(name, parameters, 384, SHARED_BYTES, body, NEEDS, "A hand-written sm_90a GEMM.")

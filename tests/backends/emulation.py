@@ -1,0 +1,147 @@
+"""Runs bodies in the emulator, in every mode and order, for the tests of preludes and emulator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tests.backends import gemm_sm80, gemm_sm90
+from tilec.backends.manifest import Argument, LaunchSpec, TensorMapSpec
+from tilec.backends.prelude import FrameParameter, KernelFrame, Need, render_kernel, render_source
+from tilec.runtime.emulator import ORDERS, EmulatorError, Mode, Order, build, run
+
+Arrays = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Gemm:
+    """A hand-written GEMM body, C = A B^T, with how it is launched."""
+
+    body: str
+    make_frame: Callable[[str, str], KernelFrame]
+    launch: LaunchSpec
+
+    def build(self, bodies: Sequence[str] = ()) -> Path:
+        """One library of the body as it is ("gemm") and of `bodies` ("gemm_0", "gemm_1", …)."""
+        frames = [self.make_frame(self.body, "gemm")]
+        frames += [self.make_frame(body, f"gemm_{i}") for i, body in enumerate(bodies)]
+        return build(render_source("cpu", frames))
+
+    def multiply(
+        self,
+        library: Path,
+        a: NDArray[Any],
+        b: NDArray[Any],
+        mode: Mode = "late",
+        order: Order = "forward",
+        symbol: str = "gemm",
+    ) -> NDArray[Any]:
+        """The product as the emulator computes it; elements that the kernel leaves out are NaN."""
+        (m, k), n = a.shape, b.shape[0]
+        c = np.full((m, n), np.nan, a.dtype)
+        arguments = {"A": a, "B": b, "C": c, "M": m, "N": n, "K": k}
+        launch = replace(self.launch, symbol=symbol)
+        run(library, launch, arguments, mode, order, 7, multiprocessors=2)
+        return c
+
+
+_SYMBOLS = tuple(Argument("symbol", name) for name in ("M", "N", "K"))
+
+SM80 = Gemm(
+    gemm_sm80.BODY,
+    gemm_sm80.make_frame,
+    LaunchSpec(
+        "gemm",
+        (*(Argument("pointer", name) for name in "ABC"), *_SYMBOLS),
+        (("ceildiv", "N", 64), ("ceildiv", "M", 64), 1),
+        128,
+        24576,
+    ),
+)
+
+SM90 = Gemm(
+    gemm_sm90.BODY,
+    gemm_sm90.make_frame,
+    LaunchSpec(
+        "gemm",
+        (
+            *(
+                Argument("tensor_map", f"{name}_map", None, TensorMapSpec(name, box, 128))
+                for name, box in (("A", (128, 64)), ("B", (256, 64)), ("C", (64, 64)))
+            ),
+            *_SYMBOLS,
+        ),
+        ("@multiprocessors", 1, 1),
+        384,
+        gemm_sm90.SHARED_BYTES,
+    ),
+)
+
+
+def make_operands(m: int, n: int, k: int, seed: int = 0) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Random f16 matrices A[m, k] and B[n, k]."""
+    random = np.random.default_rng(seed)
+    return (
+        random.standard_normal((m, k)).astype(np.float16),
+        random.standard_normal((n, k)).astype(np.float16),
+    )
+
+
+def is_product(a: NDArray[Any], b: NDArray[Any], c: NDArray[Any]) -> bool:
+    """Whether c = a b^T within one rounding to f16 and k of f32."""
+    wide_a, wide_b = a.astype(np.float64), b.astype(np.float64)
+    expected, magnitude = wide_a @ wide_b.T, np.abs(wide_a) @ np.abs(wide_b).T
+    allowed = 2.0**-11 * np.abs(expected) + a.shape[1] * 2.0**-24 * magnitude + 2.0**-25
+    return bool(np.all(np.abs(c.astype(np.float64) - expected) <= allowed))
+
+
+def every_schedule() -> Iterator[tuple[Mode, Order]]:
+    """Each mode with each order."""
+    modes: tuple[Mode, ...] = ("late", "early")
+    for mode in modes:
+        for order in ORDERS:
+            yield mode, order
+
+
+def find_fault(gemm: Gemm, library: Path, symbol: str, shape: tuple[int, int, int]) -> str:
+    """What is wrong with a kernel: the first EmulatorError's text, "schedules disagree", "wrong result"; "" for nothing."""
+    a, b = make_operands(*shape)
+    first: NDArray[Any] | None = None
+    for mode, order in every_schedule():
+        try:
+            c = gemm.multiply(library, a, b, mode, order, symbol)
+        except EmulatorError as error:
+            return error.message
+        if first is not None and first.tobytes() != c.tobytes():
+            return "schedules disagree"
+        first = c
+    assert first is not None
+    return "" if is_product(a, b, first) else "wrong result"
+
+
+def run_body(
+    body: str,
+    parameters: tuple[FrameParameter, ...],
+    needs: tuple[Need, ...],
+    arguments: Arrays,
+    *,
+    threads: int = 32,
+    shared_bytes: int = 0,
+    grid: tuple[int, int, int] = (1, 1, 1),
+    maps: Mapping[str, TensorMapSpec] | None = None,
+    mode: Mode = "late",
+    order: Order = "forward",
+    warp_size: int = 32,
+    timeout: float = 60.0,
+) -> None:
+    """Runs a body with the given parameters on `arguments`, which change in place."""
+    frame = KernelFrame("probe", parameters, threads, shared_bytes, body, needs)
+    library = build(render_kernel("cpu", frame, warp_size=warp_size))
+    passed = tuple(Argument(p.kind, p.name, p.dtype, (maps or {}).get(p.name)) for p in parameters)
+    launch = LaunchSpec("probe", passed, grid, threads, shared_bytes)
+    run(library, launch, arguments, mode, order, timeout=timeout)
