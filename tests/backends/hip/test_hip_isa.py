@@ -1,0 +1,270 @@
+"""The HIP prelude as clang compiles it for gfx90a and gfx942: which instructions each name becomes."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from tests.backends.hip.gemm_gfx942 import gemm_frame
+
+from tilec.backends.prelude import FrameParameter, KernelFrame, Need, prelude_names, render_kernel
+from tilec.runtime.amd_isa import KernelIsa
+from tilec.runtime.clang import Assembled, find_amd_clang
+
+pytestmark = pytest.mark.hip
+ARCHES = ("gfx90a", "gfx942")
+
+
+def assemble(frame: KernelFrame, arch: str = "gfx942") -> Assembled:
+    return find_amd_clang().assemble(render_kernel("hip", frame), f"{frame.name}.hip", arch)
+
+
+def probe(body: str, *needs: str | Need, dtype: str = "f32", arch: str = "gfx942") -> KernelIsa:
+    """A kernel of one wave with pointers P (read) and Q (written) of `dtype`, integers m and n."""
+    frame = KernelFrame(
+        name="probe",
+        parameters=(
+            FrameParameter("pointer", "P", dtype, const=True),
+            FrameParameter("pointer", "Q", dtype),
+            FrameParameter("symbol", "n"),
+            FrameParameter("scalar", "m", "i32"),
+        ),
+        threads=64,
+        shared_bytes=8192,
+        body=body,
+        needs=(Need("thread_id"), *(n if isinstance(n, Need) else Need(n) for n in needs)),
+    )
+    assembled = assemble(frame, arch)
+    assert "warning" not in assembled.log
+    return assembled.kernel("probe")
+
+
+@pytest.mark.parametrize("arch", ARCHES)
+@pytest.mark.parametrize("dtype", ["f16", "bf16"])
+@pytest.mark.parametrize(("edge", "matrix"), [(32, 16), (16, 32)])
+def test_gemm_compiles_to_what_it_says(arch: str, dtype: str, edge: int, matrix: int) -> None:
+    assembled = assemble(gemm_frame(dtype, edge), arch)
+    assert "warning" not in assembled.log
+    isa = assembled.kernel(f"gemm_{dtype}_{edge}")
+    assert (isa.vgpr_spills, isa.sgpr_spills, isa.scratch) == (0, 0, 0)
+    assert isa.count("scratch_") == isa.count("flat_") == isa.count("global_") == 0
+    spelling = {
+        ("f16", 32, "gfx90a"): "v_mfma_f32_32x32x8f16", ("f16", 32, "gfx942"): "v_mfma_f32_32x32x8_f16",
+        ("f16", 16, "gfx90a"): "v_mfma_f32_16x16x16f16", ("f16", 16, "gfx942"): "v_mfma_f32_16x16x16_f16",
+        ("bf16", 32, "gfx90a"): "v_mfma_f32_32x32x8bf16_1k",
+        ("bf16", 32, "gfx942"): "v_mfma_f32_32x32x8_bf16",
+        ("bf16", 16, "gfx90a"): "v_mfma_f32_16x16x16bf16_1k",
+        ("bf16", 16, "gfx942"): "v_mfma_f32_16x16x16_bf16",
+    }[dtype, edge, arch]  # fmt: skip
+    assert isa.counts[spelling] == isa.count("v_mfma") == matrix
+    # The first tile and the next one; every fragment of a step.
+    assert isa.counts["buffer_load_dwordx4"] == isa.count("buffer_load") == 8
+    assert isa.counts["ds_write_b128"] == isa.count("ds_write") == 8
+    assert isa.counts["ds_read_b128"] == isa.count("ds_read") == 8
+    assert isa.counts["s_barrier"] == 2
+    store = "buffer_store_dwordx2" if edge == 32 else "buffer_store_short"
+    assert isa.counts[store] == isa.count("buffer_store") == (16 if edge == 32 else 64)
+    assert isa.vgprs + isa.agprs <= 168 and isa.occupancy(256, 32768) == 2
+
+
+def test_gemm_loop_is_free_of_register_moves_and_keeps_loads_in_flight() -> None:
+    text = assemble(gemm_frame("f16", 32)).assembly
+    loop = max(re.split(r"^\.LBB\w+:", text, flags=re.M), key=lambda part: part.count("v_mfma"))
+    lines = [line.split() for line in loop.splitlines() if re.match(r"^\t[a-z]", line)]
+    names = [line[0] for line in lines]
+    assert names.count("v_mfma_f32_32x32x8_f16") == 16
+    assert not [n for n in names if n.startswith(("v_accvgpr", "v_mov", "scratch"))]
+    # The loads of the next tile are issued before the matrix instructions, and waited for after them.
+    loads = [i for i, n in enumerate(names) if n == "buffer_load_dwordx4"]
+    matrix = [i for i, n in enumerate(names) if n.startswith("v_mfma")]
+    waits = [i for i, line in enumerate(lines) if line[0] == "s_waitcnt" and "vmcnt" in line[1]]
+    assert len(loads) == 4 and max(loads) < min(matrix) and min(waits) > max(matrix) - 1
+    barrier = names.index("s_barrier")
+    assert lines[barrier - 1] == ["s_waitcnt", "lgkmcnt(0)"]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "count", "suffix"),
+    [
+        ("f16", 8, "dwordx4"), ("f16", 4, "dwordx2"), ("bf16", 2, "dword"), ("f16", 1, "short"),
+        ("i8", 16, "dwordx4"), ("u8", 1, "byte"), ("f32", 4, "dwordx4"), ("f64", 2, "dwordx4"),
+        ("i64", 1, "dwordx2"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("space", ["global", "buffer"])
+def test_memory_accesses_are_one_instruction(
+    dtype: str, count: int, suffix: str, space: str
+) -> None:
+    at = f"thread_id() * {count}"
+    if space == "global":
+        body = f"load_global<{count}>(r, 0, P, {at});\nstore_global<{count}>(Q, {at}, r, 0);"
+        needs = ("regs", "load_global", "store_global")
+    else:
+        body = f"""buffer<{dtype}> B = make_buffer(P, n);
+        buffer<{dtype}> C = make_buffer(Q, n);
+        buffer_load<{count}>(r, 0, B, {at}, m > 3);
+        buffer_store<{count}>(C, {at}, r, 0, m > 4);"""
+        needs = ("regs", "make_buffer", "buffer_load", "buffer_store")
+    isa = probe(f"regs<{dtype}, {count}> r;\n{body}", dtype, *needs, dtype=dtype)
+    load = {"short": "ushort", "byte": "ubyte"}.get(suffix, suffix)
+    assert isa.counts[f"{space}_load_{load}"] == isa.count(f"{space}_load") == 1
+    assert isa.counts[f"{space}_store_{suffix}"] == isa.count(f"{space}_store") == 1
+    assert isa.count("flat_") == isa.count("scratch_") == 0
+    if space == "buffer":
+        assert not any(line.startswith("s_cbranch") for line in isa.instructions)
+
+
+def test_predicated_global_accesses_do_not_happen() -> None:
+    body = """regs<f32, 4> r;
+    load_global<4>(r, 0, P, thread_id() * 4, thread_id() < n);
+    store_global<4>(Q, thread_id() * 4, r, 0, thread_id() < m);"""
+    isa = probe(body, "regs", "load_global", "store_global")
+    assert isa.counts["global_load_dwordx4"] == isa.counts["global_store_dwordx4"] == 1
+    masks = [i for i, line in enumerate(isa.instructions) if line.startswith("s_and_saveexec")]
+    accesses = [i for i, line in enumerate(isa.instructions) if line.startswith("global_")]
+    assert masks[0] < accesses[0] < masks[-1] < accesses[1]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "count", "bits"), [("f16", 8, "b128"), ("f32", 2, "b64"), ("f16", 2, "b32")]
+)
+def test_shared_accesses(dtype: str, count: int, bits: str) -> None:
+    body = f"""regs<{dtype}, {count}> r;
+    shared<{dtype}> s = shared_buffer<{dtype}>(1024, 1024);
+    load_global<{count}>(r, 0, P, thread_id() * {count});
+    store_shared<{count}>(s, thread_id() * {count}, r, 0);
+    barrier();
+    load_shared<{count}>(r, 0, s, (63 - thread_id()) * {count});
+    store_global<{count}>(Q, thread_id() * {count}, r, 0);"""
+    names = ("shared_buffer", "load_global", "store_global", "load_shared", "store_shared")
+    isa = probe(body, dtype, "barrier", *names, dtype=dtype)
+    assert isa.counts[f"ds_write_{bits}"] == isa.count("ds_write") == 1
+    assert isa.counts[f"ds_read_{bits}"] == isa.count("ds_read") == 1
+
+
+def test_barrier_lets_global_loads_fly() -> None:
+    body = """regs<f32, 1> r;
+    load_global<1>(r, 0, P, thread_id());
+    barrier();
+    store_global<1>(Q, thread_id(), r, 0);"""
+    lines = probe(body, "regs", "barrier", "load_global", "store_global").instructions
+    load = next(i for i, line in enumerate(lines) if line.startswith("global_load"))
+    barrier = lines.index("s_barrier")
+    assert load < barrier
+    assert lines[barrier - 1] == "s_waitcnt lgkmcnt(0)"
+    assert not any("vmcnt" in line for line in lines[load:barrier])
+    assert any("vmcnt(0)" in line for line in lines[barrier:])
+
+
+@pytest.mark.parametrize(
+    ("call", "mnemonic", "operand"),
+    [
+        ("shuffle(x, n)", "ds_bpermute_b32", ""),
+        ("shuffle_xor(x, n)", "ds_bpermute_b32", ""),
+        ("shuffle_xor(x, 1)", "v_", "quad_perm:[1,0,3,2]"),
+        ("shuffle_xor(x, 2)", "v_", "quad_perm:[2,3,0,1]"),
+        ("shuffle_xor(x, 3)", "v_", "quad_perm:[3,2,1,0]"),
+        ("shuffle_xor(x, 4)", "ds_swizzle_b32", "swizzle(SWAP,4)"),
+        ("shuffle_xor(x, 8)", "v_", "row_ror:8"),
+        ("shuffle_xor(x, 16)", "ds_swizzle_b32", "swizzle(SWAP,16)"),
+        ("shuffle_xor(x, 32)", "ds_bpermute_b32", ""),
+    ],
+)
+@pytest.mark.parametrize("dtype", ["f32", "f16"])
+def test_shuffles(call: str, mnemonic: str, operand: str, dtype: str) -> None:
+    body = f"const {dtype} x = P[thread_id()];\nQ[thread_id()] = {call};"
+    isa = probe(body, dtype, call.split("(")[0], dtype=dtype)
+    hits = [i for i in isa.instructions if i.startswith(mnemonic) and operand in i]
+    assert len(hits) == 1
+    exchanges = isa.count("ds_") + sum("quad_perm" in i or "row_ror" in i for i in isa.instructions)
+    assert exchanges == 1
+
+
+def test_named_instructions() -> None:
+    isa = probe(
+        """set_priority<2>();
+        warp_sync();
+        Q[warp_uniform(thread_id() / 3) + block_id<1>()] = exp2(P[0]) + rsqrt(P[1]) + sqrt(P[n]);
+        Q[n] = fma(P[3], P[4], round(P[5])) + max(P[6], floor(P[7])) + abs(P[8]);""",
+        "set_priority", "warp_sync", "warp_uniform", "block_id", "exp2", "rsqrt", "sqrt", "fma",
+        "round", "max", "floor", "abs",
+    )  # fmt: skip
+    assert "s_setprio 2" in isa.instructions
+    for mnemonic in ("v_readfirstlane", "v_exp_f32", "v_rsq_f32", "v_rndne_f32", "v_floor_f32"):
+        assert isa.count(mnemonic) == 1, mnemonic
+    assert isa.count("v_sqrt_f32") == 1
+
+
+def test_half_arithmetic_is_not_fused_and_float_arithmetic_is() -> None:
+    body = "const {t} x = P[thread_id()];\nQ[thread_id()] = x * P[n + thread_id()] + P[m + thread_id()];"
+    half = probe(body.format(t="f16"), "f16", dtype="f16")
+    assert half.count("v_mul_f16") == half.count("v_add_f16") == 1
+    assert half.count("v_fma") == half.count("v_pk_fma") == half.count("v_mad") == 0
+    single = probe(body.format(t="f32"))
+    assert single.count("v_fma") == 1 and single.count("v_mul") == single.count("v_add_f32") == 0
+
+
+def test_conversion_rounds_to_nearest_even() -> None:
+    body = """regs<f32, 2> x; regs<f16, 2> y;
+    load_global<2>(x, 0, P, thread_id() * 2);
+    convert_registers<2>(y, 0, x, 0);
+    Q[thread_id()] = reinterpret<f32>(n) + convert<f32>(y[0]) + convert<f32>(y[1]);"""
+    isa = probe(body, "f16", "load_global", "convert_registers", "reinterpret", "convert")
+    assert isa.count("v_cvt_f16_f32") == 2
+    assert isa.count("v_cvt_pkrtz") == 0
+
+
+SHAPES = [
+    ((32, 32, 8, "f32", "f16"), "v_mfma_f32_32x32x8f16", "v_mfma_f32_32x32x8_f16"),
+    ((16, 16, 16, "f32", "f16"), "v_mfma_f32_16x16x16f16", "v_mfma_f32_16x16x16_f16"),
+    ((32, 32, 8, "f32", "bf16"), "v_mfma_f32_32x32x8bf16_1k", "v_mfma_f32_32x32x8_bf16"),
+    ((16, 16, 16, "f32", "bf16"), "v_mfma_f32_16x16x16bf16_1k", "v_mfma_f32_16x16x16_bf16"),
+    ((32, 32, 2, "f32", "f32"), "v_mfma_f32_32x32x2f32", "v_mfma_f32_32x32x2_f32"),
+    ((16, 16, 4, "f32", "f32"), "v_mfma_f32_16x16x4f32", "v_mfma_f32_16x16x4_f32"),
+    ((16, 16, 4, "f64", "f64"), "v_mfma_f64_16x16x4f64", "v_mfma_f64_16x16x4_f64"),
+    ((32, 32, 8, "i32", "i8"), "v_mfma_i32_32x32x8i8", None),
+    ((16, 16, 16, "i32", "i8"), "v_mfma_i32_16x16x16i8", None),
+    ((32, 32, 16, "i32", "i8"), None, "v_mfma_i32_32x32x16_i8"),
+    ((16, 16, 32, "i32", "i8"), None, "v_mfma_i32_16x16x32_i8"),
+]
+
+
+@pytest.mark.parametrize(("key", "gfx90a", "gfx942"), SHAPES)
+def test_every_mfma_is_its_instruction(
+    key: tuple[int, int, int, str, str], gfx90a: str | None, gfx942: str | None
+) -> None:
+    m, n, k, accumulator, operand = key
+    count = m * k // 64
+    body = f"""regs<{operand}, {count}> a; regs<{operand}, {count}> b;
+    regs<{accumulator}, {m * n // 64}> d;
+    fill_registers<{m * n // 64}>(d, 0, convert<{accumulator}>(n));
+    #pragma unroll
+    for (i32 e = 0; e < {count}; ++e) {{ a[e] = P[thread_id() + e * 64]; b[e] = P[n + thread_id() + e * 64]; }}
+    mfma<{m}, {n}, {k}>(d, 0, a, 0, b, 0);
+    {operand} sum = convert<{operand}>(0);
+    #pragma unroll
+    for (i32 r = 0; r < {m * n // 64}; ++r) sum = sum + convert<{operand}>(d[r]);
+    Q[thread_id()] = sum;"""
+    for arch, mnemonic in (("gfx90a", gfx90a), ("gfx942", gfx942)):
+        if mnemonic is not None:
+            isa = probe(
+                body, operand, accumulator, "regs", "fill_registers", "convert", Need("mfma", key),
+                dtype=operand, arch=arch,
+            )  # fmt: skip
+            assert isa.counts[mnemonic] == isa.count("v_mfma") == 1
+            assert isa.count("scratch_") == 0
+
+
+def test_a_shape_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(Exception, match="64, 64"):
+        probe("", Need("mfma", (64, 64, 4, "f32", "f16")))
+
+
+@pytest.mark.parametrize("arch", ARCHES)
+def test_the_whole_prelude_compiles_without_a_warning(arch: str) -> None:
+    names = [Need(name) for name in prelude_names("hip") if name != "mfma"]
+    matrix = [Need("mfma", key) for key, *on in SHAPES if on[ARCHES.index(arch)]]
+    frame = KernelFrame("nothing", (), 64, 0, "  return;", (*names, *matrix))
+    assembled = assemble(frame, arch)
+    assert "warning" not in assembled.log
+    assert assembled.kernel("nothing").instructions[-1] == "s_endpgm"
