@@ -45,6 +45,9 @@ class ProgramReader:
 
     def program(self, node: ProgramNode) -> Program:
         """The program of a text."""
+        if node.word != "program":
+            self._fail("TLC0280", f"{str(node.word)!r} is not expected here", node.word,
+                       "here may stand 'program'")  # fmt: skip
         for definition in node.definitions:
             self._values.define_layout(definition)
         name = self._values.symbol(node.name)

@@ -6,12 +6,15 @@ because an op's operands belong to the scope outside its regions.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from functools import cache
 from importlib.resources import files
 from typing import Any, NamedTuple, cast
 
 from lark import Lark, Token
-from lark.exceptions import UnexpectedCharacters, UnexpectedInput, UnexpectedToken
+from lark.exceptions import UnexpectedToken
+from lark.lexer import Lexer
 
 from ..errors import IRError, Loc
 
@@ -38,13 +41,14 @@ class ArrayNode(NamedTuple):
 class ChannelNode(NamedTuple):
     """`channel<4> shared f16[128, 64]`."""
 
-    slots: Token
+    head: Token
     memory: TypeNode
 
 
 class ScalarNode(NamedTuple):
     """`scalar f16`: a scalar type as the value of an attribute, where `f16` alone is the dtype."""
 
+    word: Token
     dtype: Token
 
 
@@ -104,6 +108,7 @@ class DefinitionNode(NamedTuple):
 class ProgramNode(NamedTuple):
     """The whole text."""
 
+    word: Token
     name: Token
     params: list[ParamNode]
     attributes: list[AttributeNode]
@@ -121,7 +126,7 @@ class _Nodes:
         return DefinitionNode(*c)
 
     def program(self, c: list[Any]) -> ProgramNode:
-        return ProgramNode(c[0], c[1] or [], c[2] or [], c[3], [])
+        return ProgramNode(c[0], c[1], c[2] or [], c[3] or [], c[4], [])
 
     def op(self, c: list[Any]) -> OpNode:
         return OpNode(c[0], c[1], c[2] or [], c[3] or [], c[4], c[5] or [])
@@ -168,19 +173,43 @@ class _Nodes:
 
 
 _WORDS = {
-    "RESULTS": "results", "VALUE": "a value", "CONSTANT": "a constant", "NUMBER": "a number",
-    "STRING": "a string", "SYMBOL": "a name with @", "ALIAS": "a layout", "ARRAY": "a type",
-    "CHANNEL": "a type", "SCALAR": "a type", "TRUE": "'true'", "FALSE": "'false'", "NONE": "'none'",
-    "STAR": "'*'", "NAME": "a name", "PROGRAM": "'program'", "LPAR": "'('", "RPAR": "')'",
-    "LSQB": "'['", "RSQB": "']'", "LBRACE": "'{'", "RBRACE": "'}'", "COMMA": "','", "COLON": "':'",
-    "EQUAL": "'='", "LESSTHAN": "'<'", "MORETHAN": "'>'", "$END": "the end",
+    "RESULTS": "results", "VALUE": "a value", "CONSTANT": "a number", "STRING": "a string",
+    "SYMBOL": "a name with @", "ALIAS": "a layout", "ARRAY": "a type", "CHANNEL": "a type",
+    "STAR": "'*'", "NAME": "a name", "LPAR": "'('", "RPAR": "')'", "LSQB": "'['", "RSQB": "']'",
+    "LBRACE": "'{'", "RBRACE": "'}'", "COMMA": "','", "COLON": "':'", "EQUAL": "'='",
+    "LESSTHAN": "'<'", "MORETHAN": "'>'", "$END": "the end",
 }  # fmt: skip
+
+
+class _Lexer(Lexer):
+    """Tokens by one regular expression made of the grammar's terminals, without context."""
+
+    def __init__(self, conf: Any) -> None:
+        terminals = sorted(conf.terminals, key=lambda t: -t.priority)
+        choices = "|".join(f"(?P<{t.name}>{t.pattern.to_regexp()})" for t in terminals)
+        # What fits no terminal is a token of its own, which no rule takes.
+        self._regex = re.compile(rf"(?:\s+|//[^\n]*)*(?:{choices}|(?P<OTHER>\S))")
+
+    def lex(self, text: Any) -> Iterator[Token]:  # type: ignore[override]
+        """The tokens of a text, with their places."""
+        line, begin = 1, 0
+        end_of_line = text.find("\n")
+        for match in self._regex.finditer(text):
+            kind = match.lastgroup
+            assert kind is not None
+            start = match.start(kind)
+            while -1 < end_of_line < start:
+                line, begin = line + 1, end_of_line + 1
+                end_of_line = text.find("\n", begin)
+            word = match[kind]
+            column = start - begin + 1
+            yield Token(kind, word, start, line, column, line, column + len(word))
 
 
 @cache
 def _reader() -> Lark:
     grammar = (files(__package__) / "tir.lark").read_text(encoding="utf-8")
-    return Lark(grammar, parser="lalr", transformer=_Nodes(), maybe_placeholders=True)
+    return Lark(grammar, parser="lalr", lexer=_Lexer, transformer=_Nodes(), maybe_placeholders=True)
 
 
 def read_syntax(text: str, file: str) -> ProgramNode:
@@ -188,32 +217,28 @@ def read_syntax(text: str, file: str) -> ProgramNode:
     try:
         # The transformer makes a ProgramNode of what lark types as a tree.
         return cast(ProgramNode, cast(object, _reader().parse(text)))
-    except UnexpectedInput as error:
+    except UnexpectedToken as error:
         raise _syntax_error(error, text, file) from None
 
 
 def token_loc(token: Token, file: str) -> Loc:
     """Where a token stands."""
-    assert token.line is not None and token.column is not None
-    end = token.end_column if token.end_line == token.line else None
-    return Loc(file, token.line, token.column - 1, None if end is None else end - 1)
+    assert token.line is not None and token.column is not None and token.end_column is not None
+    end = None if "\n" in token else token.end_column - 1
+    return Loc(file, token.line, token.column - 1, end)
 
 
-def _syntax_error(error: UnexpectedInput, text: str, file: str) -> IRError:
-    if isinstance(error, UnexpectedToken) and error.token.type != "$END":
-        loc = token_loc(error.token, file)
-        found = f"{str(error.token)!r}"
-        expected = error.expected
-    elif isinstance(error, UnexpectedCharacters):
-        loc = Loc(file, error.line, error.column - 1, error.column)
-        found, expected = f"{error.char!r}", error.allowed or set()
-    else:
+def _syntax_error(error: UnexpectedToken, text: str, file: str) -> IRError:
+    if error.token.type == "$END":
         lines = text.rstrip().split("\n")
         loc = Loc(file, len(lines), len(lines[-1]), len(lines[-1]) + 1)
-        found, expected = "the end of the text", getattr(error, "expected", set())
-    words = sorted({_WORDS.get(name, name) for name in expected})
-    hint = f"here may stand {_or(words)}" if words else ""
-    return IRError("TLC0280", f"{found} is not expected here", loc=loc, hint=hint)
+        found = "the end of the text"
+    else:
+        loc, found = token_loc(error.token, file), repr(str(error.token))
+    words = sorted({_WORDS.get(name, name) for name in error.expected})
+    return IRError(
+        "TLC0280", f"{found} is not expected here", loc=loc, hint=f"here may stand {_or(words)}"
+    )
 
 
 def _or(words: list[str]) -> str:

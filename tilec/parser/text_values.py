@@ -126,21 +126,27 @@ class ValueReader:
         if isinstance(node, ListNode):
             return tuple(map(self._attribute, node.items))
         if isinstance(node, ScalarNode):
+            if node.word != "scalar":
+                self._fail("TLC0280", f"{str(node.dtype)!r} is not expected here", node.dtype)
             return ScalarType(self.dtype(node.dtype))
         if isinstance(node, (ArrayNode, ChannelNode)):
             return self.type(node)
         match node.type:
-            case "NUMBER":
-                return self.number(node, str(node))
+            case "CONSTANT":
+                return self._plain(node)
             case "STRING":
                 return self.string(node)
-            case "TRUE" | "FALSE":
-                return node.type == "TRUE"
-            case "NONE":
-                return None
             case "ALIAS":
                 return self._layout(node)
-        return self.dtype(node)
+        return None if node == "none" else self.dtype(node)
+
+    def _plain(self, token: Token) -> bool | int | float:
+        """A number or bool without a dtype."""
+        if token in ("true", "false"):
+            return str(token) == "true"
+        if ":" in token:
+            self._fail("TLC0288", "the numbers of attributes have no dtype", token)
+        return self.number(token, str(token))
 
     # Types and layouts ----------------------------------------------------------------------------
 
@@ -150,10 +156,10 @@ class ValueReader:
             return self._scalars.get(node) or ScalarType(self.dtype(node))
         if isinstance(node, ChannelNode):
             memory = self.type(node.memory)
-            slots = self._extent(node.slots)
             if not isinstance(memory, (MemoryType, TileType)):
-                self._fail("TLC0286", f"there is no channel of {memory}", node.slots)
-            return ChannelType(memory, slots)
+                self._fail("TLC0286", f"there is no channel of {memory}", node.head)
+            slots = node.head.partition("<")[2].rstrip(">").strip()
+            return ChannelType(memory, self._extent(node.head, slots))
         return self._array(node)
 
     def _array(self, node: ArrayNode) -> Type:
@@ -173,14 +179,14 @@ class ValueReader:
         return tile if node.head == "tile" else InflightType(tile)
 
     def _dim(self, token: Token) -> Dim:
-        if token.type == "NUMBER":
-            return self._extent(token)
+        if token.type == "CONSTANT":
+            return self._extent(token, str(token))
         return self.string(token) if token.type == "STRING" else str(token)
 
-    def _extent(self, token: Token) -> int:
-        number = self.number(token, str(token))
-        if not isinstance(number, int) or number < 0:
-            self._fail("TLC0286", f"{token} is no extent", token)
+    def _extent(self, token: Token, text: str) -> int:
+        number = self.number(token, text) if text.isdigit() else None
+        if not isinstance(number, int):
+            self._fail("TLC0286", f"{text} is no extent", token)
         return number
 
     def _layout(self, token: Token) -> RegisterLayout | SharedLayout:
