@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from numpy.typing import NDArray
 
 from tests.backends import gemm_sm80, gemm_sm90
 from tilec.backends.manifest import Argument, LaunchSpec, TensorMapSpec
-from tilec.backends.prelude import FrameParameter, KernelFrame, Need, render_kernel, render_source
+from tilec.backends.prelude import FrameParameter, KernelFrame, Need, prelude_names, render_source
 from tilec.runtime.emulator import ORDERS, EmulatorError, Mode, Order, build, run
 
 Arrays = Mapping[str, Any]
@@ -124,24 +126,70 @@ def find_fault(gemm: Gemm, library: Path, symbol: str, shape: tuple[int, int, in
     return "" if is_product(a, b, first) else "wrong result"
 
 
-def run_body(
-    body: str,
-    parameters: tuple[FrameParameter, ...],
-    needs: tuple[Need, ...],
-    arguments: Arrays,
-    *,
-    threads: int = 32,
-    shared_bytes: int = 0,
-    grid: tuple[int, int, int] = (1, 1, 1),
-    maps: Mapping[str, TensorMapSpec] | None = None,
-    mode: Mode = "late",
-    order: Order = "forward",
-    warp_size: int = 32,
-    timeout: float = 60.0,
-) -> None:
-    """Runs a body with the given parameters on `arguments`, which change in place."""
-    frame = KernelFrame("probe", parameters, threads, shared_bytes, body, needs)
-    library = build(render_kernel("cpu", frame, warp_size=warp_size))
-    passed = tuple(Argument(p.kind, p.name, p.dtype, (maps or {}).get(p.name)) for p in parameters)
-    launch = LaunchSpec("probe", passed, grid, threads, shared_bytes)
-    run(library, launch, arguments, mode, order, timeout=timeout)
+@dataclass(frozen=True)
+class Probe:
+    """A small kernel that shows what some prelude names do. Pointers are named in `pointers` (name: dtype, a
+    leading "const " for inputs), scalars in `scalars`, tensor maps in `maps`."""
+
+    body: str
+    needs: tuple[Need, ...]
+    pointers: Mapping[str, str] = field(default_factory=dict)
+    scalars: Mapping[str, str] = field(default_factory=dict)
+    maps: Mapping[str, TensorMapSpec] = field(default_factory=dict)
+    threads: int = 32
+    shared_bytes: int = 0
+    arch: str = "sm_80"
+
+    def frame(self, name: str) -> KernelFrame:
+        parameters = (
+            *(FrameParameter("tensor_map", map_name) for map_name in self.maps),
+            *(
+                FrameParameter("pointer", n, dtype.removeprefix("const "), dtype.startswith("const "))
+                for n, dtype in self.pointers.items()
+            ),
+            *(FrameParameter("scalar", n, dtype) for n, dtype in self.scalars.items()),
+        )
+        return KernelFrame(name, parameters, self.threads, self.shared_bytes, self.body, self.needs)
+
+    def launch(self, name: str, grid: tuple[int, int, int] = (1, 1, 1)) -> LaunchSpec:
+        arguments = (
+            *(Argument("tensor_map", n, None, spec) for n, spec in self.maps.items()),
+            *(Argument("pointer", n) for n in self.pointers),
+            *(Argument("scalar", n, dtype) for n, dtype in self.scalars.items()),
+        )
+        return LaunchSpec(name, arguments, grid, self.threads, self.shared_bytes)
+
+
+@dataclass(frozen=True)
+class Probes:
+    """Named probes in one library."""
+
+    probes: Mapping[str, Probe]
+
+    @cached_property
+    def library(self) -> Path:
+        return build(render_source("cpu", [p.frame(name) for name, p in self.probes.items()]))
+
+    def run(
+        self,
+        name: str,
+        arguments: Arrays,
+        mode: Mode = "late",
+        order: Order = "forward",
+        grid: tuple[int, int, int] = (1, 1, 1),
+        timeout: float = 60.0,
+    ) -> None:
+        """Runs a probe on `arguments`, which change in place."""
+        launch = self.probes[name].launch(name, grid)
+        run(self.library, launch, arguments, mode, order, timeout=timeout)
+
+
+def needs_of(text: str, *families: Need) -> tuple[Need, ...]:
+    """The needs of a body: every prelude name in it, and `families`."""
+    words = set(re.findall(r"\w+", text))
+    given = {need.name for need in families}
+    names = [n for n in prelude_names("cuda") if n in words and n not in given and n not in FAMILIES]
+    return (*(Need(name) for name in names), *families)
+
+
+FAMILIES = ("mma", "wgmma_ss", "wgmma_rs", "tma_load", "tma_store", "base", "words")
