@@ -84,8 +84,16 @@ def test_inputs_are_the_parameters_that_are_not_outputs() -> None:
         (("variants", 0, "requires", 0, "bytes"), 24, "no power of two"),
         (("variants", 0, "launches", 0, "threads"), 128.5, "an integer was expected"),
         (("variants", 0, "launches", 0, "grid"), [1, 1], "a grid of 2 extents"),
-        (("variants", 1, "launches", 0, "block"), [32, 1, 1], "a block of 32x1x1 is not 64 threads"),
-        (("variants", 0, "launches", 0, "arguments", 0, "tensor_map", "swizzle"), 48, "swizzle of 48"),
+        (
+            ("variants", 1, "launches", 0, "block"),
+            [32, 1, 1],
+            "a block of 32x1x1 is not 64 threads",
+        ),
+        (
+            ("variants", 0, "launches", 0, "arguments", 0, "tensor_map", "swizzle"),
+            48,
+            "swizzle of 48",
+        ),
         (("variants", 0, "launches", 0, "arguments", 1, "kind"), "eval", "unknown kind 'eval'"),
         (("variants", 0, "launches", 0, "arguments", 1, "name"), "D", "undeclared argument 'D'"),
         (("outputs",), ["factor"], "outputs that are no tensor parameter"),

@@ -1,4 +1,5 @@
-"""A driver that writes down its calls, built from stub_driver.cpp, and arrays that claim to be on it."""
+"""A driver that writes down its calls, built from stub_driver.cpp, and arrays that claim to be on
+it."""
 
 from __future__ import annotations
 

@@ -103,6 +103,7 @@ CUresult CUDAAPI cuLaunchKernel(CUfunction f, unsigned gx, unsigned gy, unsigned
     return (CUresult)launch((uint64_t)f, grid, block, shared, (uint64_t)stream, parameters, extra);
 }
 CUresult CUDAAPI cuStreamIsCapturing(CUstream, CUstreamCaptureStatus *status) {
+    if (state.capturing > 2) return (CUresult)state.capturing;
     *status = (CUstreamCaptureStatus)state.capturing; return (CUresult)0;
 }
 CUresult CUDAAPI cuEventCreate(CUevent *event, unsigned flags) { *event = (CUevent)(uint64_t)(0x5000 + flags); return (CUresult)0; }

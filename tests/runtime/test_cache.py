@@ -40,7 +40,11 @@ def test_what_was_put_comes_back(disk: DiskCache) -> None:
     assert disk.put(KEY, {"log": "é\n", "n": 3}, b"\0code\xff")
     entry = disk.get(KEY)
     assert entry is not None
-    assert (entry.key, entry.metadata, entry.payload) == (KEY, {"log": "é\n", "n": 3}, b"\0code\xff")
+    assert (entry.key, entry.metadata, entry.payload) == (
+        KEY,
+        {"log": "é\n", "n": 3},
+        b"\0code\xff",
+    )
     assert disk.put(KEY, {}, b"newer")
     assert disk.get(KEY).payload == b"newer"  # type: ignore[union-attr]
     assert disk.stats().entries == 1
@@ -49,7 +53,9 @@ def test_what_was_put_comes_back(disk: DiskCache) -> None:
     assert disk.get(KEY) is None
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(
+    max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
+)
 @given(data=st.data())
 def test_any_damage_is_a_miss_and_is_removed(disk: DiskCache, data: st.DataObject) -> None:
     disk.put(KEY, {"log": "text"}, bytes(range(64)))

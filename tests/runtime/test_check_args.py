@@ -22,7 +22,9 @@ B = TensorParam("B", "f16", ("N", "K"), "r")
 C = TensorParam("C", "f32", ("M", "N"), "w")
 
 
-def program(*params: Param, symbols: tuple[str, ...] = (), variants: tuple[Variant, ...] = ()) -> Manifest:
+def program(
+    *params: Param, symbols: tuple[str, ...] = (), variants: tuple[Variant, ...] = ()
+) -> Manifest:
     return Manifest(1, "matmul", "cuda:sm_90a", params, symbols, variants)
 
 
@@ -55,7 +57,8 @@ GOOD = (device_array((64, 128)), device_array((32, 128)), device_array((64, 32),
         (1, device_array((32, 127)),
          "matmul: B has shape (32, 127), expected (N, K) = (32, 128), with K = 128 from A"),
         (2, device_array((32, 64), "f32"),
-         "matmul: C has shape (32, 64), expected (M, N) = (64, 32), with M = 64 from A, N = 32 from B"),
+         "matmul: C has shape (32, 64), expected (M, N) = (64, 32), "
+         "with M = 64 from A, N = 32 from B"),
         (1, device_array((32, 128), "bf16"), "matmul: B has dtype bf16, expected f16"),
         (1, device_array((32, 128, 1)),
          "matmul: B has shape (32, 128, 1), expected 2 dimensions (N, K)"),
@@ -97,7 +100,9 @@ def test_compound_extents_are_solved_and_checked() -> None:
     bound = bind_arguments(manifest, [device_array((8, 32), "u8"), device_array((16, 64))])
     assert bound.symbols["K"] == 64
     message = refusal(manifest, device_array((8, 33), "u8"), device_array((16, 64)))
-    assert message.endswith("P has shape (8, 33), expected (N, (K // 2)) = (8, 32), with K = 64 from A")
+    assert message.endswith(
+        "P has shape (8, 33), expected (N, (K // 2)) = (8, 32), with K = 64 from A"
+    )
     twice = program(TensorParam("X", "f16", (("add", ("mul", 2, "M"), 1),), "r"), symbols=("M",))
     assert bind_arguments(twice, [device_array((7,))]).symbols == {"M": 3}
     assert "no argument tells the value of M" in refusal(twice, device_array((8,)))
@@ -157,7 +162,9 @@ def test_bytes_stand_for_types_that_libraries_lack_and_for_nothing_else() -> Non
     fp8 = program(TensorParam("A", "e4m3", ("M",), "r"), symbols=("M",))
     for dtype in ("e4m3", "u8", "i8"):
         assert bind_arguments(fp8, [device_array((4,), dtype)]).symbols == {"M": 4}
-    assert refusal(fp8, device_array((4,), "e4m3fnuz")).endswith("has dtype e4m3fnuz, expected e4m3")
+    assert refusal(fp8, device_array((4,), "e4m3fnuz")).endswith(
+        "has dtype e4m3fnuz, expected e4m3"
+    )
     plain = program(TensorParam("A", "i8", ("M",), "r"), symbols=("M",))
     assert refusal(plain, device_array((4,), "u8")).endswith("A has dtype u8, expected i8")
 

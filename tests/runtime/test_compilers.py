@@ -1,4 +1,5 @@
-"""Compilers: NVRTC for real, program compilers and hiprtc through stand-ins, and reading their logs."""
+"""Compilers: NVRTC for real, program compilers and hiprtc through stand-ins, and reading their
+logs."""
 
 from __future__ import annotations
 
@@ -13,8 +14,8 @@ from tilec.errors import CompilerFailed, MissingTool, TargetUnsupported
 from tilec.runtime import compilers, nvrtc
 from tilec.runtime.binary import Binary, Finding, KernelResources
 from tilec.runtime.compilers import available_compilers, pick_compiler
-from tilec.runtime.hiprtc import HiprtcCompiler
 from tilec.runtime.hiprtc import _NAMES as HIPRTC_NAMES
+from tilec.runtime.hiprtc import HiprtcCompiler
 from tilec.runtime.nvrtc import find_nvrtc
 from tilec.runtime.offline import OfflineCompiler
 from tilec.runtime.rtc import RtcLibrary
@@ -125,7 +126,9 @@ def test_a_program_compiler_is_given_files_and_its_log_names_ours(tmp_path: Path
 
 def test_a_program_compiler_that_fails_or_hangs_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(CompilerFailed, match=r"kernel\.cu: line 3 is odd"):
-        fake_tool(tmp_path, "sys.exit(sys.argv[-1] + ': line 3 is odd')").compile("", "kernel.cu", "x")
+        fake_tool(tmp_path, "sys.exit(sys.argv[-1] + ': line 3 is odd')").compile(
+            "", "kernel.cu", "x"
+        )
     slow = fake_tool(tmp_path, "import time\ntime.sleep(60)")
     hasty = OfflineCompiler("tool", "cuda", slow.where, "1.2", ".cu", "-arch={}", (), timeout=0.2)
     with pytest.raises(CompilerFailed, match=r"took longer than 0\.2 s"):
@@ -170,11 +173,13 @@ def test_the_choice_follows_preference_and_says_what_is_missing(
         pick_compiler("cuda:sm_80")
 
 
-PTXAS_LOG = """ptxas info    : 0 bytes gmem
-ptxas info    : (C7510) Potential Performance Loss: wgmma.mma_async instructions are serialized due to \
-non wgmma instructions defining accumulator registers of a wgmma between start and end of the \
-pipeline stage in the function 'gemm'
-ptxas info    : Compiling entry function 'gemm' for 'sm_90a'
+ADVICE = (
+    "ptxas info    : (C7510) Potential Performance Loss: wgmma.mma_async instructions are "
+    "serialized due to non wgmma instructions defining accumulator registers of a wgmma between start "
+    "and end of the pipeline stage in the function 'gemm'\n"
+)
+PTXAS_LOG = f"""ptxas info    : 0 bytes gmem
+{ADVICE}ptxas info    : Compiling entry function 'gemm' for 'sm_90a'
 ptxas info    : Function properties for gemm
 ptxas         .     16 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads
 ptxas info    : Function properties for inner

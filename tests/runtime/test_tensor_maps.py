@@ -58,11 +58,14 @@ def test_a_matrix_innermost_dimension_first(driver: CudaDriver) -> None:
 
 @pytest.mark.parametrize(
     ("dtype", "number"),
-    [("f16", 6), ("bf16", 9), ("f32", 7), ("f64", 8), ("i32", 3), ("u32", 2), ("u16", 1), ("i16", 1),
+    [("f16", 6), ("bf16", 9), ("f32", 7), ("f64", 8), ("i32", 3), ("u32", 2), ("u16", 1),
+     ("i16", 1),
      ("e4m3", 0), ("e5m2", 0), ("i8", 0), ("u8", 0), ("i64", 5), ("u64", 4)],
 )  # fmt: skip
 def test_element_types(driver: CudaDriver, dtype: str, number: int) -> None:
-    found = made(driver, device_array((16, 64), dtype), TensorMapSpec("A", (8, 16), 0, l2promotion=64))
+    found = made(
+        driver, device_array((16, 64), dtype), TensorMapSpec("A", (8, 16), 0, l2promotion=64)
+    )
     assert found.dtype == number
     assert found.modes == (0, 0, 1, 0)
 
@@ -108,7 +111,11 @@ def test_an_empty_array_gets_a_valid_map(driver: CudaDriver) -> None:
         (device_array((64, 64)), ((8, 64), 64), "rows of 128 bytes in the box, .* at most 64"),
         (device_array((64,)), ((8, 8), 0), "an array of 1 dimensions, a box of 2"),
         (device_array((64, 64), "complex64", strides=(512, 8)), ((8, 8), 0), "no element type"),
-        (device_array((4, 8), strides=(1 << 40, 2)), ((2, 8), 0), "a stride of 1099511627776 bytes"),
+        (
+            device_array((4, 8), strides=(1 << 40, 2)),
+            ((2, 8), 0),
+            "a stride of 1099511627776 bytes",
+        ),
     ],
 )
 def test_what_tma_cannot_address_is_refused_by_name(

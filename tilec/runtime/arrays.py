@@ -248,7 +248,8 @@ def _view_exporter(array: Any) -> ArrayView:
 def _fingerprint_view(view: Callable[[Any], ArrayView]) -> Fingerprint:
     def fingerprint(array: Any) -> tuple[int, Hashable]:
         seen = view(array)
-        return seen.pointer, (seen.shape, seen.strides, seen.dtype, seen.device, seen.readonly)
+        place = (seen.device, seen.readonly, seen.stream is None)
+        return seen.pointer, (seen.shape, seen.strides, seen.dtype, place)
 
     return fingerprint
 

@@ -34,6 +34,7 @@ _INTEGERS = {"i8": (-(1 << 7), 1 << 7), "i16": (-(1 << 15), 1 << 15), "i32": (-(
              "i64": (-(1 << 63), 1 << 63), "u8": (0, 1 << 8), "u16": (0, 1 << 16),
              "u32": (0, 1 << 32),
              "u64": (0, 1 << 64), "bool": (0, 2)}  # fmt: skip
+_WIDE = ("f16", "bf16", "f32", "f64")  # what a usual number fits without a closer look
 _FINITE = ("e4m3", "e4m3fnuz", "e5m2fnuz")  # these have no infinity
 # From these on a finite number rounds to infinity, or to NaN where there is none.
 _FLOATS = {
@@ -107,11 +108,16 @@ def bind_arguments(manifest: Manifest, arguments: Sequence[object]) -> Bound:
 def check_scalar(program: str, param: ScalarParam, value: object) -> int | float:
     """`value` as the number that `param` is passed as. Raises ArgumentError where that would change
     it."""
+    limits = _INTEGERS.get(param.dtype)
+    # The usual case first: this is on the path of every call.
+    if limits is not None and type(value) is int and limits[0] <= value < limits[1]:
+        return value
+    if limits is None and type(value) is float and abs(value) < 65504.0 and param.dtype in _WIDE:
+        return value
     if is_array(value) or not hasattr(value, "__index__") and not hasattr(value, "__float__"):
         raise _refuse(
             program, f"{param.name} is {type(value).__name__}, expected a number ({param.dtype})"
         )
-    limits = _INTEGERS.get(param.dtype)
     if limits is None:
         real = float(value)  # type: ignore[arg-type]
         if abs(real) >= _FLOATS[param.dtype] and (math.isfinite(real) or param.dtype in _FINITE):

@@ -8,9 +8,10 @@ from typing import Protocol
 from ..errors import MissingTool
 from ..target import Target, find_target
 from .binary import Binary
+from .clang import find_amd_clang
 from .hiprtc import find_hiprtc
 from .nvrtc import find_nvrtc
-from .offline import find_clang, find_nvcc
+from .offline import find_nvcc
 
 
 class Compiler(Protocol):
@@ -39,7 +40,7 @@ class Compiler(Protocol):
 # In order of preference.
 _FINDERS: dict[str, tuple[Callable[[], Compiler], ...]] = {
     "cuda": (find_nvrtc, find_nvcc),
-    "hip": (find_hiprtc, find_clang),
+    "hip": (find_hiprtc, find_amd_clang),
 }
 
 

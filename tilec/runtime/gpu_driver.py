@@ -22,6 +22,7 @@ REMEDIES = (
     "or only compile it: `tilec build --target cuda:sm_90a FILE.py`; "
     "or install the vendor's driver and cupy: pip install 'tilec[cuda13]'"
 )
+_CAPTURE_IMPLICIT = 906  # CUDA_ERROR_STREAM_CAPTURE_IMPLICIT, hipErrorStreamCaptureImplicit
 DEFAULT_SHARED_BYTES = 48 * 1024  # what a kernel may ask for without saying so first
 
 
@@ -158,7 +159,8 @@ class CtypesDriver(ABC):
     def is_capturing(self, stream: int) -> bool:
         state = ctypes.c_int()
         status = self._call("is_capturing", ctypes.c_void_p(stream), ctypes.byref(state))
-        return status == 0 and state.value == 1  # 2: the capture is broken already
+        # The default stream cannot be asked while another is being captured: that counts.
+        return status == _CAPTURE_IMPLICIT or (status == 0 and state.value != 0)
 
     def wait_stream(self, stream: int, producer: int) -> None:
         event = ctypes.c_void_p()

@@ -12,7 +12,7 @@ from collections.abc import Hashable, Sequence
 from typing import Any, NoReturn
 
 from ..backends.manifest import Manifest, ScalarParam, TensorParam, Variant
-from ..errors import UNKNOWN, Loc
+from ..errors import UNKNOWN, ArgumentError, Loc
 from ..target import find_target
 from .allocate import allocate, hand_over
 from .arrays import ADAPTERS, adapter_of, is_array, view_array
@@ -65,7 +65,7 @@ class Loaded:
         if plan is None:
             plan = self._remember(key, self._plan(arguments, handle))
         number = plan.current_stream() if handle is None else handle
-        made = self._make_outputs(plan, pointers, handle)
+        made = self._make_outputs(plan, pointers, handle) if plan.outputs else []
         for space in plan.workspaces:
             pointers[space.place] = self._workspace(plan, space, number)
         if plan.waits:
@@ -97,16 +97,20 @@ class Loaded:
             return variant_of(self.manifest, self.driver, arguments)
 
     def _read(self, arguments: Sequence[object]) -> tuple[list[int], list[Number], Hashable]:
-        """Addresses, scalars, and the key of the plan."""
+        """Addresses, scalars, and the key of the plan. This is on the path of every call."""
         if len(arguments) != len(self._inputs):
             self._refuse(arguments)
+        program = self.manifest.program
         pointers = [0] * self._pointers
         scalars: list[Number] = []
         key: list[Hashable] = []
         for (param, place), argument in zip(self._inputs, arguments, strict=True):
-            if isinstance(param, ScalarParam):
-                with self.loc:
-                    number = check_scalar(self.manifest.program, param, argument)
+            if place < 0:
+                assert isinstance(param, ScalarParam)
+                try:
+                    number = check_scalar(program, param, argument)
+                except ArgumentError:
+                    self._refuse(arguments)
                 scalars.append(number)
                 if param.name in self._deciding:
                     key.append(number)
