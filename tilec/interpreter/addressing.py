@@ -1,0 +1,152 @@
+"""Where element accesses go: indices checked against the bounds, turned into slices where they are plain ranges."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..ir.core import Value
+from ..ir.types import Space
+from .conflicts import Index
+from .frame import Frame, element
+from .memory import Memory
+from .numbers import Array, Bits
+
+
+@dataclass(frozen=True, eq=False)
+class Access:
+    """The elements that an op touches.
+
+    `index` addresses the storage without its lanes. `keep` marks the lanes that are active and inside (None: all).
+    `uniform`: every index is one number. `outside` marks the lanes whose index was outside (and is now clipped).
+    """
+
+    index: Index
+    keep: Bits | None
+    uniform: bool
+    outside: Bits | None = None
+
+
+def locate(
+    frame: Frame, memory: Memory, indices: tuple[Value, ...], predicate: tuple[Value, ...]
+) -> Access | None:
+    """Evaluates indices; None if nothing is to be touched.
+
+    Raises ExecutionError for uninitialised indices and for those outside, where that is an error.
+    """
+    allowed: Any = None
+    if predicate:
+        allowed, bad = frame.pair(predicate[0])
+        frame.arrive(bad, f"the predicate of an access to {memory.name!r}")
+        if allowed.ndim == 0:
+            if not allowed:
+                return None
+            allowed = None
+    found = [frame.value(v) for v in indices]
+    if frame.shadow:
+        for v in indices:
+            frame.arrive(frame.shadow.get(v), f"an index of {memory.name!r}")
+    shape = memory.shape
+    uniform = not any(i.ndim for i in found)
+    if not uniform and frame.lanes is None:
+        raise frame.fault("TLC0746", f"an index of {memory.name!r} differs between threads here")
+    if allowed is not None:
+        return _outside(frame, memory, found, uniform, allowed)
+    if uniform:
+        numbers = tuple([int(i) for i in found])
+        if all([0 <= i < n for i, n in zip(numbers, shape, strict=True)]):
+            return Access(numbers, frame.mask, True)
+    elif all([_inside(i, n) for i, n in zip(found, shape, strict=True)]):
+        return Access(tuple(found), frame.mask, False)
+    return _outside(frame, memory, found, uniform, None)
+
+
+def _inside(index: Any, extent: int) -> bool:
+    if index.ndim == 0:
+        return 0 <= int(index) < extent
+    return index.size == 0 or (int(index.min()) >= 0 and int(index.max()) < extent)
+
+
+def _outside(
+    frame: Frame, memory: Memory, found: list[Any], uniform: bool, allowed: Bits | None
+) -> Access:
+    """An access some of whose lanes are outside, or not allowed by its predicate."""
+    outside: Any = np.False_
+    active = frame.mask
+    if allowed is not None:
+        active = allowed if active is None else np.asarray(active & allowed)
+    for index, extent in zip(found, memory.shape, strict=True):
+        outside = outside | (index < 0) | (index >= extent)
+    wrong = outside if active is None else outside & active
+    if wrong.any():
+        _refuse(frame, memory, found, wrong)
+    if any(n == 0 for n in memory.shape):
+        raise frame.fault("TLC0741", f"{memory.name!r} has no elements to clip an index to")
+    clipped = [np.clip(i, 0, n - 1) for i, n in zip(found, memory.shape, strict=True)]
+    keep = ~outside if active is None else ~outside & active
+    if allowed is not None:
+        outside = outside | ~allowed
+    index = tuple(int(i) for i in clipped) if uniform else tuple(clipped)
+    return Access(index, np.asarray(keep), uniform, np.asarray(outside))
+
+
+def _refuse(frame: Frame, memory: Memory, found: list[Any], wrong: Any) -> None:
+    """Raises for an access outside memory where that is an error."""
+    is_global = memory.space is Space.GLOBAL
+    if is_global and not frame.run.check_bounds:
+        return
+    arrays = np.broadcast_arrays(*found, wrong)
+    first = tuple(np.argwhere(arrays[-1])[0])
+    at = element([a[first] for a in arrays[:-1]])
+    who = ""
+    if frame.lanes is not None and arrays[-1].ndim:
+        full = np.broadcast_to(wrong, frame.lanes.shape)
+        who = f" in {frame.lanes.describe(int(np.flatnonzero(full)[0]))}"
+    raise frame.fault(
+        "TLC0742" if is_global else "TLC0741",
+        f"{memory.name}{at} is outside {memory.space.value} {list(memory.shape)}{who}",
+    )
+
+
+def as_slices(index: Index, lanes: tuple[int, ...]) -> tuple[Index, tuple[int, ...], bool] | None:
+    """An index whose parts are numbers or ranges that run along rising lane axes, as slices.
+
+    Gives the slices, the shape in which what they select broadcasts to the lanes, and whether every lane has an element
+    of its own. None if the index is not of that form.
+    """
+    parts: list[Any] = []
+    shape = [1] * len(lanes)
+    last = -1
+    for i in index:
+        if getattr(i, "ndim", 0) == 0 or i.size == 1:
+            parts.append(int(i if getattr(i, "ndim", 0) == 0 else i.reshape(())))
+            continue
+        axis = next((a for a, n in enumerate(i.shape) if n != 1), -1)
+        if i.size != i.shape[axis] or axis <= last or i.ndim != len(lanes):
+            return None
+        row = i.reshape(-1)
+        first = int(row[0])
+        if int(row[-1]) - first != i.size - 1 or (i.size > 2 and not (np.diff(row) == 1).all()):
+            return None
+        parts.append(slice(first, first + i.size))
+        shape[axis] = i.size
+        last = axis
+    covers = all(s == n for s, n in zip(shape, lanes, strict=True))
+    return tuple(parts), tuple(shape), covers
+
+
+def spread(index: Index, lanes: tuple[int, ...], keep: Bits | None) -> Index:
+    """One index array of every dimension for each lane that is kept."""
+    arrays = [np.broadcast_to(np.asarray(i), lanes) for i in index]
+    if keep is None:
+        return tuple(arrays)
+    chosen = np.broadcast_to(keep, lanes)
+    return tuple(a[chosen] for a in arrays)
+
+
+def chosen(data: Any, lanes: tuple[int, ...], keep: Bits | None) -> Array:
+    """The values of the lanes that are kept, as `spread` orders them."""
+    full = np.broadcast_to(data, lanes)
+    return full if keep is None else full[np.broadcast_to(keep, lanes)]

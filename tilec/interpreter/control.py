@@ -1,0 +1,365 @@
+"""Structure: launches, loops, conditions, thread-level regions, parallel nests."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..ir.core import Access, Block, Op, Value, walk
+from ..ir.ops.control import (
+    For,
+    HardwareBlock,
+    If,
+    Launch,
+    Parallel,
+    Role,
+    Simt,
+    Symbol,
+    ThreadId,
+    While,
+)
+from ..ir.ops.memory import Alloc, Flatten, Slot
+from ..ir.types import MemoryType, ScalarType, Space
+from .clocks import Clocks
+from .conflicts import AccessLog
+from .frame import Frame, Pair, Place, Waiting
+from .lanes import Lanes
+from .memory import Memory, Storage, undefined
+from .numbers import Bits
+from .roles import finish
+
+Steps = Generator[Waiting, None, None]
+
+
+def run_launch(frame: Frame, op: Op) -> None:
+    """Every block of the grid once, in a seeded random order."""
+    assert isinstance(op, Launch)
+    run = frame.run
+    grid = [frame.number(v, "the grid") for v in op.grid]
+    grid = grid + [1] * (3 - len(grid))
+    run.roles = tuple(r for r in walk(op.body) if isinstance(r, Role))
+    count = int(np.prod(grid, dtype=np.int64)) if min(grid) > 0 else 0
+    _settle(frame, op.body)
+    launch = run.next_episode()
+    if (
+        op.persistent_blocks and count
+    ):  # a few blocks that take the grid's in turn: they number themselves
+        count = int(run.random.integers(1, min(count, 8) + 1))
+        grid = [count, 1, 1]
+    for number in run.random.permutation(count).tolist():
+        bx, rest = number % grid[0], number // grid[0]
+        index = (bx, rest % grid[1], rest // grid[1])
+        inner = Frame(run)
+        inner.env = frame.env
+        inner.threads, inner.launch = op.threads, launch
+        inner.place = Place(index, number, count)
+        for param, i in zip(op.body.params, index, strict=False):
+            inner.define(param, np.int32(i))
+        finish(inner, inner.execute(op.body))
+
+
+def _settle(frame: Frame, body: Block) -> None:
+    """Finds out which global memory the launch writes: only that can have conflicts between blocks."""
+    memories = {id(m.storage): m for m in frame.run.globals_.values()}
+    written = {id(m.storage) for m in _memories(frame, written_by(frame, body))}
+    unknown = any(
+        e.access is Access.WRITE and e.memory is None for o in walk(body) for e in o.effects()
+    )
+    for key, memory in memories.items():
+        storage = memory.storage
+        storage.settled = not unknown and key not in written
+        storage.blocks = None if storage.settled else AccessLog(storage.shape)
+        storage.renew()
+
+
+def written_by(frame: Frame, block: Block) -> frozenset[Value]:
+    """The handles from outside that ops of a block, or of regions in it, write or have other handles on."""
+    cache = frame.run.writes
+    if block not in cache:
+        found: set[Value] = set()
+        own: set[Value] = set()
+        for op in walk(block):
+            own.update(op.results)
+            if isinstance(op, (Slot, Flatten)):
+                found.update(op.inputs)
+            found.update(
+                e.memory for e in op.effects() if e.access is Access.WRITE and e.memory is not None
+            )
+        cache[block] = frozenset(found - own)
+    return cache[block]
+
+
+def _memories(frame: Frame, values: frozenset[Value]) -> list[Memory]:
+    return [m for m in (frame.env.get(v) for v in values) if isinstance(m, Memory)]
+
+
+# Loops and conditions ---------------------------------------------------------------------------------------------
+
+
+def run_if(frame: Frame, op: Op) -> Steps:
+    """One region; where lanes differ both, each for its lanes."""
+    assert isinstance(op, If)
+    condition, bad = frame.pair(op.condition)
+    frame.arrive(bad, "a condition")
+    if condition.ndim == 0:
+        pairs = yield from frame.execute(op.then if condition else op.orelse)
+        frame.define_all(op.results, pairs)
+        return
+    outer = _diverge(frame, op)
+    yes = condition if outer is None else condition & outer
+    no = ~condition if outer is None else ~condition & outer
+    arms: list[list[Pair] | None] = []
+    for mask, block in ((yes, op.then), (no, op.orelse)):
+        frame.mask = mask
+        arms.append((yield from frame.execute(block)) if mask.any() else None)
+    frame.mask = outer
+    then, orelse = arms
+    if then is None or orelse is None:
+        frame.define_all(op.results, then if then is not None else orelse or ())
+        return
+    frame.define_all(op.results, _merge(condition, then, orelse))
+
+
+def _diverge(frame: Frame, op: Op) -> Bits | None:
+    """Enters code that only some lanes run; gives the mask so far. From here on threads run in no order."""
+    if frame.lanes is None:
+        frame.op = op
+        raise frame.fault(
+            "TLC0746", f"the condition of this {op.name} differs between threads here"
+        )
+    if frame.mask is None and frame.lanes.kind == "thread":
+        frame.run.next_episode()
+    return frame.mask
+
+
+def _merge(mask: Bits, new: Sequence[Pair], old: Sequence[Pair]) -> list[Pair]:
+    """`new` in the lanes of the mask, `old` in the others."""
+    found: list[Pair] = []
+    for (a, bad_a), (b, bad_b) in zip(new, old, strict=True):
+        if a is b and bad_a is bad_b:
+            found.append((a, bad_a))
+            continue
+        bad: Any = None
+        if bad_a is not None or bad_b is not None:
+            no = np.False_
+            bad = np.where(mask, no if bad_a is None else bad_a, no if bad_b is None else bad_b)
+        found.append((np.where(mask, a, b), bad))
+    return found
+
+
+def run_for(frame: Frame, op: Op) -> Steps:
+    """The loop; where lanes have bounds of their own, for as long as any lane is in it."""
+    assert isinstance(op, For)
+    bounds = [frame.value(v) for v in (op.start, op.stop, op.step)]
+    for v in (op.start, op.stop, op.step):
+        frame.arrive(frame.shadow.get(v), "a loop bound")
+    carried = [frame.pair(v) for v in op.inits]
+    index, params = op.body.params[0], op.body.params[1:]
+    assert isinstance(index.type, ScalarType)
+    number = index.type.dtype.numpy.type
+    if np.any(np.less_equal(bounds[2], 0)):
+        raise frame.fault("TLC0750", "the step of a loop is not positive")
+    if not any(b.ndim for b in bounds):
+        for i in range(*(int(b) for b in bounds)):
+            frame.define(index, number(i))
+            frame.define_all(params, carried)
+            carried = yield from frame.execute(op.body)
+        frame.define_all(op.results, carried)
+        return
+    outer = _diverge(frame, op)
+    start, stop, step = bounds
+    here = start + np.zeros_like(stop)
+    while True:
+        mask = here < stop if outer is None else (here < stop) & outer
+        if not mask.any():
+            break
+        frame.mask = mask
+        frame.define(index, here)
+        frame.define_all(params, carried)
+        carried = _merge(mask, (yield from frame.execute(op.body)), carried)
+        here = np.where(mask, here + step, here)
+    frame.mask = outer
+    frame.define_all(op.results, carried)
+
+
+def run_while(frame: Frame, op: Op) -> Steps:
+    """The loop, for as long as the condition holds in any lane."""
+    assert isinstance(op, While)
+    carried = [frame.pair(v) for v in op.inits]
+    outer, diverged = frame.mask, False
+    while True:
+        frame.define_all(op.condition.params, carried)
+        ((condition, bad),) = yield from frame.execute(op.condition)
+        frame.arrive(bad, "a condition")
+        if condition.ndim and not diverged:
+            _diverge(frame, op)
+            diverged = True
+        if diverged:
+            condition = condition if frame.mask is None else condition & frame.mask
+            if not np.any(condition):
+                break
+            frame.mask = condition
+        elif not condition:
+            break
+        frame.define_all(op.body.params, carried)
+        after = yield from frame.execute(op.body)
+        carried = _merge(condition, after, carried) if diverged else after
+    frame.mask = outer
+    frame.define_all(op.results, carried)
+
+
+# Lanes ------------------------------------------------------------------------------------------------------------
+
+
+def run_simt(frame: Frame, op: Op) -> Steps:
+    """The threads of the block as an array axis. Under uniform control each op is done by all before the next."""
+    assert isinstance(op, Simt)
+    if frame.lanes is not None:
+        raise frame.fault(
+            "TLC0748",
+            f"simt is code of the whole block, and stands in one {frame.lanes.kind}'s code",
+        )
+    frame.lanes = Lanes("thread", (op.threads,))
+    for param in op.body.params[:1]:
+        frame.define(param, frame.lanes.indices()[0])
+    yield from frame.execute(op.body)
+    frame.lanes = None
+
+
+def run_parallel(frame: Frame, op: Op) -> Steps:
+    """All iterations at once, as array axes; they have no order between them."""
+    assert isinstance(op, Parallel)
+    outer = frame.lanes
+    if outer is not None and outer.kind == "thread":
+        raise frame.fault(
+            "TLC0748", "a parallel nest is code of the whole block, and stands in one thread's code"
+        )
+    extents = op.extents if outer is None else (*op.extents, *outer.shape)
+    lanes = frame.lanes = Lanes("iteration", tuple(int(n) for n in extents))
+    before = frame.written
+    if outer is None:
+        frame.run.next_episode()
+    depth = len(op.extents)
+    for param, index in zip(op.body.params, lanes.indices()[:depth], strict=False):
+        frame.define(param, index)
+    updates = _bind_tiles(frame, op, op.body.params[depth:])
+    scratch = _own_scratch(frame, op.body) if outer is None else {}
+    if outer is None:
+        frame.written = frozenset(
+            id(m.storage) for m in _memories(frame, written_by(frame, op.body))
+        )
+    if lanes.count:
+        yield from frame.execute(op.body)
+    frame.lanes, frame.written = outer, before
+    for v, memory in scratch.items():
+        memory.storage.forget()
+        frame.env[v] = memory
+    for result, update in zip(op.results, updates, strict=True):
+        poison = update.storage.poison
+        frame.define(
+            result, update.storage.data, poison if poison is not None and poison.any() else None
+        )
+
+
+def _bind_tiles(frame: Frame, op: Parallel, params: tuple[Value, ...]) -> list[Memory]:
+    """The tiles that the body reads and updates as fragments; gives those it updates."""
+    memories: list[Memory] = []
+    for v, param in zip((*op.reads, *op.updates), params, strict=True):
+        assert isinstance(param.type, MemoryType)
+        data, bad = frame.tile(v), frame.shadow.get(v)
+        poison = None if bad is None else np.array(np.broadcast_to(bad, data.shape))
+        storage = Storage(np.array(data) if len(memories) >= len(op.reads) else data, poison)
+        memories.append(
+            Memory(param.hint or v.hint or "tile", param.type.dtype, Space.FRAGMENT, storage)
+        )
+        frame.define(param, memories[-1])
+    return memories[len(op.reads) :]
+
+
+def _own_scratch(frame: Frame, body: Block) -> dict[Value, Memory]:
+    """Gives every iteration its own copy of the thread-private memory that the nest writes.
+
+    Which thread runs an iteration is not stated, so what the copy holds at first is undefined, and what the memory holds
+    afterwards too.
+    """
+    found: dict[Value, Memory] = {}
+    for v in written_by(frame, body):
+        memory = frame.env.get(v)
+        if isinstance(memory, Memory) and memory.storage.lanes:
+            assert frame.lanes is not None
+            found[v] = memory
+            storage = undefined(memory.shape, memory.dtype, frame.lanes.shape)
+            frame.env[v] = Memory(memory.name, memory.dtype, memory.space, storage)
+    return found
+
+
+# Leaves -----------------------------------------------------------------------------------------------------------
+
+
+def run_alloc(frame: Frame, op: Op) -> None:
+    """Memory with undefined contents; private memory has a copy for each thread, or for each iteration."""
+    assert isinstance(op, Alloc)
+    type_ = op.type
+    shape = tuple(frame.run.symbols[d] if isinstance(d, str) else d for d in type_.shape)
+    lanes: tuple[int, ...] = ()
+    if type_.space is Space.LOCAL:
+        lanes = frame.lanes.shape if frame.lanes is not None else (frame.threads,)
+    storage = undefined(shape, type_.dtype, lanes)
+    if type_.space is Space.SHARED and frame.run.roles:
+        storage.clocks = Clocks(shape)
+    memory = Memory(op.result.hint or type_.space.value, type_.dtype, type_.space, storage)
+    frame.define(op.result, memory)
+    if type_.space is Space.GLOBAL:
+        frame.run.globals_[op.result] = memory
+
+
+def run_slot(frame: Frame, op: Op) -> None:
+    assert isinstance(op, Slot)
+    ring = frame.memory(op.ring)
+    number = frame.number(op.index, f"a slot of {ring.name!r}")
+    if not 0 <= number < ring.shape[0]:
+        raise frame.fault(
+            "TLC0741", f"slot {number} of {ring.name!r} is not one of its {ring.shape[0]}"
+        )
+    storage = ring.storage.view((number,))
+    frame.define(op.result, Memory(ring.name, ring.dtype, ring.space, storage, ring.guard))
+
+
+def run_flatten(frame: Frame, op: Op) -> None:
+    assert isinstance(op, Flatten)
+    memory = frame.memory(op.memory)
+    type_ = op.memory.type
+    if isinstance(type_, MemoryType) and type_.layout is not None:
+        raise frame.fault(
+            "TLC0740",
+            f"{memory.name!r} is flattened in the order of a layout, which the tile level has not",
+        )
+    frame.define(
+        op.result,
+        Memory(memory.name, memory.dtype, memory.space, memory.storage.flat(), memory.guard),
+    )
+
+
+def run_symbol(frame: Frame, op: Op) -> None:
+    assert isinstance(op, Symbol)
+    if op.label not in frame.run.symbols:
+        raise frame.fault("TLC0732", f"symbol {op.label!r} has no value")
+    frame.define(op.result, op.dtype.numpy.type(frame.run.symbols[op.label]))
+
+
+def run_thread_id(frame: Frame, op: Op) -> None:
+    assert isinstance(op, ThreadId)
+    lanes = frame.lanes
+    if lanes is not None and lanes.kind == "iteration":
+        raise frame.fault("TLC0746", "which thread runs an iteration is not stated")
+    threads = lanes.indices()[0] if lanes is not None else np.arange(frame.threads, dtype=np.int32)
+    frame.define(op.result, threads + np.int32(frame.first_thread) if op.launched else threads)
+
+
+def run_hardware_block(frame: Frame, op: Op) -> None:
+    assert isinstance(op, HardwareBlock)
+    place = frame.place
+    assert place is not None
+    frame.define(op.result, np.int32(place.count if op.count else place.number))

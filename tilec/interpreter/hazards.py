@@ -1,0 +1,199 @@
+"""Accesses that no order relates: between lanes, between blocks, between roles. Each is checked as it happens."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..errors import ExecutionError
+from ..ir.types import Space
+from .addressing import Access, spread
+from .conflicts import AccessLog, Index
+from .frame import Frame, element
+from .memory import Memory, Storage
+from .numbers import Array, Bits, bits_of
+
+
+def note_read(frame: Frame, memory: Memory, access: Access) -> None:
+    """A load of elements by one, some or all lanes."""
+    storage = memory.storage
+    if frame.lanes is None:
+        note_region(frame, memory, access.index, False)
+        return
+    if _watched(frame, memory, storage):
+        lanes = frame.lanes
+        index = spread(access.index, lanes.shape, access.keep)
+        party = spread((lanes.numbers,), lanes.shape, access.keep)[0]
+        log = storage.lane_log(frame.run.episode, lanes.count)
+        clash = log.read(index, party, True)
+        if clash.any():
+            raise _conflict(frame, memory, log, index, party, clash, "reads", "writes")
+    if storage.blocks is not None or storage.clocks is not None:
+        index = access.index
+        if access.keep is not None:
+            index = spread(access.index, frame.lanes.shape, access.keep)
+        note_region(frame, memory, index, False, repeats=True)
+
+
+def note_write(
+    frame: Frame,
+    memory: Memory,
+    access: Access,
+    index: Index,
+    value: Any,
+    party: Array | int,
+    repeats: bool,
+) -> None:
+    """A store of `value` at `index` (as `party` orders it), before it happens."""
+    storage, lanes = memory.storage, frame.lanes
+    together = lanes is not None and lanes.kind == "thread" and frame.mask is None
+    if lanes is not None and isinstance(party, np.ndarray) and not (together and not repeats):
+        episode = frame.run.next_episode() if together else frame.run.episode
+        log = storage.lane_log(episode, lanes.count)
+        _check_write(frame, memory, log, index, value, party, repeats)
+    if storage.blocks is not None or storage.clocks is not None:
+        note_region(frame, memory, index, True, value, repeats)
+
+
+def _check_write(
+    frame: Frame,
+    memory: Memory,
+    log: AccessLog,
+    index: Index,
+    value: Any,
+    party: Array,
+    repeats: bool,
+) -> None:
+    before, readers = log.write(index, party)
+    if readers.any():
+        raise _conflict(frame, memory, log, index, party, readers, "writes", "reads")
+    if before.any():
+        _same_or_conflict(
+            frame, memory, log, index, party, before, memory.storage.data[index], value
+        )
+    if not repeats:
+        return
+    doubled = np.asarray(log.writer[index] != log.number(party))
+    if doubled.any():
+        last = _last_written(memory.storage, index, value)
+        _same_or_conflict(frame, memory, log, index, party, doubled, last, value)
+
+
+def _last_written(storage: Storage, index: Index, value: Any) -> Array:
+    """What the elements would hold after this store, in its order."""
+    kept = storage.data[index]
+    storage.data[index] = value
+    last = storage.data[index]
+    storage.data[index] = kept
+    return last
+
+
+def _same_or_conflict(
+    frame: Frame,
+    memory: Memory,
+    log: AccessLog,
+    index: Index,
+    party: Any,
+    where: Bits,
+    old: Array,
+    new: Any,
+) -> None:
+    """Two writes of one element: a remark if their bits are equal, else an error."""
+    data = np.broadcast_to(np.asarray(new, old.dtype), old.shape)
+    differ = where & (bits_of(old) != bits_of(data))
+    if np.any(differ):
+        raise _conflict(frame, memory, log, index, party, np.asarray(differ), "writes", "writes")
+    frame.remark(
+        "TLC0745", f"several {_kind(frame, log, memory)}s write equal bits to {memory.name!r}"
+    )
+
+
+def _watched(frame: Frame, memory: Memory, storage: Storage) -> bool:
+    """Whether reads by these lanes can clash with a write: in a nest that writes it, or under divergence."""
+    assert frame.lanes is not None
+    if storage.lanes or storage.settled:
+        return False
+    if frame.lanes.kind == "thread":
+        return frame.mask is not None
+    return frame.written is not None and id(storage) in frame.written
+
+
+def note_region(
+    frame: Frame,
+    memory: Memory,
+    index: Index,
+    write: bool,
+    value: Any = None,
+    repeats: bool = False,
+) -> None:
+    """An access by the block as a whole (`value` is what a write stores): against other blocks and other roles."""
+    storage = memory.storage
+    if storage.clocks is not None and frame.clock is not None:
+        storage.clocks.note(frame, memory, index, write)
+    log = storage.blocks
+    if log is None or frame.place is None:
+        return
+    log.enter(frame.launch, frame.place.count)
+    party = frame.place.number
+    if not write:
+        clash = log.read(index, party, repeats)
+        if clash.any():
+            raise _conflict(frame, memory, log, index, party, clash, "reads", "writes")
+        return
+    before, readers = log.write(index, party)
+    if readers.any():
+        raise _conflict(frame, memory, log, index, party, readers, "writes", "reads")
+    if before.any():
+        _same_or_conflict(frame, memory, log, index, party, before, storage.data[index], value)
+
+
+def _kind(frame: Frame, log: AccessLog, memory: Memory) -> str:
+    if log is memory.storage.blocks:
+        return "block"
+    return frame.lanes.kind if frame.lanes is not None else "thread"
+
+
+def _conflict(
+    frame: Frame,
+    memory: Memory,
+    log: AccessLog,
+    index: Index,
+    party: Any,
+    where: Bits,
+    now: str,
+    before: str,
+) -> ExecutionError:
+    """The error for the first element of `where` (in the shape of what `index` selects)."""
+    first = tuple(int(i) for i in np.argwhere(where)[0]) if where.ndim else ()
+    at = _element_of(index, first, memory.shape)
+    between_blocks = log is memory.storage.blocks
+    if between_blocks:
+        me = other = "another block"
+        me = str(frame.place)
+        if before != now:
+            at_log = log.other(at)
+            other = f"block {at_log}" if at_log >= 0 else other
+    else:
+        assert frame.lanes is not None
+        number = int(np.broadcast_to(party, where.shape)[first])
+        me, other = frame.lanes.describe(number), f"another {frame.lanes.kind}"
+    verb = f"{now} too" if now == before else before
+    place = f"{memory.space.value} {memory.name}{element(at)}"
+    return frame.fault(
+        "TLC0747" if between_blocks else "TLC0744",
+        f"{me} {now} {place}, which {other} {verb}, with no order between them",
+        hint="" if memory.space is Space.GLOBAL else "an atomic, or one writer for each element",
+    )
+
+
+def _element_of(index: Index, first: tuple[int, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The element that position `first` of the selection `index` names."""
+    if any(isinstance(i, np.ndarray) and i.ndim for i in index):
+        arrays = np.broadcast_arrays(*[np.asarray(i) for i in index])
+        return tuple(int(a[first]) for a in arrays)
+    axes = iter(first)
+    return tuple(
+        (i.indices(n)[0] + next(axes)) if isinstance(i, slice) else int(i)
+        for i, n in zip(index, shape, strict=True)
+    )

@@ -1,0 +1,154 @@
+"""Memory as the interpreter holds it: elements, a shadow bit for each that was never written, and who may touch it."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+
+from ..ir.dtypes import DType
+from ..ir.types import Space
+from .conflicts import AccessLog, Index
+from .numbers import Array, Bits, garbage_value, widened
+
+
+class Guard(Protocol):
+    """Says whether a handle (a slot of a ring) may be used now."""
+
+    def check(self, frame: Any, memory: Memory, write: bool) -> None:
+        """Raises ExecutionError where it may not."""
+
+
+class Storage:
+    """The elements behind one or more handles.
+
+    `poison` marks elements that were never written; None means all were. Private memory (`lanes` not empty) has one
+    copy a lane, on leading axes; it is `uniform` as long as every lane did the same to it.
+    """
+
+    __slots__ = (
+        "_origin",
+        "_wide",
+        "blocks",
+        "clocks",
+        "data",
+        "lanes",
+        "log",
+        "poison",
+        "settled",
+        "uniform",
+        "viewed",
+    )
+
+    def __init__(self, data: Array, poison: Bits | None, lanes: tuple[int, ...] = ()) -> None:
+        self.data = data
+        self.poison = poison
+        self.lanes = lanes
+        self.uniform = True
+        self.settled = False  # nobody writes it during this launch
+        self.viewed = False  # another storage shares these elements
+        self.log: AccessLog | None = None  # between lanes
+        self.blocks: AccessLog | None = None  # between blocks
+        self.clocks: Any = None  # between roles
+        self._wide: Array | None = None
+        self._origin: tuple[Storage, Index] | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape that indices address, without lanes."""
+        return self.data.shape[len(self.lanes) :]
+
+    def write(self, index: Index, value: Any, bad: Any, whole: bool = False) -> None:
+        """Sets elements and their shadow bits. `whole`: the index names every element."""
+        self.data[index] = value
+        self._wide = self._origin = None
+        if bad is not None:
+            if self.poison is None:
+                self.poison = np.zeros(self.data.shape, np.bool_)
+            self.poison[index] = bad
+        elif whole:
+            self.poison = None
+        elif self.poison is not None:
+            self.poison[index] = False
+
+    def forget(self) -> None:
+        """Makes the contents undefined."""
+        self.data[...] = garbage_value(self.data.dtype)
+        self.poison = np.ones(self.data.shape, np.bool_)
+        self._wide = self._origin = None
+
+    def renew(self) -> None:
+        """Drops what was derived from the contents."""
+        self._wide = self._origin = None
+
+    def view(self, index: Index) -> Storage:
+        """The same elements under an index of their own."""
+        if self.poison is None:
+            self.poison = np.zeros(self.data.shape, np.bool_)
+        self.viewed = True
+        self._wide = self._origin = None
+        return Storage(self.data[index], self.poison[index], self.lanes)
+
+    def flat(self) -> Storage:
+        """The same elements in one row."""
+        whole = self.view((slice(None),) * self.data.ndim)
+        row = (*self.lanes, -1)
+        assert whole.poison is not None
+        return Storage(whole.data.reshape(row), whole.poison.reshape(row), self.lanes)
+
+    def bad(self, index: Index) -> Bits | None:
+        """The shadow bits of some elements, None where all are clear. A copy."""
+        if self.poison is None:
+            return None
+        found = self.poison[index]
+        return np.array(found) if found.any() else None
+
+    def came_from(self, source: Storage, index: Index) -> None:
+        """Says that the whole contents were just copied from a settled storage: conversions are shared through it."""
+        if not self.viewed:
+            self._origin = (source, index)
+
+    def widened(self) -> Array:
+        """All elements as BLAS multiplies them. Not to be changed by the caller."""
+        if self._wide is None:
+            if self._origin is not None:
+                source, index = self._origin
+                self._wide = source.widened()[index]
+            else:
+                self._wide = widened(self.data)
+                if not self.settled:
+                    wide, self._wide = self._wide, None
+                    return wide
+        return self._wide
+
+    def lane_log(self, episode: int, parties: int) -> AccessLog:
+        if self.log is None:
+            self.log = AccessLog(self.shape)
+        self.log.enter(episode, parties)
+        return self.log
+
+
+class Memory:
+    """A handle: storage under a name. `guard` is present on slots of a ring."""
+
+    __slots__ = ("dtype", "guard", "name", "space", "storage")
+
+    def __init__(
+        self, name: str, dtype: DType, space: Space, storage: Storage, guard: Guard | None = None
+    ) -> None:
+        self.name = name
+        self.dtype = dtype
+        self.space = space
+        self.storage = storage
+        self.guard = guard
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.storage.shape
+
+
+def undefined(shape: tuple[int, ...], dtype: DType, lanes: tuple[int, ...] = ()) -> Storage:
+    """Fresh storage whose contents are garbage and marked so."""
+    full = (*lanes, *shape)
+    data = np.full(full, garbage_value(dtype.numpy), dtype.numpy)
+    return Storage(data, np.ones(full, np.bool_), lanes)

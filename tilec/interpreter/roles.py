@@ -1,0 +1,101 @@
+"""Roles as coroutines: each runs until it waits; who goes next is drawn from the seed; nobody ready is a deadlock."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import Any
+
+from ..ir.core import Op
+from ..ir.ops.control import Role
+from ..ir.ops.thread import Barrier
+from .clocks import Clock
+from .frame import Frame, Rule, Waiting
+
+
+class Meeting:
+    """A hardware barrier: `threads` have to arrive; then all that wait go on."""
+
+    def __init__(self) -> None:
+        self.arrived = 0
+        self.round = 0
+        self.clocks: list[Clock] = []
+
+
+def run_roles(roles: list[Role]) -> Rule:
+    """The rule of roles that stand side by side (the list is complete when it is first used)."""
+
+    def run(frame: Frame, op: Op) -> None:
+        frames: list[Frame] = []
+        meetings: dict[Any, Meeting] = {}
+        for number, role in enumerate(roles):
+            inner = frame.fork()
+            inner.role, inner.threads, inner.first_thread = (
+                role.label,
+                role.threads,
+                role.first_thread,
+            )
+            inner.clock = Clock(number, [0] * len(roles))
+            inner.meetings = meetings
+            frames.append(inner)
+        schedule(frame, {f: f.execute(r.body) for f, r in zip(frames, roles, strict=True)})
+
+    return run
+
+
+def schedule(frame: Frame, steps: dict[Frame, Generator[Waiting, None, Any]]) -> None:
+    """Runs coroutines to their ends in a seeded order. Raises ExecutionError when none of those left can go on."""
+    waiting: dict[Frame, Waiting | None] = dict.fromkeys(steps)
+    random = frame.run.random
+    while waiting:
+        ready = [f for f, w in waiting.items() if w is None or w.ready()]
+        if not ready:
+            raise _deadlock(waiting)
+        chosen = ready[int(random.integers(len(ready)))] if len(ready) > 1 else ready[0]
+        following = next(steps[chosen], None)
+        if following is None:
+            del waiting[chosen]
+        else:
+            waiting[chosen] = following
+
+
+def finish(frame: Frame, steps: Generator[Waiting, None, Any]) -> None:
+    """Runs one coroutine that nobody else can help: whatever it waits for must be there."""
+    for waiting in steps:
+        if not waiting.ready():
+            raise _deadlock({frame: waiting})
+
+
+def _deadlock(waiting: dict[Frame, Waiting | None]) -> Exception:
+    stuck = [w for w in waiting.values() if w is not None]
+    who = "; ".join(
+        f"{f'role {w.frame.role!r}' if w.frame.role else 'the block'} waits for {w.what} at {w.loc}"
+        for w in stuck
+    )
+    first = stuck[0]
+    error = first.frame.fault("TLC0751", f"nobody can go on: {who}")
+    error.loc = first.loc
+    return error
+
+
+def run_barrier(frame: Frame, op: Op) -> Generator[Waiting, None, None]:
+    """All threads meet. Within a block without roles statements are in order anyway: only divergence is an error."""
+    assert isinstance(op, Barrier)
+    if frame.mask is not None:
+        raise frame.fault(
+            "TLC0749",
+            "a barrier stands where only some threads come",
+            hint="move it out of the condition that depends on the thread",
+        )
+    needed = op.threads or sum(r.threads for r in frame.run.roles)
+    if not frame.role or needed <= frame.threads:
+        return
+    meeting: Meeting = frame.meetings.setdefault(op.barrier, Meeting())
+    assert frame.clock is not None
+    meeting.clocks.append(frame.clock.release())
+    meeting.arrived += frame.threads
+    mine = meeting.round
+    if meeting.arrived >= needed:
+        meeting.round, meeting.arrived = mine + 1, 0
+    else:
+        yield Waiting(frame, f"barrier {op.barrier}", lambda: meeting.round > mine, op.loc)
+    frame.clock.join(*meeting.clocks)

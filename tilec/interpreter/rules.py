@@ -1,0 +1,60 @@
+"""The table from op class to its meaning at the tile level. Pure ops that are not in it fall to their `evaluate`."""
+
+from __future__ import annotations
+
+from ..ir.core import Op
+from ..ir.ops import arith, control, memory, pipeline, thread, tile
+from ..ir.registry import Registry
+from . import channels, elements, roles, tiles
+from . import control as structure
+from . import pipeline as loops
+from .frame import Rule
+
+TABLE = "interpret"
+
+RULES: dict[type[Op], Rule] = {
+    arith.Select: tiles.run_select,
+    memory.Alloc: structure.run_alloc,
+    memory.Load: elements.run_load,
+    memory.Store: elements.run_store,
+    memory.Slot: structure.run_slot,
+    memory.Flatten: structure.run_flatten,
+    control.For: structure.run_for,
+    control.While: structure.run_while,
+    control.If: structure.run_if,
+    control.Launch: structure.run_launch,
+    control.Simt: structure.run_simt,
+    control.Parallel: structure.run_parallel,
+    control.Symbol: structure.run_symbol,
+    control.ThreadId: structure.run_thread_id,
+    control.HardwareBlock: structure.run_hardware_block,
+    tile.Copy: tiles.run_copy,
+    tile.LoadTile: tiles.run_load_tile,
+    tile.StoreTile: tiles.run_store_tile,
+    tile.Fill: tiles.run_fill,
+    tile.Splat: tiles.run_splat,
+    tile.Undefined: tiles.run_undefined,
+    tile.InsertTile: tiles.run_insert,
+    tile.ExtractTile: tiles.run_extract,
+    tile.ConvertLayout: tiles.run_convert_layout,
+    tile.Gemm: tiles.run_gemm,
+    pipeline.Channel: channels.run_channel,
+    pipeline.Put: channels.run_put,
+    pipeline.Commit: channels.run_commit,
+    pipeline.Get: channels.run_get,
+    pipeline.Free: channels.run_free,
+    pipeline.Send: channels.run_send,
+    pipeline.Receive: channels.run_receive,
+    pipeline.Wait: tiles.run_wait,
+    pipeline.Pipeline: loops.run_pipeline,
+    pipeline.Stage: loops.run_stage,
+    thread.Barrier: roles.run_barrier,
+}
+
+
+def install(registry: Registry) -> Registry:
+    """Adds tilec's own rules to a registry, leaving those that it has. Roles are run side by side, by their block."""
+    table = registry.table(TABLE)
+    for op, rule in RULES.items():
+        table.setdefault(op, rule)
+    return registry

@@ -1,0 +1,127 @@
+"""Running a tile-level program on NumPy arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from ..errors import ArgumentError
+from ..ir.core import Access, Program, Value, walk
+from ..ir.registry import Registry
+from ..ir.types import MemoryType, ScalarType, Space
+from .frame import Finding, Frame, Run
+from .memory import Memory, Storage
+from .roles import finish
+from .rules import install
+
+
+def _ignore(finding: Finding) -> None:
+    """Where findings go when nobody listens."""
+
+
+def run_program(
+    program: Program,
+    arguments: Mapping[str, Any],
+    *,
+    registry: Registry,
+    seed: int = 0,
+    check_bounds: bool = False,
+    remark: Callable[[Finding], None] = _ignore,
+) -> None:
+    """Runs `program`, writing results into the arrays of `arguments`.
+
+    arguments: by the names of the parameters, arrays of the declared dtypes (bf16 may come as uint16 bits) and numbers.
+    Symbols are bound from the shapes, or given by name. `seed` orders blocks and roles. `check_bounds` makes element
+    accesses outside global memory errors. `remark` is told of what is no error.
+
+    Raises ArgumentError for arguments that do not fit, ExecutionError (TLC074x, TLC075x) for what the program does wrong.
+    """
+    install(registry)
+    run = Run(
+        registry=registry,
+        random=np.random.default_rng(seed),
+        check_bounds=check_bounds,
+        remark=remark,
+        symbols=bind_symbols(program, arguments),
+    )
+    frame = Frame(run)
+    _bind(frame, program, arguments)
+    with np.errstate(all="ignore"):
+        finish(frame, frame.execute(program.body))
+
+
+def bind_symbols(program: Program, arguments: Mapping[str, Any]) -> dict[str, int]:
+    """The value of every symbol: from the first array whose shape names it, else an argument of its name.
+
+    Raises ArgumentError where shapes and ranks do not agree.
+    """
+    symbols: dict[str, int] = {}
+    for param in program.params:
+        type_ = param.type
+        if not isinstance(type_, MemoryType):
+            continue
+        shape = np.shape(_argument(param, arguments))
+        if len(shape) != len(type_.shape):
+            raise ArgumentError(
+                "TLC0731",
+                f"{param.hint} has {len(shape)} dimensions, not {len(type_.shape)}",
+                loc=program.loc,
+            )
+        for axis, (dim, extent) in enumerate(zip(type_.shape, shape, strict=True)):
+            expected = symbols.setdefault(dim, extent) if isinstance(dim, str) else dim
+            if extent != expected:
+                raise ArgumentError(
+                    "TLC0731",
+                    f"dimension {axis} of {param.hint} is {extent}, not {expected}"
+                    + (f" ({dim})" if isinstance(dim, str) else ""),
+                    loc=program.loc,
+                )
+    for name in program.symbols:
+        if name not in symbols:
+            if name not in arguments:
+                raise ArgumentError("TLC0732", f"symbol {name!r} has no value", loc=program.loc)
+            symbols[name] = int(arguments[name])
+    return symbols
+
+
+def _argument(param: Value, arguments: Mapping[str, Any]) -> Any:
+    if param.hint not in arguments:
+        raise ArgumentError("TLC0730", f"argument {param.hint!r} is missing")
+    return arguments[param.hint]
+
+
+def _bind(frame: Frame, program: Program, arguments: Mapping[str, Any]) -> None:
+    """Gives parameters their values. One array passed twice is one memory."""
+    written = {
+        e.memory for op in walk(program.body) for e in op.effects() if e.access is Access.WRITE
+    }
+    storages: dict[tuple[Any, ...], Storage] = {}
+    for param in program.params:
+        given, type_ = _argument(param, arguments), param.type
+        if isinstance(type_, ScalarType):
+            frame.define(param, type_.dtype.numpy.type(given))
+            continue
+        assert isinstance(type_, MemoryType)
+        data = _array(param, type_, given, param in written)
+        key = (data.__array_interface__["data"][0], data.shape, data.strides, data.dtype)
+        storage = storages.setdefault(key, Storage(data, None))
+        memory = Memory(param.hint, type_.dtype, Space.GLOBAL, storage)
+        frame.define(param, memory)
+        frame.run.globals_[param] = memory
+
+
+def _array(param: Value, type_: MemoryType, given: Any, written: bool) -> np.ndarray[Any, Any]:
+    if not isinstance(given, np.ndarray):
+        raise ArgumentError(
+            "TLC0733", f"{param.hint} is a {type(given).__name__}, not a NumPy array"
+        )
+    data = given
+    if type_.dtype.name == "bf16" and data.dtype == np.uint16:
+        data = data.view(type_.dtype.numpy)
+    if data.dtype != type_.dtype.numpy:
+        raise ArgumentError("TLC0734", f"{param.hint} has dtype {data.dtype}, not {type_.dtype}")
+    if written and not data.flags.writeable:
+        raise ArgumentError("TLC0735", f"{param.hint} is written, and its array is read-only")
+    return data

@@ -1,0 +1,98 @@
+"""Whether two programs mean the same: both are run on the same small random inputs (TILEC_CHECK)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from ..errors import WrongResult
+from ..ir.core import Program, Value
+from ..ir.dtypes import DType
+from ..ir.registry import Registry
+from ..ir.types import MemoryType, ScalarType
+from .compare import assert_close, assert_exact
+from .numbers import Array
+from .run import run_program
+
+_EXTENTS = (1, 7, 16, 33, 64, 100, 129)
+
+
+def random_arguments(program: Program, seed: int) -> dict[str, Any]:
+    """Small arguments for a program: symbols get sizes that divide no tile, and some that do.
+
+    Floats are small integers, so that sums of products are exact in any order; integers of 32 bits and more are small and
+    not negative, as indices and counts are; others take all their values.
+    """
+    random = np.random.default_rng(seed)
+    sizes = {name: int(random.choice(_EXTENTS)) for name in program.symbols}
+    for param in program.params:
+        if isinstance(param.type, MemoryType):
+            for dim in param.type.shape:
+                if isinstance(dim, str) and dim not in sizes:
+                    sizes[dim] = int(random.choice(_EXTENTS))
+    found: dict[str, Any] = dict(sizes)
+    for param in program.params:
+        type_ = param.type
+        if isinstance(type_, MemoryType):
+            shape = tuple(sizes[d] if isinstance(d, str) else d for d in type_.shape)
+            found[param.hint] = _random(random, shape, type_.dtype)
+        elif isinstance(type_, ScalarType):
+            found[param.hint] = _random(random, (), type_.dtype)[()]
+    return found
+
+
+def _random(random: np.random.Generator, shape: tuple[int, ...], dtype: DType) -> Array:
+    if dtype.is_float:
+        return np.asarray(random.integers(-4, 5, shape)).astype(dtype.numpy)
+    if dtype.kind == "bool" or dtype.bits >= 32:
+        return np.asarray(random.integers(0, 2 if dtype.kind == "bool" else 8, shape)).astype(
+            dtype.numpy
+        )
+    info = np.iinfo(dtype.numpy)
+    return np.asarray(random.integers(int(info.min), int(info.max) + 1, shape)).astype(dtype.numpy)
+
+
+def same_meaning(
+    before: Program,
+    after: Program,
+    seed: int,
+    *,
+    registry: Registry,
+    arguments: Mapping[str, Any] | None = None,
+) -> None:
+    """Runs both programs on copies of the same arguments (random ones unless given) and compares what they wrote.
+
+    Integers, bools and whatever is only moved must agree in every bit; floats that differ in their bits must agree within
+    16 units in the last place of the largest element, which another order of summation explains. Raises WrongResult
+    where they do not, and lets the ExecutionError of a program that is at fault on these inputs pass.
+    """
+    given = dict(arguments) if arguments is not None else random_arguments(before, seed)
+    one, two = _copies(given), _copies(given)
+    run_program(before, one, registry=registry, seed=seed)
+    run_program(after, two, registry=registry, seed=seed + 1)
+    for param in before.params:
+        if isinstance(param.type, MemoryType):
+            _compare(param, one[param.hint], two[param.hint])
+
+
+def _copies(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: np.array(x) if isinstance(x, np.ndarray) else x for name, x in arguments.items()}
+
+
+def _compare(param: Value, one: Array, two: Array) -> None:
+    assert isinstance(param.type, MemoryType)
+    dtype = param.type.dtype
+    if not dtype.is_float:
+        assert_exact(two, one, param.hint)
+        return
+    if np.array_equal(one.view(np.uint8), two.view(np.uint8)):
+        return
+    a, b = one.astype(np.float64), two.astype(np.float64)
+    if not np.array_equal(np.isnan(a), np.isnan(b)):
+        raise WrongResult("TLC0760", f"{param.hint} has NaNs in other places")
+    a, b = np.nan_to_num(a, nan=0.0), np.nan_to_num(b, nan=0.0)
+    finite = np.abs(a[np.isfinite(a)])
+    largest = float(finite.max()) if finite.size else 0.0
+    assert_close(b, a, 16 * float(np.spacing(np.asarray(largest, dtype.numpy))), dtype, param.hint)

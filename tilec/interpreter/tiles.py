@@ -1,0 +1,305 @@
+"""The collective ops: copies, fills, tiles, matrix products."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ..ir.core import Op, Value
+from ..ir.dtypes import DType
+from ..ir.ops.arith import Select
+from ..ir.ops.pipeline import Wait
+from ..ir.ops.tile import (
+    ConvertLayout,
+    Copy,
+    ExtractTile,
+    Fill,
+    Gemm,
+    InsertTile,
+    LoadTile,
+    Splat,
+    StoreTile,
+    Undefined,
+)
+from ..ir.types import InflightType, MemoryType, TileType
+from .channels import RingGuard
+from .clocks import Clock
+from .frame import Frame
+from .memory import Memory
+from .numbers import Array, Bits, convert, garbage_value, product, widened
+from .regions import Region, read_region, region, write_region
+
+
+def run_copy(frame: Frame, op: Op) -> None:
+    """Moves a region. An asynchronous one into a slot of a ring lands when that slot is got."""
+    assert isinstance(op, Copy)
+    _collective(frame, op)
+    source = region(frame, op.source, op.source_indices, op.source_dims, op.shape)
+    target = region(frame, op.destination, op.destination_indices, op.destination_dims, op.shape)
+    guard = target.memory.guard
+    if op.instruction in ("cp_async", "tma") and isinstance(guard, RingGuard) and guard.writes:
+        guard.check(frame, target.memory, True)
+        target.memory.storage.write(
+            target.index, garbage_value(target.memory.dtype.numpy), np.True_, target.whole
+        )
+        clock = frame.clock.copy() if frame.clock is not None else None
+        guard.defer(lambda: _land(frame, op, clock, source, target))
+        return
+    _move(frame, source, target, op.safe_value)
+
+
+def _land(frame: Frame, op: Copy, clock: Clock | None, source: Region, target: Region) -> None:
+    """Does an asynchronous copy, as of the time when it was issued in the order between roles."""
+    held = frame.op, frame.clock
+    frame.op, frame.clock = op, clock
+    _move(frame, source, target, op.safe_value)
+    frame.op, frame.clock = held
+
+
+def _move(frame: Frame, source: Region, target: Region, safe_value: float) -> None:
+    data, bad = read_region(frame, source, safe_value)
+    write_region(frame, target, convert(data, target.memory.dtype), bad)
+    if target.whole and source.inside and bad is None and source.memory.storage.settled:
+        if source.memory.dtype == target.memory.dtype and len(source.shape) == len(
+            target.memory.shape
+        ):
+            target.memory.storage.came_from(source.memory.storage, source.index)
+
+
+def _collective(frame: Frame, op: Op) -> None:
+    if frame.lanes is not None:
+        raise frame.fault(
+            "TLC0748",
+            f"{op.name} is done by the whole block, and stands in one {frame.lanes.kind}'s code",
+        )
+
+
+def run_load_tile(frame: Frame, op: Op) -> None:
+    assert isinstance(op, LoadTile)
+    _collective(frame, op)
+    place = region(frame, op.source, op.indices, op.dims, op.shape)
+    data, bad = read_region(frame, place, op.safe_value)
+    frame.define(op.result, np.array(data), bad)
+
+
+def run_store_tile(frame: Frame, op: Op) -> None:
+    assert isinstance(op, StoreTile)
+    _collective(frame, op)
+    tile = frame.tile(op.tile)
+    place = region(frame, op.destination, op.indices, op.dims, tile.shape)
+    write_region(frame, place, tile, frame.shadow.get(op.tile))
+
+
+def run_fill(frame: Frame, op: Op) -> None:
+    assert isinstance(op, Fill)
+    _collective(frame, op)
+    memory = frame.memory(op.memory)
+    if memory.guard is not None:
+        memory.guard.check(frame, memory, True)
+    value, bad = frame.pair(op.value)
+    shape = memory.shape
+    everything = tuple(slice(0, n) for n in shape)
+    empty = any(n == 0 for n in shape)
+    write_region(frame, Region(memory, shape, everything, (), True, empty, True), value, bad)
+
+
+def run_splat(frame: Frame, op: Op) -> None:
+    assert isinstance(op, Splat)
+    value, bad = frame.pair(op.value)
+    frame.define(op.result, np.full(op.shape, value, np.asarray(value).dtype), _over(bad, op.shape))
+
+
+def run_undefined(frame: Frame, op: Op) -> None:
+    assert isinstance(op, Undefined)
+    tile = op.type.tile if isinstance(op.type, InflightType) else op.type
+    dtype = tile.dtype.numpy
+    data = np.full(tile.shape, garbage_value(dtype), dtype)
+    if isinstance(op.type, InflightType):
+        frame.define(op.result, Inflight(frame, None, data, data, None, data, undefined=True))
+        return
+    frame.define(op.result, data, np.ones(tile.shape, np.bool_))
+
+
+def run_insert(frame: Frame, op: Op) -> None:
+    assert isinstance(op, InsertTile)
+    tile, into = frame.tile(op.tile), np.array(frame.tile(op.into))
+    window = tuple(slice(o, o + n) for o, n in zip(op.offsets, tile.shape, strict=True))
+    into[window] = tile
+    inner, outer = frame.shadow.get(op.tile), frame.shadow.get(op.into)
+    bad: Bits | None = None
+    if inner is not None or outer is not None:
+        bad = (
+            np.zeros(into.shape, np.bool_) if outer is None else np.array(_over(outer, into.shape))
+        )
+        bad[window] = False if inner is None else inner
+        bad = bad if bad.any() else None
+    frame.define(op.result, into, bad)
+
+
+def run_extract(frame: Frame, op: Op) -> None:
+    assert isinstance(op, ExtractTile)
+    tile, bad = frame.tile(op.tile), frame.shadow.get(op.tile)
+    window = tuple(slice(o, o + n) for o, n in zip(op.offsets, op.shape, strict=True))
+    part = None if bad is None else _over(bad, tile.shape)
+    if part is not None:
+        part = part[window] if part[window].any() else None
+    frame.define(op.result, tile[window], part)
+
+
+def run_convert_layout(frame: Frame, op: Op) -> None:
+    assert isinstance(op, ConvertLayout)
+    frame.define(op.result, frame.tile(op.tile), frame.shadow.get(op.tile))
+
+
+def run_select(frame: Frame, op: Op) -> None:
+    """Select passes on the shadow bits of the side it takes."""
+    assert isinstance(op, Select)
+    condition, unknown = frame.pair(op.condition)
+    (x, bad_x), (y, bad_y) = frame.pair(op.x), frame.pair(op.y)
+    bad: Any = None
+    if unknown is not None or bad_x is not None or bad_y is not None:
+        no = np.False_
+        bad = np.where(condition, no if bad_x is None else bad_x, no if bad_y is None else bad_y)
+        bad = bad if unknown is None else bad | unknown
+    frame.define(op.result, np.where(condition, x, y), bad)
+
+
+def _over(bad: Any, shape: tuple[int, ...]) -> Bits | None:
+    return None if bad is None else np.broadcast_to(bad, shape)
+
+
+# Matrix products --------------------------------------------------------------------------------------------------
+
+
+@dataclass(eq=False)
+class Inflight:
+    """A tile that an asynchronous gemm writes. Its operands are read when it lands: as late as a wait allows."""
+
+    frame: Frame
+    op: Gemm | None
+    a: Memory | Array
+    b: Memory | Array
+    before: Inflight | Array | None
+    result: Array | None = field(default=None)
+    undefined: bool = False
+
+    def reads(self, memory: Memory) -> bool:
+        """Whether it has still to read what this handle stands for."""
+        return self.result is None and any(
+            isinstance(v, Memory) and v.storage is memory.storage for v in (self.a, self.b)
+        )
+
+    def land(self) -> None:
+        """Reads the operands and computes."""
+        if self.result is not None:
+            return
+        assert self.op is not None
+        before = self.before
+        if isinstance(before, Inflight):
+            before.land()
+            if before.undefined:
+                raise self.frame.fault(
+                    "TLC0743", "an uninitialised value reaches the accumulator of a gemm"
+                )
+            before = before.result
+        held, self.frame.op = self.frame.op, self.op
+        a, b = (_operand(self.frame, v, self.op) for v in (self.a, self.b))
+        self.frame.op = held
+        self.result = _multiply(self.op, a, b, before, _accumulator_type(self.op).dtype)
+        self.before = None
+
+
+def run_gemm(frame: Frame, op: Op) -> None:
+    """accumulator + a @ b, into a fragment, as a new tile, or in flight."""
+    assert isinstance(op, Gemm)
+    _collective(frame, op)
+    starts_at_zero = op.clear or (
+        bool(op.accumulate) and not frame.number(op.accumulate[0], "the condition of a gemm")
+    )
+    if op.asynchronous:
+        _start(frame, op, starts_at_zero)
+        return
+    a, b = (_operand(frame, _held(frame, v), op) for v in (op.a, op.b))
+    if not isinstance(op.accumulator.type, MemoryType):
+        before = None if starts_at_zero else frame.tile(op.accumulator)
+        if before is not None:
+            frame.arrive(frame.shadow.get(op.accumulator), "the accumulator of a gemm")
+        frame.define(op.result, _multiply(op, a, b, before, _accumulator_type(op).dtype))
+        return
+    memory = frame.memory(op.accumulator)
+    shape = memory.shape
+    place = Region(memory, shape, tuple(slice(0, n) for n in shape), (), True, False, True)
+    before = None
+    if not starts_at_zero:
+        before, bad = read_region(frame, place, 0.0)
+        frame.arrive(bad, f"the accumulator {memory.name!r} of a gemm")
+    flat = None if before is None else before.reshape(_matrix_shape(shape))
+    write_region(frame, place, _multiply(op, a, b, flat, memory.dtype).reshape(shape), None)
+
+
+def _start(frame: Frame, op: Gemm, starts_at_zero: bool) -> None:
+    before: Inflight | Array | None = None
+    if not starts_at_zero:
+        found = frame.value(op.accumulator)
+        before = found if isinstance(found, Inflight) else frame.tile(op.accumulator)
+        frame.arrive(frame.shadow.get(op.accumulator), "the accumulator of a gemm")
+    group = Inflight(frame, op, _held(frame, op.a), _held(frame, op.b), before)
+    for v in (op.a, op.b):  # tiles are read when the instruction starts, memory later
+        frame.arrive(frame.shadow.get(v), "a gemm")
+    frame.groups.append(group)
+    frame.define(op.result, group)
+
+
+def run_wait(frame: Frame, op: Op) -> None:
+    """Lets all but the last `pending` asynchronous products land."""
+    assert isinstance(op, Wait)
+    group = frame.value(op.inflight)
+    assert isinstance(group, Inflight)
+    while len(frame.groups) > op.pending:
+        frame.groups.pop(0).land()
+    if op.pending:
+        frame.define(op.result, group)
+        return
+    group.land()
+    assert group.result is not None
+    bad = np.ones(group.result.shape, np.bool_) if group.undefined else None
+    frame.define(op.result, group.result, bad)
+
+
+def _held(frame: Frame, v: Value) -> Memory | Array:
+    return frame.memory(v) if isinstance(v.type, MemoryType) else frame.tile(v)
+
+
+def _operand(frame: Frame, held: Memory | Array, op: Gemm) -> Array:
+    """A matrix operand, widened."""
+    if not isinstance(held, Memory):
+        for v in (op.a, op.b):
+            if frame.env.get(v) is held:
+                frame.arrive(frame.shadow.get(v), "a gemm")
+        return _matrix(widened(held))
+    shape = held.shape
+    place = Region(held, shape, tuple(slice(0, n) for n in shape), (), True, False, True)
+    _, bad = read_region(frame, place, 0.0)
+    frame.arrive(bad, f"a gemm, from {held.name!r}")
+    return _matrix(held.storage.widened())
+
+
+def _matrix_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(n for n in shape if n != 1) if len(shape) > 2 else shape
+
+
+def _matrix(x: Array) -> Array:
+    return x.reshape(_matrix_shape(x.shape))
+
+
+def _accumulator_type(op: Gemm) -> TileType:
+    type_ = op.accumulator.type
+    tile = type_.tile if isinstance(type_, InflightType) else type_
+    assert isinstance(tile, TileType)
+    return tile
+
+
+def _multiply(op: Gemm, a: Array, b: Array, before: Array | None, dtype: DType) -> Array:
+    return product(a.T if op.transpose_a else a, b.T if op.transpose_b else b, before, dtype)
