@@ -21,7 +21,8 @@ pytestmark = pytest.mark.hip
 ALL_REGISTERS = ", ".join(f'"v{i}"' for i in range(128))  # what 1024 threads leave to each
 TEXT = (
     r"""
-#define KERNEL(threads) extern "C" __attribute__((global, amdgpu_flat_work_group_size(threads, threads))) void
+#define THREADS(n) amdgpu_flat_work_group_size(n, n)
+#define KERNEL(n) extern "C" __attribute__((global, THREADS(n))) void
 KERNEL(64) first(float* p, int n) {
   __attribute__((shared)) static float s[512];
   const int t = __builtin_amdgcn_workitem_id_x();
@@ -99,7 +100,8 @@ def test_occupancy_is_that_of_llvm(last: str, threads: int, arch: str) -> None:
     if threads == 512 and last == "a129":
         last = "a99"  # 512 threads leave 256 registers to each
     text = f"""
-    extern "C" __attribute__((global, amdgpu_flat_work_group_size({threads}, {threads}))) void use(float* p) {{
+    #define THREADS amdgpu_flat_work_group_size({threads}, {threads})
+    extern "C" __attribute__((global, THREADS)) void use(float* p) {{
       asm volatile("" ::: "{last}");
     }}"""
     assembled = find_amd_clang().assemble(text, "use.hip", arch)
@@ -146,7 +148,9 @@ def test_assembly_of_another_machine_is_refused() -> None:
 
 
 def test_ziglang_goes_through_assembly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The commands for ziglang, taken by a `zig` that hands them to the clang and lld of this machine."""
+    """The commands for ziglang, taken by a `zig` that hands them to the clang and lld of this
+    machine.
+    """
     system = find_amd_clang()
     package = tmp_path / "ziglang"
     package.mkdir()
@@ -154,7 +158,8 @@ def test_ziglang_goes_through_assembly(tmp_path: Path, monkeypatch: pytest.Monke
     zig = package / "zig"
     zig.write_text(
         f'#!/bin/sh\ntool="$1"\nshift\necho "$tool" >> {package}/used\n'
-        f'case "$tool" in\n clang) exec {system.driver[0]} "$@" ;;\n ld.lld) exec {system.linker[0]} "$@" ;;\nesac\n'
+        f'case "$tool" in\n clang) exec {system.driver[0]} "$@" ;;\n'
+        f' ld.lld) exec {system.linker[0]} "$@" ;;\nesac\n'
         "exit 9\n"
     )
     zig.chmod(zig.stat().st_mode | stat.S_IXUSR)

@@ -1,8 +1,10 @@
-"""What clang's assembly for an AMD GPU says of each kernel: registers, spills, instructions, occupancy.
+"""What clang's assembly for an AMD GPU says of each kernel: registers, spills, instructions,
+occupancy.
 
-Source of the counts: the `amdhsa.kernels` metadata that ends the text (LLVM, AMDGPUUsage, "Code Object Metadata");
-it is YAML of one fixed form, read here line by line. The figures of the compute units are those of the CDNA2 and
-CDNA3 manuals: per SIMD 512 vector registers a lane and 8 waves, four SIMDs and 64 KiB of shared memory a unit.
+Source of the counts: the `amdhsa.kernels` metadata that ends the text (LLVM, AMDGPUUsage, "Code
+Object Metadata"); it is YAML of one fixed form, read here line by line. The figures of the compute
+units are those of the CDNA2 and CDNA3 manuals: per SIMD 512 vector registers a lane and 8 waves,
+four SIMDs and 64 KiB of shared memory a unit.
 """
 
 from __future__ import annotations
@@ -23,9 +25,10 @@ _SHARED_GRANULE = 512
 
 @dataclass(frozen=True)
 class KernelIsa:
-    """One kernel as compiled. Registers are a lane's (`vgprs`, `agprs`) or a wave's (`sgprs`); spills count
-    registers; `scratch`: bytes of a lane; `lds`: static bytes of a block; `instructions`: every line of code in
-    order, mnemonic and operands separated by one blank, without labels and comments."""
+    """One kernel as compiled. Registers are a lane's (`vgprs`, `agprs`) or a wave's (`sgprs`);
+    spills count registers; `scratch`: bytes of a lane; `lds`: static bytes of a block;
+    `instructions`: every line of code in order, mnemonic and operands separated by one blank,
+    without labels and comments."""
 
     name: str
     vgprs: int
@@ -49,7 +52,8 @@ class KernelIsa:
         )
 
     def occupancy(self, threads: int, dynamic_shared: int = 0) -> int:
-        """Waves a SIMD that run at once, for blocks of `threads` and so many bytes of dynamic shared memory.
+        """Waves a SIMD that run at once, for blocks of `threads` and so many bytes of dynamic
+        shared memory.
 
         0 where one block does not fit.
         """
@@ -71,7 +75,9 @@ _CODE = re.compile(r"^\t([a-z]\w*)(.*)")
 
 
 def read_isa(assembly: str) -> tuple[KernelIsa, ...]:
-    """Every kernel of clang's assembly text, in its order. ValueError where the text has no metadata."""
+    """Every kernel of clang's assembly text, in its order. ValueError where the text has no
+    metadata.
+    """
     if "amdhsa.kernels:" not in assembly:
         raise ValueError("this is no assembly of an AMD GPU: it has no amdhsa.kernels")
     code, metadata = assembly.split("amdhsa.kernels:", 1)

@@ -1,8 +1,8 @@
 """Clang for AMD GPUs with no ROCm, in steps: text to assembly, which can be read, to a code object.
 
-Behind the interface of compilers.Compiler. One is the clang of the machine (19 or newer, with lld); the other the
-clang inside the PyPI package ziglang, whose driver cannot start its own linker, hence the steps. Neither needs a
-header, a device library or a GPU.
+Behind the interface of compilers.Compiler. One is the clang of the machine (19 or newer, with lld);
+the other the clang inside the PyPI package ziglang, whose driver cannot start its own linker, hence
+the steps. Neither needs a header, a device library or a GPU.
 """
 
 from __future__ import annotations
@@ -47,7 +47,9 @@ class Assembled:
 
 @dataclass(frozen=True)
 class AmdClang:
-    """A clang that compiles HIP text for AMD GPUs. `driver` and `linker` are the commands without arguments."""
+    """A clang that compiles HIP text for AMD GPUs. `driver` and `linker` are the commands without
+    arguments.
+    """
 
     name: str
     where: str
@@ -58,7 +60,9 @@ class AmdClang:
     timeout: float = TIMEOUT_SECONDS
 
     def assemble(self, text: str, name: str, arch: str) -> Assembled:
-        """`text` (called `name` in messages) as assembly for `arch` ("gfx942"). Raises CompilerFailed."""
+        """`text` (called `name` in messages) as assembly for `arch` ("gfx942"). Raises
+        CompilerFailed.
+        """
         with tempfile.TemporaryDirectory(prefix="tilec-") as folder:
             return self._assemble(text, name, arch, Path(folder))
 
@@ -109,7 +113,9 @@ class AmdClang:
 
 @cache
 def find_amd_clang() -> AmdClang:
-    """The machine's clang with the AMDGPU target and its lld, else ziglang's. Raises MissingTool with both reasons."""
+    """The machine's clang with the AMDGPU target and its lld, else ziglang's. Raises MissingTool
+    with both reasons.
+    """
     reasons: list[MissingTool] = []
     for find in (_find_system_clang, find_ziglang):
         try:
@@ -142,7 +148,9 @@ def _find_system_clang() -> AmdClang:
 
 
 def find_ziglang() -> AmdClang:
-    """The clang in the PyPI package ziglang, which is not imported for it. MissingTool if it is not installed."""
+    """The clang in the PyPI package ziglang, which is not imported for it. MissingTool if it is not
+    installed.
+    """
     spec = importlib.util.find_spec("ziglang")
     folders = spec.submodule_search_locations if spec else None
     program = Path(next(iter(folders))) / "zig" if folders else None

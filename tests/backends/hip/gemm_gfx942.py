@@ -1,9 +1,10 @@
 """A GEMM for gfx942 in the prelude's language, written by hand: C (M x N) = A (M x K) B (N x K)^T.
 
-A block of 256 threads makes 128 x 128 of C in steps of 32 along K: each thread loads two 16-byte pieces of A and of B
-into registers while the waves multiply, and stores them into the other half of shared memory afterwards. Each of the
-four waves makes 64 x 64. A fragment is read 16 bytes at a time, which is the k of two MFMAs: both operands permute k
-alike. Rows of 64 bytes are swizzled, piece c of row r lies at c ^ (r / 2 % 4).
+A block of 256 threads makes 128 x 128 of C in steps of 32 along K: each thread loads two 16-byte
+pieces of A and of B into registers while the waves multiply, and stores them into the other half of
+shared memory afterwards. Each of the four waves makes 64 x 64. A fragment is read 16 bytes at a
+time, which is the k of two MFMAs: both operands permute k alike. Rows of 64 bytes are swizzled,
+piece c of row r lies at c ^ (r / 2 % 4).
 """
 
 from __future__ import annotations
@@ -68,7 +69,8 @@ _MULTIPLY_32 = """\
         #pragma unroll
         for (i32 i = 0; i < 2; ++i) {{
           #pragma unroll
-          for (i32 j = 0; j < 2; ++j) mfma<32, 32, 8>(acc, (i * 2 + j) * 16, b, j * 8 + h * 4, a, i * 8 + h * 4);
+          for (i32 j = 0; j < 2; ++j)
+            mfma<32, 32, 8>(acc, (i * 2 + j) * 16, b, j * 8 + h * 4, a, i * 8 + h * 4);
         }}
       }}
       set_priority<0>();
@@ -90,7 +92,8 @@ _MULTIPLY_16 = """\
       #pragma unroll
       for (i32 i = 0; i < 4; ++i) {{
         #pragma unroll
-        for (i32 j = 0; j < 4; ++j) mfma<16, 16, 16>(acc, (i * 4 + j) * 4, a, i * 8 + h * 4, b, j * 8 + h * 4);
+        for (i32 j = 0; j < 4; ++j)
+          mfma<16, 16, 16>(acc, (i * 4 + j) * 4, a, i * 8 + h * 4, b, j * 8 + h * 4);
       }}
     }}
     set_priority<0>();
@@ -109,7 +112,8 @@ _NEXT = """\
   convert_registers<64>(out, 0, acc, 0);
 """
 
-# The operands were given in the other order, so D is transposed: a lane holds four neighbours of a row of C.
+# The operands were given in the other order, so D is transposed: a lane holds four neighbours of a
+# row of C.
 _STORE_32 = """\
   #pragma unroll
   for (i32 i = 0; i < 2; ++i) {{
@@ -118,7 +122,8 @@ _STORE_32 = """\
       #pragma unroll
       for (i32 q = 0; q < 4; ++q) {{
         const i32 n = n0 + wn + j * 32 + q * 8 + lane / 32 * 4;
-        buffer_store<4>(C_b, (m0 + wm + i * 32 + lane % 32) * N + n, out, (i * 2 + j) * 16 + q * 4, n < N);
+        const i32 m = m0 + wm + i * 32 + lane % 32;
+        buffer_store<4>(C_b, m * N + n, out, (i * 2 + j) * 16 + q * 4, n < N);
       }}
     }}
   }}
@@ -132,20 +137,23 @@ _STORE_16 = """\
       #pragma unroll
       for (i32 q = 0; q < 4; ++q) {{
         const i32 n = n0 + wn + j * 16 + lane % 16;
-        buffer_store<1>(C_b, (m0 + wm + i * 16 + lane / 16 * 4 + q) * N + n, out, (i * 4 + j) * 4 + q, n < N);
+        const i32 m = m0 + wm + i * 16 + lane / 16 * 4 + q;
+        buffer_store<1>(C_b, m * N + n, out, (i * 4 + j) * 4 + q, n < N);
       }}
     }}
   }}
 """
 
 _NAMES = (
-    "regs", "shared_buffer", "make_buffer", "buffer_load", "buffer_store", "thread_id", "block_id", "warp_uniform",
-    "fill_registers", "load_shared", "store_shared", "barrier", "set_priority", "convert_registers",
+    "regs", "shared_buffer", "make_buffer", "buffer_load", "buffer_store", "thread_id", "block_id",
+    "warp_uniform", "fill_registers", "load_shared", "store_shared", "barrier", "set_priority",
+    "convert_registers",
 )  # fmt: skip
 
 
 def gemm_body(dtype: str, edge: int) -> str:
-    """The body for operands of `dtype` (f16, bf16) by 32x32x8 (`edge` 32) or 16x16x16 (16) instructions.
+    """The body for operands of `dtype` (f16, bf16) by 32x32x8 (`edge` 32) or 16x16x16 (16)
+    instructions.
 
     K a multiple of 8; N a multiple of 4 with edge 32.
     """

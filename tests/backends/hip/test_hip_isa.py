@@ -1,12 +1,12 @@
-"""The HIP prelude as clang compiles it for gfx90a and gfx942: which instructions each name becomes."""
+"""The HIP prelude as clang compiles it for gfx90a and gfx942: what its names become."""
 
 from __future__ import annotations
 
 import re
 
 import pytest
-from tests.backends.hip.gemm_gfx942 import gemm_frame
 
+from tests.backends.hip.gemm_gfx942 import gemm_frame
 from tilec.backends.prelude import FrameParameter, KernelFrame, Need, prelude_names, render_kernel
 from tilec.runtime.amd_isa import KernelIsa
 from tilec.runtime.clang import Assembled, find_amd_clang
@@ -48,14 +48,9 @@ def test_gemm_compiles_to_what_it_says(arch: str, dtype: str, edge: int, matrix:
     isa = assembled.kernel(f"gemm_{dtype}_{edge}")
     assert (isa.vgpr_spills, isa.sgpr_spills, isa.scratch) == (0, 0, 0)
     assert isa.count("scratch_") == isa.count("flat_") == isa.count("global_") == 0
-    spelling = {
-        ("f16", 32, "gfx90a"): "v_mfma_f32_32x32x8f16", ("f16", 32, "gfx942"): "v_mfma_f32_32x32x8_f16",
-        ("f16", 16, "gfx90a"): "v_mfma_f32_16x16x16f16", ("f16", 16, "gfx942"): "v_mfma_f32_16x16x16_f16",
-        ("bf16", 32, "gfx90a"): "v_mfma_f32_32x32x8bf16_1k",
-        ("bf16", 32, "gfx942"): "v_mfma_f32_32x32x8_bf16",
-        ("bf16", 16, "gfx90a"): "v_mfma_f32_16x16x16bf16_1k",
-        ("bf16", 16, "gfx942"): "v_mfma_f32_16x16x16_bf16",
-    }[dtype, edge, arch]  # fmt: skip
+    shape = "32x32x8" if edge == 32 else "16x16x16"
+    suffix = {"f16": "f16", "bf16": "bf16_1k"}[dtype] if arch == "gfx90a" else f"_{dtype}"
+    spelling = f"v_mfma_f32_{shape}{suffix}"
     assert isa.counts[spelling] == isa.count("v_mfma") == matrix
     # The first tile and the next one; every fragment of a step.
     assert isa.counts["buffer_load_dwordx4"] == isa.count("buffer_load") == 8
@@ -74,7 +69,8 @@ def test_gemm_loop_is_free_of_register_moves_and_keeps_loads_in_flight() -> None
     names = [line[0] for line in lines]
     assert names.count("v_mfma_f32_32x32x8_f16") == 16
     assert not [n for n in names if n.startswith(("v_accvgpr", "v_mov", "scratch"))]
-    # The loads of the next tile are issued before the matrix instructions, and waited for after them.
+    # The loads of the next tile are issued before the matrix instructions, and waited for after
+    # them.
     loads = [i for i, n in enumerate(names) if n == "buffer_load_dwordx4"]
     matrix = [i for i, n in enumerate(names) if n.startswith("v_mfma")]
     waits = [i for i, line in enumerate(lines) if line[0] == "s_waitcnt" and "vmcnt" in line[1]]
@@ -196,7 +192,8 @@ def test_named_instructions() -> None:
 
 
 def test_half_arithmetic_is_not_fused_and_float_arithmetic_is() -> None:
-    body = "const {t} x = P[thread_id()];\nQ[thread_id()] = x * P[n + thread_id()] + P[m + thread_id()];"
+    body = """const {t} x = P[thread_id()];
+    Q[thread_id()] = x * P[n + thread_id()] + P[m + thread_id()];"""
     half = probe(body.format(t="f16"), "f16", dtype="f16")
     assert half.count("v_mul_f16") == half.count("v_add_f16") == 1
     assert half.count("v_fma") == half.count("v_pk_fma") == half.count("v_mad") == 0
@@ -239,7 +236,10 @@ def test_every_mfma_is_its_instruction(
     regs<{accumulator}, {m * n // 64}> d;
     fill_registers<{m * n // 64}>(d, 0, convert<{accumulator}>(n));
     #pragma unroll
-    for (i32 e = 0; e < {count}; ++e) {{ a[e] = P[thread_id() + e * 64]; b[e] = P[n + thread_id() + e * 64]; }}
+    for (i32 e = 0; e < {count}; ++e) {{
+      a[e] = P[thread_id() + e * 64];
+      b[e] = P[n + thread_id() + e * 64];
+    }}
     mfma<{m}, {n}, {k}>(d, 0, a, 0, b, 0);
     {operand} sum = convert<{operand}>(0);
     #pragma unroll

@@ -1,6 +1,8 @@
-"""The scalar half of the HIP prelude, the text itself compiled by clang for this machine: what it computes.
+"""The scalar half of the HIP prelude, the text itself compiled by clang for this machine: what it
+computes.
 
-Only what an AMD builtin computes by itself is replaced: v_exp_f32, v_sin_f32 and v_cos_f32 by the C library's.
+Only what an AMD builtin computes by itself is replaced: v_exp_f32, v_sin_f32 and v_cos_f32 by the C
+library's.
 """
 
 from __future__ import annotations
@@ -22,8 +24,9 @@ from tilec.backends.prelude import Need, render_prelude
 pytestmark = pytest.mark.hip
 BF16: Any = ml_dtypes.bfloat16
 DTYPES: dict[str, Any] = {
-    "f16": np.float16, "bf16": BF16, "f32": np.float32, "f64": np.float64, "i8": np.int8, "u8": np.uint8,
-    "i32": np.int32, "u32": np.uint32, "i64": np.int64, "u64": np.uint64,
+    "f16": np.float16, "bf16": BF16, "f32": np.float32, "f64": np.float64,
+    "i8": np.int8, "u8": np.uint8, "i32": np.int32, "u32": np.uint32,
+    "i64": np.int64, "u64": np.uint64,
 }  # fmt: skip
 UNARY = ("tanh", "erf", "sin", "cos", "exp", "floor", "round", "trunc", "abs")
 CONVERSIONS = [
@@ -38,7 +41,8 @@ _OPERATIONS = {"add": "+", "sub": "-", "mul": "*", "div": "/"}
 def _functions() -> str:
     text = ['extern "C" {']
     text += [
-        f"void {name}_n(const f32* x, f32* y, int n) {{ for (int i = 0; i < n; ++i) y[i] = {name}(x[i]); }}"
+        f"void {name}_n(const f32* x, f32* y, int n)"
+        f" {{ for (int i = 0; i < n; ++i) y[i] = {name}(x[i]); }}"
         for name in UNARY
     ]
     text += [
@@ -65,8 +69,8 @@ def _functions() -> str:
     return "\n".join([*text, "}"])
 
 
-# Rounding to bf16 is the compiler's own sequence on gfx942; here it is a call, which older libraries lack. Its result
-# lies in the low half of a float register.
+# Rounding to bf16 is the compiler's own sequence on gfx942; here it is a call, which older
+# libraries lack. Its result lies in the low half of a float register.
 _LIBRARY_CALL = """
 float __truncsfbf2(float x) {
   unsigned bits;
@@ -86,10 +90,11 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     names = (*UNARY, "convert", "floordiv", "floormod", "min", "max", "f16", "bf16")
     prelude = render_prelude("hip", [Need(name) for name in names])
     stand_ins = """
+#define TURN 6.283185307179586
 #define __device__
 static inline float __builtin_amdgcn_exp2f(float x) { return __builtin_exp2f(x); }
-static inline float __builtin_amdgcn_sinf(float x) { return (float)__builtin_sin(x * 6.283185307179586); }
-static inline float __builtin_amdgcn_cosf(float x) { return (float)__builtin_cos(x * 6.283185307179586); }
+static inline float __builtin_amdgcn_sinf(float x) { return (float)__builtin_sin(x * TURN); }
+static inline float __builtin_amdgcn_cosf(float x) { return (float)__builtin_cos(x * TURN); }
 """
     source = folder / "scalars.cpp"
     source.write_text(f"{stand_ins}\nnamespace tilec {{\n{prelude}\n{_functions()}\n}}\n")
@@ -97,11 +102,22 @@ static inline float __builtin_amdgcn_cosf(float x) { return (float)__builtin_cos
     call.write_text(_LIBRARY_CALL)
     result = folder / "scalars.so"
     compiler = clang.replace("clang++", "clang")
-    made = subprocess.run((compiler, "-O1", "-fPIC", "-c", "-o", str(call) + ".o", str(call)), check=False)
+    made = subprocess.run(
+        (compiler, "-O1", "-fPIC", "-c", "-o", str(call) + ".o", str(call)), check=False
+    )
     assert made.returncode == 0
-    options = ("-std=c++17", "-O1", "-fPIC", "-shared", "-ffp-contract=fast-honor-pragmas", "-Wall", "-Werror")
+    options = (
+        "-std=c++17",
+        "-O1",
+        "-fPIC",
+        "-shared",
+        "-ffp-contract=fast-honor-pragmas",
+        "-Wall",
+        "-Werror",
+        "-Wno-unused-function",
+    )
     done = subprocess.run(
-        (clang, *options, "-Wno-unused-function", "-o", str(result), str(source), str(call) + ".o", "-lm"),
+        (clang, *options, "-o", str(result), str(source), f"{call}.o", "-lm"),
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -123,14 +139,18 @@ def ulps(got: NDArray[Any], exact: NDArray[Any]) -> float:
 
 @pytest.mark.parametrize("name", ["tanh", "erf"])
 def test_own_functions_are_within_two_units(library: ctypes.CDLL, name: str) -> None:
-    x = np.concatenate([np.linspace(-12, 12, 200001), np.geomspace(1e-30, 1, 5000), [0.0, 0.625, 1.0, 4.0, 100.0]])
+    x = np.concatenate(
+        [np.linspace(-12, 12, 200001), np.geomspace(1e-30, 1, 5000), [0.0, 0.625, 1.0, 4.0, 100.0]]
+    )
     x = x.astype(np.float32)
     exact = np.array([getattr(math, name)(float(v)) for v in x])
     got = call(library, f"{name}_n", np.float32, x)
     assert ulps(got, exact) <= 2.0
     assert np.all(np.abs(got) <= 1)
     assert np.isnan(call(library, f"{name}_n", np.float32, np.array([np.nan], np.float32)))[0]
-    assert np.array_equal(call(library, f"{name}_n", np.float32, np.array([np.inf, -np.inf], np.float32)), [1, -1])
+    assert np.array_equal(
+        call(library, f"{name}_n", np.float32, np.array([np.inf, -np.inf], np.float32)), [1, -1]
+    )
 
 
 @pytest.mark.parametrize("name", ["sin", "cos"])
@@ -142,7 +162,12 @@ def test_reduction_of_angles_keeps_them_exact(library: ctypes.CDLL, name: str) -
 
 def test_rounding_functions(library: ctypes.CDLL) -> None:
     x = np.array([-2.5, -1.5, -0.5, 0.5, 1.5, 2.5, 1e9, -3.7, 3.7], np.float32)
-    for name, reference in (("floor", np.floor), ("round", np.rint), ("trunc", np.trunc), ("abs", np.abs)):
+    for name, reference in (
+        ("floor", np.floor),
+        ("round", np.rint),
+        ("trunc", np.trunc),
+        ("abs", np.abs),
+    ):
         assert np.array_equal(call(library, f"{name}_n", np.float32, x), reference(x))
 
 
@@ -153,12 +178,23 @@ def test_half_operations_round_once(library: ctypes.CDLL, dtype: str) -> None:
     a, b = (x.view(DTYPES[dtype]) for x in bits)
     with np.errstate(all="ignore"):
         wide_a, wide_b = a.astype(np.float64), b.astype(np.float64)
-        for name, operation in (("add", np.add), ("sub", np.subtract), ("mul", np.multiply), ("div", np.divide)):
+        for name, operation in (
+            ("add", np.add),
+            ("sub", np.subtract),
+            ("mul", np.multiply),
+            ("div", np.divide),
+        ):
             # f64 holds sums and products of two halves to far more than twice their digits
-            expected = operation(wide_a, wide_b).astype(np.float32 if dtype == "bf16" else np.float64)
+            expected = operation(wide_a, wide_b).astype(
+                np.float32 if dtype == "bf16" else np.float64
+            )
             check_equal(call(library, f"{dtype}_{name}", a.dtype, a, b), expected.astype(a.dtype))
-        product = (wide_a * wide_b).astype(np.float32 if dtype == "bf16" else np.float64).astype(a.dtype)
-        total = (product.astype(np.float64) + wide_a).astype(np.float32 if dtype == "bf16" else np.float64)
+        product = (
+            (wide_a * wide_b).astype(np.float32 if dtype == "bf16" else np.float64).astype(a.dtype)
+        )
+        total = (product.astype(np.float64) + wide_a).astype(
+            np.float32 if dtype == "bf16" else np.float64
+        )
         check_equal(call(library, f"{dtype}_muladd", a.dtype, a, b), total.astype(a.dtype))
 
 
@@ -169,16 +205,24 @@ def check_equal(got: NDArray[Any], expected: NDArray[Any]) -> None:
 
 
 def nearest(x: NDArray[Any], dtype: Any) -> NDArray[Any]:
-    """`x` rounded once, to nearest even, by exact arithmetic on Python's integers and fractions of two."""
+    """`x` rounded once, to nearest even, by exact arithmetic on Python's integers and fractions of
+    two.
+    """
     digits, smallest = {np.dtype(np.float16): (11, -24), np.dtype(BF16): (8, -133)}[np.dtype(dtype)]
     result = []
     for value in x.tolist():
         if isinstance(value, float) and (math.isnan(value) or math.isinf(value) or value == 0):
             result.append(value)
             continue
-        numerator, denominator = (abs(value), 1) if isinstance(value, int) else abs(value).as_integer_ratio()
+        numerator, denominator = (
+            (abs(value), 1) if isinstance(value, int) else abs(value).as_integer_ratio()
+        )
         exponent = numerator.bit_length() - denominator.bit_length()
-        exponent -= numerator < denominator << exponent if exponent >= 0 else numerator << -exponent < denominator
+        exponent -= (
+            numerator < denominator << exponent
+            if exponent >= 0
+            else numerator << -exponent < denominator
+        )
         unit = max(exponent - digits + 1, smallest)
         scaled = (numerator << -unit, denominator) if unit < 0 else (numerator, denominator << unit)
         whole, rest = divmod(*scaled)
@@ -196,10 +240,17 @@ def test_conversions_round_once(library: ctypes.CDLL, to: str, source: str) -> N
     if kind.kind in "iu":
         info = np.iinfo(kind)
         shifts = rng.integers(0, kind.itemsize * 8, 3000)
-        x = (rng.integers(info.min, info.max, 3000, dtype=kind, endpoint=True) >> shifts.astype(kind)).astype(kind)
+        x = (
+            rng.integers(info.min, info.max, 3000, dtype=kind, endpoint=True) >> shifts.astype(kind)
+        ).astype(kind)
         x[:3] = info.max, info.min, 0
         # between two numbers of the result, and beside that
-        ties = [(2 * k + 1 << s) + d for k in range(128, 140) for s in range(1, kind.itemsize * 8 - 12) for d in (-1, 0, 1)]
+        ties = [
+            (2 * k + 1 << s) + d
+            for k in range(128, 140)
+            for s in range(1, kind.itemsize * 8 - 12)
+            for d in (-1, 0, 1)
+        ]
         x = np.concatenate([x, np.array([t for t in ties if t <= info.max], kind)])
     else:
         x = (rng.standard_normal(3000) * 2.0 ** rng.integers(-30, 13, 3000)).astype(kind)
@@ -207,7 +258,9 @@ def test_conversions_round_once(library: ctypes.CDLL, to: str, source: str) -> N
         if kind.itemsize >= 4:
             ties = 1 + (2 * np.arange(64) + 1) * 2.0**-8
             beside = [ties, np.nextafter(ties.astype(kind), 0), np.nextafter(ties.astype(kind), 9)]
-            x = np.concatenate([x, *(t.astype(kind) for t in beside), np.array([1e38, 3.4e38], kind)])
+            x = np.concatenate(
+                [x, *(t.astype(kind) for t in beside), np.array([1e38, 3.4e38], kind)]
+            )
     if to == "i32":
         x = x[np.abs(x.astype(np.float64)) < 2.0**31]
     got = call(library, f"{to}_from_{source}", DTYPES[to], x)
@@ -220,6 +273,13 @@ def test_conversions_round_once(library: ctypes.CDLL, to: str, source: str) -> N
 
 
 def test_floor_division(library: ctypes.CDLL) -> None:
-    a, b = (x.ravel().astype(np.int32) for x in np.meshgrid(np.arange(-20, 21), [-7, -3, -1, 1, 2, 5]))
-    for name, reference in (("floordiv", np.floor_divide), ("floormod", np.mod), ("min", np.minimum), ("max", np.maximum)):
+    a, b = (
+        x.ravel().astype(np.int32) for x in np.meshgrid(np.arange(-20, 21), [-7, -3, -1, 1, 2, 5])
+    )
+    for name, reference in (
+        ("floordiv", np.floor_divide),
+        ("floormod", np.mod),
+        ("min", np.minimum),
+        ("max", np.maximum),
+    ):
         assert np.array_equal(call(library, f"{name}_n", np.int32, a, b), reference(a, b))
