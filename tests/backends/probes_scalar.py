@@ -5,6 +5,7 @@ from __future__ import annotations
 from tests.backends.emulation import Probe, Probes, needs_of
 
 SCALARS = ("bool", "i8", "i16", "i32", "i64", "u8", "u16", "u32", "u64", "f16", "bf16", "f32", "f64")
+PAIRED = ("i8", "i32", "f16", "bf16", "f32", "e4m3", "e5m2")
 FUNCTIONS = (
     "exp2", "log2", "exp", "log", "sqrt", "rsqrt", "tanh", "sin", "cos", "erf", "floor", "ceil", "round", "trunc",
 )  # fmt: skip
@@ -17,6 +18,7 @@ def _conversion(source: str, targets: tuple[str, ...], arch: str = "sm_80") -> P
         f"  regs<{t}, 2> r_{t}; convert_registers<2>(r_{t}, 0, x, 0); "
         f"Z_{t}[i] = r_{t}[0]; if (i + 1 < n) {{ Z_{t}[i + 1] = r_{t}[1]; }}"
         for t in targets
+        if t in PAIRED
     )
     body = f"""
   for (i32 i = thread_id(); i < n; i += 32) {{
@@ -31,7 +33,7 @@ def _conversion(source: str, targets: tuple[str, ...], arch: str = "sm_80") -> P
 """
     pointers = {"X": f"const {source}"}
     for t in targets:
-        pointers |= {f"Y_{t}": t, f"Z_{t}": t}
+        pointers |= {f"Y_{t}": t} | ({f"Z_{t}": t} if t in PAIRED else {})
     return Probe(body, needs_of(body), pointers, {"n": "i32"}, arch=arch)
 
 

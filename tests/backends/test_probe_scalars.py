@@ -17,6 +17,7 @@ from tests.backends.probes_scalar import (
     FUNCTIONS,
     MOVE_PROBES,
     MOVES,
+    PAIRED,
     SCALAR_PROBES,
     SCALARS,
 )
@@ -49,6 +50,11 @@ def make_values(dtype: str) -> NDArray[Any]:
     tiny = [2.0**-24 * 1.5, 2.0**-25, 1 + 2.0**-9 + 2.0**-30, 1 + 2.0**-11 + 2.0**-40]
     with np.errstate(all="ignore"):
         return np.concatenate([values, halfway, tiny]).astype(numpy)
+
+
+def make_outputs(count: int, targets: tuple[str, ...]) -> dict[str, NDArray[Any]]:
+    """The arrays of a conversion probe: Y one at a time, Z through registers by twos."""
+    return {f"{v}_{t}": np.zeros(count, DTYPES[t]) for t in targets for v in ("YZ" if t in PAIRED else "Y")}
 
 
 def expect_conversion(x: NDArray[Any], source: str, target: str) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -86,11 +92,11 @@ def round_to_bf16(value: float | int) -> Any:
 @pytest.mark.parametrize("source", SCALARS)
 def test_conversions_round_once(source: str) -> None:
     x = make_values(source)
-    outputs = {f"{v}_{t}": np.zeros(x.shape, DTYPES[t]) for v in "YZ" for t in SCALARS}
+    outputs = make_outputs(len(x), SCALARS)
     SCALAR_PROBES.run(f"convert_{source}", {"X": x, "n": len(x), **outputs})
     for target in SCALARS:
         expected, defined = expect_conversion(x, source, target)
-        for v in "YZ":
+        for v in "YZ" if target in PAIRED else "Y":
             got = outputs[f"{v}_{target}"]
             np.testing.assert_array_equal(got[defined], expected[defined], err_msg=f"{source} to {target} ({v})")
 
@@ -100,7 +106,7 @@ def test_eight_bit_floats_saturate(source: str) -> None:
     values = np.concatenate([RANDOM.uniform(-500, 500, 60), RANDOM.uniform(-0.02, 0.02, 60), [0, 448, 464, 1e6]])
     with np.errstate(over="ignore"):
         x = values.astype(DTYPES[source])
-    outputs = {f"{v}_{t}": np.zeros(x.shape, DTYPES[t]) for v in "YZ" for t in ("e4m3", "e5m2")}
+    outputs = make_outputs(len(x), ("e4m3", "e5m2"))
     EIGHT_BIT_PROBES.run(f"convert_{source}", {"X": x, "n": len(x), **outputs})
     for target, largest in (("e4m3", 448), ("e5m2", 57344)):
         expected = np.clip(x.astype(np.float32), -largest, largest).astype(DTYPES[target])
@@ -112,7 +118,7 @@ def test_eight_bit_floats_saturate(source: str) -> None:
 def test_eight_bit_floats_widen(source: str) -> None:
     x = np.arange(256, dtype=np.uint8).view(DTYPES[source])
     x = x[np.isfinite(x.astype(np.float32))]
-    outputs = {f"{v}_{t}": np.zeros(x.shape, DTYPES[t]) for v in "YZ" for t in ("f16", "bf16", "f32", "f64", "i32")}
+    outputs = make_outputs(len(x), ("f16", "bf16", "f32", "f64", "i32"))
     EIGHT_BIT_PROBES.run(f"convert_{source}", {"X": x, "n": len(x), **outputs})
     for name, got in outputs.items():
         expected = x.astype(np.float32).astype(got.dtype)

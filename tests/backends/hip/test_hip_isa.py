@@ -7,7 +7,14 @@ import re
 import pytest
 
 from tests.backends.hip.gemm_gfx942 import gemm_frame
-from tilec.backends.prelude import FrameParameter, KernelFrame, Need, prelude_names, render_kernel
+from tilec.backends.prelude import (
+    FrameParameter,
+    KernelFrame,
+    Need,
+    prelude_names,
+    render_kernel,
+    render_prelude,
+)
 from tilec.runtime.amd_isa import KernelIsa
 from tilec.runtime.clang import Assembled, find_amd_clang
 
@@ -77,6 +84,13 @@ def test_gemm_loop_is_free_of_register_moves_and_keeps_loads_in_flight() -> None
     assert len(loads) == 4 and max(loads) < min(matrix) and min(waits) > max(matrix) - 1
     barrier = names.index("s_barrier")
     assert lines[barrier - 1] == ["s_waitcnt", "lgkmcnt(0)"]
+    # set_priority stays around the matrix instructions that it is about.
+    priority = [int(line[1]) for line in lines if line[0] == "s_setprio"]
+    assert priority == [1, 0, 1, 0]
+    raised = False
+    for line in lines:
+        raised = line[1] == "1" if line[0] == "s_setprio" else raised
+        assert raised or not line[0].startswith("v_mfma")
 
 
 @pytest.mark.parametrize(
@@ -258,6 +272,31 @@ def test_every_mfma_is_its_instruction(
 def test_a_shape_that_does_not_exist_is_refused() -> None:
     with pytest.raises(Exception, match="64, 64"):
         probe("", Need("mfma", (64, 64, 4, "f32", "f16")))
+
+
+def test_every_name_brings_what_it_requires() -> None:
+    parts = [
+        f"namespace alone_{name} {{\n{render_prelude('hip', [Need(name)])}}}\n"
+        for name in prelude_names("hip")
+        if name != "mfma"
+    ]
+    parts.append(
+        f"namespace alone_mfma {{\n{render_prelude('hip', [Need('mfma', SHAPES[0][0])])}}}\n"
+    )
+    parts.append('extern "C" __attribute__((global)) void nothing() {}\n')
+    assembled = find_amd_clang().assemble("".join(parts), "alone.hip", "gfx942")
+    assert "warning" not in assembled.log
+
+
+def test_only_what_is_needed_is_printed() -> None:
+    text = render_prelude("hip", [Need("load_shared"), Need("f16")])
+    assert "struct f16" in text and "load_shared" in text
+    for absent in ("bf16", "mfma", "buffer", "store_shared", "shuffle", "#include", "tanh"):
+        assert absent not in text
+    assert text == render_prelude("hip", [Need("f16"), Need("load_shared"), Need("f16")])
+    for unknown in ("named_barrier", "cp_async", "wgmma_ss", "tma_load", "e4m3"):
+        with pytest.raises(KeyError, match=unknown):
+            render_prelude("hip", [Need(unknown)])
 
 
 @pytest.mark.parametrize("arch", ARCHES)
