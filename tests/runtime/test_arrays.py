@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -13,8 +15,15 @@ import pytest
 
 from tilec.errors import ArgumentError
 from tilec.runtime import arrays
-from tilec.runtime.allocate import allocate, numpy_dtype
-from tilec.runtime.arrays import ArrayDevice, adapter_of, is_array, item_bytes, view_array
+from tilec.runtime.allocate import allocate, hand_over, numpy_dtype
+from tilec.runtime.arrays import (
+    ArrayDevice,
+    adapter_of,
+    is_array,
+    item_bytes,
+    short_dtype,
+    view_array,
+)
 from tilec.runtime.dlpack import view_dlpack
 from tilec.runtime.streams import current_stream_of, stream_handle
 
@@ -216,6 +225,61 @@ def test_fingerprints_differ_where_the_plan_would(fake_cupy: Any, fake_torch: An
     cupys = [FakeCupyArray((4, 4), "float16", device=d) for d in (0, 1)]
     assert key(cupys[0]) == key(FakeCupyArray((4, 4), "float16")) != key(cupys[1])
     assert key(ByInterface()) != key(ByInterface(typestr="<i4"))
+
+
+class Places:
+    """Context managers that write down where an allocation is made."""
+
+    def __init__(self) -> None:
+        self.entered: list[tuple[object, ...]] = []
+
+    @contextmanager
+    def __call__(self, *where: object, **named: object) -> Iterator[None]:
+        self.entered.append((*where, *named.values()))
+        yield
+
+
+@pytest.mark.parametrize("modern", [True, False])
+def test_outputs_are_made_by_cupy_on_the_device_and_stream_of_the_call(
+    fake_cupy: Any, modern: bool
+) -> None:
+    device, external = Places(), Places()
+    fake_cupy.cuda.Device = device
+    fake_cupy.cuda.ExternalStream = external
+    fake_cupy.cuda.Stream = SimpleNamespace()
+    if modern:
+        fake_cupy.cuda.Stream.from_external = lambda stream: external(stream_handle(stream), 1)
+    fake_cupy.empty = np.empty
+    place = ArrayDevice("cuda", 1)
+    made = allocate("cupy", place, (2, 3), "e5m2", 99)
+    assert (made.shape, short_dtype(made.dtype)) == ((2, 3), "e5m2")
+    assert (device.entered, external.entered) == ([(1,)], [(99, 1)])
+    allocate("jax", place, (2,), "f32", None)
+    assert len(external.entered) == 1
+
+
+def test_outputs_are_made_by_torch_on_the_device_and_stream_of_the_call(fake_torch: Any) -> None:
+    streams = Places()
+    fake_torch.bfloat16, fake_torch.int32 = "torch.bfloat16", "torch.int32"
+    fake_torch.cuda = SimpleNamespace(stream=streams, ExternalStream=lambda s, device: (s, device))
+    fake_torch.empty = lambda shape, dtype, device: (shape, dtype, device)
+    place = ArrayDevice("cuda", 1)
+    assert allocate("torch", place, (2,), "bf16", None) == ((2,), "torch.bfloat16", "cuda:1")
+    assert allocate("torch", place, (2,), "i32", 99) == ((2,), "torch.int32", "cuda:1")
+    assert streams.entered == [((99, "cuda:1"),)]
+
+
+def test_without_a_library_that_allocates_there_is_no_output() -> None:
+    with pytest.raises(ArgumentError, match="an output cannot be allocated for arrays of numba"):
+        allocate("numba", ArrayDevice("cuda"), (2,), "f32", None)
+
+
+def test_outputs_for_jax_are_handed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    jax: Any = ModuleType("jax")
+    jax.dlpack = SimpleNamespace(from_dlpack=lambda array: ("jax", array))
+    monkeypatch.setitem(sys.modules, "jax", jax)
+    assert hand_over("jax", 5) == ("jax", 5)
+    assert hand_over("cupy", 5) == 5
 
 
 def test_streams_of_every_library() -> None:

@@ -175,8 +175,8 @@ def test_the_choice_follows_preference_and_says_what_is_missing(
 
 ADVICE = (
     "ptxas info    : (C7510) Potential Performance Loss: wgmma.mma_async instructions are "
-    "serialized due to non wgmma instructions defining accumulator registers of a wgmma between start "
-    "and end of the pipeline stage in the function 'gemm'\n"
+    "serialized due to non wgmma instructions defining accumulator registers of a wgmma between "
+    "start and end of the pipeline stage in the function 'gemm'\n"
 )
 PTXAS_LOG = f"""ptxas info    : 0 bytes gmem
 {ADVICE}ptxas info    : Compiling entry function 'gemm' for 'sm_90a'

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -55,6 +56,18 @@ def pretend_devices(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 HOST = np.zeros(4, np.float32)
+
+
+def test_importing_the_runtime_imports_no_library_of_arrays_and_asks_no_driver() -> None:
+    code = (
+        "import sys, tilec.runtime.devices, tilec.runtime.build, tilec.runtime.gpu_device\n"
+        "print(*sorted({'cupy', 'torch', 'jax', 'ml_dtypes'} & set(sys.modules)))\n"
+        "from tilec.runtime import cuda, hip, nvrtc\n"
+        "for find in (cuda.cuda_driver, hip.hip_driver, nvrtc.find_nvrtc):\n"
+        "    print(find.cache_info().currsize)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
+    assert run.stdout.split() == ["0", "0", "0"]
 
 
 def test_arrays_decide() -> None:

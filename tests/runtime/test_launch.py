@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import replace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import ml_dtypes
@@ -357,6 +361,49 @@ def test_modules_are_unloaded_with_their_program(stub: Stub, driver: CudaDriver)
     assert stub.count("unloads") == 1
 
 
+class CupyError(Exception):
+    """cupy's CUDADriverError."""
+
+
+def fake_cupy() -> ModuleType:
+    """cupy as far as modules go."""
+
+    class Module:
+        def load(self, code: bytes) -> None:
+            if code != CODE.code:
+                raise CupyError("CUDA_ERROR_NO_BINARY_FOR_GPU")
+
+        def get_function(self, symbol: str) -> Any:
+            if symbol != "scale":
+                raise CupyError("CUDA_ERROR_NOT_FOUND")
+            return SimpleNamespace(ptr=0xABCDEF0123)
+
+    cupy: Any = ModuleType("cupy")
+    cupy.cuda = SimpleNamespace(
+        Device=lambda index: nullcontext(),
+        function=SimpleNamespace(Module=Module),
+        driver=SimpleNamespace(CUDADriverError=CupyError),
+        get_current_stream=lambda index: SimpleNamespace(ptr=40 + index),
+    )
+    return cupy  # type: ignore[no-any-return]
+
+
+def test_where_cupy_is_loaded_it_loads_the_modules(
+    stub: Stub, driver: CudaDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "cupy", fake_cupy())
+    load(CODE, manifest(), driver)(A, C, 1.0)
+    assert (stub.launch().function, stub.launch().stream) == (0xABCDEF0123, 40)
+    assert (stub.count("loads"), stub.count("allowed")) == (0, 65536)
+    with pytest.raises(
+        ExecutionError, match="NO_BINARY_FOR_GPU when loading 5 bytes of machine code on cuda:0"
+    ):
+        load(Binary(b"other", ""), manifest(), driver)(A, C, 1.0)
+    absent = manifest(variants=(Variant((), "s.cu", (replace(SCALE, symbol="absent"),)),))
+    with pytest.raises(ExecutionError, match="NOT_FOUND when looking for the kernel absent"):
+        load(CODE, absent, driver)(A, C, 1.0)
+
+
 def test_plans_are_bounded(stub: Stub, driver: CudaDriver, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launch, "_MAX_PLANS", 4)
     loaded = load(CODE, manifest(), driver)
@@ -378,10 +425,7 @@ def test_threads_do_not_mix_their_arguments(driver: CudaDriver) -> None:
         def launch(self, *arguments: Any) -> int:
             stream, parameters = arguments[8].value, arguments[9]
             gate.wait(0.002)
-            address = np.ctypeslib.as_array(
-                (np.ctypeslib.ctypes.c_uint64 * 1).from_address(parameters[0])
-            )
-            seen.append((stream, int(address[0])))
+            seen.append((stream, ctypes.c_uint64.from_address(parameters[0]).value))
             return 0
 
     loaded = load(CODE, manifest(), Slow())  # type: ignore[arg-type]

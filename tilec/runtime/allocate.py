@@ -81,5 +81,18 @@ def _torch_stream(
 def _cupy_stream(cupy: Any, device: ArrayDevice, stream: int | None) -> AbstractContextManager[Any]:
     if stream is None:
         return nullcontext()
-    found: AbstractContextManager[Any] = cupy.cuda.ExternalStream(stream, device.index)
+    adopt = getattr(cupy.cuda.Stream, "from_external", None)  # cupy 14 and later
+    found: AbstractContextManager[Any] = (
+        adopt(_Handle(stream)) if adopt else cupy.cuda.ExternalStream(stream, device.index)
+    )
     return found
+
+
+class _Handle:
+    """A stream's number as other libraries take it."""
+
+    def __init__(self, stream: int) -> None:
+        self._stream = stream
+
+    def __cuda_stream__(self) -> tuple[int, int]:
+        return 0, self._stream
