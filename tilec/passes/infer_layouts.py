@@ -1,0 +1,210 @@
+"""Every tile and every shared buffer gets a layout.
+
+Needs: planned and scheduled loops. Leaves: a register layout on every tile type, a shared layout on every shared memory
+type, `variant` on every gemm, `layout` on every Parallel nest, and `convert_layout` where two ops disagree.
+
+    %x = gemm %a, %b, %acc : tile f32[128, 256]    ->    %x = gemm %a, %b, %acc <variant = [...]> : tile f32[128, 256] #acc
+
+Ops state constraints (layout_constraints.py), the solver of tilec.ir.layout chooses the cheapest assignment, role by role.
+Shared layouts follow from who reads the buffer: operands of matrix instructions are swizzled by the widest span that
+divides their rows (the same function of addresses serves ldmatrix, TMA and wgmma); the user's annotation comes first.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import LayoutConflict
+from ..ir.core import Block, Op, Program, Value, at, walk
+from ..ir.layout import RegisterLayout, SharedLayout, choose_swizzle
+from ..ir.layout.constraints import System, Unsatisfiable
+from ..ir.layout.solver import Solution, solve
+from ..ir.ops.control import Launch, Parallel, Role
+from ..ir.ops.memory import Alloc
+from ..ir.ops.pipeline import Channel, Get
+from ..ir.ops.tile import ConvertLayout, Gemm, LoadTile, Splat, Undefined
+from ..ir.types import ChannelType, InflightType, MemoryType, Space, TileType, Type
+from .context import PassContext, Remark
+from .dependence import is_shared
+from .layout_constraints import constraints_of, demand, is_tile, uses_of
+from .variants import gemm_variants
+
+
+def infer_layouts(program: Program, context: PassContext) -> Program:
+    """Chooses all layouts of every launch."""
+    ops = [_launch(op, context) if isinstance(op, Launch) else op for op in program.body.ops]
+    return program.with_body(program.body.with_ops(ops))
+
+
+def _launch(launch: Launch, context: PassContext) -> Launch:
+    inference = _Inference(context, _shared_layouts(launch))
+    roles = [op for op in launch.body.ops if isinstance(op, Role)]
+    for role in roles:
+        inference.solve(role.body, role.threads)
+    if not roles:
+        inference.solve(launch.body, launch.threads)
+    return launch.replace(body=inference.rebuild(launch.body))  # type: ignore[return-value]
+
+
+# Shared memory ----------------------------------------------------------------------------------------------------
+
+
+def _shared_layouts(launch: Launch) -> dict[Value, SharedLayout]:
+    """The layout of every alloc and channel of shared memory, by its handle."""
+    operands = _gemm_operands(launch)
+    found: dict[Value, SharedLayout] = {}
+    for op in walk(launch.body):
+        if isinstance(op, Alloc) and is_shared(op.result):
+            type_ = op.type
+        elif isinstance(op, Channel) and isinstance(op.type.memory, MemoryType):
+            type_ = op.type.memory
+        else:
+            continue
+        if type_.layout is not None:
+            found[op.result] = type_.layout
+            continue
+        shape = tuple(int(d) for d in type_.shape)
+        span = choose_swizzle(shape, type_.dtype.bits) if op.result in operands and len(shape) > 1 else 0
+        found[op.result] = (
+            SharedLayout.swizzled(shape, type_.dtype.bits, span) if span else SharedLayout.row_major(shape)
+        )
+    return found
+
+
+def _gemm_operands(launch: Launch) -> set[Value]:
+    """Allocs and channels that a matrix instruction reads."""
+    got = {op.result: op.channel for op in walk(launch.body) if isinstance(op, Get)}
+    return {
+        got.get(value, value) for op in walk(launch.body) if isinstance(op, Gemm) for value in (op.a, op.b)
+    }
+
+
+# Tiles ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Inference:
+    """Layouts found so far, and the program rebuilt with them."""
+
+    context: PassContext
+    shared: dict[Value, SharedLayout]
+
+    def __post_init__(self) -> None:
+        self.layouts: dict[object, RegisterLayout] = {}
+        self.variants: dict[Op, tuple[object, ...]] = {}
+        self.names: dict[Value, Value] = {}
+
+    def solve(self, block: Block, threads: int) -> None:
+        """Adds the solution for one role's block."""
+        constraints = tuple(constraints_of(block, threads, self.context.target))
+        if not constraints:
+            return
+        try:
+            solution = solve(System(constraints, self.context.target.warp_size))
+        except Unsatisfiable as error:
+            raise LayoutConflict(
+                "TLC0406",
+                f"{error.first} and {error.second} need different layouts of one value: {error.reason}",
+            ) from error
+        self.layouts.update(solution.assignments)
+        self._note_variants(block, threads, solution)
+
+    def _note_variants(self, block: Block, threads: int, solution: Solution) -> None:
+        for op in walk(block):
+            if isinstance(op, Gemm):
+                shape = op.result.type.tile.shape if isinstance(op.result.type, InflightType) else op.result.type.shape  # type: ignore[attr-defined]
+                a = op.a.type.shape  # type: ignore[attr-defined]
+                k = int(a[0] if op.transpose_a else a[1])
+                family, dtype = op.instruction, op.operand_dtype.name
+                target = self.context.target
+                for variant, _ in gemm_variants(family, dtype, (*shape, k), threads, op.policy, target):
+                    if str(variant) == solution.choices[op]:
+                        self.variants[op] = variant
+
+    # Rebuilding -------------------------------------------------------------------------------------------------
+
+    def rebuild(self, block: Block) -> Block:
+        """The block with types that carry their layouts, and conversions where they are due."""
+        params = []
+        for param in block.params:
+            self.names[param] = Value(self._typed(param), param.hint)
+            params.append(self.names[param])
+        ops: list[Op] = []
+        for op in block.ops:
+            with at(op.loc):
+                ops.extend(self._op(op))
+        return Block(tuple(params), tuple(ops))
+
+    def _typed(self, value: Value) -> Type:
+        layout = self.layouts.get(value)
+        if layout is not None and isinstance(value.type, TileType):
+            return value.type.with_layout(layout)
+        if layout is not None and isinstance(value.type, InflightType):
+            return InflightType(value.type.tile.with_layout(layout))
+        return value.type
+
+    def _op(self, op: Op) -> list[Op]:
+        values: dict[str, Any] = {}
+        conversions: list[Op] = []
+        converted = self._conversions(op, conversions)
+        for name, kind in op.fields:
+            old = getattr(op, name)
+            match kind:
+                case "operand":
+                    values[name] = converted.get(old, self.names.get(old, old))
+                case "operands":
+                    values[name] = tuple(converted.get(v, self.names.get(v, v)) for v in old)
+                case "region":
+                    values[name] = self.rebuild(old)
+                case _:
+                    values[name] = old
+        values.update(self._attributes(op))
+        new = type(op).build(values, op)
+        for old_result, result in zip(op.results, new.results, strict=True):
+            result.hint = old_result.hint
+            if is_tile(old_result):
+                result.type = self._typed(old_result)
+            self.names[old_result] = result
+        return [*conversions, new]
+
+    def _attributes(self, op: Op) -> dict[str, Any]:
+        match op:
+            case Splat() | LoadTile():
+                return {"layout": self.layouts.get(op.result)}
+            case Undefined():
+                return {"type": self._typed(op.result)}
+            case Alloc() if op.result in self.shared:
+                return {"type": op.type.with_layout(self.shared[op.result])}
+            case Channel():
+                memory = op.type.memory
+                if isinstance(memory, MemoryType) and memory.space is Space.SHARED:
+                    return {"type": ChannelType(memory.with_layout(self.shared[op.result]), op.type.slots)}
+                return {"type": ChannelType(self._channel_tile(op), op.type.slots)}
+            case Parallel():
+                return {"layout": self.layouts.get(("loop", op))}
+            case Gemm():
+                return {"variant": self.variants[op]}
+        return {}
+
+    def _channel_tile(self, channel: Channel) -> TileType:
+        """The type of a channel of registers, with the layout of what is sent."""
+        tile = channel.type.memory
+        assert isinstance(tile, TileType)
+        layout = self.layouts.get(channel.result)
+        return tile.with_layout(layout) if layout is not None else tile
+
+    def _conversions(self, op: Op, ops: list[Op]) -> dict[Value, Value]:
+        """Converted operands, where what the op demands is not what the value has."""
+        converted: dict[Value, Value] = {}
+        for number, value in uses_of(op):
+            wanted = self.layouts.get(demand(op, number))
+            if wanted is not None and wanted != self.layouts.get(value):
+                convert = ConvertLayout(self.names.get(value, value), layout=wanted)
+                convert.result.hint = value.hint
+                ops.append(convert)
+                converted[value] = convert.result
+                self.context.remark(
+                    Remark("TLC0410", f"{value.hint or 'a tile'} changes layout for {op.name}", op.loc)
+                )
+        return converted

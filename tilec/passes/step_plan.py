@@ -1,0 +1,114 @@
+"""Where barriers and waits stand within one step of an interleaved pipeline.
+
+Every channel inside one thread program has two dependences: commit(i) before get(i), and free(i) before
+put(i + slots). A barrier must stand between the two ends of each, on the unrolled sequence of steps; the fewest
+positions are found greedily, the top of the step first, since one barrier there serves every dependence that spans
+steps. A get of what cp.async wrote also needs the wait for its group, at the last barrier before it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ..errors import HazardError
+from ..ir.ops.pipeline import Free, Stage
+from .protocols import Ring
+
+
+@dataclass(frozen=True)
+class Dependence:
+    """`source` (after stage number `after`, in step `source_step`) before `target` (stage `before`, step 0)."""
+
+    after: int
+    source_step: int
+    before: int
+    lead: int  # of the stage at the target
+    ring: Ring
+    is_get: bool
+
+    def satisfied(self, positions: set[int]) -> bool:
+        """Whether a barrier at one of the positions of every step lies between the two ends."""
+        if self.source_step < -1:
+            return bool(positions)
+        if self.source_step == -1:
+            return any(p > self.after or p <= self.before for p in positions)
+        return any(self.after < p <= self.before for p in positions)
+
+
+@dataclass
+class Point:
+    """A barrier before a stage, with the cp.async wait that precedes it (None: none is needed)."""
+
+    pending: int | None = None
+    gets: list[int] = field(default_factory=list)  # leads of the stages whose gets it serves
+
+    def active_in(self, step: int) -> bool:
+        """Whether any get that it serves happens in a step of the prologue."""
+        return any(step + lead >= 0 for lead in self.gets)
+
+
+@dataclass
+class StepPlan:
+    """Barriers by the stage that they stand before, and the length of the prologue."""
+
+    positions: dict[int, Point]
+    most_lead: int
+
+
+def plan_steps(stages: list[Stage], rings: list[Ring]) -> StepPlan:
+    """The plan for stages in their order within a step, and the rings that begin and end among them."""
+    dependences = [d for ring in rings for d in _dependences(stages, ring)]
+    positions: set[int] = set()
+    for dependence in sorted(dependences, key=lambda d: d.source_step):
+        if not dependence.satisfied(positions):
+            positions.add(0 if dependence.source_step < 0 else dependence.before)
+    points = {p: Point() for p in sorted(positions)}
+    for dependence in dependences:
+        if dependence.is_get:
+            _serve(dependence, stages, points)
+    return StepPlan(points, max((s.lead for s in stages), default=0))
+
+
+def _dependences(stages: list[Stage], ring: Ring) -> list[Dependence]:
+    w, r = stages.index(ring.writer), stages.index(ring.reader)
+    lead_w, lead_r = ring.writer.lead, ring.reader.lead
+    defer = max(
+        (op.defer for op in ring.reader.body.ops if isinstance(op, Free) and op.channel is ring.channel.result),
+        default=0,
+    )
+    # get(i) stands in step i - lead_r; commit(i) in step i - lead_w. put(i + slots) stands in step
+    # i + slots - lead_w; free(i), executed with iteration i + defer, in step i + defer - lead_r.
+    data = Dependence(w, lead_r - lead_w, r, lead_r, ring, True)
+    room = Dependence(r, defer - lead_r - ring.slots + lead_w, w, lead_w, ring, False)
+    for dependence in (data, room):
+        if dependence.source_step > 0 or (
+            dependence.source_step == 0 and dependence.after >= dependence.before
+        ):
+            raise HazardError(
+                "TLC0330",
+                f"{ring.slots} slots of {ring.channel.label} are too few for leads {lead_w} and {lead_r}",
+                loc=ring.channel.loc,
+            )
+    return [data, room]
+
+
+def _serve(dependence: Dependence, stages: list[Stage], points: dict[int, Point]) -> None:
+    """Notes the get at the last barrier before it, with the number of groups that may still be in flight there."""
+    same_step = [p for p in points if p <= dependence.before]
+    if dependence.source_step == 0:
+        same_step = [p for p in same_step if p > dependence.after]
+    if not same_step:
+        # the barrier that serves it stands after the commit in an earlier step
+        if not dependence.ring.by_cp_async:
+            point = points[max(p for p in points if p > dependence.after)]
+            point.gets.append(dependence.lead - 1)
+            return
+        points[dependence.before] = Point()
+        same_step = [dependence.before]
+    position = max(same_step)
+    point = points[position]
+    point.gets.append(dependence.lead)
+    if dependence.ring.by_cp_async:
+        ahead = dependence.ring.writer.lead - dependence.ring.reader.lead
+        pending = ahead - 1 + (1 if dependence.after < position else 0)
+        point.pending = pending if point.pending is None else min(point.pending, pending)

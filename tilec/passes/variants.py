@@ -1,0 +1,71 @@
+"""The ways to do a gemm: instruction shapes, and arrangements of warps (or warpgroups) over the tile.
+
+A variant is `(family, m, n, k, rows, columns)`: instructions of m x n x k, units (warps for mma and mfma, warpgroups
+for wgmma) arranged `rows` x `columns`. Units interleave: unit (r, c) takes instruction tiles r, r + rows, ... down the rows
+and c, c + columns, ... along the columns, so every unit spans the whole tile and slabs of columns need no exchange.
+"""
+
+from __future__ import annotations
+
+from ..ir.layout import RegisterLayout, mfma, mma_m16n8, wgmma_accumulator
+from ..target import Target
+
+Variant = tuple[str, int, int, int, int, int]
+
+WGMMA_COLUMNS = 256  # widest wgmma
+
+
+def unit_threads(family: str, target: Target) -> int:
+    """Threads that issue one instruction together."""
+    return 128 if family == "wgmma" else target.warp_size
+
+
+def gemm_variants(
+    family: str, dtype: str, shape: tuple[int, int, int], threads: int, policy: str, target: Target
+) -> list[tuple[Variant, float]]:
+    """Every variant for a tile of shape (M, N, K), with its cost: operand elements that all units read together.
+
+    `policy` "full_row" ("full_col") puts as many units as fit along the rows (columns).
+    """
+    tile_m, tile_n, tile_k = shape
+    units = threads // unit_threads(family, target)
+    found: list[tuple[Variant, float]] = []
+    for m, n, k in _shapes(family, dtype, tile_n, target):
+        for rows in range(1, units + 1):
+            columns = units // rows
+            if rows * columns != units or tile_m % (m * rows) or tile_k % k:
+                continue
+            width = _widest(n, tile_n, columns) if family == "wgmma" else n
+            if width == 0 or tile_n % (width * columns):
+                continue
+            reads = float(columns * tile_m + rows * tile_n)
+            preference = {"full_row": -rows, "full_col": -columns}.get(policy, 0) * 1e6
+            small = 1.0 + 0.1 * (m * width < 512 and family == "mfma")  # fewer, larger instructions
+            found.append(((family, m, width, k, rows, columns), reads * small + preference))
+    return sorted(found, key=lambda pair: pair[1])
+
+
+def _shapes(family: str, dtype: str, tile_n: int, target: Target) -> list[tuple[int, int, int]]:
+    return [(i.m, i.n, i.k) for i in target.matrix if i.family == family and i.operand == dtype]
+
+
+def _widest(most: int, tile_n: int, columns: int) -> int:
+    """The widest wgmma that divides a warpgroup's columns: a multiple of 8 up to `most`; 0 if there is none."""
+    if tile_n % (8 * columns):
+        return 0
+    width = tile_n // columns
+    return next((n for n in range(min(most, width), 0, -8) if n % 8 == 0 and width % n == 0), 0)
+
+
+def accumulator_layout(variant: Variant, m: int, n: int) -> RegisterLayout:
+    """The register layout of an m x n accumulator."""
+    family, im, n_, k, rows, columns = variant
+    if family == "wgmma":
+        fragment = wgmma_accumulator(n_)
+    elif family == "mma":
+        fragment = mma_m16n8("c", k, 16)
+    else:
+        fragment = mfma("c", im, n_, k, 16)
+    return fragment.repeat((rows, columns), over="thread").repeat(
+        (m // (im * rows), n // (n_ * columns)), over="register"
+    )
