@@ -87,7 +87,7 @@ TABLE = make_table(
     Entry("bulk_wait", "tma.j2", ("base",)),
     Entry("wgmma_descriptor", "wgmma.j2", ("shared_address",)),
     Entry("make_descriptor", "wgmma.j2", ("wgmma_descriptor",)),
-    Entry("wgmma_fence", "wgmma.j2", ("base",)),
+    Entry("wgmma_fence", "wgmma.j2", ("words",)),
     Entry("wgmma_commit", "wgmma.j2", ("base",)),
     Entry("wgmma_wait", "wgmma.j2", ("regs",)),
     Entry("wgmma_ss", "wgmma.j2", ("regs", "wgmma_descriptor")),

@@ -1,0 +1,79 @@
+"""What mbarriers, TMA and wgmma mean, in the emulator, against NumPy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from tests.backends.emulation import every_schedule
+from tests.backends.probes_hopper import HOPPER_PROBES, WGMMA, WGMMA_PROBES
+from tilec.runtime.emulator import EmulatorError
+
+pytestmark = pytest.mark.emulator
+
+DTYPES: dict[str, Any] = {
+    "i8": np.int8, "u8": np.uint8, "i32": np.int32, "f16": np.float16, "bf16": ml_dtypes.bfloat16,
+    "f32": np.float32, "e4m3": ml_dtypes.float8_e4m3fn, "e5m2": ml_dtypes.float8_e5m2,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WGMMA)
+def test_wgmma(name: str) -> None:
+    case, random = WGMMA[name], np.random.default_rng(3)
+    low = 0 if case.dtype == "u8" else -8
+    a = random.integers(low, 9, (64, case.depth)).astype(DTYPES[case.dtype])
+    b = random.integers(low, 9, (case.n, case.depth)).astype(DTYPES[case.dtype])
+    expected = a.astype(np.int64) @ b.astype(np.int64).T
+    stored_a = np.ascontiguousarray(a.T) if case.a == "mn" else a
+    stored_b = np.ascontiguousarray(b.T) if case.b == "mn" else b
+    for mode, order in every_schedule():
+        d = np.zeros((64, case.n), DTYPES[case.result])
+        WGMMA_PROBES.run(name, {"A": stored_a, "B": stored_b, "D": d}, mode, order)
+        np.testing.assert_array_equal(d.astype(np.int64), expected)
+
+
+@pytest.mark.parametrize("rank", range(1, 6))
+def test_boxes_are_clipped(rank: int) -> None:
+    box, shape = (2, 2, 2, 4, 8)[-rank:], (3, 3, 3, 5, 12)[-rank:]
+    x = np.arange(1, 1 + np.prod(shape), dtype=np.float32).reshape(shape)
+    for start in (0, 1, -1, 7, 100, -100):
+        at = tuple(start for _ in range(rank))
+        inside = [np.arange(a, a + b) for a, b in zip(at, box, strict=True)]
+        grid = np.meshgrid(*inside, indexing="ij")
+        exists = np.all([(g >= 0) & (g < n) for g, n in zip(grid, shape, strict=True)], axis=0)
+        index = tuple(np.clip(g, 0, n - 1) for g, n in zip(grid, shape, strict=True))
+        y, z = np.zeros(shape, np.float32), np.full(box, np.nan, np.float32)
+        coordinates = {f"c{i}": start for i in range(rank)}
+        HOPPER_PROBES.run(f"box_{rank}", {"X": x, "Y": y, "Z": z, **coordinates})
+        assert z.tolist() == np.where(exists, x[index], 0).tolist()
+        expected = np.zeros(shape, np.float32)
+        expected[tuple(g[exists] for g in grid)] = x[tuple(g[exists] for g in grid)]
+        assert y.tolist() == expected.tolist()
+
+
+def test_boxes_of_a_strided_array() -> None:
+    whole = np.arange(5 * 16, dtype=np.float32).reshape(5, 16)
+    x, y, z = whole[:, :12], np.zeros((5, 12), np.float32), np.zeros((4, 8), np.float32)
+    HOPPER_PROBES.run("box_2", {"X": x, "Y": y, "Z": z, "c0": 4, "c1": 1})
+    assert z.tolist() == x[1:5, 4:12].tolist()
+
+
+def test_tensor_map_limits() -> None:
+    z = np.zeros((4, 8), np.float32)
+    bad_stride = np.zeros((5, 13), np.float32)
+    with pytest.raises(EmulatorError, match="tensor map of X: a stride that is no multiple of 16"):
+        HOPPER_PROBES.run("box_2", {"X": bad_stride, "Y": np.zeros((5, 12), np.float32), "Z": z, "c0": 0, "c1": 0})
+    with pytest.raises(EmulatorError, match="rank 2 on an array of rank 1"):
+        HOPPER_PROBES.run("box_2", {"X": np.zeros(8, np.float32), "Y": z, "Z": z, "c0": 0, "c1": 0})
+
+
+def test_a_ring_of_mbarriers() -> None:
+    t = np.arange(64)
+    expected = np.where(t < 32, 0, sum(i * 100 for i in range(7)) + 7 * ((t + 1) % 32))
+    for mode, order in every_schedule():
+        y = np.zeros(64, np.int32)
+        HOPPER_PROBES.run("ring", {"Y": y}, mode, order)
+        assert y.tolist() == expected.tolist()
