@@ -12,6 +12,7 @@ follow, in nested regions too.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -91,7 +92,7 @@ class _Rebuilder:
 
     def block(self, block: Block) -> Block:
         ops = [new for op in block.ops for new in self._op(op)]
-        same = len(ops) == len(block.ops) and all(map(lambda a, b: a is b, ops, block.ops))
+        same = len(ops) == len(block.ops) and all(map(operator.is_, ops, block.ops))
         return block if same else block.with_ops(ops)
 
     def _op(self, op: Op) -> list[Op]:

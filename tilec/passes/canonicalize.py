@@ -21,6 +21,7 @@ merged: that needs an ordering of memory, which others own.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from ..ir.attributes import attributes_key, constant_key
@@ -136,9 +137,8 @@ def _merge(block: Block, outer: Sequence[dict[Any, Op]], mapping: dict[Value, Va
     for op in block.ops:
         # What a role computes may depend on the role (thread_id), so nothing of outside counts.
         inside = () if isinstance(op, Role) else scopes
-        new = op.map(
-            lambda v: mapping.get(v, v), lambda b, inside=inside: _merge(b, inside, mapping)
-        )
+        merge_inner = partial(_merge, outer=inside, mapping=mapping)
+        new = op.map(lambda v: mapping.get(v, v), merge_inner)
         mapping.update({a: b for a, b in zip(op.results, new.results, strict=True) if a is not b})
         if new.pure and new.results and not new.regions:
             key = _key(new)

@@ -179,7 +179,7 @@ def _plain_write(effect: Effect) -> bool:
 
 
 def _write_only(block: Block) -> set[Value]:
-    """Allocated memory whose every use is a plain write by a statement that does nothing else to it."""
+    """Allocated memory whose every use is a plain write by a statement that has no result."""
     found = {
         op.result
         for op in walk(block)
