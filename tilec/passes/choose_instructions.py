@@ -15,7 +15,7 @@ from ..errors import Loc, TargetUnsupported
 from ..ir.core import Block, Op, Program, Value, walk
 from ..ir.ops.control import Launch
 from ..ir.ops.memory import memory_type
-from ..ir.ops.pipeline import Pipeline
+from ..ir.ops.pipeline import Pipeline, Stage
 from ..ir.ops.tile import Copy, Gemm, StoreTile
 from ..ir.types import InflightType, MemoryType, TileType
 from ..target import Target
@@ -44,12 +44,13 @@ def _launch(launch: Launch, context: PassContext) -> Launch:
     return launch.replace(body=_rewrite(launch.body, roles, context))  # type: ignore[return-value]
 
 
-def _rewrite(block: Block, roles: bool, context: PassContext) -> Block:
+def _rewrite(block: Block, roles: bool, context: PassContext, staged: bool = False) -> Block:
     def one(op: Op) -> Op:
-        op = op.map(lambda v: v, lambda b: _rewrite(b, roles, context))
+        inside = staged or (isinstance(op, Stage) and op.label.startswith("load"))
+        op = op.map(lambda v: v, lambda b: _rewrite(b, roles, context, inside))
         match op:
             case Copy() if is_global(op.source) and is_shared(op.destination):
-                return op.replace(instruction="tma" if roles else _without_roles(op, context))
+                return op.replace(instruction="tma" if roles and staged else _without_roles(op, context))
             case StoreTile() if roles and _tma_store(op, context):
                 return op.replace(instruction="tma")
             case Gemm():

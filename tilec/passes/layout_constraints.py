@@ -178,7 +178,7 @@ def _slice(
             layout = sliced[0]
         return layout
 
-    return Derived(part, whole, forward, why=_why(op))  # type: ignore[arg-type]
+    return Derived(part, whole, forward, why=_why(op))
 
 
 # Parallel nests ---------------------------------------------------------------------------------------------------

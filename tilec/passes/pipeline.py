@@ -1,0 +1,181 @@
+"""The one pipeline of passes, for all targets, and the driver that runs it."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import platform
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..errors import InternalError, IRError, TilecError
+from ..ir.core import Program
+from ..ir.print import print_program
+from ..ir.verify import verify
+from .assign_roles import assign_roles
+from .canonicalize import canonicalize
+from .choose_instructions import choose_instructions
+from .context import Pass, PassContext
+from .fit_resources import fit_resources
+from .flatten_memory import flatten_memory
+from .infer_layouts import infer_layouts
+from .issue_gemms import issue_gemms
+from .lift_copies import lift_copies
+from .lower_pipelines import lower_pipelines
+from .lower_tiles import lower_tiles
+from .make_persistent import make_persistent
+from .place_barriers import place_barriers
+from .plan_pipelines import plan_pipelines
+from .plan_shared import plan_shared
+from .promote_fragments import promote_fragments
+from .schedule_stages import schedule_stages
+from .simplify_indices import simplify_indices
+from .split_loads import split_loads
+from .stage_stores import stage_stores
+from .vectorize import vectorize
+
+PIPELINE: tuple[Pass, ...] = (
+    canonicalize,
+    promote_fragments,  # first: from here tiles are values, so that dependence is SSA
+    lift_copies,  # before planning, which looks for copies
+    canonicalize,
+    plan_pipelines,  # target-independent; needs whole statements, so before anything is lowered
+    choose_instructions,  # whether TMA feeds the launch decides persistence and roles
+    make_persistent,  # before roles: every role gets its copy of the loop over blocks
+    assign_roles,
+    canonicalize,  # each role sheds the scalars that only the other needs
+    split_loads,
+    fit_resources,  # before the schedule, which takes leads from slots
+    issue_gemms,
+    schedule_stages,
+    infer_layouts,  # sees the whole plan, so that a layout holds across stages and roles
+    stage_stores,  # needs the accumulator's layout to cut slabs
+    lower_pipelines,
+    place_barriers,  # at tile level, where effects are whole statements
+    canonicalize,
+    lower_tiles,  # the only crossing from tile to thread level
+    simplify_indices,  # before vectorising: widths are proved on simplified indices
+    vectorize,
+    flatten_memory,
+    simplify_indices,
+    canonicalize,
+    plan_shared,  # last: sizes are final
+)
+
+
+@dataclass
+class Run:
+    """What a run of the pipeline did: seconds by pass, in order."""
+
+    times: list[tuple[str, float]] = field(default_factory=list)
+
+    @property
+    def seconds(self) -> float:
+        return sum(t for _, t in self.times)
+
+
+Observer = Callable[[str, Program, Program], None]
+"""Called after every pass with its name, the program before and the program after."""
+
+
+def run_pipeline(
+    program: Program,
+    context: PassContext,
+    passes: Sequence[Pass] = PIPELINE,
+    *,
+    after: str = "",
+    checked: bool = True,
+    dump: Path | None = None,
+    observers: Sequence[Observer] = (),
+    run: Run | None = None,
+) -> Program:
+    """Runs `passes` in order; with `after`, up to and including the last pass of that name.
+
+    `checked` verifies between passes. `dump` receives numbered IR, diffs and times. An error that is not a TilecError
+    becomes an InternalError that names the pass, with a reproducer in `dump` where there is one.
+    """
+    run = run or Run()
+    chosen = list(_until(passes, after))
+    if dump is not None:
+        _write(dump, "00_input", program, None)
+    for number, pass_ in enumerate(chosen, start=1):
+        before = program
+        start = time.perf_counter()
+        program = _guarded(pass_, before, context, checked, dump)
+        run.times.append((pass_.__name__, time.perf_counter() - start))
+        if dump is not None:
+            _write(dump, f"{number:02}_{pass_.__name__}", program, before)
+        for observer in observers:
+            observer(pass_.__name__, before, program)
+    if dump is not None:
+        lines = [f"{seconds * 1e3:9.2f} ms  {name}" for name, seconds in run.times]
+        (dump / "times.txt").write_text("\n".join(lines) + "\n")
+    return program
+
+
+def find_passes(names: Sequence[str]) -> tuple[Pass, ...]:
+    """Passes by name, for `tilec opt`. Raises IRError with the list of names."""
+    known = {p.__name__: p for p in PIPELINE}
+    for name in names:
+        if name not in known:
+            raise IRError("TLC0211", f"there is no pass {name!r}", hint="passes are " + ", ".join(known))
+    return tuple(known[name] for name in names)
+
+
+def _until(passes: Sequence[Pass], after: str) -> Iterator[Pass]:
+    if not after:
+        yield from passes
+        return
+    last = max((n for n, p in enumerate(passes) if p.__name__ == after), default=None)
+    if last is None:
+        find_passes([after])
+        raise IRError("TLC0211", f"pass {after!r} is not among those to run")
+    yield from passes[: last + 1]
+
+
+def _guarded(pass_: Pass, program: Program, context: PassContext, checked: bool, dump: Path | None) -> Program:
+    """Runs one pass; what goes wrong in it is told with its name."""
+    try:
+        after = pass_(program, context)
+        if checked:
+            verify(after, context.registry)
+        return after
+    except IRError as error:
+        raise _internal(pass_, program, context, error, dump) from error
+    except TilecError:
+        raise
+    except Exception as error:
+        raise _internal(pass_, program, context, error, dump) from error
+
+
+def _internal(
+    pass_: Pass, program: Program, context: PassContext, error: Exception, dump: Path | None
+) -> InternalError:
+    name = pass_.__name__
+    hint = "set TILEC_DUMP=folder for a reproducer"
+    if dump is not None:
+        _write(dump, "reproducer", program, None)
+        about = {
+            "pass": name,
+            "target": context.target.name,
+            "python": platform.python_version(),
+            "replay": f"tilec opt reproducer.tir --passes {name} --target {context.target.name}",
+        }
+        (dump / "reproducer.json").write_text(json.dumps(about, indent=2) + "\n")
+        hint = f"reproducer in {dump}"
+    reason = error.message if isinstance(error, TilecError) else f"{type(error).__name__}: {error}"
+    return InternalError("TLC9001", f"pass {name} failed: {reason}", loc=program.loc, hint=hint)
+
+
+def _write(folder: Path, name: str, program: Program, before: Program | None) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    text = print_program(program)
+    (folder / f"{name}.tir").write_text(text)
+    if before is not None:
+        diff = difflib.unified_diff(
+            print_program(before).splitlines(), text.splitlines(), "before", name, lineterm=""
+        )
+        (folder / f"{name}.diff").write_text("\n".join(diff) + "\n")
+

@@ -1,0 +1,256 @@
+"""Barriers, cp.async waits and proxy fences for shared memory outside channels.
+
+Needs: pipelines lowered (managed buffers have their synchronisation already). Leaves: a barrier of the role between any two
+statements that touch one shared buffer from different threads, at least one writing it; before it the wait for what
+cp.async writes, and a fence where an engine reads what threads wrote.
+
+    copy %A[...] -> %As <instruction = "cp_async">          copy %A[...] -> %As ; cp_async_commit ; cp_async_wait <pending = 0>
+    %x = gemm %As, %Bs, %acc                          ->    barrier
+                                                            %x = gemm %As, %Bs, %acc
+
+Within a simt region a buffer whose every element only one thread touches (by enumeration of the indices) needs no
+barrier. A barrier that would stand under a condition or loop bound that depends on the thread is refused.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ..errors import HazardError
+from ..ir.core import Access, Block, Op, Program, Value, at, walk
+from ..ir.ops.control import For, If, Launch, Role, Simt, ThreadId, While, Yield
+from ..ir.ops.memory import Alloc, Slot, memory_type
+from ..ir.ops.nvidia import CpAsyncCommit, CpAsyncWait, FenceProxyAsync
+from ..ir.ops.thread import Barrier
+from ..ir.ops.tile import Copy
+from .affine import depends
+from .context import PassContext
+from .dependence import definitions, element_accesses, is_shared
+
+
+def place_barriers(program: Program, context: PassContext) -> Program:
+    """Synchronises unmanaged shared memory in every launch."""
+    ops = [_launch(op) if isinstance(op, Launch) else op for op in program.body.ops]
+    return program.with_body(program.body.with_ops(ops))
+
+
+def _launch(launch: Launch) -> Launch:
+    placer = _Placer(launch)
+    return launch.replace(body=placer.block(launch.body, _Pending()))  # type: ignore[return-value]
+
+
+@dataclass
+class _Pending:
+    """Accesses since the last barrier, by buffer; writes that engines have not been shown; open cp.async groups."""
+
+    reads: set[Value] = field(default_factory=set)
+    writes: set[Value] = field(default_factory=set)
+    unfenced: set[Value] = field(default_factory=set)
+    copies: set[Value] = field(default_factory=set)
+
+    def copy(self) -> _Pending:
+        return _Pending(set(self.reads), set(self.writes), set(self.unfenced), set(self.copies))
+
+    def merge(self, other: _Pending) -> None:
+        self.reads |= other.reads
+        self.writes |= other.writes
+        self.unfenced |= other.unfenced
+        self.copies |= other.copies
+
+    def state(self) -> tuple[frozenset[Value], ...]:
+        return tuple(frozenset(s) for s in (self.reads, self.writes, self.unfenced, self.copies))
+
+
+class _Placer:
+    """One launch: which buffers are its own to synchronise, and on which barrier the current role meets."""
+
+    def __init__(self, launch: Launch) -> None:
+        self.buffers = {
+            op.result
+            for op in walk(launch.body)
+            if isinstance(op, Alloc) and is_shared(op.result) and not op.managed
+        }
+        self.defined_by = definitions(launch.body)
+        self.barrier = Barrier()
+        self.simt: Simt | None = None
+        self.private: set[Value] = set()
+        self.divergent: Op | None = None
+
+    def block(self, block: Block, pending: _Pending) -> Block:
+        """The block with barriers; `pending` is updated to what is open at its end."""
+        ops: list[Op] = []
+        for op in block.ops:
+            with at(op.loc):
+                self._op(op, pending, ops)
+        return block.with_ops(ops)
+
+    def _op(self, op: Op, pending: _Pending, ops: list[Op]) -> None:
+        match op:
+            case Role():
+                self.barrier = Barrier(barrier=op.barrier, threads=op.threads)
+                ops.append(op.replace(body=self.block(op.body, pending.copy())))
+                self.barrier = Barrier()
+            case Simt():
+                self.simt, outer = op, self.simt
+                self.private = {b for b in self.buffers if _private(op, b, self.defined_by)}
+                self._before(op, pending, ops, self._accesses(op))
+                body = self._region(op.body, pending)
+                self.simt = outer
+                self.private = set()
+                self._note(self._accesses(op), pending)
+                ops.append(op.replace(body=body))
+            case For() | While():
+                ops.append(self._loop(op, pending))
+            case If():
+                branches = []
+                after = _Pending()
+                for block in op.regions:
+                    inner = pending.copy()
+                    branches.append(self._guarded(op, block, inner))
+                    after.merge(inner)
+                pending.merge(after)
+                ops.append(op.replace(then=branches[0], orelse=branches[1]))
+            case Barrier():
+                self._met(pending)
+                ops.append(op)
+            case FenceProxyAsync():
+                pending.unfenced.clear()
+                ops.append(op)
+            case Yield():
+                ops.append(op)
+            case _:
+                accesses = self._accesses(op)
+                self._before(op, pending, ops, accesses)
+                self._note(accesses, pending)
+                if isinstance(op, Copy) and op.instruction == "cp_async":
+                    pending.copies |= {b for access, b, _ in accesses if access is Access.WRITE}
+                ops.append(op)
+
+    def _region(self, block: Block, pending: _Pending) -> Block:
+        """A simt body: its own accesses conflict with each other only where they are not private."""
+        inner = _Pending(unfenced=pending.unfenced)
+        return self.block(block, inner)
+
+    def _loop(self, op: For | While, pending: _Pending) -> Op:
+        """A loop's body sees what is open before it and what it leaves open itself."""
+        bounds = (op.start, op.stop, op.step) if isinstance(op, For) else op.condition.ops[-1].inputs
+        outer = self.divergent
+        if any(self._by_thread(v) for v in bounds):
+            self.divergent = op
+        while True:
+            before = pending.state()
+            trial = pending.copy()
+            self.block(op.body, trial)
+            pending.merge(trial)
+            if pending.state() == before:
+                break
+        last = pending.copy()
+        body = self.block(op.body, last)
+        self.divergent = outer
+        pending.merge(last)
+        return op.replace(body=body)
+
+    def _guarded(self, op: If, block: Block, pending: _Pending) -> Block:
+        outer = self.divergent
+        if self._by_thread(op.condition):
+            self.divergent = op
+        body = self.block(block, pending)
+        self.divergent = outer
+        return body
+
+    def _by_thread(self, value: Value) -> bool:
+        threads = {op.result for op in self.defined_by.values() if isinstance(op, ThreadId)}
+        if self.simt is not None:
+            threads.add(self.simt.body.params[0])
+        return depends(value, frozenset(threads), self.defined_by)
+
+    # Accesses ---------------------------------------------------------------------------------------------------
+
+    def _accesses(self, op: Op) -> list[tuple[Access, Value, str]]:
+        """(access, buffer, proxy) of every effect of `op` and its regions on a buffer of ours."""
+        found: list[tuple[Access, Value, str]] = []
+        for inner in op.walk() if isinstance(op, Simt) or not op.regions else [op, *_inside(op)]:
+            for effect in inner.effects():
+                if effect.memory is not None and effect.access in (Access.READ, Access.WRITE):
+                    buffer = self._buffer(effect.memory)
+                    if buffer is not None and (self.simt is None or isinstance(op, Simt) or buffer not in self.private):
+                        found.append((effect.access, buffer, effect.proxy))
+        return found
+
+    def _buffer(self, handle: Value) -> Value | None:
+        op = self.defined_by.get(handle)
+        if isinstance(op, Slot):
+            handle = op.ring
+        return handle if handle in self.buffers else None
+
+    def _before(
+        self, op: Op, pending: _Pending, ops: list[Op], accesses: list[tuple[Access, Value, str]]
+    ) -> None:
+        """Emits what must stand before `op`."""
+        fence = any(proxy == "async" and buffer in pending.unfenced for _, buffer, proxy in accesses)
+        conflict = any(
+            buffer in pending.writes or (access is Access.WRITE and buffer in pending.reads)
+            for access, buffer, _ in accesses
+        )
+        if not conflict and not fence:
+            return
+        if self.divergent is not None:
+            raise HazardError(
+                "TLC0340",
+                "threads exchange data through shared memory under control flow that depends on the thread",
+                loc=op.loc,
+                hint="move the statements out of the condition, or synchronise with T.sync_threads",
+            )
+        if pending.copies:
+            ops += [CpAsyncCommit(), CpAsyncWait(pending=0)]
+            pending.copies.clear()
+        if fence:
+            ops.append(FenceProxyAsync())
+            pending.unfenced.clear()
+        ops.append(self.barrier.replace())
+        self._met(pending)
+
+    def _met(self, pending: _Pending) -> None:
+        """After a barrier nothing is open, but what cp.async still brings."""
+        pending.reads.clear()
+        pending.writes = set(pending.copies)
+
+    def _note(self, accesses: list[tuple[Access, Value, str]], pending: _Pending) -> None:
+        for access, buffer, proxy in accesses:
+            if access is Access.READ:
+                pending.reads.add(buffer)
+            else:
+                pending.writes.add(buffer)
+                if proxy == "generic":
+                    pending.unfenced.add(buffer)
+
+
+def _inside(op: Op) -> list[Op]:
+    return [inner for block in op.regions for inner in walk(block)]
+
+
+def _private(region: Simt, buffer: Value, defined_by: dict[Value, Op]) -> bool:
+    """Whether every element of the buffer is touched by one thread only, as far as the region goes."""
+    size = [int(d) for d in memory_type(buffer).shape]
+    owner = np.full(size, -1, dtype=np.int64)
+    for access in (Access.READ, Access.WRITE):
+        for accessed in element_accesses(region, buffer, access, defined_by):
+            if accessed is None:
+                return False
+            inside = np.all(
+                [(c >= 0) & (c < n) for c, n in zip(accessed.coordinates, size, strict=True)], axis=0
+            )
+            if not inside.all():
+                return False
+            touched = np.full(size, -1, dtype=np.int64)
+            touched[accessed.coordinates] = accessed.thread
+            if (touched[accessed.coordinates] != accessed.thread).any():
+                return False
+            clash = (owner >= 0) & (touched >= 0) & (owner != touched)
+            if clash.any():
+                return False
+            owner = np.where(touched >= 0, touched, owner)
+    return True
+
