@@ -17,7 +17,7 @@ from ..errors import UNKNOWN, ExecutionError, Loc
 from ..ir.core import Block, Constant, Op, Value
 from ..ir.ops.control import Role
 from ..ir.registry import Registry
-from ..ir.types import ScalarType
+from ..ir.types import ScalarType, TileType
 from .lanes import Lanes
 from .memory import Memory
 from .numbers import Array, Bits
@@ -68,6 +68,7 @@ class Run:
     episode: int = 0
     told: set[tuple[str, Op]] = field(default_factory=set)
     plans: dict[Block, tuple[tuple[Rule, Op], ...]] = field(default_factory=dict)
+    regions: dict[Any, tuple[Any, ...]] = field(default_factory=dict)
     writes: dict[Block, frozenset[Value]] = field(default_factory=dict)
 
     def next_episode(self) -> int:
@@ -168,10 +169,11 @@ class Frame:
 
     def number(self, v: Value, use: str) -> int:
         """A scalar that is the same for the whole block, as a Python number."""
-        data = self.value(v)
+        env = self.env
+        data = env[v] if v in env else self.value(v)
         if self.shadow and v in self.shadow:
             self.refuse_bad(self.shadow[v], use)
-        if getattr(data, "ndim", 0):
+        if data.ndim:
             raise self.fault(
                 "TLC0746",
                 f"{use} differs between {self.lanes.kind if self.lanes else 'thread'}s here",
@@ -215,7 +217,7 @@ class Frame:
     def execute_op(self, op: Op) -> Steps:
         """Runs one op that stands in a block which is not run from top to bottom."""
         self.op = op
-        outcome = (self.run.registry.lookup("interpret", type(op)) or evaluate)(self, op)
+        outcome = (self.run.registry.lookup("interpret", type(op)) or evaluator(op))(self, op)
         if outcome is not None:
             yield from outcome
 
@@ -258,37 +260,75 @@ def prepare(block: Block, registry: Registry) -> tuple[tuple[Rule, Op], ...]:
                 found.append((run_roles(roles), op))
             roles.append(op)
             continue
-        rule = registry.lookup("interpret", type(op))
-        if rule is None:
-            rule = evaluate
-        found.append((rule, op))
+        found.append((registry.lookup("interpret", type(op)) or evaluator(op), op))
     return tuple(found)
 
 
-def evaluate(frame: Frame, op: Op) -> None:
-    """The rule of every op without effects or regions that has no rule of its own: its `evaluate`, shadow bits beside it."""
-    if op.regions or op.effects() or not op.results:
-        raise frame.fault(
-            "TLC0740",
-            f"{op.name} has no meaning at the tile level",
-            hint='a plugin adds one to registry.table("interpret")',
-        )
-    inputs = [frame.value(v) for v in op.inputs]
-    for v, data in zip(op.inputs, inputs, strict=True):
-        if not isinstance(data, (np.generic, np.ndarray)):
-            frame.tile(v)
-    found = op.evaluate(*inputs)
-    results = found if len(op.results) > 1 else (found,)
-    uniform = not any(data.ndim for data in inputs)
-    bad = _union(frame, op) if frame.shadow else None
-    for v, data in zip(op.results, results, strict=True):
-        dtype = v.type.dtype.numpy  # type: ignore[attr-defined]
-        array = data if isinstance(data, (np.generic, np.ndarray)) else np.asarray(data, dtype)
-        if array.dtype != dtype:
-            array = array.astype(dtype)
-        if uniform and array.ndim and isinstance(v.type, ScalarType):
-            array = array.reshape(())
-        frame.define(v, array, bad)
+def evaluator(op: Op) -> Rule:
+    """The rule of an op without effects or regions that has no rule of its own: its `evaluate`, shadow bits beside it."""
+    if op.regions or op.effects() or not op.results or not all(map(_is_data, (*op.inputs, *op.results))):
+        return _no_meaning
+    inputs, results = op.inputs, op.results
+    dtypes = [v.type.dtype.numpy for v in results]  # type: ignore[attr-defined]
+    scalars = [isinstance(v.type, ScalarType) for v in results]
+    if len(results) == 1 and all(map(_is_integer, (*inputs, *results))):
+        return _remembering(op, dtypes[0].type)
+
+    def run(frame: Frame, op: Op) -> None:
+        env = frame.env
+        data = [env[v] if v in env else frame.value(v) for v in inputs]
+        found = op.evaluate(*data)
+        bad = _union(frame, op) if frame.shadow else None
+        outcome = found if len(results) > 1 else (found,)
+        for v, dtype, is_scalar, x in zip(results, dtypes, scalars, outcome, strict=True):
+            array = x if isinstance(x, (np.generic, np.ndarray)) else np.asarray(x, dtype)
+            if array.dtype != dtype:
+                array = array.astype(dtype)
+            if is_scalar and array.ndim and not any(d.ndim for d in data):
+                array = array.reshape(())
+            frame.define(v, array, bad)
+
+    return run
+
+
+_REMEMBERED = 4096  # results that are kept for each op
+
+
+def _remembering(op: Op, kind: type[np.generic]) -> Rule:
+    """The rule of an op on integers: index arithmetic meets the same few numbers in every block."""
+    inputs, result = op.inputs, op.results[0]
+    known: dict[tuple[Any, ...], Any] = {}
+
+    def run(frame: Frame, op: Op) -> None:
+        env = frame.env
+        data = tuple([env[v] if v in env else frame.value(v) for v in inputs])
+        if any([d.ndim for d in data]):
+            found = op.evaluate(*data)
+        else:
+            found = known.get(data)
+            if found is None:
+                found = kind(op.evaluate(*data))
+                if len(known) < _REMEMBERED:
+                    known[data] = found
+        frame.define(result, found, _union(frame, op) if frame.shadow else None)
+
+    return run
+
+
+def _is_integer(v: Value) -> bool:
+    return isinstance(v.type, ScalarType) and v.type.dtype.kind in ("int", "uint", "bool")
+
+
+def _is_data(v: Value) -> bool:
+    return isinstance(v.type, (ScalarType, TileType))
+
+
+def _no_meaning(frame: Frame, op: Op) -> None:
+    raise frame.fault(
+        "TLC0740",
+        f"{op.name} has no meaning at the tile level",
+        hint='a plugin adds one to registry.table("interpret")',
+    )
 
 
 def _union(frame: Frame, op: Op) -> Bits | None:

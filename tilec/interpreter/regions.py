@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..ir.core import Value
+from ..ir.core import Constant, Value
 from ..ir.types import Space
 from .conflicts import Index
 from .frame import Frame, element
@@ -16,20 +15,26 @@ from .memory import Memory, Storage
 from .numbers import Array, Bits
 
 
-@dataclass(frozen=True, eq=False)
-class Region:
-    """`index` addresses the part inside the memory, `window` where that part lies in the region.
+class Region(NamedTuple):
+    """`part` addresses the part inside the memory, `window` where that part lies in the region.
 
-    `inside`: all of it. `empty`: none of it. `whole`: it is the entire memory.
+    `inside`: all of it. `empty`: none of it. `entire`: it is the whole memory.
     """
 
     memory: Memory
     shape: tuple[int, ...]
-    index: Index
+    part: Index
     window: Index
     inside: bool
     empty: bool
-    whole: bool
+    entire: bool
+
+
+def whole(memory: Memory) -> Region:
+    """All of a memory."""
+    shape = memory.shape
+    everything = tuple([slice(0, n) for n in shape])
+    return Region(memory, shape, everything, (), True, 0 in shape, True)
 
 
 def region(
@@ -42,19 +47,26 @@ def region(
     """The region of a memory. Raises ExecutionError where it leaves memory that is not global."""
     memory = frame.memory(v)
     extents = memory.shape
-    starts = [frame.number(i, f"an index of {memory.name!r}") for i in indices]
+    key = (indices, dims, shape, extents)
+    fixed = frame.run.regions.get(key)
+    if fixed is not None:
+        return Region(memory, shape, fixed, (), True, 0 in shape, shape == extents)
     lengths = [1] * len(extents)
     for dim, length in zip(dims, shape, strict=True):
         lengths[dim] = length
-    if all([s >= 0 and s + n <= e for s, n, e in zip(starts, lengths, extents, strict=True)]):
-        index = tuple(
-            [
-                slice(s, s + n) if d in dims else s
-                for d, (s, n) in enumerate(zip(starts, lengths, strict=True))
-            ]
-        )
-        whole = all([n == e for n, e in zip(lengths, extents, strict=True)])
-        return Region(memory, shape, index, (), True, False, whole)
+    starts: list[int] = []
+    index: list[Any] = []
+    inside = True
+    for dim, i in enumerate(indices):
+        start = frame.number(i, "an index of a region")
+        length = lengths[dim]
+        starts.append(start)
+        index.append(slice(start, start + length) if dim in dims else start)
+        inside = inside and 0 <= start <= extents[dim] - length
+    if inside:
+        if all(isinstance(i, Constant) for i in indices):
+            frame.run.regions[key] = tuple(index)
+        return Region(memory, shape, tuple(index), (), True, 0 in shape, shape == extents)
     if memory.space is not Space.GLOBAL:
         raise frame.fault(
             "TLC0741",
@@ -92,18 +104,18 @@ def read_region(frame: Frame, place: Region, safe_value: float) -> tuple[Array, 
         memory.guard.check(frame, memory, False)
     if storage.lanes:
         _require_same(frame, memory, storage)
-        index = (*((0,) * len(storage.lanes)), *place.index)
+        index = (*((0,) * len(storage.lanes)), *place.part)
         return storage.data[index], storage.bad(index)
     if place.inside:
         if storage.blocks is not None or storage.clocks is not None:
-            note_region(frame, memory, place.index, False)
-        return storage.data[place.index], storage.bad(place.index)
+            note_region(frame, memory, place.part, False)
+        return storage.data[place.part], storage.bad(place.part)
     data = np.full(place.shape, safe_value, memory.dtype.numpy)
     if place.empty:
         return data, None
-    note_region(frame, memory, place.index, False)
-    data[place.window] = storage.data[place.index]
-    bad = storage.bad(place.index)
+    note_region(frame, memory, place.part, False)
+    data[place.window] = storage.data[place.part]
+    bad = storage.bad(place.part)
     if bad is None:
         return data, None
     full = np.zeros(place.shape, np.bool_)
@@ -127,11 +139,11 @@ def write_region(frame: Frame, place: Region, data: Any, bad: Bits | None) -> No
         frame.refuse_bad(bad, f"global memory {memory.name!r}")
     if storage.lanes:
         everywhere = (slice(None),) * len(storage.lanes)
-        storage.write((*everywhere, *place.index), data, bad)
+        storage.write((*everywhere, *place.part), data, bad)
         return
     if storage.blocks is not None or storage.clocks is not None:
-        note_region(frame, memory, place.index, True, data)
-    storage.write(place.index, data, bad, place.whole)
+        note_region(frame, memory, place.part, True, data)
+    storage.write(place.part, data, bad, place.entire)
 
 
 def _require_same(frame: Frame, memory: Memory, storage: Storage) -> None:

@@ -29,7 +29,7 @@ from .clocks import Clock
 from .frame import Frame
 from .memory import Memory
 from .numbers import Array, Bits, convert, garbage_value, product, widened
-from .regions import Region, read_region, region, write_region
+from .regions import Region, read_region, region, whole, write_region
 
 
 def run_copy(frame: Frame, op: Op) -> None:
@@ -42,7 +42,7 @@ def run_copy(frame: Frame, op: Op) -> None:
     if op.instruction in ("cp_async", "tma") and isinstance(guard, RingGuard) and guard.writes:
         guard.check(frame, target.memory, True)
         target.memory.storage.write(
-            target.index, garbage_value(target.memory.dtype.numpy), np.True_, target.whole
+            target.part, garbage_value(target.memory.dtype.numpy), np.True_, target.entire
         )
         clock = frame.clock.copy() if frame.clock is not None else None
         guard.defer(lambda: _land(frame, op, clock, source, target))
@@ -61,11 +61,11 @@ def _land(frame: Frame, op: Copy, clock: Clock | None, source: Region, target: R
 def _move(frame: Frame, source: Region, target: Region, safe_value: float) -> None:
     data, bad = read_region(frame, source, safe_value)
     write_region(frame, target, convert(data, target.memory.dtype), bad)
-    if target.whole and source.inside and bad is None and source.memory.storage.settled:
+    if target.entire and source.inside and bad is None and source.memory.storage.settled:
         if source.memory.dtype == target.memory.dtype and len(source.shape) == len(
             target.memory.shape
         ):
-            target.memory.storage.came_from(source.memory.storage, source.index)
+            target.memory.storage.came_from(source.memory.storage, source.part)
 
 
 def _collective(frame: Frame, op: Op) -> None:
@@ -99,10 +99,7 @@ def run_fill(frame: Frame, op: Op) -> None:
     if memory.guard is not None:
         memory.guard.check(frame, memory, True)
     value, bad = frame.pair(op.value)
-    shape = memory.shape
-    everything = tuple(slice(0, n) for n in shape)
-    empty = any(n == 0 for n in shape)
-    write_region(frame, Region(memory, shape, everything, (), True, empty, True), value, bad)
+    write_region(frame, whole(memory), value, bad)
 
 
 def run_splat(frame: Frame, op: Op) -> None:
@@ -229,8 +226,8 @@ def run_gemm(frame: Frame, op: Op) -> None:
         frame.define(op.result, _multiply(op, a, b, before, _accumulator_type(op).dtype))
         return
     memory = frame.memory(op.accumulator)
-    shape = memory.shape
-    place = Region(memory, shape, tuple(slice(0, n) for n in shape), (), True, False, True)
+    place = whole(memory)
+    shape = place.shape
     before = None
     if not starts_at_zero:
         before, bad = read_region(frame, place, 0.0)
@@ -279,10 +276,9 @@ def _operand(frame: Frame, held: Memory | Array, op: Gemm) -> Array:
             if frame.env.get(v) is held:
                 frame.arrive(frame.shadow.get(v), "a gemm")
         return _matrix(widened(held))
-    shape = held.shape
-    place = Region(held, shape, tuple(slice(0, n) for n in shape), (), True, False, True)
-    _, bad = read_region(frame, place, 0.0)
-    frame.arrive(bad, f"a gemm, from {held.name!r}")
+    _, bad = read_region(frame, whole(held), 0.0)
+    if bad is not None:
+        frame.arrive(bad, f"a gemm, from {held.name!r}")
     return _matrix(held.storage.widened())
 
 
