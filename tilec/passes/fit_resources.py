@@ -11,10 +11,10 @@ from __future__ import annotations
 
 from ..errors import OutOfResources
 from ..ir.clone import Renaming, clone_op
-from ..ir.core import Block, Op, Program, walk
+from ..ir.core import Block, Op, Program, Value, walk
 from ..ir.ops.control import Launch, Role
 from ..ir.ops.memory import Alloc, memory_type
-from ..ir.ops.pipeline import Channel
+from ..ir.ops.pipeline import Channel, Put, Receive, Stage
 from ..ir.ops.tile import Gemm, StoreTile
 from ..ir.types import ChannelType, InflightType, MemoryType, TileType
 from ..target import Target
@@ -75,6 +75,9 @@ def _rounded(type_: MemoryType) -> int:
 
 def _fit_slots(launch: Launch, context: PassContext) -> Launch:
     asked = {op.result: op.type.slots for op in launch.body.ops if isinstance(op, Channel)}
+    through = _through_registers(launch)
+    deep = [op for op in launch.body.ops if isinstance(op, Channel) and op.result in through and op.type.slots > 2]
+    launch = _with_slots(launch, {op: 2 for op in deep})  # one in flight in registers, one being read: more never fill
     while shared_bytes(launch) > context.target.shared_bytes:
         channels = [op for op in launch.body.ops if isinstance(op, Channel) and op.type.slots > 1]
         if not channels:
@@ -91,9 +94,22 @@ def _fit_slots(launch: Launch, context: PassContext) -> Launch:
     now = max((op.type.slots for op in launch.body.ops if isinstance(op, Channel)), default=0)
     if now < fallen:
         context.remark(
-            Remark("TLC0324", f"num_stages falls from {fallen} to {now}: shared memory is full", launch.loc)
+            Remark("TLC0324", f"num_stages falls from {fallen} to {now}: {_why(bool(deep))}", launch.loc)
         )
     return launch
+
+
+def _why(registers: bool) -> str:
+    return "the loads pass through registers" if registers else "shared memory is full"
+
+
+def _through_registers(launch: Launch) -> set[Value]:
+    """Channels that a stage fills from a channel of registers."""
+    found: set[Value] = set()
+    for op in walk(launch.body):
+        if isinstance(op, Stage) and any(isinstance(inner, Receive) for inner in op.body.ops):
+            found |= {inner.channel for inner in op.body.ops if isinstance(inner, Put)}
+    return found
 
 
 def _with_slots(launch: Launch, slots: dict[Channel, int]) -> Launch:

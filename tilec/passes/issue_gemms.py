@@ -9,13 +9,14 @@ wgmma inside a stage would serialise it: ptxas C7515).
     %r = pipeline %lo, %n, [%z] (%k, %acc) {           %r = if (%lo < %n) { %i = pipeline %lo, %n, [%u] (%k, %acc) {
       stage { ... %x = gemm %a, %b, %acc         ->        stage { ... %x = gemm %a, %b, %acc, [%k != %lo] <asynchronous>
               free %ca ; yield [%x] } ... }                        %w = wait %x <pending = 1> ; free %ca <defer = 1> ; yield [%w] } }
-                                                         %o = wait %i ; yield [%o] } else { yield [%z] }
+                                                         %o = wait %i ; yield [%o] } else { %z = splat 0.0 ; yield [%z] }
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ..ir.clone import clone_op
 from ..ir.core import Block, Op, Program, Value, at, constant_of, walk, with_results
 from ..ir.ops.arith import Compare
 from ..ir.ops.control import If, Launch, Yield
@@ -67,6 +68,7 @@ class _Carried:
     position: int
     stage: Stage
     gemm: Gemm
+    init: Splat
 
 
 def _carried(pipeline: Pipeline, defined_by: dict[Value, Op]) -> _Carried | None:
@@ -95,7 +97,7 @@ def _carried(pipeline: Pipeline, defined_by: dict[Value, Op]) -> _Carried | None
     slots = [channel_type(op.channel).slots for op in stage.body.ops if isinstance(op, Get)]
     if min(slots, default=2) < 1 + PENDING:
         return None
-    return _Carried(position, stage, gemm)
+    return _Carried(position, stage, gemm, init)
 
 
 def _defer(pipeline: Pipeline, carried: _Carried) -> list[Op]:
@@ -115,7 +117,10 @@ def _defer(pipeline: Pipeline, carried: _Carried) -> list[Op]:
             ]
         runs = Compare(pipeline.start, pipeline.stop, predicate="lt")
         then = Block((), (_undefined(inner, carried), inner, wait, Yield(tuple(outcome))))
-        branch = If(runs.result, then, Block((), (Yield(pipeline.inits),)))
+        zero = clone_op(carried.init, {})  # here, so that nothing but wgmma writes the accumulator on the other path
+        otherwise = list(pipeline.inits)
+        otherwise[carried.position] = zero.result
+        branch = If(runs.result, then, Block((), (zero, Yield(tuple(otherwise)))))
     return [runs, with_results(branch, pipeline.results)]
 
 

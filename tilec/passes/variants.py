@@ -23,7 +23,7 @@ def unit_threads(family: str, target: Target) -> int:
 def gemm_variants(
     family: str, dtype: str, shape: tuple[int, int, int], threads: int, policy: str, target: Target
 ) -> list[tuple[Variant, float]]:
-    """Every variant for a tile of shape (M, N, K), with its cost: operand elements that all units read together.
+    """Every variant for a tile of shape (M, N, K), with its cost: operand rows and columns read for one step of k.
 
     `policy` "full_row" ("full_col") puts as many units as fit along the rows (columns).
     """
@@ -38,7 +38,10 @@ def gemm_variants(
             width = _widest(n, tile_n, columns) if family == "wgmma" else n
             if width == 0 or tile_n % (width * columns):
                 continue
-            reads = float(columns * tile_m + rows * tile_n)
+            if family == "wgmma":  # every instruction reads its operands from shared memory
+                reads = tile_m // m * (tile_n // width) * float(m + width)
+            else:  # a unit keeps what it read in registers
+                reads = float(columns * tile_m + rows * tile_n)
             preference = {"full_row": -rows, "full_col": -columns}.get(policy, 0) * 1e6
             small = 1.0 + 0.1 * (m * width < 512 and family == "mfma")  # fewer, larger instructions
             found.append(((family, m, width, k, rows, columns), reads * small + preference))
