@@ -1,0 +1,58 @@
+"""The languages that programs are printed in, as data.
+
+A kernel's body is the same text in every dialect (docs/prelude.md); what a dialect adds is its
+prelude and frame (templates beside its table), and a spelling of its own for an op that has one
+(`spelling:cuda`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..errors import TargetUnsupported
+from .prelude import prelude_names
+
+VERSION = "0.1.0"
+"""The version of tilec that emitted text names in its first line."""
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """One language: `name` is that of its prelude, `extension` that of a source file."""
+
+    name: str
+    extension: str
+
+    @property
+    def spellings(self) -> tuple[str, ...]:
+        """The registry's tables that may spell an op, the most special first."""
+        return (f"spelling:{self.name}", "spelling")
+
+    @property
+    def names(self) -> frozenset[str]:
+        """Every name that its prelude can define."""
+        return frozenset(prelude_names(self.name))
+
+
+DIALECTS: dict[str, Dialect] = {
+    dialect.name: dialect
+    for dialect in (Dialect("cuda", "cu"), Dialect("hip", "hip"), Dialect("cpu", "cpp"))
+}
+"""By the name of the backend; "cpu" is what the emulator compiles."""
+
+
+def find_dialect(backend: str) -> Dialect:
+    """The dialect of a backend. Raises TargetUnsupported for one that there is not."""
+    if backend in DIALECTS:
+        return DIALECTS[backend]
+    raise TargetUnsupported(
+        "TLC0510",
+        f"nothing prints programs for {backend!r}",
+        hint="there are " + ", ".join(DIALECTS),
+    )
+
+
+def all_prelude_names() -> frozenset[str]:
+    """The names of all preludes: a body means the same in each of them, so none may be a
+    variable's."""
+    return frozenset().union(*(dialect.names for dialect in DIALECTS.values()))

@@ -1,0 +1,78 @@
+"""Names in generated text: identifiers of C that clash with nothing, handed out by scope."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from .dialect import all_prelude_names
+
+_KEYWORDS = """
+alignas alignof and and_eq asm auto bitand bitor bool break case catch char char8_t char16_t
+char32_t class co_await co_return co_yield compl concept const const_cast consteval constexpr
+constinit continue decltype default delete do double dynamic_cast else enum explicit export extern
+false float for friend goto if inline int long mutable namespace new noexcept not not_eq nullptr
+operator or or_eq private protected public register reinterpret_cast requires restrict return short
+signed sizeof static static_assert static_cast struct switch template this thread_local throw true
+try typedef typeid typename typeof union unsigned using virtual void volatile wchar_t while xor
+xor_eq
+"""
+_MACHINE = """
+threadIdx blockIdx blockDim gridDim warpSize tilec std main device host global shared constant
+DEVICE INLINE WARP NULL EOF NAN INFINITY HUGE_VAL errno stdin stdout stderr assert linux unix
+"""
+
+
+def reserved_names() -> frozenset[str]:
+    """What no variable may be called: keywords, names of the preludes, macros of the CPU's
+    headers."""
+    return all_prelude_names().union(_KEYWORDS.split(), _MACHINE.split())
+
+
+def plain_identifier(text: str, default: str = "x") -> str:
+    """`text` with everything but letters, digits and single underscores replaced; never empty,
+    never reserved by C."""
+    name = re.sub(r"_+", "_", re.sub(r"[^A-Za-z0-9_]", "_", text)).lstrip("_")
+    if not name:
+        return default
+    return name if name[0].isalpha() else f"{default}{name}"
+
+
+def mangle(name: str) -> str:
+    """A C identifier for any string, different for different strings: `_x2e_` stands for a dot."""
+    escaped = re.sub(r"[^A-Za-z0-9_]|_(?=x)", lambda m: f"_x{ord(m[0]):x}_", name)
+    return f"_x{ord(escaped[0]):x}_{escaped[1:]}" if escaped[:1].isdigit() else escaped
+
+
+def comment_text(text: str) -> str:
+    """`text` as it may stand in a line comment: printable, and with nothing that could end or
+    continue the line."""
+    return "".join(c if c.isprintable() and c != "\\" else "_" for c in text)
+
+
+class Names:
+    """The names in use, by block: one is free again where the block that it was made in ends."""
+
+    def __init__(self) -> None:
+        self._reserved = reserved_names()
+        self._scopes: list[set[str]] = [set()]
+
+    def new(self, hint: str, default: str = "x") -> str:
+        """A name like `hint` that nothing visible here has."""
+        base = plain_identifier(hint, default)
+        name, count = base, 0
+        while name in self._reserved or any(name in scope for scope in self._scopes):
+            count += 1
+            name = f"{base}_{count}" if base[-1].isdigit() else f"{base}{count}"
+        self._scopes[-1].add(name)
+        return name
+
+    @contextmanager
+    def block(self) -> Iterator[None]:
+        """Names made inside are free again after it."""
+        self._scopes.append(set())
+        try:
+            yield
+        finally:
+            self._scopes.pop()
