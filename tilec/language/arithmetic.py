@@ -1,0 +1,163 @@
+"""Conversions and functions of scalars: `T.cast`, `T.min`, `T.if_then_else`, …"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..errors import LanguageError
+from ..ir.core import Value
+from ..ir.dtypes import bool_, f32
+from ..ir.ops import arith
+from .dtypes import element_type
+from .operand import Operand, binary, common, is_number, plain, shift, unary, value_of, wrap
+from .trace import current, refuse
+
+
+def cast(value: Any, dtype: object) -> Any:
+    """`value` as `dtype`: floats to integers truncate, to narrower floats round to nearest even."""
+    trace = current("T.cast")
+    with trace.here():
+        target = element_type(dtype)
+        source = value_of(plain(value) if is_number(value) else value)
+        if arith.element_dtype(source) == target:
+            return wrap(trace, source)
+        return wrap(trace, trace.pure(arith.Cast(source, dtype=target)))
+
+
+def reinterpret(value: Any, dtype: object) -> Any:
+    """The bits of `value` read as `dtype`, which has the same size."""
+    trace = current("T.reinterpret")
+    with trace.here():
+        op = arith.Reinterpret(value_of(value), dtype=element_type(dtype))
+        return wrap(trace, trace.pure(op))
+
+
+def if_then_else(condition: Any, x: Any, y: Any) -> Any:
+    """x where condition holds, else y; both have been evaluated. A ternary evaluates one only."""
+    if not isinstance(condition, Operand):
+        return x if condition else y
+    trace = current("T.if_then_else")
+    with trace.here():
+        a, b = common(x, y)
+        return wrap(trace, trace.pure(arith.Select(truth(condition), a, b)))
+
+
+Select = if_then_else
+
+
+def truth(condition: Any) -> Value:
+    """A condition as a bool value: integers and floats are compared with 0."""
+    value = value_of(condition)
+    dtype = arith.element_dtype(value)
+    if dtype == bool_:
+        return value
+    trace = current("a condition")
+    zero = value_of(0.0 if dtype.is_float else 0, dtype)
+    return trace.pure(arith.Compare(value, zero, predicate="ne"))
+
+
+def _numbers(*xs: Any) -> bool:
+    return all(is_number(x) for x in xs)
+
+
+def _scalars(what: str, result: Any) -> Any:
+    if result is NotImplemented:
+        raise refuse("TLC0124", f"{what} takes scalars of the kernel and numbers")
+    return result
+
+
+def min(x: Any, y: Any) -> Any:  # the name that users know
+    """The smaller of two scalars; a NaN gives way to a number."""
+    if _numbers(x, y):
+        return x if x <= y else y
+    return _scalars("T.min", binary(arith.Min, x, y))
+
+
+def max(x: Any, y: Any) -> Any:  # the name that users know
+    """The larger of two scalars; a NaN gives way to a number."""
+    if _numbers(x, y):
+        return x if x >= y else y
+    return _scalars("T.max", binary(arith.Max, x, y))
+
+
+def clamp(x: Any, low: Any, high: Any) -> Any:
+    """x limited to low … high."""
+    return min(max(x, low), high)
+
+
+def abs(x: Any) -> Any:  # the name that users know
+    """The absolute value."""
+    if _numbers(x):
+        return x if x >= 0 else -x
+    return unary(arith.Abs, x)
+
+
+def exp2(x: Any) -> Any:
+    """2 to the x, of a float; integers are converted to float32."""
+    trace = current("T.exp2")
+    with trace.here():
+        value = value_of(x)
+        if not arith.element_dtype(value).is_float:
+            value = value_of(x, f32)
+        return wrap(trace, trace.pure(arith.Exp2(value)))
+
+
+def ceildiv(x: Any, y: Any) -> Any:
+    """x / y of integers, rounded up. Works on Python numbers, and outside kernels too."""
+    if _numbers(x, y):
+        if y == 0:
+            raise refuse("TLC0123", "division by zero")
+        return -(plain(x) // -plain(y))
+    trace = current("T.ceildiv")
+    with trace.here():
+        a, b = common(x, y)
+        if not arith.element_dtype(a).is_integer:
+            raise LanguageError("TLC0123", "T.ceildiv is for integers")
+        one = value_of(1, arith.element_dtype(a))
+        above = trace.pure(arith.Add(a, trace.pure(arith.Sub(b, one))))
+        return wrap(trace, trace.pure(arith.FloorDiv(above, b)))
+
+
+cdiv = ceildiv
+
+
+def floordiv(x: Any, y: Any) -> Any:
+    """x // y."""
+    return x // y if _numbers(x, y) else _scalars("T.floordiv", binary(arith.FloorDiv, x, y))
+
+
+def floormod(x: Any, y: Any) -> Any:
+    """x % y, with the sign of y."""
+    return x % y if _numbers(x, y) else _scalars("T.floormod", binary(arith.FloorMod, x, y))
+
+
+def shift_left(x: Any, y: Any) -> Any:
+    """x << y."""
+    return x << y if _numbers(x, y) else _scalars("T.shift_left", shift(arith.ShiftLeft, x, y))
+
+
+def shift_right(x: Any, y: Any) -> Any:
+    """x >> y: arithmetic for signed x, logical for unsigned."""
+    return x >> y if _numbers(x, y) else _scalars("T.shift_right", shift(arith.ShiftRight, x, y))
+
+
+def bitwise_and(x: Any, y: Any) -> Any:
+    """x & y."""
+    return x & y if _numbers(x, y) else _scalars("T.bitwise_and", binary(arith.BitAnd, x, y))
+
+
+def bitwise_or(x: Any, y: Any) -> Any:
+    """x | y."""
+    return x | y if _numbers(x, y) else _scalars("T.bitwise_or", binary(arith.BitOr, x, y))
+
+
+def bitwise_xor(x: Any, y: Any) -> Any:
+    """x ^ y."""
+    return x ^ y if _numbers(x, y) else _scalars("T.bitwise_xor", binary(arith.BitXor, x, y))
+
+
+def likely(condition: Any) -> Any:
+    """The condition itself: a hint to compilers that tilec has no use for."""
+    return condition
+
+

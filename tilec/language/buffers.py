@@ -1,0 +1,267 @@
+"""Handles of memory, and what indexing them gives: elements and regions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from ..errors import LanguageError
+from ..ir.core import Constant, Value
+from ..ir.dtypes import DType, i32, i64
+from ..ir.ops.arith import element_dtype
+from ..ir.ops.memory import Load, Store, memory_type
+from ..ir.types import MemoryType, Space
+from .dtypes import ElementType
+from .operand import Expr, Operand, convert, is_number, number_value, plain, value_of
+from .trace import Region, Trace, current, refuse
+
+
+class Buffer:
+    """A handle of memory: a tensor parameter, or what T.alloc_* gave."""
+
+    __slots__ = ("name", "region", "value")
+
+    def __init__(self, value: Value, region: Region, name: str = "") -> None:
+        self.value = value
+        self.region = region
+        self.name = name
+
+    @property
+    def type(self) -> MemoryType:
+        return memory_type(self.value)
+
+    @property
+    def dtype(self) -> ElementType:
+        """The element type."""
+        return ElementType(self.type.dtype)
+
+    @property
+    def shape(self) -> tuple[Any, ...]:
+        """The extents: ints, and symbols as values of the kernel."""
+        trace = current("the shape of a buffer")
+        return tuple(
+            wrap_symbol(trace, dim) if isinstance(dim, str) else dim for dim in self.type.shape
+        )
+
+    @property
+    def ndim(self) -> int:
+        """The number of dimensions."""
+        return len(self.type.shape)
+
+    def scope(self) -> str:
+        """The memory space: global, shared, local or fragment."""
+        return self.type.space.value
+
+    def handle(self) -> Value:
+        """The IR value. Raises LanguageError once the region that allocated it has ended."""
+        if not self.region.open:
+            raise refuse(
+                "TLC0107",
+                f"{self.label} was allocated in a {self.region.kind} region that has ended",
+                hint="allocate it before that region",
+            )
+        return self.value
+
+    @property
+    def label(self) -> str:
+        return f"`{self.name}`" if self.name else f"a {self.type.space.value} buffer"
+
+    def __getitem__(self, key: Any) -> Any:
+        trace = current("an element of a buffer")
+        with trace.here():
+            keys = key if isinstance(key, tuple) else (key,)
+            keys = _full(self, keys)
+            if any(isinstance(k, slice) for k in keys):
+                return Slice(self, keys)
+            return Element(trace, self, keys)
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        trace = current("an assignment to a buffer")
+        with trace.here():
+            keys = _full(self, key if isinstance(key, tuple) else (key,))
+            if any(isinstance(k, slice) for k in keys):
+                raise LanguageError(
+                    "TLC0128",
+                    f"a region of {self.label} is assigned to",
+                    hint="use T.copy, T.fill, or a T.Parallel nest over its elements",
+                )
+            store(trace, self, indices_of(self, keys), value)
+
+    def __iter__(self) -> Iterator[Any]:
+        raise refuse("TLC0125", f"Python asks for the elements of {self.label} one by one")
+
+    def __bool__(self) -> bool:
+        raise refuse("TLC0103", f"{self.label} is a buffer, and no condition")
+
+    def __repr__(self) -> str:
+        return f"<buffer {self.name or '?'}: {self.type}>"
+
+
+def wrap_symbol(trace: Trace, name: str) -> Any:
+    with trace.here():
+        return Expr(trace.symbol(name), trace.regions[0])
+
+
+class Element(Operand):
+    """An element: a value, loaded where it is written, that T.copy can also take as an address.
+
+    A load that turns out to be unused is dropped when the kernel is complete.
+    """
+
+    __slots__ = ("buffer", "indices", "loaded")
+
+    def __init__(self, trace: Trace, buffer: Buffer, keys: tuple[Any, ...]) -> None:
+        self.buffer = buffer
+        self.indices = indices_of(buffer, keys)
+        self.loaded: Expr | None = None
+        if element_refusal(trace, buffer) is None:
+            op = trace.builder.emit(Load(buffer.handle(), self.indices))
+            self.loaded = Expr(op.result, trace.region)
+
+    def _value(self) -> Value:
+        if self.loaded is None:
+            trace = current("an element of a buffer")
+            refusal = element_refusal(trace, self.buffer)
+            raise refusal or refuse("TLC0118", f"{self.buffer.label} was read outside of a launch")
+        return self.loaded._value()
+
+
+class Slice:
+    """A region of a buffer, `A[i : i + 64, k]`: for T.copy and T.fill."""
+
+    __slots__ = ("buffer", "keys")
+
+    def __init__(self, buffer: Buffer, keys: tuple[Any, ...]) -> None:
+        self.buffer = buffer
+        self.keys = keys
+
+    def __bool__(self) -> bool:
+        raise refuse("TLC0103", f"a region of {self.buffer.label} is no condition")
+
+    def __repr__(self) -> str:
+        return f"<a region of {self.buffer.name}>"
+
+
+class Variable(Operand):
+    """What T.alloc_var gives: a scalar of each thread that can be assigned to."""
+
+    __slots__ = ("buffer", "fresh")
+
+    def __init__(self, buffer: Buffer) -> None:
+        self.buffer = buffer
+        self.fresh = True  # until it has a name
+
+    def _value(self) -> Value:
+        return self.load()._value()
+
+    def load(self) -> Element:
+        """The value that it has now."""
+        element = self.buffer[0]
+        assert isinstance(element, Element)
+        return element
+
+    def store(self, value: Any) -> None:
+        """Assigns."""
+        self.buffer[0] = value
+
+    def name_it(self, name: str) -> None:
+        self.fresh = False
+        name_buffer(self.buffer, name)
+
+
+def name_buffer(buffer: Buffer, name: str) -> None:
+    """Gives a buffer the name of the Python variable that first held it."""
+    if not buffer.name:
+        buffer.name = name
+        buffer.value.hint = name
+
+
+def element_refusal(trace: Trace, buffer: Buffer) -> LanguageError | None:
+    """Why an element of the buffer cannot be read or written here, if so."""
+    if trace.launch is None:
+        return refuse(
+            "TLC0118", f"an element of {buffer.label} stands outside of `with T.Kernel(...)`"
+        )
+    if buffer.type.space is Space.FRAGMENT and not trace.inside("parallel"):
+        return refuse(
+            "TLC0119",
+            f"{buffer.label} is a fragment, spread over the threads: its elements have a meaning "
+            "only in T.Parallel",
+            hint="for i, j in T.Parallel(...): …; or T.copy it to shared memory",
+        )
+    return None
+
+
+def store(trace: Trace, buffer: Buffer, indices: tuple[Value, ...], value: Any) -> None:
+    """Emits a store, converting the value to the buffer's dtype."""
+    refusal = element_refusal(trace, buffer)
+    if refusal is not None:
+        raise refusal
+    stored = stored_value(value, buffer.type.dtype)
+    trace.builder.emit(Store(stored, buffer.handle(), indices))
+
+
+def stored_value(value: Any, dtype: DType) -> Value:
+    """A value as an element of the dtype: numbers must fit, values are cast."""
+    if is_number(value):
+        return number_value(plain(value), dtype)
+    return convert(value_of(value), dtype)
+
+
+def _full(buffer: Buffer, keys: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Keys for every dimension, an Ellipsis replaced by full slices."""
+    dots = [i for i, key in enumerate(keys) if key is Ellipsis]
+    if len(dots) == 1:
+        at = dots[0]
+        missing = buffer.ndim - len(keys) + 1
+        keys = keys[:at] + (slice(None),) * missing + keys[at + 1 :]
+    if len(keys) != buffer.ndim:
+        one = "index" if len(keys) == 1 else "indices"
+        raise LanguageError(
+            "TLC0115",
+            f"{len(keys)} {one} into {buffer.label}, which has {buffer.ndim} "
+            f"dimension{'s' * (buffer.ndim != 1)}: {buffer.type}",
+        )
+    return keys
+
+
+def indices_of(buffer: Buffer, keys: tuple[Any, ...]) -> tuple[Value, ...]:
+    """Index values. Raises LanguageError for constants that are outside."""
+    return tuple(index_value(buffer, d, key) for d, key in enumerate(keys))
+
+
+def index_value(buffer: Buffer, dimension: int, key: Any) -> Value:
+    """One index as an i32 or i64 value."""
+    if not (isinstance(key, Operand | int | np.integer)) or isinstance(key, bool):
+        raise LanguageError(
+            "TLC0115", f"{key!r} is no index into {buffer.label}", hint="indices are integers"
+        )
+    value = value_of(key)
+    dtype = element_dtype(value)
+    if not dtype.is_integer:
+        raise LanguageError(
+            "TLC0115",
+            f"index {dimension} of {buffer.label} is a {dtype}, not an integer",
+            hint="T.cast it to int32",
+        )
+    if isinstance(value, Constant):
+        _check_constant(buffer, dimension, int(value.value))
+    return value if dtype in (i32, i64) else convert(value, i32)
+
+
+def _check_constant(buffer: Buffer, dimension: int, index: int) -> None:
+    extent = buffer.type.shape[dimension]
+    if index < 0:
+        raise LanguageError(
+            "TLC0116",
+            f"index {dimension} of {buffer.label} is {index}: indices count from the front",
+            hint=f"the last element is at {extent} - 1",
+        )
+    if isinstance(extent, int) and index >= extent and buffer.type.space is not Space.GLOBAL:
+        raise LanguageError(
+            "TLC0116", f"index {dimension} of {buffer.label} is {index}, its extent is {extent}"
+        )
+
+

@@ -1,0 +1,66 @@
+"""Element types as users write them: `T.float16` names one, `T.float16(x)` converts to it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..ir.dtypes import DTYPES, DType, find_dtype
+
+_LONG = {"i": "int", "u": "uint", "f": "float", "bf": "bfloat"}
+
+
+class ElementType:
+    """An element type. Equal to its name in any spelling; called, it converts a value."""
+
+    __slots__ = ("ir",)
+
+    def __init__(self, ir: DType) -> None:
+        self.ir = ir
+
+    @property
+    def bits(self) -> int:
+        return self.ir.bits
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of an element."""
+        return self.ir.bytes
+
+    def __call__(self, value: Any) -> Any:
+        """`value`, a scalar of the kernel or a number, converted to this type."""
+        from .arithmetic import cast
+
+        return cast(value, self)
+
+    def __str__(self) -> str:
+        letters = self.ir.name.rstrip("0123456789")
+        return _LONG.get(letters, letters) + self.ir.name[len(letters) :]
+
+    def __repr__(self) -> str:
+        return f"T.{self}"
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, ElementType):
+            return self.ir == other.ir
+        if isinstance(other, DType):
+            return self.ir == other
+        return other in (str(self), self.ir.name)
+
+    def __hash__(self) -> int:
+        return hash(self.ir)
+
+
+def element_type(spec: object) -> DType:
+    """The dtype meant by a string, an ElementType, a NumPy or torch dtype. Raises TypeMismatch."""
+    return spec.ir if isinstance(spec, ElementType) else find_dtype(spec)
+
+
+(
+    int8, int16, int32, int64, uint8, uint16, uint32, uint64, float16, float32, float64, bfloat16,
+) = (
+    ElementType(DTYPES[name])
+    for name in (
+        "i8", "i16", "i32", "i64", "u8", "u16", "u32", "u64", "f16", "f32", "f64", "bf16",
+    )
+)  # fmt: skip
+bool_ = ElementType(DTYPES["bool"])

@@ -1,0 +1,222 @@
+"""`with T.Kernel(...)`: one launch, its block indices, its threads, its rasterisation."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from ..errors import LanguageError, Loc
+from ..ir.build import scalar
+from ..ir.core import Block, Value
+from ..ir.dtypes import i32
+from ..ir.ops.arith import element_dtype
+from ..ir.ops.control import Launch, ThreadId
+from .operand import Expr, Operand, convert, is_number, value_of
+from .simt import shape_launch
+from .trace import LaunchState, Region, Trace, current, refuse
+
+_MAX_THREADS = 1024
+
+
+class LaunchFrame:
+    """The context manager that T.Kernel gives; entering it yields the block indices."""
+
+    def __init__(self, grid: tuple[Value, ...], threads: int, persistent: bool, loc: Loc) -> None:
+        self.grid = grid
+        self.threads = threads
+        self.persistent = persistent
+        self.loc = loc
+        self.region: Region | None = None
+
+    def __enter__(self) -> Any:
+        trace = current("T.Kernel")
+        if trace.launch is not None:
+            raise refuse("TLC0118", "T.Kernel stands in another T.Kernel")
+        self.region = trace.open_region("launch", self.loc)
+        trace.launch = LaunchState(self.threads, persistent=self.persistent)
+        self.params = tuple(scalar(i32, hint) for hint in ("bx", "by", "bz"))
+        blocks = tuple(Expr(value, self.region) for value in self.params[: len(self.grid)])
+        trace.launch.bindings["blocks"] = blocks
+        return blocks[0] if len(blocks) == 1 else blocks
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if error is not None:
+            return
+        trace = current("T.Kernel")
+        state = trace.launch
+        assert self.region is not None and state is not None
+        with trace.here(self.loc):
+            ops = shape_launch(trace.close_region(self.region), self.threads)
+            trace.launch = None
+            grid = self.grid + (value_of(1, i32),) * (3 - len(self.grid))
+            op = Launch(
+                grid,
+                Block(self.params, tuple(ops)),
+                threads=self.threads,
+                symbol=kernel_symbol(trace.name, trace.launches),
+                persistent=state.persistent,
+                panel=state.panel,
+                order=state.order,
+            )
+            trace.builder.emit(op)
+        trace.launches += 1
+
+
+def kernel_symbol(name: str, number: int) -> str:
+    """The C name of a kernel's launch, injective in name and number.
+
+    ASCII letters, digits and single underscores stand for themselves; any other character is
+    written by its code in hexadecimal, between `_u` and `_`, and so is the underscore of an `_u`
+    in the name itself.
+    """
+    safe = name.replace("_u", "_u5f_u")
+    mangled = "".join(c if c.isascii() and (c.isalnum() or c == "_") else f"_u{ord(c):x}_" for c in safe)
+    return f"{mangled}_kernel" + (f"{number}" if number else "")
+
+
+def Kernel(
+    *blocks: Any, threads: Any = None, persistent: bool = True, prelude: str | None = None
+) -> LaunchFrame:
+    """One launch: `with T.Kernel(grid_x, grid_y, threads=128) as (bx, by)`.
+
+    Args:
+        blocks: one to three extents of the grid.
+        threads: of a block, 128 where not given: the program's threads, which bindings count.
+        persistent: whether fewer blocks may be launched, each running several logical ones.
+    """
+    trace = current("T.Kernel")
+    if prelude:
+        raise refuse("TLC0118", "T.Kernel takes no prelude: a program has no text of its own in C")
+    if not 1 <= len(blocks) <= 3:
+        raise refuse("TLC0118", f"T.Kernel has a grid of 1 to 3 extents, not {len(blocks)}")
+    with trace.here() as loc:
+        grid = tuple(_extent(block) for block in blocks)
+        return LaunchFrame(grid, _threads(threads), persistent, loc)
+
+
+def _extent(block: Any) -> Value:
+    if isinstance(block, bool) or not (isinstance(block, Operand) or is_number(block)):
+        raise LanguageError("TLC0118", f"{block!r} is no extent of a grid")
+    value = value_of(block)
+    if not element_dtype(value).is_integer:
+        raise LanguageError("TLC0118", f"an extent of a grid is a {element_dtype(value)}")
+    if is_number(block) and block < 0:
+        raise LanguageError("TLC0118", f"a grid has an extent of {block}")
+    return convert(value, i32)
+
+
+def _threads(threads: Any) -> int:
+    if threads is None:
+        return 128
+    if isinstance(threads, tuple | list) and len(threads) > 0:
+        if any(extra != 1 for extra in threads[1:]):
+            raise LanguageError(
+                "TLC0118",
+                f"threads={tuple(threads)}: a block has one dimension of threads here",
+                hint="give their number, and divide the thread index",
+            )
+        threads = threads[0]
+    if isinstance(threads, bool) or not isinstance(threads, int | np.integer):
+        raise LanguageError("TLC0118", f"threads={threads!r} is no compile-time int")
+    if not 1 <= threads <= _MAX_THREADS:
+        raise LanguageError("TLC0118", f"threads={threads}: a block has 1 to {_MAX_THREADS}")
+    return int(threads)
+
+
+def use_swizzle(panel_size: int, order: str = "row", enable: bool = True) -> None:
+    """Runs the blocks of the grid in panels of `panel_size` rows (or columns), for the L2 cache."""
+    trace = current("T.use_swizzle")
+    launch = trace.need_launch("T.use_swizzle")
+    if order not in ("row", "column"):
+        raise refuse("TLC0118", f"T.use_swizzle knows no order {order!r}", hint="row or column")
+    if not isinstance(panel_size, int) or panel_size < 1:
+        raise refuse("TLC0118", f"T.use_swizzle with panels of {panel_size!r}")
+    if enable:
+        launch.panel, launch.order = panel_size, order
+
+
+class ThreadBinding(Operand):
+    """T.thread_binding: as a value the thread's number, as a loop its one trip for each thread."""
+
+    __slots__ = ("start", "stop", "value")
+
+    def __init__(self, value: Any, start: int, stop: int) -> None:
+        self.value = value
+        self.start = start
+        self.stop = stop
+
+    def _value(self) -> Value:
+        return value_of(self.value)
+
+
+def thread_index(trace: Trace, what: str) -> Any:
+    """The number of the thread in the launch, one value for each region that asks."""
+    trace.need_tile_level(what)
+    with trace.here():
+        op = trace.builder.emit(ThreadId())
+        return Expr(op.result, trace.region)
+
+
+def thread_binding(
+    start: Any, stop: Any = None, thread: str = "threadIdx.x", *, annotations: Any = None
+) -> ThreadBinding:
+    """The thread's number, start … stop - 1: a value, or the iterable of a `for`.
+
+    Raises:
+        LanguageError: another axis than threadIdx.x, or a count other than the block's threads
+            (as a loop fewer are allowed: the others skip it).
+    """
+    if isinstance(stop, str):
+        stop, thread = None, stop
+    trace = current("T.thread_binding")
+    launch = trace.need_launch("T.thread_binding")
+    if annotations:
+        raise refuse("TLC0122", "T.thread_binding takes no annotations")
+    if thread != "threadIdx.x":
+        raise refuse("TLC0118", f"T.thread_binding of {thread!r}: only threadIdx.x can be bound")
+    if stop is None:
+        start, stop = 0, start
+    if not (isinstance(start, int) and isinstance(stop, int)) or stop <= start:
+        raise refuse("TLC0118", "T.thread_binding takes compile-time bounds, start below stop")
+    if stop - start > launch.threads:
+        raise refuse(
+            "TLC0118",
+            f"T.thread_binding of {stop - start} threads: the block has {launch.threads}",
+        )
+    index = thread_index(trace, "T.thread_binding")
+    return ThreadBinding(index + start if start else index, start, stop)
+
+
+def get_thread_binding(dim: int = 0) -> Any:
+    """The thread's number in the block."""
+    if dim != 0:
+        raise refuse("TLC0118", f"threads have one dimension here, not a dimension {dim}")
+    return thread_index(current("T.get_thread_binding"), "T.get_thread_binding")
+
+
+def get_block_binding(dim: int = 0) -> Any:
+    """The block's index in a dimension of the grid."""
+    launch = current("T.get_block_binding").need_launch("T.get_block_binding")
+    blocks = launch.bindings["blocks"]
+    if not 0 <= dim < len(blocks):
+        raise refuse("TLC0118", f"the grid has {len(blocks)} dimensions, not a dimension {dim}")
+    return blocks[dim]
+
+
+def get_block_bindings() -> tuple[Any, ...]:
+    """The block's indices in the grid."""
+    launch = current("T.get_block_bindings").need_launch("T.get_block_bindings")
+    return tuple(launch.bindings["blocks"])
+
+
+def get_thread_extent(dim: int = 0) -> int:
+    """The program's threads in a block."""
+    launch = current("T.get_thread_extent").need_launch("T.get_thread_extent")
+    return launch.threads if dim == 0 else 1

@@ -1,0 +1,31 @@
+"""`@tilec.heuristic`: compile-time parameters that follow from shapes and target."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from .kernel import Kernel
+from .trace import refuse
+
+
+def heuristic(choose: Callable[[Any, Mapping[str, tuple[int, ...]]], Mapping[str, Any]]) -> Any:
+    """Decorates a kernel with a choice of the compile-time parameters that a call does not give.
+
+    Args:
+        choose: called with the target (its limits are attributes) and the shapes of the tensors by
+            parameter name; gives values by parameter name.
+
+    Raises:
+        LanguageError: it stands below tilec.kernel, not above it.
+    """
+
+    def decorate(kernel: Any) -> Any:
+        if not isinstance(kernel, Kernel):
+            raise refuse(
+                "TLC0113", "tilec.heuristic decorates a kernel", hint="put it above tilec.kernel"
+            )
+        kernel.heuristic = choose
+        return kernel
+
+    return decorate

@@ -1,0 +1,275 @@
+"""The handle that `tilec.kernel` gives: parameters, specialisation, tracing, and the way to run."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import FrameType, FunctionType
+from typing import Any
+
+from ..errors import ArgumentError, LanguageError, Loc
+from ..ir.core import Program
+from .build import build_program, probe_dims
+from .macro import defining_scope, need_function
+from .parameters import Parameter, read_parameters
+from .staging import Parsed, Staged, frontend, installed
+from .tensors import ConstDim, TensorSpec
+from .trace import close_matches
+
+RESERVED = ("stream", "target", "device", "check")
+"""Keywords of a call that no parameter may be called."""
+
+
+@dataclass(frozen=True)
+class Specialisation:
+    """What a program is made for: compile-time parameters, and the values of T.const."""
+
+    constants: Mapping[str, Any] = field(default_factory=dict)
+    const_dims: Mapping[str, int] = field(default_factory=dict)
+
+
+class Kernel:
+    """A function that describes a program for the GPU. Calling it compiles and runs it.
+
+    What it says is read at decoration (parameters) and traced once for each combination of its
+    compile-time parameters.
+    """
+
+    def __init__(self, function: FunctionType, scope: Mapping[str, Any]) -> None:
+        _need_frontend()
+        self.function = function
+        self.name = function.__name__
+        self.heuristic: Callable[..., Mapping[str, Any]] | None = None
+        self._scope = scope
+        self._parsed: Parsed = frontend().parse(function, scope)
+        self.parameters: tuple[Parameter, ...] = read_parameters(function, self._parsed)
+        for parameter in self.parameters:
+            if parameter.name in RESERVED:
+                raise LanguageError(
+                    "TLC0114",
+                    f"a parameter of {self.name} is called {parameter.name!r}",
+                    loc=parameter.loc,
+                    hint="calls use that name for themselves: " + ", ".join(RESERVED),
+                )
+        self._staged: Staged | None = None
+        self._programs: dict[object, Program] = {}
+        self._heads: dict[object, Mapping[str, TensorSpec]] = {}
+        functools.update_wrapper(self, function)
+        self._signature = inspect.Signature(
+            [
+                inspect.Parameter(p.name, p.kind_of_argument, default=p.default)
+                for p in self.parameters
+            ]
+        )
+
+    @property
+    def loc(self) -> Loc:
+        """Where its name stands."""
+        return self._parsed.loc
+
+    def __repr__(self) -> str:
+        return f"<tilec kernel {self.function.__qualname__}>"
+
+    # Specialisation -----------------------------------------------------------------------------
+
+    def specialise(
+        self, args: Sequence[Any], kwargs: Mapping[str, Any], target: object = None
+    ) -> tuple[list[Any], dict[str, Any]]:
+        """The run-time arguments in order, and every compile-time parameter by name.
+
+        A compile-time parameter that the call does not give comes from the heuristic, else from its
+        default.
+
+        Raises:
+            ArgumentError: an argument too many, too few or unknown.
+        """
+        given = self._bind(args, kwargs)
+        constants: dict[str, Any] = {}
+        runtime: list[Any] = []
+        chosen: Mapping[str, Any] = {}
+        if self.heuristic is not None:
+            chosen = self._ask_heuristic(given, target)
+        for p in self.parameters:
+            if p.kind != "constant":
+                runtime.append(given[p.name])
+            elif p.name in given:
+                constants[p.name] = given[p.name]
+            elif p.name in chosen:
+                constants[p.name] = chosen[p.name]
+            elif p.has_default:
+                constants[p.name] = p.default
+            else:
+                raise ArgumentError(
+                    "TLC0301", f"{self.name}: the compile-time parameter {p.name} is not given"
+                )
+        return runtime, constants
+
+    def _bind(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        try:
+            given = self._signature.bind_partial(*args, **kwargs).arguments
+        except TypeError as error:
+            names = [p.name for p in self.parameters]
+            unknown = next((name for name in kwargs if name not in names), None)
+            hint = close_matches(unknown, names) if unknown is not None else ""
+            raise ArgumentError("TLC0301", f"{self.name}: {error}", hint=hint) from error
+        missing = [p.name for p in self.parameters if p.kind != "constant" and p.name not in given]
+        if missing:
+            raise ArgumentError("TLC0301", f"{self.name}: not given: {', '.join(missing)}")
+        return dict(given)
+
+    def _ask_heuristic(self, given: Mapping[str, Any], target: object) -> Mapping[str, Any]:
+        assert self.heuristic is not None
+        shapes = {
+            p.name: tuple(int(n) for n in given[p.name].shape)
+            for p in self.parameters
+            if p.kind == "tensor"
+        }
+        chosen = self.heuristic(target, shapes)
+        known = [p.name for p in self.parameters if p.kind == "constant"]
+        for name in chosen:
+            if name not in known:
+                raise ArgumentError(
+                    "TLC0302",
+                    f"the heuristic of {self.name} chooses {name!r}, which is no compile-time "
+                    "parameter",
+                    hint=close_matches(name, known),
+                )
+        return chosen
+
+    def tensor_specs(self, constants: Mapping[str, Any]) -> dict[str, TensorSpec]:
+        """The annotation of each tensor by name, those of the body included.
+
+        Dimensions of T.const are ConstDim objects, whose values `const_dims` takes from shapes.
+        """
+        key = _key(self.name, constants)
+        if key not in self._heads:
+            found = {p.name: p.annotation for p in self.parameters if p.kind == "tensor"}
+            specs = {n: spec for n, spec in found.items() if isinstance(spec, TensorSpec)}
+            if self._parsed.in_body:
+                head = frontend().stage_head(self.function, self._scope)
+                specs |= probe_dims(self, head, constants)
+            self._heads[key] = specs
+        return dict(self._heads[key])
+
+    def const_dims(
+        self, constants: Mapping[str, Any], shapes: Mapping[str, Sequence[int]]
+    ) -> dict[str, int]:
+        """The values of T.const, from the shapes of the tensors by name.
+
+        Raises:
+            ArgumentError: two tensors give one dimension different values.
+        """
+        found: dict[str, tuple[int, str]] = {}
+        for name, spec in self.tensor_specs(constants).items():
+            for dim, extent in zip(spec.shape, shapes.get(name, ()), strict=False):
+                if type(dim) is not ConstDim:
+                    continue
+                value, first = found.setdefault(dim.name, (int(extent), name))
+                if value != int(extent):
+                    raise ArgumentError(
+                        "TLC0303",
+                        f"{self.name}: {dim.name} is {value} in {first} and {extent} in {name}",
+                    )
+        return {name: value for name, (value, _) in found.items()}
+
+    # Tracing ------------------------------------------------------------------------------------
+
+    def trace(
+        self, constants: Mapping[str, Any], const_dims: Mapping[str, int] | None = None
+    ) -> Program:
+        """The program for these compile-time parameters; traced once for each combination.
+
+        Raises:
+            LanguageError: the kernel says what has no meaning; at its place.
+        """
+        dims = dict(const_dims or {})
+        key = _key(self.name, {**constants, "": tuple(sorted(dims.items()))})
+        if key not in self._programs:
+            if self._staged is None:
+                self._staged = frontend().stage(self.function, self._scope)
+            self._programs[key] = build_program(self, self._staged, constants, dims)
+        return self._programs[key]
+
+    def lower_to_ir(self, specialisation: Specialisation | None = None) -> Program:
+        """The program of the frontend, for a specialisation; by default for the defaults."""
+        asked = specialisation or Specialisation()
+        constants = {p.name: p.default for p in self.parameters if p.kind == "constant"}
+        constants |= asked.constants
+        missing = [n for n, value in constants.items() if value is inspect.Parameter.empty]
+        if missing:
+            raise ArgumentError("TLC0301", f"{self.name}: not given: {', '.join(missing)}")
+        return self.trace(constants, asked.const_dims)
+
+    # Running ------------------------------------------------------------------------------------
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Runs on the arguments' device; see the driver for stream, target, device and check."""
+        return _driver().call(self, args, kwargs)
+
+    def compile(self, *examples: Any, target: Any = None, **constants: Any) -> Any:
+        """A compiled kernel for arguments like `examples` (arrays, or tilec.spec)."""
+        return _driver().compile(self, examples, target, constants)
+
+    def lower(self, *examples: Any, target: Any = None, **constants: Any) -> Any:
+        """As `compile`, without a compiler: the source text and all that led to it."""
+        return _driver().lower(self, examples, target, constants)
+
+
+def _driver() -> Any:
+    from ..runtime import driver
+
+    return driver
+
+
+def _need_frontend() -> None:
+    """The driver brings the Python frontend, where nothing else has."""
+    if not installed():
+        _driver()
+
+
+def _freeze(name: str, value: Any) -> object:
+    """A hashable stand-in: numbers with their type, lists and dicts by content."""
+    if isinstance(value, list | tuple):
+        return (type(value), *(_freeze(name, part) for part in value))
+    if isinstance(value, dict):
+        return (dict, *((key, _freeze(name, part)) for key, part in value.items()))
+    try:
+        hash(value)
+    except TypeError as error:
+        raise ArgumentError(
+            "TLC0301", f"{name}: a compile-time parameter cannot be {value!r}"
+        ) from error
+    return (type(value), value)
+
+
+def _key(name: str, constants: Mapping[str, Any]) -> object:
+    frozen = [(key, _freeze(name, value)) for key, value in constants.items()]
+    return tuple(sorted(frozen, key=lambda item: item[0]))
+
+
+def kernel(function: Callable[..., Any] | None = None) -> Any:
+    """Decorates a function that describes a program: see the language's contract.
+
+    Raises:
+        LanguageError: no function, no source, a refused parameter name, a wrong annotation.
+    """
+    frame = sys._getframe(1)
+    if function is None:
+        return lambda f: _kernel(f, frame)
+    return _kernel(function, frame)
+
+
+def _kernel(function: object, frame: FrameType) -> Kernel:
+    checked = need_function("tilec.kernel", function)
+    return Kernel(checked, defining_scope(checked, frame))
+
+
+prim_func = kernel
+
+
+def compile(kernel: Kernel, *examples: Any, target: Any = None, **constants: Any) -> Any:
+    """kernel.compile(*examples, target=…, **constants)."""
+    return kernel.compile(*examples, target=target, **constants)

@@ -1,0 +1,176 @@
+"""Loops of the kernel: what `for … in` runs over. The frontend turns them into IR."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..errors import LanguageError
+from ..ir.core import Value
+from ..ir.dtypes import i32
+from ..ir.ops.arith import element_dtype
+from .operand import Operand, convert, is_number, value_of
+from .trace import current, refuse
+
+
+class TracedLoop:
+    """Base of what a traced `for` runs over."""
+
+
+@dataclass(frozen=True)
+class Counted(TracedLoop):
+    """start, start + step, … below stop. `kind` and `stages` as ir.ops.control.For has them."""
+
+    start: Value
+    stop: Value
+    step: Value
+    kind: str = "serial"
+    stages: int = 0
+    unroll: int = 1
+
+
+@dataclass(frozen=True)
+class Nest(TracedLoop):
+    """Counted loops one inside the other, giving a tuple of indices."""
+
+    loops: tuple[Counted, ...]
+
+
+@dataclass(frozen=True)
+class ParallelNest(TracedLoop):
+    """Every index of `extents` once, in any order."""
+
+    extents: tuple[int, ...]
+
+
+def _bound(what: str, x: Any) -> Value:
+    if isinstance(x, bool) or not (isinstance(x, Operand) or is_number(x)):
+        raise LanguageError("TLC0122", f"{x!r} is no bound of {what}", hint="bounds are integers")
+    value = value_of(x)
+    if not element_dtype(value).is_integer:
+        raise LanguageError(
+            "TLC0122", f"a bound of {what} is a {element_dtype(value)}, not an integer"
+        )
+    return convert(value, i32)
+
+
+def counted(
+    what: str, start: Any, stop: Any, step: Any, *, kind: str, stages: int = 0, unroll: int = 1
+) -> Counted:
+    """A loop from what the user gave: `start` alone counts from 0."""
+    trace = current(what)
+    with trace.here():
+        if stop is None:
+            start, stop = 0, start
+        if is_number(step) and step <= 0:
+            raise LanguageError("TLC0122", f"{what} with a step of {step}", hint="steps are positive")
+        first, last, by = (_bound(what, x) for x in (start, stop, 1 if step is None else step))
+        return Counted(first, last, by, kind, stages, unroll)
+
+
+def serial(start: Any, stop: Any = None, step: Any = None, *, annotations: Any = None) -> Counted:
+    """A loop that stays a loop: serial(stop) or serial(start, stop, step)."""
+    _no_annotations("T.serial", annotations)
+    return counted("T.serial", start, stop, step, kind="serial")
+
+
+def unroll(
+    start: Any,
+    stop: Any = None,
+    step: Any = None,
+    *,
+    explicit: bool = False,
+    unroll_factor: int | None = None,
+    annotations: Any = None,
+) -> Counted:
+    """A loop that is unrolled: in full, or `unroll_factor` trips at a time."""
+    _no_annotations("T.unroll", annotations)
+    if unroll_factor is not None and unroll_factor < 1:
+        raise refuse("TLC0122", f"T.unroll by {unroll_factor}")
+    return counted("T.unroll", start, stop, step, kind="unroll", unroll=unroll_factor or 0)
+
+
+def vectorized(start: Any, stop: Any = None, *, annotations: Any = None) -> Counted:
+    """A loop whose trips may be done as one wide access."""
+    _no_annotations("T.vectorized", annotations)
+    return counted("T.vectorized", start, stop, None, kind="vectorized")
+
+
+def Pipelined(
+    start: Any,
+    stop: Any = None,
+    num_stages: int = 0,
+    order: Any = None,
+    stage: Any = None,
+    sync: Any = None,
+    group: Any = None,
+    annotations: Any = None,
+) -> Counted:
+    """A loop whose copies run ahead of its arithmetic by up to `num_stages` buffers.
+
+    The results are those of the plain loop. The compiler may use fewer stages, with a remark.
+    """
+    for name, given in (("order", order), ("stage", stage), ("sync", sync), ("group", group)):
+        if given is not None:
+            raise refuse(
+                "TLC0122",
+                f"T.Pipelined takes no schedule by hand ({name}=…)",
+                hint="num_stages is enough: the compiler plans the stages",
+            )
+    _no_annotations("T.Pipelined", annotations)
+    if not isinstance(num_stages, int | np.integer) or num_stages < 0:
+        raise refuse("TLC0122", f"num_stages={num_stages!r} is no number of stages")
+    return counted("T.Pipelined", start, stop, None, kind="pipelined", stages=int(num_stages))
+
+
+def Parallel(
+    *extents: Any,
+    coalesced_width: int | None = None,
+    loop_layout: Any = None,
+    prefer_async: bool | None = None,
+    annotations: Any = None,
+) -> ParallelNest:
+    """A nest whose iterations are independent: each is done once, by some thread, in any order.
+
+    Args:
+        extents: compile-time ints, one an index.
+        coalesced_width, prefer_async: hints that tilec does not need.
+    """
+    _no_annotations("T.Parallel", annotations)
+    if loop_layout is not None:
+        raise refuse("TLC0122", "T.Parallel takes no loop_layout: the compiler chooses it")
+    trace = current("T.Parallel")
+    trace.need_launch("T.Parallel")
+    if trace.inside("parallel"):
+        raise refuse(
+            "TLC0120",
+            "T.Parallel stands in another T.Parallel",
+            hint="write one nest: for i, j in T.Parallel(n, m)",
+        )
+    if not extents:
+        raise refuse("TLC0122", "T.Parallel without an extent")
+    for extent in extents:
+        if isinstance(extent, bool) or not isinstance(extent, int | np.integer) or extent < 0:
+            raise refuse(
+                "TLC0122",
+                f"T.Parallel takes compile-time extents, and {extent!r} is not one",
+                hint="run over the whole tile and guard with `if`",
+            )
+    return ParallelNest(tuple(int(extent) for extent in extents))
+
+
+def grid(*extents: Any) -> Nest:
+    """Serial loops one inside the other: `for i, j in T.grid(n, m)`."""
+    if not extents:
+        raise refuse("TLC0122", "T.grid without an extent")
+    return Nest(tuple(counted("T.grid", e, None, None, kind="serial") for e in extents))
+
+
+def _no_annotations(what: str, annotations: Any) -> None:
+    if annotations:
+        raise refuse("TLC0122", f"{what} takes no annotations")
+
+
+Serial, Unroll, Vectorized = serial, unroll, vectorized

@@ -1,0 +1,132 @@
+"""Allocation: `T.alloc_shared`, `T.alloc_fragment`, `T.alloc_local`, `T.alloc_var`; annotations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from ..errors import LanguageError
+from ..ir.layout import SharedLayout
+from ..ir.ops.memory import Alloc
+from ..ir.types import MemoryType, Space
+from .buffers import Buffer, Variable
+from .dtypes import element_type
+from .trace import current, refuse
+
+
+def _shape(what: str, shape: Any) -> tuple[int, ...]:
+    dims = (shape,) if isinstance(shape, int | np.integer) else tuple(shape)
+    for dim in dims:
+        if isinstance(dim, bool) or not isinstance(dim, int | np.integer):
+            raise LanguageError(
+                "TLC0129",
+                f"{what} takes compile-time extents, and {dim!r} is not one",
+                hint="make it a compile-time parameter of the kernel, or T.const",
+            )
+        if dim < 1:
+            raise LanguageError("TLC0129", f"{what} with an extent of {dim}")
+    if not dims:
+        raise LanguageError("TLC0129", f"{what} without an extent")
+    return tuple(int(dim) for dim in dims)
+
+
+def _allocate(what: str, space: Space, shape: Any, dtype: object) -> Buffer:
+    trace = current(what)
+    if space in (Space.SHARED, Space.FRAGMENT):
+        trace.need_tile_level(what)
+    else:
+        trace.need_launch(what)
+    with trace.here():
+        type_ = MemoryType(element_type(dtype), _shape(what, shape), space)
+        return Buffer(trace.builder.emit(Alloc(type=type_)).result, trace.region)
+
+
+def _scope(what: str, scope: str, accepted: tuple[str, ...]) -> None:
+    if scope not in accepted:
+        raise refuse("TLC0129", f"{what} knows no scope {scope!r}", hint=f"it knows {accepted}")
+
+
+def alloc_shared(shape: Any, dtype: object, scope: str = "shared.dyn") -> Buffer:
+    """Memory of the block that all its threads see. Its contents are undefined.
+
+    Args:
+        shape: compile-time extents, row-major unless T.annotate_layout says otherwise.
+        dtype: of the elements.
+    """
+    _scope("T.alloc_shared", scope, ("shared", "shared.dyn"))
+    return _allocate("T.alloc_shared", Space.SHARED, shape, dtype)
+
+
+def alloc_fragment(shape: Any, dtype: object, scope: str = "local.fragment") -> Buffer:
+    """A tile in the registers of the block's threads, its layout chosen by the compiler.
+
+    With scope "local" it is T.alloc_local.
+    """
+    _scope("T.alloc_fragment", scope, ("local.fragment", "local"))
+    if scope == "local":
+        return _allocate("T.alloc_fragment", Space.LOCAL, shape, dtype)
+    return _allocate("T.alloc_fragment", Space.FRAGMENT, shape, dtype)
+
+
+def alloc_local(shape: Any, dtype: object, scope: str = "local") -> Buffer:
+    """An array that each thread has for itself."""
+    _scope("T.alloc_local", scope, ("local",))
+    return _allocate("T.alloc_local", Space.LOCAL, shape, dtype)
+
+
+def alloc_var(dtype: object, init: Any = None, scope: str = "local.var") -> Variable:
+    """A scalar of each thread that can be assigned to, also in traced loops and branches.
+
+    Args:
+        init: its first value; undefined where it is None.
+    """
+    _scope("T.alloc_var", scope, ("local.var",))
+    variable = Variable(_allocate("T.alloc_var", Space.LOCAL, 1, dtype))
+    if init is not None:
+        variable.store(init)
+    return variable
+
+
+def alloc_global(shape: Any, dtype: object) -> Buffer:
+    """A workspace in global memory. Not supported yet: refused with a located error."""
+    raise refuse(
+        "TLC0130", "T.alloc_global is not supported yet", hint="pass the workspace as a parameter"
+    )
+
+
+def empty(*shape: Any, dtype: object = "float32") -> Buffer:
+    """An output that the call returns. Not supported yet: refused with a located error."""
+    raise refuse(
+        "TLC0130", "T.empty is not supported yet", hint="pass the output as a parameter"
+    )
+
+
+def annotate_layout(layouts: Mapping[Buffer, Any]) -> None:
+    """Fixes how shared buffers lie in memory: {buffer: Layout}.
+
+    Raises:
+        LanguageError: a key is no shared buffer, or a layout is not one of the buffer's shape.
+    """
+    trace = current("T.annotate_layout")
+    trace.need_launch("T.annotate_layout")
+    with trace.here():
+        for buffer, layout in layouts.items():
+            if not isinstance(buffer, Buffer) or buffer.type.space is not Space.SHARED:
+                raise LanguageError(
+                    "TLC0127", f"{buffer!r} is no shared buffer", hint="others have no annotation"
+                )
+            if not isinstance(layout, SharedLayout):
+                raise LanguageError(
+                    "TLC0127",
+                    f"the layout of {buffer.label} is a {type(layout).__name__}",
+                    hint="tilec.layout.make_swizzle_layout(buffer) and its relatives make one",
+                )
+            if layout.shape != buffer.type.shape:
+                raise LanguageError(
+                    "TLC0127",
+                    f"a layout of shape {layout.shape} for {buffer.label}: {buffer.type}",
+                )
+            # The allocation takes the handle's type when the launch is complete.
+            buffer.handle().type = buffer.type.with_layout(layout)

@@ -1,0 +1,386 @@
+"""Values of the kernel that Python code combines: operators on them build IR.
+
+Python numbers adapt to the other operand's dtype. Where one does not fit, the operation is done in
+the next integer type that holds both, so that a value is never changed silently.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NoReturn
+
+import numpy as np
+
+from ..errors import LanguageError, TypeMismatch
+from ..ir.core import Constant, Value, constant
+from ..ir.dtypes import DType, bool_, f32, i32, i64, promote
+from ..ir.ops import arith
+from ..ir.types import ScalarType
+from .dtypes import ElementType
+from .trace import Region, Trace, current, refuse
+
+Number = bool | int | float
+_NUMBERS = (bool, int, float, np.integer, np.floating, np.bool_)
+
+
+class Operand:
+    """Base of everything that stands for one scalar of the running kernel."""
+
+    __slots__ = ()
+    __array_ufunc__ = None  # NumPy scalars on the left leave the operation to us
+
+    def _value(self) -> Value:
+        raise NotImplementedError
+
+    @property
+    def dtype(self) -> ElementType:
+        """The element type."""
+        return ElementType(arith.element_dtype(self._value()))
+
+    def astype(self, dtype: object) -> Any:
+        """The value converted to `dtype`."""
+        from .arithmetic import cast
+
+        return cast(self, dtype)
+
+    def __repr__(self) -> str:
+        return f"<a value of the kernel, {type(self).__name__.lower()}>"
+
+    # Python asks for a number that is only known at run time -------------------------------------
+
+    def __bool__(self) -> bool:
+        raise refuse(
+            "TLC0103",
+            "Python asks whether this is true, and that is known only when the kernel runs",
+            hint="in a kernel or a T.macro use if, and, or, not, a ternary, T.if_then_else, "
+            "T.min or T.max",
+        )
+
+    def _no_number(self, what: str) -> NoReturn:
+        raise refuse(
+            "TLC0125",
+            f"Python asks for {what}, and this value is known only when the kernel runs",
+            hint="shapes, loop counts of Python loops and list indices must be compile-time values",
+        )
+
+    def __index__(self) -> int:
+        self._no_number("an integer")
+
+    def __int__(self) -> int:
+        self._no_number("an integer")
+
+    def __float__(self) -> float:
+        self._no_number("a float")
+
+    def __iter__(self) -> Any:
+        self._no_number("a sequence")
+
+    __hash__ = object.__hash__
+
+    # Arithmetic ----------------------------------------------------------------------------------
+
+    def __add__(self, other: Any) -> Any:
+        return binary(arith.Add, self, other)
+
+    def __radd__(self, other: Any) -> Any:
+        return binary(arith.Add, other, self)
+
+    def __sub__(self, other: Any) -> Any:
+        return binary(arith.Sub, self, other)
+
+    def __rsub__(self, other: Any) -> Any:
+        return binary(arith.Sub, other, self)
+
+    def __mul__(self, other: Any) -> Any:
+        return binary(arith.Mul, self, other)
+
+    def __rmul__(self, other: Any) -> Any:
+        return binary(arith.Mul, other, self)
+
+    def __truediv__(self, other: Any) -> Any:
+        return binary(arith.Div, self, other)
+
+    def __rtruediv__(self, other: Any) -> Any:
+        return binary(arith.Div, other, self)
+
+    def __floordiv__(self, other: Any) -> Any:
+        return binary(arith.FloorDiv, self, other)
+
+    def __rfloordiv__(self, other: Any) -> Any:
+        return binary(arith.FloorDiv, other, self)
+
+    def __mod__(self, other: Any) -> Any:
+        return binary(arith.FloorMod, self, other)
+
+    def __rmod__(self, other: Any) -> Any:
+        return binary(arith.FloorMod, other, self)
+
+    def __and__(self, other: Any) -> Any:
+        return binary(arith.BitAnd, self, other)
+
+    def __rand__(self, other: Any) -> Any:
+        return binary(arith.BitAnd, other, self)
+
+    def __or__(self, other: Any) -> Any:
+        return binary(arith.BitOr, self, other)
+
+    def __ror__(self, other: Any) -> Any:
+        return binary(arith.BitOr, other, self)
+
+    def __xor__(self, other: Any) -> Any:
+        return binary(arith.BitXor, self, other)
+
+    def __rxor__(self, other: Any) -> Any:
+        return binary(arith.BitXor, other, self)
+
+    def __lshift__(self, other: Any) -> Any:
+        return shift(arith.ShiftLeft, self, other)
+
+    def __rlshift__(self, other: Any) -> Any:
+        return shift(arith.ShiftLeft, other, self)
+
+    def __rshift__(self, other: Any) -> Any:
+        return shift(arith.ShiftRight, self, other)
+
+    def __rrshift__(self, other: Any) -> Any:
+        return shift(arith.ShiftRight, other, self)
+
+    def __neg__(self) -> Any:
+        return unary(arith.Neg, self)
+
+    def __pos__(self) -> Any:
+        return self
+
+    def __invert__(self) -> Any:
+        return unary(arith.Not, self)
+
+    def __abs__(self) -> Any:
+        return unary(arith.Abs, self)
+
+    def __lt__(self, other: Any) -> Any:
+        return compare("lt", self, other)
+
+    def __le__(self, other: Any) -> Any:
+        return compare("le", self, other)
+
+    def __gt__(self, other: Any) -> Any:
+        return compare("gt", self, other)
+
+    def __ge__(self, other: Any) -> Any:
+        return compare("ge", self, other)
+
+    def __eq__(self, other: object) -> Any:
+        return compare("eq", self, other)
+
+    def __ne__(self, other: object) -> Any:
+        return compare("ne", self, other)
+
+
+class Expr(Operand):
+    """An SSA value of the kernel."""
+
+    __slots__ = ("region", "value")
+
+    def __init__(self, value: Value, region: Region) -> None:
+        self.value = value
+        self.region = region
+
+    def _value(self) -> Value:
+        if not self.region.open:
+            name = f"`{self.value.hint}`" if self.value.hint else "this value"
+            raise refuse(
+                "TLC0107",
+                f"{name} was made in a {self.region.kind} region that has ended",
+                hint="a value that leaves a traced loop or branch needs T.alloc_var",
+            )
+        return self.value
+
+
+class Poison(Operand):
+    """What a name holds after the traced region that bound it."""
+
+    __slots__ = ("name", "where")
+
+    def __init__(self, name: str, where: str) -> None:
+        self.name = name
+        self.where = where
+
+    def _value(self) -> Value:
+        raise refuse(
+            "TLC0106",
+            f"`{self.name}` was bound inside {self.where}, and has no value after it",
+            hint=f"use {self.name} = T.alloc_var(dtype) before it, and assign to that",
+        )
+
+
+def is_number(x: object) -> bool:
+    return isinstance(x, _NUMBERS)
+
+
+def plain(x: Any) -> Number:
+    """A Python number from a NumPy one."""
+    return x.item() if isinstance(x, np.generic) else x  # type: ignore[no-any-return]
+
+
+def wrap(trace: Trace, value: Value) -> Any:
+    """The user's view of a value: a Python number where an i32 or a bool is known."""
+    if isinstance(value, Constant):
+        assert isinstance(value.type, ScalarType)
+        if value.type.dtype in (i32, bool_):
+            return value.value
+    return Expr(value, trace.region)
+
+
+def fits(number: Number, dtype: DType) -> bool:
+    """Whether a Python number is a value of the dtype (for floats: up to rounding)."""
+    if dtype.kind == "bool":
+        return isinstance(number, bool)
+    if dtype.is_float:
+        return (
+            not math.isfinite(number)
+            or abs(number) <= float(np.finfo(np.float64).max if dtype.bits == 64 else _max(dtype))
+        )
+    if isinstance(number, float):
+        if not number.is_integer():
+            return False
+        number = int(number)
+    low = -(1 << (dtype.bits - 1)) if dtype.kind == "int" else 0
+    return low <= number < low + (1 << dtype.bits)
+
+
+def _max(dtype: DType) -> float:
+    return {"f16": 65504.0, "bf16": 3.3895313892515355e38, "f32": 3.4028234663852886e38}[dtype.name]
+
+
+def number_value(number: Number, dtype: DType) -> Constant:
+    """The constant of a number in a dtype. Raises TypeMismatch where it does not fit."""
+    if dtype.kind == "bool" and not isinstance(number, bool) and number in (0, 1):
+        number = bool(number)
+    if not fits(number, dtype):
+        raise TypeMismatch("TLC0123", f"{number!r} is no {dtype}", hint="cast the other operand")
+    return constant(number, dtype)
+
+
+def default_dtype(number: Number) -> DType:
+    """The dtype of a number that stands alone: bool, i32 (i64 where it does not fit) or f32."""
+    if isinstance(number, bool):
+        return bool_
+    if isinstance(number, float):
+        return f32
+    return i32 if fits(number, i32) else i64
+
+
+def value_of(x: Any, dtype: DType | None = None) -> Value:
+    """The IR value of an operand or number; with `dtype`, converted to it."""
+    if isinstance(x, Operand):
+        value = x._value()
+        return value if dtype is None else convert(value, dtype)
+    if is_number(x):
+        number = plain(x)
+        return number_value(number, dtype or default_dtype(number))
+    raise LanguageError("TLC0124", f"{_describe(x)} is not a scalar of the kernel or a number")
+
+
+def convert(value: Value, dtype: DType) -> Value:
+    """`value` cast to `dtype` where it has another."""
+    if arith.element_dtype(value) == dtype:
+        return value
+    return current("a cast").pure(arith.Cast(value, dtype=dtype))
+
+
+def operand_dtype(dtype: DType, number: Number) -> DType:
+    """The dtype in which a value of `dtype` and a number meet: `dtype` where the number fits."""
+    if fits(number, dtype):
+        return dtype
+    if isinstance(number, float) and not dtype.is_float:
+        return f32
+    if dtype.kind == "bool":
+        return default_dtype(number)
+    if dtype.is_integer:
+        for wider in (i32, i64):
+            span = (1 << (dtype.bits - 1 if dtype.kind == "int" else dtype.bits)) - 1
+            if fits(number, wider) and fits(span, wider):
+                return wider
+    raise TypeMismatch("TLC0123", f"{number!r} is no {dtype}", hint="cast one of the operands")
+
+
+def common(x: Any, y: Any) -> tuple[Value, Value]:
+    """Both operands as values of one dtype."""
+    if isinstance(x, Operand) and isinstance(y, Operand):
+        a, b = x._value(), y._value()
+        dtype = promote(arith.element_dtype(a), arith.element_dtype(b))
+        return convert(a, dtype), convert(b, dtype)
+    if isinstance(x, Operand):
+        a = x._value()
+        dtype = operand_dtype(arith.element_dtype(a), plain(y))
+        return convert(a, dtype), number_value(plain(y), dtype)
+    if isinstance(y, Operand):
+        b, a = common(y, x)
+        return a, b
+    number = default_dtype(plain(x))
+    dtype = promote(number, default_dtype(plain(y)))
+    return number_value(plain(x), dtype), number_value(plain(y), dtype)
+
+
+def _known(*xs: object) -> bool:
+    return all(isinstance(x, Operand) or is_number(x) for x in xs)
+
+
+def binary(op: type[arith.Binary], x: Any, y: Any) -> Any:
+    """x `op` y, or NotImplemented for what is no scalar."""
+    if not _known(x, y):
+        return NotImplemented
+    trace = current(f"{op.name} of values of a kernel")
+    with trace.here():
+        a, b = common(x, y)
+        dtype = arith.element_dtype(a)
+        if dtype == bool_ and op not in (arith.BitAnd, arith.BitOr, arith.BitXor):
+            a, b = convert(a, i32), convert(b, i32)
+        if op is arith.Div and not dtype.is_float:
+            raise LanguageError(
+                "TLC0123",
+                f"/ of two integers ({dtype}) is left out on purpose",
+                hint="use // for the floor, or convert one side to a float",
+            )
+        if op in (arith.FloorDiv, arith.FloorMod):
+            if isinstance(b, Constant) and b.value == 0:
+                raise LanguageError("TLC0123", "division by zero")
+            if dtype.is_float:
+                raise LanguageError("TLC0123", f"{op.name} is for integers, not {dtype}")
+        return wrap(trace, trace.pure(op(a, b)))  # type: ignore[call-arg]
+
+
+def shift(op: type[arith.Binary], x: Any, y: Any) -> Any:
+    """x shifted by y: the result has the dtype of x."""
+    if not _known(x, y):
+        return NotImplemented
+    trace = current("a shift of values of a kernel")
+    with trace.here():
+        a = value_of(x)
+        dtype = arith.element_dtype(a)
+        amount = plain(y) if is_number(y) else None
+        if amount is not None and not 0 <= amount < dtype.bits:
+            raise LanguageError("TLC0123", f"a shift of {dtype} by {amount}")
+        return wrap(trace, trace.pure(op(a, value_of(y, dtype))))  # type: ignore[call-arg]
+
+
+def compare(predicate: str, x: Any, y: Any) -> Any:
+    """x `predicate` y as a bool of the kernel."""
+    if not _known(x, y):
+        return NotImplemented
+    trace = current("a comparison of values of a kernel")
+    with trace.here():
+        a, b = common(x, y)
+        return wrap(trace, trace.pure(arith.Compare(a, b, predicate=predicate)))
+
+
+def unary(op: type[arith.Unary], x: Any) -> Any:
+    """`op` of one operand."""
+    trace = current(f"{op.name} of a value of a kernel")
+    with trace.here():
+        return wrap(trace, trace.pure(op(value_of(x))))  # type: ignore[call-arg]
+
+
+def _describe(x: object) -> str:
+    text = repr(x)
+    return text if len(text) <= 40 else f"a {type(x).__name__}"

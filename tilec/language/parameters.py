@@ -1,0 +1,92 @@
+"""The parameters of a kernel, as they are known at decoration."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from types import FunctionType
+from typing import Any
+
+from ..errors import LanguageError, Loc, TilecError
+from ..ir.dtypes import DType
+from .dtypes import ElementType
+from .staging import Parsed
+from .tensors import TensorSpec
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter: `kind` is "tensor", "scalar" (run-time) or "constant" (compile-time).
+
+    `annotation` is a TensorSpec or a DType; for a tensor or scalar that the body annotates it is
+    None, and the kind is "tensor" until the trace knows better.
+    """
+
+    name: str
+    kind: str
+    annotation: TensorSpec | DType | None
+    default: Any
+    kind_of_argument: Any
+    loc: Loc
+
+    @property
+    def has_default(self) -> bool:
+        return self.default is not inspect.Parameter.empty
+
+
+def read_parameters(function: FunctionType, parsed: Parsed) -> tuple[Parameter, ...]:
+    """The parameters in order. Raises LanguageError for annotations that have no meaning."""
+    found = []
+    for p in inspect.signature(function).parameters.values():
+        loc = parsed.places.get(p.name, parsed.loc)
+        if p.kind in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD):
+            raise LanguageError(
+                "TLC0113",
+                f"the kernel {function.__name__} has the parameter *{p.name}",
+                loc=parsed.loc,
+                hint="a kernel's parameters are fixed and named",
+            )
+        kind, annotation = _kind(function, p, parsed, loc)
+        if kind != "constant" and p.default is not inspect.Parameter.empty:
+            raise LanguageError(
+                "TLC0113", f"the {kind} {p.name} has a default: it is a run-time argument", loc=loc
+            )
+        found.append(Parameter(p.name, kind, annotation, p.default, p.kind, loc))
+    return tuple(found)
+
+
+def _kind(
+    function: FunctionType, p: inspect.Parameter, parsed: Parsed, loc: Loc
+) -> tuple[str, TensorSpec | DType | None]:
+    annotation = _annotation(function, p, parsed, loc)
+    if p.name in parsed.in_body:
+        if isinstance(annotation, TensorSpec | ElementType):
+            raise LanguageError("TLC0113", f"{p.name} is annotated twice", loc=loc)
+        return "tensor", None
+    if isinstance(annotation, TensorSpec):
+        return "tensor", annotation
+    if isinstance(annotation, ElementType | DType):
+        return "scalar", annotation.ir if isinstance(annotation, ElementType) else annotation
+    if callable(annotation) and getattr(annotation, "__name__", "") in ("Tensor", "StridedTensor"):
+        raise LanguageError(
+            "TLC0113",
+            f"the annotation of {p.name} has no shape",
+            loc=loc,
+            hint='T.Tensor(("M", "N"), "float16")',
+        )
+    return "constant", None
+
+
+def _annotation(function: FunctionType, p: inspect.Parameter, parsed: Parsed, loc: Loc) -> Any:
+    """The annotation's value: what Python made of it, or what its text means where it is defined."""
+    value = function.__annotations__.get(p.name)
+    if not isinstance(value, str):
+        return value
+    try:
+        return parsed.annotations[p.name]()
+    except TilecError:
+        raise
+    except Exception as error:  # the user's expression may raise anything
+        raise LanguageError(
+            "TLC0113", f"the annotation of {p.name} fails: {type(error).__name__}: {error}", loc=loc
+        ) from error

@@ -1,0 +1,36 @@
+"""`tilec.spec`: an array that is not there, to compile for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import ArgumentError
+from ..ir.dtypes import DType
+from .dtypes import element_type
+
+
+@dataclass(frozen=True)
+class ArraySpec:
+    """Shape, dtype and byte alignment of an array."""
+
+    shape: tuple[int, ...]
+    dtype: DType
+    align: int = 16
+
+
+def spec(shape: Any, dtype: object, align: int = 16) -> ArraySpec:
+    """What a kernel is compiled for where no array is at hand.
+
+    Args:
+        shape: the extents, in elements.
+        dtype: of the elements, in any spelling.
+        align: bytes that the address is a multiple of.
+
+    Raises:
+        ArgumentError: an extent below 0, an alignment that is no power of two.
+    """
+    dims = (shape,) if isinstance(shape, int) else tuple(int(n) for n in shape)
+    if any(n < 0 for n in dims) or align < 1 or align & (align - 1):
+        raise ArgumentError("TLC0304", f"spec({shape!r}, {dtype!r}, align={align}) is no array")
+    return ArraySpec(dims, element_type(dtype), align)

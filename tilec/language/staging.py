@@ -1,0 +1,65 @@
+"""The seam between the handles of kernels and macros, which live here, and the Python frontend.
+
+Imports go one way: the frontend (parser) knows the language, the language does not know it. The
+frontend gives its entry here when it is imported, which `tilec.kernel` and the driver see to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import FunctionType
+from typing import Any, Protocol
+
+from ..errors import InternalError, Loc
+
+
+@dataclass(frozen=True)
+class Staged:
+    """A function of the user's, rewritten so that a call of it traces: `run` takes its arguments."""
+
+    run: FunctionType
+    loc: Loc
+
+
+@dataclass(frozen=True)
+class Parsed:
+    """What the frontend reads from a function's source at decoration, without running it.
+
+    `annotations` holds, for each annotated parameter, a function that evaluates the annotation in
+    the scope of the definition; `in_body` the parameters that a statement of the body annotates.
+    """
+
+    loc: Loc
+    annotations: Mapping[str, Callable[[], Any]]
+    places: Mapping[str, Loc]
+    in_body: frozenset[str]
+
+
+class Frontend(Protocol):
+    """What the Python frontend offers."""
+
+    def parse(self, function: FunctionType, scope: Mapping[str, Any]) -> Parsed:
+        """Reads the source. Raises LanguageError where there is none."""
+
+    def stage(self, function: FunctionType, scope: Mapping[str, Any]) -> Staged:
+        """Rewrites the function. Raises LanguageError for statements that have no meaning."""
+
+
+_frontend: list[Frontend] = []
+
+
+def install(frontend: Frontend) -> None:
+    """Makes `frontend` the one that is used from now on."""
+    _frontend[:] = [frontend]
+
+
+def installed() -> bool:
+    return bool(_frontend)
+
+
+def frontend() -> Frontend:
+    """The Python frontend. Raises InternalError where nothing has imported it."""
+    if not _frontend:
+        raise InternalError("TLC0901", "the Python frontend is not loaded")
+    return _frontend[0]

@@ -1,0 +1,182 @@
+"""What a kernel says of its parameters: tensors, their dimensions, and symbols."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..ir.core import Value
+from ..ir.dtypes import DType, i32
+from .dtypes import ElementType, element_type
+from .operand import Operand
+from .trace import current, refuse, tracing
+
+
+@dataclass(frozen=True, eq=False)
+class Dynamic(Operand):
+    """A symbol: an extent that is known at run time. `multiple_of` is promised by the caller."""
+
+    name: str
+    multiple_of: int = 1
+    ir: DType = i32
+
+    def _value(self) -> Value:
+        trace = current(f"the symbol {self.name}")
+        with trace.here():
+            return trace.symbol(self.name)
+
+    def __repr__(self) -> str:
+        return f"T.dynamic({self.name!r})"
+
+
+@dataclass(frozen=True)
+class ConstDim:
+    """A dimension that specialises the kernel, before its value is known."""
+
+    name: str
+
+    def _derive(self, other: Any, function: Callable[[int, int], int], swap: bool) -> Derived:
+        return Derived(self, other, function, swap)
+
+    def __mul__(self, other: Any) -> Derived:
+        return self._derive(other, lambda a, b: a * b, False)
+
+    __rmul__ = __mul__
+
+    def __add__(self, other: Any) -> Derived:
+        return self._derive(other, lambda a, b: a + b, False)
+
+    __radd__ = __add__
+
+    def __sub__(self, other: Any) -> Derived:
+        return self._derive(other, lambda a, b: a - b, False)
+
+    def __rsub__(self, other: Any) -> Derived:
+        return self._derive(other, lambda a, b: a - b, True)
+
+    def __floordiv__(self, other: Any) -> Derived:
+        return self._derive(other, lambda a, b: a // b, False)
+
+    def __neg__(self) -> Derived:
+        return self._derive(-1, lambda a, b: a * b, False)
+
+
+@dataclass(frozen=True)
+class Derived(ConstDim):
+    """A dimension computed from others. It binds nothing; the trace computes it again."""
+
+    name: ConstDim | int  # type: ignore[assignment]
+    other: Any
+    function: Callable[[int, int], int]
+    swap: bool
+
+
+DimSpec = int | str | Dynamic | ConstDim
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """The annotation of a tensor parameter: dimensions (int, symbol name, Dynamic) and dtype."""
+
+    shape: tuple[DimSpec, ...]
+    dtype: DType
+
+    def __str__(self) -> str:
+        dims = ", ".join(str(getattr(d, "name", d)) for d in self.shape)
+        return f"T.Tensor(({dims}), {ElementType(self.dtype)})"
+
+
+def _dims(shape: Any) -> tuple[DimSpec, ...]:
+    dims = (shape,) if isinstance(shape, int | str | Dynamic | ConstDim) else tuple(shape)
+    return tuple(_dim(dim) for dim in dims)
+
+
+def _dim(dim: Any) -> DimSpec:
+    if isinstance(dim, np.integer):
+        dim = int(dim)
+    if isinstance(dim, bool) or not isinstance(dim, int | str | Dynamic | ConstDim):
+        raise refuse(
+            "TLC0113",
+            f"{dim!r} is no dimension of a tensor",
+            hint="a dimension is an int, the name of a symbol, T.dynamic or T.const",
+        )
+    if isinstance(dim, int) and dim < 0:
+        raise refuse("TLC0113", f"a tensor has a dimension of {dim}")
+    if isinstance(dim, str) and not dim.isidentifier():
+        raise refuse("TLC0113", f"{dim!r} is no name of a symbol")
+    return dim
+
+
+def Tensor(shape: Any, dtype: object = "float32") -> TensorSpec:
+    """Annotates a parameter as a tensor in global memory, row-major without gaps.
+
+    Args:
+        shape: one dimension or several; each an int (checked), a symbol (a string or T.dynamic:
+            a run-time value), or a T.const (a compile-time value).
+        dtype: of the elements, in any spelling.
+
+    Raises:
+        LanguageError: a dimension is none of these.
+        TypeMismatch: there is no such dtype.
+    """
+    trace = tracing()
+    if trace is not None:
+        with trace.here():
+            return TensorSpec(_dims(shape), element_type(dtype))
+    with refuse("TLC0113", "").loc:
+        return TensorSpec(_dims(shape), element_type(dtype))
+
+
+Buffer = Tensor
+
+
+def dynamic(name: str, dtype: object = "int32", *, multiple_of: int = 1) -> Any:
+    """A symbol for a dimension that is known at run time; several for "M, N".
+
+    Args:
+        multiple_of: the caller promises that the value is a multiple of this.
+    """
+    names = [part.strip() for part in name.split(",") if part.strip()]
+    if not names or not all(part.isidentifier() for part in names):
+        raise refuse("TLC0113", f"{name!r} names no symbol")
+    if element_type(dtype) != i32:
+        raise refuse("TLC0113", "symbols are int32")
+    if multiple_of < 1:
+        raise refuse("TLC0113", f"multiple_of={multiple_of} promises nothing")
+    found = tuple(Dynamic(part, multiple_of) for part in names)
+    return found[0] if len(found) == 1 else found
+
+
+symbolic = dynamic
+
+
+def const(names: str) -> Any:
+    """Dimensions as compile-time ints, taken from the arguments: `M, N = T.const("M, N")`.
+
+    The kernel is compiled anew for each combination of their values.
+    """
+    trace = current("T.const")
+    wanted = [part.strip() for part in names.split(",") if part.strip()]
+    found = tuple(_constant(trace.const_dims, name) for name in wanted)
+    if not found:
+        raise refuse("TLC0113", f"{names!r} names no dimension")
+    return found[0] if len(found) == 1 else found
+
+
+class ConstantNames(dict[str, int]):
+    """Stands for the values of T.const while only the names are wanted."""
+
+
+def _constant(known: dict[str, int], name: str) -> Any:
+    if isinstance(known, ConstantNames):
+        return ConstDim(name)
+    if name not in known:
+        raise refuse(
+            "TLC0126",
+            f"the value of {name} is not known: T.const takes it from the arguments",
+            hint="some tensor must have this dimension as it stands, not in an expression",
+        )
+    return known[name]

@@ -1,0 +1,425 @@
+"""Branches, loops and boolean operators while a kernel is traced.
+
+On Python values they do what Python does. On values of the kernel a branch records both arms, a
+loop records its body once, and an operator becomes a `select`, or an `if` where a side has loads
+that must not happen.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ..errors import Loc
+from ..ir.build import scalar
+from ..ir.core import Block, Op, Value, constant, constant_of
+from ..ir.dtypes import bool_, i32, promote
+from ..ir.ops.arith import BitAnd, BitOr, Compare, Not, Select, element_dtype
+from ..ir.ops.control import For, If, Parallel, While, Yield
+from ..language.arithmetic import truth
+from ..language.buffers import Buffer
+from ..language.frame import ThreadBinding
+from ..language.loops import Counted, Nest, ParallelNest, TracedLoop
+from ..language.operand import (
+    Expr,
+    Operand,
+    Poison,
+    convert,
+    default_dtype,
+    is_number,
+    number_value,
+    operand_dtype,
+    plain,
+    value_of,
+    wrap,
+)
+from ..language.places import locate
+from ..language.trace import Region, Trace, refuse
+
+if TYPE_CHECKING:
+    from .python_scope import NameRegion, Scope
+
+_TRIPS = 1_000_000  # of a `while` that Python runs: more is taken for an endless loop
+_COMPARE: dict[str, Callable[[Any, Any], Any]] = {
+    "Lt": operator.lt, "LtE": operator.le, "Gt": operator.gt, "GtE": operator.ge,
+    "Eq": operator.eq, "NotEq": operator.ne, "Is": operator.is_, "IsNot": operator.is_not,
+    "In": lambda x, y: x in y, "NotIn": lambda x, y: x not in y,
+}  # fmt: skip
+_END = (Yield(()),)
+
+
+class Names:
+    """Base: which names a traced region bound, and what they hold when it has ended."""
+
+    what = "region"
+
+    def __init__(self, scope: Scope, names: Mapping[str, Any]) -> None:
+        self.scope = scope
+        self.trace: Trace = scope.trace
+        self.names = names
+        self.loc: Loc = locate(self.trace.until)
+        self.ended: set[str] = set()
+        self.visible_again = False
+
+    def enter(self) -> None:
+        self._region: NameRegion = self.scope.enter(self.what, self.loc, self.names)
+
+    def exit(self) -> None:
+        self.scope.exit(self._region)
+        self.ended |= self._region.bound
+
+    def bound(self, name: str) -> bool:
+        """Whether the region bound a name."""
+        return name in self.ended
+
+    def after(self, name: str) -> Any:
+        """What the name holds now: the value of before for the other arm, else nothing."""
+        old = self._region.before.get(name)
+        if not self.visible_again or old is None:
+            old = Poison(name, self._region.where)
+        return self.scope.restore(name, old)
+
+
+class Branch(Names):
+    """`if`: both arms where the condition is a value of the kernel."""
+
+    what = "branch"
+
+    def __init__(self, scope: Scope, condition: Any, names: Mapping[str, Any]) -> None:
+        super().__init__(scope, names)
+        self.traced = isinstance(condition, Operand)
+        self.holds = False
+        if self.traced:
+            with self.trace.here(self.loc):
+                self.condition = truth(condition)
+            known = constant_of(self.condition)
+            self.traced, self.holds = known is None, bool(known)
+        else:
+            self.holds = bool(condition)
+        self.arms: list[Block] = []
+        self.open: Region | None = None
+
+    def then(self) -> bool:
+        """Whether to run the first arm now."""
+        if self.traced:
+            self._open()
+        return self.traced or self.holds
+
+    def _open(self) -> None:
+        self.open = self.trace.open_region("if", self.loc)
+        self.enter()
+
+    def _close(self) -> None:
+        if self.open is not None:
+            ops = self.trace.close_region(self.open)
+            self.arms.append(Block((), (*ops, *_END)))
+            self.open = None
+            self.exit()
+
+    def end_then(self) -> None:
+        """The first arm has run; names it bound hold what they held before."""
+        self._close()
+        self.visible_again = True
+
+    def otherwise(self) -> bool:
+        """Whether to run the other arm now."""
+        if self.traced:
+            self._open()
+        return self.traced or not self.holds
+
+    def close(self) -> None:
+        """Both arms have run."""
+        self._close()
+        self.visible_again = False
+        if self.traced:
+            then, orelse = (*self.arms, Block((), _END))[:2]
+            with self.trace.here(self.loc):
+                self.trace.builder.emit(If(self.condition, then, orelse))
+
+
+class _Jumps(Names):
+    """Loops, as `break` and `continue` see them."""
+
+    what = "loop"
+
+    def __init__(self, scope: Scope, names: Mapping[str, Any]) -> None:
+        super().__init__(scope, names)
+        self.traced = False
+        self.depth = len(scope.regions)
+
+    def check_jump(self, word: str) -> None:
+        """Refuses a jump that is decided when the kernel runs."""
+        if self.traced or len(self.scope.regions) != self.depth:
+            region = self.scope.regions[-1]
+            raise refuse(
+                "TLC0109",
+                f"`{word}` in {region.where}, which is decided when the kernel runs",
+                hint="put the rest of the body under `if`, or use `while` with a T.alloc_var",
+            )
+
+    def refuse_else(self, has_else: bool) -> None:
+        if has_else:
+            raise refuse("TLC0108", "a loop of the kernel has no `else`", loc=self.loc)
+
+
+class Loop(_Jumps):
+    """`for`: iterates once, with the index, where the loop is the kernel's."""
+
+    def __init__(
+        self, scope: Scope, iterable: Any, names: Mapping[str, Any], has_else: bool
+    ) -> None:
+        super().__init__(scope, names)
+        self.iterable = iterable
+        launch = self.trace.launch
+        if isinstance(iterable, ThreadBinding):
+            count = iterable.stop - iterable.start
+            assert launch is not None
+            if count == launch.threads:
+                self.iterable = [iterable]
+            else:
+                self.traced = True
+        elif isinstance(iterable, TracedLoop):
+            self.traced = True
+        elif isinstance(iterable, Operand | Buffer):
+            raise refuse(
+                "TLC0122",
+                "`for` over a value of the kernel",
+                hint="for i in T.serial(n), T.Parallel(n), T.Pipelined(n) or range(n)",
+                loc=self.loc,
+            )
+        if self.traced:
+            self.refuse_else(has_else)
+            self.trace.need_launch("a loop of the kernel")
+
+    def __iter__(self) -> Iterator[Any]:
+        if not self.traced:
+            yield from self.iterable
+            return
+        loop = self.iterable
+        if isinstance(loop, Counted):
+            yield from self._counted((loop,))
+        elif isinstance(loop, Nest):
+            yield from self._counted(loop.loops)
+        elif isinstance(loop, ParallelNest):
+            yield from self._parallel(loop.extents)
+        else:
+            yield from self._threads(loop)
+
+    def _counted(self, loops: Sequence[Counted]) -> Iterator[Any]:
+        if loops[0].kind == "pipelined":
+            self.trace.need_tile_level("T.Pipelined")
+        regions = [self.trace.open_region("for", self.loc) for _ in loops]
+        indices = [scalar(i32) for _ in loops]
+        self.enter()
+        exprs = tuple(Expr(v, r) for v, r in zip(indices, regions, strict=True))
+        yield exprs[0] if isinstance(self.iterable, Counted) else exprs
+        self.exit()
+        with self.trace.here(self.loc):
+            for region, index, loop in zip(regions[::-1], indices[::-1], loops[::-1], strict=True):
+                index.hint = index.hint or "i"
+                body = Block((index,), (*self.trace.close_region(region), *_END))
+                self.trace.builder.emit(
+                    For(
+                        loop.start,
+                        loop.stop,
+                        loop.step,
+                        (),
+                        body,
+                        kind=loop.kind,
+                        stages=loop.stages,
+                        unroll=loop.unroll,
+                    )
+                )
+
+    def _parallel(self, extents: tuple[int, ...]) -> Iterator[Any]:
+        region = self.trace.open_region("parallel", self.loc)
+        indices = tuple(scalar(i32) for _ in extents)
+        self.enter()
+        exprs = tuple(Expr(value, region) for value in indices)
+        yield exprs[0] if len(exprs) == 1 else exprs
+        self.exit()
+        with self.trace.here(self.loc):
+            body = Block(indices, (*self.trace.close_region(region), *_END))
+            self.trace.builder.emit(Parallel((), (), body, extents=extents))
+
+    def _threads(self, binding: ThreadBinding) -> Iterator[Any]:
+        """Fewer trips than threads: the others skip the body."""
+        with self.trace.here(self.loc):
+            stop = value_of(binding.stop, i32)
+            condition = self.trace.pure(Compare(binding._value(), stop, predicate="lt"))
+        region = self.trace.open_region("if", self.loc)
+        self.enter()
+        yield binding
+        self.exit()
+        with self.trace.here(self.loc):
+            then = Block((), (*self.trace.close_region(region), *_END))
+            self.trace.builder.emit(If(condition, then, Block((), _END)))
+
+
+class WhileLoop(_Jumps):
+    """`while`: the condition is looked at once to see whose loop it is."""
+
+    def __init__(
+        self, scope: Scope, test: Callable[[], Any], names: Mapping[str, Any], has_else: bool
+    ) -> None:
+        super().__init__(scope, names)
+        self.test = test
+        self.has_else = has_else
+        self.trips = 0
+        self.body: Region | None = None
+
+    def next(self) -> bool:
+        """Whether the body runs (again)."""
+        if self.traced:
+            self._finish()
+            return False
+        self.trips += 1
+        if self.trips > _TRIPS:
+            raise refuse(
+                "TLC0122",
+                f"this loop of compile-time values has run {_TRIPS} times",
+                hint="a loop of the kernel needs a condition on a T.alloc_var",
+                loc=self.loc,
+            )
+        if self.trips > 1:
+            return bool(self.test())
+        return self._begin()
+
+    def _begin(self) -> bool:
+        region = self.trace.open_region("while", self.loc)
+        self.enter()
+        condition = self.test()
+        with self.trace.here(self.loc):
+            value = truth(condition) if isinstance(condition, Operand) else None
+        ops = self.trace.close_region(region)
+        if value is None:
+            self.exit()
+            self.ended.clear()
+            self.trace.builder.extend(ops)
+            return bool(condition)
+        self.traced = True
+        self.refuse_else(self.has_else)
+        self.trace.need_launch("a loop of the kernel")
+        self.condition = Block((), (*ops, Yield((value,))))
+        self.body = self.trace.open_region("while", self.loc)
+        return True
+
+    def _finish(self) -> None:
+        assert self.body is not None
+        self.exit()
+        with self.trace.here(self.loc):
+            body = Block((), (*self.trace.close_region(self.body), *_END))
+            self.trace.builder.emit(While((), self.condition, body))
+
+
+# Operators ------------------------------------------------------------------------------------
+
+
+def negate(trace: Trace, value: Any) -> Any:
+    """`not value`."""
+    if not isinstance(value, Operand):
+        return not value
+    with trace.here():
+        return wrap(trace, trace.pure(Not(truth(value))))
+
+
+def _record(trace: Trace, thunk: Callable[[], Any], logical: bool) -> tuple[Any, list[Op]]:
+    """What a lazy side gives, a Value or a Python value, and the ops that it takes."""
+    region = trace.open_region("expression", locate(trace.until))
+    result = thunk()
+    with trace.here():
+        if isinstance(result, Operand):
+            result = truth(result) if logical else value_of(result)
+    return result, trace.close_region(region)
+
+
+def _eager(ops: Sequence[Op]) -> bool:
+    """Whether ops may be done although their side of a condition was not taken."""
+    return all(op.pure for op in ops)
+
+
+def _logical(trace: Trace, x: Any, thunk: Callable[[], Any], conjunction: bool) -> Any:
+    with trace.here() as loc:
+        left = truth(x)
+    right, ops = _record(trace, thunk, logical=True)
+    with trace.here(loc):
+        if not isinstance(right, Value):
+            right = constant(bool(right), bool_)
+        if _eager(ops):
+            trace.builder.extend(ops)
+            op = BitAnd(left, right) if conjunction else BitOr(left, right)
+            return wrap(trace, trace.pure(op))
+        lazy = Block((), (*ops, Yield((right,))))
+        known = Block((), (Yield((constant(not conjunction, bool_),)),))
+        arms = (lazy, known) if conjunction else (known, lazy)
+        return wrap(trace, trace.builder.emit(If(left, *arms)).result)
+
+
+def both(trace: Trace, x: Any, y: Callable[[], Any]) -> Any:
+    """`x and y()`."""
+    return _logical(trace, x, y, True) if isinstance(x, Operand) else x and y()
+
+
+def either(trace: Trace, x: Any, y: Callable[[], Any]) -> Any:
+    """`x or y()`."""
+    return _logical(trace, x, y, False) if isinstance(x, Operand) else x or y()
+
+
+def chain(trace: Trace, words: tuple[str, ...], left: Any, *rest: Callable[[], Any]) -> Any:
+    """`left < a < b`, each operand evaluated once."""
+    right = rest[0]()
+    first = _COMPARE[words[0]](left, right)
+    if len(rest) == 1:
+        return first
+    return both(trace, first, lambda: chain(trace, words[1:], right, *rest[1:]))
+
+
+def choose(trace: Trace, condition: Any, x: Callable[[], Any], y: Callable[[], Any]) -> Any:
+    """`x() if condition else y()`."""
+    if not isinstance(condition, Operand):
+        return x() if condition else y()
+    with trace.here() as loc:
+        test = truth(condition)
+        known = constant_of(test)
+    if known is not None:
+        return x() if known else y()
+    sides = [_record(trace, thunk, logical=False) for thunk in (x, y)]
+    with trace.here(loc):
+        return _merge(trace, test, sides)
+
+
+def _merge(trace: Trace, test: Value, sides: Sequence[tuple[Any, list[Op]]]) -> Any:
+    dtype = None
+    for result, _ in sides:
+        if not isinstance(result, Value) and not is_number(result):
+            raise refuse(
+                "TLC0124",
+                f"a ternary on a condition of the kernel gives scalars, not {result!r}",
+                hint="use `if` with statements",
+            )
+    for result, _ in sides:
+        if isinstance(result, Value):
+            own = element_dtype(result)
+            dtype = own if dtype is None else promote(dtype, own)
+    for result, _ in sides:
+        if not isinstance(result, Value):
+            number = plain(result)
+            own = default_dtype(number) if dtype is None else operand_dtype(dtype, number)
+            dtype = own if dtype is None else promote(dtype, own)
+    assert dtype is not None
+    blocks: list[Block] = []
+    for result, ops in sides:
+        with trace.builder.region() as cast:
+            value = (
+                convert(result, dtype)
+                if isinstance(result, Value)
+                else number_value(plain(result), dtype)
+            )
+        blocks.append(Block((), (*ops, *cast, Yield((value,)))))
+    if all(_eager(block.ops[:-1]) for block in blocks):
+        for block in blocks:
+            trace.builder.extend(block.ops[:-1])
+        x, y = (block.ops[-1].inputs[0] for block in blocks)
+        return wrap(trace, trace.pure(Select(test, x, y)))
+    return wrap(trace, trace.builder.emit(If(test, *blocks)).result)
