@@ -111,7 +111,8 @@ def every_schedule() -> Iterator[tuple[Mode, Order]]:
 
 
 def find_fault(gemm: Gemm, library: Path, symbol: str, shape: tuple[int, int, int]) -> str:
-    """What is wrong with a kernel: the first EmulatorError's text, "schedules disagree", "wrong result"; "" for nothing."""
+    """What is wrong with a kernel: the first EmulatorError's text, "schedules disagree", "wrong
+    result"; "" for nothing."""
     a, b = make_operands(*shape)
     first: NDArray[Any] | None = None
     for mode, order in every_schedule():
@@ -128,8 +129,8 @@ def find_fault(gemm: Gemm, library: Path, symbol: str, shape: tuple[int, int, in
 
 @dataclass(frozen=True)
 class Probe:
-    """A small kernel that shows what some prelude names do. Pointers are named in `pointers` (name: dtype, a
-    leading "const " for inputs), scalars in `scalars`, tensor maps in `maps`."""
+    """A small kernel that shows what some prelude names do. Pointers are named in `pointers` (name:
+    dtype, a leading "const " for inputs), scalars in `scalars`, tensor maps in `maps`."""
 
     body: str
     needs: tuple[Need, ...]
@@ -144,7 +145,9 @@ class Probe:
         parameters = (
             *(FrameParameter("tensor_map", map_name) for map_name in self.maps),
             *(
-                FrameParameter("pointer", n, dtype.removeprefix("const "), dtype.startswith("const "))
+                FrameParameter(
+                    "pointer", n, dtype.removeprefix("const "), dtype.startswith("const ")
+                )
                 for n, dtype in self.pointers.items()
             ),
             *(FrameParameter("scalar", n, dtype) for n, dtype in self.scalars.items()),
@@ -188,7 +191,9 @@ def needs_of(text: str, *families: Need) -> tuple[Need, ...]:
     """The needs of a body: every prelude name in it, and `families`."""
     words = set(re.findall(r"\w+", text))
     given = {need.name for need in families}
-    names = [n for n in prelude_names("cuda") if n in words and n not in given and n not in FAMILIES]
+    names = [
+        n for n in prelude_names("cuda") if n in words and n not in given and n not in FAMILIES
+    ]
     return (*(Need(name) for name in names), *families)
 
 

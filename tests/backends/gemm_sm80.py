@@ -1,10 +1,13 @@
 """A hand-written sm_80 GEMM body in the prelude's language: cp.async, 3 stages, ldmatrix, mma."""
 
+# ruff: noqa: E501 (lines of C keep their shape)
+
 from __future__ import annotations
 
 from tilec.backends.prelude import FrameParameter, KernelFrame, Need
 
-BODY = """
+BODY =
+"""
   shared<f16> A_s = shared_buffer<f16>(0, 6144);
   shared<f16> B_s = shared_buffer<f16>(12288, 6144);
   const i32 t = thread_id();

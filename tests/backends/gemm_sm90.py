@@ -4,6 +4,8 @@ The structure is that of the fastest known kernels: one producer thread, two con
 the release of a slot one step late, the epilogue in slabs of 64 columns through stmatrix and TMA stores.
 """
 
+# ruff: noqa: E501 (lines of C keep their shape)
+
 from __future__ import annotations
 
 from tilec.backends.prelude import FrameParameter, KernelFrame, Need
@@ -11,7 +13,8 @@ from tilec.backends.prelude import FrameParameter, KernelFrame, Need
 STAGES = 4
 SHARED_BYTES = STAGES * 49152 + 32768 + 64
 
-BODY = """
+BODY =
+"""
   shared<f16> A_s = shared_buffer<f16>(0, 32768);
   shared<f16> B_s = shared_buffer<f16>(65536, 65536);
   shared<f16> C_s = shared_buffer<f16>(196608, 16384);
@@ -124,4 +127,6 @@ def make_frame(body: str = BODY, name: str = "gemm") -> KernelFrame:
         *(FrameParameter("tensor_map", f"{name}_map") for name in "ABC"),
         *(FrameParameter("symbol", name, "i32") for name in ("M", "N", "K")),
     )
-    return KernelFrame(name, parameters, 384, SHARED_BYTES, body, NEEDS, "A hand-written sm_90a GEMM.")
+    return KernelFrame(
+        name, parameters, 384, SHARED_BYTES, body, NEEDS, "A hand-written sm_90a GEMM."
+    )

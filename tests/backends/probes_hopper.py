@@ -1,5 +1,7 @@
 """Probes of mbarriers, TMA of every rank, and wgmma in every layout of its operands."""
 
+# ruff: noqa: E501 (lines of C keep their shape)
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -24,7 +26,9 @@ class Multiplication:
     @property
     def depth(self) -> int:
         """The extent of k: whole swizzle rows where k is contiguous, and two instructions at least."""
-        return 32 if (self.a, self.b) == ("mn", "mn") else max(self.swizzle, 64) // BYTES[self.dtype]
+        return (
+            32 if (self.a, self.b) == ("mn", "mn") else max(self.swizzle, 64) // BYTES[self.dtype]
+        )
 
     @property
     def result(self) -> str:
@@ -75,7 +79,10 @@ class _Operand:
         w, item, depth = self.case.swizzle, BYTES[self.case.dtype], self.case.depth
         if not w:
             extent = self.rows if self.major == "mn" else depth
-            near, far = 128, 8 * extent * item  # 16-byte chunks of the contiguous dimension; groups of 8 of the other
+            near, far = (
+                128,
+                8 * extent * item,
+            )  # 16-byte chunks of the contiguous dimension; groups of 8 of the other
             lbo, sbo = (far, near) if self.major == "mn" else (near, far)
         elif self.major == "mn":
             lbo, sbo = depth * w, 8 * w
@@ -94,35 +101,44 @@ class _Operand:
         return f"  shared<{self.case.dtype}> {self.name}_s = shared_buffer<{self.case.dtype}>({self.start}, {self.size // BYTES[self.case.dtype]});"
 
 
+def _load(case: Multiplication, operands: list[_Operand]) -> str:
+    text = "\n".join(o.load() for o in operands)
+    if not case.swizzle:
+        return text + "\n  fence_proxy_async();\n  barrier();"
+    return f"""  if (thread_id() == 0) {{
+    mbarrier_expect(full, 0, {sum(o.size for o in operands)});
+{text}
+  }}
+  mbarrier_wait(full, 0, 0);"""
+
+
+def _issue_rs(case: Multiplication, b: _Operand) -> tuple[str, str, Need]:
+    """Statements before the fence, the instruction of step s, its need: A in registers."""
+    item, depth = BYTES[case.dtype], case.depth
+    per = max(1, 4 // item)
+    trans = "true" if case.b == "mn" else "false"
+    issue = f"wgmma_rs<{case.n}, {case.dtype}, {trans}>(d, 0, a, s * {16 // item}, desc_b + s * {b.step()}, s > 0);"
+    prepare = f"""  regs<{case.dtype}, {depth // 2}> a;
+  #pragma unroll
+  for (i32 e = 0; e < {depth // 2}; ++e)
+    a[e] = A[(warp * 16 + lane / 4 + e / {per} % 2 * 8) * {depth} + e / {4 * per} * {32 // item} + lane % 4 * {per} + e % {per} + e / {2 * per} % 2 * {4 * per}];"""
+    return prepare, issue, Need("wgmma_rs", (case.n, case.dtype, case.b == "mn"))
+
+
+def _issue_ss(case: Multiplication, a: _Operand, b: _Operand) -> tuple[str, str, Need]:
+    """The same with A in shared memory."""
+    trans = f"{'true' if case.a == 'mn' else 'false'}, {'true' if case.b == 'mn' else 'false'}"
+    issue = f"wgmma_ss<{case.n}, {case.dtype}, {trans}>(d, 0, desc_a + s * {a.step()}, desc_b + s * {b.step()}, s > 0);"
+    prepare = f"  const wgmma_descriptor desc_a = {a.descriptor()};"
+    return prepare, issue, Need("wgmma_ss", (case.n, case.dtype, case.a == "mn", case.b == "mn"))
+
+
 def make_probe(case: Multiplication) -> Probe:
-    item, depth, d = BYTES[case.dtype], case.depth, case.result
+    d = case.result
     b = _Operand("B", case.b, case.n, 16384, case)
     a = None if case.a == "r" else _Operand("A", case.a, 64, 0, case)
     operands = [b] if a is None else [a, b]
-    steps, per = depth * item // 32, 4 // item if item < 4 else 1
-    k = 32 // item
-    load = "\n".join(o.load() for o in operands)
-    if case.swizzle:
-        load = f"""  if (thread_id() == 0) {{
-    mbarrier_expect(full, 0, {sum(o.size for o in operands)});
-{load}
-  }}
-  mbarrier_wait(full, 0, 0);"""
-    else:
-        load += "\n  fence_proxy_async();\n  barrier();"
-    if a is None:
-        trans = "true" if case.b == "mn" else "false"
-        issue = f"wgmma_rs<{case.n}, {case.dtype}, {trans}>(d, 0, a, s * {depth // steps // 2}, desc_b + s * {b.step()}, s > 0);"
-        family = Need("wgmma_rs", (case.n, case.dtype, case.b == "mn"))
-        prepare = f"""  regs<{case.dtype}, {depth // 2}> a;
-  #pragma unroll
-  for (i32 e = 0; e < {depth // 2}; ++e)
-    a[e] = A[(warp * 16 + lane / 4 + e / {per} % 2 * 8) * {depth} + e / {4 * per} * {k} + lane % 4 * {per} + e % {per} + e / {2 * per} % 2 * {4 * per}];"""
-    else:
-        trans = f"{'true' if case.a == 'mn' else 'false'}, {'true' if case.b == 'mn' else 'false'}"
-        issue = f"wgmma_ss<{case.n}, {case.dtype}, {trans}>(d, 0, desc_a + s * {a.step()}, desc_b + s * {b.step()}, s > 0);"
-        family = Need("wgmma_ss", (case.n, case.dtype, case.a == "mn", case.b == "mn"))
-        prepare = f"  const wgmma_descriptor desc_a = {a.descriptor()};"
+    prepare, issue, family = _issue_rs(case, b) if a is None else _issue_ss(case, a, b)
     body = f"""
 {chr(10).join(o.buffer() for o in operands)}
   shared<mbarrier> full = shared_buffer<mbarrier>(81920, 1);
@@ -133,13 +149,13 @@ def make_probe(case: Multiplication) -> Probe:
     mbarrier_init_fence();
   }}
   barrier();
-{load}
+{_load(case, operands)}
 {prepare}
   const wgmma_descriptor desc_b = {b.descriptor()};
   regs<{d}, {case.n // 2}> d;
   wgmma_fence({"a" if a is None else ""});
   #pragma unroll
-  for (i32 s = 0; s < {steps}; ++s)
+  for (i32 s = 0; s < {case.depth * BYTES[case.dtype] // 32}; ++s)
     {issue}
   wgmma_commit();
   wgmma_wait<0>(d);
@@ -148,20 +164,34 @@ def make_probe(case: Multiplication) -> Probe:
     D[(warp * 16 + lane / 4 + e / 2 % 2 * 8) * {case.n} + e / 4 * 8 + lane % 4 * 2 + e % 2] = d[e];
 """
     in_maps = bool(case.swizzle)
-    maps = {f"{o.name}_map": TensorMapSpec(o.name, o.box, case.swizzle) for o in operands} if in_maps else {}
+    maps = (
+        {f"{o.name}_map": TensorMapSpec(o.name, o.box, case.swizzle) for o in operands}
+        if in_maps
+        else {}
+    )
     pointers = {o.name: f"const {case.dtype}" for o in operands} if not in_maps else {}
     if a is None:
         pointers["A"] = f"const {case.dtype}"
     families = (family, *((Need("tma_load", (2,)),) if in_maps else ()))
     return Probe(
-        body, needs_of(body, *families), {**pointers, "D": d}, maps=maps, threads=128, shared_bytes=81928, arch="sm_90a"
+        body,
+        needs_of(body, *families),
+        {**pointers, "D": d},
+        maps=maps,
+        threads=128,
+        shared_bytes=81928,
+        arch="sm_90a",
     )
 
 
 _CASES = (
     *(Multiplication(n, "f16") for n in (8, 64, 256)),
     *(Multiplication(64, "f16", swizzle=w) for w in (0, 32, 64)),
-    *(Multiplication(64, "f16", a, b, w) for a, b in (("mn", "k"), ("k", "mn"), ("mn", "mn")) for w in (128, 64, 32)),
+    *(
+        Multiplication(64, "f16", a, b, w)
+        for a, b in (("mn", "k"), ("k", "mn"), ("mn", "mn"))
+        for w in (128, 64, 32)
+    ),
     *(Multiplication(64, "f16", "mn", "mn", w) for w in (0,)),
     Multiplication(256, "bf16", "mn", "mn", 128),
     *(Multiplication(64, t) for t in ("bf16", "f32", "i8", "u8", "e4m3", "e5m2")),
@@ -201,7 +231,8 @@ def _box(rank: int) -> Probe:
     return Probe(body, needs, {"Z": "f32"}, scalars, maps, 32, 2048, "sm_90a")
 
 
-_RING = """
+_RING =
+"""
   shared<i32> S = shared_buffer<i32>(0, 64);
   shared<mbarrier> full = shared_buffer<mbarrier>(256, 2);
   shared<mbarrier> empty = shared_buffer<mbarrier>(272, 2);
@@ -231,7 +262,9 @@ _RING = """
 HOPPER_PROBES = Probes(
     {
         **{f"box_{rank}": _box(rank) for rank in range(1, 6)},
-        "ring": Probe(_RING, needs_of(_RING), {"Y": "i32"}, threads=64, shared_bytes=288, arch="sm_90a"),
+        "ring": Probe(
+            _RING, needs_of(_RING), {"Y": "i32"}, threads=64, shared_bytes=288, arch="sm_90a"
+        ),
     }
 )
 WGMMA_PROBES = Probes({name: make_probe(case) for name, case in WGMMA.items()})

@@ -1,5 +1,7 @@
 """Probes of cp.async, ldmatrix, stmatrix and mma."""
 
+# ruff: noqa: E501 (lines of C keep their shape)
+
 from __future__ import annotations
 
 from tests.backends.emulation import Probe, Probes, needs_of
@@ -24,7 +26,9 @@ def _copy(dtype: str, bytes_: int, item: int) -> Probe:
   load_shared<{n}>(r, 0, S, (32 + t) * {n});
   store_global<{n}>(Y, (32 + t) * {n}, r, 0);
 """
-    return Probe(body, needs_of(body), {"X": f"const {dtype}", "Y": dtype}, shared_bytes=64 * bytes_)
+    return Probe(
+        body, needs_of(body), {"X": f"const {dtype}", "Y": dtype}, shared_bytes=64 * bytes_
+    )
 
 
 def _rows(name: str, x: int, dtype: str = "f16") -> Probe:
@@ -55,7 +59,13 @@ def _rows(name: str, x: int, dtype: str = "f16") -> Probe:
 {store}
 """
     arch = "sm_90a" if name == "ldmatrix" else "sm_80"
-    return Probe(body, needs_of(body), {"X": f"const {dtype}", "Y": dtype, "Z": dtype}, shared_bytes=8192, arch=arch)
+    return Probe(
+        body,
+        needs_of(body),
+        {"X": f"const {dtype}", "Y": dtype, "Z": dtype},
+        shared_bytes=8192,
+        arch=arch,
+    )
 
 
 def _multiply(m: int, n: int, k: int, d: str, a: str) -> Probe:
@@ -96,7 +106,10 @@ SHAPES = (
 )  # fmt: skip
 
 MULTIPLICATIONS = {f"mma_{m}_{n}_{k}_{d}_{a}": (m, n, k, d, a) for m, n, k, d, a in SHAPES}
-COPIES = {f"copy_{t}_{b}": (t, b, i) for t, b, i in (("f16", 4, 2), ("bf16", 8, 2), ("f32", 16, 4), ("i8", 16, 1))}
+COPIES = {
+    f"copy_{t}_{b}": (t, b, i)
+    for t, b, i in (("f16", 4, 2), ("bf16", 8, 2), ("f32", 16, 4), ("i8", 16, 1))
+}
 LOADS = {f"{name}_{x}": (name, x) for name in ("ldmatrix", "ldmatrix_trans") for x in (1, 2, 4)}
 
 MATRIX_PROBES = Probes(

@@ -1,10 +1,26 @@
 """Probes of scalars, conversions, shuffles and plain memory accesses."""
 
+# ruff: noqa: E501 (lines of C keep their shape)
+
 from __future__ import annotations
 
 from tests.backends.emulation import Probe, Probes, needs_of
 
-SCALARS = ("bool", "i8", "i16", "i32", "i64", "u8", "u16", "u32", "u64", "f16", "bf16", "f32", "f64")
+SCALARS = (
+    "bool",
+    "i8",
+    "i16",
+    "i32",
+    "i64",
+    "u8",
+    "u16",
+    "u32",
+    "u64",
+    "f16",
+    "bf16",
+    "f32",
+    "f64",
+)
 PAIRED = ("i8", "i32", "f16", "bf16", "f32", "e4m3", "e5m2")
 FUNCTIONS = (
     "exp2", "log2", "exp", "log", "sqrt", "rsqrt", "tanh", "sin", "cos", "erf", "floor", "ceil", "round", "trunc",
@@ -69,7 +85,8 @@ _FUNCTION_BODY = f"""
   Y[{32 * len(FUNCTIONS) + 32} + i] = fma(X[i], X[i], 0.25f);
 """
 
-_INTEGER_BODY = """
+_INTEGER_BODY =
+"""
   const i32 i = thread_id();
   Y[i] = floordiv(A[i], B[i]);
   Y[32 + i] = floormod(A[i], B[i]);
@@ -82,7 +99,8 @@ _INTEGER_BODY = """
   F[i] = reinterpret<f32>(U[i] ^ 0x80000000u);
 """
 
-_SHUFFLE_BODY = """
+_SHUFFLE_BODY =
+"""
   const i32 t = thread_id();
   const i32 lane = t % 32;
   Y[t] = shuffle(X[t], (lane + 5) % 32);
@@ -127,7 +145,16 @@ def _moves(dtype: str, width: int) -> Probe:
 
 MOVES = {
     f"move_{dtype}_{size // bytes}": _moves(dtype, size // bytes)
-    for dtype, bytes in (("i8", 1), ("u16", 2), ("f16", 2), ("bf16", 2), ("i32", 4), ("f32", 4), ("f64", 8), ("i64", 8))
+    for dtype, bytes in (
+        ("i8", 1),
+        ("u16", 2),
+        ("f16", 2),
+        ("bf16", 2),
+        ("i32", 4),
+        ("f32", 4),
+        ("f64", 8),
+        ("i64", 8),
+    )
     for size in (1, 2, 4, 8, 16)
     if size >= bytes
 }
@@ -136,7 +163,9 @@ SCALAR_PROBES = Probes(
     {
         **{f"convert_{s}": _conversion(s, SCALARS) for s in SCALARS},
         **{f"arithmetic_{d}": _arithmetic(d) for d in ("f16", "bf16", "f32")},
-        "functions": Probe(_FUNCTION_BODY, needs_of(_FUNCTION_BODY), {"X": "const f32", "Y": "f32"}),
+        "functions": Probe(
+            _FUNCTION_BODY, needs_of(_FUNCTION_BODY), {"X": "const f32", "Y": "f32"}
+        ),
         "integers": Probe(
             _INTEGER_BODY,
             needs_of(_INTEGER_BODY),
@@ -153,7 +182,10 @@ SCALAR_PROBES = Probes(
 MOVE_PROBES = Probes(MOVES)
 EIGHT_BIT_PROBES = Probes(
     {
-        **{f"convert_{s}": _conversion(s, ("e4m3", "e5m2"), "sm_90a") for s in ("f16", "bf16", "f32", "i32")},
+        **{
+            f"convert_{s}": _conversion(s, ("e4m3", "e5m2"), "sm_90a")
+            for s in ("f16", "bf16", "f32", "i32")
+        },
         **{
             f"convert_{s}": _conversion(s, ("f16", "bf16", "f32", "f64", "i32"), "sm_90a")
             for s in ("e4m3", "e5m2")

@@ -1,4 +1,5 @@
-"""NVRTC takes every CUDA rendering, with all registers in registers: no stack, no spills, no warnings of ptxas."""
+"""NVRTC takes every CUDA rendering, with all registers in registers: no stack, no spills, no
+warnings of ptxas."""
 
 from __future__ import annotations
 
@@ -28,7 +29,9 @@ def compile_frames(frames: list[KernelFrame], arch: str) -> str:
     """ptxas's log, after checking that nothing lives in memory that should be a register."""
     binary = find_nvrtc().compile(render_source("cuda", frames), "probes.cu", arch)
     for line in re.findall(r".*bytes stack frame.*", binary.log):
-        assert re.search(r"\b0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads", line), line
+        assert re.search(
+            r"\b0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads", line
+        ), line
     assert binary.log.count("bytes stack frame") >= len(frames)
     assert not re.search(r"C7\d\d\d|warning", binary.log), binary.log
     return binary.log
@@ -37,8 +40,12 @@ def compile_frames(frames: list[KernelFrame], arch: str) -> str:
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("arch", ["sm_80", "sm_90a"])
 def test_probes_compile(family: str, arch: str) -> None:
-    frames = [p.frame(n) for n, p in FAMILIES[family].items() if arch >= p.arch and _in_registers(n)]
-    assert frames or (arch == "sm_80" and all(p.arch == "sm_90a" for p in FAMILIES[family].values()))
+    frames = [
+        p.frame(n) for n, p in FAMILIES[family].items() if arch >= p.arch and _in_registers(n)
+    ]
+    assert frames or (
+        arch == "sm_80" and all(p.arch == "sm_90a" for p in FAMILIES[family].values())
+    )
     if frames:
         compile_frames(frames, arch)
 

@@ -65,7 +65,9 @@ def test_tensor_map_limits() -> None:
     z = np.zeros((4, 8), np.float32)
     bad_stride = np.zeros((5, 13), np.float32)
     with pytest.raises(EmulatorError, match="tensor map of X: a stride that is no multiple of 16"):
-        HOPPER_PROBES.run("box_2", {"X": bad_stride, "Y": np.zeros((5, 12), np.float32), "Z": z, "c0": 0, "c1": 0})
+        HOPPER_PROBES.run(
+            "box_2", {"X": bad_stride, "Y": np.zeros((5, 12), np.float32), "Z": z, "c0": 0, "c1": 0}
+        )
     with pytest.raises(EmulatorError, match="rank 2 on an array of rank 1"):
         HOPPER_PROBES.run("box_2", {"X": np.zeros(8, np.float32), "Y": z, "Z": z, "c0": 0, "c1": 0})
 

@@ -16,7 +16,8 @@ pytestmark = pytest.mark.emulator
 
 DTYPES: dict[str, Any] = {
     "i8": np.int8, "u8": np.uint8, "i32": np.int32, "f16": np.float16, "bf16": ml_dtypes.bfloat16,
-    "f32": np.float32, "f64": np.float64, "e4m3": ml_dtypes.float8_e4m3fn, "e5m2": ml_dtypes.float8_e5m2,
+    "f32": np.float32, "f64": np.float64, "e4m3": ml_dtypes.float8_e4m3fn,
+    "e5m2": ml_dtypes.float8_e5m2,
 }  # fmt: skip
 RANDOM = np.random.default_rng(11)
 

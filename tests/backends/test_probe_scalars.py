@@ -26,16 +26,18 @@ from tilec.runtime.emulator import EmulatorError
 pytestmark = pytest.mark.emulator
 
 DTYPES: dict[str, Any] = {
-    "bool": np.bool_, "i8": np.int8, "i16": np.int16, "i32": np.int32, "i64": np.int64, "u8": np.uint8,
-    "u16": np.uint16, "u32": np.uint32, "u64": np.uint64, "f16": np.float16, "bf16": ml_dtypes.bfloat16,
-    "f32": np.float32, "f64": np.float64, "e4m3": ml_dtypes.float8_e4m3fn, "e5m2": ml_dtypes.float8_e5m2,
+    "bool": np.bool_, "i8": np.int8, "i16": np.int16, "i32": np.int32, "i64": np.int64,
+    "u8": np.uint8, "u16": np.uint16, "u32": np.uint32, "u64": np.uint64, "f16": np.float16,
+    "bf16": ml_dtypes.bfloat16, "f32": np.float32, "f64": np.float64,
+    "e4m3": ml_dtypes.float8_e4m3fn, "e5m2": ml_dtypes.float8_e5m2,
 }  # fmt: skip
 INTEGERS = tuple(s for s in SCALARS if s[0] in "iu")
 RANDOM = np.random.default_rng(5)
 
 
 def make_values(dtype: str) -> NDArray[Any]:
-    """Values that every type can hold once truncated, and for floats many with halfway roundings."""
+    """Values that every type can hold once truncated, and for floats many with halfway
+    roundings."""
     numpy = DTYPES[dtype]
     if dtype == "bool":
         return RANDOM.integers(0, 2, 67).astype(np.bool_)
@@ -45,7 +47,9 @@ def make_values(dtype: str) -> NDArray[Any]:
         wide = [(1 << b) + d for b in (9, 12, 25, 26, 33, 54, 62) for d in (-1, 0, 1, 3)]
         kept = [v for v in special + wide if info.min <= v <= info.max]
         return np.array(kept + list(RANDOM.integers(0, 100, 30)), numpy)
-    values = np.concatenate([RANDOM.uniform(0, 100, 60), RANDOM.uniform(0, 1e-4, 20), [0.0, 1.0, 2.5]])
+    values = np.concatenate(
+        [RANDOM.uniform(0, 100, 60), RANDOM.uniform(0, 1e-4, 20), [0.0, 1.0, 2.5]]
+    )
     halfway = 1 + RANDOM.integers(0, 256, 30) / 256 + 1 / 512
     tiny = [2.0**-24 * 1.5, 2.0**-25, 1 + 2.0**-9 + 2.0**-30, 1 + 2.0**-11 + 2.0**-40]
     with np.errstate(all="ignore"):
@@ -54,17 +58,27 @@ def make_values(dtype: str) -> NDArray[Any]:
 
 def make_outputs(count: int, targets: tuple[str, ...]) -> dict[str, NDArray[Any]]:
     """The arrays of a conversion probe: Y one at a time, Z through registers by twos."""
-    return {f"{v}_{t}": np.zeros(count, DTYPES[t]) for t in targets for v in ("YZ" if t in PAIRED else "Y")}
+    return {
+        f"{v}_{t}": np.zeros(count, DTYPES[t])
+        for t in targets
+        for v in ("YZ" if t in PAIRED else "Y")
+    }
 
 
-def expect_conversion(x: NDArray[Any], source: str, target: str) -> tuple[NDArray[Any], NDArray[Any]]:
+def expect_conversion(
+    x: NDArray[Any], source: str, target: str
+) -> tuple[NDArray[Any], NDArray[Any]]:
     """The exact conversion, and where it is defined (an integer target holds the value)."""
     numpy = DTYPES[target]
     everywhere = np.ones(x.shape, bool)
     if target in INTEGERS and source not in INTEGERS and source != "bool":
         info = np.iinfo(numpy)
         truncated = np.trunc(x.astype(np.float64))
-        defined = (truncated >= float(info.min)) & (truncated <= float(info.max)) & (np.abs(truncated) < 2.0**63)
+        defined = (
+            (truncated >= float(info.min))
+            & (truncated <= float(info.max))
+            & (np.abs(truncated) < 2.0**63)
+        )
         return np.where(defined, truncated, 0).astype(numpy), defined
     if target == "bf16" and source in INTEGERS:
         return np.array([round_to_bf16(int(v)) for v in x], numpy), everywhere
@@ -98,12 +112,16 @@ def test_conversions_round_once(source: str) -> None:
         expected, defined = expect_conversion(x, source, target)
         for v in "YZ" if target in PAIRED else "Y":
             got = outputs[f"{v}_{target}"]
-            np.testing.assert_array_equal(got[defined], expected[defined], err_msg=f"{source} to {target} ({v})")
+            np.testing.assert_array_equal(
+                got[defined], expected[defined], err_msg=f"{source} to {target} ({v})"
+            )
 
 
 @pytest.mark.parametrize("source", ["f16", "bf16", "f32", "i32"])
 def test_eight_bit_floats_saturate(source: str) -> None:
-    values = np.concatenate([RANDOM.uniform(-500, 500, 60), RANDOM.uniform(-0.02, 0.02, 60), [0, 448, 464, 1e6]])
+    values = np.concatenate(
+        [RANDOM.uniform(-500, 500, 60), RANDOM.uniform(-0.02, 0.02, 60), [0, 448, 464, 1e6]]
+    )
     with np.errstate(over="ignore"):
         x = values.astype(DTYPES[source])
     outputs = make_outputs(len(x), ("e4m3", "e5m2"))
@@ -135,7 +153,9 @@ def test_arithmetic_rounds_once(dtype: str) -> None:
         y, p = np.zeros(256, numpy), np.zeros(192, np.bool_)
         SCALAR_PROBES.run(f"arithmetic_{dtype}", {"A": a, "B": b, "Y": y, "P": p})
         with np.errstate(over="ignore"):
-            expected = np.concatenate([a + b, a - b, a * b, a / b, -a, np.minimum(a, b), np.maximum(a, b), np.abs(a)])
+            expected = np.concatenate(
+                [a + b, a - b, a * b, a / b, -a, np.minimum(a, b), np.maximum(a, b), np.abs(a)]
+            )
         assert y.tobytes() == expected.tobytes()
         assert p.tolist() == np.concatenate([a < b, a <= b, a > b, a >= b, a == b, a != b]).tolist()
 
@@ -145,10 +165,16 @@ def test_functions() -> None:
     y = np.zeros(32 * (len(FUNCTIONS) + 2), np.float32)
     SCALAR_PROBES.run("functions", {"X": x, "Y": y})
     wide = x.astype(np.float64)
-    special = {"rsqrt": 1 / np.sqrt(wide), "erf": np.array([erf(v) for v in wide]), "round": np.rint(wide)}
+    special = {
+        "rsqrt": 1 / np.sqrt(wide),
+        "erf": np.array([erf(v) for v in wide]),
+        "round": np.rint(wide),
+    }
     for i, name in enumerate(FUNCTIONS):
         expected = special[name] if name in special else getattr(np, name)(wide)
-        np.testing.assert_allclose(y[32 * i : 32 * i + 32], expected, rtol=1e-6, atol=1e-6, err_msg=name)
+        np.testing.assert_allclose(
+            y[32 * i : 32 * i + 32], expected, rtol=1e-6, atol=1e-6, err_msg=name
+        )
     rest = y[32 * len(FUNCTIONS) :]
     np.testing.assert_allclose(rest[:32], wide**1.5, rtol=1e-6)
     np.testing.assert_allclose(rest[32:], wide * wide + 0.25, rtol=1e-7)
@@ -161,7 +187,15 @@ def test_integers() -> None:
     f = RANDOM.standard_normal(32).astype(np.float32)
     before = f.copy()
     SCALAR_PROBES.run("integers", {"A": a, "B": b, "Y": y, "U": u, "F": f})
-    rows = [a // b, a % b, np.minimum(a, 3), np.maximum(a, b), abs(a), (a & 12) | (b << 2), np.maximum(a, 0)]
+    rows = [
+        a // b,
+        a % b,
+        np.minimum(a, 3),
+        np.maximum(a, b),
+        abs(a),
+        (a & 12) | (b << 2),
+        np.maximum(a, 0),
+    ]
     assert y.tolist() == np.concatenate(rows).tolist()
     assert u.tolist() == before.view(np.uint32).tolist()
     assert f.tolist() == (-before).tolist()
@@ -169,27 +203,46 @@ def test_integers() -> None:
 
 def test_division_by_zero_is_found() -> None:
     a = np.ones(32, np.int32)
-    arguments = {"A": a, "B": a * 0, "Y": np.zeros(224, np.int32), "U": a.view(np.uint32), "F": a.view(np.float32)}
+    arguments = {
+        "A": a,
+        "B": a * 0,
+        "Y": np.zeros(224, np.int32),
+        "U": a.view(np.uint32),
+        "F": a.view(np.float32),
+    }
     with pytest.raises(EmulatorError, match="divides by zero"):
         SCALAR_PROBES.run("integers", arguments)
 
 
 def test_shuffles_and_ids() -> None:
-    x, g = RANDOM.standard_normal(64).astype(np.float32), RANDOM.standard_normal(64).astype(np.float16)
+    x, g = (
+        RANDOM.standard_normal(64).astype(np.float32),
+        RANDOM.standard_normal(64).astype(np.float16),
+    )
     lane = np.arange(64) % 32
     warp = np.arange(64) // 32 * 32
     for mode, order in every_schedule():
         y, h, i = np.zeros(128, np.float32), np.zeros(128, np.float16), np.zeros(128, np.int32)
         SCALAR_PROBES.run("shuffles", {"X": x, "Y": y, "G": g, "H": h, "I": i}, mode, order)
-        assert y.tolist() == np.concatenate([x[warp + (lane + 5) % 32], x[warp + (lane ^ 3)]]).tolist()
-        assert h.tolist() == np.concatenate([g[warp + lane // 4 * 4], g[warp + (lane ^ 16)]]).tolist()
+        assert (
+            y.tolist() == np.concatenate([x[warp + (lane + 5) % 32], x[warp + (lane ^ 3)]]).tolist()
+        )
+        assert (
+            h.tolist() == np.concatenate([g[warp + lane // 4 * 4], g[warp + (lane ^ 16)]]).tolist()
+        )
         assert i.tolist() == [*(warp // 32 * 100 + 3), *(warp + 1)]
 
 
 def test_blocks_of_a_grid() -> None:
     x, g = np.zeros(64, np.float32), np.zeros(64, np.float16)
     i = np.zeros(128, np.int32)
-    arguments = {"X": x, "Y": np.zeros(128, np.float32), "G": g, "H": np.zeros(128, np.float16), "I": i}
+    arguments = {
+        "X": x,
+        "Y": np.zeros(128, np.float32),
+        "G": g,
+        "H": np.zeros(128, np.float16),
+        "I": i,
+    }
     SCALAR_PROBES.run("shuffles", arguments, "late", "forward", (2, 3, 4))
     assert i[0] == 10 + 2 + 2 + 3 + 3 + 4
     SCALAR_PROBES.run("shuffles", arguments, "late", "reverse", (2, 3, 4))
@@ -220,7 +273,9 @@ def test_a_misaligned_pointer_is_found() -> None:
 
 def test_a_short_array_is_found() -> None:
     with pytest.raises(EmulatorError, match=r"reads X\[248 .. 256\), which has 255 elements"):
-        MOVE_PROBES.run("move_f16_8", {"X": np.zeros(255, np.float16), "Y": np.zeros(256, np.float16)})
+        MOVE_PROBES.run(
+            "move_f16_8", {"X": np.zeros(255, np.float16), "Y": np.zeros(256, np.float16)}
+        )
 
 
 def test_a_read_only_array_is_found() -> None:

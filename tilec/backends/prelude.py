@@ -1,9 +1,9 @@
 """Renders preludes and whole kernels: the text around a body (docs/prelude.md).
 
-A body names what it uses as `Need`s; `render_prelude` prints the definitions of exactly these and of what they
-require, in the order of the dialect's table, so the text is the same on every build. `render_kernel` puts the
-prelude, the signature and the body together. Which instruction, layout and schedule a kernel uses is decided
-long before: nothing here chooses.
+A body names what it uses as `Need`s; `render_prelude` prints the definitions of exactly these and
+of what they require, in the order of the dialect's table, so the text is the same on every build.
+`render_kernel` puts the prelude, the signature and the body together. Which instruction, layout and
+schedule a kernel uses is decided long before: nothing here chooses.
 """
 
 from __future__ import annotations
@@ -28,8 +28,9 @@ DIALECTS = ("cuda", "hip", "cpu")
 class Need:
     """A prelude name that a body uses, with the arguments that pick one member of a family.
 
-    E.g. Need("mma", (16, 8, 16, "f32", "f16")), Need("load_global", (8,)), Need("wgmma_ss", (256, "f16", False,
-    False)), Need("f16"). An argument that is itself a prelude name (a type) is needed too.
+    E.g. Need("mma", (16, 8, 16, "f32", "f16")), Need("load_global", (8,)), Need("wgmma_ss", (256,
+    "f16", False, False)), Need("f16"). An argument that is itself a prelude name (a type) is needed
+    too.
     """
 
     name: str
@@ -38,9 +39,9 @@ class Need:
 
 @dataclass(frozen=True)
 class FrameParameter:
-    """One parameter of a kernel. `dtype` is that of the elements (pointer) or the value (symbol, scalar; i32
-    for a symbol without one); `const`: nothing in this launch writes through the pointer, or through any
-    other to the same memory."""
+    """One parameter of a kernel. `dtype` is that of the elements (pointer) or the value (symbol,
+    scalar; i32 for a symbol without one); `const`: nothing in this launch writes through the
+    pointer, or through any other to the same memory."""
 
     kind: Literal["pointer", "symbol", "scalar", "tensor_map"]
     name: str
@@ -50,8 +51,9 @@ class FrameParameter:
 
 @dataclass(frozen=True)
 class KernelFrame:
-    """A kernel but for its prelude: `threads` a block (one-dimensional), `shared_bytes` of dynamic shared
-    memory, `body` in the prelude's language, indented as it shall stand between the braces."""
+    """A kernel but for its prelude: `threads` a block (one-dimensional), `shared_bytes` of dynamic
+    shared memory, `body` in the prelude's language, indented as it shall stand between the
+    braces."""
 
     name: str
     parameters: tuple[FrameParameter, ...]
@@ -60,6 +62,7 @@ class KernelFrame:
     body: str
     needs: tuple[Need, ...]
     header_comment: str = ""
+    min_blocks: int = 0  # blocks that a multiprocessor shall hold at once; 0 says nothing
 
 
 def render_prelude(dialect_name: str, needs: Iterable[Need], **parameters: NeedArgument) -> str:
@@ -89,7 +92,9 @@ def render_kernel(dialect_name: str, frame: KernelFrame, **parameters: NeedArgum
     return render_source(dialect_name, (frame,), **parameters)
 
 
-def render_source(dialect_name: str, frames: Sequence[KernelFrame], **parameters: NeedArgument) -> str:
+def render_source(
+    dialect_name: str, frames: Sequence[KernelFrame], **parameters: NeedArgument
+) -> str:
     """A whole source file: one prelude for all `frames`, then each kernel under its own C name.
 
     The text depends on the arguments alone. KeyError as `render_prelude`.
@@ -137,7 +142,9 @@ def _resolve(
 
 
 def _sorted_instances(instances: set[tuple[NeedArgument, ...]]) -> list[tuple[NeedArgument, ...]]:
-    return sorted(instances, key=lambda arguments: [(type(a).__name__, str(a).rjust(8)) for a in arguments])
+    return sorted(
+        instances, key=lambda arguments: [(type(a).__name__, str(a).rjust(8)) for a in arguments]
+    )
 
 
 @cache

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 class PreludeEntry:
     """One name of the prelude (docs/prelude.md) as a dialect renders it.
 
-    `template` is a file of the dialect's `templates` folder, `macro` the Jinja macro in it that prints the
-    definition (the name itself where left out). The macro gets `instances`: the sorted argument tuples of
-    every Need of this name; a macro of an ordinary C++ template ignores them. `requires` lists names that the
-    text uses; they must stand earlier in the table, whose order is the order of the text.
+    `template` is a file of the dialect's `templates` folder, `macro` the Jinja macro in it that
+    prints the definition (the name itself where left out). The macro gets `instances`: the sorted
+    argument tuples of every Need of this name; a macro of an ordinary C++ template ignores them.
+    `requires` lists names that the text uses; they must stand earlier in the table, whose order is
+    the order of the text.
     """
 
     name: str
@@ -37,6 +38,8 @@ def make_table(*entries: PreludeEntry) -> dict[str, PreludeEntry]:
             raise ValueError(f"prelude name {entry.name!r} stands twice in the table")
         missing = [name for name in entry.requires if name not in table]
         if missing:
-            raise ValueError(f"prelude name {entry.name!r} requires {missing}, which stand later or nowhere")
+            raise ValueError(
+                f"prelude name {entry.name!r} requires {missing}, which stand later or nowhere"
+            )
         table[entry.name] = entry
     return table

@@ -33,21 +33,31 @@ def fault(expected: str, *texts: str) -> Fault:
 
 
 SM80_FAULTS = {
-    "wait missing": fault("asynchronous copy to them is under way", "    cp_async_wait<1>();\n", ""),
+    "wait missing": fault(
+        "asynchronous copy to them is under way", "    cp_async_wait<1>();\n", ""
+    ),
     "wait one too lax": fault("uninitialised value to C", "cp_async_wait<1>", "cp_async_wait<2>"),
     "barrier missing": fault("uninitialised value to C", "    barrier();\n", ""),
     "store out of bounds": fault(r"writes C\[.*7200 elements", "r < M && c < N", "c < N"),
     "load out of bounds": fault(r"copies A\[16800 .. 16808\)", "m0 + r < M && k_in", "k_in"),
     "divergent mma": fault("divergent collective.*mma", "mma<16, 8", "if (lane < 16) mma<16, 8"),
     "misaligned copy": fault("no multiple", "chunk = (t % 4", "chunk = 4 + (t % 4"),
-    "accumulator undefined": fault("uninitialised value", "  fill_registers<32>(acc, 0, 0.0f);\n", ""),
+    "accumulator undefined": fault(
+        "uninitialised value", "  fill_registers<32>(acc, 0, 0.0f);\n", ""
+    ),
     "a stage too few": fault("uninitialised value|disagree", "next % 3", "next % 2"),
-    "register out of bounds": fault("register index 2", "(out, 0, acc, i / 2", "(out, 1, acc, i / 2"),
+    "register out of bounds": fault(
+        "register index 2", "(out, 0, acc, i / 2", "(out, 1, acc, i / 2"
+    ),
     "wrong swizzle": fault("wrong result", "ra / 2 % 4", "ra % 4"),
-    "shared out of bounds": fault("of a buffer of 6144", "i * 16 + lane % 16", "i * 16 + lane % 16 + 256"),
+    "shared out of bounds": fault(
+        "of a buffer of 6144", "i * 16 + lane % 16", "i * 16 + lane % 16 + 256"
+    ),
 }
 
-_ADVANCE = "        slot = slot + 1; if (slot == 4) { slot = 0; phase = phase ^ 1; }\n      }\n      wgmma"
+_ADVANCE = (
+    "        slot = slot + 1; if (slot == 4) { slot = 0; phase = phase ^ 1; }\n      }\n      wgmma"
+)
 _SECOND = "if (warpgroup == 0) named_barrier<1, 128>(); else named_barrier<2, 128>();\n        if ("
 _LAST = "      if (thread_id() % 128 == 0) mbarrier_arrive(empty, previous);\n      const"
 
@@ -55,7 +65,9 @@ SM90_FAULTS = {
     "fewer bytes expected": fault("16 bytes more than expected in phase 0", "49152", "49136"),
     "more bytes expected": fault(r"deadlock.*0 of 1 arrivals, 16 bytes\)", "49152", "49168"),
     "producer waits for the wrong phase": fault(
-        "deadlock.*thread 256: waits for parity 0", "(empty, slot, phase ^ 1)", "(empty, slot, phase)"
+        "deadlock.*thread 256: waits for parity 0",
+        "(empty, slot, phase ^ 1)",
+        "(empty, slot, phase)",
     ),
     "consumer waits for the wrong phase": fault(
         "once too often", "(full, slot, phase)", "(full, slot, phase ^ 1)"
@@ -64,10 +76,14 @@ SM90_FAULTS = {
         "once too often|deadlock", _ADVANCE, _ADVANCE.replace("phase = phase ^ 1; ", "")
     ),
     "proxy fence missing": fault("without fence_proxy_async", "        fence_proxy_async();\n", ""),
-    "wrong stride in a descriptor": fault("wrong result", "(B_s, 0, 16, 1024)", "(B_s, 0, 16, 512)"),
+    "wrong stride in a descriptor": fault(
+        "wrong result", "(B_s, 0, 16, 1024)", "(B_s, 0, 16, 512)"
+    ),
     "wrong k step in a descriptor": fault("uninit|wrong", "kk * 2), desc_b", "kk * 4), desc_b"),
     "last wgmma_wait missing": fault("stores uninitialised", "      wgmma_wait<0>(acc);\n", ""),
-    "wgmma_wait without the accumulator": fault("stores uninit", "wgmma_wait<0>(acc)", "wgmma_wait<0>()"),
+    "wgmma_wait without the accumulator": fault(
+        "stores uninit", "wgmma_wait<0>(acc)", "wgmma_wait<0>()"
+    ),
     "wgmma_fence missing": fault("without wgmma_fence", "        wgmma_fence();\n", ""),
     "wgmma_commit missing": fault("uninitialised|under way", "        wgmma_commit();\n", ""),
     "accumulator written in flight": fault(
@@ -82,7 +98,9 @@ SM90_FAULTS = {
     ),
     "one named barrier for two roles": fault("barrier 1", "named_barrier<2", "named_barrier<1"),
     "an arrival too few": fault("deadlock", _LAST, "      const"),
-    "an arrival too many expected": fault("2 of 3|1 of 3", "init(empty, s, 2)", "init(empty, s, 3)"),
+    "an arrival too many expected": fault(
+        "2 of 3|1 of 3", "init(empty, s, 2)", "init(empty, s, 3)"
+    ),
     "freed one step early": fault(
         "stores uninitialised|disagree|once too often",
         "if (k > 0 && thread_id() % 128 == 0) mbarrier_arrive(empty, previous);",
@@ -90,16 +108,24 @@ SM90_FAULTS = {
         _LAST,
         "      const",
     ),
-    "staging reused too early": fault("disagree|under way", "bulk_wait_read<1>", "bulk_wait_read<2>"),
+    "staging reused too early": fault(
+        "disagree|under way", "bulk_wait_read<1>", "bulk_wait_read<2>"
+    ),
     "barrier before the store missing": fault("without fence_proxy_async", _SECOND, "if ("),
     "block barrier missing": fault("never initialised", "  barrier();\n", ""),
-    "initialisation not fenced": fault("without mbarrier_init_fence", "    mbarrier_init_fence();\n", ""),
+    "initialisation not fenced": fault(
+        "without mbarrier_init_fence", "    mbarrier_init_fence();\n", ""
+    ),
     "store never committed": fault("no bulk_commit", "          bulk_commit();\n", ""),
     "exit before stores have read": fault(
         r"bulk_wait_read<0>\(\) is missing", "    if (thread_id() % 128 == 0) bulk_wait<0>();\n", ""
     ),
-    "full never waited for": fault("once too often", "        mbarrier_wait(full, slot, phase);\n", ""),
-    "box out of bounds": fault("of a buffer of 65536", "slot * 16384, B", "slot * 16384 + 16384, B"),
+    "full never waited for": fault(
+        "once too often", "        mbarrier_wait(full, slot, phase);\n", ""
+    ),
+    "box out of bounds": fault(
+        "of a buffer of 65536", "slot * 16384, B", "slot * 16384 + 16384, B"
+    ),
 }
 
 
@@ -114,7 +140,9 @@ def libraries(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
         }
 
 
-def check(gemm: Gemm, library: Path, index: int, shape: tuple[int, int, int], expected: str) -> None:
+def check(
+    gemm: Gemm, library: Path, index: int, shape: tuple[int, int, int], expected: str
+) -> None:
     assert re.search(expected, find_fault(gemm, library, f"gemm_{index}", shape), re.DOTALL)
 
 
@@ -134,7 +162,11 @@ def test_sm90_fault_is_found(libraries: Mapping[str, Path], name: str) -> None:
     ("gemm", "target", "shapes"),
     [
         (SM80, "sm_80", [(64, 64, 32), (100, 72, 168), (1, 2, 8), (130, 66, 40), (64, 128, 256)]),
-        (SM90, "sm_90a", [(128, 256, 64), (256, 264, 328), (1, 8, 8), (200, 520, 136), (384, 256, 64)]),
+        (
+            SM90,
+            "sm_90a",
+            [(128, 256, 64), (256, 264, 328), (1, 8, 8), (200, 520, 136), (384, 256, 64)],
+        ),
     ],
     ids=["sm_80", "sm_90a"],
 )

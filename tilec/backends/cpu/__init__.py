@@ -1,1 +1,2 @@
-"""The CPU dialect: the same bodies against checked classes, for the emulator (C++17, g++ or clang++)."""
+"""The CPU dialect: the same bodies against checked classes, for the emulator (C++17, g++ or
+clang++)."""

@@ -26,8 +26,20 @@ TABLE = make_table(
     *(
         Entry(name, "scalars.j2", ("base",))
         for name in (
-            "exp2", "log2", "exp", "log", "sqrt", "rsqrt", "tanh", "sin", "cos", "erf", "floor", "ceil",
-            "round", "trunc",
+            "exp2",
+            "log2",
+            "exp",
+            "log",
+            "sqrt",
+            "rsqrt",
+            "tanh",
+            "sin",
+            "cos",
+            "erf",
+            "floor",
+            "ceil",
+            "round",
+            "trunc",
         )
     ),
     Entry("pow", "scalars.j2", ("base",)),

@@ -1,9 +1,10 @@
-"""The emulator: a kernel's own text, compiled for the CPU, run thread by thread with every access checked.
+"""The emulator: a kernel's own text, compiled for the CPU, run thread by thread with every access
+checked.
 
-`build` compiles the "cpu" rendering of a kernel; `run` executes a launch on NumPy arrays. Threads are fibers that
-yield where a GPU's threads wait; uninitialised values, accesses out of bounds or not aligned, missing waits and
-fences, divergent collectives and deadlocks end the launch with an EmulatorError that says where.
-"""
+`build` compiles the "cpu" rendering of a kernel; `run` executes a launch on NumPy arrays. Threads
+are fibers that yield where a GPU's threads wait; uninitialised values, accesses out of bounds or
+not aligned, missing waits and fences, divergent collectives and deadlocks end the launch with an
+EmulatorError that says where."""
 
 from __future__ import annotations
 

@@ -17,10 +17,11 @@ from ... import config
 from ...errors import CompilerFailed, MissingTool
 
 OPTIONS = (
-    "-std=c++17", "-O2", "-fPIC", "-shared", "-fvisibility=hidden", "-ffp-contract=off", "-fno-strict-aliasing",
-    "-fno-exceptions", "-fno-rtti", "-Wno-unknown-pragmas", "-Wno-psabi",
+    "-std=c++17", "-O2", "-fPIC", "-shared", "-fvisibility=hidden", "-ffp-contract=off",
+    "-fno-strict-aliasing", "-fno-exceptions", "-fno-rtti", "-Wno-unknown-pragmas", "-Wno-psabi",
 )  # fmt: skip
-"""No contraction: results must not depend on the machine. No aliasing rules: memory is bytes here."""
+"""No contraction: results must not depend on the machine. No aliasing rules: memory is bytes
+here."""
 
 TIMEOUT_SECONDS = 300.0
 
@@ -56,7 +57,9 @@ def _probe(command: str) -> HostCompiler | None:
     if not words or shutil.which(words[0]) is None:
         return None
     try:
-        done = subprocess.run((*words, "--version"), capture_output=True, text=True, timeout=30, check=False)
+        done = subprocess.run(
+            (*words, "--version"), capture_output=True, text=True, timeout=30, check=False
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
     if done.returncode:
@@ -65,10 +68,11 @@ def _probe(command: str) -> HostCompiler | None:
 
 
 def build(source_text: str, compiler: str | None = None) -> Path:
-    """The shared library of `source_text` (a "cpu" rendering), built at most once a text and compiler.
+    """The shared library of `source_text` (a "cpu" rendering), built at most once a text and
+    compiler.
 
-    Raises MissingTool without a compiler, CompilerFailed with its messages where it refuses the text.
-    """
+    Raises MissingTool without a compiler, CompilerFailed with its messages where it refuses the
+    text."""
     host = find_host_compiler(compiler or "")
     parts = (source_text, *host.command, host.version, *OPTIONS)
     key = hashlib.sha256("\0".join(parts).encode()).hexdigest()
@@ -85,7 +89,12 @@ def _compile(host: HostCompiler, source_text: str, library: Path) -> None:
         command = (*host.command, *OPTIONS, "-o", str(result), str(source))
         try:
             done = subprocess.run(
-                command, cwd=work, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False
+                command,
+                cwd=work,
+                capture_output=True,
+                text=True,
+                timeout=TIMEOUT_SECONDS,
+                check=False,
             )
         except subprocess.TimeoutExpired as late:
             raise CompilerFailed(
@@ -93,7 +102,9 @@ def _compile(host: HostCompiler, source_text: str, library: Path) -> None:
             ) from late
         if done.returncode or not result.exists():
             log = done.stderr.replace(str(source), "kernel.cpp")
-            raise CompilerFailed("TLC0622", f"{host.version} refuses the emulated text:\n{log[:4000]}")
+            raise CompilerFailed(
+                "TLC0622", f"{host.version} refuses the emulated text:\n{log[:4000]}"
+            )
         os.replace(result, library)
 
 

@@ -1,8 +1,8 @@
 """The emulator's process: reads requests, one JSON object a line, loads libraries and runs kernels.
 
-Run as a script with the file number of the shared memory. It uses the standard library alone and imports nothing
-of tilec, so that it starts quickly; nothing that happens in a kernel can reach the caller's process.
-"""
+Run as a script with the file number of the shared memory. It uses the standard library alone and
+imports nothing of tilec, so that it starts quickly; nothing that happens in a kernel can reach the
+caller's process."""
 
 from __future__ import annotations
 
@@ -114,7 +114,13 @@ def _pack_tensor_map(a: dict[str, object], base: int) -> bytes:
         return [*values, *([1] * (MAX_RANK - len(values)))]
 
     rank = len(a["box"]) if isinstance(a["box"], list) else 0
-    head = (base + int(str(a["offset"])), int(str(a["element"])), rank, int(str(a["swizzle"])), int(bool(a["writable"])))
+    head = (
+        base + int(str(a["offset"])),
+        int(str(a["element"])),
+        rank,
+        int(str(a["swizzle"])),
+        int(bool(a["writable"])),
+    )
     return struct.pack("=20q", *head, *padded("extents"), *padded("strides"), *padded("box"))
 
 

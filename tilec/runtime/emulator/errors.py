@@ -6,4 +6,5 @@ from ...errors import ExecutionError
 
 
 class EmulatorError(ExecutionError):
-    """The emulator found the kernel at fault: a finding, a deadlock, a crash, no end in the time given."""
+    """The emulator found the kernel at fault: a finding, a deadlock, a crash, no end in the time
+    given."""

@@ -23,10 +23,10 @@ Value: TypeAlias = "NDArray[Any] | int | float"
 ORDERS: tuple[Order, ...] = ("forward", "reverse", "random")
 
 _DTYPES: Mapping[str, Any] = {
-    "bool": np.bool_, "i8": np.int8, "i16": np.int16, "i32": np.int32, "i64": np.int64, "u8": np.uint8,
-    "u16": np.uint16, "u32": np.uint32, "u64": np.uint64, "f16": np.float16, "f32": np.float32,
-    "f64": np.float64, "bf16": ml_dtypes.bfloat16, "e4m3": ml_dtypes.float8_e4m3fn,
-    "e5m2": ml_dtypes.float8_e5m2,
+    "bool": np.bool_, "i8": np.int8, "i16": np.int16, "i32": np.int32, "i64": np.int64,
+    "u8": np.uint8, "u16": np.uint16, "u32": np.uint32, "u64": np.uint64, "f16": np.float16,
+    "f32": np.float32, "f64": np.float64, "bf16": ml_dtypes.bfloat16,
+    "e4m3": ml_dtypes.float8_e4m3fn, "e5m2": ml_dtypes.float8_e5m2,
 }  # fmt: skip
 
 
@@ -43,13 +43,14 @@ def run(
 ) -> None:
     """Runs `launch` of a library that `build` made; arrays change in place.
 
-    `arguments` holds an array for each pointer and tensor map, a number for each scalar and symbol (those of the
-    grid included). `mode` late: asynchronous work lands when a wait demands it; early: at once. `order`: in which
-    threads and blocks take turns; `seed` draws the random one. EmulatorError for findings, deadlocks and crashes;
-    the arrays are then as they were.
-    """
+    `arguments` holds an array for each pointer and tensor map, a number for each scalar and symbol
+    (those of the grid included). `mode` late: asynchronous work lands when a wait demands it;
+    early: at once. `order`: in which threads and blocks take turns; `seed` draws the random one.
+    EmulatorError for findings, deadlocks and crashes; the arrays are then as they were."""
     numbers = {name: int(v) for name, v in arguments.items() if isinstance(v, (int, np.integer))}
-    grid = [evaluate(extent, {MULTIPROCESSORS: multiprocessors, **numbers}) for extent in launch.grid]
+    grid = [
+        evaluate(extent, {MULTIPROCESSORS: multiprocessors, **numbers}) for extent in launch.grid
+    ]
     if min(grid) <= 0:
         return
     arrays = {name: v for name, v in arguments.items() if isinstance(v, np.ndarray)}
@@ -58,7 +59,9 @@ def run(
         worker = current_worker()
         memory = worker.memory.reserve(size)
         for extent in extents.values():
-            memory[extent.offset : extent.offset + extent.bytes] = ctypes.string_at(extent.address, extent.bytes)
+            memory[extent.offset : extent.offset + extent.bytes] = ctypes.string_at(
+                extent.address, extent.bytes
+            )
         request = {
             "library": str(library),
             "symbol": launch.symbol,
@@ -83,7 +86,9 @@ def _describe(
 ) -> dict[str, object]:
     """One parameter as the child expects it."""
     if argument.tensor_map is not None:
-        return _describe_tensor_map(argument.tensor_map, _array(argument.tensor_map.tensor, arguments), extents)
+        return _describe_tensor_map(
+            argument.tensor_map, _array(argument.tensor_map.tensor, arguments), extents
+        )
     if argument.kind == "pointer":
         array, extent = _array(argument.name, arguments), extents[argument.name]
         return {"offset": extent.offset, "bytes": extent.bytes, "writable": array.flags.writeable}
@@ -111,7 +116,10 @@ def _describe_tensor_map(
         (array.size > 0, "an empty array"),
         (extents[spec.tensor].address % 16 == 0, "an address that is no multiple of 16 bytes"),
         (strides[0] == item, "elements of the last dimension that are not adjacent"),
-        (all(s % 16 == 0 and 0 <= s < 1 << 40 for s in strides[1:]), "a stride that is no multiple of 16 bytes"),
+        (
+            all(s % 16 == 0 and 0 <= s < 1 << 40 for s in strides[1:]),
+            "a stride that is no multiple of 16 bytes",
+        ),
         (box[0] * item % 16 == 0, f"box rows of {box[0] * item} bytes, no multiple of 16"),
         (
             spec.swizzle == 0 or box[0] * item <= spec.swizzle,

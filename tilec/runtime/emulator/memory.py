@@ -81,7 +81,11 @@ def _span(name: str, array: NDArray[np.generic]) -> tuple[int, int]:
     start = int(array.__array_interface__["data"][0])
     if array.size == 0:
         return start, start
-    if any(stride < 0 and extent > 1 for stride, extent in zip(array.strides, array.shape, strict=True)):
+    if any(
+        stride < 0 and extent > 1 for stride, extent in zip(array.strides, array.shape, strict=True)
+    ):
         raise EmulatorError("TLC0751", f"{name}: an array with negative strides")
-    last = sum(stride * (extent - 1) for stride, extent in zip(array.strides, array.shape, strict=True))
+    last = sum(
+        stride * (extent - 1) for stride, extent in zip(array.strides, array.shape, strict=True)
+    )
     return start, start + last + array.itemsize

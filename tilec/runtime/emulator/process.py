@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
-from typing import cast
 
 from .errors import EmulatorError
 from .memory import SharedMemory
@@ -29,7 +28,8 @@ class Worker:
         self._owner = os.getpid()
 
     def request(self, request: Mapping[str, object], timeout: float) -> None:
-        """Runs one launch. EmulatorError for a finding, a deadlock, a crash, or no answer in `timeout` s."""
+        """Runs one launch. EmulatorError for a finding, a deadlock, a crash, or no answer in
+        `timeout` s."""
         child = self._start()
         assert child.stdin is not None
         try:
@@ -40,12 +40,18 @@ class Worker:
             line = b""
         if line is None:
             self.stop()
-            raise EmulatorError("TLC0753", f"kernel {request['symbol']}: no end after {timeout:g} s")
+            raise EmulatorError(
+                "TLC0753", f"kernel {request['symbol']}: no end after {timeout:g} s"
+            )
         if not line:
             status = child.wait()
             self.stop()
-            how = f"signal {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
-            raise EmulatorError("TLC0752", f"kernel {request['symbol']}: the emulator's process died by {how}")
+            how = (
+                f"signal {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
+            )
+            raise EmulatorError(
+                "TLC0752", f"kernel {request['symbol']}: the emulator's process died by {how}"
+            )
         answer = json.loads(line)
         if answer["status"]:
             raise EmulatorError("TLC0750", str(answer["message"]))

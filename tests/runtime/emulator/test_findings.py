@@ -1,0 +1,172 @@
+"""What the emulator reports: each kind of finding, and the things that must not be one."""
+
+# ruff: noqa: E501 (a line a case)
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.backends.emulation import Probe, Probes, every_schedule, needs_of
+from tilec.backends.manifest import Argument, LaunchSpec
+from tilec.backends.prelude import Need, render_source
+from tilec.runtime.emulator import EmulatorError, build, run
+
+pytestmark = pytest.mark.emulator
+
+_SHARED = "shared<{t}> S = shared_buffer<{t}>(0, 32); regs<{t}, 4> r; const i32 t = thread_id();"
+
+
+def body_of(text: str, dtype: str = "f32") -> str:
+    return "  " + _SHARED.replace("{t}", dtype) + "\n  " + text + "\n"
+
+
+FINDINGS = {
+    "float_register": ("f32", "Y[t] = r[1];", r"uninitialised value to Y\[0\]"),
+    "float_through_arithmetic": ("f32", "Y[t] = r[1] * 0.0f + X[t];", "uninitialised value to Y"),
+    "half_through_conversion": ("f16", "Y[t] = convert<f16>(convert<f32>(r[1]) + 1.0f);", "uninit"),
+    "half_arithmetic": ("f16", "Y[t] = max(r[1], X[t]) - X[t];", "uninitialised value to Y"),
+    "maximum": ("f32", "Y[t] = max(X[t], r[0]);", "uninitialised value to Y"),
+    "function": ("f32", "Y[t] = exp2(r[0]);", "uninitialised value to Y"),
+    "comparison": ("f32", "Y[t] = r[0] > 0.0f ? 1.0f : 0.0f;", "compares an uninitialised f32"),
+    "to_integer": ("f32", "Y[t] = X[convert<i32>(r[0])];", "converts an uninitialised float"),
+    "integer_register": ("i32", "Y[t] = r[2] + 1;", "uses an uninitialised value of a register"),
+    "integer_index": ("i32", "Y[r[0]] = 1;", "uses an uninitialised value of a register"),
+    "integer_moved": ("i32", "copy_registers<2>(r, 0, r, 2); store_global<2>(Y, 2 * t, r, 0, t < 16);", "uninit.*Y"),
+    "shared_never_written": ("i32", "Y[t] = S[t];", "uninitialised value of shared memory"),
+    "shared_float": ("f32", "load_shared<4>(r, 0, S, t % 8 * 4); Y[t] = r[t % 4];", "uninit.*Y"),
+    "shared_poisoned": ("i32", "store_shared<4>(S, 0, r, 0); load_shared<4>(r, 0, S, 0); Y[t] = r[0];", "uses an"),
+    "conversion_of_registers": ("i8", "regs<f32, 4> f; convert_registers<4>(r, 0, f, 0); Y[t] = r[0];", "uses an"),
+    "shared_index": ("f32", "S[t + 1] = X[t];", r"shared elements \[32 .. 33\) of a buffer of 32"),
+    "global_index": ("f32", "Y[t - 1] = X[t];", r"writes Y\[-1 .. 0\), which has 32 elements"),
+    "register_index": ("f32", "r[t] = X[t];", "register index 4 outside 0 to 3"),
+    "store_to_const": ("f32", "Y[t] = X[t]; if (t == 31) { Z[0] = 1; }", "writes Z.* read-only"),
+    "shared_alignment": ("f32", "load_shared<4>(r, 0, S, 2);", "shared bytes from 8 in one access of 16"),
+    "not_uniform": ("f32", "Y[warp_uniform(t)] = X[t];", "warp_uniform of a value that differs"),
+    "shuffle_lane": ("f32", "Y[t] = shuffle(X[t], t + 1);", "shuffle asks lane 32 of 32"),
+    "divergent_shuffle": ("f32", "if (t < 9) { Y[t] = shuffle(X[t], 0); } else { warp_sync(); }", "divergent coll"),
+    "half_a_warp": ("f32", "if (t < 9) { Y[t] = shuffle(X[t], 0); }", "deadlock; threads 0 to 8: waits at shuffle, 9 of 32 lanes came; threads 9 to 31: finished"),
+    "barrier_not_reached": ("f32", "if (t > 0) { barrier(); }", "thread 0: finished; threads 1 to 31: waits at barrier"),
+    "named_barrier_of_few": ("f32", "named_barrier<1, 64>();", "in a block of 32 threads"),
+    "buffer_too_long": ("f32", "shared<f32> T = shared_buffer<f32>(64, 64);", r"bytes \[64, 320\); the launch has 256"),
+    "odd_buffer": ("f32", "shared<f32> T = shared_buffer<f32>(2, 4);", "4-byte elements at byte 2"),
+    "descriptor": ("f32", "make_descriptor<128>(S, 1, 16, 1024);", "a wgmma descriptor of address 4"),
+    "mbarrier_of_none": ("f32", "shared<mbarrier> b = shared_buffer<mbarrier>(128, 1); mbarrier_arrive(b, 0);", "never initialised"),
+    "mbarrier_overwritten": ("f32", "shared<mbarrier> b = shared_buffer<mbarrier>(0, 1); if (t == 0) { mbarrier_init(b, 0, 1); } warp_sync(); S[t] = X[t];", "which hold an mbarrier"),
+    "mbarrier_twice": ("f32", "shared<mbarrier> b = shared_buffer<mbarrier>(0, 1); mbarrier_init(b, 0, 1);", "again"),
+}  # fmt: skip
+
+CLEAN = {
+    "select": ("f32", "Y[t] = t < 99 ? X[t] : r[0];"),
+    "moves_only": ("i32", "copy_registers<2>(r, 0, r, 2); Y[t] = X[t];"),
+    "nan_is_a_value": ("f32", "Y[t] = log(-X[t] - 1.0f) * 0.0f;"),
+    "predicated": ("i32", "store_global<4>(Y, 4 * t, r, 0, t > 31); Y[t] = X[t];"),
+    "written_before": ("i32", "S[t] = X[t]; warp_sync(); Y[t] = S[31 - t];"),
+    "assignments": (
+        "i32",
+        "r[0] = X[t]; r[0] += 2; r[0] = r[0] * 3 - r[0]; Y[t] = r[0]; Y[t] -= 1;",
+    ),
+    "half_assignments": ("f16", "r[0] = X[t]; r[1] = r[0]; r[1] += r[0]; Y[t] = r[1];"),
+}
+
+
+def _probe(dtype: str, text: str) -> Probe:
+    body = body_of(text, dtype)
+    pointers = {"X": f"const {dtype}", "Y": dtype} | (
+        {"Z": f"const {dtype}"} if "Z[" in text else {}
+    )
+    return Probe(body, needs_of(body), pointers, shared_bytes=256)
+
+
+# A name that must not compile on a GPU (a store to const) stands here beside the others: on the
+# CPU the class of the pointer refuses it when it runs.
+PROBES = Probes(
+    {name: _probe(dtype, text) for name, (dtype, text, _) in FINDINGS.items()}
+    | {name: _probe(dtype, text) for name, (dtype, text) in CLEAN.items()}
+)
+NUMPY: dict[str, Any] = {"f32": np.float32, "f16": np.float16, "i32": np.int32, "i8": np.int8}
+
+
+def make_arguments(dtype: str) -> dict[str, Any]:
+    names = ("X", "Y", "Z")
+    return {name: np.arange(32).astype(NUMPY[dtype]) for name in names}
+
+
+@pytest.mark.parametrize("name", FINDINGS)
+def test_finding(name: str) -> None:
+    dtype, _, expected = FINDINGS[name]
+    arguments = make_arguments(dtype)
+    with pytest.raises(EmulatorError) as raised:
+        PROBES.run(name, arguments)
+    assert re.search(expected, raised.value.message), raised.value.message
+    assert raised.value.message.startswith(f"kernel {name}, block (0, 0, 0)")
+    assert arguments["Y"].tolist() == list(range(32)), "a failed launch leaves the arrays alone"
+
+
+@pytest.mark.parametrize("name", CLEAN)
+def test_clean(name: str) -> None:
+    dtype, _ = CLEAN[name]
+    results = []
+    for mode, order in every_schedule():
+        arguments = make_arguments(dtype)
+        PROBES.run(name, arguments, mode, order)
+        results.append(arguments["Y"].tobytes())
+    assert len(set(results)) == 1
+
+
+def test_results_of_assignments() -> None:
+    arguments = make_arguments("i32")
+    PROBES.run("assignments", arguments)
+    assert arguments["Y"].tolist() == [(x + 2) * 2 - 1 for x in range(32)]
+
+
+def test_a_race_shows_as_disagreement() -> None:
+    """Two warps, no barrier: whether warp 1 sees what warp 0 wrote depends on the order."""
+    body =
+    """
+  shared<i32> S = shared_buffer<i32>(0, 64);
+  const i32 t = thread_id();
+  S[t] = 1;
+  warp_sync();
+  S[(t + 32) % 64] = 2;
+  Y[t] = S[t];
+"""
+    race = Probes({"race": Probe(body, needs_of(body), {"Y": "i32"}, threads=64, shared_bytes=256)})
+    results = set()
+    for mode, order in every_schedule():
+        y = np.zeros(64, np.int32)
+        race.run("race", {"Y": y}, mode, order)
+        results.add(y.tobytes())
+    assert len(results) > 1
+
+
+def test_waves_of_64_lanes() -> None:
+    body = "  Y[thread_id()] = shuffle(X[thread_id()], 63 - thread_id() % 64);\n  warp_sync();\n"
+    probe = Probe(body, needs_of(body), {"X": "const i32", "Y": "i32"}, threads=128)
+    library = build(render_source("cpu", [probe.frame("wave")], warp_size=64))
+    x, y = np.arange(128, dtype=np.int32), np.zeros(128, np.int32)
+    run(library, probe.launch("wave"), {"X": x, "Y": y})
+    assert y.tolist() == [*range(63, -1, -1), *range(127, 63, -1)]
+
+
+def test_a_launch_that_does_not_fit() -> None:
+    spec = LaunchSpec(
+        "assignments", (Argument("pointer", "X"), Argument("pointer", "Y")), (1, 1, 1), 64, 256
+    )
+    with pytest.raises(
+        EmulatorError, match=r"has 32 threads, 256 bytes .* the launch, 64, 256 and 2"
+    ):
+        run(PROBES.library, spec, make_arguments("i32"))
+
+
+def test_scalars_of_every_type() -> None:
+    body = "  Y[0] = a + convert<f64>(b) + convert<f64>(c) + convert<f64>(d) + (e ? 0.5 : 0.25);\n"
+    scalars = {"a": "f64", "b": "bf16", "c": "i64", "d": "u8", "e": "bool"}
+    probe = Probe(body, (*needs_of(body), Need("bf16")), {"Y": "f64"}, scalars)
+    y = np.zeros(1)
+    values = {"a": 0.125, "b": 2.0, "c": 1 << 40, "d": 200, "e": 1}
+    Probes({"scalars": probe}).run("scalars", {"Y": y, **values})
+    assert y[0] == 0.125 + 2 + (1 << 40) + 200 + 0.5

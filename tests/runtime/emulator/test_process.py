@@ -1,0 +1,157 @@
+"""Building, the child process, and how arrays reach it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.backends.emulation import Probe, Probes, needs_of
+from tilec import config
+from tilec.backends.manifest import Argument, LaunchSpec
+from tilec.errors import CompilerFailed, MissingTool
+from tilec.runtime.emulator import EmulatorError, build, find_host_compiler, run
+from tilec.runtime.emulator.memory import place_arrays
+from tilec.runtime.emulator.process import current_worker
+
+pytestmark = pytest.mark.emulator
+
+
+def probe(body: str, *names: str) -> Probe:
+    return Probe(body, needs_of(body), dict.fromkeys(names, "f32"), threads=1)
+
+
+PROBES = Probes(
+    {
+        "copy": probe("  for (i32 i = 0; i < 8; ++i) { Y[i] = X[i] + 1.0f; }\n", "X", "Y"),
+        "overflow": probe("  regs<f32, 200000> r; r[7] = 1.0f; Y[0] = r[7];\n", "Y"),
+        "endless": probe("  i32 i = 1; while (i != 0) { i = i | 1; Y[0] = Y[0]; }\n", "Y"),
+    }
+)
+
+
+def vector(*values: float) -> np.ndarray[Any, np.dtype[np.float32]]:
+    return np.array(values or range(8), np.float32)
+
+
+def test_a_crash_is_an_error_and_the_next_launch_runs() -> None:
+    with pytest.raises(EmulatorError, match=r"kernel overflow: .* died by signal SIGSEGV"):
+        PROBES.run("overflow", {"Y": vector()})
+    y = vector()
+    PROBES.run("copy", {"X": vector(), "Y": y})
+    assert y.tolist() == list(range(1, 9))
+
+
+def test_a_kernel_without_end_is_stopped() -> None:
+    with pytest.raises(EmulatorError, match=r"no end after 0.3 s"):
+        PROBES.run("endless", {"Y": vector()}, timeout=0.3)
+    y = vector()
+    PROBES.run("copy", {"X": vector(), "Y": y})
+    assert y[7] == 8
+
+
+def test_one_process_runs_many_launches() -> None:
+    children = set()
+    for _ in range(5):
+        PROBES.run("copy", {"X": vector(), "Y": vector()})
+        children.add(current_worker()._child.pid if current_worker()._child else None)
+    assert len(children) == 1 and None not in children and os.getpid() not in children
+
+
+def test_arrays_that_grow() -> None:
+    for size in (8, 1 << 16, 1 << 21, 8):
+        x, y = np.full(size, 2, np.float32), np.zeros(size, np.float32)
+        PROBES.run("copy", {"X": x, "Y": y})
+        assert y[:8].tolist() == [3] * 8 and not y[8:].any()
+
+
+def test_arrays_that_overlap() -> None:
+    whole = np.arange(16, dtype=np.float32)
+    PROBES.run("copy", {"X": whole[:8], "Y": whole[4:12]})
+    assert whole.tolist() == [0, 1, 2, 3, 1, 2, 3, 4, 2, 3, 4, 5, 12, 13, 14, 15]
+
+
+def test_the_same_array_twice() -> None:
+    x = vector()
+    PROBES.run("copy", {"X": x, "Y": x})
+    assert x.tolist() == list(range(1, 9))
+
+
+def test_placing_keeps_alignment_and_overlap() -> None:
+    buffer = np.zeros(64, np.float32)
+    arrays = {"a": buffer[1:9], "b": buffer[4:6], "c": buffer[20:], "d": np.zeros(0, np.float32)}
+    extents, size = place_arrays(arrays)
+    assert extents["b"].offset - extents["a"].offset == 12
+    assert extents["c"].offset >= extents["a"].offset + 32
+    for name, array in arrays.items():
+        extent = extents[name]
+        assert extent.bytes == array.nbytes and extent.offset + extent.bytes <= size
+        assert extent.offset % 16 == array.__array_interface__["data"][0] % 16
+
+
+def test_negative_strides_are_refused() -> None:
+    with pytest.raises(EmulatorError, match="X: an array with negative strides"):
+        PROBES.run("copy", {"X": vector()[::-1], "Y": vector()})
+
+
+def test_missing_arguments_are_named() -> None:
+    with pytest.raises(EmulatorError, match="X: an array is needed"):
+        PROBES.run("copy", {"X": 3, "Y": vector()})
+    launch = LaunchSpec("copy", (Argument("symbol", "M"),), (1, 1, 1), 1, 0)
+    with pytest.raises(EmulatorError, match="M: a number is needed"):
+        run(PROBES.library, launch, {})
+
+
+def test_an_empty_grid_launches_nothing() -> None:
+    launch = LaunchSpec("no_such_kernel", (), (("floordiv", "M", 64), 1, 1), 1, 0)
+    run(PROBES.library, launch, {"M": 5})
+
+
+def test_an_unknown_symbol_is_an_error() -> None:
+    with pytest.raises(EmulatorError, match="no_such_kernel"):
+        run(PROBES.library, LaunchSpec("no_such_kernel", (), (1, 1, 1), 1, 0), {})
+
+
+def test_a_text_is_built_once(tmp_path: Path) -> None:
+    text = 'extern "C" int nothing() { return 0; }\n'
+    with config.scope(cache_dir=str(tmp_path)):
+        first = build(text)
+        stamp = first.stat().st_mtime_ns
+        assert build(text) == first and first.stat().st_mtime_ns == stamp
+        assert build(text + "\n") != first
+        assert sorted(first.parent.iterdir()) == sorted({first, build(text + "\n")})
+    with config.scope(cache=False):
+        assert tmp_path not in build(text).parents
+
+
+def test_a_refused_text_shows_the_compilers_words() -> None:
+    with pytest.raises(CompilerFailed, match=r"kernel.cpp:1:.*error"):
+        build("int f( { }\n")
+
+
+def test_a_missing_compiler_is_named() -> None:
+    with pytest.raises(MissingTool, match="no-such-compiler does not run"):
+        find_host_compiler("no-such-compiler")
+
+
+def test_the_process_ends_with_the_caller(tmp_path: Path) -> None:
+    script = tmp_path / "launch.py"
+    script.write_text(
+        "import numpy as np\n"
+        "from tests.runtime.emulator.test_process import PROBES, vector\n"
+        "from tilec.runtime.emulator.process import current_worker\n"
+        "PROBES.run('copy', {'X': vector(), 'Y': vector()})\n"
+        "print(current_worker()._child.pid)\n"
+    )
+    root = Path(__file__).parents[3]
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    done = subprocess.run(
+        (sys.executable, str(script)), capture_output=True, text=True, env=environment, check=True
+    )
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(done.stdout), 0)
