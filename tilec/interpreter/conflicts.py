@@ -50,11 +50,10 @@ class AccessLog:
         """
         me = party + self._base
         written, read = self.writer[index], self.reader[index]
+        others = np.asarray((written >= self._base) & (written != me))
+        readers = np.asarray((read >= self._base) & (read != me))
         self.writer[index] = me
-        return (
-            np.asarray((written >= self._base) & (written != me)),
-            np.asarray((read >= self._base) & (read != me)),
-        )
+        return others, readers
 
     def read(self, index: Index, party: Array | int, repeats: bool) -> Bits:
         """Notes a read. Gives where another party has written."""

@@ -13,7 +13,7 @@ from .addressing import Access, as_slices, chosen, locate, spread
 from .frame import Frame
 from .hazards import note_read, note_write
 from .memory import Memory
-from .numbers import Array, Bits
+from .numbers import Array, Bits, bits_of
 
 
 def run_load(frame: Frame, op: Op) -> None:
@@ -79,7 +79,8 @@ def _same_in_all(frame: Frame, memory: Memory, access: Access) -> tuple[Any, Bit
     first = data.reshape(-1)[0]
     if bad is not None:
         return first, np.asarray(True)
-    if not (data.view(np.uint8).reshape(data.size, -1) == np.asarray(first).view(np.uint8)).all():
+    bits = bits_of(data).reshape(-1)
+    if (bits != bits[0]).any():
         raise _unowned(frame, memory)
     return first, None
 

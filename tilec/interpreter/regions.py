@@ -12,7 +12,7 @@ from .conflicts import Index
 from .frame import Frame, element
 from .hazards import note_region
 from .memory import Memory, Storage
-from .numbers import Array, Bits
+from .numbers import Array, Bits, bits_of
 
 
 class Region(NamedTuple):
@@ -149,9 +149,8 @@ def write_region(frame: Frame, place: Region, data: Any, bad: Bits | None) -> No
 def _require_same(frame: Frame, memory: Memory, storage: Storage) -> None:
     if storage.uniform:
         return
-    rows = storage.data.reshape(-1, *storage.shape)
-    raw = rows.view(np.uint8).reshape(rows.shape[0], -1)
-    if not (raw == raw[:1]).all():
+    bits = bits_of(storage.data.reshape(-1, *storage.shape))
+    if (bits != bits[:1]).any():
         raise frame.fault(
             "TLC0746", f"{memory.name!r} differs between threads, and this moves one copy of it"
         )
