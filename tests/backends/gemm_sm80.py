@@ -6,8 +6,7 @@ from __future__ import annotations
 
 from tilec.backends.prelude import FrameParameter, KernelFrame, Need
 
-BODY =
-"""
+BODY = """
   shared<f16> A_s = shared_buffer<f16>(0, 6144);
   shared<f16> B_s = shared_buffer<f16>(12288, 6144);
   const i32 t = thread_id();

@@ -13,8 +13,7 @@ from tilec.backends.prelude import FrameParameter, KernelFrame, Need
 STAGES = 4
 SHARED_BYTES = STAGES * 49152 + 32768 + 64
 
-BODY =
-"""
+BODY = """
   shared<f16> A_s = shared_buffer<f16>(0, 32768);
   shared<f16> B_s = shared_buffer<f16>(65536, 65536);
   shared<f16> C_s = shared_buffer<f16>(196608, 16384);

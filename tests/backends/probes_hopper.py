@@ -231,8 +231,7 @@ def _box(rank: int) -> Probe:
     return Probe(body, needs, {"Z": "f32"}, scalars, maps, 32, 2048, "sm_90a")
 
 
-_RING =
-"""
+_RING = """
   shared<i32> S = shared_buffer<i32>(0, 64);
   shared<mbarrier> full = shared_buffer<mbarrier>(256, 2);
   shared<mbarrier> empty = shared_buffer<mbarrier>(272, 2);

@@ -85,8 +85,7 @@ _FUNCTION_BODY = f"""
   Y[{32 * len(FUNCTIONS) + 32} + i] = fma(X[i], X[i], 0.25f);
 """
 
-_INTEGER_BODY =
-"""
+_INTEGER_BODY = """
   const i32 i = thread_id();
   Y[i] = floordiv(A[i], B[i]);
   Y[32 + i] = floormod(A[i], B[i]);
@@ -99,8 +98,7 @@ _INTEGER_BODY =
   F[i] = reinterpret<f32>(U[i] ^ 0x80000000u);
 """
 
-_SHUFFLE_BODY =
-"""
+_SHUFFLE_BODY = """
   const i32 t = thread_id();
   const i32 lane = t % 32;
   Y[t] = shuffle(X[t], (lane + 5) % 32);

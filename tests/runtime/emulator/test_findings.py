@@ -125,8 +125,7 @@ def test_results_of_assignments() -> None:
 
 def test_a_race_shows_as_disagreement() -> None:
     """Two warps, no barrier: whether warp 1 sees what warp 0 wrote depends on the order."""
-    body =
-    """
+    body = """
   shared<i32> S = shared_buffer<i32>(0, 64);
   const i32 t = thread_id();
   S[t] = 1;
