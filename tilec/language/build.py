@@ -30,7 +30,8 @@ class _Pending:
         self._name = name
 
     def __getattr__(self, attribute: str) -> Any:
-        raise refuse("TLC0113", f"{self._name}.{attribute} is used before {self._name} is annotated")
+        name = self._name
+        raise refuse("TLC0113", f"{name}.{attribute} is used before {name} is annotated")
 
 
 class _Parameters:

@@ -77,7 +77,7 @@ def kernel_symbol(name: str, number: int) -> str:
     in the name itself.
     """
     safe = name.replace("_u", "_u5f_u")
-    mangled = "".join(c if c.isascii() and (c.isalnum() or c == "_") else f"_u{ord(c):x}_" for c in safe)
+    mangled = "".join(c if c.isascii() else f"_u{ord(c):x}_" for c in safe)
     return f"{mangled}_kernel" + (f"{number}" if number else "")
 
 

@@ -1,4 +1,4 @@
-"""Differences of index expressions, for the extents of slices such as `A[i * 64 : (i + 1) * 64]`."""
+"""Differences of index expressions: the extents of slices such as `A[i * 64 : (i + 1) * 64]`."""
 
 from __future__ import annotations
 

@@ -65,7 +65,9 @@ def counted(
         if stop is None:
             start, stop = 0, start
         if is_number(step) and step <= 0:
-            raise LanguageError("TLC0122", f"{what} with a step of {step}", hint="steps are positive")
+            raise LanguageError(
+                "TLC0122", f"{what} with a step of {step}", hint="steps are positive"
+            )
         first, last, by = (_bound(what, x) for x in (start, stop, 1 if step is None else step))
         return Counted(first, last, by, kind, stages, unroll)
 

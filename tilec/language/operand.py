@@ -347,7 +347,7 @@ def binary(op: type[arith.Binary], x: Any, y: Any) -> Any:
                 raise LanguageError("TLC0123", "division by zero")
             if dtype.is_float:
                 raise LanguageError("TLC0123", f"{op.name} is for integers, not {dtype}")
-        return wrap(trace, trace.pure(op(a, b)))  # type: ignore[call-arg]
+        return wrap(trace, trace.pure(op(a, b)))
 
 
 def shift(op: type[arith.Binary], x: Any, y: Any) -> Any:
@@ -361,7 +361,7 @@ def shift(op: type[arith.Binary], x: Any, y: Any) -> Any:
         amount = plain(y) if is_number(y) else None
         if amount is not None and not 0 <= amount < dtype.bits:
             raise LanguageError("TLC0123", f"a shift of {dtype} by {amount}")
-        return wrap(trace, trace.pure(op(a, value_of(y, dtype))))  # type: ignore[call-arg]
+        return wrap(trace, trace.pure(op(a, value_of(y, dtype))))
 
 
 def compare(predicate: str, x: Any, y: Any) -> Any:
@@ -378,7 +378,7 @@ def unary(op: type[arith.Unary], x: Any) -> Any:
     """`op` of one operand."""
     trace = current(f"{op.name} of a value of a kernel")
     with trace.here():
-        return wrap(trace, trace.pure(op(value_of(x))))  # type: ignore[call-arg]
+        return wrap(trace, trace.pure(op(value_of(x))))
 
 
 def _describe(x: object) -> str:

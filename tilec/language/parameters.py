@@ -78,7 +78,7 @@ def _kind(
 
 
 def _annotation(function: FunctionType, p: inspect.Parameter, parsed: Parsed, loc: Loc) -> Any:
-    """The annotation's value: what Python made of it, or what its text means where it is defined."""
+    """The annotation's value: what Python made of it, or what its text means in its scope."""
     value = function.__annotations__.get(p.name)
     if not isinstance(value, str):
         return value

@@ -22,7 +22,7 @@ from ..ir.clone import Renaming, clone_op
 from ..ir.core import Block, Level, Op, Value, at, constant, walk, with_results
 from ..ir.dtypes import i32
 from ..ir.ops.arith import element_dtype
-from ..ir.ops.control import Simt, ThreadId, While
+from ..ir.ops.control import Simt, ThreadId, While, Yield
 from ..ir.ops.memory import Alloc, Load, Store
 from ..ir.rewrite import transform
 from ..ir.types import MemoryType, Space
@@ -158,7 +158,7 @@ class _Grouper:
             renaming: Renaming = {}
             before = self._prepare(ops, index, renaming)
             body = transform(
-                Block((index,), (*before, *ops)),
+                Block((index,), (*before, *ops, Yield(()))),
                 lambda op: index if isinstance(op, ThreadId) else None,
                 renaming,
             )

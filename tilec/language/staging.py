@@ -16,7 +16,7 @@ from ..errors import InternalError, Loc
 
 @dataclass(frozen=True)
 class Staged:
-    """A function of the user's, rewritten so that a call of it traces: `run` takes its arguments."""
+    """A function of the user's, rewritten so that a call of `run` traces."""
 
     run: FunctionType
     loc: Loc
@@ -41,6 +41,9 @@ class Frontend(Protocol):
 
     def parse(self, function: FunctionType, scope: Mapping[str, Any]) -> Parsed:
         """Reads the source. Raises LanguageError where there is none."""
+
+    def stage_head(self, function: FunctionType, scope: Mapping[str, Any]) -> Staged:
+        """The function up to the last annotation of a parameter in its body, rewritten."""
 
     def stage(self, function: FunctionType, scope: Mapping[str, Any]) -> Staged:
         """Rewrites the function. Raises LanguageError for statements that have no meaning."""

@@ -243,7 +243,9 @@ def fill(buffer: Any, value: Any) -> None:
         area = _area(trace, "T.fill", buffer)
         stored = stored_value(value, area.buffer.type.dtype)
         if area.extents is None:
-            raise LanguageError("TLC0117", "T.fill of one element", hint="assign it: A[i, j] = value")
+            raise LanguageError(
+                "TLC0117", "T.fill of one element", hint="assign it: A[i, j] = value"
+            )
 
         def write(indices: tuple[Value, ...]) -> None:
             trace.builder.emit(Store(stored, area.memory, _shifted(trace, area, indices)))

@@ -22,7 +22,7 @@ _OPAQUE = (type, ModuleType, FunctionType, BuiltinFunctionType, MethodType)
 
 def _contents(x: Any) -> list[Any] | None:
     """What a mutable object holds now, in order; None for what cannot change or is not followed."""
-    if isinstance(x, _PLAIN) or isinstance(x, _OPAQUE):
+    if isinstance(x, (*_PLAIN, *_OPAQUE)):
         return None
     if isinstance(x, dict):
         return [part for item in x.items() for part in item]

@@ -133,17 +133,12 @@ class _Rewriter(ast.NodeTransformer):
         return found
 
     def _settle_names(self, handle: str, names: Iterable[str], at: ast.AST) -> list[ast.stmt]:
-        return [
-            _place(
-                ast.If(
-                    self._call(at, "bound", ast.Constant(name), on=handle),
-                    [self._assign(name, self._call(at, "after", ast.Constant(name), on=handle), at)],
-                    [],
-                ),
-                at,
-            )
-            for name in names
-        ]
+        found: list[ast.stmt] = []
+        for name in names:
+            test = self._call(at, "bound", ast.Constant(name), on=handle)
+            value = self._call(at, "after", ast.Constant(name), on=handle)
+            found.append(_place(ast.If(test, [self._assign(name, value, at)], []), at))
+        return found
 
     def _thunk(self, body: ast.expr) -> ast.Lambda:
         empty = ast.arguments(posonlyargs=[], args=[], kwonlyargs=[], kw_defaults=[], defaults=[])
@@ -356,10 +351,8 @@ class _Rewriter(ast.NodeTransformer):
         assert isinstance(new, ast.Call)
         shadowed = "range" in self._names
         if isinstance(new.func, ast.Name) and new.func.id == "range" and not shadowed:
-            return _place(
-                ast.Call(ast.Attribute(_name(SCOPE), "range", ast.Load()), [new.func, *new.args], new.keywords),
-                node,
-            )
+            traced = ast.Attribute(_name(SCOPE), "range", ast.Load())
+            return _place(ast.Call(traced, [new.func, *new.args], new.keywords), node)
         return new
 
 
