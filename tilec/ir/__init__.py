@@ -115,7 +115,7 @@ __all__ = [
     "uses",
     "walk",
     "with_results",
-]  # fmt: skip
+]
 _MODULES = (
     "core",
     "types",
@@ -138,7 +138,7 @@ def __getattr__(name: str) -> object:
             found = vars(import_module(f".{module}", __name__)).get(name)
             if found is not None:
                 globals()[name] = found
-                return found  # type: ignore[no-any-return]
+                return found
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
