@@ -141,19 +141,24 @@ def fact_holds(fact: Fact, view: ArrayView) -> bool:
     return all(stride % fact.bytes == 0 for extent, stride in outer if extent > 1)
 
 
+class NoVariant(ArgumentError):
+    """The arguments are right, but no variant that was compiled takes them."""
+
+
 def pick_variant(manifest: Manifest, views: Mapping[str, ArrayView]) -> Variant:
-    """The first variant whose facts all hold. Raises ArgumentError with the facts that do not."""
+    """The first variant whose facts all hold. Raises NoVariant with the facts that do not."""
     failures: list[str] = []
     for variant in manifest.variants:
         failed = [fact for fact in variant.requires if not fact_holds(fact, views[fact.tensor])]
         if not failed:
             return variant
         failures += [describe_fact(fact, views[fact.tensor]) for fact in failed]
-    raise _refuse(
+    error = _refuse(
         manifest.program,
         "no variant takes these arguments: " + "; ".join(dict.fromkeys(failures)),
         "pass aligned arrays, or compile for these: kernel.compile(tilec.spec(..., align=1))",
     )
+    raise NoVariant(error.code, error.message, hint=error.hint)
 
 
 def describe_fact(fact: Fact, view: ArrayView) -> str:

@@ -130,7 +130,7 @@ class Barrier(Statement, name="barrier"):
         return (Effect(Access.SYNCHRONISE),)
 
 
-class WarpSync(Statement, name="warp_sync", level=Level.THREAD):
+class WarpSync(Statement, name="warp_sync"):
     """The threads of a warp meet, and see each other's writes."""
 
     text = "warp_sync()"

@@ -1,0 +1,203 @@
+"""A kernel compiled for one target: what it says, what it needs, and how to call it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+from ..errors import CompilerFailed
+from ..backends.manifest import MANIFEST_VERSION, LaunchSpec, Manifest, Param, ScalarParam, TensorParam, Variant
+from ..ir.core import Access, Program, Value, walk
+from ..ir.print import print_program
+from ..ir.registry import Registry
+from ..ir.types import MemoryType, ScalarType
+from ..passes.context import Facts, PassContext, Remark
+from ..passes.pipeline import run_pipeline
+from ..target import Target
+from .binary import Binary, KernelResources
+from .build import compile_variant
+from .check_args import NoVariant
+from .devices import driver_of, open_device, select_device
+from .launch import Loaded, PreparedLaunch, load
+from .lowering import Lowered, lower_program, standard_registry
+
+
+class Launch:
+    """One kernel of a compiled program: `name`, `grid` (three Exprs), `threads`, `shared_bytes`; `registers` and `spills`
+    (bytes) once it has been through the vendor's compiler."""
+
+    def __init__(self, spec: LaunchSpec, owner: CompiledKernel) -> None:
+        self.name = spec.symbol
+        self.grid = spec.grid
+        self.threads = spec.threads
+        self.shared_bytes = spec.shared_bytes
+        self._owner = owner
+
+    @property
+    def resources(self) -> KernelResources:
+        """What the vendor's compiler reports. Raises MissingTool, CompilerFailed."""
+        found = self._owner.binary.kernel(self.name)
+        if found is None:
+            raise CompilerFailed("TLC0704", f"the compiler says nothing about {self.name}")
+        return found
+
+    @property
+    def registers(self) -> int:
+        return self.resources.registers
+
+    @property
+    def spills(self) -> int:
+        return self.resources.spill_stores + self.resources.spill_loads
+
+
+class CompiledKernel:
+    """A program for a target. Lowered and compiled as far as it is asked for.
+
+    Variants: first the one whose arguments are aligned and small as the passes asked; the general one is made when
+    arguments come that need it.
+    """
+
+    def __init__(self, program: Program, target: Target, registry: Registry | None = None) -> None:
+        self.program = program
+        self.target = target
+        self.registry = registry or standard_registry()
+        self._lowered: list[Lowered] = []
+        self._loaded: Loaded | None = None
+        self._binaries: dict[str, Binary] = {}
+
+    # Text -------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def interface(self) -> Manifest:
+        """Parameters and symbols alone: what can be checked without lowering anything."""
+        params = tuple(_param(value, self.program) for value in self.program.params)
+        return Manifest(MANIFEST_VERSION, self.program.name, self.target.name, params, self.program.symbols, ())
+
+    @property
+    def lowered(self) -> Lowered:
+        """The first variant."""
+        if not self._lowered:
+            self._lowered.append(lower_program(self.program, self.target, self.registry))
+        return self._lowered[0]
+
+    def add_general(self) -> bool:
+        """Adds the variant that takes any arguments; False if it is there."""
+        if not self.lowered.requires or len(self._lowered) > 1:
+            return False
+        self._lowered.append(lower_program(self.program, self.target, self.registry, assume=False))
+        self._loaded = None
+        return True
+
+    @property
+    def variants(self) -> tuple[Lowered, ...]:
+        """The variants made so far."""
+        return (self.lowered, *self._lowered[1:])
+
+    @property
+    def manifest(self) -> Manifest:
+        """The program's interface with the variants made so far."""
+        base = self.lowered.emitted.manifest()
+        variants = tuple(v.variant for v in self.variants)
+        return Manifest(
+            base.version, base.program, base.target, base.params, base.symbols, variants, base.outputs, base.workspaces
+        )
+
+    @property
+    def source(self) -> str:
+        """The text of the first variant."""
+        return self.lowered.text
+
+    @property
+    def remarks(self) -> tuple[Remark, ...]:
+        return self.lowered.remarks
+
+    @property
+    def launches(self) -> tuple[Launch, ...]:
+        return tuple(Launch(spec, self) for spec in self.lowered.emitted.launches)
+
+    @property
+    def grid(self) -> object:
+        return self._only().grid
+
+    @property
+    def threads(self) -> int:
+        return self._only().threads
+
+    @property
+    def shared_bytes(self) -> int:
+        return self._only().shared_bytes
+
+    @property
+    def registers(self) -> int:
+        return self._only().registers
+
+    @property
+    def spills(self) -> int:
+        return self._only().spills
+
+    def _only(self) -> Launch:
+        (launch,) = self.launches
+        return launch
+
+    def ir(self, after: str = "") -> str:
+        """The IR as text: as traced, or after the last pass called `after`."""
+        if not after:
+            return print_program(self.program)
+        context = PassContext(self.target, self.registry, Facts())
+        return print_program(run_pipeline(self.program, context, after=after))
+
+    # Machine code -----------------------------------------------------------------------------------------------
+
+    def compiled(self, variant: Variant) -> Binary:
+        """The machine code of a variant. Raises MissingTool, CompilerFailed."""
+        if variant.source not in self._binaries:
+            lowered = next(v for v in self.variants if v.file_name == variant.source)
+            self._binaries[variant.source] = compile_variant(lowered.text, self.target, variant.source)
+        return self._binaries[variant.source]
+
+    @property
+    def binary(self) -> Binary:
+        """The machine code of the first variant."""
+        return self.compiled(self.lowered.variant)
+
+    def loaded(self) -> Loaded:
+        """The program on this machine's driver. Raises NoDevice."""
+        if self._loaded is None:
+            self._loaded = load(self.compiled, self.manifest, driver_of(self.target.backend), self.program.loc)
+        return self._loaded
+
+    # Calling ----------------------------------------------------------------------------------------------------
+
+    def __call__(self, *arguments: object, stream: object = None, device: str = "") -> Any:
+        """Runs the program on its run-time arguments, in order. Raises ArgumentError, ExecutionError, NoDevice."""
+        chosen = open_device(device) if device else select_device(arguments)
+        return self.run_on(chosen, arguments, stream)
+
+    def run_on(self, device: Any, arguments: Sequence[object], stream: object = None) -> Any:
+        """Runs on a given device; arguments that no variant takes make the general one first."""
+        try:
+            return device.run(self, arguments, stream)
+        except NoVariant:
+            if not self.add_general():
+                raise
+            return device.run(self, arguments, stream)
+
+    def prepare(self, *arguments: object) -> PreparedLaunch:
+        """A call with everything precomputed, for these arguments."""
+        try:
+            return self.loaded().prepare(*arguments)
+        except NoVariant:
+            if not self.add_general():
+                raise
+            return self.loaded().prepare(*arguments)
+
+
+def _param(value: Value, program: Program) -> Param:
+    if isinstance(value.type, ScalarType):
+        return ScalarParam(value.hint, value.type.dtype.name)
+    assert isinstance(value.type, MemoryType)
+    touched = [e.access for op in walk(program.body) for e in op.effects() if e.memory is value]
+    writes, reads = Access.WRITE in touched, Access.READ in touched
+    access = "rw" if writes and reads else "w" if writes else "r"
+    return TensorParam(value.hint, value.type.dtype.name, tuple(value.type.shape), access)  # type: ignore[arg-type]

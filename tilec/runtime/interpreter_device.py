@@ -1,0 +1,48 @@
+"""The interpreter as a Device: NumPy in, NumPy out, no compiler."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from .. import config
+from ..errors import ArgumentError
+from ..interpreter import run_program
+from ..target import Target, find_target
+from .check_args import bind_arguments
+from .devices import DEFAULT_TARGET, register_device, stated_target
+
+
+class InterpreterDevice:
+    """Runs the meaning of a program. `argument` may name the target that heuristics see."""
+
+    name = "interpreter"
+
+    def __init__(self, argument: str, why: str) -> None:
+        self.why = why
+        self._target = argument
+
+    @property
+    def target(self) -> Target:
+        return find_target(self._target) if self._target else stated_target() or find_target(DEFAULT_TARGET)
+
+    def run(self, compiled: Any, arrays: Sequence[object], stream: object = None) -> Any:
+        """Interprets the program on NumPy arrays, in place."""
+        bind_arguments(compiled.interface, arrays)
+        named = {p.name: a for p, a in zip(compiled.interface.params, arrays, strict=True)}
+        for name, value in named.items():
+            if not isinstance(value, (np.ndarray, np.generic, int, float, bool)):
+                raise ArgumentError(
+                    "TLC0806",
+                    f"{name} is a {type(value).__module__} array; the interpreter takes NumPy arrays",
+                    hint="copy it to the host first",
+                )
+        run_program(
+            compiled.program, named, registry=compiled.registry, check_bounds="bounds" in config.current().check
+        )
+        return None
+
+
+register_device("interpreter", InterpreterDevice)

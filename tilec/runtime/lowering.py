@@ -1,0 +1,107 @@
+"""From a program as the frontend leaves it to the text of one variant."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from functools import cache, cached_property
+
+from .. import config
+from ..backends.emitter import EmittedProgram, emit_program, render
+from ..backends.manifest import Fact, Variant
+from ..ir.core import Program
+from ..ir.ops import builtin_registry
+from ..ir.registry import Registry
+from ..passes.context import Facts, PassContext, Remark
+from ..passes.lower_tiles import register_lowerings
+from ..passes.pipeline import Observer, Run, run_pipeline
+from ..target import Target
+
+
+@cache
+def standard_registry() -> Registry:
+    """tilec's own ops with their lowerings. Extend a copy of it, not this one."""
+    registry = builtin_registry()
+    register_lowerings(registry)
+    return registry
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """One variant of a program: its thread-level IR, its kernels, what it asks of arguments, and what was remarked.
+
+    `seconds` is what passes and emission took.
+    """
+
+    program: Program
+    emitted: EmittedProgram
+    requires: tuple[Fact, ...]
+    remarks: tuple[Remark, ...]
+    seconds: float
+    suffix: str = ""
+
+    @cached_property
+    def text(self) -> str:
+        """The source file, in the language of the target."""
+        return render(self.emitted)
+
+    @cached_property
+    def emulated_text(self) -> str:
+        """The same kernels with the CPU prelude, for the emulator."""
+        return render(self.emitted, "cpu")
+
+    @property
+    def file_name(self) -> str:
+        stem, dot, extension = self.emitted.source_name.rpartition(".")
+        return f"{stem}{self.suffix}{dot}{extension}"
+
+    @cached_property
+    def variant(self) -> Variant:
+        """The variant as the manifest has it."""
+        return self.emitted.variant(self.requires, self.file_name)
+
+
+def lower_program(
+    program: Program,
+    target: Target,
+    registry: Registry | None = None,
+    *,
+    assume: bool = True,
+    observers: tuple[Observer, ...] = (),
+    checked: bool | None = None,
+) -> Lowered:
+    """Runs the passes and the emitter. With `assume`, every fact that a pass asks about holds and is required of the
+    arguments; without, none does.
+
+    `checked` verifies the IR after every pass (by default where TILEC_CHECK is set). Raises TilecError.
+    """
+    registry = registry or standard_registry()
+    remarks: list[Remark] = []
+    facts = Facts(assume)
+    settings = config.current()
+    context = PassContext(target, registry, facts, remarks.append)
+    dump = settings.dump_dir()
+    if dump is not None:
+        dump = dump / f"{program.name}-{target.backend}-{target.arch}{'' if assume else '-generic'}"
+    start = time.perf_counter()
+    lowered = run_pipeline(
+        program,
+        context,
+        checked=bool(settings.check) if checked is None else checked,
+        dump=dump,
+        observers=observers,
+        run=Run(),
+    )
+    emitted = emit_program(lowered, target, registry)
+    result = Lowered(
+        lowered,
+        emitted,
+        tuple(Fact(*fact) for fact in facts.asked) if assume else (),  # type: ignore[arg-type]
+        tuple(dict.fromkeys(remarks)),
+        time.perf_counter() - start,
+        "" if assume else "_generic",
+    )
+    if dump is not None:
+        (dump / result.file_name).write_text(result.text)
+    return result
+
