@@ -160,5 +160,5 @@ def __getattr__(name: str) -> object:
         "TLC0101",
         f"the language has no T.{name}",
         loc=locate(),
-        hint=close_matches(name, __all__),
+        hint=close_matches(name, __all__, "T."),
     )

@@ -110,21 +110,21 @@ class Element(Operand):
     A load that turns out to be unused is dropped when the kernel is complete.
     """
 
-    __slots__ = ("buffer", "indices", "loaded")
+    __slots__ = ("buffer", "indices", "loaded", "refusal")
 
     def __init__(self, trace: Trace, buffer: Buffer, keys: tuple[Any, ...]) -> None:
         self.buffer = buffer
         self.indices = indices_of(buffer, keys)
         self.loaded: Expr | None = None
-        if element_refusal(trace, buffer) is None:
+        self.refusal = element_refusal(trace, buffer)
+        if self.refusal is None:
             op = trace.builder.emit(Load(buffer.handle(), self.indices))
             self.loaded = Expr(op.result, trace.region)
 
     def _value(self) -> Value:
         if self.loaded is None:
-            trace = current("an element of a buffer")
-            refusal = element_refusal(trace, self.buffer)
-            raise refusal or refuse("TLC0118", f"{self.buffer.label} was read outside of a launch")
+            assert self.refusal is not None
+            raise self.refusal
         return self.loaded._value()
 
 

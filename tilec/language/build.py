@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..errors import LanguageError, TilecError
-from ..ir.core import Block, Program, Value
+from ..ir.core import Block, Op, Program, Value
 from ..ir.dtypes import DType
 from ..ir.ops.control import Launch
 from ..ir.types import MemoryType, ScalarType, Space
@@ -135,19 +135,18 @@ def build_program(
                 hint="a kernel has at least one `with T.Kernel(...):`",
             )
         values = parameters.in_order()
-    body = Block((), (*trace.symbol_ops, *_without_idle(trace)))
+    body = Block((), tuple(_body(trace)))
     return Program(kernel.name, values, body, tuple(trace.symbols), loc=staged.loc)
 
 
-def _without_idle(trace: Trace) -> list[Any]:
-    """The ops around the launches, without those that nothing uses."""
+def _body(trace: Trace) -> list[Op]:
+    """The launches, and what computes their grids and their symbols."""
     used: set[Value] = set()
-    kept: list[Any] = []
-    for op in reversed(trace.builder.ops):
+    kept: list[Op] = []
+    for op in reversed((*trace.symbol_ops, *trace.builder.ops)):
         if isinstance(op, Launch) or any(result in used for result in op.results):
             kept.append(op)
             used.update(v for inner in op.walk() for v in inner.inputs)
-    trace.symbol_ops[:] = [op for op in trace.symbol_ops if op.results[0] in used]
     return kept[::-1]
 
 

@@ -34,6 +34,12 @@ class LaunchFrame:
         trace = current("T.Kernel")
         if trace.launch is not None:
             raise refuse("TLC0118", "T.Kernel stands in another T.Kernel")
+        if len(trace.regions) > 1:
+            raise refuse(
+                "TLC0118",
+                "T.Kernel stands in a branch or loop that is decided when the program runs",
+                hint="launch always, and put the condition into the kernel",
+            )
         self.region = trace.open_region("launch", self.loc)
         trace.launch = LaunchState(self.threads, persistent=self.persistent)
         self.params = tuple(scalar(i32, hint) for hint in ("bx", "by", "bz"))
@@ -158,7 +164,11 @@ class ThreadBinding(Operand):
 
 def thread_index(trace: Trace, what: str) -> Any:
     """The number of the thread in the launch, one value for each region that asks."""
-    trace.need_tile_level(what)
+    if trace.inside("parallel"):
+        raise refuse(
+            "TLC0120",
+            f"{what} in T.Parallel, whose iterations belong to no thread that one could name",
+        )
     with trace.here():
         op = trace.builder.emit(ThreadId())
         return Expr(op.result, trace.region)
@@ -198,7 +208,9 @@ def get_thread_binding(dim: int = 0) -> Any:
     """The thread's number in the block."""
     if dim != 0:
         raise refuse("TLC0118", f"threads have one dimension here, not a dimension {dim}")
-    return thread_index(current("T.get_thread_binding"), "T.get_thread_binding")
+    trace = current("T.get_thread_binding")
+    trace.need_launch("T.get_thread_binding")
+    return thread_index(trace, "T.get_thread_binding")
 
 
 def get_block_binding(dim: int = 0) -> Any:

@@ -21,6 +21,7 @@ _INTERNAL = tuple(
 )
 # Frames that Python makes inside a function; their place counts as the function's.
 _INLINE = frozenset({"<listcomp>", "<dictcomp>", "<setcomp>", "<genexpr>", "<lambda>"})
+_SHOWN = 8  # calls at either end of a long chain
 _cache: dict[tuple[CodeType, int], Loc] = {}
 
 
@@ -71,6 +72,8 @@ def _chain(points: list[tuple[CodeType, int]]) -> Loc:
             places.append(place)
     if inline is not None:
         places.append(inline)
+    if len(places) > 2 * _SHOWN:
+        places = places[:_SHOWN] + places[-_SHOWN:]
     chained = UNKNOWN
     for place in reversed(places):
         chained = place.called_from(chained) if chained.known else place

@@ -11,11 +11,12 @@ from ..errors import LanguageError
 from ..ir.build import scalar
 from ..ir.core import Block, Value, constant
 from ..ir.dtypes import i32
-from ..ir.ops.arith import Add
+from ..ir.ops.arith import Add, Not
 from ..ir.ops.control import For, Parallel, Yield
 from ..ir.ops.memory import Load, Store
 from ..ir.ops.tile import Copy, Fill, Gemm
 from ..ir.types import Space
+from .arithmetic import truth
 from .buffers import Buffer, Element, Slice, index_value, stored_value
 from .linear import difference
 from .operand import Operand, convert, value_of
@@ -309,24 +310,23 @@ def gemm(
     with trace.here():
         for name, x in (("A", A), ("B", B), ("C", C)):
             _check_matrix(name, x)
-        a, b, c = A.type.dtype, B.type.dtype, C.type.dtype
+        a, b = A.type.dtype, B.type.dtype
         if a != b:
             raise LanguageError("TLC0131", f"T.gemm of {a} and {b}", hint="convert one of them")
         if not isinstance(policy, GemmWarpPolicy):
             raise LanguageError("TLC0131", f"T.gemm with policy={policy!r}")
         if mbar is not None:
             raise LanguageError("TLC0131", "T.gemm takes no barrier: it is done when it returns")
+        keep: tuple[Value, ...] = ()
         if isinstance(clear_accum, Operand):
-            from .arithmetic import truth
-
-            with trace.builder.when(truth(clear_accum)):
-                trace.builder.emit(Fill(C.handle(), stored_value(0, c)))
+            keep = (trace.pure(Not(truth(clear_accum))),)
             clear_accum = False
         trace.builder.emit(
             Gemm(
                 A.handle(),
                 B.handle(),
                 C.handle(),
+                keep,
                 transpose_a=bool(transpose_A),
                 transpose_b=bool(transpose_B),
                 clear=bool(clear_accum),

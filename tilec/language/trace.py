@@ -211,7 +211,7 @@ def refuse(code: str, message: str, *, hint: str = "", loc: Loc | None = None) -
     return LanguageError(code, message, loc=at_, hint=hint)
 
 
-def close_matches(name: str, names: Iterable[str]) -> str:
+def close_matches(name: str, names: Iterable[str], prefix: str = "") -> str:
     """A hint that names what was perhaps meant, or nothing."""
     found = difflib.get_close_matches(name, list(names), n=3, cutoff=0.6)
-    return f"did you mean {' or '.join(found)}?" if found else ""
+    return f"did you mean {' or '.join(prefix + one for one in found)}?" if found else ""

@@ -75,10 +75,9 @@ class Names:
 
     def after(self, name: str) -> Any:
         """What the name holds now: the value of before for the other arm, else nothing."""
-        old = self._region.before.get(name)
-        if not self.visible_again or old is None:
-            old = Poison(name, self._region.where)
-        return self.scope.restore(name, old)
+        if self.visible_again and name in self._region.before:
+            return self.scope.restore(name, self._region.before[name])
+        return self.scope.restore(name, Poison(name, self._region.where))
 
 
 class Branch(Names):
