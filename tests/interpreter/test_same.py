@@ -1,0 +1,111 @@
+"""Whether two programs mean the same."""
+
+from __future__ import annotations
+
+import importlib
+
+import numpy as np
+import pytest
+
+from tests.interpreter.programs import Sketch, gemm, number, run, tensor
+from tilec.errors import WrongResult
+from tilec.interpreter import same_meaning
+from tilec.interpreter.same import random_arguments
+from tilec.ir.core import Program
+from tilec.ir.dtypes import f16, f32, i8
+from tilec.ir.ops import builtin_registry
+from tilec.passes.context import PassContext
+from tilec.target import TARGETS
+
+PASSES = (
+    "promote_fragments", "lift_copies", "plan_pipelines", "choose_instructions", "make_persistent",
+    "assign_roles", "fit_resources", "issue_gemms", "split_loads", "schedule_stages",
+)  # fmt: skip
+
+
+def moved(shift: int, n: int = 4) -> Program:
+    a, b, c = tensor("A", i8, "N", n), tensor("B", i8, "N", n), number("c")
+    s = Sketch()
+    with s.launch(s.symbol("N")) as (bx, _, _), s.parallel(n) as (i,):
+        s.store(s.load(a, bx, s.add(i, shift)), b, bx, i)
+    return s.program(a, b, c)
+
+
+def test_programs_that_differ_are_told_apart() -> None:
+    registry = builtin_registry()
+    same_meaning(moved(0), moved(0), 0, registry=registry)
+    with pytest.raises(WrongResult, match="B differs"):
+        same_meaning(moved(0), moved(1), 0, registry=registry)
+
+
+def scaled(factor: float, order: bool) -> Program:
+    a, b = tensor("A", f32, "N"), tensor("B", f32, 1)
+    s = Sketch()
+    with s.launch(1):
+        total = s.local("x", f32, 1)
+        with s.simt(1) as t:
+            s.store(s.const(0.1, f32), total, 0)
+            with s.loop(0, s.symbol("N")) as k:
+                index = s.sub(s.sub(s.symbol("N"), 1), k) if order else k
+                x = s.mul(s.load(a, index), s.const(factor, f32))
+                s.store(s.add(s.load(total, 0), x), total, 0)
+            s.store(s.load(total, 0), b, t)
+    return s.program(a, b)
+
+
+def test_another_order_of_floats_is_the_same_but_another_value_is_not() -> None:
+    registry = builtin_registry()
+    for seed in range(5):
+        same_meaning(scaled(0.1, False), scaled(0.1, True), seed, registry=registry)
+        with pytest.raises(WrongResult, match="B is wrong"):
+            same_meaning(scaled(0.1, False), scaled(0.10001, False), seed, registry=registry)
+
+
+def test_given_arguments_are_used_and_left_alone() -> None:
+    a = np.ones((3, 4), np.int8)
+    b = np.zeros((3, 4), np.int8)
+    same_meaning(moved(0), moved(1, 4), 0, registry=builtin_registry(), arguments={"A": a * 0, "B": b, "c": 1})
+    assert (b == 0).all()
+
+
+def test_random_arguments_fit_the_program_and_vary() -> None:
+    program = gemm((16, 16, 16))
+    sizes = set()
+    for seed in range(20):
+        arguments = random_arguments(program, seed)
+        sizes.add(arguments["A"].shape)
+        assert arguments["A"].dtype == np.float16 and arguments["A"].shape[1] == arguments["B"].shape[1]
+        assert np.array_equal(arguments["A"], np.round(arguments["A"]))
+    assert len(sizes) > 10
+    values = random_arguments(moved(0), 0)["A"]
+    assert values.min() < 0 < values.max()
+
+
+@pytest.mark.parametrize("target", ["cuda:sm_80", "cuda:sm_90a", "hip:gfx942"])
+def test_planned_gemms_mean_the_plain_one(target: str) -> None:
+    """Every form a GEMM takes on its way through the tile-level passes, roles and all, gives the same result."""
+    registry = builtin_registry()
+    context = PassContext(TARGETS[target], registry)
+    plain = program = gemm((128, 64, 64), f16, f32, stages=3)
+    for name in PASSES:
+        transform = getattr(importlib.import_module(f"tilec.passes.{name}"), name)
+        program = transform(program, context)
+        same_meaning(plain, program, len(name), registry=registry)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (128, 64, 64), (200, 100, 300)])
+def test_planned_gemms_at_chosen_sizes(shape: tuple[int, int, int]) -> None:
+    registry = builtin_registry()
+    context = PassContext(TARGETS["cuda:sm_90a"], registry)
+    program = gemm((128, 64, 64), f16, f32, stages=3)
+    for name in PASSES:
+        program = getattr(importlib.import_module(f"tilec.passes.{name}"), name)(program, context)
+    random = np.random.default_rng(0)
+    a = random.integers(-4, 5, (shape[0], shape[2])).astype(np.float16)
+    b = random.integers(-4, 5, (shape[1], shape[2])).astype(np.float16)
+    for seed in range(3):
+        c = np.full(shape[:2], np.nan, np.float32)
+        run(program, seed=seed, A=a, B=b, C=c)
+        assert np.array_equal(c, a.astype(np.float32) @ b.astype(np.float32).T)
+
+
