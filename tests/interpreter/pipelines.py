@@ -1,4 +1,6 @@
-"""Planned loops built by hand: a load stage and a use stage joined by one channel, with every knob to get it wrong."""
+"""Planned loops built by hand: a load stage and a use stage joined by one channel, with every knob
+to get it wrong.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ TILE = TileType(f32, (SIZE, SIZE))
 
 @dataclass(frozen=True)
 class Plan:
-    """C = sum over k of A[k] @ A[k].T, of 8 x 8 tiles; what is set away from its default may be a fault."""
+    """C = sum over k of A[k] @ A[k].T, of 8 x 8 tiles; what is set away from its default may be a
+    fault.
+    """
 
     slots: int = 3
     lead: int = 2
@@ -49,16 +53,16 @@ def build(plan: Plan) -> Program:
         channel = s.emit(Channel(type=ChannelType(memory, plan.slots), label="ring")).result
         if plan.roles:
             roles = [_role(s, plan, channel, a, c, "producer", 0)]
-            roles += [_role(s, plan, channel, a, c, f"consumer{n}", n) for n in range(plan.consumers)]
+            roles += [
+                _role(s, plan, channel, a, c, f"consumer{n}", n) for n in range(plan.consumers)
+            ]
             s.extend(roles)
         else:
             _loops(s, plan, channel, a, c, ("load", "use"), 0)
     return s.program(a, c)
 
 
-def _role(
-    s: Sketch, plan: Plan, channel: Value, a: Value, c: Value, label: str, row: int
-) -> Op:
+def _role(s: Sketch, plan: Plan, channel: Value, a: Value, c: Value, label: str, row: int) -> Op:
     with s.region() as ops:
         stages = ("load",) if label == "producer" else ("use",)
         _loops(s, plan, channel, a, c, stages, row)
@@ -77,7 +81,9 @@ def _loops(
         s.emit(StoreTile(total, c, corner, dims=(1, 2)))
 
 
-def _pipeline(s: Sketch, plan: Plan, channel: Value, a: Value, stages: tuple[str, ...]) -> Value | None:
+def _pipeline(
+    s: Sketch, plan: Plan, channel: Value, a: Value, stages: tuple[str, ...]
+) -> Value | None:
     k = number("k")
     in_flight = plan.asynchronous and plan.pending > 0  # over the iterations
     flight = InflightType(TILE) if in_flight else TILE
@@ -138,7 +144,9 @@ def _use(s: Sketch, plan: Plan, channel: Value, acc: Value, k: Value) -> Op:
             s.emit(store)
         for _ in range({"after": 1, "twice": 2}.get(plan.free, 0)):
             s.emit(Free(channel, defer=plan.defer))
-    return Stage(Block((), (*ops, Yield((x,)))), label="use", lead=0 if plan.roles else plan.use_lead)
+    return Stage(
+        Block((), (*ops, Yield((x,)))), label="use", lead=0 if plan.roles else plan.use_lead
+    )
 
 
 def run_plan(plan: Plan, trips: int, seed: int = 0) -> None:

@@ -34,7 +34,9 @@ def number(hint: str, dtype: DType = i32) -> Value:
 
 
 class Sketch(Builder):
-    """A builder with the ops of the tile level under short names. Every op gets a line of its own as its place."""
+    """A builder with the ops of the tile level under short names. Every op gets a line of its own
+    as its place.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -116,7 +118,9 @@ class Sketch(Builder):
         self.emit(Simt(Block((t,), (*ops, Yield(()))), threads=threads))
 
     @contextmanager
-    def launch(self, *grid: Value | int, threads: int = 32, **options: Any) -> Iterator[tuple[Value, ...]]:
+    def launch(
+        self, *grid: Value | int, threads: int = 32, **options: Any
+    ) -> Iterator[tuple[Value, ...]]:
         sizes = tuple(self.value(n) for n in (*grid, 1, 1, 1)[:3])
         indices = (number("bx"), number("by"), number("bz"))
         with self.region() as ops:
@@ -132,7 +136,9 @@ class Sketch(Builder):
         return Program(name, params, self.block(), tuple(symbols))
 
 
-def run(program: Program, seed: int = 0, check_bounds: bool = False, **arguments: Any) -> list[Finding]:
+def run(
+    program: Program, seed: int = 0, check_bounds: bool = False, **arguments: Any
+) -> list[Finding]:
     """Runs a program and gives what it remarked."""
     found: list[Finding] = []
     run_program(
@@ -146,10 +152,16 @@ def run(program: Program, seed: int = 0, check_bounds: bool = False, **arguments
     return found
 
 
-def gemm(block: tuple[int, int, int], dtype: DType = f16, out: DType = f16, stages: int = 3) -> Program:
+def gemm(
+    block: tuple[int, int, int], dtype: DType = f16, out: DType = f16, stages: int = 3
+) -> Program:
     """C = A @ B.T with symbols M, N, K, tile by tile, as the frontend leaves it."""
     bm, bn, bk = block
-    a, b_, c = tensor("A", dtype, "M", "K"), tensor("B", dtype, "N", "K"), tensor("C", out, "M", "N")
+    a, b_, c = (
+        tensor("A", dtype, "M", "K"),
+        tensor("B", dtype, "N", "K"),
+        tensor("C", out, "M", "N"),
+    )
     s = Sketch()
     m, n, k = s.symbol("M"), s.symbol("N"), s.symbol("K")
     with s.launch(s.ceildiv(n, bn), s.ceildiv(m, bm), threads=128) as (bx, by, _):

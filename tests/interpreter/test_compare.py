@@ -21,7 +21,9 @@ def test_rounded_results_pass_and_three_units_off_fail(dtype: DType) -> None:
     wrong = reference.astype(dtype.numpy).astype(np.float64)
     wrong[3, 4] *= 1 + 3 * eps
     if dtype is not f64:
-        with pytest.raises(WrongResult, match=r"wrong in 1 of 2500 elements, most at \[3, 4\]") as error:
+        with pytest.raises(
+            WrongResult, match=r"wrong in 1 of 2500 elements, most at \[3, 4\]"
+        ) as error:
             assert_close(wrong, reference, limit, dtype)
         assert error.value.code == "TLC0760" and error.value.exit_status == 5
 
@@ -77,7 +79,9 @@ def test_shapes_must_agree() -> None:
 
 def test_exact_means_bits() -> None:
     assert_exact(np.array([np.nan, 1.0]), np.array([np.nan, 1.0]))
-    with pytest.raises(WrongResult, match=r"differs in 1 of 2 elements, first at \[1\]: -0.0, not 0.0"):
+    with pytest.raises(
+        WrongResult, match=r"differs in 1 of 2 elements, first at \[1\]: -0.0, not 0.0"
+    ):
         assert_exact(np.array([1.0, -0.0]), np.array([1.0, 0.0]))
     with pytest.raises(WrongResult, match="float32"):
         assert_exact(np.zeros(2, np.float32), np.zeros(2))

@@ -27,7 +27,9 @@ def test_iterations_that_write_one_element_differently() -> None:
     s = Sketch()
     with s.launch(1), s.parallel(4, 8) as (i, j):
         s.store(s.pure(Cast(i, dtype=f32)), a, j)
-    with pytest.raises(ExecutionError, match=r"iteration \(\d, \d\) writes global A\[\d\], which another") as error:
+    with pytest.raises(
+        ExecutionError, match=r"iteration \(\d, \d\) writes global A\[\d\], which another"
+    ) as error:
         run(s.program(a), A=rows())
     assert error.value.code == "TLC0744"
 
@@ -40,7 +42,9 @@ def test_iterations_that_write_equal_bits_are_a_remark() -> None:
     x = np.zeros(8, N)
     found = run(s.program(a), A=x)
     assert np.array_equal(x, rows())
-    assert [f.code for f in found] == ["TLC0745"] and "iterations write equal bits to 'A'" in found[0].message
+    assert [f.code for f in found] == ["TLC0745"] and "iterations write equal bits to 'A'" in found[
+        0
+    ].message
 
 
 @pytest.mark.parametrize("shift", [1, -1])
@@ -52,7 +56,9 @@ def test_an_iteration_that_reads_what_another_writes(shift: int) -> None:
         s.fill(mine, 0)
         with s.parallel(8) as (i,):
             s.store(s.load(mine, s.add(s.add(i, shift), 2)), mine, s.add(i, 2))
-    with pytest.raises(ExecutionError, match=r"writes shared S\[\d\], which another iteration reads"):
+    with pytest.raises(
+        ExecutionError, match=r"writes shared S\[\d\], which another iteration reads"
+    ):
         run(s.program(a), A=rows())
 
 
@@ -64,7 +70,9 @@ def test_a_read_after_the_write_of_another_iteration() -> None:
         with s.parallel(8) as (i,):
             s.store(s.load(a, i), mine, i)
             s.store(s.load(mine, s.sub(7, i)), a, i)
-    with pytest.raises(ExecutionError, match=r"reads shared S\[7\], which another iteration writes"):
+    with pytest.raises(
+        ExecutionError, match=r"reads shared S\[7\], which another iteration writes"
+    ):
         run(s.program(a), A=rows())
 
 
@@ -156,7 +164,9 @@ def test_threads_that_store_different_values_in_one_statement() -> None:
         mine = s.shared("S", f32, 16)
         with s.simt(32) as t:
             s.store(s.load(a, t), mine, s.floordiv(t, 2))
-    with pytest.raises(ExecutionError, match=r"thread \d+ writes shared S\[\d+\], which another thread writes too"):
+    with pytest.raises(
+        ExecutionError, match=r"thread \d+ writes shared S\[\d+\], which another thread writes too"
+    ):
         run(s.program(a), A=rows(32))
     x = np.repeat(rows(16), 2).astype(N)
     assert [f.code for f in run(s.program(a), A=x)] == ["TLC0745"]
@@ -199,7 +209,9 @@ def test_both_arms_of_a_divergent_condition_are_unordered() -> None:
         s.fill(mine, 0)
         with s.simt(32) as t:
             low = s.compare("lt", t, 16)
-            with s.loop(t, s.add(t, 1)):  # bounds of its own: every thread is on its own in the loop
+            with s.loop(
+                t, s.add(t, 1)
+            ):  # bounds of its own: every thread is on its own in the loop
                 with s.when(low):
                     s.store(s.load(a, t), mine, t)
                 s.store(s.load(mine, s.floormod(t, 16)), a, t)
@@ -226,7 +238,9 @@ def test_blocks_that_write_one_element_differently() -> None:
     a = tensor("A", i32, 8)
     with s.launch(3) as (bx, _, _), s.parallel(8) as (i,):
         s.store(s.add(bx, i), a, i)
-    with pytest.raises(ExecutionError, match=r"block \(\d, 0, 0\) writes global A\[0\], which another block") as e:
+    with pytest.raises(
+        ExecutionError, match=r"block \(\d, 0, 0\) writes global A\[0\], which another block"
+    ) as e:
         run(s.program(a), A=np.zeros(8, np.int32))
     assert e.value.code == "TLC0747"
 
@@ -247,7 +261,9 @@ def test_a_block_that_reads_what_another_writes(seed: int) -> None:
         tile = s.shared("S", f32, 1, 8)
         s.copy(a, (s.add(bx, 1), 0), tile, (0, 0), (1, 8))
         s.copy(tile, (0, 0), a, (bx, 0), (1, 8))
-    with pytest.raises(ExecutionError, match=r"(reads|writes) global A\[\d, 0\], which block \d (reads|writes)"):
+    with pytest.raises(
+        ExecutionError, match=r"(reads|writes) global A\[\d, 0\], which block \d (reads|writes)"
+    ):
         run(s.program(a), seed=seed, A=np.zeros((4, 8), N))
 
 
@@ -276,7 +292,9 @@ def test_one_array_given_twice_is_one_memory() -> None:
 # The log ----------------------------------------------------------------------------------------------------------
 
 
-def test_the_log_of_accesses_forgets_between_episodes_and_survives_its_numbers_running_out() -> None:
+def test_the_log_of_accesses_forgets_between_episodes_and_survives_its_numbers_running_out() -> (
+    None
+):
     log = AccessLog((4,))
     for episode in range(5):
         log.enter(episode, 2**30)

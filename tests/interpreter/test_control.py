@@ -81,7 +81,13 @@ def test_loops_with_bounds_of_each_thread() -> None:
         with s.region() as ops:
             more = s.add(total, s.mul(index, index))
         loop = s.emit(
-            For(t, s.mul(t, 2), s.value(3), (s.value(100),), Block((index, total), (*ops, Yield((more,)))))
+            For(
+                t,
+                s.mul(t, 2),
+                s.value(3),
+                (s.value(100),),
+                Block((index, total), (*ops, Yield((more,)))),
+            )
         )
         s.store(loop.result, a, t)
     x = np.zeros(T, np.int32)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.interpreter.programs import Sketch, number, run, tensor
 from tilec.errors import ArgumentError, ExecutionError
-from tilec.ir.core import Program
+from tilec.ir.core import Program, Value
 from tilec.ir.dtypes import bf16, f16, f32, i8, i32
 
 
@@ -39,7 +41,9 @@ def test_global_accesses_outside_read_the_safe_value_and_write_nothing(
 def test_check_bounds_refuses_them() -> None:
     a = np.zeros((8, 8), np.float32)
     run(shifted_copy(0), check_bounds=True, A=a, B=a.copy())
-    with pytest.raises(ExecutionError, match=r"A\[1, -1\] is outside global \[8, 8\] in iteration \(0, 0\)") as e:
+    with pytest.raises(
+        ExecutionError, match=r"A\[1, -1\] is outside global \[8, 8\] in iteration \(0, 0\)"
+    ) as e:
         run(shifted_copy(1), check_bounds=True, A=a, B=a.copy())
     assert e.value.code == "TLC0742" and e.value.loc.line > 0
 
@@ -51,7 +55,9 @@ def test_shared_accesses_outside_are_errors_that_name_the_thread() -> None:
         mine = s.shared("S", f32, 32)
         with s.simt(32) as t:
             s.store(s.load(a, t), mine, s.add(t, 3))
-    with pytest.raises(ExecutionError, match=r"S\[32\] is outside shared \[32\] in thread 29") as error:
+    with pytest.raises(
+        ExecutionError, match=r"S\[32\] is outside shared \[32\] in thread 29"
+    ) as error:
         run(s.program(a), A=np.zeros(32, np.float32))
     assert error.value.code == "TLC0741"
 
@@ -139,7 +145,9 @@ def test_a_copy_outside_shared_memory_is_an_error() -> None:
     s = Sketch()
     with s.launch(1):
         s.copy(a, (0,), s.shared("S", f32, 8), (1,), (8,))
-    with pytest.raises(ExecutionError, match=r"region of \[8\] at S\[1\] is not inside shared \[8\]"):
+    with pytest.raises(
+        ExecutionError, match=r"region of \[8\] at S\[1\] is not inside shared \[8\]"
+    ):
         run(s.program(a), A=np.zeros(8, np.float32))
 
 
@@ -214,3 +222,65 @@ def test_symbols_must_agree() -> None:
         run(s.program(a, b), A=np.zeros((3, 4), np.float32), B=np.zeros(5, np.float32))
     with pytest.raises(ArgumentError, match="dimension 1 of A is 2, not 4"):
         run(s.program(a, b), A=np.zeros((3, 2), np.float32), B=np.zeros(3, np.float32))
+
+
+def nest(form: str, starts: tuple[int, ...], which: tuple[int, ...]) -> Program:
+    """B[i, j] = A[chosen indices plus starts], written as a Parallel, or with loops of one thread."""
+    a, b = tensor("A", i32, 6, 7), tensor("B", i32, 4, 5)
+    s = Sketch()
+    with s.launch(1):
+        if form == "parallel":
+            with s.parallel(4, 5) as (i, j):
+                indices = [
+                    s.add((i, j, s.add(i, j))[w], n) for w, n in zip(which, starts, strict=True)
+                ]
+                s.store(s.load(a, *indices, safe_value=-1.0), b, i, j)
+        else:
+            with s.simt(1), s.loop(0, 4) as i, s.loop(0, 5) as j:
+                indices = [
+                    s.add((i, j, s.add(i, j))[w], n) for w, n in zip(which, starts, strict=True)
+                ]
+                s.store(s.load(a, *indices, safe_value=-1.0), b, i, j)
+    return s.program(a, b)
+
+
+@given(
+    st.tuples(st.integers(-3, 8), st.integers(-3, 8)),
+    st.tuples(st.integers(0, 2), st.integers(0, 2)),
+)
+def test_nests_mean_their_loops_whatever_the_indices(
+    starts: tuple[int, int], which: tuple[int, int]
+) -> None:
+    x = np.arange(42, dtype=np.int32).reshape(6, 7)
+    results = []
+    for form in ("parallel", "loops"):
+        y = np.zeros((4, 5), np.int32)
+        run(nest(form, starts, which), A=x, B=y)
+        results.append(y.tolist())
+    assert results[0] == results[1]
+
+
+@given(st.integers(1, 4), st.integers(0, 3), st.integers(0, 3), st.booleans())
+def test_stores_of_nests_land_where_loops_put_them(
+    stride: int, row: int, column: int, swap: bool
+) -> None:
+    results = []
+    for form in ("parallel", "loops"):
+        b = tensor("B", i32, 9, 12)
+        s = Sketch()
+
+        def put(i: Value, j: Value) -> None:
+            y, x = s.add(s.mul(i, stride), row), s.add(s.mul(j, stride), column)  # noqa: B023
+            s.store(s.add(s.mul(i, 10), j), b, *((x, y) if swap else (y, x)))  # noqa: B023
+
+        with s.launch(1):
+            if form == "parallel":
+                with s.parallel(3, 4) as (i, j):
+                    put(i, j)
+            else:
+                with s.simt(1), s.loop(0, 3) as i, s.loop(0, 4) as j:
+                    put(i, j)
+        y = np.full((9, 12), -1, np.int32)
+        run(s.program(b), B=y)
+        results.append(y.tolist())
+    assert results[0] == results[1]

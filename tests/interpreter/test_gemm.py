@@ -15,7 +15,9 @@ from tilec.ir.dtypes import DType, bf16, bool_, f16, f32, f64, i8, i32
 from tilec.ir.ops.tile import Gemm
 
 
-def check(shape: tuple[int, int, int], block: tuple[int, int, int], dtype: DType, out: DType) -> None:
+def check(
+    shape: tuple[int, int, int], block: tuple[int, int, int], dtype: DType, out: DType
+) -> None:
     arguments = operands(shape, dtype, out)
     run(gemm(block, dtype, out), **arguments)
     a, b = arguments["A"].astype(np.float64), arguments["B"].astype(np.float64).T
@@ -23,9 +25,13 @@ def check(shape: tuple[int, int, int], block: tuple[int, int, int], dtype: DType
     assert_close(arguments["C"], reference, tolerance(reference, shape[2], a, b, out), out, "C")
 
 
-@pytest.mark.parametrize("shape", [(1, 1, 1), (64, 64, 32), (130, 67, 95), (7, 200, 33), (65, 64, 0)])
+@pytest.mark.parametrize(
+    "shape", [(1, 1, 1), (64, 64, 32), (130, 67, 95), (7, 200, 33), (65, 64, 0)]
+)
 @pytest.mark.parametrize(("dtype", "out"), [(f16, f16), (f16, f32), (bf16, bf16), (f32, f32)])
-def test_gemm_is_right_at_ragged_sizes(shape: tuple[int, int, int], dtype: DType, out: DType) -> None:
+def test_gemm_is_right_at_ragged_sizes(
+    shape: tuple[int, int, int], dtype: DType, out: DType
+) -> None:
     check(shape, (64, 64, 32), dtype, out)
 
 
@@ -46,7 +52,9 @@ def test_a_real_size_takes_a_moment() -> None:
     assert time.process_time() - start < 0.5
 
 
-def small(a: DType, b: DType, c: DType, *, clear: bool = False, first: bool | None = None) -> Sketch:
+def small(
+    a: DType, b: DType, c: DType, *, clear: bool = False, first: bool | None = None
+) -> Sketch:
     s = Sketch()
     x, y, z = tensor("A", a, 8, 16), tensor("B", b, 16, 8), tensor("C", c, 8, 8)
     with s.launch(1):
@@ -103,6 +111,8 @@ def test_a_gemm_of_a_shared_tile_that_was_never_written() -> None:
         s.fill(x, 1)
         s.emit(Gemm(x, y, acc, clear=True))
         s.copy(acc, (0, 0), c, (0, 0), (8, 8))
-    with pytest.raises(ExecutionError, match=r"uninitialised value reaches a gemm, from 'Y'") as error:
+    with pytest.raises(
+        ExecutionError, match=r"uninitialised value reaches a gemm, from 'Y'"
+    ) as error:
         run(s.program(c), C=np.zeros((8, 8), np.float32))
     assert error.value.code == "TLC0743" and error.value.loc.line == 5

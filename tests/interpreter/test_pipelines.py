@@ -40,19 +40,33 @@ def test_the_interleaved_loop_is_the_sequential_one(plan: Plan, trips: int) -> N
 def test_roles_in_any_order(seed: int, consumers: int, trips: int) -> None:
     run_plan(Plan(roles=True, consumers=consumers), trips, seed)
     run_plan(Plan(roles=True, consumers=consumers, slots=1, passes=2), trips, seed)
-    run_plan(Plan(roles=True, consumers=consumers, asynchronous=True, defer=1, passes=2), trips, seed)
+    run_plan(
+        Plan(roles=True, consumers=consumers, asynchronous=True, defer=1, passes=2), trips, seed
+    )
 
 
 FAULTS = {
-    "a put before the slot is free": (Plan(slots=3, lead=3), "TLC0751", "waits for a free buffer of 'ring'"),
-    "a get before its put": (Plan(lead=0, use_lead=1), "TLC0751", "buffer of 'ring' to be committed"),
+    "a put before the slot is free": (
+        Plan(slots=3, lead=3),
+        "TLC0751",
+        "waits for a free buffer of 'ring'",
+    ),
+    "a get before its put": (
+        Plan(lead=0, use_lead=1),
+        "TLC0751",
+        "buffer of 'ring' to be committed",
+    ),
     "never freed": (Plan(free="never"), "TLC0751", "waits for a free buffer"),
     "freed twice": (Plan(free="twice"), "TLC0753", "freed without a get"),
     "freed before it is read": (Plan(free="before"), "TLC0752", "read after it was freed"),
     "put twice": (Plan(puts=2), "TLC0753", "put twice without a commit"),
     "commit without put": (Plan(puts=0), "TLC0753", "committed without a put"),
     "never committed": (Plan(commits=0, lead=0), "TLC0751", "to be committed"),
-    "written after the commit": (Plan(use_after_commit=True), "TLC0752", "by its writer after its commit"),
+    "written after the commit": (
+        Plan(use_after_commit=True),
+        "TLC0752",
+        "by its writer after its commit",
+    ),
     "got twice an iteration": (Plan(gets=2, lead=0, use_lead=0), "TLC0751", "to be committed"),
     "freed under a gemm in flight": (
         Plan(asynchronous=True, defer=0),

@@ -64,7 +64,9 @@ def program(s: Sketch, a: Value) -> Any:
 def test_a_pure_op_needs_nothing_and_an_effectful_one_a_rule() -> None:
     registry = builtin_registry()
     a, x = tensor("A", f32, 8), np.arange(8, dtype=np.float32)
-    with pytest.raises(ExecutionError, match=r"acme.double has no meaning at the tile level") as error:
+    with pytest.raises(
+        ExecutionError, match=r"acme.double has no meaning at the tile level"
+    ) as error:
         run_program(program(Sketch(), a), {"A": x.copy()}, registry=registry)
     assert error.value.code == "TLC0740"
 

@@ -26,7 +26,9 @@ def role(s: Sketch, label: str, first: int, body: Text) -> Role:
     return Role(Block((), (*ops, Yield(()))), label=label, first_thread=first, threads=64)
 
 
-def two_roles(first: Callable[[Sketch, Value, Value], None], second: Callable[[Sketch, Value, Value], None]) -> Program:
+def two_roles(
+    first: Callable[[Sketch, Value, Value], None], second: Callable[[Sketch, Value, Value], None]
+) -> Program:
     """Two roles over a shared buffer and a tensor."""
     s = Sketch()
     a = tensor("A", f32, 8)
@@ -55,7 +57,9 @@ def meet(s: Sketch) -> None:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_roles_that_share_memory_with_nothing_between_them(seed: int) -> None:
-    with pytest.raises(ExecutionError, match=r"shared S is (written|read) here while another role uses it") as e:
+    with pytest.raises(
+        ExecutionError, match=r"shared S is (written|read) here while another role uses it"
+    ) as e:
         run(two_roles(write, read), seed=seed, A=np.zeros(8, np.float32))
     assert e.value.code == "TLC0758"
     with pytest.raises(ExecutionError, match="another role"):
@@ -95,12 +99,16 @@ def test_a_hardware_barrier_orders_roles(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_a_channel_orders_only_its_own_buffers(seed: int) -> None:
-    """The consumer's read of a plain buffer that the producer writes a step later is a race in every schedule."""
+    """The consumer's read of a plain buffer that the producer writes a step later is a race in
+    every schedule.
+    """
     for late in (False, True):
         s = Sketch()
         a = tensor("A", f32, 8)
         with s.launch(1, threads=64):
-            ring = s.emit(Channel(type=ChannelType(MemoryType(f32, (8,), Space.SHARED), 2), label="ring")).result
+            ring = s.emit(
+                Channel(type=ChannelType(MemoryType(f32, (8,), Space.SHARED), 2), label="ring")
+            ).result
             mine = s.shared("S", f32, 8)
 
             def produce() -> None:
@@ -180,3 +188,29 @@ def test_resident_blocks_take_logical_blocks_in_turn() -> None:
         x = np.full(12, -1, np.int32)
         run(s.program(a), seed=seed, A=x)
         assert np.array_equal(x, 2 * np.arange(12))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_private_memory_is_each_roles_own(seed: int) -> None:
+    s = Sketch()
+    a = tensor("A", i32, 2)
+    with s.launch(1, threads=64):
+        count = s.local("count", i32, 1)
+        with s.simt(64):
+            s.store(s.value(5), count, 0)
+
+        def add(row: int) -> Text:
+            def body() -> None:
+                for _ in range(3):
+                    with s.simt(64):
+                        s.store(s.add(s.load(count, 0), row), count, 0)
+                with s.parallel(1) as (i,):
+                    s.store(s.load(count, 0), a, s.add(i, row - 1))
+
+            return body
+
+        roles = [role(s, "one", 0, add(1)), role(s, "two", 64, add(2))]
+        s.extend(roles)
+    x = np.zeros(2, np.int32)
+    run(s.program(a), seed=seed, A=x)
+    assert x.tolist() == [8, 11]

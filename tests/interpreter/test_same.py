@@ -64,7 +64,13 @@ def test_another_order_of_floats_is_the_same_but_another_value_is_not() -> None:
 def test_given_arguments_are_used_and_left_alone() -> None:
     a = np.ones((3, 4), np.int8)
     b = np.zeros((3, 4), np.int8)
-    same_meaning(moved(0), moved(1, 4), 0, registry=builtin_registry(), arguments={"A": a * 0, "B": b, "c": 1})
+    same_meaning(
+        moved(0),
+        moved(1, 4),
+        0,
+        registry=builtin_registry(),
+        arguments={"A": a * 0, "B": b, "c": 1},
+    )
     assert (b == 0).all()
 
 
@@ -74,7 +80,10 @@ def test_random_arguments_fit_the_program_and_vary() -> None:
     for seed in range(20):
         arguments = random_arguments(program, seed)
         sizes.add(arguments["A"].shape)
-        assert arguments["A"].dtype == np.float16 and arguments["A"].shape[1] == arguments["B"].shape[1]
+        assert (
+            arguments["A"].dtype == np.float16
+            and arguments["A"].shape[1] == arguments["B"].shape[1]
+        )
         assert np.array_equal(arguments["A"], np.round(arguments["A"]))
     assert len(sizes) > 10
     values = random_arguments(moved(0), 0)["A"]
@@ -83,7 +92,9 @@ def test_random_arguments_fit_the_program_and_vary() -> None:
 
 @pytest.mark.parametrize("target", ["cuda:sm_80", "cuda:sm_90a", "hip:gfx942"])
 def test_planned_gemms_mean_the_plain_one(target: str) -> None:
-    """Every form a GEMM takes on its way through the tile-level passes, roles and all, gives the same result."""
+    """Every form a GEMM takes on its way through the tile-level passes, roles and all, gives the
+    same result.
+    """
     registry = builtin_registry()
     context = PassContext(TARGETS[target], registry)
     plain = program = gemm((128, 64, 64), f16, f32, stages=3)
@@ -107,5 +118,3 @@ def test_planned_gemms_at_chosen_sizes(shape: tuple[int, int, int]) -> None:
         c = np.full(shape[:2], np.nan, np.float32)
         run(program, seed=seed, A=a, B=b, C=c)
         assert np.array_equal(c, a.astype(np.float32) @ b.astype(np.float32).T)
-
-

@@ -22,7 +22,9 @@ def store(s: Sketch, tile: Value, to: Value) -> None:
 
 def load(s: Sketch, source: Value, *shape: int) -> Value:
     corner = (s.value(0),) * len(shape)
-    tile: Value = s.emit(LoadTile(source, corner, shape=shape, dims=tuple(range(len(shape))))).result
+    tile: Value = s.emit(
+        LoadTile(source, corner, shape=shape, dims=tuple(range(len(shape))))
+    ).result
     return tile
 
 
@@ -87,7 +89,9 @@ def test_nests_read_and_update_tiles() -> None:
         f, g = handle(f32, (4, 8), Space.FRAGMENT, "f"), handle(f32, (4, 8), Space.FRAGMENT, "g")
         with s.region() as ops:
             s.store(s.add(s.load(f, i, j), s.load(g, i, j)), g, i, j)
-        nest = s.emit(Parallel((x,), (start,), Block((i, j, f, g), (*ops, Yield(()))), extents=(3, 8)))
+        nest = s.emit(
+            Parallel((x,), (start,), Block((i, j, f, g), (*ops, Yield(()))), extents=(3, 8))
+        )
         store(s, nest.result, b)
         store(s, start, a)  # the tile from before is unchanged
     x_ = np.arange(32, dtype=np.float32).reshape(4, 8)
@@ -128,5 +132,7 @@ def test_a_tile_operand_of_a_gemm_must_be_set() -> None:
         unset = s.emit(Undefined(type=TileType(f32, (8, 8)))).result
         zero = s.emit(Splat(s.const(0.0, f32), shape=(8, 8))).result
         store(s, s.emit(Gemm(unset, zero, zero)).result, a)
-    with pytest.raises(ExecutionError, match=r"uninitialised value reaches a gemm at element \[0, 0\]"):
+    with pytest.raises(
+        ExecutionError, match=r"uninitialised value reaches a gemm at element \[0, 0\]"
+    ):
         run(s.program(a), A=np.zeros((8, 8), np.float32))

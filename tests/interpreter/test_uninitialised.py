@@ -114,7 +114,9 @@ def test_workspaces_start_uninitialised_and_keep_what_a_launch_wrote() -> None:
             run(s.program(a), A=x)
             assert np.array_equal(x, np.arange(8)[::-1])
         else:
-            with pytest.raises(ExecutionError, match="uninitialised value reaches global memory 'A'"):
+            with pytest.raises(
+                ExecutionError, match="uninitialised value reaches global memory 'A'"
+            ):
                 run(s.program(a), A=x)
 
 
@@ -127,5 +129,7 @@ def test_every_block_starts_with_fresh_memory() -> None:
             s.fill(mine, 1)
         s.copy(mine, (0, 0), a, (bx, 0), (1, 8))
     for seed in range(4):
-        with pytest.raises(ExecutionError, match=r"global memory 'A' at element \[0, 0\] \(block \(1, 0, 0\)\)"):
+        with pytest.raises(
+            ExecutionError, match=r"global memory 'A' at element \[0, 0\] \(block \(1, 0, 0\)\)"
+        ):
             run(s.program(a), seed=seed, A=np.zeros((2, 8), np.float32))

@@ -1,4 +1,6 @@
-"""The meaning of tile-level programs, executed in NumPy, with every rule of the language checked as it runs."""
+"""The meaning of tile-level programs, executed in NumPy, with every rule of the language checked as
+it runs.
+"""
 
 from __future__ import annotations
 

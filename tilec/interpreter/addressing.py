@@ -1,4 +1,6 @@
-"""Where element accesses go: indices checked against the bounds, turned into slices where they are plain ranges."""
+"""Where element accesses go: indices checked against the bounds, turned into slices where they are
+plain ranges.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +21,9 @@ from .numbers import Array, Bits
 class Access:
     """The elements that an op touches.
 
-    `index` addresses the storage without its lanes. `keep` marks the lanes that are active and inside (None: all).
-    `uniform`: every index is one number. `outside` marks the lanes whose index was outside (and is now clipped).
+    `index` addresses the storage without its lanes. `keep` marks the lanes that are active and
+    inside (None: all). `uniform`: every index is one number. `outside` marks the lanes whose index
+    was outside (and is now clipped).
     """
 
     index: Index
@@ -113,8 +116,8 @@ def _refuse(frame: Frame, memory: Memory, found: list[Any], wrong: Any) -> None:
 def as_slices(index: Index, lanes: tuple[int, ...]) -> tuple[Index, tuple[int, ...], bool] | None:
     """An index whose parts are numbers or ranges that run along rising lane axes, as slices.
 
-    Gives the slices, the shape in which what they select broadcasts to the lanes, and whether every lane has an element
-    of its own. None if the index is not of that form.
+    Gives the slices, the shape in which what they select broadcasts to the lanes, and whether every
+    lane has an element of its own. None if the index is not of that form.
     """
     parts: list[Any] = []
     shape = [1] * len(lanes)

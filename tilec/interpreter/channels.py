@@ -1,8 +1,9 @@
 """Rings of buffers between stages, with every rule of their protocol checked.
 
-A slot is put (written), committed, got (read) and freed, in that order. Asynchronous copies into it land only when it is
-got, and the contents of a ring of several slots are undefined from the put on, so that whatever reads too early sees it.
-Where several roles read a channel, each gets every buffer, and a slot is free once all have freed it.
+A slot is put (written), committed, got (read) and freed, in that order. Asynchronous copies into it
+land only when it is got, and the contents of a ring of several slots are undefined from the put on,
+so that whatever reads too early sees it. Where several roles read a channel, each gets every
+buffer, and a slot is free once all have freed it.
 """
 
 from __future__ import annotations
@@ -65,7 +66,9 @@ class Ring:
 
 @dataclass(frozen=True, eq=False)
 class RingGuard:
-    """The right to use buffer `number` of a ring: to write it between put and commit, to read it between get and free."""
+    """The right to use buffer `number` of a ring: to write it between put and commit, to read it
+    between get and free.
+    """
 
     ring: Ring
     number: int

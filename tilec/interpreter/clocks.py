@@ -1,7 +1,9 @@
-"""Order between roles: vector clocks, as in FastTrack (Flanagan and Freund, PLDI 2009), one of them a role.
+"""Order between roles: vector clocks, as in FastTrack (Flanagan and Freund, PLDI 2009), one of them
+a role.
 
-A role's clock says up to which of its own steps and of the others' steps everything has happened before. Commit and
-free publish a clock, get and put take it over; two accesses of one element, one a write, must be ordered that way.
+A role's clock says up to which of its own steps and of the others' steps everything has happened
+before. Commit and free publish a clock, get and put take it over; two accesses of one element, one
+a write, must be ordered that way.
 """
 
 from __future__ import annotations
@@ -36,7 +38,9 @@ class Clock:
 
 
 class Clocks:
-    """For every element of a shared memory: who wrote it last and when, and when each role read it last."""
+    """For every element of a shared memory: who wrote it last and when, and when each role read it
+    last.
+    """
 
     def __init__(self, shape: tuple[int, ...]) -> None:
         self.shape = shape
@@ -45,7 +49,9 @@ class Clocks:
         self.read: dict[int, Array] = {}
 
     def note(self, frame: Any, memory: Memory, index: tuple[Any, ...], write: bool) -> None:
-        """Notes an access by the frame's role. Raises ExecutionError if another role's is not ordered with it."""
+        """Notes an access by the frame's role. Raises ExecutionError if another role's is not
+        ordered with it.
+        """
         clock: Clock = frame.clock
         writer, written = self.writer[index], self.written[index]
         for role, seen in enumerate(clock.seen):

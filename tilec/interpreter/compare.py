@@ -1,4 +1,6 @@
-"""When a result is right: the tolerances of the language, the same for tests, the command line and the GPU checks."""
+"""When a result is right: the tolerances of the language, the same for tests, the command line and
+the GPU checks.
+"""
 
 from __future__ import annotations
 
@@ -29,12 +31,14 @@ def tolerance(
     dtype: DType,
     accumulator: DType = f32,
 ) -> Array:
-    """How far each element may be from the f64 `reference`: eps_out |ref| + k eps_acc (|A| @ |B|), as f64.
+    """How far each element may be from the f64 `reference`: eps_out |ref| + k eps_acc (|A| @ |B|),
+    as f64.
 
-    reference: (M, N) in f64. k: how many products each element sums. a: (M, K), b: (K, N); without them (elementwise
-    results) |ref| stands for the product. dtype: of the result; integers get 0. To eps_out |ref| belongs half the
-    smallest subnormal, the error of rounding below the normal range. The bound on sums is Higham's (Accuracy and
-    Stability of Numerical Algorithms, section 3.1) to first order.
+    reference: (M, N) in f64. k: how many products each element sums. a: (M, K), b: (K, N); without
+    them (elementwise results) |ref| stands for the product. dtype: of the result; integers get 0.
+    To eps_out |ref| belongs half the smallest subnormal, the error of rounding below the normal
+    range. The bound on sums is Higham's (Accuracy and Stability of Numerical Algorithms, section
+    3.1) to first order.
     """
     size = np.abs(np.asarray(reference, np.float64))
     if not dtype.is_float:
@@ -49,7 +53,8 @@ def tolerance(
 def assert_close(
     result: Array, reference: Array, allowed: Array | float, dtype: DType, name: str = "the result"
 ) -> None:
-    """Raises WrongResult, naming the worst element, where |result - reference| > allowed. NaN never passes.
+    """Raises WrongResult, naming the worst element, where |result - reference| > allowed. NaN never
+    passes.
 
     An infinity passes where the reference is one of that sign, or rounds to one in `dtype`.
     """

@@ -1,8 +1,9 @@
 """Who touched which element since the last time that all met.
 
-An episode is a stretch of execution in which some parties (the iterations of a Parallel, the threads under a condition
-that depends on the thread, the blocks of a launch) run in no order. Each element remembers the last party that wrote it
-and the party that read it, in numbers that rise from episode to episode, so that nothing is cleared between them.
+An episode is a stretch of execution in which some parties (the iterations of a Parallel, the
+threads under a condition that depends on the thread, the blocks of a launch) run in no order. Each
+element remembers the last party that wrote it and the party that read it, in numbers that rise from
+episode to episode, so that nothing is cleared between them.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ class AccessLog:
         self._many = 0  # the reader of an element that several parties have read
 
     def enter(self, episode: int, parties: int) -> None:
-        """Makes `episode` the current one, of parties numbered 0 ... parties-1. Nothing if it is already."""
+        """Makes `episode` the current one, of parties numbered 0 ... parties-1. Nothing if it is
+        already.
+        """
         if self.episode == episode:
             return
         self.episode = episode
@@ -71,7 +74,9 @@ class AccessLog:
         self.reader[tuple(a[arrays[-1]] for a in arrays[:-1])] = self._many
 
     def other(self, index: Index) -> int:
-        """The party in the log at one element: its last writer, else its reader; -1 for several or none."""
+        """The party in the log at one element: its last writer, else its reader; -1 for several or
+        none.
+        """
         for log in (self.writer, self.reader):
             found = int(log[index])
             if self._base <= found < self._many:

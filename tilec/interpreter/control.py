@@ -75,7 +75,9 @@ def _settle(frame: Frame, body: Block) -> None:
 
 
 def written_by(frame: Frame, block: Block) -> frozenset[Value]:
-    """The handles from outside that ops of a block, or of regions in it, write or have other handles on."""
+    """The handles from outside that ops of a block, or of regions in it, write or have other
+    handles on.
+    """
     cache = frame.run.writes
     if block not in cache:
         found: set[Value] = set()
@@ -123,7 +125,9 @@ def run_if(frame: Frame, op: Op) -> Steps:
 
 
 def _diverge(frame: Frame, op: Op) -> Bits | None:
-    """Enters code that only some lanes run; gives the mask so far. From here on threads run in no order."""
+    """Enters code that only some lanes run; gives the mask so far. From here on threads run in no
+    order.
+    """
     if frame.lanes is None:
         frame.op = op
         raise frame.fault(
@@ -214,7 +218,9 @@ def run_while(frame: Frame, op: Op) -> Steps:
 
 
 def run_simt(frame: Frame, op: Op) -> Steps:
-    """The threads of the block as an array axis. Under uniform control each op is done by all before the next."""
+    """The threads of the block as an array axis. Under uniform control each op is done by all
+    before the next.
+    """
     assert isinstance(op, Simt)
     if frame.lanes is not None:
         raise frame.fault(
@@ -281,8 +287,8 @@ def _bind_tiles(frame: Frame, op: Parallel, params: tuple[Value, ...]) -> list[M
 def _own_scratch(frame: Frame, body: Block) -> dict[Value, Memory]:
     """Gives every iteration its own copy of the thread-private memory that the nest writes.
 
-    Which thread runs an iteration is not stated, so what the copy holds at first is undefined, and what the memory holds
-    afterwards too.
+    Which thread runs an iteration is not stated, so what the copy holds at first is undefined, and
+    what the memory holds afterwards too.
     """
     found: dict[Value, Memory] = {}
     for v in written_by(frame, body):
@@ -299,7 +305,9 @@ def _own_scratch(frame: Frame, body: Block) -> dict[Value, Memory]:
 
 
 def run_alloc(frame: Frame, op: Op) -> None:
-    """Memory with undefined contents; private memory has a copy for each thread, or for each iteration."""
+    """Memory with undefined contents; private memory has a copy for each thread, or for each
+    iteration.
+    """
     assert isinstance(op, Alloc)
     type_ = op.type
     shape = tuple(frame.run.symbols[d] if isinstance(d, str) else d for d in type_.shape)

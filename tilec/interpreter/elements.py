@@ -70,7 +70,9 @@ def _load_private(frame: Frame, memory: Memory, access: Access) -> tuple[Any, Bi
 
 
 def _same_in_all(frame: Frame, memory: Memory, access: Access) -> tuple[Any, Bits | None]:
-    """An element of private memory where no lane is asked for in particular: all must hold the same."""
+    """An element of private memory where no lane is asked for in particular: all must hold the
+    same.
+    """
     storage = memory.storage
     if not access.uniform:
         raise _unowned(frame, memory)

@@ -1,8 +1,10 @@
-"""A frame of execution: the values of one block (or of one role of it), and how ops are run on them.
+"""A frame of execution: the values of one block (or of one role of it), and how ops are run on
+them.
 
-Values are NumPy scalars (one for the whole block: uniform), arrays over the lanes of a simt region or a Parallel, tiles,
-`Memory` handles and the objects of pipelines. Regions run as generators, so that a role can wait for another: whatever
-a region yields is a `Waiting`, and it is resumed once that is ready.
+Values are NumPy scalars (one for the whole block: uniform), arrays over the lanes of a simt region
+or a Parallel, tiles, `Memory` handles and the objects of pipelines. Regions run as generators, so
+that a role can wait for another: whatever a region yields is a `Waiting`, and it is resumed once
+that is ready.
 """
 
 from __future__ import annotations
@@ -29,7 +31,9 @@ Pair = tuple[Any, Bits | None]
 """A value with the shadow bits of its uninitialised elements (None: it has none)."""
 
 Rule = Callable[["Frame", Op], "Generator[Waiting, None, None] | None"]
-"""What an op does: sets its results with `frame.define`. A generator function if it has regions or may wait."""
+"""What an op does: sets its results with `frame.define`. A generator function if it has regions or
+may wait.
+"""
 
 
 @dataclass(frozen=True)
@@ -109,9 +113,14 @@ class Frame:
         self.op: Op | None = None
 
     def fork(self) -> Frame:
-        """A frame that starts with what this one knows, for a role."""
+        """A frame that starts with what this one knows, for a role; private memory is each role's
+        own.
+        """
         other = Frame(self.run)
         other.env, other.shadow = dict(self.env), dict(self.shadow)
+        for v, held in self.env.items():
+            if isinstance(held, Memory) and held.storage.lanes:
+                other.env[v] = held.with_own_storage()
         other.place, other.launch = self.place, self.launch
         return other
 
@@ -247,7 +256,9 @@ def element(index: Any) -> str:
 
 
 def prepare(block: Block, registry: Registry) -> tuple[tuple[Rule, Op], ...]:
-    """The rule of every op of a block but its terminator; roles that stand side by side are one step."""
+    """The rule of every op of a block but its terminator; roles that stand side by side are one
+    step.
+    """
     from .roles import run_roles
 
     found: list[tuple[Rule, Op]] = []
@@ -265,8 +276,15 @@ def prepare(block: Block, registry: Registry) -> tuple[tuple[Rule, Op], ...]:
 
 
 def evaluator(op: Op) -> Rule:
-    """The rule of an op without effects or regions that has no rule of its own: its `evaluate`, shadow bits beside it."""
-    if op.regions or op.effects() or not op.results or not all(map(_is_data, (*op.inputs, *op.results))):
+    """The rule of an op without effects or regions that has no rule of its own: its `evaluate`,
+    shadow bits beside it.
+    """
+    if (
+        op.regions
+        or op.effects()
+        or not op.results
+        or not all(map(_is_data, (*op.inputs, *op.results)))
+    ):
         return _no_meaning
     inputs, results = op.inputs, op.results
     dtypes = [v.type.dtype.numpy for v in results]  # type: ignore[attr-defined]

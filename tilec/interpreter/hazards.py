@@ -1,4 +1,6 @@
-"""Accesses that no order relates: between lanes, between blocks, between roles. Each is checked as it happens."""
+"""Accesses that no order relates: between lanes, between blocks, between roles. Each is checked as
+it happens.
+"""
 
 from __future__ import annotations
 
@@ -110,7 +112,9 @@ def _same_or_conflict(
 
 
 def _watched(frame: Frame, memory: Memory, storage: Storage) -> bool:
-    """Whether reads by these lanes can clash with a write: in a nest that writes it, or under divergence."""
+    """Whether reads by these lanes can clash with a write: in a nest that writes it, or under
+    divergence.
+    """
     assert frame.lanes is not None
     if storage.lanes or storage.settled:
         return False
@@ -127,7 +131,9 @@ def note_region(
     value: Any = None,
     repeats: bool = False,
 ) -> None:
-    """An access by the block as a whole (`value` is what a write stores): against other blocks and other roles."""
+    """An access by the block as a whole (`value` is what a write stores): against other blocks and
+    other roles.
+    """
     storage = memory.storage
     if storage.clocks is not None and frame.clock is not None:
         storage.clocks.note(frame, memory, index, write)

@@ -1,4 +1,6 @@
-"""The lanes of vectorised execution: threads of a simt region, or iterations of a Parallel, as leading array axes."""
+"""The lanes of vectorised execution: threads of a simt region, or iterations of a Parallel, as
+leading array axes.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ from .numbers import Array
 
 @dataclass(frozen=True, eq=False)
 class Lanes:
-    """`kind` is "thread" or "iteration"; values within have shapes that broadcast to `shape`, or none (uniform)."""
+    """`kind` is "thread" or "iteration"; values within have shapes that broadcast to `shape`, or
+    none (uniform).
+    """
 
     kind: str
     shape: tuple[int, ...]

@@ -1,4 +1,6 @@
-"""Memory as the interpreter holds it: elements, a shadow bit for each that was never written, and who may touch it."""
+"""Memory as the interpreter holds it: elements, a shadow bit for each that was never written, and
+who may touch it.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +24,9 @@ class Guard(Protocol):
 class Storage:
     """The elements behind one or more handles.
 
-    `poison` marks elements that were never written; None means all were. Private memory (`lanes` not empty) has one
-    copy a lane, on leading axes; it is `uniform` as long as every lane did the same to it.
+    `poison` marks elements that were never written; None means all were. Private memory (`lanes`
+    not empty) has one copy a lane, on leading axes; it is `uniform` as long as every lane did the
+    same to it.
     """
 
     __slots__ = (
@@ -104,7 +107,9 @@ class Storage:
         return np.array(found) if found.any() else None
 
     def came_from(self, source: Storage, index: Index) -> None:
-        """Says that the whole contents were just copied from a settled storage: conversions are shared through it."""
+        """Says that the whole contents were just copied from a settled storage: conversions are
+        shared through it.
+        """
         if not self.viewed:
             self._origin = (source, index)
 
@@ -145,6 +150,14 @@ class Memory:
     @property
     def shape(self) -> tuple[int, ...]:
         return self.storage.shape
+
+    def with_own_storage(self) -> Memory:
+        """A handle on a copy of the elements."""
+        old = self.storage
+        poison = None if old.poison is None else np.array(old.poison)
+        storage = Storage(np.array(old.data), poison, old.lanes)
+        storage.uniform = old.uniform
+        return Memory(self.name, self.dtype, self.space, storage, self.guard)
 
 
 def undefined(shape: tuple[int, ...], dtype: DType, lanes: tuple[int, ...] = ()) -> Storage:

@@ -16,7 +16,9 @@ _UNSIGNED = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
 
 
 def convert(x: Array, target: DType) -> Array:
-    """x in `target`, as the op `cast` has it: to integers truncating, to narrower floats to nearest even."""
+    """x in `target`, as the op `cast` has it: to integers truncating, to narrower floats to nearest
+    even.
+    """
     if x.dtype == target.numpy:
         return x
     if target.is_integer and x.dtype.kind not in "iub":
@@ -48,7 +50,8 @@ def widened(x: Array) -> Array:
 def product(a: Array, b: Array, accumulator: Array | None, dtype: DType) -> Array:
     """accumulator + a @ b in `dtype`, from widened a and b; without an accumulator, a @ b.
 
-    Integers are exact while |a| @ |b| stays below 2**53, which 8- and 16-bit operands cannot reach; they wrap to `dtype`.
+    Integers are exact while |a| @ |b| stays below 2**53, which 8- and 16-bit operands cannot reach;
+    they wrap to `dtype`.
     """
     if dtype.name == "f64":
         a, b = a.astype(np.float64), b.astype(np.float64)

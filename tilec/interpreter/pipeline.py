@@ -23,7 +23,9 @@ class _Part:
 
 @dataclass(eq=False)
 class _Loop:
-    """The values that each iteration in flight has produced; `carried[i]` what iteration i starts with."""
+    """The values that each iteration in flight has produced; `carried[i]` what iteration i starts
+    with.
+    """
 
     op: Pipeline
     made: dict[int, dict[Value, Pair]] = field(default_factory=dict)
@@ -83,7 +85,9 @@ def _set(frame: Frame, v: Value, pair: Pair | None) -> None:
 
 
 def run_pipeline(frame: Frame, op: Op) -> Steps:
-    """The loop. At each step every stage runs the iteration that its lead gives, in the order of the body."""
+    """The loop. At each step every stage runs the iteration that its lead gives, in the order of
+    the body.
+    """
     assert isinstance(op, Pipeline)
     count = max(0, frame.number(op.stop, "a loop bound") - frame.number(op.start, "a loop bound"))
     parts = _parts(op)

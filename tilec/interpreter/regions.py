@@ -1,4 +1,6 @@
-"""Regions of memory, moved as wholes by the block: the part inside, and the part outside global memory."""
+"""Regions of memory, moved as wholes by the block: the part inside, and the part outside global
+memory.
+"""
 
 from __future__ import annotations
 
@@ -98,7 +100,9 @@ def _clipped(
 
 
 def read_region(frame: Frame, place: Region, safe_value: float) -> tuple[Array, Bits | None]:
-    """The elements of a region, a view where it can be one, and their shadow bits. Outside: the safe value."""
+    """The elements of a region, a view where it can be one, and their shadow bits. Outside: the
+    safe value.
+    """
     memory, storage = place.memory, place.memory.storage
     if memory.guard is not None:
         memory.guard.check(frame, memory, False)

@@ -1,4 +1,6 @@
-"""Roles as coroutines: each runs until it waits; who goes next is drawn from the seed; nobody ready is a deadlock."""
+"""Roles as coroutines: each runs until it waits; who goes next is drawn from the seed; nobody ready
+is a deadlock.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,9 @@ def run_roles(roles: list[Role]) -> Rule:
 
 
 def schedule(frame: Frame, steps: dict[Frame, Generator[Waiting, None, Any]]) -> None:
-    """Runs coroutines to their ends in a seeded order. Raises ExecutionError when none of those left can go on."""
+    """Runs coroutines to their ends in a seeded order. Raises ExecutionError when none of those
+    left can go on.
+    """
     waiting: dict[Frame, Waiting | None] = dict.fromkeys(steps)
     random = frame.run.random
     while waiting:
@@ -78,7 +82,9 @@ def _deadlock(waiting: dict[Frame, Waiting | None]) -> Exception:
 
 
 def run_barrier(frame: Frame, op: Op) -> Generator[Waiting, None, None]:
-    """All threads meet. Within a block without roles statements are in order anyway: only divergence is an error."""
+    """All threads meet. Within a block without roles statements are in order anyway: only
+    divergence is an error.
+    """
     assert isinstance(op, Barrier)
     if frame.mask is not None:
         raise frame.fault(

@@ -1,4 +1,6 @@
-"""The table from op class to its meaning at the tile level. Pure ops that are not in it fall to their `evaluate`."""
+"""The table from op class to its meaning at the tile level. Pure ops that are not in it fall to
+their `evaluate`.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +55,9 @@ RULES: dict[type[Op], Rule] = {
 
 
 def install(registry: Registry) -> Registry:
-    """Adds tilec's own rules to a registry, leaving those that it has. Roles are run side by side, by their block."""
+    """Adds tilec's own rules to a registry, leaving those that it has. Roles are run side by side,
+    by their block.
+    """
     table = registry.table(TABLE)
     for op, rule in RULES.items():
         table.setdefault(op, rule)

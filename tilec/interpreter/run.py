@@ -32,11 +32,13 @@ def run_program(
 ) -> None:
     """Runs `program`, writing results into the arrays of `arguments`.
 
-    arguments: by the names of the parameters, arrays of the declared dtypes (bf16 may come as uint16 bits) and numbers.
-    Symbols are bound from the shapes, or given by name. `seed` orders blocks and roles. `check_bounds` makes element
-    accesses outside global memory errors. `remark` is told of what is no error.
+    arguments: by the names of the parameters, arrays of the declared dtypes (bf16 may come as
+    uint16 bits) and numbers. Symbols are bound from the shapes, or given by name. `seed` orders
+    blocks and roles. `check_bounds` makes element accesses outside global memory errors. `remark`
+    is told of what is no error.
 
-    Raises ArgumentError for arguments that do not fit, ExecutionError (TLC074x, TLC075x) for what the program does wrong.
+    Raises ArgumentError for arguments that do not fit, ExecutionError (TLC074x, TLC075x) for what
+    the program does wrong.
     """
     install(registry)
     run = Run(
@@ -53,7 +55,8 @@ def run_program(
 
 
 def bind_symbols(program: Program, arguments: Mapping[str, Any]) -> dict[str, int]:
-    """The value of every symbol: from the first array whose shape names it, else an argument of its name.
+    """The value of every symbol: from the first array whose shape names it, else an argument of its
+    name.
 
     Raises ArgumentError where shapes and ranks do not agree.
     """

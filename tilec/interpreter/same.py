@@ -10,6 +10,7 @@ import numpy as np
 from ..errors import WrongResult
 from ..ir.core import Program, Value
 from ..ir.dtypes import DType
+from ..ir.ops import builtin_registry
 from ..ir.registry import Registry
 from ..ir.types import MemoryType, ScalarType
 from .compare import assert_close, assert_exact
@@ -22,8 +23,8 @@ _EXTENTS = (1, 7, 16, 33, 64, 100, 129)
 def random_arguments(program: Program, seed: int) -> dict[str, Any]:
     """Small arguments for a program: symbols get sizes that divide no tile, and some that do.
 
-    Floats are small integers, so that sums of products are exact in any order; integers of 32 bits and more are small and
-    not negative, as indices and counts are; others take all their values.
+    Floats are small integers, so that sums of products are exact in any order; integers of 32 bits
+    and more are small and not negative, as indices and counts are; others take all their values.
     """
     random = np.random.default_rng(seed)
     sizes = {name: int(random.choice(_EXTENTS)) for name in program.symbols}
@@ -59,15 +60,18 @@ def same_meaning(
     after: Program,
     seed: int,
     *,
-    registry: Registry,
+    registry: Registry | None = None,
     arguments: Mapping[str, Any] | None = None,
 ) -> None:
-    """Runs both programs on copies of the same arguments (random ones unless given) and compares what they wrote.
+    """Runs both programs on copies of the same arguments (random ones unless given) and compares
+    what they wrote.
 
-    Integers, bools and whatever is only moved must agree in every bit; floats that differ in their bits must agree within
-    16 units in the last place of the largest element, which another order of summation explains. Raises WrongResult
-    where they do not, and lets the ExecutionError of a program that is at fault on these inputs pass.
+    Integers, bools and whatever is only moved must agree in every bit; floats that differ in their
+    bits must agree within 16 units in the last place of the largest element, which another order of
+    summation explains. Raises WrongResult where they do not, and lets the ExecutionError of a
+    program that is at fault on these inputs pass.
     """
+    registry = builtin_registry() if registry is None else registry
     given = dict(arguments) if arguments is not None else random_arguments(before, seed)
     one, two = _copies(given), _copies(given)
     run_program(before, one, registry=registry, seed=seed)

@@ -172,7 +172,9 @@ def _over(bad: Any, shape: tuple[int, ...]) -> Bits | None:
 
 @dataclass(eq=False)
 class Inflight:
-    """A tile that an asynchronous gemm writes. Its operands are read when it lands: as late as a wait allows."""
+    """A tile that an asynchronous gemm writes. Its operands are read when it lands: as late as a
+    wait allows.
+    """
 
     frame: Frame
     op: Gemm | None
