@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any, NoReturn
 
+import numpy as np
 from lark import Token
 
 from ..errors import IRError
@@ -93,7 +94,8 @@ class ValueReader:
             dtype = i32 if isinstance(number, int) else f32
         if dtype.kind in ("bool", "opaque") or (dtype.is_integer and isinstance(number, float)):
             self._fail("TLC0288", f"{text} is no {dtype}", token)
-        found = constant(number, dtype)
+        with np.errstate(over="ignore"):  # what is too large is refused below
+            found = constant(number, dtype)
         if dtype.is_integer and found.value != number:
             self._fail("TLC0288", f"{text} does not fit {dtype}", token)
         if dtype.is_float and abs(found.value) == float("inf") and "inf" not in text:
