@@ -33,12 +33,13 @@ class LaunchFrame:
     def __enter__(self) -> Any:
         trace = current("T.Kernel")
         if trace.launch is not None:
-            raise refuse("TLC0118", "T.Kernel stands in another T.Kernel")
+            raise refuse("TLC0118", "T.Kernel stands in another T.Kernel", loc=self.loc)
         if len(trace.regions) > 1:
             raise refuse(
                 "TLC0118",
                 "T.Kernel stands in a branch or loop that is decided when the program runs",
                 hint="launch always, and put the condition into the kernel",
+                loc=self.loc,
             )
         self.region = trace.open_region("launch", self.loc)
         trace.launch = LaunchState(self.threads, persistent=self.persistent)

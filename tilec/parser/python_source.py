@@ -21,6 +21,9 @@ from ..language.places import characters
 _FUTURE = __future__.annotations.compiler_flag
 
 
+_OUTER, _INNER = "__tilec_outer", "__tilec_inner"
+
+
 @lru_cache(maxsize=64)
 def _tree(text: str, file: str) -> ast.Module:
     return ast.parse(text, file)
@@ -86,6 +89,7 @@ def build_function(
     cells |= {name: CellType(value) for name, value in extra.items()}
     names = [name for name in cells if name.isidentifier()]
     code = _compile(definition, names, original.__code__)
+    code = code.replace(co_name=definition.name, co_qualname=original.__qualname__)
     new = FunctionType(
         code,
         original.__globals__,
@@ -99,9 +103,14 @@ def build_function(
 
 
 def _compile(definition: ast.FunctionDef, names: Sequence[str], like: CodeType) -> CodeType:
-    """The code of `definition`, in a function whose parameters are the free names."""
+    """The code of `definition`, in a function whose parameters are the free names.
+
+    It goes by another name there, so that its own means what it means to the user.
+    """
+    fields = {name: getattr(definition, name) for name in definition._fields}
+    renamed = ast.copy_location(ast.FunctionDef(**{**fields, "name": _INNER}), definition)
     outer = ast.FunctionDef(
-        name="__tilec_outer",
+        name=_OUTER,
         args=ast.arguments(
             posonlyargs=[],
             args=[ast.arg(name) for name in names],
@@ -109,7 +118,7 @@ def _compile(definition: ast.FunctionDef, names: Sequence[str], like: CodeType) 
             kw_defaults=[],
             defaults=[],
         ),
-        body=[definition],
+        body=[renamed],
         decorator_list=[],
     )
     if "type_params" in ast.FunctionDef._fields:
@@ -118,7 +127,7 @@ def _compile(definition: ast.FunctionDef, names: Sequence[str], like: CodeType) 
     module = ast.fix_missing_locations(ast.Module([outer], []))
     flags = like.co_flags & _FUTURE
     whole = compile(module, like.co_filename, "exec", flags=flags, dont_inherit=True)
-    return _inner(_inner(whole, "__tilec_outer"), definition.name)
+    return _inner(_inner(whole, _OUTER), _INNER)
 
 
 def _inner(code: CodeType, name: str) -> CodeType:
