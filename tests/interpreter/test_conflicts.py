@@ -19,7 +19,7 @@ def rows(count: int = 8) -> np.ndarray:
     return np.arange(count, dtype=N)
 
 
-# Iterations of a Parallel -----------------------------------------------------------------------------------------
+# Iterations of a Parallel ---------------------------------------------------------------------
 
 
 def test_iterations_that_write_one_element_differently() -> None:
@@ -138,7 +138,7 @@ def test_scratch_cannot_carry_values_between_iterations_or_out_of_the_nest() -> 
             run(s.program(a), A=rows())
 
 
-# Threads ----------------------------------------------------------------------------------------------------------
+# Threads --------------------------------------------------------------------------------------
 
 
 def test_threads_are_in_step_under_uniform_control() -> None:
@@ -230,7 +230,7 @@ def test_a_barrier_where_only_some_threads_come() -> None:
     assert error.value.code == "TLC0749" and error.value.loc.line == 3
 
 
-# Blocks -----------------------------------------------------------------------------------------------------------
+# Blocks ---------------------------------------------------------------------------------------
 
 
 def test_blocks_that_write_one_element_differently() -> None:
@@ -289,7 +289,7 @@ def test_one_array_given_twice_is_one_memory() -> None:
         run(program, A=x, B=x)
 
 
-# The log ----------------------------------------------------------------------------------------------------------
+# The log --------------------------------------------------------------------------------------
 
 
 def test_the_log_of_accesses_forgets_between_episodes_and_survives_its_numbers_running_out() -> (

@@ -225,7 +225,7 @@ def test_symbols_must_agree() -> None:
 
 
 def nest(form: str, starts: tuple[int, ...], which: tuple[int, ...]) -> Program:
-    """B[i, j] = A[chosen indices plus starts], written as a Parallel, or with loops of one thread."""
+    """B[i, j] = A[chosen indices plus starts], as a Parallel or with loops of one thread."""
     a, b = tensor("A", i32, 6, 7), tensor("B", i32, 4, 5)
     s = Sketch()
     with s.launch(1):

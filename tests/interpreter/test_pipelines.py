@@ -4,10 +4,19 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from tests.interpreter.pipelines import Plan, run_plan
+from tests.interpreter.programs import Sketch, number, run, tensor
 from tilec.errors import ExecutionError
+from tilec.ir.core import Block, Program, Value
+from tilec.ir.dtypes import f32
+from tilec.ir.ops.arith import Add, Cast
+from tilec.ir.ops.control import Yield
+from tilec.ir.ops.pipeline import Pipeline, Stage
+from tilec.ir.ops.tile import LoadTile, Splat, StoreTile
+from tilec.ir.types import TileType
 
 TRIPS = (0, 1, 2, 3, 4, 7)
 
@@ -58,7 +67,7 @@ FAULTS = {
     ),
     "never freed": (Plan(free="never"), "TLC0751", "waits for a free buffer"),
     "freed twice": (Plan(free="twice"), "TLC0753", "freed without a get"),
-    "freed before it is read": (Plan(free="before"), "TLC0752", "read after it was freed"),
+    "freed before it is read": (Plan(free="before"), "TLC0752", "read after its free"),
     "put twice": (Plan(puts=2), "TLC0753", "put twice without a commit"),
     "commit without put": (Plan(puts=0), "TLC0753", "committed without a put"),
     "never committed": (Plan(commits=0, lead=0), "TLC0751", "to be committed"),
@@ -112,3 +121,35 @@ def test_a_role_that_frees_too_early_is_found_in_any_order(seed: int) -> None:
     with pytest.raises(ExecutionError) as error:
         run_plan(Plan(roles=True, free="before"), 6, seed)
     assert error.value.code == "TLC0752"
+
+
+def running_sums(lead: int) -> Program:
+    """B[k] = the sum of A[0 ... k]; the stage that adds leads the one that hands the sum on by `lead`."""
+    a, b = tensor("A", f32, "T", 8), tensor("B", f32, "T", 8)
+    s = Sketch()
+    with s.launch(1):
+        k, total = number("k"), Value(TileType(f32, (8,)), "total")
+        with s.region() as adding:
+            tile = s.emit(LoadTile(a, (k, s.value(0)), shape=(8,), dims=(1,))).result
+            more = s.emit(Add(tile, total)).result
+        add = Stage(Block((), (*adding, Yield((more,)))), label="add", lead=lead)
+        with s.region() as handing:
+            s.emit(StoreTile(add.result, b, (k, s.value(0)), dims=(1,)))
+            kept = s.emit(Cast(add.result, dtype=f32)).result
+        hand_on = Stage(Block((), (*handing, Yield((kept,)))), label="hand on")
+        zero = s.emit(Splat(s.const(0.0, f32), shape=(8,))).result
+        body = Block((k, total), (add, hand_on, Yield(hand_on.results)))
+        s.emit(Pipeline(s.value(0), s.symbol("T"), (zero,), body))
+    return s.program(a, b)
+
+
+def test_a_lead_that_outruns_a_carried_value_is_found() -> None:
+    x = np.arange(40, dtype=np.float32).reshape(5, 8)
+    y = np.zeros_like(x)
+    run(running_sums(0), A=x, B=y)
+    assert np.array_equal(y, np.cumsum(x, axis=0))
+    with pytest.raises(
+        ExecutionError, match="'total' is used before the stage that gives it"
+    ) as error:
+        run(running_sums(1), A=x, B=y)
+    assert error.value.code == "TLC0757"

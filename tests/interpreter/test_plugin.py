@@ -1,4 +1,4 @@
-"""Ops from outside the package: pure ones run by their `evaluate`, others by a rule that is added."""
+"""Ops from outside the package: pure ones run by their `evaluate`, others by an added rule."""
 
 from __future__ import annotations
 

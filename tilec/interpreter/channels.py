@@ -90,7 +90,7 @@ class RingGuard:
         if self.number < ring.reader(self.role).freed:
             raise frame.fault(
                 "TLC0752",
-                f"a buffer of {memory.name!r} is read after it was freed, when it may be overwritten",
+                f"a buffer of {memory.name!r} is read after its free, when it may be overwritten",
                 hint="free it after its last reader, or defer the free",
             )
 

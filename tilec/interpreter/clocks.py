@@ -25,7 +25,7 @@ class Clock:
     seen: list[int]
 
     def release(self) -> Clock:
-        """A copy of what is known now, for others to take over; the role goes on to its next step."""
+        """A copy of what is known now, for others; the role goes on to its next step."""
         self.seen[self.number] += 1
         return self.copy()
 
@@ -61,9 +61,10 @@ class Clocks:
             if write and not clash and role in self.read:
                 clash = np.any(self.read[role][index] > seen)
             if clash:
+                done = "written" if write else "read"
                 raise frame.fault(
                     "TLC0758",
-                    f"shared {memory.name} is {'written' if write else 'read'} here while another role uses it",
+                    f"shared {memory.name} is {done} here while another role uses it",
                     hint="no channel orders the two accesses",
                 )
         now = clock.seen[clock.number]

@@ -12,7 +12,8 @@ from ..errors import WrongResult
 from ..ir.dtypes import DType, f32
 from .numbers import Array, bits_of
 
-# The distance from 1 to the next number. Accumulators that truncate (tensor cores do) stay within k of these too.
+# The distance from 1 to the next number. Accumulators that truncate, as tensor cores do, stay
+# within k of these too.
 _EPSILON = {"f16": 2.0**-10, "bf16": 2.0**-7, "f32": 2.0**-23, "f64": 2.0**-52}
 _SMALLEST = {"f16": 2.0**-24, "bf16": 2.0**-133, "f32": 2.0**-149, "f64": 2.0**-1074}
 _LARGEST = {
@@ -88,7 +89,8 @@ def assert_exact(result: Array, expected: Array, name: str = "the result") -> No
     if result.shape != expected.shape or result.dtype != expected.dtype:
         raise WrongResult(
             "TLC0761",
-            f"{name} is {result.dtype}{list(result.shape)}, not {expected.dtype}{list(expected.shape)}",
+            f"{name} is {result.dtype}{list(result.shape)}, "
+            f"not {expected.dtype}{list(expected.shape)}",
         )
     differ = np.asarray(bits_of(result) != bits_of(expected))
     if differ.any():

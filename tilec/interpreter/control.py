@@ -61,7 +61,7 @@ def run_launch(frame: Frame, op: Op) -> None:
 
 
 def _settle(frame: Frame, body: Block) -> None:
-    """Finds out which global memory the launch writes: only that can have conflicts between blocks."""
+    """Finds out which global memory the launch writes: only there can blocks be in conflict."""
     memories = {id(m.storage): m for m in frame.run.globals_.values()}
     written = {id(m.storage) for m in _memories(frame, written_by(frame, body))}
     unknown = any(
@@ -97,7 +97,7 @@ def _memories(frame: Frame, values: frozenset[Value]) -> list[Memory]:
     return [m for m in (frame.env.get(v) for v in values) if isinstance(m, Memory)]
 
 
-# Loops and conditions ---------------------------------------------------------------------------------------------
+# Loops and conditions -------------------------------------------------------------------------
 
 
 def run_if(frame: Frame, op: Op) -> Steps:
@@ -214,7 +214,7 @@ def run_while(frame: Frame, op: Op) -> Steps:
     frame.define_all(op.results, carried)
 
 
-# Lanes ------------------------------------------------------------------------------------------------------------
+# Lanes ----------------------------------------------------------------------------------------
 
 
 def run_simt(frame: Frame, op: Op) -> Steps:
@@ -301,7 +301,7 @@ def _own_scratch(frame: Frame, body: Block) -> dict[Value, Memory]:
     return found
 
 
-# Leaves -----------------------------------------------------------------------------------------------------------
+# Leaves ---------------------------------------------------------------------------------------
 
 
 def run_alloc(frame: Frame, op: Op) -> None:

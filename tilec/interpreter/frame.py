@@ -124,7 +124,7 @@ class Frame:
         other.place, other.launch = self.place, self.launch
         return other
 
-    # Values -----------------------------------------------------------------------------------------------------
+    # Values ------------------------------------------------------------------------------------
 
     def value(self, v: Value) -> Any:
         """What v holds. Scalars and elements are NumPy data, handles are Memory."""
@@ -207,7 +207,7 @@ class Frame:
             where = f" at element {element(np.argwhere(bad)[0])}"
         raise self.fault("TLC0743", f"an uninitialised value reaches {use}{where}")
 
-    # Running ----------------------------------------------------------------------------------------------------
+    # Running -----------------------------------------------------------------------------------
 
     def execute(self, block: Block) -> Generator[Waiting, None, list[Pair]]:
         """Runs a block; gives the values of its terminator."""

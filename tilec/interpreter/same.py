@@ -1,4 +1,4 @@
-"""Whether two programs mean the same: both are run on the same small random inputs (TILEC_CHECK)."""
+"""Whether two programs mean the same: both run on the same small random inputs (TILEC_CHECK)."""
 
 from __future__ import annotations
 

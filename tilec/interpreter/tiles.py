@@ -167,7 +167,7 @@ def _over(bad: Any, shape: tuple[int, ...]) -> Bits | None:
     return None if bad is None else np.broadcast_to(bad, shape)
 
 
-# Matrix products --------------------------------------------------------------------------------------------------
+# Matrix products ------------------------------------------------------------------------------
 
 
 @dataclass(eq=False)
