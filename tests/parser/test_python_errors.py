@@ -180,6 +180,7 @@ def test_refused_bodies(tmp_path: Path, body: str, code: str, fragment: str) -> 
     assert f"| {caret}\n" in str(error) + "\n"
 
 
+KERNEL = "@tilec.kernel\ndef k(A: T.Tensor('N', 'int8')):\n"
 MODULES = [
     (
         "reserved name",
@@ -213,31 +214,32 @@ MODULES = [
     ),
     (
         "outside of the launch",
-        "@tilec.kernel\ndef k(A: T.Tensor('N', 'int8')):\n    ⟦T.alloc_shared(4, 'int8')⟧\n",
+        KERNEL + "    ⟦T.alloc_shared(4, 'int8')⟧\n",
         "TLC0118",
         "outside",
     ),
     (
         "element outside of the launch",
-        "@tilec.kernel\ndef k(A: T.Tensor('N', 'int8')):\n    x = ⟦A[0]⟧ + 1\n",
+        KERNEL + "    x = ⟦A[0]⟧ + 1\n",
         "TLC0118",
         "outside",
     ),
     (
         "grid of four",
-        "@tilec.kernel\ndef k(A: T.Tensor('N', 'int8')):\n    with ⟦T.Kernel(1, 2, 3, 4)⟧ as b:\n        pass\n",
+        KERNEL + "    with ⟦T.Kernel(1, 2, 3, 4)⟧ as b:\n        pass\n",
         "TLC0118",
         "not 4",
     ),
     (
         "threads of a block",
-        "@tilec.kernel\ndef k(A: T.Tensor('N', 'int8')):\n    with ⟦T.Kernel(1, threads=2048)⟧:\n        pass\n",
+        KERNEL + "    with ⟦T.Kernel(1, threads=2048)⟧:\n        pass\n",
         "TLC0118",
         "1 to 1024",
     ),
     (
         "result",
-        "@tilec.kernel\ndef ⟦k⟧(A: T.Tensor('N', 'int8')):\n    with T.Kernel(1):\n        pass\n    return A\n",
+        "@tilec.kernel\ndef ⟦k⟧(A: T.Tensor('N', 'int8')):\n"
+        "    with T.Kernel(1):\n        pass\n    return A\n",
         "TLC0130",
         "returns a value",
     ),
@@ -252,22 +254,21 @@ MODULES = [
     ("macro called outside", "@T.macro\ndef f():\n    pass\n⟦f()⟧\n", "TLC0102", "the macro f"),
     (
         "buffer of another launch",
-        "@tilec.kernel\ndef k(A: T.Tensor('N', 'int8')):\n    with T.Kernel(1):\n        S = T.alloc_shared(4, 'int8')\n"
+        KERNEL + "    with T.Kernel(1):\n        S = T.alloc_shared(4, 'int8')\n"
         "    with T.Kernel(1):\n        ⟦T.clear(S)⟧\n",
         "TLC0107",
         "`S` was allocated in a launch",
     ),
     (
         "value of another launch",
-        "@tilec.kernel\ndef k(A: T.Tensor('N', 'int8')):\n    with T.Kernel(4) as b:\n        pass\n"
+        KERNEL + "    with T.Kernel(4) as b:\n        pass\n"
         "    with T.Kernel(1):\n        A[0] = ⟦b + 1⟧\n",
         "TLC0107",
         "`bx`",
     ),
     (
         "launch under a condition",
-        "@tilec.kernel\ndef k(A: T.Tensor('N', 'int8')):\n    if A.shape[0] > 4:\n"
-        "        with ⟦T.Kernel(4)⟧ as b:\n            pass\n",
+        KERNEL + "    if A.shape[0] > 4:\n        with ⟦T.Kernel(4)⟧ as b:\n            pass\n",
         "TLC0118",
         "a branch or loop",
     ),
@@ -279,7 +280,7 @@ MODULES = [
     ),
     (
         "wide characters before the place",
-        "@tilec.kernel\ndef k(A: T.Tensor('N', 'int8')):\n    with T.Kernel(1):\n        名 = 'é'; ⟦T.nothing⟧\n",
+        KERNEL + "    with T.Kernel(1):\n        名 = 'é'; ⟦T.nothing⟧\n",
         "TLC0101",
         "T.nothing",
     ),
@@ -330,8 +331,7 @@ def test_the_chain_of_inlined_calls(tmp_path: Path) -> None:
 
 def test_a_plain_function_that_never_ends(tmp_path: Path) -> None:
     text = HEAD + (
-        "def f(x):\n    return f(x)\n"
-        "@tilec.kernel\ndef k(A: T.Tensor('N', 'int8')):\n    with T.Kernel(4) as b:\n        f(b)\n"
+        "def f(x):\n    return f(x)\n" + KERNEL + "    with T.Kernel(4) as b:\n        f(b)\n"
     )
     error = refusal(tmp_path, text)
     assert error.code == "TLC0112" and "RecursionError" in error.message
