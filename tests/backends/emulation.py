@@ -171,7 +171,8 @@ class Probes:
 
     @cached_property
     def library(self) -> Path:
-        return build(render_source("cpu", [p.frame(name) for name, p in self.probes.items()]))
+        frames = [p.frame(name) for name, p in self.probes.items()]
+        return build(render_source("cpu", frames), optimize=0)
 
     def run(
         self,

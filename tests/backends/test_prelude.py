@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from tilec.backends.prelude import (
     render_source,
 )
 from tilec.backends.prelude_entry import PreludeEntry, make_table
+from tilec.runtime.emulator import find_host_compiler
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "prelude.md"
 HIP_ONLY = {"buffer", "make_buffer", "buffer_load", "buffer_store", "mfma", "set_priority"}
@@ -101,3 +103,24 @@ def test_text_is_clean(dialect: str) -> None:
         assert "\n\n\n" not in text
         assert not re.search(r"\{%|\{\{ |\{#", text)
         assert text.isascii() and text.endswith("\n")
+
+
+@pytest.mark.nightly
+def test_every_name_of_the_cpu_compiles(tmp_path: Path) -> None:
+    """Each name alone: its requirements are complete. (The CUDA prelude's are tested every
+    time.)"""
+    instances: dict[str, tuple[int | str | bool, ...]] = {
+        "mma": (16, 8, 16, "f32", "f16"),
+        "wgmma_ss": (64, "f16", False, False),
+        "wgmma_rs": (64, "bf16", True),
+        "tma_load": (2,),
+        "tma_store": (3,),
+        "mfma": (32, 32, 8, "f32", "f16"),
+    }
+    for name in prelude_names("cpu"):
+        frame = KernelFrame("empty", (), 32, 0, "", (Need(name, instances.get(name, ())),))
+        source = tmp_path / f"{name}.cpp"
+        source.write_text(render_source("cpu", [frame]))
+        command = (*find_host_compiler().command, "-std=c++17", "-fsyntax-only", str(source))
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{name}: {done.stderr}"

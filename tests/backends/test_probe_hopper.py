@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 import pytest
 
-from tests.backends.emulation import every_schedule
+from tests.backends.emulation import Probes, every_schedule
 from tests.backends.probes_hopper import HOPPER_PROBES, WGMMA, WGMMA_PROBES
 from tilec.runtime.emulator import EmulatorError
 
@@ -79,3 +80,16 @@ def test_a_ring_of_mbarriers() -> None:
         y = np.zeros(64, np.int32)
         HOPPER_PROBES.run("ring", {"Y": y}, mode, order)
         assert y.tolist() == expected.tolist()
+
+
+def test_a_load_that_nobody_waits_for() -> None:
+    probe = HOPPER_PROBES.probes["box_2"]
+    body = (
+        probe.body.replace("    mbarrier_wait(full, 0, 0);\n", "").partition("    tma_store")[0]
+        + "  }\n"
+    )
+    lost = Probes({"lost": replace(probe, body=body)})
+    x = np.zeros((5, 12), np.float32)
+    arguments = {"X": x, "Y": x.copy(), "Z": np.zeros(32, np.float32), "c0": 0, "c1": 0}
+    with pytest.raises(EmulatorError, match="ends with 1 tma_loads that no thread waited for"):
+        lost.run("lost", arguments)

@@ -60,6 +60,14 @@ FINDINGS = {
 }  # fmt: skip
 
 CLEAN = {
+    "select_shared": (
+        "f32",
+        "S[t] = X[t]; Y[t] = t < 7 ? S[t] : 0.0f; Y[t] = t < 9 ? Y[t] * 2.0f : X[t] + 1.0f;",
+    ),
+    "predicated_shared": (
+        "i8",
+        "store_shared<4>(S, 4 * t, r, 0, t > 31); load_shared<4>(r, 0, S, 4 * t, t > 31); Y[t] = r[t % 4];",
+    ),
     "select": ("f32", "Y[t] = t < 99 ? X[t] : r[0];"),
     "moves_only": ("i32", "copy_registers<2>(r, 0, r, 2); Y[t] = X[t];"),
     "nan_is_a_value": ("f32", "Y[t] = log(-X[t] - 1.0f) * 0.0f;"),
@@ -159,6 +167,14 @@ def test_a_launch_that_does_not_fit() -> None:
         EmulatorError, match=r"has 32 threads, 256 bytes .* the launch, 64, 256 and 2"
     ):
         run(PROBES.library, spec, make_arguments("i32"))
+
+
+def test_a_block_that_is_too_large() -> None:
+    body = body_of("Y[t] = X[t];")
+    pointers = {"X": "const f32", "Y": "f32"}
+    probes = Probes({"large": Probe(body, needs_of(body), pointers, shared_bytes=300_000)})
+    with pytest.raises(EmulatorError, match="300000 bytes .* the emulator has 1024 and 262144"):
+        probes.run("large", make_arguments("f32"))
 
 
 def test_scalars_of_every_type() -> None:

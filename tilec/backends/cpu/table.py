@@ -61,7 +61,7 @@ TABLE = make_table(
     Entry("packed_zero", "memory.j2", ("base",)),
     Entry("load_global", "memory.j2", ("regs", "global", "packed_zero")),
     Entry("store_global", "memory.j2", ("regs", "global")),
-    Entry("load_shared", "memory.j2", ("regs", "shared")),
+    Entry("load_shared", "memory.j2", ("regs", "shared", "packed_zero")),
     Entry("store_shared", "memory.j2", ("regs", "shared")),
     Entry("convert_registers", "memory.j2", ("regs", "convert")),
     Entry("copy_registers", "memory.j2", ("regs",)),
