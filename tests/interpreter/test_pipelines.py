@@ -124,7 +124,7 @@ def test_a_role_that_frees_too_early_is_found_in_any_order(seed: int) -> None:
 
 
 def running_sums(lead: int) -> Program:
-    """B[k] = the sum of A[0 ... k]; the stage that adds leads the one that hands the sum on by `lead`."""
+    """B[k] = the sum of A[0 ... k]; the adding stage leads the one that hands it on by `lead`."""
     a, b = tensor("A", f32, "T", 8), tensor("B", f32, "T", 8)
     s = Sketch()
     with s.launch(1):

@@ -30,6 +30,34 @@ class Access:
     keep: Bits | None
     uniform: bool
     outside: Bits | None = None
+    memo: dict[str, Any] | None = None  # present where the access is met again and again
+
+    def slices(self, lanes: tuple[int, ...]) -> tuple[Index, tuple[int, ...], bool] | None:
+        """What `as_slices` gives for the index."""
+        if self.memo is None:
+            return as_slices(self.index, lanes)
+        if "slices" not in self.memo:
+            self.memo["slices"] = as_slices(self.index, lanes)
+        found: tuple[Index, tuple[int, ...], bool] | None = self.memo["slices"]
+        return found
+
+    def spread(self, lanes: tuple[int, ...]) -> Index:
+        """What `spread` gives for the index and the lanes that are kept."""
+        if self.memo is None:
+            return spread(self.index, lanes, self.keep)
+        if "spread" not in self.memo:
+            self.memo["spread"] = spread(self.index, lanes, self.keep)
+        found: Index = self.memo["spread"]
+        return found
+
+    def known_distinct(self, lanes: tuple[int, ...], shape: tuple[int, ...]) -> bool:
+        """Whether no two lanes have one element. False where finding out would not pay."""
+        if self.memo is None:
+            return False
+        if "distinct" not in self.memo:
+            flat = np.ravel_multi_index(self.spread(lanes), shape).reshape(-1)
+            self.memo["distinct"] = bool(np.unique(flat).size == flat.size)
+        return bool(self.memo["distinct"])
 
 
 def locate(
@@ -61,9 +89,20 @@ def locate(
         numbers = tuple([int(i) for i in found])
         if all([0 <= i < n for i, n in zip(numbers, shape, strict=True)]):
             return Access(numbers, frame.mask, True)
-    elif all([_inside(i, n) for i, n in zip(found, shape, strict=True)]):
+        return _outside(frame, memory, found, uniform, None)
+    assert frame.lanes is not None
+    key = frame.run.lasting.key(found) if frame.mask is None else None
+    if key is not None:
+        known: Access | None = frame.run.accesses.get((key, shape, frame.lanes.shape))
+        if known is not None:
+            return known
+    if not all([_inside(i, n) for i, n in zip(found, shape, strict=True)]):
+        return _outside(frame, memory, found, uniform, None)
+    if key is None:
         return Access(tuple(found), frame.mask, False)
-    return _outside(frame, memory, found, uniform, None)
+    access = Access(tuple(found), None, False, memo={})
+    frame.run.accesses[key, shape, frame.lanes.shape] = access
+    return access
 
 
 def _inside(index: Any, extent: int) -> bool:

@@ -229,6 +229,7 @@ def run_simt(frame: Frame, op: Op) -> Steps:
         )
     frame.lanes = Lanes("thread", (op.threads,))
     for param in op.body.params[:1]:
+        frame.run.lasting.keep(frame.lanes.indices()[0])
         frame.define(param, frame.lanes.indices()[0])
     yield from frame.execute(op.body)
     frame.lanes = None
@@ -249,6 +250,7 @@ def run_parallel(frame: Frame, op: Op) -> Steps:
         frame.run.next_episode()
     depth = len(op.extents)
     for param, index in zip(op.body.params, lanes.indices()[:depth], strict=False):
+        frame.run.lasting.keep(index)
         frame.define(param, index)
     updates = _bind_tiles(frame, op, op.body.params[depth:])
     scratch = _own_scratch(frame, op.body) if outer is None else {}

@@ -9,7 +9,7 @@ import numpy as np
 from ..ir.core import Op
 from ..ir.ops.memory import Load, Store
 from ..ir.types import Space
-from .addressing import Access, as_slices, chosen, locate, spread
+from .addressing import Access, chosen, locate, spread
 from .frame import Frame
 from .hazards import note_read, note_write
 from .memory import Memory
@@ -43,7 +43,7 @@ def _load(frame: Frame, memory: Memory, access: Access) -> tuple[Any, Bits | Non
     if access.uniform:
         return storage.data[access.index], storage.bad(access.index)
     assert lanes is not None
-    sliced = as_slices(access.index, lanes.shape)
+    sliced = access.slices(lanes.shape)
     if sliced is None:
         return storage.data[access.index], storage.bad(access.index)
     index, shape, _ = sliced
@@ -127,7 +127,7 @@ def _store_lanes(frame: Frame, memory: Memory, access: Access, value: Any, bad: 
         note_write(frame, memory, access, access.index, value, 0, False)
         storage.write(access.index, value, bad)  # every thread writes the same
         return
-    sliced = as_slices(access.index, lanes.shape) if access.keep is None else None
+    sliced = access.slices(lanes.shape) if access.keep is None else None
     if sliced is not None and sliced[2]:
         index = sliced[0]
         shape = tuple(p.stop - p.start for p in index if isinstance(p, slice))
@@ -141,10 +141,17 @@ def _store_lanes(frame: Frame, memory: Memory, access: Access, value: Any, bad: 
             None if bad is None else _shaped(bad, lanes.shape, shape),
         )
         return
-    index = spread(access.index, lanes.shape, access.keep)
+    index = access.spread(lanes.shape)
     values = chosen(value, lanes.shape, access.keep)
+    repeats = not (together and access.known_distinct(lanes.shape, storage.shape))
     note_write(
-        frame, memory, access, index, values, chosen(lanes.numbers, lanes.shape, access.keep), True
+        frame,
+        memory,
+        access,
+        index,
+        values,
+        chosen(lanes.numbers, lanes.shape, access.keep),
+        repeats,
     )
     storage.write(index, values, None if bad is None else chosen(bad, lanes.shape, access.keep))
 

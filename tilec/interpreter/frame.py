@@ -20,7 +20,7 @@ from ..ir.core import Block, Constant, Op, Value
 from ..ir.ops.control import Role
 from ..ir.registry import Registry
 from ..ir.types import ScalarType, TileType
-from .lanes import Lanes
+from .lanes import Lanes, Lasting
 from .memory import Memory
 from .numbers import Array, Bits
 
@@ -72,6 +72,8 @@ class Run:
     episode: int = 0
     told: set[tuple[str, Op]] = field(default_factory=set)
     plans: dict[Block, tuple[tuple[Rule, Op], ...]] = field(default_factory=dict)
+    lasting: Lasting = field(default_factory=Lasting)
+    accesses: dict[Any, Any] = field(default_factory=dict)  # element accesses inside, by index
     regions: dict[Any, tuple[Any, ...]] = field(default_factory=dict)
     writes: dict[Block, frozenset[Value]] = field(default_factory=dict)
 
@@ -309,25 +311,22 @@ def evaluator(op: Op) -> Rule:
     return run
 
 
-_REMEMBERED = 4096  # results that are kept for each op
-
-
 def _remembering(op: Op, kind: type[np.generic]) -> Rule:
-    """The rule of an op on integers: index arithmetic meets the same few numbers in every block."""
+    """The rule of an op on integers: index arithmetic meets the same operands in every block."""
     inputs, result = op.inputs, op.results[0]
     known: dict[tuple[Any, ...], Any] = {}
 
     def run(frame: Frame, op: Op) -> None:
         env = frame.env
-        data = tuple([env[v] if v in env else frame.value(v) for v in inputs])
-        if any([d.ndim for d in data]):
+        data = [env[v] if v in env else frame.value(v) for v in inputs]
+        key = frame.run.lasting.key(data)
+        found = known.get(key) if key is not None else None
+        if found is None:
             found = op.evaluate(*data)
-        else:
-            found = known.get(data)
-            if found is None:
-                found = kind(op.evaluate(*data))
-                if len(known) < _REMEMBERED:
-                    known[data] = found
+            if not any([d.ndim for d in data]):
+                found = kind(found)
+            if key is not None and frame.run.lasting.keep(np.asarray(found)):
+                known[key] = found
         frame.define(result, found, _union(frame, op) if frame.shadow else None)
 
     return run

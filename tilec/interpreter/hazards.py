@@ -25,7 +25,7 @@ def note_read(frame: Frame, memory: Memory, access: Access) -> None:
         return
     if _watched(frame, memory, storage):
         lanes = frame.lanes
-        index = spread(access.index, lanes.shape, access.keep)
+        index = access.spread(lanes.shape)
         party = spread((lanes.numbers,), lanes.shape, access.keep)[0]
         log = storage.lane_log(frame.run.episode, lanes.count)
         clash = log.read(index, party, True)

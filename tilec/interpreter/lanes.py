@@ -5,8 +5,10 @@ leading array axes.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
@@ -57,3 +59,40 @@ def _indices(shape: tuple[int, ...]) -> tuple[Array, ...]:
         found.append(index.reshape([extent if a == axis else 1 for a in range(len(shape))]))
         found[-1].setflags(write=False)
     return tuple(found)
+
+
+class Lasting:
+    """Index arrays kept for the whole run, so that what is computed from them is computed once.
+
+    They are never changed in place. Scalars always last.
+    """
+
+    _LARGEST, _BYTES = 1 << 18, 1 << 26  # of one array, of all of them
+
+    def __init__(self) -> None:
+        self._arrays: dict[int, Array] = {}  # by id; being here keeps the id theirs
+        self._left = self._BYTES
+
+    def keep(self, x: Array) -> bool:
+        """Makes x last; False if it is too large or there are too many."""
+        if x.ndim and id(x) in self._arrays:
+            return True
+        size = x.nbytes + 256  # what keeping it in tables takes
+        if size > min(self._LARGEST, self._left):
+            return False
+        self._left -= size
+        if x.ndim:
+            self._arrays[id(x)] = x
+        return True
+
+    def key(self, operands: Sequence[Any]) -> tuple[Any, ...] | None:
+        """What tells these operands from any others; None if one of them does not last."""
+        found: list[Any] = []
+        for x in operands:
+            if x.ndim == 0:
+                found.append(x)
+            elif id(x) in self._arrays:
+                found.append((id(x),))
+            else:
+                return None
+        return tuple(found)
