@@ -84,9 +84,8 @@ def emit_while(body: BodyEmitter, op: While) -> None:
         values.set(param, Expression(name))
     values.settle()
     _place_comment(body, op)
-    more = writer.names.new("more")
     start = len(writer.lines)
-    with writer.names.block(), writer.block("while (true)", op):
+    with writer.block("while (true)", op):
         (condition,) = body.block(op.condition)
         text = values.get(condition).text
         values.take((condition,))
@@ -94,6 +93,7 @@ def emit_while(body: BodyEmitter, op: While) -> None:
         if plain:
             _assign(body, names, body.block(op.body))
         else:
+            more = writer.names.new("more", outside=True)
             writer.line(f"{more} = {text};")
             with writer.block(f"if ({more})"):
                 _assign(body, names, body.block(op.body))

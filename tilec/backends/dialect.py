@@ -15,6 +15,13 @@ from .prelude import prelude_names
 VERSION = "0.1.0"
 """The version of tilec that emitted text names in its first line."""
 
+INNER_NAMES = frozenset({
+    "base", "words", "packet", "shared_address", "turns", "shuffle_bits", "piece", "plain",
+    "barriers", "exchange", "packed_zero", "copy_groups", "matrix_rows", "matrix_values",
+    "swizzled", "mbarrier_states", "tma_box", "tma_load_box", "bulk_groups", "wgmma_groups",
+})  # fmt: skip
+"""Entries of the preludes' tables that other entries use and bodies do not."""
+
 
 @dataclass(frozen=True)
 class Dialect:
@@ -30,8 +37,8 @@ class Dialect:
 
     @property
     def names(self) -> frozenset[str]:
-        """Every name that its prelude can define."""
-        return frozenset(prelude_names(self.name))
+        """Every name of its prelude that a body may use."""
+        return frozenset(prelude_names(self.name)) - INNER_NAMES
 
 
 DIALECTS: dict[str, Dialect] = {

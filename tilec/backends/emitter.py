@@ -191,10 +191,11 @@ class _Outline:
 
 def _root(value: Value, definitions: Mapping[Value, Op]) -> Value:
     """The memory that a view is of."""
-    op = definitions.get(value)
-    while op is not None and op.pure and op.inputs and isinstance(op.inputs[0].type, MemoryType):
+    while isinstance(value.type, MemoryType) and value in definitions:
+        op = definitions[value]
+        if not op.pure or not op.inputs:
+            break
         value = op.inputs[0]
-        op = definitions.get(value)
     return value
 
 
@@ -233,6 +234,8 @@ def _emit_launch(
     threads = launch.launched_threads or launch.threads
     body.launched_threads = threads
     parameters = _parameters(outline, launch, ops, body)
+    for extent, hint in zip(launch.grid, ("grid_x", "grid_y", "grid_z"), strict=False):
+        body.values.suggest(extent, hint)
     _bind_block_ids(body, launch.body.params)
     bind_thread_ids(body, ops, 0)
     with body.variables.block(launch.body.params):

@@ -13,7 +13,8 @@ from .manifest import MULTIPROCESSORS, Expr
 
 _OPERATIONS: dict[type[Op], str] = {
     arith.Add: "add", arith.Sub: "sub", arith.Mul: "mul", arith.FloorDiv: "floordiv",
-    arith.TruncDiv: "floordiv", arith.FloorMod: "mod", arith.TruncMod: "mod", arith.Min: "min", arith.Max: "max",
+    arith.TruncDiv: "floordiv", arith.FloorMod: "mod", arith.TruncMod: "mod",
+    arith.Min: "min", arith.Max: "max",
 }  # fmt: skip
 
 

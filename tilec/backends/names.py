@@ -58,14 +58,14 @@ class Names:
         self._reserved = reserved_names()
         self._scopes: list[set[str]] = [set()]
 
-    def new(self, hint: str, default: str = "x") -> str:
-        """A name like `hint` that nothing visible here has."""
+    def new(self, hint: str, default: str = "x", *, outside: bool = False) -> str:
+        """A name like `hint` that nothing visible here has; `outside`: of the block around."""
         base = plain_identifier(hint, default)
         name, count = base, 0
         while name in self._reserved or any(name in scope for scope in self._scopes):
             count += 1
             name = f"{base}_{count}" if base[-1].isdigit() else f"{base}{count}"
-        self._scopes[-1].add(name)
+        self._scopes[-2 if outside else -1].add(name)
         return name
 
     @contextmanager

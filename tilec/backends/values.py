@@ -61,6 +61,10 @@ class Values:
     def set(self, value: Value, expression: Expression) -> None:
         self._expressions[value] = expression
 
+    def suggest(self, value: Value, hint: str) -> None:
+        """What to call a value that has no hint of its own."""
+        self._hints[value] = hint
+
     def name(self, value: Value, hint: str = "") -> str:
         """A new name for a value that the caller declares."""
         name = self._writer.names.new(
@@ -86,8 +90,9 @@ class Values:
     ) -> None:
         """Makes `value` an expression of `operands`, to stand at its use, or a constant where it
         cannot wait."""
-        self._hints[value] = hint
-        head = len(f"const {type_text(value)} {value.hint or default_name(value)}__ = ;")
+        if hint:
+            self.suggest(value, hint)
+        head = len(f"const {type_text(value)} {value.hint or default_name(value)}____ = ;")
         self.fit(operands, lambda: make().text, head)
         expression = make()
         reads = any(self.get(v).reads for v in operands) or expression.reads
