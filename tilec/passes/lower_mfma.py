@@ -1,0 +1,139 @@
+"""Gemm by MFMA: fragments from LDS in wide reads, then the wave's instruction tiles.
+
+    gemm %As, %Bs, %acc  ->  for kk (unrolled) {
+                               for i { load_shared<8> a[8 i], %As[row, kk * 16 + 8 * (lane / 32)] }
+                               for j { load_shared<8> b[8 j], %Bs[...] }
+                               for p in 0, 1: for i, j {
+                                 mfma acc[(i * blocks + j) * 16], a[8 i + 4 p], b[8 j + 4 p] } }
+
+One instruction takes m k / 64 consecutive k from each lane, 8 bytes where LDS is read best by 16.
+So two steps of k are read as one: lane group g holds k = 8 g ... 8 g + 7 of both, the first
+instruction takes the first half of every group and the second the rest. That permutes k in A and B
+alike, and the sum over k does not mind.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..ir.core import Value
+from ..ir.layout import RegisterLayout, mfma
+from ..ir.ops.amd import Mfma
+from ..ir.ops.tile import Gemm
+from .matrix_operands import (
+    Operand,
+    Side,
+    Tiling,
+    check_operand_tile,
+    load_fragment,
+    start_accumulator,
+)
+
+if TYPE_CHECKING:
+    from .lower_tiles import Lowering
+
+WAVE = 64
+READ_BYTES = 16  # the widest read of LDS by a lane
+
+
+def lower_mfma(op: Gemm, lowering: Lowering) -> None:
+    """Lowers a gemm whose instruction is "mfma"."""
+    b = lowering.b
+    tiling = Tiling.of(op)
+    accumulator = start_accumulator(op, lowering)
+    row, column = tiling.unit_place(b, lowering.warp())
+    pack = steps_in_a_read(op, tiling)
+    a = _Fragments(op, "a", lowering, tiling, pack, row)
+    other = _Fragments(op, "b", lowering, tiling, pack, column)
+    with b.unrolled(tiling.steps // pack, "kk") as step:
+        a.load(step)
+        other.load(step)
+        with (
+            b.unrolled(pack, "p") as part,
+            b.unrolled(tiling.row_blocks, "i") as i,
+            b.unrolled(tiling.column_blocks, "j") as j,
+        ):
+            block = b.add(b.mul(i, tiling.column_blocks), j)
+            b.emit(
+                Mfma(
+                    accumulator, b.mul(block, tiling.accumulators),
+                    a.registers, a.offset(i, step, part),
+                    other.registers, other.offset(j, step, part),
+                    m=tiling.m, n=tiling.n, k=tiling.k,
+                )
+            )  # fmt: skip
+
+
+def steps_in_a_read(op: Gemm, tiling: Tiling) -> int:
+    """Steps of k that one wide read of both operands covers; 1 where an operand has its k apart, or
+    in registers.
+    """
+    operands = [Operand.of(op, "a", op.a), Operand.of(op, "b", op.b)]
+    if any(o.in_registers for o in operands) or not any(o.k_major for o in operands):
+        return 1
+    bits = op.operand_dtype.bits
+    held = mfma("a", tiling.m, tiling.n, tiling.k, bits).registers
+    widest = max(o.vector for o in operands if o.k_major)
+    pack = min(READ_BYTES * 8 // bits, widest) // held
+    return pack if pack > 1 and tiling.steps % pack == 0 else 1
+
+
+def packed_fragment(side: Side, tiling: Tiling, bits: int, pack: int) -> RegisterLayout:
+    """[mn, k * pack] over the lanes of a wave, each with `pack` times as many consecutive k."""
+    fragment = mfma(side, tiling.m, tiling.n, tiling.k, bits)
+    if pack == 1:
+        return fragment
+    extent = fragment.shape[0]
+    groups = WAVE // extent
+    return RegisterLayout(
+        (extent, tiling.k * pack), ((extent,), (groups, tiling.k * pack // groups)), (1, 0), (2,)
+    )
+
+
+class _Fragments:
+    """One operand's fragments for `pack` steps of k: a tile that has them, or registers loaded from
+    shared memory.
+    """
+
+    def __init__(
+        self, op: Gemm, side: Side, lowering: Lowering, tiling: Tiling, pack: int, unit: Value
+    ) -> None:
+        self.lowering, self.tiling, self.pack, self.unit = lowering, tiling, pack, unit
+        self.blocks, self.units = (
+            (tiling.row_blocks, tiling.rows)
+            if side == "a"
+            else (tiling.column_blocks, tiling.columns)
+        )
+        self.fragment = packed_fragment(side, tiling, op.operand_dtype.bits, pack)
+        self.size = self.fragment.registers // pack
+        source = op.a if side == "a" else op.b
+        self.operand = Operand.of(op, side, source)
+        self.in_registers = self.operand.in_registers
+        if self.in_registers:
+            check_operand_tile(op, side, lowering)
+            self.registers = lowering.registers(source)
+            return
+        self.operand = Operand.of(op, side, lowering.value(source))
+        count = self.blocks * self.fragment.registers
+        self.registers = lowering.scratch(op.operand_dtype, count, f"{side}_frag")
+
+    def offset(self, block: Value, step: Value, part: Value) -> Value:
+        """Where the fragment of a block for one instruction is in the registers, in elements."""
+        b = self.lowering.b
+        if self.in_registers:
+            return b.mul(b.add(b.mul(block, self.tiling.steps), step), self.size)
+        return b.add(b.mul(block, self.size * self.pack), b.mul(part, self.size))
+
+    def load(self, step: Value) -> None:
+        """Loads the fragments of all blocks from `step` packs of k on."""
+        if self.in_registers:
+            return
+        b = self.lowering.b
+        extent, depth = self.fragment.shape
+        with b.unrolled(self.blocks, "i" if self.operand.side == "a" else "j") as block:
+            mn = b.mul(b.add(b.mul(block, self.units), self.unit), extent)
+            offset = b.mul(block, self.fragment.registers)
+            origin = (mn, b.mul(step, depth))
+            load_fragment(
+                self.lowering, self.operand, self.fragment, self.registers, offset, origin
+            )

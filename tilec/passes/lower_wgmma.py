@@ -1,0 +1,207 @@
+"""Gemm by wgmma: descriptors of the operands in shared memory, one group of asynchronous
+instructions, its wait.
+
+    %x = gemm %As, %Bs, %acc, [%p]  ->  a_desc = make_descriptor<128>(ring, 0, lbo, sbo)
+                                        a_own = a_desc + warpgroup * block_units
+                                        wgmma_fence
+                                        for kk (unrolled)
+                                          wgmma_ss acc, a_own + (slot * slot_units + kk * 2), ...,
+                                                   p | kk > 0
+                                        wgmma_commit
+
+A slot of a ring is addressed from the descriptor of slot 0: only a multiple of the slot's size is
+added in a loop, so that the descriptor itself is the same in all iterations and is kept in uniform
+registers. Sources: PTX ISA, 9.7.15 (matrix descriptors, wgmma.mma_async); the distances are those
+of tilec.ir.layout.wgmma_operand.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..errors import LayoutConflict
+from ..ir.core import Value, constant_of
+from ..ir.dtypes import bool_
+from ..ir.layout import SharedLayout, WgmmaOperand, wgmma_operand
+from ..ir.ops.control import WarpUniform
+from ..ir.ops.memory import Slot, memory_type
+from ..ir.ops.nvidia import (
+    AdvanceDescriptor,
+    MakeDescriptor,
+    Wgmma,
+    WgmmaCommit,
+    WgmmaFence,
+    WgmmaRegisters,
+    WgmmaWait,
+)
+from ..ir.ops.pipeline import Wait
+from ..ir.ops.tile import Gemm
+from .coordinates import apply_map
+from .matrix_operands import (
+    Operand,
+    Side,
+    Tiling,
+    check_operand_tile,
+)
+
+if TYPE_CHECKING:
+    from .lower_tiles import Lowering
+
+WARPGROUP = 128
+UNIT = 16  # bytes that one unit of a descriptor's address stands for
+A_FRAGMENT = 8  # registers of a thread that hold 64 x 16 elements of A
+SPANS = {0: 0, 1: 128, 2: 64, 3: 32}  # bytes of the swizzle by its code in a descriptor
+
+
+def lower_wgmma(op: Gemm, lowering: Lowering) -> None:
+    """Lowers a gemm whose instruction is "wgmma". One that is not asynchronous is waited for at
+    once.
+    """
+    b = lowering.b
+    tiling = Tiling.of(op)
+    accumulator = lowering.registers(op.result)
+    warpgroup: Value = b.const(0)
+    if lowering.threads > WARPGROUP:
+        warpgroup = b.pure(WarpUniform(b.floordiv(lowering.thread(), WARPGROUP)))
+        warpgroup.hint = "warpgroup"
+    row, column = tiling.unit_place(b, warpgroup)
+    a = _Source(op, "a", lowering, tiling, row)
+    other = _Source(op, "b", lowering, tiling, column)
+    b.emit(WgmmaFence())
+    with (
+        b.unrolled(tiling.row_blocks, "i") as i,
+        b.unrolled(tiling.column_blocks, "j") as j,
+        b.unrolled(tiling.steps, "kk") as step,
+    ):
+        block = b.add(b.mul(i, tiling.column_blocks), j)
+        offset = b.mul(block, tiling.accumulators)
+        adds = _accumulates(op, lowering, step)
+        right = other.descriptor(j, step)
+        transposed = not other.operand.k_major
+        if a.registers is not None:
+            at = b.mul(b.add(b.mul(i, tiling.steps), step), A_FRAGMENT)
+            b.emit(
+                WgmmaRegisters(
+                    accumulator, offset, a.registers, at, right, adds,
+                    n=tiling.n, dtype=op.operand_dtype, transpose_b=transposed,
+                )
+            )  # fmt: skip
+        else:
+            b.emit(
+                Wgmma(
+                    accumulator, offset, a.descriptor(i, step), right, adds,
+                    n=tiling.n, dtype=op.operand_dtype,
+                    transpose_a=not a.operand.k_major, transpose_b=transposed,
+                )
+            )  # fmt: skip
+    b.emit(WgmmaCommit())
+    if not op.asynchronous:
+        b.emit(WgmmaWait((accumulator,), pending=0))
+
+
+def lower_wait(op: Wait, lowering: Lowering) -> None:
+    """Lowers the wait for a tile in flight."""
+    lowering.b.emit(WgmmaWait((lowering.registers(op.result),), pending=op.pending))
+
+
+def _accumulates(op: Gemm, lowering: Lowering, step: Value) -> Value:
+    """Whether an instruction adds to the accumulator: always, but at the first step of a gemm that
+    starts from zero.
+    """
+    b = lowering.b
+    if not op.clear and not op.accumulate:
+        return b.const(True, bool_)
+    later = b.compare("gt", step, 0)
+    return later if op.clear else b.bit_or(lowering.value(op.accumulate[0]), later)
+
+
+class _Source:
+    """One operand of a gemm: a tile's registers, or descriptors of its blocks in shared memory."""
+
+    def __init__(
+        self, op: Gemm, side: Side, lowering: Lowering, tiling: Tiling, unit: Value
+    ) -> None:
+        self.lowering = lowering
+        source = op.a if side == "a" else op.b
+        self.operand = Operand.of(op, side, source)
+        self.registers: Value | None = None
+        if self.operand.in_registers:
+            if side == "b":
+                raise LayoutConflict(
+                    "TLC0421",
+                    f"{source.hint or 'b'}, the right operand of wgmma, is in registers",
+                    loc=op.loc,
+                    hint="copy it to shared memory",
+                )
+            check_operand_tile(op, side, lowering)
+            self.registers = lowering.registers(source)
+            return
+        self.operand = Operand.of(op, side, lowering.value(source))
+        units, extent = (tiling.rows, tiling.m) if side == "a" else (tiling.columns, tiling.n)
+        blocks = self.operand.extent_mn // extent
+        self.canonical = self._canonical(op, extent if blocks > 1 else 0)
+        one = self.canonical.mn_offset(extent) // UNIT if blocks > 1 else 0
+        self.block_units = one * units
+        self.step_units = tuple(o // UNIT for o in self.canonical.k_offsets)
+        self.base, self.slot_units = self._base(source, one, unit)
+
+    def _canonical(self, op: Gemm, extent: int) -> WgmmaOperand:
+        """How descriptors address the operand, of which blocks start at multiples of `extent`."""
+        operand = self.operand
+        major = "k" if operand.k_major else "mn"
+        found = wgmma_operand(operand.matrix_layout, major, op.operand_dtype.bits)  # type: ignore[arg-type]
+        try:
+            if found is not None:
+                found.mn_offset(extent)
+                return found
+            reason = "no matrix descriptor describes its layout in shared memory"
+        except ValueError as error:
+            reason = str(error)
+        raise LayoutConflict(
+            "TLC0423",
+            f"wgmma cannot read {operand.value.hint or operand.side}: {reason}",
+            loc=op.loc,
+            hint="leave its layout to the compiler, or use one of TMA's swizzles",
+        )
+
+    def _base(self, source: Value, one: int, unit: Value) -> tuple[Value, Value]:
+        """The descriptor of the unit's first block in slot 0, and how far the slot in use is from
+        slot 0.
+        """
+        b = self.lowering.b
+        memory, distance = self.operand.value, b.const(0)
+        slot = self.lowering.definition(source)
+        if isinstance(slot, Slot):
+            memory = self.lowering.value(slot.ring)
+            distance = b.mul(self.lowering.value(slot.index), slot_bytes(memory) // UNIT)
+        indices = tuple(b.const(0) for _ in memory_type(memory).shape)
+        descriptor = b.emit(
+            MakeDescriptor(
+                memory, indices, swizzle=SPANS[self.canonical.swizzle],
+                lbo=self.canonical.lbo, sbo=self.canonical.sbo,
+            )
+        ).result  # fmt: skip
+        descriptor.hint = f"{self.operand.side}_desc"
+        own = b.mul(unit, one)
+        if constant_of(own) != 0:
+            descriptor = b.emit(AdvanceDescriptor(descriptor, own)).result
+            descriptor.hint = f"{self.operand.side}_own"
+        return descriptor, distance
+
+    def descriptor(self, block: Value, step: Value) -> Value:
+        """The descriptor of a block of this unit at a step of k."""
+        b = self.lowering.b
+        inside = b.add(b.mul(block, self.block_units), apply_map(b, step, self.step_units))
+        units = b.add(self.slot_units, inside)
+        if constant_of(units) == 0:
+            return self.base
+        return b.emit(AdvanceDescriptor(self.base, units)).result
+
+
+def slot_bytes(ring: Value) -> int:
+    """Bytes from one slot of a ring to the next; 0 where it has only one."""
+    type_ = memory_type(ring)
+    layout = type_.layout or SharedLayout.row_major(tuple(int(d) for d in type_.shape))
+    if layout.shape[0] == 1:
+        return 0
+    return int(layout.offsets()[(1, *[0] * (layout.rank - 1))]) * type_.dtype.bytes

@@ -1,0 +1,251 @@
+"""A gemm cut into instructions: where each unit's blocks start, how its operands are stored, how
+fragments are read.
+
+Shared by the lowerings of the three families. Rows and columns here are those of the product: `mn`
+is a row of A or a column of B, `k` the other index of either. Indices are sums of a part that
+follows the thread, computed once outside of all loops, and a part that follows unrolled loops,
+which the C compiler folds into addresses.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from ..errors import LayoutConflict
+from ..ir.build import Builder
+from ..ir.core import Value, constant_of
+from ..ir.layout import RegisterLayout, SharedLayout, mfma, mma_m16n8, wgmma_a
+from ..ir.ops.memory import memory_type
+from ..ir.ops.thread import FillRegisters, VectorLoad
+from ..ir.ops.tile import Gemm
+from ..ir.types import InflightType, MemoryType, TileType
+from .coordinates import coordinates, register_loops
+
+if TYPE_CHECKING:
+    from .lower_tiles import Lowering
+
+Side = Literal["a", "b"]
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """How a gemm of M x N x K is cut: instructions of m x n x k, `rows` x `columns` interleaved
+    units (warps, waves or warpgroups), each with `row_blocks` x `column_blocks` instruction tiles,
+    in `steps` of k.
+
+    Block i of unit row r starts at row (i * rows + r) * m; columns likewise.
+    """
+
+    family: str
+    m: int
+    n: int
+    k: int
+    rows: int
+    columns: int
+    row_blocks: int
+    column_blocks: int
+    steps: int
+
+    @classmethod
+    def of(cls, op: Gemm) -> Tiling:
+        """The tiling that a gemm's variant states. Raises LayoutConflict where it does not divide
+        the tile.
+        """
+        family, *sizes = op.variant
+        m, n, k, rows, columns = (s for s in sizes if isinstance(s, int))
+        tile = product_type(op)
+        extent_k = Operand.of(op, "a", op.a).extent_k
+        if tile.shape[0] % (m * rows) or tile.shape[1] % (n * columns) or extent_k % k:
+            raise LayoutConflict(
+                "TLC0420",
+                f"a gemm of {tile.shape[0]} x {tile.shape[1]} x {extent_k} is not whole {family} "
+                f"instructions of {m} x {n} x {k} over {rows} x {columns} units",
+                loc=op.loc,
+            )
+        blocks = tile.shape[0] // (m * rows), tile.shape[1] // (n * columns)
+        return cls(str(family), m, n, k, rows, columns, *blocks, extent_k // k)
+
+    def unit_place(self, b: Builder, unit: Value) -> tuple[Value, Value]:
+        """Row and column of a unit in the arrangement."""
+        row = b.floordiv(unit, self.columns) if self.rows > 1 else b.const(0)
+        if self.columns == 1:
+            return row, b.const(0)
+        return row, b.floormod(unit, self.columns) if self.rows > 1 else unit
+
+    @property
+    def accumulators(self) -> int:
+        """Registers of one thread that one instruction tile takes."""
+        threads = {"mma": 32, "mfma": 64, "wgmma": 128}[self.family]
+        return self.m * self.n // threads
+
+
+def product_type(op: Gemm) -> TileType:
+    """The type of a gemm's result."""
+    type_ = op.result.type.tile if isinstance(op.result.type, InflightType) else op.result.type
+    assert isinstance(type_, TileType)
+    return type_
+
+
+@dataclass(frozen=True)
+class Operand:
+    """A or B of a gemm: a handle of shared memory (or a tile), and which of its dimensions are mn
+    and k.
+    """
+
+    value: Value
+    side: Side
+    mn_dim: int
+    k_dim: int
+
+    @classmethod
+    def of(cls, op: Gemm, side: Side, value: Value) -> Operand:
+        """One side of `op`, held by `value` (what stands for op.a or op.b now)."""
+        type_ = value.type
+        assert isinstance(type_, (MemoryType, TileType))
+        dims = list(range(len(type_.shape)))
+        if len(dims) > 2:
+            dims = [d for d in dims if type_.shape[d] != 1]
+        first, second = dims
+        k_first = op.transpose_a if side == "a" else not op.transpose_b
+        return cls(value, side, *((second, first) if k_first else (first, second)))
+
+    @property
+    def in_registers(self) -> bool:
+        return isinstance(self.value.type, TileType)
+
+    @property
+    def k_major(self) -> bool:
+        """Whether consecutive k lie together."""
+        return self.k_dim > self.mn_dim
+
+    @property
+    def _shape(self) -> tuple[int, ...]:
+        type_ = self.value.type
+        assert isinstance(type_, (MemoryType, TileType))
+        return tuple(int(d) for d in type_.shape)
+
+    @property
+    def extent_k(self) -> int:
+        return self._shape[self.k_dim]
+
+    @property
+    def extent_mn(self) -> int:
+        return self._shape[self.mn_dim]
+
+    @property
+    def layout(self) -> SharedLayout:
+        """Of the handle; row-major where it has none."""
+        return memory_type(self.value).layout or SharedLayout.row_major(self._shape)
+
+    @property
+    def matrix_layout(self) -> SharedLayout:
+        """The layout as that of a matrix, in the order in which it is stored: [mn, k] where
+        k-major, else [k, mn].
+        """
+        layout, dims = self.layout, sorted((self.mn_dim, self.k_dim))
+        return SharedLayout(
+            tuple(layout.shape[d] for d in dims),
+            tuple(layout.modes[d] for d in dims),
+            tuple(layout.strides[d] for d in dims),
+            layout.swizzle,
+        )
+
+    @property
+    def vector(self) -> int:
+        """Elements along the inner dimension that always lie together, aligned."""
+        return self.matrix_layout.vector_width()
+
+    def indices(self, b: Builder, mn: Value, k: Value) -> tuple[Value, ...]:
+        """One index for each dimension of the handle."""
+        found: list[Value] = [b.const(0)] * len(self._shape)
+        found[self.mn_dim], found[self.k_dim] = mn, k
+        return tuple(found)
+
+
+def load_fragment(
+    lowering: Lowering,
+    operand: Operand,
+    fragment: RegisterLayout,
+    registers: Value,
+    offset: Value,
+    origin: tuple[Value, Value],
+) -> None:
+    """One fragment [mn, k] from shared memory at `origin` (mn, k), with vectors as wide as both
+    layouts allow.
+
+    `fragment` is over the lanes of one warp or wave; its registers go to `registers` from `offset`
+    on.
+    """
+    b = lowering.b
+    width = 1
+    if operand.k_major:
+        width = min(
+            fragment.vector_width(1), operand.vector, 128 // memory_type(registers).dtype.bits
+        )
+    with register_loops(b, fragment, width) as register:
+        inside = coordinates(b, fragment, lowering.lane(), register)
+        mn, k = (b.add(start, at) for start, at in zip(origin, inside, strict=True))
+        indices = operand.indices(b, mn, k)
+        b.emit(
+            VectorLoad(registers, b.add(offset, register), operand.value, indices, (), count=width)
+        )
+
+
+def operand_layout(op: Gemm, side: Side) -> RegisterLayout:
+    """The layout that a tile must have to be an operand of `op` in registers: fragments (block,
+    step), steps inner.
+
+    Units beside each other that need the same rows hold copies. Its shape is the tile's, stored
+    order included.
+    """
+    tiling = Tiling.of(op)
+    bits = op.operand_dtype.bits
+    if tiling.family == "wgmma":
+        fragment = wgmma_a(tiling.k)
+    elif tiling.family == "mma":
+        fragment = mma_m16n8(side, tiling.k, bits)
+    else:
+        fragment = mfma(side, tiling.m, tiling.n, tiling.k, bits)
+    if side == "a":
+        fragment = fragment.replicate(tiling.columns).repeat((tiling.rows, 1), "thread")
+        blocks = tiling.row_blocks
+    else:
+        fragment = fragment.repeat((tiling.columns, 1), "thread").replicate(tiling.rows)
+        blocks = tiling.column_blocks
+    layout = fragment.repeat((blocks, tiling.steps), "register")
+    k_first = op.transpose_a if side == "a" else not op.transpose_b
+    return layout.transpose((1, 0)) if k_first else layout
+
+
+def check_operand_tile(op: Gemm, side: Side, lowering: Lowering) -> None:
+    """Raises LayoutConflict where the tile on a side of `op` is not laid out as its instructions
+    take it.
+    """
+    value = op.a if side == "a" else op.b
+    if lowering.layout(value) != operand_layout(op, side):
+        raise LayoutConflict(
+            "TLC0421",
+            f"{value.hint or side}, a gemm's operand in registers, is not laid out for "
+            f"{op.instruction}",
+            loc=op.loc,
+            hint="copy it to shared memory",
+        )
+
+
+def start_accumulator(op: Gemm, lowering: Lowering) -> Value:
+    """The accumulator's registers, set to zero where the gemm does not add to what they hold."""
+    b = lowering.b
+    registers = lowering.registers(op.result)
+    zero = b.const(0, product_type(op).dtype)
+    count = lowering.layout(op.result).registers
+    if op.clear:
+        b.emit(FillRegisters(registers, b.const(0), zero, count=count))
+        return registers
+    for adds in op.accumulate:
+        condition = lowering.value(adds)
+        if constant_of(condition) is True:
+            continue
+        with b.when(b.compare("eq", condition, False)):
+            b.emit(FillRegisters(registers, b.const(0), zero, count=count))
+    return registers
