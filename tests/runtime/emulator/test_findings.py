@@ -173,7 +173,7 @@ def test_a_block_that_is_too_large() -> None:
     body = body_of("Y[t] = X[t];")
     pointers = {"X": "const f32", "Y": "f32"}
     probes = Probes({"large": Probe(body, needs_of(body), pointers, shared_bytes=300_000)})
-    with pytest.raises(EmulatorError, match="300000 bytes .* the emulator has 1024 and 262144"):
+    with pytest.raises(EmulatorError, match=r"300000 bytes .* the emulator has 1024 and 262144"):
         probes.run("large", make_arguments("f32"))
 
 

@@ -121,12 +121,33 @@ def test_a_text_is_built_once(tmp_path: Path) -> None:
     text = 'extern "C" int nothing() { return 0; }\n'
     with config.scope(cache_dir=str(tmp_path)):
         first = build(text)
-        stamp = first.stat().st_mtime_ns
-        assert build(text) == first and first.stat().st_mtime_ns == stamp
+        file = first.stat().st_ino
+        assert build(text) == first and first.stat().st_ino == file
         assert build(text + "\n") != first
         assert sorted(first.parent.iterdir()) == sorted({first, build(text + "\n")})
     with config.scope(cache=False):
         assert tmp_path not in build(text).parents
+
+
+def test_old_libraries_are_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = sys.modules[build.__module__]  # the package's `build` is the function
+    monkeypatch.setattr(module, "MAX_LIBRARIES", 4)
+    with config.scope(cache_dir=str(tmp_path)):
+        built = [build(f"int f{i};\n", optimize=0) for i in range(4)]
+        for age, path in enumerate(built):
+            os.utime(path, (1000 + age, 1000 + age))
+        build("int f0;\n", optimize=0)
+        newest = build("int f4;\n", optimize=0)
+        assert set(newest.parent.iterdir()) == {built[0], newest}
+
+
+def test_a_folder_that_others_can_write_is_not_used(tmp_path: Path) -> None:
+    folder = tmp_path / "emulator"
+    folder.mkdir()
+    folder.chmod(0o777)
+    with config.scope(cache_dir=str(tmp_path)):
+        assert build("int g;\n").parent != folder
+    assert not list(folder.iterdir())
 
 
 def test_a_refused_text_shows_the_compilers_words() -> None:

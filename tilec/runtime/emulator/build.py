@@ -24,6 +24,7 @@ OPTIONS = (
 here."""
 
 TIMEOUT_SECONDS = 300.0
+MAX_LIBRARIES = 1000  # kept in the cache folder
 
 
 @dataclass(frozen=True)
@@ -79,8 +80,11 @@ def build(source_text: str, compiler: str | None = None, optimize: int = 2) -> P
     parts = (source_text, *host.command, host.version)
     key = hashlib.sha256("\0".join(parts).encode()).hexdigest()
     library = _folder() / f"{key}.so"
-    if not library.exists():
+    try:
+        os.utime(library)  # what was used last is swept last
+    except FileNotFoundError:
         _compile(host, source_text, library)
+        _sweep(library.parent)
     return library
 
 
@@ -107,7 +111,23 @@ def _compile(host: HostCompiler, source_text: str, library: Path) -> None:
             raise CompilerFailed(
                 "TLC0622", f"{host.version} refuses the emulated text:\n{log[:4000]}"
             )
+        with result.open("rb") as written:
+            os.fsync(written.fileno())
         os.replace(result, library)
+
+
+def _sweep(folder: Path) -> None:
+    """Removes the libraries that were not used for longest, where there are many."""
+    ages: list[tuple[float, Path]] = []
+    for entry in os.scandir(folder):
+        if entry.name.endswith(".so"):
+            try:
+                ages.append((entry.stat().st_mtime, Path(entry.path)))
+            except FileNotFoundError:
+                continue  # another process swept it
+    if len(ages) > MAX_LIBRARIES:
+        for _, path in sorted(ages)[: len(ages) - MAX_LIBRARIES // 2]:
+            path.unlink(missing_ok=True)
 
 
 def _folder() -> Path:
@@ -118,9 +138,12 @@ def _folder() -> Path:
     folder = Path(settings.cache_dir or user_cache_dir("tilec")) / "emulator"
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        status = folder.stat()
     except OSError:
         return _private_folder()
-    return folder if os.access(folder, os.W_OK) else _private_folder()
+    # What lies there is loaded as code: nobody else may be able to write it.
+    ours = status.st_uid == os.getuid() and not status.st_mode & 0o022
+    return folder if ours and os.access(folder, os.W_OK) else _private_folder()
 
 
 @cache
