@@ -1,0 +1,7 @@
+"""`python -m tilec` is `tilec`."""
+
+from __future__ import annotations
+
+from .cli import main
+
+main()

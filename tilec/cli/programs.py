@@ -1,0 +1,146 @@
+"""The kernels of a user's file, their compile-time parameters from the command line, and inputs made for them."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import click
+import numpy as np
+
+from ..errors import LanguageError, Loc, TilecError
+from ..ir.core import Program, Value
+from ..ir.types import MemoryType, ScalarType
+from ..language.kernel import Kernel
+
+DEFAULT_EXTENT = 256  # of a symbol that -D does not give
+
+FILE = click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+DEFINES = click.option(
+    "-D", "defines", multiple=True, metavar="NAME=VALUE", help="A compile-time parameter, or the value of a symbol."
+)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A user's file, executed: its module and its kernels by name."""
+
+    module: ModuleType
+    kernels: dict[str, Kernel]
+
+    @property
+    def main(self) -> Callable[[], Any] | None:
+        """The file's `main`, where it is a plain function."""
+        found = getattr(self.module, "main", None)
+        return found if callable(found) and not isinstance(found, Kernel) else None
+
+    @property
+    def reference(self) -> Callable[..., Any] | None:
+        """The file's `reference`: from the inputs, in order, what the kernel's outputs must be."""
+        found = getattr(self.module, "reference", None)
+        return found if callable(found) else None
+
+
+def load_file(path: Path) -> Source:
+    """Executes a user's file. Raises LanguageError, at the line of the file, for what it raises."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise LanguageError("TLC0190", f"{path} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules.setdefault(path.stem, module)
+    sys.path.insert(0, str(path.resolve().parent))
+    try:
+        spec.loader.exec_module(module)
+    except TilecError:
+        raise
+    except Exception as cause:
+        raise LanguageError("TLC0191", f"{path.name} raises {type(cause).__name__}: {cause}", loc=_place(cause, path)) from cause
+    finally:
+        sys.path.pop(0)
+    kernels = {name: value for name, value in vars(module).items() if isinstance(value, Kernel)}
+    return Source(module, kernels)
+
+
+def _place(error: BaseException, path: Path) -> Loc:
+    trace, line = error.__traceback__, 0
+    while trace is not None:
+        if trace.tb_frame.f_code.co_filename == str(path):
+            line = trace.tb_lineno
+        trace = trace.tb_next
+    return Loc(str(path), line)
+
+
+def need_kernels(source: Source, path: Path) -> dict[str, Kernel]:
+    """The file's kernels. Raises LanguageError where there is none."""
+    if not source.kernels:
+        raise LanguageError("TLC0192", f"{path.name} has no kernel", hint="decorate a function with @tilec.kernel")
+    return source.kernels
+
+
+def read_defines(defines: tuple[str, ...]) -> dict[str, Any]:
+    """NAME=VALUE options as numbers, bools or strings. Raises click.BadParameter."""
+    found: dict[str, Any] = {}
+    for text in defines:
+        name, equals, value = text.partition("=")
+        if not equals or not name.isidentifier():
+            raise click.BadParameter(f"{text!r} is not NAME=VALUE")
+        found[name] = _number(value)
+    return found
+
+
+def _number(text: str) -> Any:
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def trace(kernel: Kernel, defines: dict[str, Any], target: Any) -> Program:
+    """The kernel's program for the compile-time parameters among `defines`; T.const dimensions come from them too."""
+    constants = {p.name: defines.get(p.name, p.default) for p in kernel.parameters if p.kind == "constant"}
+    if kernel.heuristic is not None:
+        shapes = {
+            name: tuple(_extent(d, defines) for d in spec.shape)
+            for name, spec in kernel.tensor_specs(constants).items()
+        }
+        constants = {**constants, **kernel.heuristic(target, shapes)}
+        constants.update({n: v for n, v in defines.items() if n in constants})
+    dims = {n: v for n, v in defines.items() if isinstance(v, int) and n not in constants}
+    return kernel.trace(constants, dims)
+
+
+def _extent(dim: Any, defines: dict[str, Any]) -> int:
+    if isinstance(dim, int):
+        return dim
+    return int(defines.get(str(getattr(dim, "name", dim)), DEFAULT_EXTENT))
+
+
+def make_inputs(program: Program, defines: dict[str, Any], seed: int = 0) -> dict[str, Any]:
+    """Random arguments by name: floats around 0, integers over their whole range; tensors that are only written hold NaN."""
+    random = np.random.default_rng(seed)
+    return {p.hint: _input(p, defines, random) for p in program.params}
+
+
+def _input(param: Value, defines: dict[str, Any], random: np.random.Generator) -> Any:
+    type_ = param.type
+    if isinstance(type_, ScalarType):
+        value = defines.get(param.hint, 1)
+        return float(value) if type_.dtype.is_float else int(value)
+    assert isinstance(type_, MemoryType)
+    shape = tuple(_extent(d, defines) for d in type_.shape)
+    dtype = type_.dtype.numpy
+    if type_.dtype.is_float:
+        return (random.standard_normal(shape) / 8).astype(np.float32).astype(dtype)
+    if type_.dtype.kind == "bool":
+        return random.integers(0, 2, shape).astype(dtype)
+    info = np.iinfo(dtype)
+    return random.integers(info.min, info.max, shape, dtype=dtype, endpoint=True)

@@ -1,0 +1,102 @@
+"""`tilec show`: IR, source and pipelines of a file's kernels, as text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+
+from ..ir.core import Block, Program, Value, walk
+from ..ir.ops.control import Launch, Role
+from ..ir.ops.pipeline import Channel, Free, Get, Pipeline, Put, Receive, Send, Stage
+from ..ir.print import print_program
+from ..passes.context import Facts, PassContext, Remark
+from ..passes.pipeline import run_pipeline
+from ..runtime.driver import compile_program
+from ..runtime.lowering import standard_registry
+from ..target import Target, find_target
+from .programs import DEFINES, FILE, load_file, need_kernels, read_defines, trace
+
+
+@click.command("show")
+@click.argument("what", type=click.Choice(["ir", "source", "pipeline"]))
+@FILE
+@click.option("--target", default="cuda:sm_90a", show_default=True)
+@click.option("--after", default="", help="ir: after the last pass of this name; by default as traced.")
+@DEFINES
+def command(what: str, file: Path, target: str, after: str, defines: tuple[str, ...]) -> int:
+    """Print the IR, the source or the pipelines of FILE's kernels."""
+    source = load_file(file)
+    values = read_defines(defines)
+    aim = find_target(target)
+    for kernel in need_kernels(source, file).values():
+        program = trace(kernel, values, aim)
+        compiled = compile_program(program, aim)
+        if what == "ir":
+            click.echo(compiled.ir(after), nl=False)
+        elif what == "source":
+            click.echo(compiled.source, nl=False)
+        else:
+            for line in draw_pipelines(program, aim):
+                click.echo(line)
+    return 0
+
+
+def draw_pipelines(program: Program, target: Target) -> Iterator[str]:
+    """Roles, stages with leads, channels with slots and protocols' ends, and why each was chosen."""
+    remarks: list[Remark] = []
+    context = PassContext(target, standard_registry(), Facts(), remarks.append)
+    planned = run_pipeline(program, context, after="schedule_stages")
+    yield f"{program.name} for {target.name}"
+    for launch in planned.body.ops:
+        if isinstance(launch, Launch):
+            yield from _launch(launch)
+    for remark in dict.fromkeys(remarks):
+        yield f"  because {remark}"
+
+
+def _launch(launch: Launch) -> Iterator[str]:
+    resident = f", {launch.persistent_blocks} resident blocks a multiprocessor" if launch.persistent_blocks else ""
+    yield f"  launch {launch.symbol}: {launch.launched_threads or launch.threads} threads{resident}"
+    roles = [op for op in launch.body.ops if isinstance(op, Role)]
+    for role in roles:
+        last = role.first_thread + role.threads - 1
+        registers = f", {role.registers} registers" if role.registers else ""
+        yield f"    role {role.label}: threads {role.first_thread}…{last}{registers}"
+        yield from _pipelines(role.body, "      ")
+    if not roles:
+        yield from _pipelines(launch.body, "    ")
+    for channel in launch.body.ops:
+        if isinstance(channel, Channel):
+            yield f"    channel {channel.label}: {channel.type} from {_ends(launch, channel.result)}"
+    if not any(isinstance(op, Pipeline) for op in walk(launch.body)):
+        yield "    no loop is pipelined"
+
+
+def _pipelines(block: Block, indent: str) -> Iterator[str]:
+    for op in walk(block):
+        if isinstance(op, Pipeline):
+            yield f"{indent}pipeline at {op.loc}"
+            for stage in op.body.ops:
+                if isinstance(stage, Stage):
+                    ahead = f", {stage.lead} iterations ahead" if stage.lead else ""
+                    yield f"{indent}  stage {stage.label}{ahead}: {_statements(stage)}"
+
+
+def _statements(stage: Stage) -> str:
+    shown = [op.name for op in stage.body.ops if not op.pure and not isinstance(op, (Put, Get, Free, Send, Receive))]
+    return ", ".join(name for name in shown if name not in ("yield", "commit"))
+
+
+def _ends(launch: Launch, channel: Value) -> str:
+    ends: dict[str, str] = {}
+    for op in walk(launch.body):
+        if isinstance(op, Stage):
+            for inner in op.body.ops:
+                if isinstance(inner, (Put, Send)) and inner.channel is channel:
+                    ends["writer"] = op.label
+                if isinstance(inner, (Get, Receive)) and inner.channel is channel:
+                    ends["reader"] = op.label
+    return f"{ends.get('writer', '?')} to {ends.get('reader', '?')}"
+
