@@ -75,33 +75,30 @@ def locate(
             if not allowed:
                 return None
             allowed = None
-    found = [frame.value(v) for v in indices]
+    env = frame.env
+    found = [env[v] if v in env else frame.value(v) for v in indices]
+    shape = memory.storage.shape
+    key: Any = None
+    if allowed is None and frame.mask is None:
+        lanes = frame.lanes
+        key = (tuple(map(id, found)), shape, None if lanes is None else lanes.shape)
+        known: Access | None = frame.run.accesses.get(key)
+        if known is not None:
+            return known
     if frame.shadow:
         for v in indices:
             frame.arrive(frame.shadow.get(v), f"an index of {memory.name!r}")
-    shape = memory.shape
     uniform = not any(i.ndim for i in found)
     if not uniform and frame.lanes is None:
         raise frame.fault("TLC0746", f"an index of {memory.name!r} differs between threads here")
     if allowed is not None:
         return _outside(frame, memory, found, uniform, allowed)
-    if uniform:
-        numbers = tuple([int(i) for i in found])
-        if all([0 <= i < n for i, n in zip(numbers, shape, strict=True)]):
-            return Access(numbers, frame.mask, True)
-        return _outside(frame, memory, found, uniform, None)
-    assert frame.lanes is not None
-    key = frame.run.lasting.key(found) if frame.mask is None else None
-    if key is not None:
-        known: Access | None = frame.run.accesses.get((key, shape, frame.lanes.shape))
-        if known is not None:
-            return known
     if not all([_inside(i, n) for i, n in zip(found, shape, strict=True)]):
         return _outside(frame, memory, found, uniform, None)
-    if key is None:
-        return Access(tuple(found), frame.mask, False)
-    access = Access(tuple(found), None, False, memo={})
-    frame.run.accesses[key, shape, frame.lanes.shape] = access
+    index = tuple([int(i) for i in found]) if uniform else tuple(found)
+    if key is None or not all([i in frame.run.lasting for i in found]):
+        return Access(index, frame.mask, uniform)
+    access = frame.run.accesses[key] = Access(index, None, uniform, memo={})
     return access
 
 

@@ -56,7 +56,7 @@ def run_launch(frame: Frame, op: Op) -> None:
         inner.threads, inner.launch = op.threads, launch
         inner.place = Place(index, number, count)
         for param, i in zip(op.body.params, index, strict=False):
-            inner.define(param, np.int32(i))
+            inner.define(param, run.lasting.scalar(np.int32, i))
         finish(inner, inner.execute(op.body))
 
 
@@ -167,7 +167,7 @@ def run_for(frame: Frame, op: Op) -> Steps:
         raise frame.fault("TLC0750", "the step of a loop is not positive")
     if not any(b.ndim for b in bounds):
         for i in range(*(int(b) for b in bounds)):
-            frame.define(index, number(i))
+            frame.define(index, frame.run.lasting.scalar(number, i))
             frame.define_all(params, carried)
             carried = yield from frame.execute(op.body)
         frame.define_all(op.results, carried)

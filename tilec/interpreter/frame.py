@@ -73,7 +73,7 @@ class Run:
     told: set[tuple[str, Op]] = field(default_factory=set)
     plans: dict[Block, tuple[tuple[Rule, Op], ...]] = field(default_factory=dict)
     lasting: Lasting = field(default_factory=Lasting)
-    accesses: dict[Any, Any] = field(default_factory=dict)  # element accesses inside, by index
+    accesses: dict[Any, Any] = field(default_factory=dict)  # by the ids of lasting indices
     regions: dict[Any, tuple[Any, ...]] = field(default_factory=dict)
     writes: dict[Block, frozenset[Value]] = field(default_factory=dict)
 
@@ -138,7 +138,11 @@ class Frame:
     def _absent(self, v: Value) -> Any:
         if isinstance(v, Constant):
             assert isinstance(v.type, ScalarType)
-            self.env[v] = v.type.dtype.numpy.type(v.value)
+            kind = v.type.dtype.numpy.type
+            number = v.value
+            self.env[v] = (
+                self.run.lasting.scalar(kind, number) if isinstance(number, int) else kind(number)
+            )
             return self.env[v]
         raise self.fault(
             "TLC0757",
@@ -314,19 +318,23 @@ def evaluator(op: Op) -> Rule:
 def _remembering(op: Op, kind: type[np.generic]) -> Rule:
     """The rule of an op on integers: index arithmetic meets the same operands in every block."""
     inputs, result = op.inputs, op.results[0]
-    known: dict[tuple[Any, ...], Any] = {}
+    known: dict[tuple[int, ...], Any] = {}
 
     def run(frame: Frame, op: Op) -> None:
         env = frame.env
         data = [env[v] if v in env else frame.value(v) for v in inputs]
-        key = frame.run.lasting.key(data)
-        found = known.get(key) if key is not None else None
+        key = tuple(map(id, data))
+        found = known.get(key)
         if found is None:
             found = op.evaluate(*data)
-            if not any([d.ndim for d in data]):
+            lasting = frame.run.lasting
+            if all([d in lasting for d in data]):
+                if not any([d.ndim for d in data]):
+                    found = lasting.scalar(kind, int(found))
+                if lasting.keep(found):
+                    known[key] = found
+            elif not any([d.ndim for d in data]):
                 found = kind(found)
-            if key is not None and frame.run.lasting.keep(np.asarray(found)):
-                known[key] = found
         frame.define(result, found, _union(frame, op) if frame.shadow else None)
 
     return run

@@ -5,7 +5,6 @@ leading array axes.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -62,37 +61,38 @@ def _indices(shape: tuple[int, ...]) -> tuple[Array, ...]:
 
 
 class Lasting:
-    """Index arrays kept for the whole run, so that what is computed from them is computed once.
+    """Index arithmetic that recurs: values kept for the whole run and known by their identity.
 
-    They are never changed in place. Scalars always last.
+    A value that is kept is never changed and never freed, so its id is its own: what was computed
+    from values with these ids is known without looking at them.
     """
 
-    _LARGEST, _BYTES = 1 << 18, 1 << 26  # of one array, of all of them
+    _LARGEST, _BYTES = 1 << 18, 1 << 26  # of one value, of all of them
 
     def __init__(self) -> None:
-        self._arrays: dict[int, Array] = {}  # by id; being here keeps the id theirs
+        self._kept: dict[int, Any] = {}
+        self._scalars: dict[tuple[type[np.generic], int], Any] = {}
         self._left = self._BYTES
 
-    def keep(self, x: Array) -> bool:
+    def scalar(self, kind: type[np.generic], number: int) -> Any:
+        """The one lasting scalar of this type and value."""
+        found = self._scalars.get((kind, number))
+        if found is None:
+            found = kind(number)
+            if self.keep(found):
+                self._scalars[kind, number] = found
+        return found
+
+    def keep(self, x: Any) -> bool:
         """Makes x last; False if it is too large or there are too many."""
-        if x.ndim and id(x) in self._arrays:
+        if id(x) in self._kept:
             return True
         size = x.nbytes + 256  # what keeping it in tables takes
         if size > min(self._LARGEST, self._left):
             return False
         self._left -= size
-        if x.ndim:
-            self._arrays[id(x)] = x
+        self._kept[id(x)] = x
         return True
 
-    def key(self, operands: Sequence[Any]) -> tuple[Any, ...] | None:
-        """What tells these operands from any others; None if one of them does not last."""
-        found: list[Any] = []
-        for x in operands:
-            if x.ndim == 0:
-                found.append(x)
-            elif id(x) in self._arrays:
-                found.append((id(x),))
-            else:
-                return None
-        return tuple(found)
+    def __contains__(self, x: Any) -> bool:
+        return id(x) in self._kept

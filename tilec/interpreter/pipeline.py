@@ -72,7 +72,8 @@ class _Loop:
         index = self.op.body.params[0]
         assert isinstance(index.type, ScalarType)
         start = frame.number(self.op.start, "a loop bound")
-        number: np.generic = index.type.dtype.numpy.type(start + iteration)
+        kind = index.type.dtype.numpy.type
+        number: np.generic = frame.run.lasting.scalar(kind, start + iteration)
         return number
 
 
