@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from tests.passes.lockstep import Machine
-from tilec.ir.core import Op, Value
+from tilec.ir.core import Block, Op, Value
 from tilec.ir.dtypes import DType
 from tilec.ir.layout import RegisterLayout
 from tilec.ir.ops import builtin_registry
-from tilec.ir.ops.control import ThreadId
+from tilec.ir.ops.control import Role, ThreadId
 from tilec.ir.ops.memory import Alloc
 from tilec.ir.ops.thread import Barrier
 from tilec.ir.types import InflightType, MemoryType, Space, TileType
@@ -31,14 +31,15 @@ class RuleLowering:
     their own.
     """
 
-    def __init__(self, target: str, threads: int, *, depth: int = 0) -> None:
+    def __init__(self, target: str, threads: int, *, loops: int = 0) -> None:
         self.b = IndexBuilder()
         self.remarks: list[Remark] = []
         self.context = PassContext(
             find_target(target), builtin_registry(), remark=self.remarks.append
         )
         self.threads = threads
-        self.depth = depth
+        self.loops = loops
+        self.role = Role(Block(), label="test", first_thread=0, threads=threads)
         self.definitions: dict[Value, Op] = {}
         self._registers: dict[Value, Value] = {}
         self._thread = self.b.emit(ThreadId()).result
@@ -82,12 +83,11 @@ class RuleLowering:
         array.hint = hint
         return array
 
+    def at_top(self, make: Callable[[], Value]) -> Value:
+        return make()
+
     def barrier(self) -> None:
         self.b.emit(Barrier())
-
-
-def lower_one(rule: Callable[..., None], op: Op, lowering: RuleLowering) -> None:
-    rule(op, lowering)
 
 
 def machine_for(lowering: RuleLowering) -> Machine:
@@ -106,7 +106,9 @@ def get_tile(machine: Machine, lowering: RuleLowering, value: Value) -> Array:
     layout = lowering.layout(value)
     coords = tuple(np.moveaxis(layout.coords(), -1, 0))
     held = machine.memory[lowering.registers(value)]
-    tile = np.full(layout.shape, np.nan, held.dtype)
+    tile = np.zeros(layout.shape, held.dtype)
     tile[coords] = held
-    assert np.array_equal(tile[coords], held, equal_nan=True), "copies of an element differ"
+    assert np.array_equal(tile[coords], held, equal_nan=held.dtype.kind == "f"), (
+        "copies of an element differ"
+    )
     return tile

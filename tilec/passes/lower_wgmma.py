@@ -37,12 +37,8 @@ from ..ir.ops.nvidia import (
 from ..ir.ops.pipeline import Wait
 from ..ir.ops.tile import Gemm
 from .coordinates import apply_map
-from .matrix_operands import (
-    Operand,
-    Side,
-    Tiling,
-    check_operand_tile,
-)
+from .matrix_operands import Operand, Side, Tiling, check_operand_tile
+from .ranges import Range
 
 if TYPE_CHECKING:
     from .lower_tiles import Lowering
@@ -62,8 +58,7 @@ def lower_wgmma(op: Gemm, lowering: Lowering) -> None:
     accumulator = lowering.registers(op.result)
     warpgroup: Value = b.const(0)
     if lowering.threads > WARPGROUP:
-        warpgroup = b.pure(WarpUniform(b.floordiv(lowering.thread(), WARPGROUP)))
-        warpgroup.hint = "warpgroup"
+        warpgroup = lowering.at_top(lambda: _warpgroup(lowering))
     row, column = tiling.unit_place(b, warpgroup)
     a = _Source(op, "a", lowering, tiling, row)
     other = _Source(op, "b", lowering, tiling, column)
@@ -97,6 +92,15 @@ def lower_wgmma(op: Gemm, lowering: Lowering) -> None:
     b.emit(WgmmaCommit())
     if not op.asynchronous:
         b.emit(WgmmaWait((accumulator,), pending=0))
+
+
+def _warpgroup(lowering: Lowering) -> Value:
+    """The number of this thread's warpgroup in the role, told to be uniform."""
+    b, count = lowering.b, lowering.threads // WARPGROUP
+    value = b.emit(WarpUniform(b.floordiv(lowering.thread(), WARPGROUP))).result
+    value.hint = "warpgroup"
+    b.assume(value, Range.between(0, count - 1))
+    return value
 
 
 def lower_wait(op: Wait, lowering: Lowering) -> None:
@@ -168,12 +172,20 @@ class _Source:
         """The descriptor of the unit's first block in slot 0, and how far the slot in use is from
         slot 0.
         """
+        b, lowering = self.lowering.b, self.lowering
+        slot = lowering.definition(source)
+        if not isinstance(slot, Slot):
+            return self._describe(self.operand.value, b.mul(unit, one)), b.const(0)
+        ring = lowering.value(slot.ring)
+        distance = b.mul(lowering.value(slot.index), slot_bytes(ring) // UNIT)
+        if lowering.role is None:
+            return self._describe(ring, b.mul(unit, one)), distance
+        # rings are allocated before all roles: their descriptors can be made at the role's start
+        return lowering.at_top(lambda: self._describe(ring, b.mul(unit, one))), distance
+
+    def _describe(self, memory: Value, start: Value) -> Value:
+        """The descriptor of what starts `start` units after the first element of `memory`."""
         b = self.lowering.b
-        memory, distance = self.operand.value, b.const(0)
-        slot = self.lowering.definition(source)
-        if isinstance(slot, Slot):
-            memory = self.lowering.value(slot.ring)
-            distance = b.mul(self.lowering.value(slot.index), slot_bytes(memory) // UNIT)
         indices = tuple(b.const(0) for _ in memory_type(memory).shape)
         descriptor = b.emit(
             MakeDescriptor(
@@ -181,12 +193,10 @@ class _Source:
                 lbo=self.canonical.lbo, sbo=self.canonical.sbo,
             )
         ).result  # fmt: skip
+        if constant_of(start) != 0:
+            descriptor = b.emit(AdvanceDescriptor(descriptor, start)).result
         descriptor.hint = f"{self.operand.side}_desc"
-        own = b.mul(unit, one)
-        if constant_of(own) != 0:
-            descriptor = b.emit(AdvanceDescriptor(descriptor, own)).result
-            descriptor.hint = f"{self.operand.side}_own"
-        return descriptor, distance
+        return descriptor
 
     def descriptor(self, block: Value, step: Value) -> Value:
         """The descriptor of a block of this unit at a step of k."""
