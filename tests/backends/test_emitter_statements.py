@@ -24,7 +24,7 @@ from tilec.ir.ops import arith, builtin_registry
 from tilec.ir.ops.control import For, If, Launch, Role, Symbol, ThreadId, WarpUniform, Yield
 from tilec.ir.ops.memory import Alloc, Store
 from tilec.ir.ops.nvidia import TensorMap, TmaStore
-from tilec.ir.ops.thread import Barrier
+from tilec.ir.ops.thread import Barrier, Shuffle
 from tilec.ir.registry import Registry
 from tilec.ir.types import MemoryType, ScalarType, Space, Type
 from tilec.target import find_target
@@ -161,6 +161,40 @@ def test_a_value_that_is_read_again_keeps_its_variable() -> None:
     text = body(k)
     assert "i32 slot1 = slot;" in text
     assert "C[1] = slot;" in text
+
+
+def test_a_value_from_outside_a_loop_starts_each_of_its_trips() -> None:
+    c = memory(i32, ("N",), "C")
+    k = Kernel("restart", c, symbols=("N",))
+    b = k.b
+
+    def count(init: Value, hint: str) -> Value:
+        carried = scalar(i32, hint)
+        with b.region() as ops:
+            b.emit(Yield((b.add(carried, 1),)))
+        body_ = Block((scalar(i32, "k"), carried), tuple(ops))
+        return b.emit(For(b.const(0), b.const(4), b.const(1), (init,), body_)).result
+
+    first = count(b.const(0), "first")
+    with b.loop(0, 3, hint="tile") as tile:
+        k.store(count(first, "again"), c, tile)  # the only use of `first`, three times
+    text = body(k)
+    assert "i32 again = first;" in text
+    assert "C[tile] = again;" in text
+
+
+def test_elements_of_memory_have_names_where_the_prelude_deduces_types() -> None:
+    c = memory(i32, ("N",), "C")
+    k = Kernel("elements", c, symbols=("N",))
+    t = k.thread()
+    tile = k.alloc(i32, 32, "tile", 0)
+    flag = k.b.compare("lt", t, 3)
+    chosen = k.b.select(flag, k.load(c, 0, hint="x"), k.load(tile, 1, hint="y"))
+    k.store(chosen, c, 2)
+    k.store(k.b.emit(Shuffle(k.load(tile, t, hint="z"), k.b.const(0))).result, c, 3)
+    text = body(k, shared_bytes=128)
+    assert "C[2] = t < 3 ? x : y;" in text
+    assert "shuffle(z, 0)" in text
 
 
 def test_lines_stay_within_the_width() -> None:
