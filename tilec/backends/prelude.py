@@ -84,7 +84,17 @@ def render_prelude(dialect_name: str, needs: Iterable[Need], **parameters: NeedA
         if name in names:
             macro = getattr(modules[entry.template], entry.macro_name)
             pieces.append(str(macro(_sorted_instances(instances[name]))).strip("\n"))
-    return "\n".join(piece for piece in pieces if piece) + "\n"
+    return _stack([piece for piece in pieces if piece])
+
+
+def _stack(pieces: Sequence[str]) -> str:
+    """Definitions under each other, a blank line around each that takes more than one line."""
+    lines: list[str] = []
+    for before, piece in zip(("", *pieces), pieces, strict=False):
+        if before and ("\n" in before or "\n" in piece):
+            lines.append("")
+        lines.append(piece)
+    return "\n".join(lines) + "\n"
 
 
 def render_kernel(dialect_name: str, frame: KernelFrame, **parameters: NeedArgument) -> str:

@@ -33,6 +33,7 @@ DEVICE f32 from_bits(as<f32>, u32 bits) { return __uint_as_float(bits); }
 DEVICE f64 from_bits(as<f64>, u64 bits) { return __longlong_as_double(bits); }
 
 template <class T, class S> DEVICE T convert_to(as<T>, S x) { return static_cast<T>(x); }
+
 struct f16 { u16 bits; };
 DEVICE u16 to_bits(f16 x) { return x.bits; }
 DEVICE f16 from_bits(as<f16>, u16 bits) { return {bits}; }
@@ -53,6 +54,7 @@ DEVICE bool operator>(f16 a, f16 b) { return widen(a) > widen(b); }
 DEVICE bool operator>=(f16 a, f16 b) { return widen(a) >= widen(b); }
 DEVICE bool operator==(f16 a, f16 b) { return widen(a) == widen(b); }
 DEVICE bool operator!=(f16 a, f16 b) { return widen(a) != widen(b); }
+
 template <class T> using global = T*;
 template <class T, class S> DEVICE T convert(S x) { return convert_to(as<T>{}, x); }
 DEVICE i32 thread_id() { return threadIdx.x; }

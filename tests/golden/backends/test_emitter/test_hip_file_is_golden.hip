@@ -18,6 +18,7 @@ using i64 = long long;
 using u64 = unsigned long long;
 using f32 = float;
 using f64 = double;
+
 struct f16 { _Float16 value; };
 DEVICE f16 operator+(f16 a, f16 b) {
 #pragma clang fp contract(off)  // each operation rounds
@@ -42,10 +43,13 @@ DEVICE bool operator>(f16 a, f16 b) { return a.value > b.value; }
 DEVICE bool operator>=(f16 a, f16 b) { return a.value >= b.value; }
 DEVICE bool operator==(f16 a, f16 b) { return a.value == b.value; }
 DEVICE bool operator!=(f16 a, f16 b) { return a.value != b.value; }
+
 template <typename T> using global = T*;
+
 // The number in a type that the machine computes with.
 template <typename T> DEVICE T plain(T x) { return x; }
 DEVICE _Float16 plain(f16 x) { return x.value; }
+
 template <typename T> struct conversion {
   template <typename S> static DEVICE T from(S x) { return (T)x; }
 };
@@ -53,7 +57,9 @@ template <> struct conversion<f16> {
   template <typename S> static DEVICE f16 from(S x) { return { (_Float16)x }; }
 };
 template <typename T, typename S> DEVICE T convert(S x) { return conversion<T>::from(plain(x)); }
+
 DEVICE i32 thread_id() { return (i32)__builtin_amdgcn_workitem_id_x(); }
+
 template <i32 D> DEVICE i32 block_id() {
   if constexpr (D == 0) return (i32)__builtin_amdgcn_workgroup_id_x();
   else if constexpr (D == 1) return (i32)__builtin_amdgcn_workgroup_id_y();
