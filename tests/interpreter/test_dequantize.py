@@ -87,7 +87,7 @@ def test_the_origin_kernel(shape: tuple[int, int, int]) -> None:
     program, x = dequantize_gemm(*shape, 128, 128, 64), arguments(*shape)
     start = time.process_time()
     assert run(program, **x) == []
-    assert time.process_time() - start < 2
+    assert time.process_time() - start < 5  # 0.2 s on a quiet machine
     check(x)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.interpreter.programs import Sketch, number, run, tensor
@@ -244,6 +244,7 @@ def nest(form: str, starts: tuple[int, ...], which: tuple[int, ...]) -> Program:
     return s.program(a, b)
 
 
+@settings(deadline=None, max_examples=50)
 @given(
     st.tuples(st.integers(-3, 8), st.integers(-3, 8)),
     st.tuples(st.integers(0, 2), st.integers(0, 2)),
@@ -260,6 +261,7 @@ def test_nests_mean_their_loops_whatever_the_indices(
     assert results[0] == results[1]
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.integers(1, 4), st.integers(0, 3), st.integers(0, 3), st.booleans())
 def test_stores_of_nests_land_where_loops_put_them(
     stride: int, row: int, column: int, swap: bool
