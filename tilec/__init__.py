@@ -19,12 +19,14 @@ if TYPE_CHECKING:
     from .language.kernel import compile, kernel
     from .language.macro import macro
     from .language.spec import spec
+    from .runtime.driver import device
 
 __version__ = "0.1.0"
 __all__ = [
     "TilecError",
     "__version__",
     "compile",
+    "device",
     "heuristic",
     "kernel",
     "macro",
@@ -34,6 +36,7 @@ __all__ = [
 _HOMES = {
     "TilecError": ".errors",
     "compile": ".language.kernel",
+    "device": ".runtime.driver",
     "heuristic": ".language.heuristic",
     "kernel": ".language.kernel",
     "macro": ".language.macro",

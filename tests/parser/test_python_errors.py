@@ -147,6 +147,12 @@ BODIES = [
     ("unknown order", "⟦T.use_swizzle(4, order='diagonal')⟧", "TLC0118", "diagonal"),
     ("layout of a fragment", "⟦T.annotate_layout({F: 1})⟧", "TLC0127", "no shared buffer"),
     ("layout that is none", "⟦T.annotate_layout({S: 1})⟧", "TLC0127", "layout of `S` is a int"),
+    (
+        "safe value of shared memory",
+        "⟦T.annotate_safe_value({S: 1})⟧",
+        "TLC0127",
+        "no tensor in global",
+    ),
     ("user's exception", "⟦{}['key']⟧", "TLC0112", "KeyError"),
     ("unbound name", "L[0] = ⟦undefined_name⟧", "TLC0112", "undefined_name"),
     ("constant symbol", "⟦T.const('Q')⟧", "TLC0126", "the value of Q"),
@@ -249,6 +255,14 @@ MODULES = [
         "    with T.Kernel(1):\n        f(A)\n",
         "TLC0121",
         "calls itself",
+    ),
+    (
+        "kernel in a kernel",
+        "@tilec.kernel\ndef f(A: T.Tensor('N', 'int8')):\n    pass\n"
+        + KERNEL
+        + "    with T.Kernel(1):\n        ⟦f(A)⟧\n",
+        "TLC0102",
+        "the kernel f is called in a kernel",
     ),
     ("called outside", "⟦T.copy(1, 2)⟧\n", "TLC0102", "T.copy"),
     ("macro called outside", "@T.macro\ndef f():\n    pass\n⟦f()⟧\n", "TLC0102", "the macro f"),

@@ -272,6 +272,18 @@ def test_operands_of_copies(tmp_path: Path, statement: str, copy: str) -> None:
     assert len(lines) == 1 and lines[0].startswith(copy)
 
 
+def test_reads_outside_of_a_tensor(tmp_path: Path) -> None:
+    body = """
+    T.copy(A[n, 0], S)
+    T.annotate_safe_value({A: -1.5})
+    T.copy(A[n, 0], S)
+    L[0] = A[n, n]
+    """
+    lines = body_text(tmp_path, body)
+    assert "safe_value" not in lines[0] and lines[1].endswith("safe_value = -1.5>")
+    assert "%2 = load %A[%n, %n] <safe_value = -1.5> : f16" in lines
+
+
 def test_unused_loads_leave_nothing(tmp_path: Path) -> None:
     assert body_text(tmp_path, "x = S[n, 0]\ny = x + 1\nT.clear(F)") == ["fill %F, 0.0"]
 

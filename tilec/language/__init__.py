@@ -71,6 +71,7 @@ from .memory import (
     alloc_shared,
     alloc_var,
     annotate_layout,
+    annotate_safe_value,
     empty,
 )
 from .places import locate
@@ -96,6 +97,7 @@ __all__ = [
     "alloc_shared",
     "alloc_var",
     "annotate_layout",
+    "annotate_safe_value",
     "bfloat16",
     "bitwise_and",
     "bitwise_or",

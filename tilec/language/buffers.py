@@ -118,7 +118,9 @@ class Element(Operand):
         self.loaded: Expr | None = None
         self.refusal = element_refusal(trace, buffer)
         if self.refusal is None:
-            op = trace.builder.emit(Load(buffer.handle(), self.indices))
+            memory = buffer.handle()
+            load = Load(memory, self.indices, safe_value=trace.safe_value(memory))
+            op = trace.builder.emit(load)
             self.loaded = Expr(op.result, trace.region)
 
     def _value(self) -> Value:

@@ -17,7 +17,7 @@ from .macro import defining_scope, need_function
 from .parameters import Parameter, read_parameters
 from .staging import Parsed, Staged, frontend, installed
 from .tensors import ConstDim, TensorSpec
-from .trace import close_matches
+from .trace import close_matches, refuse, tracing
 
 RESERVED = ("stream", "target", "device", "check")
 """Keywords of a call that no parameter may be called."""
@@ -207,6 +207,12 @@ class Kernel:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Runs on the arguments' device; see the driver for stream, target, device and check."""
+        if tracing() is not None:
+            raise refuse(
+                "TLC0102",
+                f"the kernel {self.name} is called in a kernel",
+                hint="make what they share a T.macro, or write both launches in one kernel",
+            )
         return _driver().call(self, args, kwargs)
 
     def compile(self, *examples: Any, target: Any = None, **constants: Any) -> Any:

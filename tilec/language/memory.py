@@ -13,6 +13,7 @@ from ..ir.ops.memory import Alloc
 from ..ir.types import MemoryType, Space
 from .buffers import Buffer, Variable
 from .dtypes import element_type
+from .operand import is_number, number_value, plain
 from .trace import current, refuse
 
 
@@ -101,6 +102,24 @@ def empty(*shape: Any, dtype: object = "float32") -> Buffer:
     raise refuse(
         "TLC0130", "T.empty is not supported yet", hint="pass the output as a parameter"
     )
+
+
+def annotate_safe_value(values: Mapping[Buffer, Any]) -> None:
+    """What reads outside of a tensor give from here on, {tensor: number}; 0 where nothing is said.
+
+    Raises:
+        LanguageError: a key is no tensor in global memory, or a value no number of its dtype.
+    """
+    trace = current("T.annotate_safe_value")
+    launch = trace.need_launch("T.annotate_safe_value")
+    with trace.here():
+        for buffer, value in values.items():
+            if not isinstance(buffer, Buffer) or buffer.type.space is not Space.GLOBAL:
+                raise LanguageError("TLC0127", f"{buffer!r} is no tensor in global memory")
+            if not is_number(value):
+                raise LanguageError("TLC0127", f"the safe value of {buffer.label} is {value!r}")
+            known = number_value(plain(value), buffer.type.dtype)
+            launch.safe_values[buffer.handle()] = float(known.value)
 
 
 def annotate_layout(layouts: Mapping[Buffer, Any]) -> None:

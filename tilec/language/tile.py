@@ -191,6 +191,7 @@ def copy(
                 shape=shape,
                 source_dims=source.kept or (len(source.indices) - 1,),
                 destination_dims=target.kept or (len(target.indices) - 1,),
+                safe_value=trace.safe_value(source.memory),
             )
         )
 
@@ -202,7 +203,9 @@ def _copy_by_thread(trace: Trace, source: Area, target: Area) -> None:
             raise LanguageError("TLC0119", "T.copy between a fragment and a thread's own memory")
 
     def move(indices: tuple[Value, ...]) -> None:
-        load = trace.builder.emit(Load(source.memory, _shifted(trace, source, indices)))
+        safe = trace.safe_value(source.memory)
+        op = Load(source.memory, _shifted(trace, source, indices), safe_value=safe)
+        load = trace.builder.emit(op)
         value = convert(load.result, target.buffer.type.dtype)
         trace.builder.emit(Store(value, target.memory, _shifted(trace, target, indices)))
 

@@ -36,6 +36,7 @@ class LaunchState:
 
     threads: int
     bindings: dict[str, Any] = field(default_factory=dict)
+    safe_values: dict[Value, float] = field(default_factory=dict)  # by global tensor
     panel: int = 0
     order: str = "row"
     persistent: bool = True
@@ -135,6 +136,10 @@ class Trace:
                 "TLC0118", f"{what} stands outside of `with T.Kernel(...)`", loc=locate(self.until)
             )
         return self.launch
+
+    def safe_value(self, memory: Value) -> float:
+        """What an element outside of a global tensor reads as."""
+        return self.launch.safe_values.get(memory, 0.0) if self.launch is not None else 0.0
 
     def need_tile_level(self, what: str) -> LaunchState:
         """The open launch, where tile ops may stand: not within T.Parallel."""

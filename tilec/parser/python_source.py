@@ -63,7 +63,7 @@ def find_definition(function: FunctionType) -> ast.FunctionDef:
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef) and node.name == code.co_name:
             first = min([node.lineno, *(d.lineno for d in node.decorator_list)])
-            if code.co_firstlineno in (first, node.lineno):
+            if code.co_firstlineno in (first, node.lineno) and _is_of(node, code):
                 return node
     raise LanguageError(
         "TLC0100",
@@ -71,6 +71,13 @@ def find_definition(function: FunctionType) -> ast.FunctionDef:
         loc=Loc(code.co_filename, code.co_firstlineno, 0, None, name),
         hint="a lambda or an async function cannot be a kernel",
     )
+
+
+def _is_of(node: ast.FunctionDef, code: CodeType) -> bool:
+    """Whether a definition has the parameters of the code: the file may have been edited since."""
+    arguments = node.args
+    names = [arg.arg for arg in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)]
+    return names == list(code.co_varnames[: code.co_argcount + code.co_kwonlyargcount])
 
 
 def build_function(
