@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.backends.emitter_programs import FILE, Kernel, line, memory, named, scale
-from tilec.backends.dialect import INNER_NAMES, all_prelude_names, find_dialect
+from tilec.backends.dialect import INNER_NAMES, VERSION, all_prelude_names, find_dialect
 from tilec.backends.emitter import emit_program, render
 from tilec.backends.manifest import evaluate
 from tilec.backends.names import Names, comment_text, mangle, plain_identifier
@@ -475,3 +475,12 @@ def test_inner_names_are_in_the_preludes_and_free_for_users() -> None:
     with pytest.raises(TargetUnsupported, match="TLC0510"):
         find_dialect("metal")
     assert ThreadId.name == "thread_id"
+
+
+def test_the_version_in_emitted_text_is_the_packages() -> None:
+    import tilec
+
+    assert tilec.__version__ == VERSION
+    assert f"by tilec {VERSION}" in render(
+        emit_program(scale(), find_target("cuda:sm_80"), builtin_registry())
+    )
