@@ -63,6 +63,51 @@ BODIES = [
         "TLC0105",
         "`xs`",
     ),
+    (
+        "a plain function's counter",
+        "def make():\n    c = 0\n    def count():\n        nonlocal c\n"
+        "        c += 1\n        return c\n"
+        "    return count\ncount = make()\nfor i in ⟦range(n)⟧:\n    L[0] = count()",
+        "TLC0105",
+        "`count`",
+    ),
+    (
+        "an iterator advanced",
+        "import itertools\nnumbers = itertools.count()\nif ⟦n > 1⟧:\n    L[0] = next(numbers)",
+        "TLC0105",
+        "`numbers`",
+    ),
+    (
+        "a generator advanced",
+        "g = (q for q in [1, 2, 3])\nfor i in ⟦range(n)⟧:\n    L[0] = next(g)",
+        "TLC0105",
+        "`g`",
+    ),
+    (
+        "an attribute set",
+        "import types\no = types.SimpleNamespace(x=1)\nif ⟦n > 1⟧:\n    o.x = 2",
+        "TLC0105",
+        "`o`",
+    ),
+    (
+        "a list changed in a lazy side",
+        "xs = []\nL[0] = 1 if ⟦n > 1 and xs.append(1) is None⟧ else 2",
+        "TLC0105",
+        "`xs`",
+    ),
+    (
+        "a name that a plain function reads",
+        "x = 0\ndef f():\n    return x\nfor i in range(n):\n    L[0] = f()\n    ⟦x = i⟧",
+        "TLC0104",
+        "`x`",
+    ),
+    (
+        "a function of one arm",
+        "if n > 1:\n    def f():\n        return 1\n"
+        "else:\n    def f():\n        return 2\nL[0] = ⟦f⟧()",
+        "TLC0106",
+        "`f`",
+    ),
     ("condition in a plain function", "L[0] = 1 if ⟦min(n, 3)⟧ else 0", "TLC0103", "true"),
     ("buffer as a condition", "if ⟦S⟧:\n    pass", "TLC0103", "`S`"),
     ("value as a Python integer", "⟦[0, 1][n]⟧", "TLC0125", "an integer"),

@@ -323,14 +323,25 @@ def negate(trace: Trace, value: Any) -> Any:
         return wrap(trace, trace.pure(Not(truth(value))))
 
 
-def _record(trace: Trace, thunk: Callable[[], Any], logical: bool) -> tuple[Any, list[Op]]:
-    """What a lazy side gives, a Value or a Python value, and the ops that it takes."""
-    region = trace.open_region("expression", locate(trace.until))
-    result = thunk()
-    with trace.here():
-        if isinstance(result, Operand):
-            result = truth(result) if logical else value_of(result)
-    return result, trace.close_region(region)
+class Lazy:
+    """The lazy sides of an operator: recorded in regions of their own, names guarded."""
+
+    def __init__(self, scope: Scope, names: Mapping[str, Any]) -> None:
+        self.scope = scope
+        self.trace: Trace = scope.trace
+        self.names = names
+
+    def record(self, thunk: Callable[[], Any], logical: bool) -> tuple[Any, list[Op]]:
+        """What a side gives, a Value or a Python value, and the ops that it takes."""
+        loc = locate(self.trace.until)
+        region = self.trace.open_region("expression", loc)
+        guarded = self.scope.enter("expression", loc, self.names)
+        result = thunk()
+        self.scope.exit(guarded)
+        with self.trace.here(loc):
+            if isinstance(result, Operand):
+                result = truth(result) if logical else value_of(result)
+        return result, self.trace.close_region(region)
 
 
 def _eager(ops: Sequence[Op]) -> bool:
@@ -338,10 +349,11 @@ def _eager(ops: Sequence[Op]) -> bool:
     return all(op.pure for op in ops)
 
 
-def _logical(trace: Trace, x: Any, thunk: Callable[[], Any], conjunction: bool) -> Any:
+def _logical(lazy: Lazy, x: Any, thunk: Callable[[], Any], conjunction: bool) -> Any:
+    trace = lazy.trace
     with trace.here() as loc:
         left = truth(x)
-    right, ops = _record(trace, thunk, logical=True)
+    right, ops = lazy.record(thunk, logical=True)
     with trace.here(loc):
         if not isinstance(right, Value):
             right = constant(bool(right), bool_)
@@ -349,41 +361,42 @@ def _logical(trace: Trace, x: Any, thunk: Callable[[], Any], conjunction: bool) 
             trace.builder.extend(ops)
             op = BitAnd(left, right) if conjunction else BitOr(left, right)
             return wrap(trace, trace.pure(op))
-        lazy = Block((), (*ops, Yield((right,))))
+        side = Block((), (*ops, Yield((right,))))
         known = Block((), (Yield((constant(not conjunction, bool_),)),))
-        arms = (lazy, known) if conjunction else (known, lazy)
+        arms = (side, known) if conjunction else (known, side)
         return wrap(trace, trace.builder.emit(If(left, *arms)).result)
 
 
-def both(trace: Trace, x: Any, y: Callable[[], Any]) -> Any:
+def both(lazy: Lazy, x: Any, y: Callable[[], Any]) -> Any:
     """`x and y()`."""
-    return _logical(trace, x, y, True) if isinstance(x, Operand) else x and y()
+    return _logical(lazy, x, y, True) if isinstance(x, Operand) else x and y()
 
 
-def either(trace: Trace, x: Any, y: Callable[[], Any]) -> Any:
+def either(lazy: Lazy, x: Any, y: Callable[[], Any]) -> Any:
     """`x or y()`."""
-    return _logical(trace, x, y, False) if isinstance(x, Operand) else x or y()
+    return _logical(lazy, x, y, False) if isinstance(x, Operand) else x or y()
 
 
-def chain(trace: Trace, words: tuple[str, ...], left: Any, *rest: Callable[[], Any]) -> Any:
+def chain(lazy: Lazy, words: tuple[str, ...], left: Any, *rest: Callable[[], Any]) -> Any:
     """`left < a < b`, each operand evaluated once."""
     right = rest[0]()
     first = _COMPARE[words[0]](left, right)
     if len(rest) == 1:
         return first
-    return both(trace, first, lambda: chain(trace, words[1:], right, *rest[1:]))
+    return both(lazy, first, lambda: chain(lazy, words[1:], right, *rest[1:]))
 
 
-def choose(trace: Trace, condition: Any, x: Callable[[], Any], y: Callable[[], Any]) -> Any:
+def choose(lazy: Lazy, condition: Any, x: Callable[[], Any], y: Callable[[], Any]) -> Any:
     """`x() if condition else y()`."""
     if not isinstance(condition, Operand):
         return x() if condition else y()
+    trace = lazy.trace
     with trace.here() as loc:
         test = truth(condition)
         known = constant_of(test)
     if known is not None:
         return x() if known else y()
-    sides = [_record(trace, thunk, logical=False) for thunk in (x, y)]
+    sides = [lazy.record(thunk, logical=False) for thunk in (x, y)]
     with trace.here(loc):
         return _merge(trace, test, sides)
 

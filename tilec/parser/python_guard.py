@@ -7,8 +7,9 @@ would be done a wrong number of times. `Snapshot` remembers them, and says which
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping
-from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
+from collections.abc import Iterable, Iterator, Mapping
+from operator import length_hint
+from types import BuiltinFunctionType, CellType, FunctionType, GeneratorType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -17,10 +18,10 @@ from ..language.places import is_internal_type
 
 _LIMIT = 100_000  # objects looked at; beyond it a kernel's Python data is not followed
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, range, slice, type(Ellipsis))
-_OPAQUE = (type, ModuleType, FunctionType, BuiltinFunctionType, MethodType)
+_OPAQUE = (type, ModuleType)
 
 
-def _contents(x: Any) -> list[Any] | None:
+def _contents(x: Any, module: Mapping[str, Any]) -> list[Any] | None:
     """What a mutable object holds now, in order; None for what cannot change or is not followed."""
     if isinstance(x, (*_PLAIN, *_OPAQUE)):
         return None
@@ -32,10 +33,47 @@ def _contents(x: Any) -> list[Any] | None:
         return [bytes(x)]
     if isinstance(x, np.ndarray):
         return [x.tobytes()] if x.dtype != object else list(x.flat)
+    if isinstance(x, FunctionType | MethodType | BuiltinFunctionType):
+        return _function_contents(x, module)
+    if isinstance(x, GeneratorType):
+        return [x.gi_frame.f_lasti if x.gi_frame is not None else None]
+    if isinstance(x, Iterator):
+        return [length_hint(x, -1), repr(x)]  # what itertools.count has reached is in its repr
     if is_internal_type(type(x)):
         return None
-    attributes = getattr(x, "__dict__", None)
-    return [part for item in attributes.items() for part in item] if attributes else None
+    return _attributes(x)
+
+
+def _function_contents(x: Any, module: Mapping[str, Any]) -> list[Any]:
+    """What a function can change: what is in its closure, its module's globals, its object."""
+    if not isinstance(x, FunctionType):
+        return [getattr(x, "__self__", None), getattr(x, "__func__", None)]
+    found = closure_values(x.__closure__ or ())
+    if x.__globals__ is module:
+        found += [module[name] for name in x.__code__.co_names if name in module]
+    return found
+
+
+def closure_values(cells: Iterable[CellType]) -> list[Any]:
+    """The contents of the cells that have any."""
+    found = []
+    for cell in cells:
+        try:
+            found.append(cell.cell_contents)
+        except ValueError:
+            continue  # a name that is not bound yet
+    return found
+
+
+def _attributes(x: Any) -> list[Any] | None:
+    """The attributes of an object, in a dictionary or in slots."""
+    found = [part for item in getattr(x, "__dict__", {}).items() for part in item]
+    for cls in type(x).__mro__:
+        slots = cls.__dict__.get("__slots__", ())
+        for name in (slots,) if isinstance(slots, str) else slots:
+            if hasattr(x, name):
+                found.append(getattr(x, name))
+    return found or None
 
 
 def _same(a: list[Any], b: list[Any]) -> bool:
@@ -46,33 +84,34 @@ def _same(a: list[Any], b: list[Any]) -> bool:
 
 
 class Snapshot:
-    """The mutable objects that can be reached from some names, as they are now."""
+    """The mutable objects that can be reached from some names, as they are now.
 
-    def __init__(self, names: Iterable[tuple[str, Any]]) -> None:
+    `module` is the globals of the code in question: of functions of that module, the globals that
+    they use are looked at too.
+    """
+
+    def __init__(self, names: Iterable[tuple[str, Any]], module: Mapping[str, Any]) -> None:
+        self._module = module
         self._seen: dict[int, tuple[str, Any, list[Any]]] = {}
-        self._objects = 0
-        for name, value in names:
-            self._follow(name, value)
-
-    def _follow(self, name: str, root: Any) -> None:
-        pending = [root]
-        while pending and self._objects < _LIMIT:
-            x = pending.pop()
-            self._objects += 1
+        pending = deque(names)  # nearest first, so that the name reported is the plainest one
+        looked_at = 0
+        while pending and looked_at < _LIMIT:
+            name, x = pending.popleft()
+            looked_at += 1
             if id(x) in self._seen:
                 continue
             if isinstance(x, tuple | frozenset):
-                pending.extend(x)
+                pending.extend((name, part) for part in x)
                 continue
-            contents = _contents(x)
+            contents = _contents(x, module)
             if contents is not None:
                 self._seen[id(x)] = (name, x, contents)
-                pending.extend(contents)
+                pending.extend((name, part) for part in contents)
 
     def changed(self) -> str | None:
         """The name through which an object that differs now was reached, if one does."""
         for name, x, before in self._seen.values():
-            after = _contents(x)
+            after = _contents(x, self._module)
             if after is None or not _same(before, after):
                 return name
         return None

@@ -15,9 +15,9 @@ it stands for. With `s` for the scope:
     while c: A              r = s.loop_while(lambda: c, locals(), False)
                             while r.next(): A
                             <names>
-    a and b                 s.both(a, lambda: b)
-    a < b < c               s.chain(("lt", "lt"), a, lambda: b, lambda: c)
-    a if c else b           s.choose(c, lambda: a, lambda: b)
+    a and b                 s.both(locals(), a, lambda: b)
+    a < b < c               s.chain(locals(), ("Lt", "Lt"), a, lambda: b, lambda: c)
+    a if c else b           s.choose(locals(), c, lambda: a, lambda: b)
 
 <names> gives each name that the region bound what it is to hold afterwards:
 `if r.bound("x"): x = r.after("x")`. A name that the function binds is read as `s.read("x", x)`.
@@ -62,6 +62,8 @@ def bound_names(nodes: Iterable[ast.AST]) -> list[str]:
         elif isinstance(node, ast.FunctionDef):
             found.setdefault(node.name)
             continue
+        elif isinstance(node, ast.alias):
+            found.setdefault(node.asname or node.name.split(".")[0])
         if isinstance(node, ast.Lambda | ast.ListComp | ast.SetComp | ast.DictComp):
             continue
         if isinstance(node, ast.GeneratorExp):
@@ -95,7 +97,7 @@ class _Rewriter(ast.NodeTransformer):
     def definition(self) -> ast.FunctionDef:
         old = self._definition
         opening = self._assign(
-            SCOPE, ast.Call(_name(OPEN), [_locals_call()], []), old
+            SCOPE, ast.Call(_name(OPEN), [_locals_call(), self._captured()], []), old
         )
         body = [opening, *self._block(old.body)]
         new = ast.FunctionDef(
@@ -107,6 +109,17 @@ class _Rewriter(ast.NodeTransformer):
         if "type_params" in ast.FunctionDef._fields:
             new.type_params = []  # type: ignore[attr-defined, unused-ignore]
         return ast.fix_missing_locations(ast.copy_location(new, old))
+
+    def _captured(self) -> ast.expr:
+        """The names of this function that plain functions in it read."""
+        inner = {
+            name.id
+            for node in ast.walk(self._definition)
+            if isinstance(node, ast.FunctionDef) and node is not self._definition
+            for name in ast.walk(node)
+            if isinstance(name, ast.Name)
+        }
+        return ast.Tuple([ast.Constant(n) for n in sorted(inner & self._names)], ast.Load())
 
     # Making nodes -------------------------------------------------------------------------------
 
@@ -214,8 +227,15 @@ class _Rewriter(ast.NodeTransformer):
         value = self._call(node, "assign", name, self.visit(node.value))
         return _place(ast.NamedExpr(node.target, value), node)
 
-    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.stmt:
-        return node  # a plain function of its own; a macro rewrites itself
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> list[ast.stmt]:
+        """A plain function stays as it is, a macro rewrites itself; the name is bound like any."""
+        return [node, self._bind(node.name, _load(node.name, node), node)]
+
+    def _import(self, node: ast.Import | ast.ImportFrom) -> list[ast.stmt]:
+        names = [alias.asname or alias.name.split(".")[0] for alias in node.names]
+        return [node, *(self._bind(name, _load(name, node), node) for name in names)]
+
+    visit_Import = visit_ImportFrom = _import
 
     def visit_Lambda(self, node: ast.Lambda) -> ast.expr:
         self._hidden.append(set(parameter_names(node.args)))
@@ -320,7 +340,7 @@ class _Rewriter(ast.NodeTransformer):
         method = "both" if isinstance(node.op, ast.And) else "either"
         result: ast.expr = self.visit(node.values[0])
         for value in node.values[1:]:
-            result = self._call(node, method, result, self._lazy(value))
+            result = self._call(node, method, _locals_call(), result, self._lazy(value))
         return result
 
     def _lazy(self, value: ast.expr) -> ast.Lambda:
@@ -340,11 +360,13 @@ class _Rewriter(ast.NodeTransformer):
             return self.generic_visit(node)  # type: ignore[return-value]
         words = ast.Tuple([ast.Constant(type(op).__name__) for op in node.ops], ast.Load())
         rest = [self._lazy(value) for value in node.comparators]
-        return self._call(node, "chain", words, self.visit(node.left), *rest)
+        left = self.visit(node.left)
+        return self._call(node, "chain", _locals_call(), words, left, *rest)
 
     def visit_IfExp(self, node: ast.IfExp) -> ast.expr:
         condition = self.visit(node.test)
-        return self._call(node, "choose", condition, self._lazy(node.body), self._lazy(node.orelse))
+        sides = (self._lazy(node.body), self._lazy(node.orelse))
+        return self._call(node, "choose", _locals_call(), condition, *sides)
 
     def visit_Call(self, node: ast.Call) -> ast.expr:
         new = self.generic_visit(node)

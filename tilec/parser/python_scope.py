@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import builtins
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import CellType, CodeType
 from typing import Any
@@ -24,9 +24,9 @@ from ..language.dtypes import ElementType
 from ..language.loops import counted
 from ..language.operand import Expr, Operand, Poison
 from ..language.trace import Trace, current, refuse
-from .python_control import Branch, Loop, WhileLoop, both, chain, choose, negate
+from .python_control import Branch, Lazy, Loop, WhileLoop, both, chain, choose, negate
 from .python_control import either as either_of
-from .python_guard import Snapshot, visible
+from .python_guard import Snapshot, closure_values, visible
 
 _IN_PLACE: dict[str, Callable[[Any, Any], Any]] = {
     "Add": operator.iadd, "Sub": operator.isub, "Mult": operator.imul, "Div": operator.itruediv,
@@ -46,19 +46,11 @@ class Surroundings:
 
     def names(self, local: Mapping[str, Any]) -> Snapshot:
         closure = {
-            name: cell.cell_contents for name, cell in self.closure.items() if _filled(cell)
+            name: value for name, cell in self.closure.items() for value in closure_values([cell])
         }
         used = self.code.co_names if self.code is not None else ()
         outer = ((name, self.globals[name]) for name in used if name in self.globals)
-        return Snapshot(visible(local, closure, outer))
-
-
-def _filled(cell: CellType) -> bool:
-    try:
-        cell.cell_contents  # noqa: B018 - the access itself is the question
-    except ValueError:
-        return False
-    return True
+        return Snapshot(visible(local, closure, outer), self.globals)
 
 
 @dataclass
@@ -80,9 +72,13 @@ class NameRegion:
 class Scope:
     """The run-time side of the rewriting, for one call of one function."""
 
-    def __init__(self, around: Surroundings, names: Mapping[str, Any]) -> None:
+    def __init__(
+        self, around: Surroundings, names: Mapping[str, Any], captured: Sequence[str] = ()
+    ) -> None:
+        """`captured` are the names that plain functions inside read, at times unknown here."""
         self.trace: Trace = current("a kernel")
         self.around = around
+        self.captured = frozenset(captured)
         self.regions: list[NameRegion] = []
         self.variables: dict[str, Variable] = {
             name: value for name, value in names.items() if isinstance(value, Variable)
@@ -167,6 +163,7 @@ class Scope:
     def enter(self, what: str, loc: Loc, names: Mapping[str, Any]) -> NameRegion:
         """Names bound from here on are those of a traced region."""
         region = NameRegion(what, loc, dict(names), self.around.names(names))
+        region.reads |= self.captured & set(names)
         self.regions.append(region)
         return region
 
@@ -238,14 +235,26 @@ class Scope:
     def negate(self, value: Any) -> Any:
         return negate(self.trace, value)
 
-    def both(self, x: Any, y: Callable[[], Any]) -> Any:
-        return both(self.trace, x, y)
+    def both(self, names: Mapping[str, Any], x: Any, y: Callable[[], Any]) -> Any:
+        """`x and y()`, y seeing `names`."""
+        return both(Lazy(self, names), x, y)
 
-    def either(self, x: Any, y: Callable[[], Any]) -> Any:
-        return either_of(self.trace, x, y)
+    def either(self, names: Mapping[str, Any], x: Any, y: Callable[[], Any]) -> Any:
+        """`x or y()`."""
+        return either_of(Lazy(self, names), x, y)
 
-    def choose(self, condition: Any, x: Callable[[], Any], y: Callable[[], Any]) -> Any:
-        return choose(self.trace, condition, x, y)
+    def choose(
+        self,
+        names: Mapping[str, Any],
+        condition: Any,
+        x: Callable[[], Any],
+        y: Callable[[], Any],
+    ) -> Any:
+        """`x() if condition else y()`."""
+        return choose(Lazy(self, names), condition, x, y)
 
-    def chain(self, words: tuple[str, ...], left: Any, *rest: Callable[[], Any]) -> Any:
-        return chain(self.trace, words, left, *rest)
+    def chain(
+        self, names: Mapping[str, Any], words: tuple[str, ...], left: Any, *rest: Callable[[], Any]
+    ) -> Any:
+        """`left < a < b`."""
+        return chain(Lazy(self, names), words, left, *rest)
