@@ -1,0 +1,106 @@
+"""Whether a planned or lowered program can read too early, overwrite too early, or wait in vain.
+
+Needs: a program with pipelines (after schedule_stages), or one whose barriers are placed. Leaves it unchanged. Knows
+effects, channels and the meaning of the synchronising ops, and nothing of how they came to stand where they do.
+
+    role "consumer" { for 0, %n, 1 (%k) { mbarrier_wait %full, %slot, %phase ; gemm %ring[%slot] <asynchronous> ... } }
+    role "producer" { for 0, %n, 1 (%k) { copy %A -> %ring[%slot], [%full, %slot] ... } }       ->  TLC0352
+
+Each launch is executed abstractly with sizes that give its loops the trip counts 0, 1, 2, slots - 1, slots, slots + 1 and
+2 slots + 1, and loops around them 1, 2 and 3 turns, as far as arguments can.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ..ir.core import Op, Program, walk
+from ..ir.ops.control import Launch, Simt
+from ..ir.ops.memory import Slot, memory_type
+from ..ir.ops.pipeline import Channel
+from .context import Pass, PassContext
+from .hazards.cases import Case, Sizes, cases_of
+from .hazards.machine import SyncMachine
+from .hazards.plan_rules import check_rules
+from .hazards.plan_run import PlanMachine
+from .hazards.slicing import Slice
+
+DATA = (0, 1, 2)
+
+
+def check_hazards(program: Program, context: PassContext) -> Program:
+    """`check_plan` where the program has channels, else `check_synchronisation`."""
+    planned = any(isinstance(op, Channel) for op in walk(program.body))
+    return (check_plan if planned else check_synchronisation)(program, context)
+
+
+def check_plan(program: Program, context: PassContext) -> Program:
+    """Proves a planned program free of hazards and deadlocks at the trip counts above.
+
+    Raises HazardError: TLC0350 (ends of channels, roles), TLC0351 (got too early), TLC0352 (put or freed too early),
+    TLC0357 (deadlock), TLC0359 (tiles in flight).
+    """
+    for launch in _launches(program):
+        check_rules(launch)
+
+    def run(launch: Launch, part: Slice, case: Case, _: set[Simt]) -> None:
+        PlanMachine(part, case, launch, context.target.warp_size).run(_prefix(program, part))
+
+    return _each_case(program, run)
+
+
+def check_synchronisation(program: Program, context: PassContext) -> Program:
+    """Proves a lowered program of the tile level free of hazards and deadlocks at the trip counts above.
+
+    Raises HazardError: TLC0351 (read too early), TLC0352 (overwritten too early), TLC0353 (no barrier between threads),
+    TLC0354 (no proxy fence), TLC0355 (mbarriers), TLC0356 (barriers), TLC0357 (deadlock), TLC0358 (slots), TLC0359
+    (engines at work when the block ends).
+    """
+
+    def run(launch: Launch, part: Slice, case: Case, settled: set[Simt]) -> None:
+        machine = SyncMachine(part, case, launch, context.target.warp_size, settled)
+        machine.run(_prefix(program, part))
+
+    return _each_case(program, run)
+
+
+CHECKS: dict[str, Pass] = {"schedule_stages": check_plan, "place_barriers": check_synchronisation}
+"""Which check holds after which pass."""
+
+
+def checked_sizes(program: Program) -> dict[str, list[Sizes]]:
+    """The sizes with which each launch is executed, by the launch's name."""
+    return {
+        launch.symbol: list(cases_of(program, launch, Slice(program.body), _slots(launch)))
+        for launch in _launches(program)
+    }
+
+
+def _each_case(program: Program, run: Callable[[Launch, Slice, Case, set[Simt]], None]) -> Program:
+    part = Slice(program.body)
+    for launch in _launches(program):
+        settled: set[Simt] = set()
+        for sizes in cases_of(program, launch, part, _slots(launch)):
+            for data in DATA:
+                case = Case(sizes, data)
+                run(launch, part, case, settled)
+                if not case.uses_data:
+                    break
+    return program
+
+
+def _launches(program: Program) -> list[Launch]:
+    return [op for op in program.body.ops if isinstance(op, Launch)]
+
+
+def _prefix(program: Program, part: Slice) -> list[Op]:
+    """The kept scalars before the launches."""
+    return [op for op in part.ops[program.body] if not isinstance(op, Launch)]
+
+
+def _slots(launch: Launch) -> set[int]:
+    """Lengths of the launch's rings."""
+    found = {op.type.slots for op in walk(launch.body) if isinstance(op, Channel)}
+    return found | {
+        int(memory_type(op.ring).shape[0]) for op in walk(launch.body) if isinstance(op, Slot)
+    }

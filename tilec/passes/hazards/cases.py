@@ -1,0 +1,241 @@
+"""Sizes of a program's arguments that give its loops the trip counts at which plans go wrong.
+
+An input is a symbol, a scalar parameter, an index of the block or the number of launched blocks. The trip count of a loop
+is a function of the inputs, computed along the definitions of its bounds; the value of an input that gives a wanted
+count is found by bisection, trip counts being monotone in each. Counts that no input gives are left out: they cannot
+occur, as with constant bounds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from ...ir.core import Constant, Program, Value, constant_of
+from ...ir.ops.control import For, HardwareBlock, Launch, Symbol
+from ...ir.ops.pipeline import Pipeline
+from ...ir.types import ScalarType
+from .numbers import Number, compute
+from .slicing import Slice
+
+Input = tuple[str, str]
+"""("symbol", "K"), ("parameter", "n"), ("block", "0"), ("blocks", "")."""
+Sizes = dict[Input, int]
+
+LARGEST = 1 << 24
+TILES = (1, 2, 3)
+
+
+@dataclass
+class Case:
+    """One run of the abstract machine: the inputs, and what stands for numbers that come from global memory.
+
+    `data` is 0 (all zero), 1 (all one) or 2 (by position). `uses_data` is set by the machine when it asks.
+    """
+
+    sizes: Sizes
+    data: int = 0
+    uses_data: bool = field(default=False, compare=False)
+
+    def element(self, indices: list[Number]) -> int:
+        """The number at a place in global memory: the same in every role that reads it."""
+        self.uses_data = True
+        if self.data < 2:
+            return self.data
+        return sum(i if isinstance(i, int) else 0 for i in indices) % 2
+
+    def __str__(self) -> str:
+        shown = [
+            f"{name or kind} = {value}"
+            for (kind, name), value in self.sizes.items()
+            if kind != "block"
+        ]
+        return ", ".join(shown) or "any sizes"
+
+
+def input_of(program: Program, launch: Launch, part: Slice, value: Value) -> Input | None:
+    """Which input a value is, if it is one."""
+    op = part.definition(value)
+    if isinstance(op, Symbol):
+        return ("symbol", op.label)
+    if isinstance(op, HardwareBlock):
+        return ("blocks", "") if op.count else None
+    if value in launch.body.params:
+        return ("block", str(launch.body.params.index(value)))
+    if value in program.params and isinstance(value.type, ScalarType):
+        return ("parameter", value.hint or str(program.params.index(value)))
+    return None
+
+
+class Bounds:
+    """Trip counts of the loops of a launch as functions of the inputs."""
+
+    def __init__(self, program: Program, launch: Launch, part: Slice) -> None:
+        self._program, self._launch, self._part = program, launch, part
+
+    def default(self) -> Sizes:
+        """Every symbol, parameter and count 1, block 0."""
+        sizes: Sizes = {("symbol", name): 1 for name in self._program.symbols}
+        for position, param in enumerate(self._program.params):
+            if isinstance(param.type, ScalarType):
+                sizes["parameter", param.hint or str(position)] = 1
+        sizes |= {("block", str(axis)): 0 for axis in range(len(self._launch.body.params))}
+        sizes["blocks", ""] = 1
+        return sizes
+
+    def trips(self, loop: For | Pipeline, sizes: Sizes) -> int | None:
+        """How often the loop's body runs, if that is known."""
+        start, stop = self.value(loop.start, sizes), self.value(loop.stop, sizes)
+        step = self.value(loop.step, sizes) if isinstance(loop, For) else 1
+        if (
+            not isinstance(start, int)
+            or not isinstance(stop, int)
+            or not isinstance(step, int)
+            or step <= 0
+        ):
+            return None
+        return max(0, -(-(stop - start) // step))
+
+    def inputs(self, loop: For | Pipeline) -> list[Input]:
+        """What the bounds depend on, symbols first."""
+        found: dict[Input, None] = {}
+        work = [loop.start, loop.stop, *([loop.step] if isinstance(loop, For) else [])]
+        seen: set[Value] = set()
+        while work:
+            value = work.pop()
+            if value in seen:
+                continue
+            seen.add(value)
+            kind = input_of(self._program, self._launch, self._part, value)
+            outer = self._part.loop_of(value)
+            op = self._part.definition(value)
+            if kind is not None:
+                found[kind] = None
+            elif outer is not None:
+                work.append(outer.start)
+            elif op is not None and op.pure:
+                work.extend(op.inputs)
+        order = ("symbol", "parameter", "blocks", "block")
+        return sorted(found, key=lambda i: (order.index(i[0]), i[1]))
+
+    def value(self, value: Value, sizes: Sizes) -> Number:
+        """A scalar along its definitions; the index of a loop around it is its first value."""
+        return self._value(value, sizes, {})
+
+    def _value(self, value: Value, sizes: Sizes, made: dict[Value, Number]) -> Number:
+        if isinstance(value, Constant):
+            return value.value
+        if value not in made:
+            made[value] = self._made(value, sizes, made)
+        return made[value]
+
+    def _made(self, value: Value, sizes: Sizes, made: dict[Value, Number]) -> Number:
+        kind = input_of(self._program, self._launch, self._part, value)
+        if kind is not None:
+            return sizes[kind]
+        outer = self._part.loop_of(value)
+        if outer is not None:
+            return self._value(outer.start, sizes, made)
+        op = self._part.definition(value)
+        if isinstance(op, HardwareBlock):
+            return 0
+        if op is None or not op.pure or op.regions:
+            return None
+        return compute(op, [self._value(v, sizes, made) for v in op.inputs])
+
+    def signature(self, loop: For | Pipeline) -> object:
+        """What decides the trip count: equal for copies of one loop in several roles."""
+        step = loop.step if isinstance(loop, For) else None
+        return tuple(self._signature(v) for v in (loop.start, loop.stop, step) if v is not None)
+
+    def _signature(self, value: Value) -> object:
+        number = constant_of(value)
+        op = self._part.definition(value)
+        if number is not None:
+            return number
+        kind = input_of(self._program, self._launch, self._part, value)
+        if kind is not None or op is None or not op.pure:
+            outer = self._part.loop_of(value)
+            return kind or (self.signature(outer) if outer is not None else id(value))
+        attributes = tuple(str(a) for a in op.attributes.values())
+        return (op.name, attributes, *(self._signature(v) for v in op.inputs))
+
+    def solve(self, loop: For | Pipeline, count: int, sizes: Sizes) -> Sizes | None:
+        """`sizes` with one input changed so that the loop runs `count` times. None if no input does that."""
+        if self.trips(loop, sizes) == count:
+            return sizes
+        for name in self.inputs(loop):
+            least = 1 if name[0] == "blocks" else 0
+            found = self._bisect(loop, count, sizes, name, least)
+            if found is not None:
+                return found
+        return None
+
+    def _bisect(
+        self, loop: For | Pipeline, count: int, sizes: Sizes, name: Input, least: int
+    ) -> Sizes | None:
+        def trips(x: int) -> int:
+            known = self.trips(loop, {**sizes, name: x})
+            return -1 if known is None else known
+
+        low, high = least, 64
+        while high < LARGEST and trips(high) <= max(count, trips(low)):
+            high *= 8
+        ends = trips(low), trips(high)
+        if -1 in ends or not min(ends) <= count <= max(ends) or ends[0] == ends[1]:
+            return None
+        rising = ends[0] < ends[1]
+        while low < high:
+            middle = (low + high) // 2
+            reached = trips(middle) >= count if rising else trips(middle) <= count
+            low, high = (low, middle) if reached else (middle + 1, high)
+        return {**sizes, name: low} if trips(low) == count else None
+
+
+def cases_of(program: Program, launch: Launch, part: Slice, slots: set[int]) -> Iterator[Sizes]:
+    """Sizes that give every loop the counts of interest; one set at least."""
+    bounds = Bounds(program, launch, part)
+    loops = [loop for loop in part.loops if launch in part.enclosing(loop)]
+    outer = {o for loop in loops for o in part.enclosing(loop) if isinstance(o, (For, Pipeline))}
+    tiles = _distinct(bounds, [o for o in loops if o in outer and bounds.inputs(o)])
+    inner = _distinct(bounds, [i for i in loops if i not in outer and bounds.inputs(i)])
+    counts = sorted({0, 1, 2} | {n for s in slots for n in (s - 1, s, s + 1, 2 * s + 1)})
+    seen: set[tuple[tuple[Input, int], ...]] = set()
+    for sizes in _tile_sizes(bounds, tiles):
+        for wanted in _inner_sizes(bounds, inner, counts, sizes):
+            key = tuple(sorted(wanted.items()))
+            if key not in seen:
+                seen.add(key)
+                yield wanted
+
+
+def _distinct(bounds: Bounds, loops: list[For | Pipeline]) -> list[For | Pipeline]:
+    """One of each set of loops that always run equally often."""
+    return list({bounds.signature(loop): loop for loop in loops}.values())
+
+
+def _tile_sizes(bounds: Bounds, loops: list[For | Pipeline]) -> Iterator[Sizes]:
+    found = False
+    for count in TILES if loops else ():
+        sizes: Sizes | None = bounds.default()
+        for loop in loops:
+            sizes = bounds.solve(loop, count, sizes) if sizes is not None else None
+        if sizes is not None:
+            found = True
+            yield sizes
+    if not found:
+        yield bounds.default()
+
+
+def _inner_sizes(
+    bounds: Bounds, loops: list[For | Pipeline], counts: list[int], sizes: Sizes
+) -> Iterator[Sizes]:
+    found = False
+    for loop in loops:
+        for count in counts:
+            wanted = bounds.solve(loop, count, sizes)
+            if wanted is not None:
+                found = True
+                yield wanted
+    if not found:
+        yield sizes

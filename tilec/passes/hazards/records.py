@@ -1,0 +1,260 @@
+"""Accesses to shared memory and what orders them.
+
+Every role has a clock that ticks at each access and synchronisation. A view maps a key to the time up to which what the key
+stands for is known to have happened: the accesses of a set of threads of a role, or a phase of an mbarrier. A new access
+conflicts with an earlier one to the same slot that its view does not cover. Views grow by barriers (within a role) and by
+mbarrier waits (across roles); since a wait that passes always belongs to the same phase (checked apart), one interleaving
+stands for all.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ...errors import HazardError
+from ...ir.core import Op, Value
+from ...ir.ops.memory import Alloc
+from .cases import Case
+from .numbers import Vector
+from .threads import Threads
+from .walking import Agent
+
+Key = tuple[Any, ...]
+View = dict[Key, int]
+NEVER = -1
+
+
+@dataclass(frozen=True)
+class Place:
+    """A buffer, or one slot of a ring (-1: not a ring's slot)."""
+
+    alloc: Alloc
+    slot: int = -1
+
+    @property
+    def name(self) -> str:
+        name = self.alloc.result.hint or "a shared buffer"
+        return f"slot {self.slot} of {name}" if self.slot >= 0 else name
+
+
+@dataclass(eq=False)
+class Access:
+    """One access by some threads of a role. `done` is when it was over (None: still in flight).
+
+    `landing`: the mbarrier key and phase on which a copy engine completes it. `shown`: when a proxy fence showed it to
+    the asynchronous proxy. `elements`: linear indices by thread, where they are known.
+    """
+
+    agent: SyncAgent
+    threads: Threads
+    op: Op
+    writes: bool
+    engine: bool
+    done: int | None
+    place: Place
+    landing: tuple[Key, int] | None = None
+    shown: int | None = None
+    elements: tuple[Vector, Vector] | None = None
+    grouped: bool = False
+
+
+class SyncAgent(Agent):
+    """A role with its clock, its views, and what it has in flight."""
+
+    def __init__(self, label: str, index: int, size: int, first: int, warp: int) -> None:
+        super().__init__(label, index, size, first, warp)
+        self.clock = 0
+        self.barrier_time = NEVER
+        self.warps_met: list[tuple[Threads, int]] = []  # the last warp sync of each set of threads
+        self.gemm_time = NEVER  # when the last matrix instruction known to be complete was issued
+        self.views: list[tuple[Threads, View]] = [(self.sets.all, {})]
+        self.unshown: list[Access] = []
+        self.open_copies: list[Access] = []  # of the cp.async group not yet closed
+        self.copies: list[list[Access]] = []  # closed groups
+        self.gemms: list[tuple[int, list[Access]]] = []  # (issued at, reads)
+        self.open_stores: list[Access] = []
+        self.stores: list[list[Access]] = []
+        self.barriers: set[int] = set()
+
+    def tick(self) -> int:
+        self.clock += 1
+        return self.clock
+
+    def seen(self, key: Key) -> int:
+        """The time that the running threads all know of."""
+        return max(
+            (v.get(key, NEVER) for t, v in self.views if self.threads.inside(t)), default=NEVER
+        )
+
+    def learn(self, threads: Threads, view: View) -> None:
+        """What `threads` know from here on."""
+        for known, own in self.views:
+            if known is threads:
+                join(own, view)
+                return
+        self.views.append((threads, dict(view)))
+
+    def knowledge(self) -> View:
+        """All that the running threads know."""
+        found: View = {}
+        for threads, view in self.views:
+            if self.threads.inside(threads):
+                join(found, view)
+        return found
+
+    def meet(self) -> None:
+        """A barrier of all threads of the role."""
+        self.barrier_time = self.tick()
+        everything = self.views[0][1]
+        for _, view in self.views[1:]:
+            join(everything, view)
+        del self.views[1:]
+
+    def meet_warps(self) -> None:
+        """A warp sync of the running threads."""
+        now = self.tick()
+        kept = [met for met in self.warps_met if not met[0].inside(self.threads)]
+        self.warps_met = [*kept, (self.threads, now)]
+        for threads, view in list(self.views[1:]):
+            if threads.inside(self.threads):
+                self.learn(self.sets.find(threads.warps & self.threads.mask), view)
+
+
+def join(view: View, other: View) -> None:
+    for key, time in other.items():
+        if time > view.get(key, NEVER):
+            view[key] = time
+
+
+def owner_key(access: Access) -> Key:
+    """What a view calls the accesses of these threads. A warpgroup's wgmma is over for all of it at once."""
+    return ("engine" if access.grouped else "threads", access.agent.index, access.threads.number)
+
+
+def ordered(earlier: Access, agent: SyncAgent, by_engine: bool) -> bool:
+    """Whether `earlier` is over, and visible, before what the running threads of `agent` do now."""
+    if earlier.landing is not None:
+        key, phase = earlier.landing
+        return agent.seen(key) > phase
+    time = earlier.done
+    if time is not None and by_engine and earlier.writes and not earlier.engine:
+        time = earlier.shown
+    if time is None:
+        return False
+    if earlier.agent is agent:
+        if agent.barrier_time > time:
+            return True
+        if earlier.threads.count == 1 and agent.threads is earlier.threads:
+            return True
+    return agent.seen(owner_key(earlier)) >= time
+
+
+class Memory:
+    """Every slot with its last writes and the reads since."""
+
+    def __init__(self, case: Case) -> None:
+        self.case = case
+        self._writes: dict[Place, list[Access]] = {}
+        self._reads: dict[Place, list[Access]] = {}
+
+    def touch(self, accesses: list[Access]) -> None:
+        """Checks the accesses of one statement against all before, then records them."""
+        for access in accesses:
+            self._check(access)
+        for access in accesses:
+            if not access.writes:
+                self._reads.setdefault(access.place, []).append(access)
+        for access in accesses:
+            if access.writes:
+                kept = [a for a in self._writes.get(access.place, []) if _by_element(a, access)]
+                self._writes[access.place] = [*kept, access]
+                own = [
+                    a
+                    for a in self._reads.get(access.place, [])
+                    if a.op is access.op or _by_element(a, access)
+                ]
+                self._reads[access.place] = own
+
+    def unlanded(self) -> list[Access]:
+        """The last writes by copy engines."""
+        return [a for writes in self._writes.values() for a in writes if a.landing is not None]
+
+    def _check(self, access: Access) -> None:
+        writes = self._writes.get(access.place, [])
+        if not access.writes and not writes and access.place.alloc.managed:
+            raise HazardError(
+                "TLC0351",
+                f"{access.op.name} reads {access.place.name}, to which nothing has been written",
+                loc=access.op.loc,
+                hint=f"found with {self.case}",
+            )
+        earlier = [*writes, *self._reads.get(access.place, [])] if access.writes else writes
+        for other in earlier:
+            if not ordered(other, access.agent, access.engine and not access.writes) and not _apart(
+                other, access
+            ):
+                raise self._conflict(other, access)
+
+    def _conflict(self, earlier: Access, later: Access) -> HazardError:
+        name, role = later.place.name, later.agent.label
+        what = f"{later.op.name} in {role} {'writes' if later.writes else 'reads'} {name}"
+        made = f"{earlier.op.name} in {earlier.agent.label} at {earlier.op.loc}"
+        if earlier.writes and not later.writes:
+            code, message = self._early_read(earlier, later, what, made)
+        elif earlier.done is None and not earlier.writes:
+            code, message = (
+                "TLC0352",
+                f"{what} while {made} may still be reading it: its wait comes later or never",
+            )
+        elif earlier.agent is later.agent and earlier.landing is None and earlier.done is not None:
+            code, message = "TLC0353", f"{what} with no barrier since {made} used it"
+        else:
+            code, message = "TLC0352", f"{what}, and nothing orders that after {made}"
+        return HazardError(code, message, loc=later.op.loc, hint=f"found with {self.case}")
+
+    def _early_read(self, earlier: Access, later: Access, what: str, made: str) -> tuple[str, str]:
+        if earlier.landing is not None:
+            return "TLC0351", f"{what} with no wait for the bytes that {made} brings"
+        if earlier.done is None:
+            return (
+                "TLC0351",
+                f"{what} before what {made} brings has landed: its wait is missing or leaves too many",
+            )
+        if ordered(earlier, later.agent, False):
+            return (
+                "TLC0354",
+                f"{what} through the async proxy, and no fence has shown it what {made} wrote",
+            )
+        if earlier.agent is later.agent:
+            return "TLC0353", f"{what} with no barrier since {made} wrote it"
+        return "TLC0351", f"{what}, and nothing orders that after {made}"
+
+
+def _by_element(earlier: Access, later: Access) -> bool:
+    """Accesses of single threads to known elements: a later one does not stand for an earlier one."""
+    return (
+        earlier.elements is not None and later.elements is not None and earlier.agent is later.agent
+    )
+
+
+def _apart(earlier: Access, later: Access) -> bool:
+    """Whether no element is touched by one thread in one access and by another in the other."""
+    if earlier.elements is None or later.elements is None or earlier.agent is not later.agent:
+        return False
+    places, owners = earlier.elements
+    mine, threads = later.elements
+    size = int(max(places.max(initial=0), mine.max(initial=0))) + 1
+    owner = np.full(size, NEVER, dtype=np.int64)
+    owner[places] = owners
+    if bool((owner[places] != owners).any()):
+        return False
+    return bool(((owner[mine] == NEVER) | (owner[mine] == threads)).all())
+
+
+def resolve(agent: Agent, handle: Value) -> Place | None:
+    """Which buffer or slot a handle stands for now."""
+    found = agent.env.get(handle)
+    return found if isinstance(found, Place) else None
