@@ -1,0 +1,213 @@
+"""Stores by TMA through staging buffers: what is stored, in what order, and that no order loses
+data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from tests.interpreter.programs import Sketch, run, tensor
+from tilec.errors import HazardError
+from tilec.ir.core import Block, Op, Program, Value, walk
+from tilec.ir.dtypes import DType, f16, f32, i8
+from tilec.ir.layout import RegisterLayout, blocked, tma_boxes, wgmma_accumulator
+from tilec.ir.ops import builtin_registry
+from tilec.ir.ops.control import If, Launch, Role, Yield
+from tilec.ir.ops.memory import Alloc
+from tilec.ir.ops.nvidia import BulkWait, FenceProxyAsync
+from tilec.ir.ops.thread import Barrier
+from tilec.ir.ops.tile import Copy, ExtractTile, LoadTile, StoreTile
+from tilec.ir.verify import verify
+from tilec.passes.check_hazards import check_synchronisation
+from tilec.passes.context import PassContext, Remark
+from tilec.passes.stage_stores import slab_columns, stage_stores
+from tilec.target import find_target
+
+TALL, WIDE = (
+    wgmma_accumulator(256).repeat((2, 1), "thread"),
+    wgmma_accumulator(128).repeat((1, 2), "thread"),
+)
+
+
+def stored(layouts: list[RegisterLayout], dtype: DType = f16, turns: int = 3) -> Program:
+    """C_n[turn] = A_n[turn] for `turns` turns, tiles in registers of a consumer role of 256
+    threads.
+    """
+    s = Sketch()
+    tensors = []
+    with s.launch(1, threads=256, launched_threads=384) as _:
+        with s.region() as ops:
+            with s.loop(0, turns, hint="turn") as turn:
+                for n, layout in enumerate(layouts):
+                    rows, columns = layout.shape
+                    a, c = (tensor(f"{x}{n}", dtype, rows * turns, columns) for x in "AC")
+                    tensors += [a, c]
+                    at = (s.mul(turn, rows), s.const(0))
+                    tile = s.emit(
+                        LoadTile(a, at, shape=layout.shape, dims=(0, 1), layout=layout)
+                    ).result
+                    s.emit(StoreTile(tile, c, at, dims=(0, 1), instruction="tma"))
+            s.emit(Yield(()))
+        s.emit(
+            Role(Block((), tuple(ops)), label="consumer", first_thread=0, threads=256, barrier=1)
+        )
+        s.emit(Role(Block((), (Yield(()),)), label="producer", first_thread=256, threads=128))
+    return s.program(*tensors)
+
+
+def staged(
+    layouts: list[RegisterLayout], dtype: DType = f16
+) -> tuple[Program, list[Remark], PassContext]:
+    remarks: list[Remark] = []
+    registry = builtin_registry()
+    context = PassContext(find_target("cuda:sm_90a"), registry, remark=remarks.append)
+    program = stage_stores(stored(layouts, dtype), context)
+    verify(program, registry)
+    return program, remarks, context
+
+
+def ops_of(program: Program, kind: type[Op]) -> list[Op]:
+    return [op for op in walk(program.body) if isinstance(op, kind)]
+
+
+def by_all(program: Program) -> Program:
+    """The program with what one thread does done once for the block: the interpreter of tiles has
+    no threads.
+    """
+
+    def block(old: Block) -> Block:
+        ops: list[Op] = []
+        for op in old.ops:
+            if isinstance(op, If):
+                ops += [o for o in op.then.ops if isinstance(o, Copy)]
+            elif not isinstance(op, (Barrier, FenceProxyAsync)):
+                ops.append(op.map(lambda v: v, block))
+        return old.with_ops(ops)
+
+    return program.with_body(block(program.body))
+
+
+@pytest.mark.parametrize("dtype", [f16, f32])
+@pytest.mark.parametrize("columns", [256, 64, 192, 96, 24])
+def test_every_element_is_stored(columns: int, dtype: DType) -> None:
+    program, remarks, context = staged([wgmma_accumulator(columns).repeat((2, 1), "thread")], dtype)
+    a = np.random.default_rng(columns).standard_normal((384, columns)).astype(dtype.numpy)
+    c = np.full_like(a, np.nan)
+    run(by_all(program), A0=a, C0=c)
+    assert np.array_equal(a, c) and not remarks
+    check_synchronisation(program, context)
+
+
+def test_slabs_are_boxes_of_swizzled_buffers() -> None:
+    program, _, _ = staged([TALL])
+    buffers = [op for op in ops_of(program, Alloc) if isinstance(op, Alloc)]
+    assert [b.type.shape for b in buffers] == [(128, 64), (128, 64)] and all(
+        b.managed for b in buffers
+    )
+    for buffer in buffers:
+        assert buffer.type.layout is not None
+        boxes = tma_boxes(buffer.type.layout, 16)
+        assert boxes is not None and boxes.box == (128, 64) and boxes.span == 128
+    extracts = [op for op in ops_of(program, ExtractTile) if isinstance(op, ExtractTile)]
+    assert [op.offsets for op in extracts] == [(0, 0), (0, 64), (0, 128), (0, 192)]
+    assert all(op.layout is not None and op.layout.registers == 32 for op in extracts)
+    copies = [op for op in ops_of(program, Copy) if isinstance(op, Copy)]
+    assert [op.source for op in copies] == [b.result for b in buffers] * 2
+    assert {op.instruction for op in copies} == {"tma"}
+
+
+def test_order_of_a_slab() -> None:
+    program, _, _ = staged([TALL])
+    kinds = [
+        type(op)
+        for op in walk(program.body)
+        if isinstance(op, (BulkWait, Barrier, StoreTile, FenceProxyAsync, Copy))
+    ]
+    one = [BulkWait, Barrier, StoreTile, FenceProxyAsync, Barrier, Copy]
+    assert kinds == one * 4 + [BulkWait]
+    waits = [op for op in ops_of(program, BulkWait) if isinstance(op, BulkWait)]
+    assert [(w.pending, w.read) for w in waits] == [(1, True)] * 4 + [(0, False)]
+    barriers = [op for op in ops_of(program, Barrier) if isinstance(op, Barrier)]
+    assert {(b.barrier, b.threads) for b in barriers} == {(1, 256)}
+
+
+def test_an_odd_number_of_slabs_waits_for_all_at_the_first() -> None:
+    program, _, context = staged([wgmma_accumulator(192).repeat((2, 1), "thread")])
+    waits = [op.pending for op in ops_of(program, BulkWait) if isinstance(op, BulkWait)]
+    assert waits == [0, 1, 1, 0]
+    check_synchronisation(program, context)
+
+
+def test_two_results_share_buffers() -> None:
+    for columns, first in ((256, 1), (192, 0)):
+        other = wgmma_accumulator(columns).repeat((2, 1), "thread")
+        program, _, context = staged([TALL, other])
+        assert len(ops_of(program, Alloc)) == 2
+        waits = [op.pending for op in ops_of(program, BulkWait) if isinstance(op, BulkWait)]
+        assert waits[0] == waits[4] == first
+        check_synchronisation(program, context)
+
+
+def test_what_is_no_choice_of_registers_is_stored_directly() -> None:
+    for layout, dtype in ((WIDE, f16), (blocked((128, 256), 256, 8), f16), (TALL, i8)):
+        program, remarks, _ = staged([layout], dtype)
+        stores = [op for op in ops_of(program, StoreTile) if isinstance(op, StoreTile)]
+        assert [op.instruction for op in stores] == [""]
+        assert [r.code for r in remarks] == ["TLC0425"] and "C0" in remarks[0].message
+        assert not ops_of(program, Alloc) and not ops_of(program, BulkWait)
+
+
+def test_programs_without_such_stores_are_unchanged() -> None:
+    program, _, context = staged([TALL])
+    assert (
+        stage_stores(program, context).body.ops[-1].regions[0].ops
+        == program.body.ops[-1].regions[0].ops
+    )
+
+
+def without(program: Program, drop: Callable[[Op], bool]) -> Program:
+    """The program less the ops for which `drop` holds."""
+
+    def block(old: Block) -> Block:
+        return old.with_ops([op.map(lambda v: v, block) for op in old.ops if not drop(op)])
+
+    return program.with_body(block(program.body))
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        lambda op: isinstance(op, BulkWait) and op.read,
+        lambda op: isinstance(op, BulkWait) and not op.read,
+        lambda op: isinstance(op, FenceProxyAsync),
+        lambda op: isinstance(op, Barrier),
+    ],
+)
+def test_every_part_of_the_protocol_is_needed(fault: Callable[[Op], bool]) -> None:
+    program, _, context = staged([TALL])
+    with pytest.raises(HazardError):
+        check_synchronisation(without(program, fault), context)
+
+
+@pytest.mark.parametrize(
+    ("columns", "bits", "expected"),
+    [(256, 16, (64, 128)), (96, 16, (32, 64)), (80, 16, (16, 32)), (24, 16, (24, 0)),
+     (264, 16, (24, 0)), (8, 16, (8, 0)), (4, 16, (0, 0)), (64, 32, (32, 128)), (12, 32, (12, 0))],
+)  # fmt: skip
+def test_slab_columns(columns: int, bits: int, expected: tuple[int, int]) -> None:
+    assert slab_columns(columns, bits) == expected
+
+
+def test_a_launch_without_roles_meets_at_the_blocks_barrier() -> None:
+    program, _, context = staged([TALL])
+    (launch,) = [op for op in stored([TALL]).body.ops if isinstance(op, Launch)]
+    role = next(op for op in launch.body.ops if isinstance(op, Role))
+    whole = launch.replace(body=launch.body.with_ops(role.body.ops), launched_threads=256)
+    source = stored([TALL])
+    plain = stage_stores(Program("kernel", source.params, Block((), (whole,))), context)
+    barriers = [op for op in ops_of(plain, Barrier) if isinstance(op, Barrier)]
+    assert len(barriers) == 8 and {b.barrier for b in barriers} == {0}
+    assert isinstance(program.params[0], Value)
