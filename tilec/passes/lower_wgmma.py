@@ -153,7 +153,7 @@ class _Source:
         """How descriptors address the operand, of which blocks start at multiples of `extent`."""
         operand = self.operand
         major = "k" if operand.k_major else "mn"
-        found = wgmma_operand(operand.matrix_layout, major, op.operand_dtype.bits)  # type: ignore[arg-type]
+        found = wgmma_operand(operand.matrix_layout, major, op.operand_dtype.bits)
         try:
             if found is not None:
                 found.mn_offset(extent)
