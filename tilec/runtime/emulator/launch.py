@@ -94,14 +94,14 @@ def _describe(
         return {"offset": extent.offset, "bytes": extent.bytes, "writable": array.flags.writeable}
     value = arguments.get(argument.name)
     if value is None or isinstance(value, np.ndarray):
-        raise EmulatorError("TLC0751", f"{argument.name}: a number is needed")
+        raise EmulatorError("TLC0781", f"{argument.name}: a number is needed")
     return {"value": np.asarray(value).astype(_DTYPES[argument.dtype or "i32"]).tobytes().hex()}
 
 
 def _array(name: str, arguments: Mapping[str, Value]) -> NDArray[Any]:
     value = arguments.get(name)
     if not isinstance(value, np.ndarray):
-        raise EmulatorError("TLC0751", f"{name}: an array is needed")
+        raise EmulatorError("TLC0781", f"{name}: an array is needed")
     return value
 
 
@@ -128,7 +128,7 @@ def _describe_tensor_map(
     )
     for holds, what in limits:
         if not holds:
-            raise EmulatorError("TLC0751", f"tensor map of {spec.tensor}: {what}")
+            raise EmulatorError("TLC0781", f"tensor map of {spec.tensor}: {what}")
     return {
         "offset": extents[spec.tensor].offset,
         "element": item,

@@ -84,7 +84,7 @@ def _span(name: str, array: NDArray[np.generic]) -> tuple[int, int]:
     if any(
         stride < 0 and extent > 1 for stride, extent in zip(array.strides, array.shape, strict=True)
     ):
-        raise EmulatorError("TLC0751", f"{name}: an array with negative strides")
+        raise EmulatorError("TLC0781", f"{name}: an array with negative strides")
     last = sum(
         stride * (extent - 1) for stride, extent in zip(array.strides, array.shape, strict=True)
     )

@@ -41,7 +41,7 @@ class Worker:
         if line is None:
             self.stop()
             raise EmulatorError(
-                "TLC0753", f"kernel {request['symbol']}: no end after {timeout:g} s"
+                "TLC0783", f"kernel {request['symbol']}: no end after {timeout:g} s"
             )
         if not line:
             status = child.wait()
@@ -50,11 +50,11 @@ class Worker:
                 f"signal {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
             )
             raise EmulatorError(
-                "TLC0752", f"kernel {request['symbol']}: the emulator's process died by {how}"
+                "TLC0782", f"kernel {request['symbol']}: the emulator's process died by {how}"
             )
         answer = json.loads(line)
         if answer["status"]:
-            raise EmulatorError("TLC0750", str(answer["message"]))
+            raise EmulatorError("TLC0780", str(answer["message"]))
 
     def stop(self) -> None:
         """Ends the child, if there is one; the next request starts another."""
