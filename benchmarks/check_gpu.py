@@ -2,9 +2,10 @@
 
     python benchmarks/check_gpu.py [--quick] [--output FILE]
 
-Writes docs/measurements/<commit>.json. Correctness: every configuration of the GEMM and the dequantising kernel at the
-sizes of tests/kernels/programs.py, by sm_80 and by sm_90a code. Speed: median over interleaved pairs of t_peer / t_ours,
-random data, the L2 flushed before every launch, results checked before timing; peer is torch.matmul(out=) (cuBLAS).
+Writes docs/measurements/<commit>.json. Correctness: every configuration of the GEMM and the
+dequantising kernel at the sizes of tests/kernels/programs.py, by sm_80 and by sm_90a code. Speed:
+median over interleaved pairs of t_peer / t_ours, random data, the L2 flushed before every launch,
+results checked before timing; peer is torch.matmul(out=) (cuBLAS).
 """
 
 from __future__ import annotations
@@ -65,12 +66,20 @@ def check_gemms(quick: bool) -> list[dict[str, Any]]:
                 kernel = programs.gemm(dtype, transpose_b)
                 for tile in programs.TILES:
                     for stages in (4,) if quick else programs.STAGES:
-                        rows.append(check_gemm(kernel, target, dtype, transpose_b, tile, stages, quick))
+                        rows.append(
+                            check_gemm(kernel, target, dtype, transpose_b, tile, stages, quick)
+                        )
     return rows
 
 
 def check_gemm(
-    kernel: Any, target: str, dtype: str, transpose_b: bool, tile: programs.Tile, stages: int, quick: bool
+    kernel: Any,
+    target: str,
+    dtype: str,
+    transpose_b: bool,
+    tile: programs.Tile,
+    stages: int,
+    quick: bool,
 ) -> dict[str, Any]:
     label = f"{target} {dtype} {'NT' if transpose_b else 'NN'} {tile.m}x{tile.n}x{tile.k} stages {stages}"
     failures: list[str] = []
@@ -99,8 +108,18 @@ def check_gemm(
 def check_origin() -> list[dict[str, Any]]:
     rows = []
     for target in TARGETS:
-        for m, n, k in ((128, 128, 64), (1024, 1024, 1024), (129, 127, 192), (1, 1, 64), (640, 384, 320)):
-            row: dict[str, Any] = {"config": f"{target} origin {m}x{n}x{k}", "failures": [], "sizes": 1}
+        for m, n, k in (
+            (128, 128, 64),
+            (1024, 1024, 1024),
+            (129, 127, 192),
+            (1, 1, 64),
+            (640, 384, 320),
+        ):
+            row: dict[str, Any] = {
+                "config": f"{target} origin {m}x{n}x{k}",
+                "failures": [],
+                "sizes": 1,
+            }
             try:
                 program = compiled(programs.origin(m, n, k), target, {})
                 values, b = programs.packed(n, k)
@@ -120,7 +139,9 @@ def check_origin() -> list[dict[str, Any]]:
 
 
 def race(ours: Any, peer: Any, pairs: int = PAIRS) -> dict[str, float]:
-    """Times two launches in turn, the L2 flushed before each; milliseconds and the median of the ratios."""
+    """Times two launches in turn, the L2 flushed before each; milliseconds and the median of the
+    ratios.
+    """
     flush = torch.empty(256 << 20, dtype=torch.uint8, device="cuda")
     times: tuple[list[float], list[float]] = ([], [])
     for function in (ours, peer):
@@ -150,7 +171,14 @@ def time_gemm(target: str, m: int, n: int, k: int, stages: int = 4) -> dict[str,
     b = torch.randn(n, k, device="cuda", dtype=torch.float16)
     c, expected = (torch.zeros(m, n, device="cuda", dtype=torch.float16) for _ in range(2))
     torch.matmul(a, b.T, out=expected)
-    return timed(program, (a, b, c), expected, lambda: torch.matmul(a, b.T, out=expected), 2.0 * m * n * k, target)
+    return timed(
+        program,
+        (a, b, c),
+        expected,
+        lambda: torch.matmul(a, b.T, out=expected),
+        2.0 * m * n * k,
+        target,
+    )
 
 
 def time_origin(target: str, m: int, n: int, k: int) -> dict[str, Any]:
@@ -160,11 +188,23 @@ def time_origin(target: str, m: int, n: int, k: int) -> dict[str, Any]:
     b, full = to_gpu(packed), to_gpu(values)
     c, expected = (torch.zeros(m, n, device="cuda", dtype=torch.float16) for _ in range(2))
     torch.matmul(a, full.T, out=expected)
-    return timed(program, (a, b, c), expected, lambda: torch.matmul(a, full.T, out=expected), 2.0 * m * n * k, target)
+    return timed(
+        program,
+        (a, b, c),
+        expected,
+        lambda: torch.matmul(a, full.T, out=expected),
+        2.0 * m * n * k,
+        target,
+    )
 
 
 def timed(
-    program: CompiledKernel, arrays: tuple[torch.Tensor, ...], expected: torch.Tensor, peer: Any, flops: float, target: str
+    program: CompiledKernel,
+    arrays: tuple[torch.Tensor, ...],
+    expected: torch.Tensor,
+    peer: Any,
+    flops: float,
+    target: str,
 ) -> dict[str, Any]:
     launch = program.prepare(*arrays)
     launch()
@@ -183,7 +223,9 @@ def timed(
 
 
 def host_times() -> dict[str, float]:
-    """Seconds: passes and emission of the GEMM, decorator to first synchronised result in a fresh process, import."""
+    """Seconds: passes and emission of the GEMM, decorator to first synchronised result in a fresh
+    process, import.
+    """
     code = (
         "import time; t0 = time.perf_counter()\n"
         "import tilec; t1 = time.perf_counter()\n"
@@ -201,7 +243,11 @@ def host_times() -> dict[str, float]:
     env_runs = []
     for _ in range(3):
         out = subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env={**__import__("os").environ, "TILEC_CACHE": "0"}
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            cwd=ROOT,
+            env={**__import__("os").environ, "TILEC_CACHE": "0"},
         )
         if out.returncode:
             print(out.stderr[-2000:])
@@ -213,7 +259,9 @@ def host_times() -> dict[str, float]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a handful of sizes and one number of stages")
+    parser.add_argument(
+        "--quick", action="store_true", help="a handful of sizes and one number of stages"
+    )
     parser.add_argument("--no-sizes", action="store_true", help="only speed")
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
@@ -240,17 +288,25 @@ def main() -> int:
     checked = [r for key in ("origin_sizes", "gemm_sizes") for r in report.get(key, [])]
     bad = [r for r in checked if r["failures"]]
     report["seconds"] = time.time() - started
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=ROOT).stdout
-    output = arguments.output or ROOT / "docs" / "measurements" / f"{commit.strip() or 'worktree'}.json"
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=ROOT
+    ).stdout
+    output = (
+        arguments.output or ROOT / "docs" / "measurements" / f"{commit.strip() or 'worktree'}.json"
+    )
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(json.dumps(report, indent=1) + "\n")
-    print(f"{sum(r['sizes'] for r in checked)} sizes in {len(checked)} configurations, {len(bad)} configurations wrong")
+    print(
+        f"{sum(r['sizes'] for r in checked)} sizes in {len(checked)} configurations, {len(bad)} configurations wrong"
+    )
     print(f"written {output.name}, {report['seconds']:.0f} s")
     return 1 if bad else 0
 
 
 def attempt(function: Any, *arguments: Any) -> dict[str, Any]:
-    """The function's result, or what went wrong: a peer or a target that does not run is a fact to report."""
+    """The function's result, or what went wrong: a peer or a target that does not run is a fact to
+    report.
+    """
     try:
         result: dict[str, Any] = function(*arguments)
         return result

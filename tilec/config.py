@@ -19,7 +19,9 @@ class Config:
     cache: bool = True  # 0: neither read nor write the disk cache
     cache_dir: str = ""  # "" : the platform's cache folder
     cache_size: int = 1 << 30  # bytes, least recently used entries go first
-    check: str = ""  # "1": interpret before and after every tile-level pass; "bounds": global accesses too
+    check: str = (
+        ""  # "1": interpret before and after every tile-level pass; "bounds": global accesses too
+    )
     device: str = ""  # "" : the arrays decide
     dump: str = ""  # a folder: numbered IR, diffs, source, compiler's log
     target: str = ""  # "" : the device's
@@ -38,7 +40,9 @@ def current() -> Config:
 
 
 def from_environment() -> Config:
-    """The settings that the TILEC_* variables give. Raises TilecError for a value that cannot be read."""
+    """The settings that the TILEC_* variables give. Raises TilecError for a value that cannot be
+    read.
+    """
     values: dict[str, object] = {}
     for f in fields(Config):
         text = os.environ.get("TILEC_" + f.name.upper())

@@ -1,8 +1,8 @@
 """Locations in the user's files, and every error that tilec raises to a user.
 
-An error has a stable code (`TLC0101`), the user's place with a caret, the chain of inlined calls, the reason in the
-user's own names and what to do. `Loc` is also a context manager: an error that passes through it without a location
-gets that one, so deep code need not carry locations about.
+An error has a stable code (`TLC0101`), the user's place with a caret, the chain of inlined calls,
+the reason in the user's own names and what to do. `Loc` is also a context manager: an error that
+passes through it without a location gets that one, so deep code need not carry locations about.
 """
 
 from __future__ import annotations
@@ -50,7 +50,9 @@ class Loc:
             error.loc = self
 
     def __str__(self) -> str:
-        return f"{self.file or '<text>'}:{self.line}:{self.column + 1}" if self.known else "<unknown>"
+        return (
+            f"{self.file or '<text>'}:{self.line}:{self.column + 1}" if self.known else "<unknown>"
+        )
 
 
 UNKNOWN = Loc()
@@ -102,7 +104,9 @@ class IRError(TilecError):
 
 
 class HazardError(TilecError):
-    """Planned IR in which data could be read too early, overwritten too early, or waited for in vain."""
+    """Planned IR in which data could be read too early, overwritten too early, or waited for in
+    vain.
+    """
 
 
 class LayoutConflict(TilecError):
@@ -165,7 +169,9 @@ def render_error(error: TilecError) -> str:
         outer = loc.call_site
         inner = loc
         while outer is not None:
-            lines.append(f"  in {inner.function or 'a helper'}, called from {outer.function or 'a kernel'} at {outer}")
+            lines.append(
+                f"  in {inner.function or 'a helper'}, called from {outer.function or 'a kernel'} at {outer}"
+            )
             inner, outer = outer, outer.call_site
     if error.hint:
         lines.append(f"  hint: {error.hint}")
@@ -176,7 +182,11 @@ def _excerpt(loc: Loc) -> list[str]:
     text = linecache.getline(loc.file, loc.line).rstrip("\n")
     if not text:
         return []
-    end = loc.end_column if loc.end_column is not None and loc.end_column > loc.column else loc.column + 1
+    end = (
+        loc.end_column
+        if loc.end_column is not None and loc.end_column > loc.column
+        else loc.column + 1
+    )
     before = "".join("\t" if c == "\t" else " " * _width(c) for c in text[: loc.column])
     caret = "^" * max(1, sum(_width(c) for c in text[loc.column : end]))
     return [f"{loc.line:>6} | {text}", f"       | {before}{caret}"]

@@ -1,4 +1,6 @@
-"""Targets are data: what a machine has and how much of it. Nothing else in tilec asks for an architecture by name."""
+"""Targets are data: what a machine has and how much of it. Nothing else in tilec asks for an
+architecture by name.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +11,11 @@ from .errors import TargetUnsupported
 
 @dataclass(frozen=True)
 class MatrixInstruction:
-    """One matrix instruction: D (m x n, `accumulator`) += A (m x k, `operand`) B (k x n, `operand`).
+    """One matrix instruction: D (m x n, `accumulator`) += A (m x k, `operand`) B (k x n,
+    `operand`).
 
-    `family` is "mma" (PTX mma.sync), "wgmma" or "mfma"; for wgmma `n` is the largest, any multiple of 8 below it exists.
+    `family` is "mma" (PTX mma.sync), "wgmma" or "mfma"; for wgmma `n` is the largest, any multiple
+    of 8 below it exists.
     """
 
     family: str
@@ -48,7 +52,9 @@ class Target:
         return f"{self.backend}:{self.arch}"
 
     def without(self, **features: bool) -> Target:
-        """The same machine with features left unused, e.g. `without(tma=False)` for arrays TMA cannot read."""
+        """The same machine with features left unused, e.g. `without(tma=False)` for arrays TMA
+        cannot read.
+        """
         return replace(self, **features)  # type: ignore[arg-type]
 
 

@@ -76,13 +76,16 @@ STAGES = range(6)
 
 def extents(t: int) -> tuple[int, ...]:
     """The sizes at which a tile of extent t shows its faults: 1, t-1, t, t+1, 2t-1, a prime, 0."""
-    prime = next(p for p in range(t + t // 3, 4 * t + 8) if p > 2 and all(p % d for d in range(2, p)))
+    prime = next(
+        p for p in range(t + t // 3, 4 * t + 8) if p > 2 and all(p % d for d in range(2, p))
+    )
     return (1, t - 1, t, t + 1, 2 * t - 1, prime, 0)
 
 
 def sizes(tile: Tile, stages: int) -> Iterator[tuple[int, int, int]]:
-    """Sizes (M, N, K) in which every pair of special extents of two dimensions meets, and all trip counts
-    0, 1, 2, stages - 1, stages, stages + 1."""
+    """Sizes (M, N, K) in which every pair of special extents of two dimensions meets, and all trip
+    counts 0, 1, 2, stages - 1, stages, stages + 1.
+    """
     rows, columns, depths = extents(tile.m), extents(tile.n), extents(tile.k)
     n = len(rows)
     for i, j in itertools.product(range(n), range(n)):
@@ -93,8 +96,9 @@ def sizes(tile: Tile, stages: int) -> Iterator[tuple[int, int, int]]:
 
 
 def few_sizes(tile: Tile, stages: int) -> list[tuple[int, int, int]]:
-    """A handful of `sizes`: every special extent of every dimension once, aligned and unaligned rows, trips around the
-    stages."""
+    """A handful of `sizes`: every special extent of every dimension once, aligned and unaligned
+    rows, trips around the stages.
+    """
     rows, columns, depths = extents(tile.m), extents(tile.n), extents(tile.k)
     n = len(rows)
     found = [(rows[i], columns[(i + 2) % n], depths[(i + 4) % n]) for i in range(n)]
@@ -139,7 +143,9 @@ def origin(m: int = 1024, n: int = 1024, k: int = 1024) -> Any:
 
 
 def packed(n: int, k: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Random uint4 values (n, k) as float16, and packed two to a byte, low half first, as int8 (n, k // 2)."""
+    """Random uint4 values (n, k) as float16, and packed two to a byte, low half first, as int8 (n,
+    k // 2).
+    """
     random = np.random.default_rng(seed)
     values = random.integers(0, 16, (n, k), dtype=np.uint8)
     return values.astype(np.float16), (values[:, 0::2] | values[:, 1::2] << 4).view(np.int8)

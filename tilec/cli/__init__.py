@@ -1,7 +1,7 @@
 """The command line: `tilec` and `python -m tilec`.
 
-stdout is the product, stderr the diagnostics. Exit status: 0 ok, 1 errors in the input, 2 usage, 3 a tool is missing,
-4 no device, 5 wrong result, 70 internal.
+stdout is the product, stderr the diagnostics. Exit status: 0 ok, 1 errors in the input, 2 usage, 3
+a tool is missing, 4 no device, 5 wrong result, 70 internal.
 """
 
 from __future__ import annotations
@@ -41,8 +41,21 @@ def _version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
 
 
 @click.command(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Print the version.")
-@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", help="How errors are printed.")
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_version,
+    help="Print the version.",
+)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    help="How errors are printed.",
+)
 @click.pass_context
 def cli(context: click.Context, form: str) -> None:
     """Compile and run tile programs."""
@@ -56,7 +69,11 @@ def main(arguments: list[str] | None = None) -> None:
 
 def run(arguments: list[str]) -> int:
     """Runs a command line; its exit status."""
-    form = "json" if "--format=json" in arguments or _follows(arguments, "--format", "json") else "text"
+    form = (
+        "json"
+        if "--format=json" in arguments or _follows(arguments, "--format", "json")
+        else "text"
+    )
     try:
         result: Any = cli.main(arguments, prog_name="tilec", standalone_mode=False)
     except click.exceptions.Exit as leave:
@@ -71,7 +88,9 @@ def run(arguments: list[str]) -> int:
         return error.exit_status
     except Exception as cause:
         wrapped = InternalError(
-            "TLC9000", f"{type(cause).__name__}: {cause}", hint="this is a bug of tilec; run with TILEC_DUMP=folder"
+            "TLC9000",
+            f"{type(cause).__name__}: {cause}",
+            hint="this is a bug of tilec; run with TILEC_DUMP=folder",
         )
         wrapped.__cause__ = cause
         _report(wrapped, form)

@@ -1,4 +1,6 @@
-"""`tilec build`: source, manifest, IR and machine code of a file's kernels, byte-identical on every build."""
+"""`tilec build`: source, manifest, IR and machine code of a file's kernels, byte-identical on every
+build.
+"""
 
 from __future__ import annotations
 
@@ -19,16 +21,35 @@ EMIT = ("source", "ir", "binary", "manifest")
 
 @click.command("build")
 @FILE
-@click.option("--target", "targets", multiple=True, default=("cuda:sm_90a",), show_default=True, help="May be repeated.")
+@click.option(
+    "--target",
+    "targets",
+    multiple=True,
+    default=("cuda:sm_90a",),
+    show_default=True,
+    help="May be repeated.",
+)
 @DEFINES
-@click.option("-o", "folder", type=click.Path(file_okay=False, path_type=Path), default=Path("out"), show_default=True)
-@click.option("--emit", default="source,manifest", show_default=True, help="Any of " + ",".join(EMIT) + ".")
-def command(file: Path, targets: tuple[str, ...], defines: tuple[str, ...], folder: Path, emit: str) -> int:
+@click.option(
+    "-o",
+    "folder",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("out"),
+    show_default=True,
+)
+@click.option(
+    "--emit", default="source,manifest", show_default=True, help="Any of " + ",".join(EMIT) + "."
+)
+def command(
+    file: Path, targets: tuple[str, ...], defines: tuple[str, ...], folder: Path, emit: str
+) -> int:
     """Write what FILE's kernels compile to, for each target, into a folder."""
     wanted = emit.split(",")
     for kind in wanted:
         if kind not in EMIT:
-            raise click.BadParameter(f"{kind!r} is not one of {', '.join(EMIT)}", param_hint="--emit")
+            raise click.BadParameter(
+                f"{kind!r} is not one of {', '.join(EMIT)}", param_hint="--emit"
+            )
     source = load_file(file)
     values = read_defines(defines)
     folder.mkdir(parents=True, exist_ok=True)
@@ -69,7 +90,10 @@ def _write(compiled: CompiledKernel, folder: Path, wanted: list[str]) -> None:
             path = folder / (lowered.file_name + ".bin")
             path.write_bytes(binary.code)
             click.echo(str(path))
-    click.echo(f"{name}: {len(compiled.variants)} variants compiled by {compiler.name} {compiler.version}", err=True)
+    click.echo(
+        f"{name}: {len(compiled.variants)} variants compiled by {compiler.name} {compiler.version}",
+        err=True,
+    )
 
 
 def _text(path: Path, text: str) -> None:

@@ -13,7 +13,14 @@ from .programs import DEFINES, FILE, load_file, need_kernels, read_defines, trac
 
 @click.command("check")
 @FILE
-@click.option("--target", "targets", multiple=True, default=("cuda:sm_90a",), show_default=True, help="May be repeated.")
+@click.option(
+    "--target",
+    "targets",
+    multiple=True,
+    default=("cuda:sm_90a",),
+    show_default=True,
+    help="May be repeated.",
+)
 @DEFINES
 def command(file: Path, targets: tuple[str, ...], defines: tuple[str, ...]) -> int:
     """Trace and lower FILE's kernels, verifying the IR between passes; write nothing."""

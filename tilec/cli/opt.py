@@ -18,10 +18,16 @@ from ..target import find_target
 
 @click.command("opt")
 @click.argument("file", type=click.File())
-@click.option("--passes", default="", help="Names with commas between; 'all' for the whole pipeline; none: parse and print.")
+@click.option(
+    "--passes",
+    default="",
+    help="Names with commas between; 'all' for the whole pipeline; none: parse and print.",
+)
 @click.option("--target", default="cuda:sm_90a", show_default=True)
 @click.option("--general", is_flag=True, help="Assume nothing of the arguments.")
-@click.option("--dump", type=click.Path(file_okay=False, path_type=Path), help="Numbered IR after every pass.")
+@click.option(
+    "--dump", type=click.Path(file_okay=False, path_type=Path), help="Numbered IR after every pass."
+)
 def command(file: TextIO, passes: str, target: str, general: bool, dump: Path | None) -> int:
     """Run passes over the IR in FILE (- for standard input) and print the result."""
     registry = standard_registry()
@@ -29,7 +35,10 @@ def command(file: TextIO, passes: str, target: str, general: bool, dump: Path | 
     verify(program, registry)
     chosen = PIPELINE if passes == "all" else find_passes([n for n in passes.split(",") if n])
     context = PassContext(
-        find_target(target), registry, Facts(not general), lambda remark: click.echo(str(remark), err=True)
+        find_target(target),
+        registry,
+        Facts(not general),
+        lambda remark: click.echo(str(remark), err=True),
     )
     click.echo(print_program(run_pipeline(program, context, chosen, dump=dump)), nl=False)
     return 0

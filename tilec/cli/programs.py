@@ -1,4 +1,6 @@
-"""The kernels of a user's file, their compile-time parameters from the command line, and inputs made for them."""
+"""The kernels of a user's file, their compile-time parameters from the command line, and inputs
+made for them.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,11 @@ DEFAULT_EXTENT = 256  # of a symbol that -D does not give
 
 FILE = click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 DEFINES = click.option(
-    "-D", "defines", multiple=True, metavar="NAME=VALUE", help="A compile-time parameter, or the value of a symbol."
+    "-D",
+    "defines",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="A compile-time parameter, or the value of a symbol.",
 )
 
 
@@ -59,7 +65,11 @@ def load_file(path: Path) -> Source:
     except TilecError:
         raise
     except Exception as cause:
-        raise LanguageError("TLC0191", f"{path.name} raises {type(cause).__name__}: {cause}", loc=_place(cause, path)) from cause
+        raise LanguageError(
+            "TLC0191",
+            f"{path.name} raises {type(cause).__name__}: {cause}",
+            loc=_place(cause, path),
+        ) from cause
     finally:
         sys.path.pop(0)
     kernels = {name: value for name, value in vars(module).items() if isinstance(value, Kernel)}
@@ -78,7 +88,9 @@ def _place(error: BaseException, path: Path) -> Loc:
 def need_kernels(source: Source, path: Path) -> dict[str, Kernel]:
     """The file's kernels. Raises LanguageError where there is none."""
     if not source.kernels:
-        raise LanguageError("TLC0192", f"{path.name} has no kernel", hint="decorate a function with @tilec.kernel")
+        raise LanguageError(
+            "TLC0192", f"{path.name} has no kernel", hint="decorate a function with @tilec.kernel"
+        )
     return source.kernels
 
 
@@ -105,8 +117,12 @@ def _number(text: str) -> Any:
 
 
 def trace(kernel: Kernel, defines: dict[str, Any], target: Any) -> Program:
-    """The kernel's program for the compile-time parameters among `defines`; T.const dimensions come from them too."""
-    constants = {p.name: defines.get(p.name, p.default) for p in kernel.parameters if p.kind == "constant"}
+    """The kernel's program for the compile-time parameters among `defines`; T.const dimensions come
+    from them too.
+    """
+    constants = {
+        p.name: defines.get(p.name, p.default) for p in kernel.parameters if p.kind == "constant"
+    }
     if kernel.heuristic is not None:
         shapes = {
             name: tuple(_extent(d, defines) for d in spec.shape)
@@ -125,7 +141,9 @@ def _extent(dim: Any, defines: dict[str, Any]) -> int:
 
 
 def make_inputs(program: Program, defines: dict[str, Any], seed: int = 0) -> dict[str, Any]:
-    """Random arguments by name: floats around 0, integers over their whole range; tensors that are only written hold NaN."""
+    """Random arguments by name: floats around 0, integers over their whole range; tensors that are
+    only written hold NaN.
+    """
     random = np.random.default_rng(seed)
     return {p.hint: _input(p, defines, random) for p in program.params}
 

@@ -20,12 +20,25 @@ from ..runtime.compiled import CompiledKernel
 from ..runtime.devices import device as device_context
 from ..runtime.devices import select_device
 from ..runtime.driver import compile_program
-from .programs import DEFINES, FILE, Source, load_file, make_inputs, need_kernels, read_defines, trace
+from .programs import (
+    DEFINES,
+    FILE,
+    Source,
+    load_file,
+    make_inputs,
+    need_kernels,
+    read_defines,
+    trace,
+)
 
 
 @click.command("run")
 @FILE
-@click.option("--device", default="", help="interpreter, emulator:cuda:sm_90a, cuda, hip, …; by default what is there.")
+@click.option(
+    "--device",
+    default="",
+    help="interpreter, emulator:cuda:sm_90a, cuda, hip, …; by default what is there.",
+)
 @DEFINES
 def command(file: Path, device: str, defines: tuple[str, ...]) -> int:
     """Run FILE's main, or its kernels on generated inputs, and check the results."""
@@ -56,17 +69,30 @@ def _run(name: str, kernel: Kernel, source: Source, defines: dict[str, Any]) -> 
     outputs = written(program)
     if source.reference is not None:
         inputs = [before[p.hint] for p in program.params if p.hint not in outputs]
-        _compare(name, arrays, outputs, _as_tuple(source.reference(*inputs)), program, "the file's reference")
+        _compare(
+            name,
+            arrays,
+            outputs,
+            _as_tuple(source.reference(*inputs)),
+            program,
+            "the file's reference",
+        )
     elif chosen.name == "interpreter":
-        click.echo(f"  {name}: bounds, conflicts and uninitialised memory checked as it ran; no reference to compare with")
+        click.echo(
+            f"  {name}: bounds, conflicts and uninitialised memory checked as it ran; no reference to compare with"
+        )
     else:
         run_program(program, before, registry=compiled.registry)
-        _compare(name, arrays, outputs, tuple(before[o] for o in outputs), program, "the interpreter")
+        _compare(
+            name, arrays, outputs, tuple(before[o] for o in outputs), program, "the interpreter"
+        )
 
 
 def written(program: Program) -> list[str]:
     """Names of the tensors that the program writes, in order."""
-    touched = [e.memory for op in walk(program.body) for e in op.effects() if e.access is Access.WRITE]
+    touched = [
+        e.memory for op in walk(program.body) for e in op.effects() if e.access is Access.WRITE
+    ]
     return [p.hint for p in program.params if p in touched]
 
 
@@ -75,27 +101,46 @@ def _as_tuple(value: Any) -> tuple[Any, ...]:
 
 
 def _compare(
-    name: str, arrays: dict[str, Any], outputs: list[str], expected: tuple[Any, ...], program: Program, what: str
+    name: str,
+    arrays: dict[str, Any],
+    outputs: list[str],
+    expected: tuple[Any, ...],
+    program: Program,
+    what: str,
 ) -> None:
     if len(expected) != len(outputs):
-        raise WrongResult("TLC0762", f"the reference gives {len(expected)} results, {name} writes {len(outputs)}")
+        raise WrongResult(
+            "TLC0762", f"the reference gives {len(expected)} results, {name} writes {len(outputs)}"
+        )
     types = {p.hint: p.type for p in program.params}
     for output, exact in zip(outputs, expected, strict=True):
         type_ = types[output]
         assert isinstance(type_, MemoryType)
         exact64 = np.asarray(exact).astype(np.float64)
-        assert_close(arrays[output], exact64, _allowed(exact64, arrays, type_.dtype), type_.dtype, f"{name}'s {output}")
+        assert_close(
+            arrays[output],
+            exact64,
+            _allowed(exact64, arrays, type_.dtype),
+            type_.dtype,
+            f"{name}'s {output}",
+        )
         click.echo(f"  {output}: {arrays[output].size} elements agree with {what}")
 
 
 def _allowed(exact: np.ndarray, arrays: dict[str, Any], dtype: DType) -> np.ndarray:
-    """A rounding of the result, and k roundings of f32 sums: k the longest extent of any argument, the sums bounded by
-    the largest product of magnitudes that two float arguments can make."""
+    """A rounding of the result, and k roundings of f32 sums: k the longest extent of any argument,
+    the sums bounded by the largest product of magnitudes that two float arguments can make.
+    """
     if not dtype.is_float:
         return np.zeros_like(exact)
-    floats = [a for a in arrays.values() if isinstance(a, np.ndarray) and a.dtype.kind not in "iub" and a.size]
-    k = max((max(a.shape) for a in arrays.values() if isinstance(a, np.ndarray) and a.ndim), default=1)
+    floats = [
+        a
+        for a in arrays.values()
+        if isinstance(a, np.ndarray) and a.dtype.kind not in "iub" and a.size
+    ]
+    k = max(
+        (max(a.shape) for a in arrays.values() if isinstance(a, np.ndarray) and a.ndim), default=1
+    )
     eps = {"f16": 2.0**-10, "bf16": 2.0**-7, "f32": 2.0**-23, "f64": 2.0**-52}[dtype.name]
     largest = float(np.nanmax(np.abs(exact), initial=0.0)) if floats else 0.0
     return np.asarray(eps * np.abs(exact) + k * 2.0**-23 * largest + 2.0**-24)
-

@@ -23,7 +23,9 @@ from .programs import DEFINES, FILE, load_file, need_kernels, read_defines, trac
 @click.argument("what", type=click.Choice(["ir", "source", "pipeline"]))
 @FILE
 @click.option("--target", default="cuda:sm_90a", show_default=True)
-@click.option("--after", default="", help="ir: after the last pass of this name; by default as traced.")
+@click.option(
+    "--after", default="", help="ir: after the last pass of this name; by default as traced."
+)
 @DEFINES
 def command(what: str, file: Path, target: str, after: str, defines: tuple[str, ...]) -> int:
     """Print the IR, the source or the pipelines of FILE's kernels."""
@@ -57,7 +59,11 @@ def draw_pipelines(program: Program, target: Target) -> Iterator[str]:
 
 
 def _launch(launch: Launch) -> Iterator[str]:
-    resident = f", {launch.persistent_blocks} resident blocks a multiprocessor" if launch.persistent_blocks else ""
+    resident = (
+        f", {launch.persistent_blocks} resident blocks a multiprocessor"
+        if launch.persistent_blocks
+        else ""
+    )
     yield f"  launch {launch.symbol}: {launch.launched_threads or launch.threads} threads{resident}"
     roles = [op for op in launch.body.ops if isinstance(op, Role)]
     for role in roles:
@@ -85,7 +91,11 @@ def _pipelines(block: Block, indent: str) -> Iterator[str]:
 
 
 def _statements(stage: Stage) -> str:
-    shown = [op.name for op in stage.body.ops if not op.pure and not isinstance(op, (Put, Get, Free, Send, Receive))]
+    shown = [
+        op.name
+        for op in stage.body.ops
+        if not op.pure and not isinstance(op, (Put, Get, Free, Send, Receive))
+    ]
     return ", ".join(name for name in shown if name not in ("yield", "commit"))
 
 
@@ -99,4 +109,3 @@ def _ends(launch: Launch, channel: Value) -> str:
                 if isinstance(inner, (Get, Receive)) and inner.channel is channel:
                     ends["reader"] = op.label
     return f"{ends.get('writer', '?')} to {ends.get('reader', '?')}"
-

@@ -1,9 +1,9 @@
 """Building IR: a cursor that collects ops, with the arithmetic folded as it is built.
 
-    b = Builder()
-    with at(loc):
-        row = b.add(b.mul(by, 128), i)     # ints stand for i32 constants; constants fold
-        with b.region(index) as body: ...
+b = Builder()
+with at(loc):
+    row = b.add(b.mul(by, 128), i)     # ints stand for i32 constants; constants fold
+    with b.region(index) as body: ...
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ from .types import ScalarType, Type
 
 OpT = TypeVar("OpT", bound=Op)
 Number = Value | int
-"""An operand of index arithmetic: a value, or an int that stands for a constant of the other's dtype (i32)."""
+"""An operand of index arithmetic: a value, or an int that stands for a constant of the other's
+dtype (i32).
+"""
 
 
 class Builder:
@@ -57,7 +59,8 @@ class Builder:
         finally:
             self._stack.pop()
 
-    # Arithmetic -------------------------------------------------------------------------------------------------
+    # Arithmetic
+    # -------------------------------------------------------------------------------------------------
 
     def const(self, value: bool | int | float, dtype: DType = i32) -> Constant:
         return constant(value, dtype)
@@ -70,7 +73,9 @@ class Builder:
         return self.value(x, dtype), self.value(y, dtype)
 
     def pure(self, op: OpT) -> Value:
-        """Appends a pure op of one result, folded where its operands are constants or the result is an operand."""
+        """Appends a pure op of one result, folded where its operands are constants or the result is
+        an operand.
+        """
         folded = fold(op)
         return folded if folded is not None else self.emit(op).result
 
@@ -129,22 +134,42 @@ class Builder:
     def cast(self, x: Value, dtype: DType) -> Value:
         return x if element_dtype(x) == dtype else self.pure(arith.Cast(x, dtype=dtype))
 
-    # Control ----------------------------------------------------------------------------------------------------
+    # Control
+    # ----------------------------------------------------------------------------------------------------
 
     @contextmanager
     def loop(
-        self, start: Number, stop: Number, step: Number = 1, *, hint: str = "i", kind: str = "serial", unroll: int = 1
+        self,
+        start: Number,
+        stop: Number,
+        step: Number = 1,
+        *,
+        hint: str = "i",
+        kind: str = "serial",
+        unroll: int = 1,
     ) -> Iterator[Value]:
         """A loop without carried values; the context's body is its body."""
         index = Value(ScalarType(i32), hint)
         with self.region() as ops:
             yield index
         body = Block((index,), (*ops, Yield(())))
-        self.emit(For(self.value(start), self.value(stop), self.value(step), (), body, kind=kind, unroll=unroll))
+        self.emit(
+            For(
+                self.value(start),
+                self.value(stop),
+                self.value(step),
+                (),
+                body,
+                kind=kind,
+                unroll=unroll,
+            )
+        )
 
     @contextmanager
     def when(self, condition: Value) -> Iterator[None]:
-        """A conditional without results. A condition known to be true is left out, one known to be false drops the body."""
+        """A conditional without results. A condition known to be true is left out, one known to be
+        false drops the body.
+        """
         with self.region() as ops:
             yield
         known = constant_of(condition)
@@ -165,7 +190,9 @@ def fresh(type_: Type, hint: str = "") -> Value:
 
 
 def fold(op: Op) -> Value | None:
-    """What a pure scalar op is known to give without running: a constant, or one of its operands. Else None."""
+    """What a pure scalar op is known to give without running: a constant, or one of its operands.
+    Else None.
+    """
     if not op.pure or len(op.results) != 1 or not isinstance(op.result.type, ScalarType):
         return None
     if not isinstance(op, arith.Elementwise):
@@ -181,7 +208,9 @@ def fold(op: Op) -> Value | None:
 
 
 def _identity(op: Op, numbers: Sequence[bool | int | float | None]) -> Value | None:
-    """Integer and bool identities: x + 0, x * 1, x * 0, x // 1, x % 1, min(x, x), true & x, select(c, x, x), …"""
+    """Integer and bool identities: x + 0, x * 1, x * 0, x // 1, x % 1, min(x, x), true & x,
+    select(c, x, x), …
+    """
     if isinstance(op, arith.Select):
         if numbers[0] is not None:
             return op.x if numbers[0] else op.y
@@ -212,7 +241,13 @@ def _identity(op: Op, numbers: Sequence[bool | int | float | None]) -> Value | N
         case arith.BitOr() | arith.BitXor() | arith.ShiftLeft() | arith.ShiftRight():
             if dtype == bool_ and isinstance(op, arith.BitOr) and (a is True or b is True):
                 return constant(True, bool_)
-            return x if b == 0 else y if a == 0 and not isinstance(op, (arith.ShiftLeft, arith.ShiftRight)) else None
+            return (
+                x
+                if b == 0
+                else y
+                if a == 0 and not isinstance(op, (arith.ShiftLeft, arith.ShiftRight))
+                else None
+            )
         case arith.Compare() if x is y and not dtype.is_float:
             return constant(op.predicate in ("eq", "le", "ge"), bool_)
     return None

@@ -7,7 +7,8 @@ from typing import Any
 from .core import Block, Op, Value, at
 
 Renaming = dict[Value, Value]
-"""What stands for a value of the original in the copy. Values that are absent stand for themselves."""
+"""What stands for a value of the original in the copy. Values that are absent stand for themselves.
+"""
 
 
 def clone_op(op: Op, renaming: Renaming) -> Op:

@@ -1,8 +1,9 @@
 """The data model: values, operations declared as dataclasses, blocks, programs.
 
-An operation is one class. Its fields say what they are (`operand`, `operands`, `attribute`, `region`), and everything
-generic is derived from them: construction with inferred result types, printing, parsing, walking, cloning,
-comparison. Ops and blocks are frozen; passes rebuild them. A value is its object: identity, a type, a name hint.
+An operation is one class. Its fields say what they are (`operand`, `operands`, `attribute`,
+`region`), and everything generic is derived from them: construction with inferred result types,
+printing, parsing, walking, cloning, comparison. Ops and blocks are frozen; passes rebuild them. A
+value is its object: identity, a type, a name hint.
 
     class Splat(Op, name="splat", level=Level.TILE, pure=True):
         '''A tile whose elements are all `value`.'''
@@ -72,7 +73,8 @@ class Access(Enum):
 class Effect:
     """What an op does to memory: `memory` is the operand touched (None: all memory of the block).
 
-    `proxy` is "generic" for a thread's own loads and stores, "async" for engines (TMA, wgmma reading shared memory).
+    `proxy` is "generic" for a thread's own loads and stores, "async" for engines (TMA, wgmma
+    reading shared memory).
     """
 
     access: Access
@@ -89,12 +91,16 @@ def operand() -> Any:
 
 
 def operands(**options: Any) -> Any:
-    """A field that holds a tuple of Values, printed in brackets. With `default=()` (the last field) it may be left out."""
+    """A field that holds a tuple of Values, printed in brackets. With `default=()` (the last field)
+    it may be left out.
+    """
     return field(metadata={_FIELD_KIND: "operands"}, **options)
 
 
 def attribute(**options: Any) -> Any:
-    """A field that holds compile-time data: numbers, strings, enums, dtypes, types, layouts, tuples. Given by keyword."""
+    """A field that holds compile-time data: numbers, strings, enums, dtypes, types, layouts,
+    tuples. Given by keyword.
+    """
     return field(metadata={_FIELD_KIND: "attribute"}, kw_only=True, **options)
 
 
@@ -134,9 +140,15 @@ class at:
         _location.reset(self._token)
 
 
-@dataclass_transform(field_specifiers=(operand, operands, attribute, region), kw_only_default=False, frozen_default=True)
+@dataclass_transform(
+    field_specifiers=(operand, operands, attribute, region),
+    kw_only_default=False,
+    frozen_default=True,
+)
 class Op:
-    """Base of all operations. Subclass with `name=`; the subclass becomes a frozen dataclass of its fields."""
+    """Base of all operations. Subclass with `name=`; the subclass becomes a frozen dataclass of its
+    fields.
+    """
 
     name: ClassVar[str] = ""
     level: ClassVar[Level] = Level.ANY
@@ -150,7 +162,12 @@ class Op:
     loc: Loc
 
     def __init_subclass__(
-        cls, *, name: str = "", level: Level = Level.ANY, pure: bool = False, terminator: bool = False
+        cls,
+        *,
+        name: str = "",
+        level: Level = Level.ANY,
+        pure: bool = False,
+        terminator: bool = False,
     ) -> None:
         super().__init_subclass__()
         if not name:
@@ -167,10 +184,13 @@ class Op:
         types = self.infer()
         set_(self, "results", tuple(Value(t) for t in types))
 
-    # What a subclass says about itself ---------------------------------------------------------------------------
+    # What a subclass says about itself
+    # ---------------------------------------------------------------------------
 
     def infer(self) -> tuple[Type, ...]:
-        """Types of the results from operands and attributes. Raises TypeMismatch for what does not fit."""
+        """Types of the results from operands and attributes. Raises TypeMismatch for what does not
+        fit.
+        """
         return ()
 
     def effects(self) -> tuple[Effect, ...]:
@@ -178,10 +198,13 @@ class Op:
         return ()
 
     def evaluate(self, *inputs: Any) -> Any:
-        """The meaning in NumPy, for ops without effects or regions: arrays or NumPy scalars in, the result out."""
+        """The meaning in NumPy, for ops without effects or regions: arrays or NumPy scalars in, the
+        result out.
+        """
         raise IRError("TLC0209", f"{self.name} has no meaning of its own in NumPy", loc=self.loc)
 
-    # Derived -----------------------------------------------------------------------------------------------------
+    # Derived
+    # -----------------------------------------------------------------------------------------------------
 
     @property
     def result(self) -> Value:
@@ -209,7 +232,9 @@ class Op:
         return {name: getattr(self, name) for name, kind in self.fields if kind == "attribute"}
 
     def replace(self, **changes: Any) -> Op:
-        """The same op with fields changed. Keeps its result objects where their inferred types are unchanged."""
+        """The same op with fields changed. Keeps its result objects where their inferred types are
+        unchanged.
+        """
         values = {name: getattr(self, name) for name, _ in self.fields}
         values.update(changes)
         with at(self.loc):
@@ -218,10 +243,14 @@ class Op:
 
     @classmethod
     def build(cls, values: Mapping[str, Any], like: Op | None = None) -> Op:
-        """An op from a mapping of field names. `like` is the op it stands for, if any (opaque ops copy its name)."""
+        """An op from a mapping of field names. `like` is the op it stands for, if any (opaque ops
+        copy its name).
+        """
         return cls(**values)
 
-    def map(self, value: Callable[[Value], Value], block: Callable[[Block], Block] | None = None) -> Op:
+    def map(
+        self, value: Callable[[Value], Value], block: Callable[[Block], Block] | None = None
+    ) -> Op:
         """The same op with every operand passed through `value` and every region through `block`."""
         changes: dict[str, Any] = {}
         for name, kind in self.fields:
@@ -249,10 +278,13 @@ class Op:
 
 
 def _keep_results(old: Op, new: Op) -> Op:
-    """`new` with `old`'s result objects where the types agree but for a layout that a pass has refined."""
+    """`new` with `old`'s result objects where the types agree but for a layout that a pass has
+    refined.
+    """
     if len(old.results) == len(new.results):
         kept = tuple(
-            a if refines(a.type, b.type) else _named(b, a.hint) for a, b in zip(old.results, new.results, strict=True)
+            a if refines(a.type, b.type) else _named(b, a.hint)
+            for a, b in zip(old.results, new.results, strict=True)
         )
         object.__setattr__(new, "results", kept)
     return new
@@ -277,10 +309,12 @@ def walk(block: Block) -> Iterator[Op]:
 
 @dataclass(frozen=True, eq=False)
 class Program:
-    """A compiled function: parameters (memory handles and scalars), symbols bound at launch, and a body of launches.
+    """A compiled function: parameters (memory handles and scalars), symbols bound at launch, and a
+    body of launches.
 
-    `symbols` maps a name to the dtype of its run-time value; `level` says which ops may stand in it. `attributes` holds
-    facts of the whole program (`assume` lists the launch-class facts it was compiled under).
+    `symbols` maps a name to the dtype of its run-time value; `level` says which ops may stand in
+    it. `attributes` holds facts of the whole program (`assume` lists the launch-class facts it was
+    compiled under).
     """
 
     name: str

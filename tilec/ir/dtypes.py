@@ -13,7 +13,9 @@ from ..errors import TypeMismatch
 
 @dataclass(frozen=True)
 class DType:
-    """An element type. `kind` is "float", "int", "uint", "bool" or "opaque" (machine objects such as mbarrier)."""
+    """An element type. `kind` is "float", "int", "uint", "bool" or "opaque" (machine objects such
+    as mbarrier).
+    """
 
     name: str
     bits: int
@@ -65,7 +67,9 @@ _LONG_NAMES = {
 
 
 def find_dtype(spec: object) -> DType:
-    """The DType that a user meant: a DType, a name (short, NumPy's or torch's), a NumPy or torch dtype."""
+    """The DType that a user meant: a DType, a name (short, NumPy's or torch's), a NumPy or torch
+    dtype.
+    """
     if isinstance(spec, DType):
         return spec
     name = spec if isinstance(spec, str) else ""
@@ -77,7 +81,9 @@ def find_dtype(spec: object) -> DType:
     name = _LONG_NAMES.get(name, name)
     if name in DTYPES:
         return DTYPES[name]
-    raise TypeMismatch("TLC0110", f"{spec!r} is not an element type", hint="e.g. 'float16', 'int8', 'float32'")
+    raise TypeMismatch(
+        "TLC0110", f"{spec!r} is not an element type", hint="e.g. 'float16', 'int8', 'float32'"
+    )
 
 
 @cache

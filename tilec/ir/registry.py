@@ -1,8 +1,9 @@
 """Which ops exist, and the tables that others hang on them, owned by an instance.
 
-Two registries never share state, so two versions of tilec, or two sets of plugins, live in one process. A table is a
-named dictionary keyed by op class (lowerings, interpreter rules, spellings a backend): `registry.table("lower")`.
-Lookups fall through to the class's bases, so a family of ops can share an entry.
+Two registries never share state, so two versions of tilec, or two sets of plugins, live in one
+process. A table is a named dictionary keyed by op class (lowerings, interpreter rules, spellings a
+backend): `registry.table("lower")`. Lookups fall through to the class's bases, so a family of ops
+can share an entry.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ class Registry:
             self.register(op)
 
     def register(self, op: type[Op]) -> type[Op]:
-        """Adds an op class. Names of ops from outside the package carry a namespace (`acme.gather`)."""
+        """Adds an op class. Names of ops from outside the package carry a namespace
+        (`acme.gather`).
+        """
         if self._ops.get(op.name, op) is not op:
             raise IRError("TLC0210", f"two ops are called {op.name!r}")
         self._ops[op.name] = op

@@ -14,7 +14,9 @@ Dim = int | str
 
 
 class Space(Enum):
-    """Where memory lives. A fragment handle exists only in the surface language (promote_fragments)."""
+    """Where memory lives. A fragment handle exists only in the surface language
+    (promote_fragments).
+    """
 
     GLOBAL = "global"
     SHARED = "shared"
@@ -54,7 +56,9 @@ class MemoryType(Type):
 
 @dataclass(frozen=True)
 class TileType(Type):
-    """A value spread over the threads of a block (or role) in registers: `tile f32[128, 256] #layout`."""
+    """A value spread over the threads of a block (or role) in registers: `tile f32[128, 256]
+    #layout`.
+    """
 
     dtype: DType
     shape: tuple[int, ...]
@@ -69,7 +73,9 @@ class TileType(Type):
 
 @dataclass(frozen=True)
 class InflightType(Type):
-    """A tile that an asynchronous instruction is still writing: usable by the next gemm on it, or by `wait`."""
+    """A tile that an asynchronous instruction is still writing: usable by the next gemm on it, or
+    by `wait`.
+    """
 
     tile: TileType
 
@@ -79,7 +85,8 @@ class InflightType(Type):
 
 @dataclass(frozen=True)
 class ChannelType(Type):
-    """A ring of `slots` equal buffers between a writing and a reading stage: `channel<4> shared f16[128, 64]`.
+    """A ring of `slots` equal buffers between a writing and a reading stage: `channel<4> shared
+    f16[128, 64]`.
 
     Of shared memory (put and get), or of tiles that stay in registers (send and receive).
     """

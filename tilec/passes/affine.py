@@ -26,7 +26,9 @@ class Affine:
         return total
 
 
-def affine(index: Value, variables: frozenset[Value], defined_by: Mapping[Value, Op]) -> Affine | None:
+def affine(
+    index: Value, variables: frozenset[Value], defined_by: Mapping[Value, Op]
+) -> Affine | None:
     """`index` as an Affine over `variables`, or None where it depends on one of them otherwise.
 
     `defined_by` maps values to their ops, as far as they may be looked through.
@@ -52,7 +54,9 @@ def affine(index: Value, variables: frozenset[Value], defined_by: Mapping[Value,
     return None
 
 
-def _opaque(index: Value, op: Op | None, variables: frozenset[Value], defined_by: Mapping[Value, Op]) -> Affine:
+def _opaque(
+    index: Value, op: Op | None, variables: frozenset[Value], defined_by: Mapping[Value, Op]
+) -> Affine:
     """A part free of the variables: split at additions, so that constants come together."""
     if isinstance(op, (Add, Sub)):
         a, b = affine(op.x, variables, defined_by), affine(op.y, variables, defined_by)
@@ -81,7 +85,9 @@ def _sum(a: Affine, b: Affine, sign: int) -> Affine:
     for variable, factor in b.coefficients.items():
         coefficients[variable] = coefficients.get(variable, 0) + sign * factor
     rest = (*a.rest, *((sign * f, v) for f, v in b.rest))
-    return Affine({v: f for v, f in coefficients.items() if f}, rest, a.constant + sign * b.constant)
+    return Affine(
+        {v: f for v, f in coefficients.items() if f}, rest, a.constant + sign * b.constant
+    )
 
 
 def _scale(a: Affine, factor: int) -> Affine:

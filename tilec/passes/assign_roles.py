@@ -1,8 +1,9 @@
 """The whole body of a launch, partitioned over roles: who loads, and who does everything else.
 
-Needs: instructions chosen, persistence decided. Leaves: a launch that TMA feeds as two roles, each with its own copy of
-loops and scalars: a producer warpgroup (outside the program's threads) that runs the load stages, and the consumers
-(the program's threads) that run all the rest. Tiles stay with the consumers. Other launches stay whole.
+Needs: instructions chosen, persistence decided. Leaves: a launch that TMA feeds as two roles, each
+with its own copy of loops and scalars: a producer warpgroup (outside the program's threads) that
+runs the load stages, and the consumers (the program's threads) that run all the rest. Tiles stay
+with the consumers. Other launches stay whole.
 
     for %tile (...) {                          role <label = "consumer", threads = 256> { for %tile (...) {
       pipeline %lo, %n, [%z] {                   pipeline %lo, %n, [%z] { stage <label = "mma"> {...} } ; store_tile ... } }
@@ -44,7 +45,9 @@ def _launch(launch: Launch, context: PassContext) -> Launch:
     if not any(is_producer_stage(s) for s in stages):
         return launch.replace(launched_threads=launch.threads)  # type: ignore[return-value]
     memory = [op for op in launch.body.ops if isinstance(op, (Alloc, Channel))]
-    rest = Block((), tuple(op for op in launch.body.ops if not isinstance(op, (Alloc, Channel, Yield))))
+    rest = Block(
+        (), tuple(op for op in launch.body.ops if not isinstance(op, (Alloc, Channel, Yield)))
+    )
     with at(launch.loc):
         consumer = Role(
             Block((), (*_restrict(rest, False).ops, Yield(()))),
@@ -61,13 +64,19 @@ def _launch(launch: Launch, context: PassContext) -> Launch:
         )
         body = Block(launch.body.params, (*memory, consumer, producer, Yield(())))
     context.remark(
-        Remark("TLC0323", f"a producer warpgroup loads for {launch.threads} consumer threads", launch.loc)
+        Remark(
+            "TLC0323",
+            f"a producer warpgroup loads for {launch.threads} consumer threads",
+            launch.loc,
+        )
     )
     return launch.replace(body=body, launched_threads=launch.threads + WARPGROUP)  # type: ignore[return-value]
 
 
 def _restrict(block: Block, producer: bool) -> Block:
-    """The part of a block that one role runs. Scalars stay; what is not needed falls to dead-code elimination."""
+    """The part of a block that one role runs. Scalars stay; what is not needed falls to dead-code
+    elimination.
+    """
     ops: list[Op] = []
     for op in block.ops:
         match op:

@@ -1,9 +1,10 @@
 """Decides how each copy and each gemm is done, and so whether a launch is run by roles.
 
-Needs: planned pipelines. Leaves: `instruction` set on every copy of a load stage ("tma", "cp_async", "registers") and on
-every store of a tile to global memory ("tma" where it is staged through shared memory); on gemms "wgmma" where the
-launch's pipelines are fed by TMA and every gemm has one, else "mma" or "mfma". All or nothing in a launch: one copy that
-TMA cannot do (another dtype, an inner dimension that is not the tensor's, arrays that are not 16-byte aligned) and the
+Needs: planned pipelines. Leaves: `instruction` set on every copy of a load stage ("tma",
+"cp_async", "registers") and on every store of a tile to global memory ("tma" where it is staged
+through shared memory); on gemms "wgmma" where the launch's pipelines are fed by TMA and every gemm
+has one, else "mma" or "mfma". All or nothing in a launch: one copy that TMA cannot do (another
+dtype, an inner dimension that is not the tensor's, arrays that are not 16-byte aligned) and the
 launch is run by one role.
 
     copy %A[%m, %k] -> %s[0, 0] <shape = [128, 64]>    ->    copy %A[%m, %k] -> %s[0, 0] <shape = ..., instruction = "tma">
@@ -39,7 +40,9 @@ def _launch(launch: Launch, context: PassContext) -> Launch:
     if roles:
         refusal = _refusal(launch, pipelined, context)
         if refusal is not None:
-            context.remark(Remark("TLC0320", f"one role runs the whole launch: {refusal[0]}", refusal[1]))
+            context.remark(
+                Remark("TLC0320", f"one role runs the whole launch: {refusal[0]}", refusal[1])
+            )
             roles = False
     return launch.replace(body=_rewrite(launch.body, roles, context))  # type: ignore[return-value]
 
@@ -50,7 +53,9 @@ def _rewrite(block: Block, roles: bool, context: PassContext, staged: bool = Fal
         op = op.map(lambda v: v, lambda b: _rewrite(b, roles, context, inside))
         match op:
             case Copy() if is_global(op.source) and is_shared(op.destination):
-                return op.replace(instruction="tma" if roles and staged else _without_roles(op, context))
+                return op.replace(
+                    instruction="tma" if roles and staged else _without_roles(op, context)
+                )
             case StoreTile() if roles and _tma_store(op, context):
                 return op.replace(instruction="tma")
             case Gemm():
@@ -66,7 +71,9 @@ def _family(gemm: Gemm, roles: bool, target: Target) -> str:
     dtype = gemm.operand_dtype.name
     families = [i.family for i in target.matrix if i.operand == dtype and i.family != "wgmma"]
     if not families:
-        raise TargetUnsupported("TLC0322", f"{target.name} has no matrix instruction for {dtype}", loc=gemm.loc)
+        raise TargetUnsupported(
+            "TLC0322", f"{target.name} has no matrix instruction for {dtype}", loc=gemm.loc
+        )
     return families[0]
 
 
@@ -85,10 +92,13 @@ def _without_roles(copy: Copy, context: PassContext) -> str:
     return "registers"
 
 
-# What roles need --------------------------------------------------------------------------------------------------
+# What roles need
+# --------------------------------------------------------------------------------------------------
 
 
-def _refusal(launch: Launch, pipelines: list[Pipeline], context: PassContext) -> tuple[str, Loc] | None:
+def _refusal(
+    launch: Launch, pipelines: list[Pipeline], context: PassContext
+) -> tuple[str, Loc] | None:
     """Why the launch cannot be run by roles, and where; None if it can."""
     if launch.threads % WARPGROUP:
         return f"{launch.threads} threads are not whole warpgroups", launch.loc
@@ -124,9 +134,7 @@ def _gemm_refusal(gemm: Gemm, threads: int, target: Target) -> str:
     k = int(a[0] if gemm.transpose_a else a[1])
     if k % matches[0].k:
         return f"K of {k} is not a multiple of {matches[0].k}"
-    splits = [
-        (rows, groups // rows) for rows in range(1, groups + 1) if groups % rows == 0
-    ]
+    splits = [(rows, groups // rows) for rows in range(1, groups + 1) if groups % rows == 0]
     if not any(m % (64 * rows) == 0 and n % (8 * columns) == 0 for rows, columns in splits):
         return f"a tile of {m} x {n} cannot be split over {groups} warpgroups"
     if m * n // threads > target.max_registers - 48:
@@ -135,7 +143,11 @@ def _gemm_refusal(gemm: Gemm, threads: int, target: Target) -> str:
 
 
 def _tma_refusal(
-    op: Copy | StoreTile, tensor: Value, dims: tuple[int, ...], shape: tuple[int, ...], context: PassContext
+    op: Copy | StoreTile,
+    tensor: Value,
+    dims: tuple[int, ...],
+    shape: tuple[int, ...],
+    context: PassContext,
 ) -> str:
     type_ = memory_type(tensor)
     name = tensor.hint

@@ -40,7 +40,9 @@ def writes(op: Op) -> dict[Value, None]:
 
 
 def is_statement(op: Op) -> bool:
-    """Whether `op` does more than compute scalars from scalars and memory: it writes, waits, or makes a tile."""
+    """Whether `op` does more than compute scalars from scalars and memory: it writes, waits, or
+    makes a tile.
+    """
     return any(
         (not inner.pure and not isinstance(inner, (Yield, Load, For, If)))
         or any(isinstance(r.type, (TileType, InflightType)) for r in inner.results)
@@ -76,7 +78,9 @@ def slice_of(targets: Iterable[Op], body: tuple[Op, ...]) -> list[Op]:
 
 
 def covers(op: Op, buffer: Value, defined_by: Mapping[Value, Op]) -> bool:
-    """Whether `op` writes every element of `buffer` each time it runs, for all that is known at compile time."""
+    """Whether `op` writes every element of `buffer` each time it runs, for all that is known at
+    compile time.
+    """
     type_ = memory_type(buffer)
     shape = tuple(int(d) for d in type_.shape)
     match op:
@@ -97,7 +101,9 @@ def covers(op: Op, buffer: Value, defined_by: Mapping[Value, Op]) -> bool:
 
 
 class Accessed:
-    """Coordinates (one array a dimension) that an access touches, and the thread that does (all of one shape)."""
+    """Coordinates (one array a dimension) that an access touches, and the thread that does (all of
+    one shape).
+    """
 
     def __init__(self, coordinates: tuple[np.ndarray, ...], thread: np.ndarray) -> None:
         self.coordinates = coordinates
@@ -109,7 +115,8 @@ def element_accesses(
 ) -> list[Accessed | None]:
     """Every load or store of `buffer` in the region, by enumeration over threads and loop indices.
 
-    None stands for an access whose indices depend on anything but these, or that stands under a condition.
+    None stands for an access whose indices depend on anything but these, or that stands under a
+    condition.
     """
     found: list[Accessed | None] = []
     if isinstance(region, Simt):
@@ -137,7 +144,9 @@ def _collect(
             bounds = [constant_of(v) for v in (op.start, op.stop, op.step)]
             exact = known and all(b is not None for b in bounds)
             index = np.arange(*(int(b or 0) for b in bounds)) if exact else np.arange(0)
-            _collect(op.body, [*axes, (op.body.params[0], index)], exact, kind, buffer, defined_by, found)
+            _collect(
+                op.body, [*axes, (op.body.params[0], index)], exact, kind, buffer, defined_by, found
+            )
         else:
             for inner in op.regions:
                 _collect(inner, axes, False, kind, buffer, defined_by, found)
@@ -162,7 +171,9 @@ def _enumerate(
     return Accessed(tuple(full), thread)
 
 
-def _evaluate(value: Value, grid: dict[Value, np.ndarray], defined_by: Mapping[Value, Op]) -> np.ndarray | None:
+def _evaluate(
+    value: Value, grid: dict[Value, np.ndarray], defined_by: Mapping[Value, Op]
+) -> np.ndarray | None:
     if value in grid:
         return grid[value]
     number = constant_of(value)
@@ -185,5 +196,7 @@ def allocations(block: Block) -> dict[Value, Alloc]:
 
 
 def reads_asynchronously(op: Op) -> bool:
-    """Whether some machine runs `op` on an engine that reads shared memory by itself (a matrix instruction)."""
+    """Whether some machine runs `op` on an engine that reads shared memory by itself (a matrix
+    instruction).
+    """
     return isinstance(op, Gemm)

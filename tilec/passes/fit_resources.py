@@ -1,8 +1,9 @@
 """Slots of channels, staging buffers and registers of roles, so that the launch fits its machine.
 
-Needs: roles assigned, loads split. Leaves: channels with as many slots as shared memory holds (never more than the program
-asked for), each role's register budget, and how many blocks are resident on a multiprocessor. What had to fall is a
-remark. Raises OutOfResources where even one slot each is too much.
+Needs: roles assigned, loads split. Leaves: channels with as many slots as shared memory holds
+(never more than the program asked for), each role's register budget, and how many blocks are
+resident on a multiprocessor. What had to fall is a remark. Raises OutOfResources where even one
+slot each is too much.
 
     %ca = channel : channel<4> shared f16[128, 64]    ->    %ca = channel : channel<3> shared f16[128, 64]
 """
@@ -59,7 +60,9 @@ def _staging_bytes(launch: Launch) -> int:
     slabs = [
         STAGING_BUFFERS * op.tile.type.shape[0] * STAGING_COLUMN_BYTES
         for op in walk(launch.body)
-        if isinstance(op, StoreTile) and op.instruction == "tma" and isinstance(op.tile.type, TileType)
+        if isinstance(op, StoreTile)
+        and op.instruction == "tma"
+        and isinstance(op.tile.type, TileType)
     ]
     return max(slabs, default=0)
 
@@ -76,8 +79,14 @@ def _rounded(type_: MemoryType) -> int:
 def _fit_slots(launch: Launch, context: PassContext) -> Launch:
     asked = {op.result: op.type.slots for op in launch.body.ops if isinstance(op, Channel)}
     through = _through_registers(launch)
-    deep = [op for op in launch.body.ops if isinstance(op, Channel) and op.result in through and op.type.slots > 2]
-    launch = _with_slots(launch, {op: 2 for op in deep})  # one in flight in registers, one being read: more never fill
+    deep = [
+        op
+        for op in launch.body.ops
+        if isinstance(op, Channel) and op.result in through and op.type.slots > 2
+    ]
+    launch = _with_slots(
+        launch, {op: 2 for op in deep}
+    )  # one in flight in registers, one being read: more never fill
     while shared_bytes(launch) > context.target.shared_bytes:
         channels = [op for op in launch.body.ops if isinstance(op, Channel) and op.type.slots > 1]
         if not channels:
@@ -94,7 +103,11 @@ def _fit_slots(launch: Launch, context: PassContext) -> Launch:
     now = max((op.type.slots for op in launch.body.ops if isinstance(op, Channel)), default=0)
     if now < fallen:
         context.remark(
-            Remark("TLC0324", f"num_stages falls from {fallen} to {now}: {_why(bool(deep))}", launch.loc)
+            Remark(
+                "TLC0324",
+                f"num_stages falls from {fallen} to {now}: {_why(bool(deep))}",
+                launch.loc,
+            )
         )
     return launch
 
@@ -128,10 +141,14 @@ def _with_slots(launch: Launch, slots: dict[Channel, int]) -> Launch:
 
 
 def _budget_registers(launch: Launch, target: Target) -> Launch:
-    """Registers by role (sum over warpgroups at most the machine's, multiples of 8) and resident blocks."""
+    """Registers by role (sum over warpgroups at most the machine's, multiples of 8) and resident
+    blocks.
+    """
     groups = launch.threads // WARPGROUP
     needed = _accumulators(launch) + ADDRESS_REGISTERS
-    blocks = max(1, min(2, (target.shared_bytes + RESERVED_BYTES) // (shared_bytes(launch) + RESERVED_BYTES)))
+    blocks = max(
+        1, min(2, (target.shared_bytes + RESERVED_BYTES) // (shared_bytes(launch) + RESERVED_BYTES))
+    )
     if launch.persistent_blocks == 0 or _split(groups, blocks, target)[1] < needed:
         blocks = 1
     producer, consumer = _split(groups, blocks, target)
@@ -146,7 +163,9 @@ def _budget_registers(launch: Launch, target: Target) -> Launch:
 
 
 def _split(groups: int, blocks: int, target: Target) -> tuple[int, int]:
-    """Registers a thread of the producer and of a consumer warpgroup: all of a block's share, in eights."""
+    """Registers a thread of the producer and of a consumer warpgroup: all of a block's share, in
+    eights.
+    """
     share = (target.registers // WARPGROUP - 8) // blocks
     producer = 40 if groups >= 2 and share > 400 else 24
     consumer = min(240, (share - producer) // groups // 8 * 8)
@@ -162,4 +181,3 @@ def _accumulators(launch: Launch) -> int:
             assert isinstance(tile, TileType)
             most = max(most, tile.shape[0] * tile.shape[1] // launch.threads)
     return most
-

@@ -1,13 +1,15 @@
 """Every tile and every shared buffer gets a layout.
 
-Needs: planned and scheduled loops. Leaves: a register layout on every tile type, a shared layout on every shared memory
-type, `variant` on every gemm, `layout` on every Parallel nest, and `convert_layout` where two ops disagree.
+Needs: planned and scheduled loops. Leaves: a register layout on every tile type, a shared layout on
+every shared memory type, `variant` on every gemm, `layout` on every Parallel nest, and
+`convert_layout` where two ops disagree.
 
     %x = gemm %a, %b, %acc : tile f32[128, 256]    ->    %x = gemm %a, %b, %acc <variant = [...]> : tile f32[128, 256] #acc
 
-Ops state constraints (layout_constraints.py), the solver of tilec.ir.layout chooses the cheapest assignment, role by role.
-Shared layouts follow from who reads the buffer: operands of matrix instructions are swizzled by the widest span that
-divides their rows (the same function of addresses serves ldmatrix, TMA and wgmma); the user's annotation comes first.
+Ops state constraints (layout_constraints.py), the solver of tilec.ir.layout chooses the cheapest
+assignment, role by role. Shared layouts follow from who reads the buffer: operands of matrix
+instructions are swizzled by the widest span that divides their rows (the same function of addresses
+serves ldmatrix, TMA and wgmma); the user's annotation comes first.
 """
 
 from __future__ import annotations
@@ -47,7 +49,8 @@ def _launch(launch: Launch, context: PassContext) -> Launch:
     return launch.replace(body=inference.rebuild(launch.body))  # type: ignore[return-value]
 
 
-# Shared memory ----------------------------------------------------------------------------------------------------
+# Shared memory
+# ----------------------------------------------------------------------------------------------------
 
 
 def _shared_layouts(launch: Launch) -> dict[Value, SharedLayout]:
@@ -65,9 +68,15 @@ def _shared_layouts(launch: Launch) -> dict[Value, SharedLayout]:
             found[op.result] = type_.layout
             continue
         shape = tuple(int(d) for d in type_.shape)
-        span = choose_swizzle(shape, type_.dtype.bits) if op.result in operands and len(shape) > 1 else 0
+        span = (
+            choose_swizzle(shape, type_.dtype.bits)
+            if op.result in operands and len(shape) > 1
+            else 0
+        )
         found[op.result] = (
-            SharedLayout.swizzled(shape, type_.dtype.bits, span) if span else SharedLayout.row_major(shape)
+            SharedLayout.swizzled(shape, type_.dtype.bits, span)
+            if span
+            else SharedLayout.row_major(shape)
         )
     return found
 
@@ -76,11 +85,15 @@ def _gemm_operands(launch: Launch) -> set[Value]:
     """Allocs and channels that a matrix instruction reads."""
     got = {op.result: op.channel for op in walk(launch.body) if isinstance(op, Get)}
     return {
-        got.get(value, value) for op in walk(launch.body) if isinstance(op, Gemm) for value in (op.a, op.b)
+        got.get(value, value)
+        for op in walk(launch.body)
+        if isinstance(op, Gemm)
+        for value in (op.a, op.b)
     }
 
 
-# Tiles ------------------------------------------------------------------------------------------------------------
+# Tiles
+# ------------------------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -113,16 +126,23 @@ class _Inference:
     def _note_variants(self, block: Block, threads: int, solution: Solution) -> None:
         for op in walk(block):
             if isinstance(op, Gemm):
-                shape = op.result.type.tile.shape if isinstance(op.result.type, InflightType) else op.result.type.shape  # type: ignore[attr-defined]
+                shape = (
+                    op.result.type.tile.shape
+                    if isinstance(op.result.type, InflightType)
+                    else op.result.type.shape
+                )  # type: ignore[attr-defined]
                 a = op.a.type.shape  # type: ignore[attr-defined]
                 k = int(a[0] if op.transpose_a else a[1])
                 family, dtype = op.instruction, op.operand_dtype.name
                 target = self.context.target
-                for variant, _ in gemm_variants(family, dtype, (*shape, k), threads, op.policy, target):
+                for variant, _ in gemm_variants(
+                    family, dtype, (*shape, k), threads, op.policy, target
+                ):
                     if str(variant) == solution.choices[op]:
                         self.variants[op] = variant
 
-    # Rebuilding -------------------------------------------------------------------------------------------------
+    # Rebuilding
+    # -------------------------------------------------------------------------------------------------
 
     def rebuild(self, block: Block) -> Block:
         """The block with types that carry their layouts, and conversions where they are due."""
@@ -179,7 +199,11 @@ class _Inference:
             case Channel():
                 memory = op.type.memory
                 if isinstance(memory, MemoryType) and memory.space is Space.SHARED:
-                    return {"type": ChannelType(memory.with_layout(self.shared[op.result]), op.type.slots)}
+                    return {
+                        "type": ChannelType(
+                            memory.with_layout(self.shared[op.result]), op.type.slots
+                        )
+                    }
                 return {"type": ChannelType(self._channel_tile(op), op.type.slots)}
             case Parallel():
                 return {"layout": self.layouts.get(("loop", op))}
@@ -205,6 +229,8 @@ class _Inference:
                 ops.append(convert)
                 converted[value] = convert.result
                 self.context.remark(
-                    Remark("TLC0410", f"{value.hint or 'a tile'} changes layout for {op.name}", op.loc)
+                    Remark(
+                        "TLC0410", f"{value.hint or 'a tile'} changes layout for {op.name}", op.loc
+                    )
                 )
         return converted

@@ -1,15 +1,17 @@
 """Asynchronous matrix instructions: issued in one place, waited for in another.
 
-Needs: resources fitted. Leaves: every gemm with instruction "wgmma" `asynchronous`, its result in flight until a `wait`. In
-a pipeline whose accumulator only the gemm touches, the wait leaves one group in flight, the buffers it reads are freed
-an iteration late, and the first gemm starts from zero instead of from a cleared tile (registers written by anything but
-wgmma inside a stage would serialise it: ptxas C7515).
+Needs: resources fitted. Leaves: every gemm with instruction "wgmma" `asynchronous`, its result in
+flight until a `wait`. In a pipeline whose accumulator only the gemm touches, the wait leaves one
+group in flight, the buffers it reads are freed an iteration late, and the first gemm starts from
+zero instead of from a cleared tile (registers written by anything but wgmma inside a stage would
+serialise it: ptxas C7515).
 
     %z = splat 0.0                                     %u = undefined : inflight
     %r = pipeline %lo, %n, [%z] (%k, %acc) {           %r = if (%lo < %n) { %i = pipeline %lo, %n, [%u] (%k, %acc) {
       stage { ... %x = gemm %a, %b, %acc         ->        stage { ... %x = gemm %a, %b, %acc, [%k != %lo] <asynchronous>
               free %ca ; yield [%x] } ... }                        %w = wait %x <pending = 1> ; free %ca <defer = 1> ; yield [%w] } }
-                                                         %o = wait %i ; yield [%o] } else { %z = splat 0.0 ; yield [%z] }
+                                                         %o = wait %i ; yield [%o] } else { %z =
+                                                         splat 0.0 ; yield [%z] }
 """
 
 from __future__ import annotations
@@ -26,7 +28,9 @@ from ..ir.types import InflightType, TileType
 from .context import PassContext
 from .dependence import definitions
 
-PENDING = 1  # groups left in flight: the tensor cores have the next one to do while this warpgroup waits
+PENDING = (
+    1  # groups left in flight: the tensor cores have the next one to do while this warpgroup waits
+)
 
 
 def issue_gemms(program: Program, context: PassContext) -> Program:
@@ -51,7 +55,9 @@ def _block(block: Block, defined_by: dict[Value, Op]) -> Block:
 
 
 def _at_once(op: Op, defined_by: dict[Value, Op]) -> list[Op]:
-    """A gemm followed by its wait; the wait defines what the gemm defined. Other ops: inside their regions."""
+    """A gemm followed by its wait; the wait defines what the gemm defined. Other ops: inside their
+    regions.
+    """
     if not (isinstance(op, Gemm) and op.instruction == "wgmma" and not op.asynchronous):
         return [op.map(lambda v: v, lambda b: _block(b, defined_by))]
     with at(op.loc):
@@ -78,7 +84,9 @@ def _carried(pipeline: Pipeline, defined_by: dict[Value, Op]) -> _Carried | None
         return None
     gemm = gemms[0]
     stage = next(
-        op for op in pipeline.body.ops if isinstance(op, Stage) and any(o is gemm for o in op.body.ops)
+        op
+        for op in pipeline.body.ops
+        if isinstance(op, Stage) and any(o is gemm for o in op.body.ops)
     )
     params = pipeline.body.params[1:]
     if gemm.accumulator not in params:
@@ -86,7 +94,11 @@ def _carried(pipeline: Pipeline, defined_by: dict[Value, Op]) -> _Carried | None
     position = params.index(gemm.accumulator)
     end, stage_end = pipeline.body.terminator, stage.body.terminator
     assert end is not None and stage_end is not None
-    uses = [op for op in walk(pipeline.body) if gemm.accumulator in op.inputs or gemm.result in op.inputs]
+    uses = [
+        op
+        for op in walk(pipeline.body)
+        if gemm.accumulator in op.inputs or gemm.result in op.inputs
+    ]
     if set(map(id, uses)) != {id(gemm), id(stage_end)} or gemm.result not in stage_end.inputs:
         return None
     if stage.results[stage_end.inputs.index(gemm.result)] is not end.inputs[position]:
@@ -117,7 +129,9 @@ def _defer(pipeline: Pipeline, carried: _Carried) -> list[Op]:
             ]
         runs = Compare(pipeline.start, pipeline.stop, predicate="lt")
         then = Block((), (_undefined(inner, carried), inner, wait, Yield(tuple(outcome))))
-        zero = clone_op(carried.init, {})  # here, so that nothing but wgmma writes the accumulator on the other path
+        zero = clone_op(
+            carried.init, {}
+        )  # here, so that nothing but wgmma writes the accumulator on the other path
         otherwise = list(pipeline.inits)
         otherwise[carried.position] = zero.result
         branch = If(runs.result, then, Block((), (zero, Yield(tuple(otherwise)))))
@@ -161,14 +175,18 @@ def _with_inflight(pipeline: Pipeline, carried: _Carried) -> Pipeline:
 
 
 def _issue(carried: _Carried, index: Value, start: Value, param: Value) -> Stage:
-    """The stage with its gemm issued, a wait that leaves PENDING groups, and frees that lag as much."""
+    """The stage with its gemm issued, a wait that leaves PENDING groups, and frees that lag as
+    much.
+    """
     ops: list[Op] = []
     names: dict[Value, Value] = {}
     for op in carried.stage.body.ops:
         with at(op.loc):
             if op is carried.gemm:
                 later = Compare(index, start, predicate="ne")
-                issued = carried.gemm.replace(accumulator=param, accumulate=(later.result,), asynchronous=True)
+                issued = carried.gemm.replace(
+                    accumulator=param, accumulate=(later.result,), asynchronous=True
+                )
                 wait = Wait(issued.result, pending=PENDING)
                 names[carried.gemm.result] = wait.result
                 ops.extend((later, issued, wait))

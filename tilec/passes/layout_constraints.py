@@ -1,7 +1,8 @@
-"""What each op asks of the layouts of the tiles it touches: statements for the solver, no solving here.
+"""What each op asks of the layouts of the tiles it touches: statements for the solver, no solving
+here.
 
-Variables are the tile values themselves, `("loop", nest)` for the iterations of a Parallel nest and `("use", op, n)`
-for what op demands of its n-th tile operand where a conversion may stand between.
+Variables are the tile values themselves, `("loop", nest)` for the iterations of a Parallel nest and
+`("use", op, n)` for what op demands of its n-th tile operand where a conversion may stand between.
 """
 
 from __future__ import annotations
@@ -142,12 +143,17 @@ def _channels(block: Block) -> Iterator[Constraint]:
 def _gemm(op: Gemm, threads: int, target: Target) -> Iterator[Constraint]:
     if is_tile(op.a) or is_tile(op.b):
         raise TargetUnsupported(
-            "TLC0401", "a gemm operand in registers is not supported", loc=op.loc, hint="copy it to shared memory"
+            "TLC0401",
+            "a gemm operand in registers is not supported",
+            loc=op.loc,
+            hint="copy it to shared memory",
         )
     m, n = tile_of(op.result).shape
     a = op.a.type.shape  # type: ignore[attr-defined]
     k = int(a[0] if op.transpose_a else a[1])
-    variants = gemm_variants(op.instruction, op.operand_dtype.name, (m, n, k), threads, op.policy, target)
+    variants = gemm_variants(
+        op.instruction, op.operand_dtype.name, (m, n, k), threads, op.policy, target
+    )
     if not variants:
         raise LayoutConflict(
             "TLC0402",
@@ -181,7 +187,8 @@ def _slice(
     return Derived(part, whole, forward, why=_why(op))
 
 
-# Parallel nests ---------------------------------------------------------------------------------------------------
+# Parallel nests
+# ---------------------------------------------------------------------------------------------------
 
 
 def _parallel(nest: Parallel, threads: int) -> Iterator[Constraint]:
@@ -220,7 +227,9 @@ def _element_bits(nest: Parallel) -> int:
     return max(widths, default=32)
 
 
-def _accessed_along(nest: Parallel, handle: Value, indices: tuple[Value, ...]) -> tuple[int, ...] | None:
+def _accessed_along(
+    nest: Parallel, handle: Value, indices: tuple[Value, ...]
+) -> tuple[int, ...] | None:
     """The loop dimension along each dimension of a fragment; None where it is not accessed."""
     found: set[tuple[int, ...]] = set()
     for op in walk(nest.body):
@@ -236,7 +245,9 @@ def _accessed_along(nest: Parallel, handle: Value, indices: tuple[Value, ...]) -
     if not found:
         return None
     if len(found) > 1:
-        raise LayoutConflict("TLC0404", f"fragment {handle.hint!r} is indexed in two ways in one nest", loc=nest.loc)
+        raise LayoutConflict(
+            "TLC0404", f"fragment {handle.hint!r} is indexed in two ways in one nest", loc=nest.loc
+        )
     (dims,) = found
     shape = handle.type.shape  # type: ignore[attr-defined]
     if any(nest.extents[d] != extent for d, extent in zip(dims, shape, strict=True)):
@@ -249,8 +260,12 @@ def _accessed_along(nest: Parallel, handle: Value, indices: tuple[Value, ...]) -
     return dims
 
 
-def _projection(dims: tuple[int, ...], rank: int) -> Callable[[RegisterLayout], RegisterLayout | None]:
-    """A loop layout seen along some of its dimensions: the others reduced away, the rest in the given order."""
+def _projection(
+    dims: tuple[int, ...], rank: int
+) -> Callable[[RegisterLayout], RegisterLayout | None]:
+    """A loop layout seen along some of its dimensions: the others reduced away, the rest in the
+    given order.
+    """
 
     def forward(layout: RegisterLayout) -> RegisterLayout | None:
         for dim in sorted(set(range(rank)) - set(dims), reverse=True):

@@ -1,7 +1,8 @@
 """A Parallel nest that only moves elements becomes a copy.
 
-Needs: a tile-level program. Leaves: `copy` for every nest whose body is one load and one store with indices
-`base + loop variable`, each variable along one dimension of both sides, in the same order, over the whole extent.
+Needs: a tile-level program. Leaves: `copy` for every nest whose body is one load and one store with
+indices `base + loop variable`, each variable along one dimension of both sides, in the same order,
+over the whole extent.
 
     parallel (%i, %j) <extents = [128, 32]> {
       %r = add %row, %i ; %c = add %col, %j               copy %B[%row, %col], %Bs[0, 0]
@@ -53,7 +54,10 @@ def _lift(nest: Parallel) -> tuple[Op, ...] | None:
         value = cast.x
     if value is not load.result or load.memory is store.memory:
         return None
-    if memory_type(store.memory).space is Space.LOCAL or memory_type(load.memory).space is Space.LOCAL:
+    if (
+        memory_type(store.memory).space is Space.LOCAL
+        or memory_type(load.memory).space is Space.LOCAL
+    ):
         return None
     variables = nest.body.params
     source = _corner(load.indices, variables, defined_by)
@@ -84,7 +88,12 @@ def _corner(
 
 
 def _copy(
-    nest: Parallel, load: Load, store: Store, source: Corner, destination: Corner, defined_by: Mapping[Value, Op]
+    nest: Parallel,
+    load: Load,
+    store: Store,
+    source: Corner,
+    destination: Corner,
+    defined_by: Mapping[Value, Op],
 ) -> tuple[Op, ...] | None:
     variables = nest.body.params
     extents = dict(zip(variables, nest.extents, strict=True))
@@ -94,7 +103,8 @@ def _copy(
     builder = Builder()
     known = frozenset(variables)
     with at(nest.loc):
-        # index arithmetic of the nest that does not depend on its variables moves out in front of the copy
+        # index arithmetic of the nest that does not depend on its variables moves out in front of
+        # the copy
         for op in nest.body.ops:
             if op.pure and not any(depends(r, known, defined_by) for r in op.results):
                 builder.emit(op)

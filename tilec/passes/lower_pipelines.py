@@ -1,7 +1,9 @@
-"""Planned loops become loops: slots, waits, barriers, prologue and steady state, by the protocol table of protocols.py.
+"""Planned loops become loops: slots, waits, barriers, prologue and steady state, by the protocol
+table of protocols.py.
 
-Needs: layouts inferred, stages scheduled. Leaves: no channel, pipeline, stage, put, get, commit, free, send or receive; rings as
-managed allocs, mbarriers made at the top of the launch, register budgets set at the top of roles.
+Needs: layouts inferred, stages scheduled. Leaves: no channel, pipeline, stage, put, get, commit,
+free, send or receive; rings as managed allocs, mbarriers made at the top of the launch, register
+budgets set at the top of roles.
 
     pipeline %lo, %n, [] {                              for 0, %trips, 1 (%i) {
       stage <label = "load"> {                            mbarrier_wait %empty, %slot, %phase ^ 1
@@ -9,9 +11,9 @@ managed allocs, mbarriers made at the top of the launch, register budgets set at
         copy %A[...] -> %s ; commit %ca } }               copy %A[...] -> %ring[%slot], [%full, %slot] <instruction = "tma">
                                                           advance %slot, %phase }
 
-Steps of one thread program: step s runs iteration s + lead of each stage in turn; steps -max(lead) ... -1 are the
-prologue. Where barriers and waits stand within a step is worked out once from the dependences between the ends of the
-channels (step_plan.py), and is the same in every step.
+Steps of one thread program: step s runs iteration s + lead of each stage in turn; steps -max(lead)
+... -1 are the prologue. Where barriers and waits stand within a step is worked out once from the
+dependences between the ends of the channels (step_plan.py), and is the same in every step.
 """
 
 from __future__ import annotations
@@ -68,7 +70,9 @@ def lower_pipelines(program: Program, context: PassContext) -> Program:
 
 @dataclass
 class _State:
-    """What changes from step to step of one pipeline: carried values, and tiles in channels of registers."""
+    """What changes from step to step of one pipeline: carried values, and tiles in channels of
+    registers.
+    """
 
     carried: list[Value]
     registers: dict[Value, Value] = field(default_factory=dict)
@@ -112,7 +116,8 @@ class _Lowering:
         lowered = self._block(rest, {})
         return self.launch.replace(body=lowered.with_ops([*b.ops, *lowered.ops]))  # type: ignore[return-value]
 
-    # Walking ----------------------------------------------------------------------------------------------------
+    # Walking
+    # ----------------------------------------------------------------------------------------------------
 
     def _block(self, block: Block, names: Renaming) -> Block:
         b = Builder()
@@ -149,15 +154,23 @@ class _Lowering:
         self.role, self.depth = role, 0
         mine = [x for x in self.bundles if role in (x.rings[0].writer_role, x.rings[0].reader_role)]
         if role.registers:
-            entry = self.launch.launched_threads * role.registers * max(1, self.launch.persistent_blocks)
-            b.emit(SetRegisters(count=role.registers, increase=entry > self.context.target.registers))
+            entry = (
+                self.launch.launched_threads
+                * role.registers
+                * max(1, self.launch.persistent_blocks)
+            )
+            b.emit(
+                SetRegisters(count=role.registers, increase=entry > self.context.target.registers)
+            )
         for number, bundle in enumerate(mine):
             label = bundle.rings[0].channel.label if len(mine) > 1 else "ring"
             open_place(b, bundle, f"{label}{number or ''}_{role.label}")
         body = self._block(role.body, names)
         stages = [op for op in walk(role.body) if isinstance(op, Stage)]
         if stages and all(is_producer_stage(s) for s in stages):
-            with b.when(b.compare("eq", b.emit(ThreadId()).result, 0)):  # one thread feeds the copy engine
+            with b.when(
+                b.compare("eq", b.emit(ThreadId()).result, 0)
+            ):  # one thread feeds the copy engine
                 b.extend([op for op in body.ops if not isinstance(op, Yield)])
             b.emit(Yield(()))
         else:
@@ -165,7 +178,8 @@ class _Lowering:
         self.role = None
         return role.replace(body=Block((), b.ops))  # type: ignore[return-value]
 
-    # One pipeline -----------------------------------------------------------------------------------------------
+    # One pipeline
+    # -----------------------------------------------------------------------------------------------
 
     def _pipeline(self, b: Builder, op: Op, names: Renaming, results: tuple[Value, ...]) -> None:
         assert isinstance(op, Pipeline)
@@ -222,7 +236,8 @@ class _Lowering:
             return Barrier()
         return Barrier(barrier=self.role.barrier, threads=self.role.threads)
 
-    # One step ---------------------------------------------------------------------------------------------------
+    # One step
+    # ---------------------------------------------------------------------------------------------------
 
     def _step(
         self,
@@ -235,7 +250,9 @@ class _Lowering:
         trips: Value,
         state: _State,
     ) -> _State:
-        """Every stage's iteration of one step: `step` is its number in the prologue, None in the steady state."""
+        """Every stage's iteration of one step: `step` is its number in the prologue, None in the
+        steady state.
+        """
         results: Renaming = {}
         for position, stage in enumerate(stages):
             point = plan.positions.get(position)
@@ -274,7 +291,11 @@ class _Lowering:
             return self._stage(b, pipeline, stage, iteration, state, results)
         exists = b.compare("lt", iteration, trips)
         if constant_of(exists) is not None:
-            return self._stage(b, pipeline, stage, iteration, state, results) if constant_of(exists) else state
+            return (
+                self._stage(b, pipeline, stage, iteration, state, results)
+                if constant_of(exists)
+                else state
+            )
         with b.region() as then:
             after = self._stage(b, pipeline, stage, iteration, state, {})
             b.emit(Yield(tuple(after.registers.values())))
@@ -329,19 +350,24 @@ class _Lowering:
     def _copied(self, op: Op, names: Renaming, stage: Stage, slots: dict[Bundle, Value]) -> Op:
         new = clone_op(op, names)
         if isinstance(op, Copy) and isinstance(new, Copy) and op.instruction == "tma":
-            put = next(p for p in stage.body.ops if isinstance(p, Put) and p.result is op.destination)
+            put = next(
+                p for p in stage.body.ops if isinstance(p, Put) and p.result is op.destination
+            )
             bundle = self.rings[put.channel].bundle
             assert bundle is not None
             return new.replace(barrier=(bundle.full.result, slots[bundle]))
         return new
 
-    # Ends of channels -------------------------------------------------------------------------------------------
+    # Ends of channels
+    # -------------------------------------------------------------------------------------------
 
     def _place_label(self, bundle: Bundle) -> str:
         assert self.role is not None
         return next(label for label in bundle.places if label.endswith("_" + self.role.label))
 
-    def _open(self, b: Builder, op: Put | Get, iteration: Value, slots: dict[Bundle, Value]) -> Value:
+    def _open(
+        self, b: Builder, op: Put | Get, iteration: Value, slots: dict[Bundle, Value]
+    ) -> Value:
         """The slot's handle, once it is free (put) or full (get)."""
         ring = self.rings[op.channel]
         bundle = ring.bundle
@@ -374,9 +400,10 @@ class _Lowering:
         place = bundle.places[self._place_label(bundle)]
         slot = b.emit(Load(place.slot, ())).result
         earlier = b.sub(slot, lag)
-        release(b, bundle, b.select(b.compare("lt", earlier, 0), b.add(earlier, bundle.slots), earlier))
+        release(
+            b, bundle, b.select(b.compare("lt", earlier, 0), b.add(earlier, bundle.slots), earlier)
+        )
 
 
 def _is_cp_async(stage: Stage) -> bool:
     return any(isinstance(op, Copy) and op.instruction == "cp_async" for op in stage.body.ops)
-

@@ -1,10 +1,13 @@
-"""A launch that TMA feeds is run by a few resident blocks, each taking several logical blocks in turn.
+"""A launch that TMA feeds is run by a few resident blocks, each taking several logical blocks in
+turn.
 
-Needs: copy instructions chosen. Leaves: launches with persistent_blocks > 0, their body a loop over logical blocks whose
-order is the raster's; other launches keep one hardware block a logical block, with the raster that the program asked for.
+Needs: copy instructions chosen. Leaves: launches with persistent_blocks > 0, their body a loop over
+logical blocks whose order is the raster's; other launches keep one hardware block a logical block,
+with the raster that the program asked for.
 
     launch [%gx, %gy, 1] (%bx, %by, %bz) { ... }    ->    launch [%gx, %gy, 1] <persistent_blocks = 1> (...) {
-                                                            for %first, %total, %count (%tile) { %bx, %by = raster of %tile ; ... } }
+                                                            for %first, %total, %count (%tile) {
+                                                            %bx, %by = raster of %tile ; ... } }
 """
 
 from __future__ import annotations
@@ -32,7 +35,9 @@ def make_persistent(program: Program, context: PassContext) -> Program:
 def _launch(launch: Launch, context: PassContext) -> Launch:
     fed_by_tma = any(isinstance(op, Copy) and op.instruction == "tma" for op in walk(launch.body))
     if launch.persistent and fed_by_tma:
-        context.remark(Remark("TLC0321", "resident blocks take the grid's blocks in turn", launch.loc))
+        context.remark(
+            Remark("TLC0321", "resident blocks take the grid's blocks in turn", launch.loc)
+        )
         return _persistent(launch)
     return _rasterized(launch) if launch.panel else launch
 

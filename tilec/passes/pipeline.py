@@ -93,8 +93,9 @@ def run_pipeline(
 ) -> Program:
     """Runs `passes` in order; with `after`, up to and including the last pass of that name.
 
-    `checked` verifies between passes. `dump` receives numbered IR, diffs and times. An error that is not a TilecError
-    becomes an InternalError that names the pass, with a reproducer in `dump` where there is one.
+    `checked` verifies between passes. `dump` receives numbered IR, diffs and times. An error that
+    is not a TilecError becomes an InternalError that names the pass, with a reproducer in `dump`
+    where there is one.
     """
     run = run or Run()
     chosen = list(_until(passes, after))
@@ -120,7 +121,9 @@ def find_passes(names: Sequence[str]) -> tuple[Pass, ...]:
     known = {p.__name__: p for p in PIPELINE}
     for name in names:
         if name not in known:
-            raise IRError("TLC0211", f"there is no pass {name!r}", hint="passes are " + ", ".join(known))
+            raise IRError(
+                "TLC0211", f"there is no pass {name!r}", hint="passes are " + ", ".join(known)
+            )
     return tuple(known[name] for name in names)
 
 
@@ -135,7 +138,9 @@ def _until(passes: Sequence[Pass], after: str) -> Iterator[Pass]:
     yield from passes[: last + 1]
 
 
-def _guarded(pass_: Pass, program: Program, context: PassContext, checked: bool, dump: Path | None) -> Program:
+def _guarded(
+    pass_: Pass, program: Program, context: PassContext, checked: bool, dump: Path | None
+) -> Program:
     """Runs one pass; what goes wrong in it is told with its name."""
     try:
         after = pass_(program, context)
@@ -178,4 +183,3 @@ def _write(folder: Path, name: str, program: Program, before: Program | None) ->
             print_program(before).splitlines(), text.splitlines(), "before", name, lineterm=""
         )
         (folder / f"{name}.diff").write_text("\n".join(diff) + "\n")
-

@@ -1,15 +1,17 @@
 """Barriers, cp.async waits and proxy fences for shared memory outside channels.
 
-Needs: pipelines lowered (managed buffers have their synchronisation already). Leaves: a barrier of the role between any two
-statements that touch one shared buffer from different threads, at least one writing it; before it the wait for what
-cp.async writes, and a fence where an engine reads what threads wrote.
+Needs: pipelines lowered (managed buffers have their synchronisation already). Leaves: a barrier of
+the role between any two statements that touch one shared buffer from different threads, at least
+one writing it; before it the wait for what cp.async writes, and a fence where an engine reads what
+threads wrote.
 
     copy %A[...] -> %As <instruction = "cp_async">          copy %A[...] -> %As ; cp_async_commit ; cp_async_wait <pending = 0>
     %x = gemm %As, %Bs, %acc                          ->    barrier
                                                             %x = gemm %As, %Bs, %acc
 
-Within a simt region a buffer whose every element only one thread touches (by enumeration of the indices) needs no
-barrier. A barrier that would stand under a condition or loop bound that depends on the thread is refused.
+Within a simt region a buffer whose every element only one thread touches (by enumeration of the
+indices) needs no barrier. A barrier that would stand under a condition or loop bound that depends
+on the thread is refused.
 """
 
 from __future__ import annotations
@@ -43,7 +45,9 @@ def _launch(launch: Launch) -> Launch:
 
 @dataclass
 class _Pending:
-    """Accesses since the last barrier, by buffer; writes that engines have not been shown; open cp.async groups."""
+    """Accesses since the last barrier, by buffer; writes that engines have not been shown; open
+    cp.async groups.
+    """
 
     reads: set[Value] = field(default_factory=set)
     writes: set[Value] = field(default_factory=set)
@@ -64,7 +68,9 @@ class _Pending:
 
 
 class _Placer:
-    """One launch: which buffers are its own to synchronise, and on which barrier the current role meets."""
+    """One launch: which buffers are its own to synchronise, and on which barrier the current role
+    meets.
+    """
 
     def __init__(self, launch: Launch) -> None:
         self.buffers = {
@@ -135,7 +141,9 @@ class _Placer:
 
     def _loop(self, op: For | While, pending: _Pending) -> Op:
         """A loop's body sees what is open before it and what it leaves open itself."""
-        bounds = (op.start, op.stop, op.step) if isinstance(op, For) else op.condition.ops[-1].inputs
+        bounds = (
+            (op.start, op.stop, op.step) if isinstance(op, For) else op.condition.ops[-1].inputs
+        )
         outer = self.divergent
         if any(self._by_thread(v) for v in bounds):
             self.divergent = op
@@ -166,7 +174,8 @@ class _Placer:
             threads.add(self.simt.body.params[0])
         return depends(value, frozenset(threads), self.defined_by)
 
-    # Accesses ---------------------------------------------------------------------------------------------------
+    # Accesses
+    # ---------------------------------------------------------------------------------------------------
 
     def _accesses(self, op: Op) -> list[tuple[Access, Value, str]]:
         """(access, buffer, proxy) of every effect of `op` and its regions on a buffer of ours."""
@@ -175,7 +184,9 @@ class _Placer:
             for effect in inner.effects():
                 if effect.memory is not None and effect.access in (Access.READ, Access.WRITE):
                     buffer = self._buffer(effect.memory)
-                    if buffer is not None and (self.simt is None or isinstance(op, Simt) or buffer not in self.private):
+                    if buffer is not None and (
+                        self.simt is None or isinstance(op, Simt) or buffer not in self.private
+                    ):
                         found.append((effect.access, buffer, effect.proxy))
         return found
 
@@ -189,7 +200,9 @@ class _Placer:
         self, op: Op, pending: _Pending, ops: list[Op], accesses: list[tuple[Access, Value, str]]
     ) -> None:
         """Emits what must stand before `op`."""
-        fence = any(proxy == "async" and buffer in pending.unfenced for _, buffer, proxy in accesses)
+        fence = any(
+            proxy == "async" and buffer in pending.unfenced for _, buffer, proxy in accesses
+        )
         conflict = any(
             buffer in pending.writes or (access is Access.WRITE and buffer in pending.reads)
             for access, buffer, _ in accesses
@@ -240,7 +253,8 @@ def _private(region: Simt, buffer: Value, defined_by: dict[Value, Op]) -> bool:
             if accessed is None:
                 return False
             inside = np.all(
-                [(c >= 0) & (c < n) for c, n in zip(accessed.coordinates, size, strict=True)], axis=0
+                [(c >= 0) & (c < n) for c, n in zip(accessed.coordinates, size, strict=True)],
+                axis=0,
             )
             if not inside.all():
                 return False
@@ -253,4 +267,3 @@ def _private(region: Simt, buffer: Value, defined_by: dict[Value, Op]) -> bool:
                 return False
             owner = np.where(touched >= 0, touched, owner)
     return True
-

@@ -1,7 +1,8 @@
 """Pipelined loops become stages joined by channels; the plan is the same for every target.
 
-Needs: promoted fragments, lifted copies. Leaves: every pipelined loop as `pipeline` (or as a serial `for`, with a remark
-that names why), its shared buffers as channels at the top of the launch. Leads are 0: assign_roles chooses them.
+Needs: promoted fragments, lifted copies. Leaves: every pipelined loop as `pipeline` (or as a serial
+`for`, with a remark that names why), its shared buffers as channels at the top of the launch. Leads
+are 0: assign_roles chooses them.
 
     for %lo, %n, 1 [%z] <kind = "pipelined", stages = 4> (%k, %acc) {     %ca = channel : channel<4> shared f16[128, 64]
       copy %A[...], %As[0, 0]                                             pipeline %lo, %n, [%z] (%k, %acc) {
@@ -9,9 +10,10 @@ that names why), its shared buffers as channels at the top of the launch. Leads 
       yield [%x]                                                            %r = stage <label = "mma"> { %a = get %ca ; %x = gemm ... ; free %ca ; yield [%x] }
     }                                                                       yield [%r] }
 
-Stages: copies from global memory into buffers of their own are "load"; a matrix op that reads shared memory made by the
-statements before it begins a new stage. A buffer is a channel if it is used in this loop alone, is written by one
-statement and read by later ones; it has as many slots as `num_stages` if that statement covers it, else one.
+Stages: copies from global memory into buffers of their own are "load"; a matrix op that reads
+shared memory made by the statements before it begins a new stage. A buffer is a channel if it is
+used in this loop alone, is written by one statement and read by later ones; it has as many slots as
+`num_stages` if that statement covers it, else one.
 """
 
 from __future__ import annotations
@@ -83,7 +85,9 @@ def _plan_launch(launch: Launch, context: PassContext) -> Launch:
         reason = _refusal(op)
         plan = None if reason else _plan(op, launch)
         if plan is None or not plan.loads:
-            reason = reason or "no statement of it only loads a buffer of its own from global memory"
+            reason = (
+                reason or "no statement of it only loads a buffer of its own from global memory"
+            )
             if op.stages > 0:
                 context.remark(Remark("TLC0310", f"the loop runs unpipelined: {reason}", op.loc))
             return op.replace(kind="serial", stages=0)
@@ -127,7 +131,8 @@ def _channel(buffer: _Buffer) -> Channel:
     return channel
 
 
-# Grouping ---------------------------------------------------------------------------------------------------------
+# Grouping
+# ---------------------------------------------------------------------------------------------------------
 
 
 def _plan(loop: For, launch: Launch) -> _Plan:
@@ -140,7 +145,9 @@ def _plan(loop: For, launch: Launch) -> _Plan:
     current: list[Op] = []
     for op in rest:
         made_here = {v for done in current for v in writes(done) if is_shared(v)}
-        if reads_asynchronously(op) and any(v in made_here and v in plan.buffers for v in reads(op)):
+        if reads_asynchronously(op) and any(
+            v in made_here and v in plan.buffers for v in reads(op)
+        ):
             plan.stages.append(current)
             current = []
         current.append(op)
@@ -151,7 +158,9 @@ def _plan(loop: For, launch: Launch) -> _Plan:
 
 
 def _buffers(loop: For, launch: Launch) -> dict[Value, _Buffer]:
-    """Shared buffers that only this loop uses, written by one of its statements and read by later ones."""
+    """Shared buffers that only this loop uses, written by one of its statements and read by later
+    ones.
+    """
     allocs = allocations(launch.body)
     inside = {id(op) for op in walk(loop.body)}
     outside = {v for op in walk(launch.body) if id(op) not in inside for v in op.inputs}
@@ -163,7 +172,12 @@ def _buffers(loop: For, launch: Launch) -> dict[Value, _Buffer]:
         touching = [op for op in loop.body.ops if handle in used_values(op)]
         writers = [op for op in touching if handle in writes(op)]
         readers = [op for op in touching if handle in reads(op)]
-        if len(writers) != 1 or not readers or touching[0] is not writers[0] or writers[0] in readers:
+        if (
+            len(writers) != 1
+            or not readers
+            or touching[0] is not writers[0]
+            or writers[0] in readers
+        ):
             continue
         slots = loop.stages if covers(writers[0], handle, defined_by) else 1
         found[handle] = _Buffer(alloc, writers[0], readers, slots)
@@ -171,7 +185,9 @@ def _buffers(loop: For, launch: Launch) -> dict[Value, _Buffer]:
 
 
 def _is_load(op: Op, buffers: dict[Value, _Buffer], loop: For) -> bool:
-    """Whether `op` copies from unwritten global memory into a channel, with addresses the loop index alone decides."""
+    """Whether `op` copies from unwritten global memory into a channel, with addresses the loop
+    index alone decides.
+    """
     if not (isinstance(op, Copy) and is_global(op.source) and op.destination in buffers):
         return False
     written = {v for other in loop.body.ops for v in writes(other)}
@@ -180,12 +196,15 @@ def _is_load(op: Op, buffers: dict[Value, _Buffer], loop: For) -> bool:
     carried = set(loop.body.params[1:])
     chain = slice_of([op], loop.body.ops)
     return all(
-        other is op or (not is_statement(other) and not (set(reads(other)) & written)) for other in chain
+        other is op or (not is_statement(other) and not (set(reads(other)) & written))
+        for other in chain
     ) and not any(v in carried for other in chain for v in used_values(other))
 
 
 def _merge(plan: _Plan) -> None:
-    """Joins stages that plain shared buffers, local memory or tiles tie together, or that read one channel twice."""
+    """Joins stages that plain shared buffers, local memory or tiles tie together, or that read one
+    channel twice.
+    """
     while True:
         index = {id(op): s for s, stage in enumerate(plan.stages) for op in stage}
         span = next((s for s in _ties(plan, index) if s[0] != s[1]), None)
@@ -222,7 +241,8 @@ def _crosses(buffer: _Buffer, stages: list[list[Op]]) -> bool:
     return all(op not in stages[writer] for op in buffer.readers)
 
 
-# Building ---------------------------------------------------------------------------------------------------------
+# Building
+# ---------------------------------------------------------------------------------------------------------
 
 
 def _rebuild(plan: _Plan) -> Pipeline:
@@ -253,7 +273,9 @@ def _used_beyond(plan: _Plan) -> set[Value]:
     found = set(end.inputs) if end is not None else set()
     for stage in plan.stages:
         own = {r for op in stage for r in op.results}
-        found |= {v for op in slice_of(stage, plan.loop.body.ops) for v in used_values(op) if v not in own}
+        found |= {
+            v for op in slice_of(stage, plan.loop.body.ops) for v in used_values(op) if v not in own
+        }
     return found
 
 
@@ -264,7 +286,9 @@ def _stage(
     renaming: Renaming = dict(names)
     ops: list[Op] = []
     needed = [
-        op for op in slice_of(statements, plan.loop.body.ops) if op in statements or not is_statement(op)
+        op
+        for op in slice_of(statements, plan.loop.body.ops)
+        if op in statements or not is_statement(op)
     ]
     opened: set[Value] = set()
     for op in needed:
@@ -311,12 +335,16 @@ def _last(readers: list[Op], statements: list[Op]) -> Op | None:
 
 
 def _labels(plan: _Plan) -> list[str]:
-    """"load", "make", "mma", made unique by numbers."""
+    """ "load", "make", "mma", made unique by numbers."""
     names = []
     for position, stage in enumerate(plan.stages):
         if plan.loads and position == 0:
             name = "load"
         else:
-            name = "mma" if any(isinstance(inner, Gemm) for op in stage for inner in op.walk()) else "make"
+            name = (
+                "mma"
+                if any(isinstance(inner, Gemm) for op in stage for inner in op.walk())
+                else "make"
+            )
         names.append(name)
     return [n if names.count(n) == 1 else f"{n}{i}" for i, n in enumerate(names)]

@@ -1,12 +1,12 @@
 """Places of shared buffers in the block's shared memory.
 
-Needs: thread level, flattened memory (an alloc's size is its layout's). Leaves: `offset` on every shared alloc, `shared_bytes`
-on every launch. Raises OutOfResources where the target has less.
+Needs: thread level, flattened memory (an alloc's size is its layout's). Leaves: `offset` on every
+shared alloc, `shared_bytes` on every launch. Raises OutOfResources where the target has less.
 
     %A_s = alloc : shared f16[32768]    ->    %A_s = alloc <offset = 0> : shared f16[32768]
 
-Buffers lie one after another in order of declaration, swizzled ones (all of 1024 bytes or more) first aligned to the
-period of the widest swizzle, 1024 bytes; small ones to 16.
+Buffers lie one after another in order of declaration, swizzled ones (all of 1024 bytes or more)
+first aligned to the period of the widest swizzle, 1024 bytes; small ones to 16.
 """
 
 from __future__ import annotations

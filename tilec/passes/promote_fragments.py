@@ -1,7 +1,7 @@
 """Fragment handles become SSA tiles.
 
-Needs: a tile-level program as the frontend leaves it. Leaves: no fragment allocs and no handle of a fragment outside
-Parallel bodies; a fragment written in a loop or branch is a carried value of it.
+Needs: a tile-level program as the frontend leaves it. Leaves: no fragment allocs and no handle of a
+fragment outside Parallel bodies; a fragment written in a loop or branch is a carried value of it.
 
     %acc = alloc : fragment f32[128, 256]          %0 = splat 0.0 : tile f32[128, 256]
     fill %acc, 0.0                                 %2 = for %lo, %hi, 1 [%0] (%k, %1: tile ...) {
@@ -17,7 +17,18 @@ import dataclasses
 from collections.abc import Callable
 
 from ..errors import LanguageError
-from ..ir.core import Access, Block, Op, Program, Value, at, constant, constant_of, walk, with_results
+from ..ir.core import (
+    Access,
+    Block,
+    Op,
+    Program,
+    Value,
+    at,
+    constant,
+    constant_of,
+    walk,
+    with_results,
+)
 from ..ir.ops.arith import Cast
 from ..ir.ops.control import For, If, Parallel, While, Yield
 from ..ir.ops.memory import Alloc, Load, Store, memory_type
@@ -40,7 +51,9 @@ Tiles = dict[Value, Value]
 
 
 def promote_fragments(program: Program, context: PassContext) -> Program:
-    """Rewrites every fragment handle into tile values. Raises LanguageError for uses that cannot be tiles."""
+    """Rewrites every fragment handle into tile values. Raises LanguageError for uses that cannot be
+    tiles.
+    """
     return program.with_body(_block(program.body, {}, (), ()))
 
 
@@ -92,7 +105,9 @@ def _other(op: Op, tiles: Tiles, ops: list[Op]) -> None:
                 hint="access fragments in T.Parallel, T.copy, T.fill or T.gemm",
             )
     changes = {
-        name: _block(getattr(op, name), tiles, (), ()) for name, kind in op.fields if kind == "region"
+        name: _block(getattr(op, name), tiles, (), ())
+        for name, kind in op.fields
+        if kind == "region"
     }
     ops.append(op.replace(**changes) if changes else op)
 
@@ -114,7 +129,9 @@ def _gemm(op: Op, tiles: Tiles, ops: list[Op]) -> None:
     assert isinstance(op, Gemm)
     a, b = (_current(v, tiles, ops) if _is_fragment(v) else v for v in (op.a, op.b))
     if not _is_fragment(op.accumulator):
-        raise LanguageError("TLC0302", "gemm accumulates into a fragment", hint="use T.alloc_fragment")
+        raise LanguageError(
+            "TLC0302", "gemm accumulates into a fragment", hint="use T.alloc_fragment"
+        )
     if op.clear:
         type_ = _tile_type(op.accumulator)
         ops.append(Splat(constant(0, type_.dtype), shape=type_.shape))
@@ -134,7 +151,11 @@ def _copy(op: Op, tiles: Tiles, ops: list[Op]) -> None:
         tile = _read(op, tiles, ops)
     else:
         load = LoadTile(
-            op.source, op.source_indices, shape=op.shape, dims=op.source_dims, safe_value=op.safe_value
+            op.source,
+            op.source_indices,
+            shape=op.shape,
+            dims=op.source_dims,
+            safe_value=op.safe_value,
         )
         ops.append(load)
         tile = load.result
@@ -145,10 +166,14 @@ def _copy(op: Op, tiles: Tiles, ops: list[Op]) -> None:
     if destination:
         _write(op, tile, tiles, ops)
     else:
-        ops.append(StoreTile(tile, op.destination, op.destination_indices, dims=op.destination_dims))
+        ops.append(
+            StoreTile(tile, op.destination, op.destination_indices, dims=op.destination_dims)
+        )
 
 
-def _offsets(op: Copy, handle: Value, indices: tuple[Value, ...], dims: tuple[int, ...]) -> tuple[int, ...]:
+def _offsets(
+    op: Copy, handle: Value, indices: tuple[Value, ...], dims: tuple[int, ...]
+) -> tuple[int, ...]:
     """The constant corner of a region of a fragment. Its dimensions must all take part."""
     numbers = tuple(constant_of(i) for i in indices)
     if len(dims) != len(memory_type(handle).shape) or any(n is None for n in numbers):
@@ -205,7 +230,9 @@ def _for(op: Op, tiles: Tiles, ops: list[Op]) -> None:
 
 def _while(op: Op, tiles: Tiles, ops: list[Op]) -> None:
     if _written(*op.regions):
-        raise LanguageError("TLC0304", "a fragment is written in a while loop", hint="use a for loop")
+        raise LanguageError(
+            "TLC0304", "a fragment is written in a while loop", hint="use a for loop"
+        )
     _other(op, tiles, ops)
 
 
@@ -230,7 +257,9 @@ def _if(op: Op, tiles: Tiles, ops: list[Op]) -> None:
 
 
 def _adopt(old: Op, new: Op, written: tuple[Value, ...], tiles: Tiles, ops: list[Op]) -> None:
-    """Appends a region op whose last results are the tiles of `written`; the earlier ones are the old op's own."""
+    """Appends a region op whose last results are the tiles of `written`; the earlier ones are the
+    old op's own.
+    """
     own = len(old.results)
     ops.append(with_results(new, (*old.results, *new.results[own:])))
     for handle, result in zip(written, new.results[own:], strict=True):

@@ -7,9 +7,10 @@
 | TMA -> another role | wait empty, expect bytes on full | by the copy engine | wait full | arrivals on empty |
 | threads -> another role | wait empty | fence.proxy.async before wgmma, one arrive a warp | wait full | arrivals on empty |
 
-Freed by one arrive a warpgroup where only wgmma reads the buffer (its own wait orders it), else by one arrive a warp
-after a warp sync. Channels with the same writer, reader and slots share their pair of barriers (a bundle).
-Sources: PTX ISA 8.0, 9.7.13.15 (mbarrier), 9.7.9.25 (cp.async, bulk tensor copies).
+Freed by one arrive a warpgroup where only wgmma reads the buffer (its own wait orders it), else by
+one arrive a warp after a warp sync. Channels with the same writer, reader and slots share their
+pair of barriers (a bundle). Sources: PTX ISA 8.0, 9.7.13.15 (mbarrier), 9.7.9.25 (cp.async, bulk
+tensor copies).
 """
 
 from __future__ import annotations
@@ -70,7 +71,9 @@ class Ring:
 
     def _written_by(self, instruction: str) -> bool:
         return any(
-            isinstance(op, Copy) and op.instruction == instruction and op.destination in self._handles(Put)
+            isinstance(op, Copy)
+            and op.instruction == instruction
+            and op.destination in self._handles(Put)
             for op in self.writer.body.ops
         )
 
@@ -84,7 +87,9 @@ class Ring:
     def _handles(self, kind: type[Put] | type[Get]) -> set[Value]:
         stage = self.writer if kind is Put else self.reader
         return {
-            op.result for op in walk(stage.body) if isinstance(op, kind) and op.channel is self.channel.result
+            op.result
+            for op in walk(stage.body)
+            if isinstance(op, kind) and op.channel is self.channel.result
         }
 
     @property
@@ -107,7 +112,9 @@ class Ring:
 
 @dataclass(eq=False)
 class Bundle:
-    """Rings that fill and drain together: one pair of mbarriers a slot, and each role's place in the ring."""
+    """Rings that fill and drain together: one pair of mbarriers a slot, and each role's place in
+    the ring.
+    """
 
     rings: list[Ring]
     full: Alloc
@@ -143,14 +150,18 @@ class Bundle:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a side of a bundle is: the slot it takes next, and the parity of its turn. Variables of the role."""
+    """Where a side of a bundle is: the slot it takes next, and the parity of its turn. Variables of
+    the role.
+    """
 
     slot: Value
     phase: Value
 
 
 def ring_type(type_: MemoryType, slots: int) -> MemoryType:
-    """The type of a whole ring: the slots outermost, each starting at a multiple of the swizzle's period."""
+    """The type of a whole ring: the slots outermost, each starting at a multiple of the swizzle's
+    period.
+    """
     assert type_.layout is not None
     layout = type_.layout
     period = PERIOD_BYTES * 8 // type_.dtype.bits
@@ -173,7 +184,9 @@ def bundle_rings(rings: list[Ring]) -> list[Bundle]:
             groups.setdefault(key, []).append(ring)
     bundles = []
     for group in groups.values():
-        type_ = MemoryType(mbarrier, (group[0].slots,), Space.SHARED, SharedLayout.row_major((group[0].slots,)))
+        type_ = MemoryType(
+            mbarrier, (group[0].slots,), Space.SHARED, SharedLayout.row_major((group[0].slots,))
+        )
         full, empty = Alloc(type=type_, managed=True), Alloc(type=type_, managed=True)
         full.result.hint, empty.result.hint = "full", "empty"
         bundle = Bundle(group, full, empty)
@@ -273,8 +286,8 @@ def _end(body: Block, channel: Channel, kind: type[Op]) -> tuple[Stage, Role | N
     for outer in body.ops:
         for op in outer.walk():
             if isinstance(op, Stage) and any(
-                isinstance(i, kind) and i.channel is channel.result for i in op.body.ops  # type: ignore[attr-defined]
+                isinstance(i, kind) and i.channel is channel.result
+                for i in op.body.ops  # type: ignore[attr-defined]
             ):
                 return op, outer if isinstance(outer, Role) else None
     raise AssertionError(f"channel {channel.label} has no {kind.name}")
-

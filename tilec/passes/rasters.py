@@ -11,8 +11,9 @@ def rasterize(
 ) -> tuple[Value, Value, Value]:
     """The block (x, y, z) of number `index`.
 
-    With `panel` 0: x fastest. Else blocks go in panels of `panel` rows (order "row": down the rows of a panel, then
-    to its next column) or `panel` columns ("column"), so that blocks that run together share operands in L2.
+    With `panel` 0: x fastest. Else blocks go in panels of `panel` rows (order "row": down the rows
+    of a panel, then to its next column) or `panel` columns ("column"), so that blocks that run
+    together share operands in L2.
     """
     gx, gy, _ = grid
     plane = b.mul(gx, gy)

@@ -1,12 +1,15 @@
-"""When each stage runs: how many iterations ahead of the last one, and in which order within a step.
+"""When each stage runs: how many iterations ahead of the last one, and in which order within a
+step.
 
-Needs: slots fitted, gemms issued. Leaves: `lead` set on every stage, the stages of a pipeline in the order in which one step
-of the interleaved loop runs them, and channels with no more slots than the leads use.
+Needs: slots fitted, gemms issued. Leaves: `lead` set on every stage, the stages of a pipeline in
+the order in which one step of the interleaved loop runs them, and channels with no more slots than
+the leads use.
 
-In one thread program step s runs iteration s + lead of each stage. A stage that loads runs as far ahead as its channels
-have slots; one that prepares shared memory for a matrix op runs one iteration ahead if its channel has two. Order:
-loads first (they take longest), then by rising lead, so that a gemm is issued before the next iteration's preparation
-overlaps it. A stage in a role of its own needs no lead: its channels let it run ahead.
+In one thread program step s runs iteration s + lead of each stage. A stage that loads runs as far
+ahead as its channels have slots; one that prepares shared memory for a matrix op runs one iteration
+ahead if its channel has two. Order: loads first (they take longest), then by rising lead, so that a
+gemm is issued before the next iteration's preparation overlaps it. A stage in a role of its own
+needs no lead: its channels let it run ahead.
 
     slots 4:  stage "load" <lead = 3> ; stage "mma" <lead = 0>
 """
@@ -47,11 +50,18 @@ def _schedule(pipeline: Pipeline, needed: dict[Value, int]) -> Pipeline:
     stages = [op for op in pipeline.body.ops if isinstance(op, Stage)]
     writers = {c: s for s in stages for c in _channels(s, Put)}
     readers = {c: s for s in stages for c in _channels(s, Get)}
-    inside = [c for c in writers if c in readers]  # channels that this thread program both fills and drains
+    inside = [
+        c for c in writers if c in readers
+    ]  # channels that this thread program both fills and drains
     leads: dict[int, int] = {id(s): 0 for s in stages}
     for stage in stages:
         made = [c for c in inside if writers[c] is stage]
-        if made and not _is_load(stage) and all(channel_type(c).slots > 1 for c in made) and _can_lead(stage, leads):
+        if (
+            made
+            and not _is_load(stage)
+            and all(channel_type(c).slots > 1 for c in made)
+            and _can_lead(stage, leads)
+        ):
             leads[id(stage)] = 1
     for stage in stages:
         made = [c for c in inside if writers[c] is stage]
@@ -84,7 +94,9 @@ def _limit(
                 if readers[channel] is stage:
                     writer = writers[channel]
                     made = [c for c in inside if writers[c] is writer]
-                    leads[id(writer)] = min(channel_type(c).slots - 1 + leads[id(readers[c])] for c in made)
+                    leads[id(writer)] = min(
+                        channel_type(c).slots - 1 + leads[id(readers[c])] for c in made
+                    )
 
 
 def _can_lead(stage: Stage, leads: dict[int, int]) -> bool:

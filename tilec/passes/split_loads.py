@@ -1,8 +1,9 @@
 """A load that passes through registers becomes two stages: fetch now, deposit an iteration later.
 
-Needs: roles assigned. Leaves: no copy with instruction "registers" in a load stage: its stage is split into "fetch"
-(global to registers) and "deposit" (registers to shared), joined by a channel of registers, so that the loads are in
-flight while an iteration is computed. Stages that mix cp.async and registers are split apart by copy.
+Needs: roles assigned. Leaves: no copy with instruction "registers" in a load stage: its stage is
+split into "fetch" (global to registers) and "deposit" (registers to shared), joined by a channel of
+registers, so that the loads are in flight while an iteration is computed. Stages that mix cp.async
+and registers are split apart by copy.
 
     stage <label = "load"> {                          stage <label = "fetch"> { %t = load_tile %A[...] ; send %ra, %t }
       %s = put %ca                              ->    stage <label = "deposit"> { %t = receive %ra
@@ -55,7 +56,9 @@ def _split(stage: Stage, channels: list[Op]) -> list[Op]:
     others: list[Op] = []
     here: Renaming = {}
     moved = {
-        op.destination for op in stage.body.ops if isinstance(op, Copy) and op.instruction == "registers"
+        op.destination
+        for op in stage.body.ops
+        if isinstance(op, Copy) and op.instruction == "registers"
     }
     through = {op.channel for op in stage.body.ops if isinstance(op, Put) and op.result in moved}
     for op in stage.body.ops:
@@ -84,16 +87,23 @@ def _split(stage: Stage, channels: list[Op]) -> list[Op]:
     return stages[::-1]
 
 
-def _move(copy: Copy, fetch: list[Op], deposit: list[Op], here: Renaming, channels: list[Op]) -> None:
+def _move(
+    copy: Copy, fetch: list[Op], deposit: list[Op], here: Renaming, channels: list[Op]
+) -> None:
     """One copy as a load in the fetch stage and a store in the deposit stage."""
     source, destination = memory_type(copy.source), memory_type(copy.destination)
     channel = Channel(
-        type=ChannelType(TileType(source.dtype, copy.shape), 1), label=copy.source.hint + "_registers"
+        type=ChannelType(TileType(source.dtype, copy.shape), 1),
+        label=copy.source.hint + "_registers",
     )
     channel.result.hint = channel.label
     channels.append(channel)
     load = LoadTile(
-        copy.source, copy.source_indices, shape=copy.shape, dims=copy.source_dims, safe_value=copy.safe_value
+        copy.source,
+        copy.source_indices,
+        shape=copy.shape,
+        dims=copy.source_dims,
+        safe_value=copy.safe_value,
     )
     fetch.extend((load, Send(channel.result, load.result)))
     received = Receive(channel.result)
@@ -106,4 +116,3 @@ def _move(copy: Copy, fetch: list[Op], deposit: list[Op], here: Renaming, channe
     indices = tuple(here.get(i, i) for i in copy.destination_indices)
     slot = here.get(copy.destination, copy.destination)
     deposit.append(StoreTile(tile, slot, indices, dims=copy.destination_dims))
-

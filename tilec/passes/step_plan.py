@@ -1,9 +1,10 @@
 """Where barriers and waits stand within one step of an interleaved pipeline.
 
-Every channel inside one thread program has two dependences: commit(i) before get(i), and free(i) before
-put(i + slots). A barrier must stand between the two ends of each, on the unrolled sequence of steps; the fewest
-positions are found greedily, the top of the step first, since one barrier there serves every dependence that spans
-steps. A get of what cp.async wrote also needs the wait for its group, at the last barrier before it.
+Every channel inside one thread program has two dependences: commit(i) before get(i), and free(i)
+before put(i + slots). A barrier must stand between the two ends of each, on the unrolled sequence
+of steps; the fewest positions are found greedily, the top of the step first, since one barrier
+there serves every dependence that spans steps. A get of what cp.async wrote also needs the wait for
+its group, at the last barrier before it.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ from .protocols import Ring
 
 @dataclass(frozen=True)
 class Dependence:
-    """`source` (after stage number `after`, in step `source_step`) before `target` (stage `before`, step 0)."""
+    """`source` (after stage number `after`, in step `source_step`) before `target` (stage `before`,
+    step 0).
+    """
 
     after: int
     source_step: int
@@ -56,7 +59,9 @@ class StepPlan:
 
 
 def plan_steps(stages: list[Stage], rings: list[Ring]) -> StepPlan:
-    """The plan for stages in their order within a step, and the rings that begin and end among them."""
+    """The plan for stages in their order within a step, and the rings that begin and end among
+    them.
+    """
     dependences = [d for ring in rings for d in _dependences(stages, ring)]
     positions: set[int] = set()
     for dependence in sorted(dependences, key=lambda d: d.source_step):
@@ -73,7 +78,11 @@ def _dependences(stages: list[Stage], ring: Ring) -> list[Dependence]:
     w, r = stages.index(ring.writer), stages.index(ring.reader)
     lead_w, lead_r = ring.writer.lead, ring.reader.lead
     defer = max(
-        (op.defer for op in ring.reader.body.ops if isinstance(op, Free) and op.channel is ring.channel.result),
+        (
+            op.defer
+            for op in ring.reader.body.ops
+            if isinstance(op, Free) and op.channel is ring.channel.result
+        ),
         default=0,
     )
     # get(i) stands in step i - lead_r; commit(i) in step i - lead_w. put(i + slots) stands in step
@@ -93,7 +102,9 @@ def _dependences(stages: list[Stage], ring: Ring) -> list[Dependence]:
 
 
 def _serve(dependence: Dependence, stages: list[Stage], points: dict[int, Point]) -> None:
-    """Notes the get at the last barrier before it, with the number of groups that may still be in flight there."""
+    """Notes the get at the last barrier before it, with the number of groups that may still be in
+    flight there.
+    """
     same_step = [p for p in points if p <= dependence.before]
     if dependence.source_step == 0:
         same_step = [p for p in same_step if p > dependence.after]

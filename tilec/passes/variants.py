@@ -1,8 +1,10 @@
-"""The ways to do a gemm: instruction shapes, and arrangements of warps (or warpgroups) over the tile.
+"""The ways to do a gemm: instruction shapes, and arrangements of warps (or warpgroups) over the
+tile.
 
-A variant is `(family, m, n, k, rows, columns)`: instructions of m x n x k, units (warps for mma and mfma, warpgroups
-for wgmma) arranged `rows` x `columns`. Units interleave: unit (r, c) takes instruction tiles r, r + rows, ... down the rows
-and c, c + columns, ... along the columns, so every unit spans the whole tile and slabs of columns need no exchange.
+A variant is `(family, m, n, k, rows, columns)`: instructions of m x n x k, units (warps for mma and
+mfma, warpgroups for wgmma) arranged `rows` x `columns`. Units interleave: unit (r, c) takes
+instruction tiles r, r + rows, ... down the rows and c, c + columns, ... along the columns, so every
+unit spans the whole tile and slabs of columns need no exchange.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ def unit_threads(family: str, target: Target) -> int:
 def gemm_variants(
     family: str, dtype: str, shape: tuple[int, int, int], threads: int, policy: str, target: Target
 ) -> list[tuple[Variant, float]]:
-    """Every variant for a tile of shape (M, N, K), with its cost: operand rows and columns read for one step of k.
+    """Every variant for a tile of shape (M, N, K), with its cost: operand rows and columns read for
+    one step of k.
 
     `policy` "full_row" ("full_col") puts as many units as fit along the rows (columns).
     """
@@ -53,7 +56,9 @@ def _shapes(family: str, dtype: str, tile_n: int, target: Target) -> list[tuple[
 
 
 def _widest(most: int, tile_n: int, columns: int) -> int:
-    """The widest wgmma that divides a warpgroup's columns: a multiple of 8 up to `most`; 0 if there is none."""
+    """The widest wgmma that divides a warpgroup's columns: a multiple of 8 up to `most`; 0 if there
+    is none.
+    """
     if tile_n % (8 * columns):
         return 0
     width = tile_n // columns

@@ -7,7 +7,15 @@ from functools import cached_property
 from typing import Any
 
 from ..errors import CompilerFailed
-from ..backends.manifest import MANIFEST_VERSION, LaunchSpec, Manifest, Param, ScalarParam, TensorParam, Variant
+from ..backends.manifest import (
+    MANIFEST_VERSION,
+    LaunchSpec,
+    Manifest,
+    Param,
+    ScalarParam,
+    TensorParam,
+    Variant,
+)
 from ..ir.core import Access, Program, Value, walk
 from ..ir.print import print_program
 from ..ir.registry import Registry
@@ -24,8 +32,9 @@ from .lowering import Lowered, lower_program, standard_registry
 
 
 class Launch:
-    """One kernel of a compiled program: `name`, `grid` (three Exprs), `threads`, `shared_bytes`; `registers` and `spills`
-    (bytes) once it has been through the vendor's compiler."""
+    """One kernel of a compiled program: `name`, `grid` (three Exprs), `threads`, `shared_bytes`;
+    `registers` and `spills` (bytes) once it has been through the vendor's compiler.
+    """
 
     def __init__(self, spec: LaunchSpec, owner: CompiledKernel) -> None:
         self.name = spec.symbol
@@ -54,8 +63,8 @@ class Launch:
 class CompiledKernel:
     """A program for a target. Lowered and compiled as far as it is asked for.
 
-    Variants: first the one whose arguments are aligned and small as the passes asked; the general one is made when
-    arguments come that need it.
+    Variants: first the one whose arguments are aligned and small as the passes asked; the general
+    one is made when arguments come that need it.
     """
 
     def __init__(self, program: Program, target: Target, registry: Registry | None = None) -> None:
@@ -66,13 +75,16 @@ class CompiledKernel:
         self._loaded: Loaded | None = None
         self._binaries: dict[str, Binary] = {}
 
-    # Text -------------------------------------------------------------------------------------------------------
+    # Text
+    # -------------------------------------------------------------------------------------------------------
 
     @cached_property
     def interface(self) -> Manifest:
         """Parameters and symbols alone: what can be checked without lowering anything."""
         params = tuple(_param(value, self.program) for value in self.program.params)
-        return Manifest(MANIFEST_VERSION, self.program.name, self.target.name, params, self.program.symbols, ())
+        return Manifest(
+            MANIFEST_VERSION, self.program.name, self.target.name, params, self.program.symbols, ()
+        )
 
     @property
     def lowered(self) -> Lowered:
@@ -100,7 +112,14 @@ class CompiledKernel:
         base = self.lowered.emitted.manifest()
         variants = tuple(v.variant for v in self.variants)
         return Manifest(
-            base.version, base.program, base.target, base.params, base.symbols, variants, base.outputs, base.workspaces
+            base.version,
+            base.program,
+            base.target,
+            base.params,
+            base.symbols,
+            variants,
+            base.outputs,
+            base.workspaces,
         )
 
     @property
@@ -147,13 +166,16 @@ class CompiledKernel:
         context = PassContext(self.target, self.registry, Facts())
         return print_program(run_pipeline(self.program, context, after=after))
 
-    # Machine code -----------------------------------------------------------------------------------------------
+    # Machine code
+    # -----------------------------------------------------------------------------------------------
 
     def compiled(self, variant: Variant) -> Binary:
         """The machine code of a variant. Raises MissingTool, CompilerFailed."""
         if variant.source not in self._binaries:
             lowered = next(v for v in self.variants if v.file_name == variant.source)
-            self._binaries[variant.source] = compile_variant(lowered.text, self.target, variant.source)
+            self._binaries[variant.source] = compile_variant(
+                lowered.text, self.target, variant.source
+            )
         return self._binaries[variant.source]
 
     @property
@@ -164,13 +186,18 @@ class CompiledKernel:
     def loaded(self) -> Loaded:
         """The program on this machine's driver. Raises NoDevice."""
         if self._loaded is None:
-            self._loaded = load(self.compiled, self.manifest, driver_of(self.target.backend), self.program.loc)
+            self._loaded = load(
+                self.compiled, self.manifest, driver_of(self.target.backend), self.program.loc
+            )
         return self._loaded
 
-    # Calling ----------------------------------------------------------------------------------------------------
+    # Calling
+    # ----------------------------------------------------------------------------------------------------
 
     def __call__(self, *arguments: object, stream: object = None, device: str = "") -> Any:
-        """Runs the program on its run-time arguments, in order. Raises ArgumentError, ExecutionError, NoDevice."""
+        """Runs the program on its run-time arguments, in order. Raises ArgumentError,
+        ExecutionError, NoDevice.
+        """
         chosen = open_device(device) if device else select_device(arguments)
         return self.run_on(chosen, arguments, stream)
 

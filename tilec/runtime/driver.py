@@ -1,6 +1,7 @@
 """From a call of a kernel to a result: which device, which specialisation, which compiled program.
 
-The only module of the runtime that the language knows (through one lazy import in language/kernel.py).
+The only module of the runtime that the language knows (through one lazy import in
+language/kernel.py).
 """
 
 from __future__ import annotations
@@ -27,8 +28,9 @@ _MAX_COMPILED = 4096
 
 
 def call(kernel: Kernel, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-    """Runs a kernel. Beside its own parameters a call takes `stream`, `device` (a name), `target` (a name) and `check`
-    (what TILEC_CHECK says, for this call)."""
+    """Runs a kernel. Beside its own parameters a call takes `stream`, `device` (a name), `target`
+    (a name) and `check` (what TILEC_CHECK says, for this call).
+    """
     given = dict(kwargs)
     stream, where = given.pop("stream", None), given.pop("device", None)
     target, check = given.pop("target", None), given.pop("check", None)
@@ -44,8 +46,11 @@ def call(kernel: Kernel, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         return compiled.run_on(chosen, runtime, stream)
 
 
-def compile(kernel: Kernel, examples: Sequence[Any], target: Any, constants: Mapping[str, Any]) -> CompiledKernel:
-    """The kernel compiled to machine code for arguments like `examples` (arrays or tilec.spec; none: for any).
+def compile(
+    kernel: Kernel, examples: Sequence[Any], target: Any, constants: Mapping[str, Any]
+) -> CompiledKernel:
+    """The kernel compiled to machine code for arguments like `examples` (arrays or tilec.spec;
+    none: for any).
 
     Raises MissingTool where no compiler for the target is here.
     """
@@ -54,7 +59,9 @@ def compile(kernel: Kernel, examples: Sequence[Any], target: Any, constants: Map
     return compiled
 
 
-def lower(kernel: Kernel, examples: Sequence[Any], target: Any, constants: Mapping[str, Any]) -> CompiledKernel:
+def lower(
+    kernel: Kernel, examples: Sequence[Any], target: Any, constants: Mapping[str, Any]
+) -> CompiledKernel:
     """The kernel lowered to text: needs neither compiler nor GPU."""
     aim = _target(target, examples)
     runtime, chosen = _specialise(kernel, examples, constants, aim)
@@ -70,7 +77,10 @@ def compile_program(program: Program, target: Target) -> CompiledKernel:
     if found is None:
         if len(_compiled) >= _MAX_COMPILED:
             _compiled.clear()
-        found = (program, CompiledKernel(program, target))  # holding the program keeps its id its own
+        found = (
+            program,
+            CompiledKernel(program, target),
+        )  # holding the program keeps its id its own
         _compiled[key] = found
     return found[1]
 
@@ -89,7 +99,9 @@ def _target(target: Any, examples: Sequence[Any]) -> Target:
 def _specialise(
     kernel: Kernel, examples: Sequence[Any], constants: Mapping[str, Any], target: Target
 ) -> tuple[list[Any], dict[str, Any]]:
-    """Examples as the run-time arguments; without any, compile-time parameters from the call and the defaults."""
+    """Examples as the run-time arguments; without any, compile-time parameters from the call and
+    the defaults.
+    """
     if examples:
         return kernel.specialise(examples, constants, target)
     known = {p.name: p for p in kernel.parameters if p.kind == "constant"}
@@ -99,7 +111,9 @@ def _specialise(
     missing = [n for n, p in known.items() if n not in constants and not p.has_default]
     if missing:
         raise ArgumentError(
-            "TLC0301", f"{kernel.name}: not given: {', '.join(missing)}", hint="pass them, or examples of the arguments"
+            "TLC0301",
+            f"{kernel.name}: not given: {', '.join(missing)}",
+            hint="pass them, or examples of the arguments",
         )
     return [], {**{n: p.default for n, p in known.items() if p.has_default}, **constants}
 

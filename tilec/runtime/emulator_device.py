@@ -18,10 +18,17 @@ class EmulatorDevice:
     """Emulates a target. `mode` and `order` are those of emulator.run."""
 
     def __init__(
-        self, argument: str, why: str, mode: emulator.Mode = "late", order: emulator.Order = "forward", seed: int = 0
+        self,
+        argument: str,
+        why: str,
+        mode: emulator.Mode = "late",
+        order: emulator.Order = "forward",
+        seed: int = 0,
     ) -> None:
         self.why = why
-        self.target: Target = find_target(argument) if argument else stated_target() or find_target(DEFAULT_TARGET)
+        self.target: Target = (
+            find_target(argument) if argument else stated_target() or find_target(DEFAULT_TARGET)
+        )
         if mode not in get_args(emulator.Mode) or order not in emulator.ORDERS:
             raise TilecError("TLC0908", f"the emulator has no mode {mode!r} or no order {order!r}")
         self.mode, self.order, self.seed = mode, order, seed

@@ -26,7 +26,11 @@ class InterpreterDevice:
 
     @property
     def target(self) -> Target:
-        return find_target(self._target) if self._target else stated_target() or find_target(DEFAULT_TARGET)
+        return (
+            find_target(self._target)
+            if self._target
+            else stated_target() or find_target(DEFAULT_TARGET)
+        )
 
     def run(self, compiled: Any, arrays: Sequence[object], stream: object = None) -> Any:
         """Interprets the program on NumPy arrays, in place."""
@@ -40,7 +44,10 @@ class InterpreterDevice:
                     hint="copy it to the host first",
                 )
         run_program(
-            compiled.program, named, registry=compiled.registry, check_bounds="bounds" in config.current().check
+            compiled.program,
+            named,
+            registry=compiled.registry,
+            check_bounds="bounds" in config.current().check,
         )
         return None
 

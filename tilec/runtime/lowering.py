@@ -28,7 +28,8 @@ def standard_registry() -> Registry:
 
 @dataclass(frozen=True)
 class Lowered:
-    """One variant of a program: its thread-level IR, its kernels, what it asks of arguments, and what was remarked.
+    """One variant of a program: its thread-level IR, its kernels, what it asks of arguments, and
+    what was remarked.
 
     `seconds` is what passes and emission took.
     """
@@ -70,10 +71,11 @@ def lower_program(
     observers: tuple[Observer, ...] = (),
     checked: bool | None = None,
 ) -> Lowered:
-    """Runs the passes and the emitter. With `assume`, every fact that a pass asks about holds and is required of the
-    arguments; without, none does.
+    """Runs the passes and the emitter. With `assume`, every fact that a pass asks about holds and
+    is required of the arguments; without, none does.
 
-    `checked` verifies the IR after every pass (by default where TILEC_CHECK is set). Raises TilecError.
+    `checked` verifies the IR after every pass (by default where TILEC_CHECK is set). Raises
+    TilecError.
     """
     registry = registry or standard_registry()
     remarks: list[Remark] = []
@@ -104,4 +106,3 @@ def lower_program(
     if dump is not None:
         (dump / result.file_name).write_text(result.text)
     return result
-

@@ -1,4 +1,6 @@
-"""What AMD's CDNA machines have: MFMA, buffer loads, priorities. Source: the CDNA3 ISA manual, chapters 7 and 9."""
+"""What AMD's CDNA machines have: MFMA, buffer loads, priorities. Source: the CDNA3 ISA manual,
+chapters 7 and 9.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """Elementwise ops: on scalars, and on tiles element by element (a scalar operand is broadcast).
 
-`text` is the op in the prelude's C, its operands by field name; `precedence` is C's, so that the emitter can leave out
-parentheses that are not needed. Integers wrap around; division and remainder are Python's (floor).
+`text` is the op in the prelude's C, its operands by field name; `precedence` is C's, so that the
+emitter can leave out parentheses that are not needed. Integers wrap around; division and remainder
+are Python's (floor).
 """
 
 from __future__ import annotations
@@ -30,16 +31,22 @@ def element_dtype(value: Value) -> DType:
     type_ = value.type
     if isinstance(type_, (ScalarType, TileType)):
         return type_.dtype
-    raise TypeMismatch("TLC0201", f"a {type_} cannot be computed with", hint="load an element of it first")
+    raise TypeMismatch(
+        "TLC0201", f"a {type_} cannot be computed with", hint="load an element of it first"
+    )
 
 
 def elementwise_type(operands: tuple[Value, ...], dtype: DType) -> Type:
-    """The type of an elementwise result: a tile if any operand is one. Its layout is theirs where they agree."""
+    """The type of an elementwise result: a tile if any operand is one. Its layout is theirs where
+    they agree.
+    """
     tiles = [v.type for v in operands if isinstance(v.type, TileType)]
     if not tiles:
         return ScalarType(dtype)
     if len({t.shape for t in tiles}) > 1:
-        raise TypeMismatch("TLC0202", "tiles of different shapes: " + ", ".join(str(t) for t in tiles))
+        raise TypeMismatch(
+            "TLC0202", "tiles of different shapes: " + ", ".join(str(t) for t in tiles)
+        )
     layouts = {t.layout for t in tiles}
     return TileType(dtype, tiles[0].shape, layouts.pop() if len(layouts) == 1 else None)
 
@@ -239,7 +246,9 @@ class ShiftLeft(Binary, name="shift_left", pure=True):
 
 
 class ShiftRight(Binary, name="shift_right", pure=True):
-    """x >> y: arithmetic for signed x, logical for unsigned. Amounts outside 0 ... bits-1 are undefined."""
+    """x >> y: arithmetic for signed x, logical for unsigned. Amounts outside 0 ... bits-1 are
+    undefined.
+    """
 
     text, precedence = "{x} >> {y}", 11
     accepts = ("int", "uint")

@@ -1,4 +1,6 @@
-"""Structure: loops, conditions, launches, roles, and the values that the machine gives (indices, symbols)."""
+"""Structure: loops, conditions, launches, roles, and the values that the machine gives (indices,
+symbols).
+"""
 
 from __future__ import annotations
 
@@ -22,9 +24,9 @@ class Yield(Op, name="yield", terminator=True):
 class For(Op, name="for"):
     """Runs `body(index, *carried)` for index = start, start + step, ... below stop.
 
-    The body yields the next carried values; the results are the last ones (`inits` where it never ran). `kind` is
-    "serial", "unroll", "vectorized" or "pipelined" (with `stages`, the user's num_stages); `unroll` is what the printed
-    loop states: 0 full, 1 not, n by n.
+    The body yields the next carried values; the results are the last ones (`inits` where it never
+    ran). `kind` is "serial", "unroll", "vectorized" or "pipelined" (with `stages`, the user's
+    num_stages); `unroll` is what the printed loop states: 0 full, 1 not, n by n.
     """
 
     start: Value = operand()
@@ -71,12 +73,14 @@ class If(Op, name="if"):
 
 
 class Launch(Op, name="launch"):
-    """One kernel: `body(bx, by, bz)` for every block of `grid` (three integers), by `threads` program threads.
+    """One kernel: `body(bx, by, bz)` for every block of `grid` (three integers), by `threads`
+    program threads.
 
-    `persistent` allows fewer blocks than the grid, each running several logical blocks (`persistent_blocks` = how many
-    are launched for each multiprocessor at most; 0: the whole grid). `raster` (panel > 0) groups the logical
-    blocks in panels of that many rows ("row") or columns ("column"). `launched_threads` is what the hardware gets,
-    set by assign_roles; `shared_bytes` by plan_shared.
+    `persistent` allows fewer blocks than the grid, each running several logical blocks
+    (`persistent_blocks` = how many are launched for each multiprocessor at most; 0: the whole
+    grid). `raster` (panel > 0) groups the logical blocks in panels of that many rows ("row") or
+    columns ("column"). `launched_threads` is what the hardware gets, set by assign_roles;
+    `shared_bytes` by plan_shared.
     """
 
     grid: tuple[Value, ...] = operands()
@@ -92,10 +96,12 @@ class Launch(Op, name="launch"):
 
 
 class Role(Op, name="role"):
-    """A part of the block's threads with a program of its own: [first_thread, first_thread + threads).
+    """A part of the block's threads with a program of its own: [first_thread, first_thread +
+    threads).
 
-    Roles stand side by side at the end of a launch's body. `registers` > 0 asks setmaxnreg for that many a thread.
-    `barrier` is the hardware barrier on which the role's threads meet (0: the whole block's).
+    Roles stand side by side at the end of a launch's body. `registers` > 0 asks setmaxnreg for that
+    many a thread. `barrier` is the hardware barrier on which the role's threads meet (0: the whole
+    block's).
     """
 
     body: Block = region()
@@ -117,7 +123,9 @@ class Symbol(Op, name="symbol", pure=True):
 
 
 class ThreadId(Op, name="thread_id", pure=True):
-    """This thread's number in its role (program threads), or with `launched` in the whole launched block."""
+    """This thread's number in its role (program threads), or with `launched` in the whole launched
+    block.
+    """
 
     launched: bool = attribute(default=False)
 
@@ -144,17 +152,21 @@ class WarpUniform(Op, name="warp_uniform", pure=True, level=Level.THREAD):
 
 
 class Simt(Op, name="simt", level=Level.TILE):
-    """Thread-level code within tile-level code: `body(t)` for every program thread t, one op to the planner."""
+    """Thread-level code within tile-level code: `body(t)` for every program thread t, one op to the
+    planner.
+    """
 
     body: Block = region()
     threads: int = attribute()
 
 
 class Parallel(Op, name="parallel", level=Level.TILE):
-    """`body(*indices, *tiles)` once for every index in `extents`, in any order, by some thread each.
+    """`body(*indices, *tiles)` once for every index in `extents`, in any order, by some thread
+    each.
 
-    After promote_fragments, `reads` and `updates` are the tiles that the body loads and stores; the body's parameters
-    after the indices are fragment handles for them, and the results are the updated tiles.
+    After promote_fragments, `reads` and `updates` are the tiles that the body loads and stores; the
+    body's parameters after the indices are fragment handles for them, and the results are the
+    updated tiles.
     """
 
     reads: tuple[Value, ...] = operands()

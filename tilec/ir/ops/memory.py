@@ -26,10 +26,11 @@ def check_indices(memory: Value, indices: tuple[Value, ...]) -> MemoryType:
 
 
 class Alloc(Op, name="alloc"):
-    """Memory of the block (shared), of each thread (local) or a fragment handle. Its contents are undefined.
+    """Memory of the block (shared), of each thread (local) or a fragment handle. Its contents are
+    undefined.
 
-    `offset` is the byte offset in the block's shared memory, -1 until plan_shared has chosen it. A `managed` buffer has
-    its synchronisation from lower_pipelines; place_barriers leaves it alone.
+    `offset` is the byte offset in the block's shared memory, -1 until plan_shared has chosen it. A
+    `managed` buffer has its synchronisation from lower_pipelines; place_barriers leaves it alone.
     """
 
     type: MemoryType = attribute()
@@ -44,10 +45,11 @@ class Alloc(Op, name="alloc"):
 
 
 class Load(Op, name="load"):
-    """The element of `memory` at `indices`. Outside global memory: `safe_value`. Outside other memory: an error.
+    """The element of `memory` at `indices`. Outside global memory: `safe_value`. Outside other
+    memory: an error.
 
-    `in_bounds` says that the indices are proved to be inside or that `predicate` (at most one bool) guards them: where it
-    is false the result is `safe_value` and memory is not touched.
+    `in_bounds` says that the indices are proved to be inside or that `predicate` (at most one bool)
+    guards them: where it is false the result is `safe_value` and memory is not touched.
     """
 
     memory: Value = operand()
@@ -64,7 +66,9 @@ class Load(Op, name="load"):
 
 
 class Store(Op, name="store"):
-    """Writes `value` to `memory` at `indices`. Outside global memory, or where `predicate` is false, it is dropped."""
+    """Writes `value` to `memory` at `indices`. Outside global memory, or where `predicate` is
+    false, it is dropped.
+    """
 
     value: Value = operand()
     memory: Value = operand()
@@ -75,7 +79,9 @@ class Store(Op, name="store"):
     def infer(self) -> tuple[Type, ...]:
         type_ = check_indices(self.memory, self.indices)
         if self.value.type != ScalarType(type_.dtype):
-            raise TypeMismatch("TLC0233", f"a {self.value.type} stored into {type_}", hint="cast it")
+            raise TypeMismatch(
+                "TLC0233", f"a {self.value.type} stored into {type_}", hint="cast it"
+            )
         return ()
 
     def effects(self) -> tuple[Effect, ...]:

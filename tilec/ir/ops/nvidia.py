@@ -1,4 +1,6 @@
-"""What NVIDIA machines have: cp.async, ldmatrix, mma.sync; mbarriers, TMA, wgmma. Sources: PTX ISA 8.0, chapter 9.7."""
+"""What NVIDIA machines have: cp.async, ldmatrix, mma.sync; mbarriers, TMA, wgmma. Sources: PTX ISA
+8.0, chapter 9.7.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,8 @@ from .thread import Statement, check_registers
 
 
 class CpAsync(Statement, name="cp_async", level=Level.THREAD):
-    """`size` bytes (4, 8, 16) from global to shared memory without registers. Where `predicate` is false: zeros.
+    """`size` bytes (4, 8, 16) from global to shared memory without registers. Where `predicate` is
+    false: zeros.
 
     PTX 9.7.9.25.3, cp.async. Lands at the wait for its group.
     """
@@ -57,7 +60,9 @@ class CpAsyncWait(Statement, name="cp_async_wait"):
 
 
 class LdMatrix(Statement, name="ldmatrix", level=Level.THREAD):
-    """`matrices` (1, 2, 4) 8x8 matrices of 16-bit elements; the indices are this lane's own row. PTX 9.7.14.5.15."""
+    """`matrices` (1, 2, 4) 8x8 matrices of 16-bit elements; the indices are this lane's own row.
+    PTX 9.7.14.5.15.
+    """
 
     registers: Value = operand()
     offset: Value = operand()
@@ -81,7 +86,9 @@ class LdMatrix(Statement, name="ldmatrix", level=Level.THREAD):
 
 
 class StMatrix(Statement, name="stmatrix", level=Level.THREAD):
-    """Stores `matrices` 8x8 matrices of 16-bit elements; the indices are this lane's own row. PTX 9.7.14.5.16."""
+    """Stores `matrices` 8x8 matrices of 16-bit elements; the indices are this lane's own row. PTX
+    9.7.14.5.16.
+    """
 
     text = "stmatrix<{matrices}>({memory}, {indices}, {registers}, {offset})"
     memory: Value = operand()
@@ -142,7 +149,9 @@ class Mma(MatrixStatement, name="mma", level=Level.THREAD):
 
 
 class MbarrierInit(Statement, name="mbarrier_init"):
-    """Makes barrier `index` of a ring expect `count` arrivals a phase. By one thread, before any other use."""
+    """Makes barrier `index` of a ring expect `count` arrivals a phase. By one thread, before any
+    other use.
+    """
 
     text = "mbarrier_init({barriers}, {index}, {count})"
     barriers: Value = operand()
@@ -207,9 +216,11 @@ class FenceProxyAsync(Statement, name="fence_proxy_async"):
 
 
 class TensorMap(Op, name="tensor_map", pure=True):
-    """The host's description of how boxes of a global tensor move: a kernel parameter made at launch.
+    """The host's description of how boxes of a global tensor move: a kernel parameter made at
+    launch.
 
-    `box`: extents along the tensor's dimensions, outermost first; `swizzle`: bytes of the pattern's span (0 none).
+    `box`: extents along the tensor's dimensions, outermost first; `swizzle`: bytes of the pattern's
+    span (0 none).
     """
 
     memory: Value = operand()
@@ -221,7 +232,9 @@ class TensorMap(Op, name="tensor_map", pure=True):
 
 
 class TmaLoad(Statement, name="tma_load", level=Level.THREAD):
-    """One box from global to shared memory, by one thread, completing on an mbarrier. Coordinates innermost first."""
+    """One box from global to shared memory, by one thread, completing on an mbarrier. Coordinates
+    innermost first.
+    """
 
     text = "tma_load<{rank}>({destination}, {destination_indices}, {tensor_map}, {barriers}, {index}, {coordinates})"
     destination: Value = operand()
@@ -266,7 +279,9 @@ class BulkCommit(Statement, name="bulk_commit"):
 
 
 class BulkWait(Statement, name="bulk_wait"):
-    """Waits until at most `pending` groups of bulk stores are in flight; `read`: until they have read their sources."""
+    """Waits until at most `pending` groups of bulk stores are in flight; `read`: until they have
+    read their sources.
+    """
 
     pending: int = attribute()
     read: bool = attribute(default=False)
@@ -290,7 +305,9 @@ class PrefetchTensorMap(Statement, name="prefetch_tensor_map", level=Level.THREA
 
 
 class MakeDescriptor(Op, name="make_descriptor", level=Level.THREAD, pure=True):
-    """The wgmma matrix descriptor of shared memory at the given element. `swizzle`, `lbo`, `sbo` in bytes."""
+    """The wgmma matrix descriptor of shared memory at the given element. `swizzle`, `lbo`, `sbo` in
+    bytes.
+    """
 
     text: ClassVar[str] = "make_descriptor<{swizzle}>({memory}, {indices}, {lbo}, {sbo})"
     memory: Value = operand()
@@ -335,7 +352,9 @@ class WgmmaCommit(Statement, name="wgmma_commit", level=Level.THREAD):
 
 
 class WgmmaWait(Statement, name="wgmma_wait", level=Level.THREAD):
-    """Waits until at most `pending` groups are in flight. `registers`: the accumulator that it makes readable."""
+    """Waits until at most `pending` groups are in flight. `registers`: the accumulator that it
+    makes readable.
+    """
 
     text = "wgmma_wait<{pending}>({registers})"
     registers: tuple[Value, ...] = operands()
@@ -346,7 +365,9 @@ class WgmmaWait(Statement, name="wgmma_wait", level=Level.THREAD):
 
 
 class Wgmma(Statement, name="wgmma", level=Level.THREAD):
-    """m64 x `n` x (256 bits of k): D = A B + (accumulate ? D : 0), A and B by descriptors. PTX 9.7.15."""
+    """m64 x `n` x (256 bits of k): D = A B + (accumulate ? D : 0), A and B by descriptors. PTX
+    9.7.15.
+    """
 
     text = (
         "wgmma_ss<{n}, {dtype}, {transpose_a}, {transpose_b}>"

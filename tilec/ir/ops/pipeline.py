@@ -2,13 +2,14 @@
 
     %ca = channel : channel<4> shared f16[128, 64]
     %out = pipeline %lo, %hi, [%acc0] (%k: i32, %acc: tile f32[128, 256]) {
-      stage <label = "load", lead = 3> { %s = put %ca ; copy %A[%m, %k64] -> %s[0, 0] ; commit %ca ; yield }
-      %n = stage <label = "mma", lead = 0> { %a = get %ca ; %x = gemm %a, ... ; free %ca ; yield %x }
-      yield %n
+      stage <label = "load", lead = 3> { %s = put %ca ; copy %A[%m, %k64] -> %s[0, 0] ; commit %ca ;
+      yield } %n = stage <label = "mma", lead = 0> { %a = get %ca ; %x = gemm %a, ... ; free %ca ;
+      yield %x } yield %n
     }
 
-Stage s runs its iteration i as soon as the last stage runs i - lead(s): in one thread program the stages are
-interleaved with those leads, across roles each runs as far ahead as its channels let it. Meaning: the sequential loop.
+Stage s runs its iteration i as soon as the last stage runs i - lead(s): in one thread program the
+stages are interleaved with those leads, across roles each runs as far ahead as its channels let it.
+Meaning: the sequential loop.
 """
 
 from __future__ import annotations
@@ -39,7 +40,9 @@ class Channel(Op, name="channel", level=Level.TILE):
 
 
 class Pipeline(Op, name="pipeline", level=Level.TILE):
-    """The loop for index = start ... stop-1, its body a list of stages and a yield of the carried values."""
+    """The loop for index = start ... stop-1, its body a list of stages and a yield of the carried
+    values.
+    """
 
     start: Value = operand()
     stop: Value = operand()
@@ -51,7 +54,9 @@ class Pipeline(Op, name="pipeline", level=Level.TILE):
 
 
 class Stage(Op, name="stage", level=Level.TILE):
-    """A part of the body that runs `lead` iterations ahead of the last stage. `role` is the label of who runs it."""
+    """A part of the body that runs `lead` iterations ahead of the last stage. `role` is the label
+    of who runs it.
+    """
 
     body: Block = region()
     label: str = attribute()
@@ -95,7 +100,9 @@ class Get(_ChannelOp, name="get", level=Level.TILE):
 
 
 class Free(_ChannelOp, name="free", level=Level.TILE):
-    """The buffer got `defer` iterations ago may be put again (a deferral: an asynchronous reader of it is in flight)."""
+    """The buffer got `defer` iterations ago may be put again (a deferral: an asynchronous reader of
+    it is in flight).
+    """
 
     channel: Value = operand()
     defer: int = attribute(default=0)
@@ -118,7 +125,9 @@ class Receive(_ChannelOp, name="receive", level=Level.TILE):
 
 
 class Wait(Op, name="wait", level=Level.TILE):
-    """The tile that was in flight, once at most `pending` asynchronous groups are: complete if `pending` is 0."""
+    """The tile that was in flight, once at most `pending` asynchronous groups are: complete if
+    `pending` is 0.
+    """
 
     inflight: Value = operand()
     pending: int = attribute(default=0)

@@ -1,8 +1,8 @@
 """Thread level, common to all machines: register arrays, vector moves, barriers.
 
-`text` is the op in the prelude's C (docs/prelude.md): `{field}` is an operand or attribute, a group is joined by
-commas, `{, field}` is a group with a comma before it where it is not empty. Register arrays are `local` memory; offsets
-and counts are in elements.
+`text` is the op in the prelude's C (docs/prelude.md): `{field}` is an operand or attribute, a group
+is joined by commas, `{, field}` is a group with a comma before it where it is not empty. Register
+arrays are `local` memory; offsets and counts are in elements.
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ def check_registers(value: Value) -> MemoryType:
 
 
 class VectorLoad(Statement, name="vector_load", level=Level.THREAD):
-    """`count` consecutive elements of shared or global memory into registers. Where `predicate` is false: zeros."""
+    """`count` consecutive elements of shared or global memory into registers. Where `predicate` is
+    false: zeros.
+    """
 
     registers: Value = operand()
     offset: Value = operand()
@@ -55,7 +57,9 @@ class VectorLoad(Statement, name="vector_load", level=Level.THREAD):
 
 
 class VectorStore(Statement, name="vector_store", level=Level.THREAD):
-    """`count` registers to consecutive elements of shared or global memory. Where `predicate` is false: nothing."""
+    """`count` registers to consecutive elements of shared or global memory. Where `predicate` is
+    false: nothing.
+    """
 
     memory: Value = operand()
     indices: tuple[Value, ...] = operands()
@@ -82,7 +86,9 @@ class VectorStore(Statement, name="vector_store", level=Level.THREAD):
 class ConvertRegisters(Statement, name="convert_registers", level=Level.THREAD):
     """`count` registers converted to the destination's dtype (copied where it is the same)."""
 
-    text = "convert_registers<{count}>({destination}, {destination_offset}, {source}, {source_offset})"
+    text = (
+        "convert_registers<{count}>({destination}, {destination_offset}, {source}, {source_offset})"
+    )
     destination: Value = operand()
     destination_offset: Value = operand()
     source: Value = operand()
@@ -117,7 +123,9 @@ class FillRegisters(Statement, name="fill_registers", level=Level.THREAD):
 
 
 class Barrier(Statement, name="barrier"):
-    """All threads of the role (barrier 1 ... 15, `threads` of them) or of the launched block (barrier 0) meet here."""
+    """All threads of the role (barrier 1 ... 15, `threads` of them) or of the launched block
+    (barrier 0) meet here.
+    """
 
     barrier: int = attribute(default=0)
     threads: int = attribute(default=0)

@@ -10,19 +10,26 @@ from ..types import InflightType, MemoryType, ScalarType, Space, TileType, Type
 from .memory import check_indices, memory_type
 
 
-def _check_region(memory: Value, indices: tuple[Value, ...], dims: tuple[int, ...], shape: tuple[int, ...]) -> None:
+def _check_region(
+    memory: Value, indices: tuple[Value, ...], dims: tuple[int, ...], shape: tuple[int, ...]
+) -> None:
     type_ = check_indices(memory, indices)
-    if len(dims) != len(shape) or list(dims) != sorted(set(dims)) or any(d >= len(type_.shape) for d in dims):
+    if (
+        len(dims) != len(shape)
+        or list(dims) != sorted(set(dims))
+        or any(d >= len(type_.shape) for d in dims)
+    ):
         raise TypeMismatch("TLC0240", f"a region {shape} along dimensions {dims} of {type_}")
 
 
 class Copy(Op, name="copy", level=Level.TILE):
     """Moves a region of `shape` between two memories, converting the dtype.
 
-    The region starts at the given indices; its dimension i runs along `source_dims[i]` and `destination_dims[i]`, in
-    rising order; it has extent 1 along all others. Elements outside a global source read as `safe_value`; outside a
-    global destination they are dropped. `instruction` is how it is done, chosen by choose_instructions:
-    "" (not yet), "registers", "cp_async", "tma". `barrier` operands: the mbarrier ring and slot that a TMA load completes on.
+    The region starts at the given indices; its dimension i runs along `source_dims[i]` and
+    `destination_dims[i]`, in rising order; it has extent 1 along all others. Elements outside a
+    global source read as `safe_value`; outside a global destination they are dropped. `instruction`
+    is how it is done, chosen by choose_instructions: "" (not yet), "registers", "cp_async", "tma".
+    `barrier` operands: the mbarrier ring and slot that a TMA load completes on.
     """
 
     source: Value = operand()
@@ -43,7 +50,10 @@ class Copy(Op, name="copy", level=Level.TILE):
 
     def effects(self) -> tuple[Effect, ...]:
         proxy = "async" if self.instruction == "tma" else "generic"
-        return (Effect(Access.READ, self.source, proxy), Effect(Access.WRITE, self.destination, proxy))
+        return (
+            Effect(Access.READ, self.source, proxy),
+            Effect(Access.WRITE, self.destination, proxy),
+        )
 
 
 class LoadTile(Op, name="load_tile", level=Level.TILE):
@@ -130,7 +140,11 @@ class InsertTile(Op, name="insert_tile", level=Level.TILE, pure=True):
 
     def infer(self) -> tuple[Type, ...]:
         tile, into = self.tile.type, self.into.type
-        if not isinstance(tile, TileType) or not isinstance(into, TileType) or tile.dtype != into.dtype:
+        if (
+            not isinstance(tile, TileType)
+            or not isinstance(into, TileType)
+            or tile.dtype != into.dtype
+        ):
             raise TypeMismatch("TLC0243", f"a {tile} inserted into a {into}")
         if any(o + n > m for o, n, m in zip(self.offsets, tile.shape, into.shape, strict=True)):
             raise TypeMismatch("TLC0243", f"{tile} at {self.offsets} is not inside {into}")
@@ -170,10 +184,12 @@ class ConvertLayout(Op, name="convert_layout", level=Level.TILE, pure=True):
 class Gemm(Op, name="gemm", level=Level.TILE):
     """accumulator + op(a) @ op(b), shapes (M, N) + (M, K) @ (K, N).
 
-    a and b are shared memory or tiles; `transpose_a` says a is stored (K, M), `transpose_b` that b is stored (N, K).
-    `clear` starts from zero, and so does an `accumulate` (at most one bool) that is false. On a fragment handle it writes; on a tile it gives a new tile; `asynchronous`, the result
-    is in flight. `policy` ("square", "full_row", "full_col") is the user's warp split; `instruction` the family
-    ("mma", "wgmma", "mfma") that choose_instructions set; `variant` the shape and warp arrangement that infer_layouts did.
+    a and b are shared memory or tiles; `transpose_a` says a is stored (K, M), `transpose_b` that b
+    is stored (N, K). `clear` starts from zero, and so does an `accumulate` (at most one bool) that
+    is false. On a fragment handle it writes; on a tile it gives a new tile; `asynchronous`, the
+    result is in flight. `policy` ("square", "full_row", "full_col") is the user's warp split;
+    `instruction` the family ("mma", "wgmma", "mfma") that choose_instructions set; `variant` the
+    shape and warp arrangement that infer_layouts did.
     """
 
     a: Value = operand()
@@ -206,7 +222,11 @@ class Gemm(Op, name="gemm", level=Level.TILE):
 
     def effects(self) -> tuple[Effect, ...]:
         proxy = "async" if self.asynchronous else "generic"
-        found = [Effect(Access.READ, v, proxy) for v in (self.a, self.b) if isinstance(v.type, MemoryType)]
+        found = [
+            Effect(Access.READ, v, proxy)
+            for v in (self.a, self.b)
+            if isinstance(v.type, MemoryType)
+        ]
         if isinstance(self.accumulator.type, MemoryType):
             found += [Effect(Access.READ, self.accumulator), Effect(Access.WRITE, self.accumulator)]
         return tuple(found)
