@@ -1,0 +1,305 @@
+"""Every access gets one index: the number of an element in memory, through the layout.
+
+Needs: thread level. Leaves: shared and local allocs as rows of elements, tensors seen through `flatten`, no `slot`; each
+access with exactly one index, in elements. Tensors are row-major (indices of 64 bits where 2^31 bytes may not do); shared
+memory follows its layout. A swizzle is applied to the part that does not vary in unrolled loops, where the rest cannot
+carry into it: swizzle(x + y) = swizzle(x) ^ swizzle(y) for x, y of different bits, + whole periods.
+
+    ldmatrix %s[%row, %k * 16 + %c]    ->    %x = (%row * 64 + %c) ; ldmatrix %s[(%x ^ (%x >> 3 & 56)) ^ %k * 16]
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..ir.core import Block, Level, Op, Program, Value, at
+from ..ir.dtypes import i32, i64
+from ..ir.layout import SharedLayout, Swizzle
+from ..ir.ops.control import For, If, Launch, Role
+from ..ir.ops.memory import Alloc, Flatten, Slot, memory_type
+from ..ir.ops.nvidia import MakeDescriptor, TensorMap, TmaLoad, TmaStore
+from ..ir.types import MemoryType, Space
+from .context import PassContext
+from .coordinates import add_up, extent_value
+from .index_builder import Form, IndexBuilder
+from .ranges import SYMBOL_LIMIT, Range
+from .vector_access import is_below
+
+WALKED_BY_HARDWARE = (TmaLoad, TmaStore, MakeDescriptor)
+"""Ops that are given where a tile starts before the swizzle, which the hardware applies by itself."""
+
+
+def flatten_memory(program: Program, context: PassContext) -> Program:
+    """Flattens all accesses of every launch."""
+    assert program.level is Level.THREAD, "flatten_memory works on threads' programs"
+    ops = [_launch(op, context) if isinstance(op, Launch) else op for op in program.body.ops]
+    return program.with_body(program.body.with_ops(ops))
+
+
+def _launch(launch: Launch, context: PassContext) -> Launch:
+    b = IndexBuilder()
+    for param, extent in zip(launch.body.params, launch.grid, strict=True):
+        b.assume(param, Range.between(0, max(0, min(b.range_of(extent).high, SYMBOL_LIMIT) - 1)))
+    return launch.replace(body=_Flattening(b, context).block(launch.body))  # type: ignore[return-value]
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a handle's elements are: a flat memory, how it is laid out, and a slot's first element."""
+
+    memory: Value
+    type: MemoryType
+    root: Value  # the alloc or tensor
+    slot: Value | None = None
+    stride: int = 0
+
+
+class _Flattening:
+    def __init__(self, b: IndexBuilder, context: PassContext) -> None:
+        self.b = b
+        self.context = context
+        self._places: dict[Value, _Place] = {}
+        self._names: dict[Value, Value] = {}
+        self._unrolled: set[Value] = set()  # indices of loops that are unrolled in full
+
+    def block(self, block: Block) -> Block:
+        with self.b.region() as ops:
+            for op in block.ops:
+                with at(op.loc), op.loc:
+                    self._op(op)
+        return Block(block.params, tuple(ops))
+
+    def _value(self, value: Value) -> Value:
+        return self._names.get(value, value)
+
+    def _op(self, op: Op) -> None:
+        match op:
+            case Alloc() if op.type.space in (Space.SHARED, Space.LOCAL):
+                self._alloc(op)
+            case Slot():
+                self._slot(op)
+            case Flatten():
+                self._flatten(op)
+            case TensorMap():
+                self._emit(op, op)  # of the tensor itself, whose shape the host reads
+            case For():
+                self.b.enter_for(op)
+                if op.unroll == 0:
+                    self._unrolled.add(op.body.params[0])
+                self._emit(op, op.map(self._value, self.block))
+            case If() | Role():
+                self._if(op)
+            case _:
+                self._access(op)
+
+    def _emit(self, old: Op, new: Op) -> None:
+        self.b.emit(new)
+        for before, after in zip(old.results, new.results, strict=True):
+            if before is not after:
+                after.hint = after.hint or before.hint
+                self._names[before] = after
+
+    def _if(self, op: Op) -> None:
+        if not isinstance(op, If):
+            self._emit(op, op.map(self._value, self.block))
+            return
+        condition = self._value(op.condition)
+        with self.b.assuming(condition):
+            then = self.block(op.then)
+        self._emit(op, op.replace(condition=condition, then=then, orelse=self.block(op.orelse)))
+
+    # Memory ---------------------------------------------------------------------------------------------------------
+
+    def _alloc(self, op: Alloc) -> None:
+        type_ = op.type
+        if not type_.shape:  # a variable
+            self.b.emit(op)
+            return
+        size = math.prod(int(d) for d in type_.shape)
+        if type_.layout is not None:
+            size = type_.layout.size
+        flat = MemoryType(type_.dtype, (size,), type_.space)
+        new = op if flat == type_ else Alloc(type=flat, offset=op.offset, managed=op.managed)
+        self._emit(op, new)
+        self._places[op.result] = _Place(new.result, type_, op.result)
+
+    def _slot(self, op: Slot) -> None:
+        ring = self._place(op.ring)
+        type_ = memory_type(op.result)
+        layout = memory_type(op.ring).layout
+        stride = math.prod(int(d) for d in type_.shape)
+        if layout is not None:
+            stride = layout.strides[0][0] if layout.strides[0] else 0
+        index = self._value(op.index)
+        if ring.slot is not None:  # a slot of a slot
+            index = self.b.add(self.b.mul(ring.slot, ring.stride), self.b.mul(index, stride))
+            stride = 1
+        self._places[op.result] = _Place(ring.memory, type_, ring.root, index, stride)
+
+    def _flatten(self, op: Flatten) -> None:
+        """The user's own view of memory as a row."""
+        place = self._place(op.memory)
+        self._names[op.result] = place.memory
+        type_ = memory_type(op.result)
+        self._places[op.result] = _Place(place.memory, type_, place.root, place.slot, place.stride)
+
+    def _place(self, handle: Value) -> _Place:
+        if handle in self._places:
+            return self._places[handle]
+        memory = self._value(handle)
+        if memory_type(handle).space is Space.GLOBAL and len(memory_type(memory).shape) > 1:
+            memory = self.b.emit(Flatten(memory)).result  # at each use: it costs nothing
+            memory.hint = handle.hint
+        return _Place(memory, memory_type(handle), handle)
+
+    # Accesses -------------------------------------------------------------------------------------------------------
+
+    def _access(self, op: Op) -> None:
+        """An op with its memories flat and one index for each; all other operands by name."""
+        changes: dict[str, object] = {}
+        for memory_field, indices_field in memory_fields(op):
+            handle = getattr(op, memory_field)
+            indices = tuple(self._value(v) for v in getattr(op, indices_field))
+            if not memory_type(handle).shape:
+                continue
+            place = self._place(handle)
+            changes[memory_field] = place.memory
+            changes[indices_field] = (self._linear(place, indices, op),)
+        for name, kind in op.fields:
+            old = getattr(op, name)
+            if name in changes:
+                continue
+            if kind == "operand":
+                changes[name] = self._operand(old)
+            elif kind == "operands":
+                changes[name] = tuple(self._operand(v) for v in old)
+            elif kind == "region":
+                changes[name] = self.block(old)
+        same = all(_same(getattr(op, name), new) for name, new in changes.items())
+        self._emit(op, op if same else op.replace(**changes))
+        if op.results and isinstance(op.results[0].type, MemoryType):
+            self._view(op)
+
+    def _view(self, op: Op) -> None:
+        """A handle that `op` makes of another is indexed as that one is."""
+        handles = [v for v in op.inputs if isinstance(v.type, MemoryType)]
+        root = self._place(handles[0]).root if handles else op.results[0]
+        memory = self._value(op.results[0])
+        self._places[op.results[0]] = _Place(memory, memory_type(op.results[0]), root)
+
+    def _operand(self, value: Value) -> Value:
+        """A handle that is not indexed, as the flat memory; other values by name."""
+        if isinstance(value.type, MemoryType) and (
+            value in self._places or value.type.space is Space.GLOBAL
+        ):
+            return self._place(value).memory if value.type.shape else self._value(value)
+        return self._value(value)
+
+    def _linear(self, place: _Place, indices: Sequence[Value], op: Op) -> Value:
+        type_ = place.type
+        if type_.space is Space.GLOBAL:
+            return self._row_major(place, indices)
+        indices = [self.b.cast(index, i32) for index in indices]
+        if type_.layout is None:
+            offset: Value = self.b.const(0)
+            for index, extent in zip(indices, type_.shape, strict=True):
+                offset = self.b.add(self.b.mul(offset, int(extent)), index)
+            return self._in_slot(place, offset)
+        layout = type_.layout.linear() if isinstance(op, WALKED_BY_HARDWARE) else type_.layout
+        return self._laid_out(place, layout, indices)
+
+    def _in_slot(self, place: _Place, offset: Value) -> Value:
+        if place.slot is None:
+            return offset
+        return self.b.add(self.b.mul(place.slot, place.stride), offset)
+
+    def _row_major(self, place: _Place, indices: Sequence[Value]) -> Value:
+        b = self.b
+        dims = place.type.shape
+        if len(indices) == 1:
+            return indices[0]
+        dtype = i32 if is_below(place.root, self.context) else i64
+        total = b.cast(indices[0], dtype)
+        for index, dim in zip(indices[1:], dims[1:], strict=True):
+            extent = b.cast(extent_value(b, dim), dtype)
+            total = b.add(b.mul(total, extent), b.cast(index, dtype))
+        return total
+
+    # Swizzles -------------------------------------------------------------------------------------------------------
+
+    def _laid_out(self, place: _Place, layout: SharedLayout, indices: Sequence[Value]) -> Value:
+        """The offset of an element of shared memory, the swizzle where it varies least."""
+        b = self.b
+        linear = add_up(b, layout.offset_terms(), dict(enumerate(indices)))
+        swizzle = layout.swizzle
+        if swizzle.bits == 0:
+            return self._in_slot(place, linear)
+        form = b.form(linear)
+        if place.slot is not None:
+            form = form.plus(b.form(b.mul(place.slot, place.stride)))
+        periods = form.where(swizzle.period, divides=True)
+        rest = form.where(swizzle.period, divides=False)
+        whole = form.constant // swizzle.period * swizzle.period
+        inside = Form(rest.terms, form.constant - whole)
+        mixed = self._swizzled(inside, swizzle)
+        return b.add(b.build(Form(periods.terms, whole)), mixed)
+
+    def _swizzled(self, form: Form, swizzle: Swizzle) -> Value:
+        b = self.b
+        fixed = Form(tuple(t for t in form.terms if t[0] not in self._unrolled), 0)
+        moving = Form(tuple(t for t in form.terms if t[0] in self._unrolled), form.constant)
+        if (
+            not fixed.terms
+            or (not moving.terms and not moving.constant)
+            or not self._disjoint(form)
+        ):
+            return self._exchange(b.build(form), swizzle)
+        moved = b.build(moving)
+        return b.bit_xor(self._exchange(b.build(fixed), swizzle), self._exchange(moved, swizzle))
+
+    def _exchange(self, offset: Value, swizzle: Swizzle) -> Value:
+        b = self.b
+        known = b.range_of(offset)
+        if known.low >= 0 and known.high < 1 << (swizzle.base + swizzle.shift):
+            return offset  # no bit is set that another is exchanged by
+        moved = b.bit_and(b.shift_right(offset, swizzle.shift), swizzle.mask)
+        return b.bit_xor(offset, moved)
+
+    def _disjoint(self, form: Form) -> bool:
+        """Whether no two terms have a bit in common, so that their sum is their exclusive or."""
+        taken = form.constant
+        if taken < 0:
+            return False
+        for value, factor in form.terms:
+            known = self.b.range_of(value)
+            if known.low < 0 or factor < 0:
+                return False
+            step = factor & -factor
+            high = known.high * factor
+            bits = (1 << high.bit_length()) - 1 & ~(step - 1)
+            if bits & taken:
+                return False
+            taken |= bits
+        return True
+
+
+def memory_fields(op: Op) -> list[tuple[str, str]]:
+    """(memory, indices) fields of an access: `x` with `x_indices`, `memory` or `buffer` with `indices`."""
+    names = {name for name, kind in op.fields if kind == "operand"}
+    found = []
+    for name, kind in op.fields:
+        if kind != "operands":
+            continue
+        if name.endswith("_indices") and name.removesuffix("_indices") in names:
+            found.append((name.removesuffix("_indices"), name))
+        elif name == "indices":
+            found.append(("memory" if "memory" in names else "buffer", name))
+    return found
+
+
+def _same(old: object, new: object) -> bool:
+    if isinstance(old, tuple) and isinstance(new, tuple):
+        return len(old) == len(new) and all(a is b for a, b in zip(old, new, strict=True))
+    return old is new

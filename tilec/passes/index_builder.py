@@ -1,0 +1,346 @@
+"""A builder that knows what its integers are: their ranges, and their form as sums of multiples.
+
+Divisions by constants are taken apart where the form allows it, so that index arithmetic over threads, registers and
+unrolled loops comes out as (a part of the thread) + (multiples of loop variables):
+
+    (t * 8 + v) // 64, v in 0..8         ->    t // 8
+    (i * 64 + t % 8 * 8 + v) % 64        ->    t % 8 * 8 + v
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from ..ir.build import Builder, Number, OpT
+from ..ir.core import Op, Value, constant_of
+from ..ir.dtypes import i32
+from ..ir.ops import arith
+from ..ir.ops.control import For, HardwareBlock, Symbol, ThreadId, WarpUniform
+from ..ir.types import ScalarType
+from .ranges import SYMBOL_LIMIT, Range, bounds_of
+
+
+@dataclass(frozen=True)
+class Form:
+    """sum(factor * value) + constant, without repeated values or factors of 0."""
+
+    terms: tuple[tuple[Value, int], ...] = ()
+    constant: int = 0
+
+    def plus(self, other: Form, factor: int = 1) -> Form:
+        """self + factor * other."""
+        factors = dict(self.terms)
+        for value, count in other.terms:
+            factors[value] = factors.get(value, 0) + factor * count
+        kept = tuple((value, count) for value, count in factors.items() if count)
+        return Form(kept, self.constant + factor * other.constant)
+
+    def where(self, divisor: int, *, divides: bool) -> Form:
+        """The terms whose factors `divisor` divides (or does not), without the constant."""
+        return Form(tuple(term for term in self.terms if (term[1] % divisor == 0) == divides))
+
+    def over(self, divisor: int) -> Form:
+        """The form divided by a divisor of all its numbers."""
+        return Form(tuple((v, n // divisor) for v, n in self.terms), self.constant // divisor)
+
+    def factor_of(self, value: Value) -> int:
+        """How often `value` itself is counted."""
+        return dict(self.terms).get(value, 0)
+
+
+class IndexBuilder(Builder):
+    """A Builder that notes what it emits. Values from elsewhere are made known by `note` and `assume`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.definitions: dict[Value, Op] = {}
+        self._ranges: dict[Value, Range] = {}
+        self._assumed: dict[Value, Range] = {}
+
+    def child(self) -> IndexBuilder:
+        """A builder of its own that knows what this one knows."""
+        other = IndexBuilder()
+        other.definitions.update(self.definitions)
+        other._assumed.update(self._assumed)
+        return other
+
+    # What is known ------------------------------------------------------------------------------------------------
+
+    def emit(self, op: OpT) -> OpT:
+        self.note(op)
+        return super().emit(op)
+
+    def extend(self, ops: Sequence[Op]) -> None:
+        for op in ops:
+            self.note(op)
+        super().extend(ops)
+
+    def note(self, op: Op) -> None:
+        """Makes the definition of an op's results known."""
+        for result in op.results:
+            self.definitions[result] = op
+
+    def assume(self, value: Value, known: Range) -> None:
+        """Says in which range a value is, wherever it is used."""
+        self._assumed[value] = known
+        self._ranges.clear()
+
+    @contextmanager
+    def assuming(self, condition: Value) -> Iterator[None]:
+        """Inside, `condition` holds: a comparison narrows what it compares."""
+        before = {value: self._assumed.get(value) for value, _ in self._narrowed(condition)}
+        for value, known in self._narrowed(condition):
+            self._assumed[value] = known
+        self._ranges.clear()
+        yield
+        for value, old in before.items():
+            if old is None:
+                del self._assumed[value]
+            else:
+                self._assumed[value] = old
+        self._ranges.clear()
+
+    def _narrowed(self, condition: Value) -> list[tuple[Value, Range]]:
+        op = self.definitions.get(condition)
+        if isinstance(op, arith.BitAnd):
+            return [*self._narrowed(op.x), *self._narrowed(op.y)]
+        if not isinstance(op, arith.Compare) or not arith.element_dtype(op.x).is_integer:
+            return []
+        y = self.range_of(op.y)
+        low, high = bounds_of(arith.element_dtype(op.x))
+        limits = {
+            "lt": (low, y.high - 1),
+            "le": (low, y.high),
+            "gt": (y.low + 1, high),
+            "ge": (y.low, high),
+            "eq": (y.low, y.high),
+        }.get(op.predicate)
+        if limits is None or constant_of(op.x) is not None:
+            return []
+        return [(op.x, self.range_of(op.x).clipped(*limits))]
+
+    def range_of(self, value: Value) -> Range:
+        """A range that holds the integer `value`. Products of indices are taken not to overflow."""
+        if value not in self._ranges:
+            self._ranges[value] = self._find_range(value)
+        return self._ranges[value]
+
+    def _find_range(self, value: Value) -> Range:
+        assert isinstance(value.type, ScalarType)
+        dtype = value.type.dtype
+        number = constant_of(value)
+        if number is not None:
+            return Range.exactly(int(number))
+        if value in self._assumed:
+            return self._assumed[value]
+        found = self._by_op(self.definitions.get(value))
+        if found is None:
+            return Range.everything(dtype)
+        low, high = bounds_of(dtype)
+        return (
+            found.clipped(low, high)
+            if found.low >= 0 and found.high > high
+            else found.wrapped(dtype)
+        )
+
+    def _by_op(self, op: Op | None) -> Range | None:
+        match op:
+            case Symbol():
+                return Range.between(0, SYMBOL_LIMIT)
+            case ThreadId():
+                return Range.between(0, 1023)
+            case HardwareBlock():
+                return Range.between(int(op.count), SYMBOL_LIMIT)
+            case WarpUniform():
+                return self.range_of(op.x)
+            case arith.Select():
+                return self.range_of(op.x).join(self.range_of(op.y))
+            case arith.Cast() if arith.element_dtype(op.x).is_integer:
+                return self.range_of(op.x)
+            case arith.Binary() if arith.element_dtype(op.result).is_integer:
+                return _combined(op, self.range_of(op.x), self.range_of(op.y))
+        return None
+
+    def form_range(self, form: Form) -> Range:
+        """A range that holds what a form gives."""
+        total = Range.exactly(form.constant)
+        for value, factor in form.terms:
+            total = total.add(self.range_of(value).mul(Range.exactly(factor)))
+        return total
+
+    def is_multiple(self, value: Value, divisor: int) -> bool:
+        """Whether `value` is known to be a multiple of `divisor`."""
+        form = self.form(value)
+        ranges = [self.range_of(v).mul(Range.exactly(n)) for v, n in form.terms]
+        return form.constant % divisor == 0 and all(_divides(divisor, r) for r in ranges)
+
+    # Forms --------------------------------------------------------------------------------------------------------
+
+    def form(self, value: Value) -> Form:
+        """`value` as a sum, seen through additions and multiplications by constants."""
+        number = constant_of(value)
+        if number is not None:
+            return Form((), int(number))
+        match self.definitions.get(value):
+            case arith.Add(x=x, y=y):
+                return self.form(x).plus(self.form(y))
+            case arith.Sub(x=x, y=y):
+                return self.form(x).plus(self.form(y), -1)
+            case arith.Mul(x=x, y=y):
+                for a, b in ((x, y), (y, x)):
+                    factor = constant_of(b)
+                    if factor is not None:
+                        return Form().plus(self.form(a), int(factor))
+            case arith.ShiftLeft(x=x, y=y):
+                amount = constant_of(y)
+                if amount is not None:
+                    return Form().plus(self.form(x), 1 << int(amount))
+        return Form(((value, 1),))
+
+    def build(self, form: Form) -> Value:
+        """The value of a form."""
+        total: Value | None = None
+        for value, factor in form.terms:
+            part = self.mul(value, factor)
+            total = part if total is None else self.add(total, part)
+        return self.const(form.constant) if total is None else self.add(total, form.constant)
+
+    # Division -----------------------------------------------------------------------------------------------------
+
+    def floordiv(self, x: Number, y: Number) -> Value:
+        divisor = _divisor(x, y)
+        if divisor is None or not isinstance(x, Value):
+            return super().floordiv(x, y)
+        whole, rest = self._parts(x, divisor)
+        if self.form_range(rest).inside(0, divisor - 1):
+            return self.build(whole)
+        for unit, upper, _ in self._units(rest, divisor):
+            return self.add(self.build(whole), self.floordiv(self.build(upper), divisor // unit))
+        op = self.definitions.get(x)
+        inner = constant_of(op.y) if isinstance(op, arith.FloorDiv) else None
+        if isinstance(op, arith.FloorDiv) and inner is not None and inner > 0:
+            return self.floordiv(op.x, int(inner) * divisor)
+        if not whole.terms and not whole.constant:
+            return super().floordiv(x, divisor)
+        return self.add(self.build(whole), super().floordiv(self.build(rest), divisor))
+
+    def floormod(self, x: Number, y: Number) -> Value:
+        divisor = _divisor(x, y)
+        if divisor is None or not isinstance(x, Value):
+            return super().floormod(x, y)
+        whole, rest = self._parts(x, divisor)
+        if self.form_range(rest).inside(0, divisor - 1):
+            return self.build(rest)
+        for unit, upper, lower in self._units(rest, divisor):
+            high = self.floormod(self.build(upper), divisor // unit)
+            return self.add(self.mul(high, unit), self.build(lower))
+        op = self.definitions.get(x)
+        inner = constant_of(op.y) if isinstance(op, arith.FloorMod) else None
+        if isinstance(op, arith.FloorMod) and inner is not None and inner % divisor == 0:
+            return self.floormod(op.x, divisor)
+        return super().floormod(self.build(rest) if whole.terms or whole.constant else x, divisor)
+
+    def _parts(self, x: Value, divisor: int) -> tuple[Form, Form]:
+        """x = whole * divisor + rest, whatever can be told from the factors taken to the whole."""
+        form = self.form(x)
+        whole = form.where(divisor, divides=True).over(divisor)
+        rest = form.where(divisor, divides=False)
+        number, left = divmod(form.constant, divisor)
+        return Form(whole.terms, number), Form(rest.terms, left)
+
+    def _units(self, rest: Form, divisor: int) -> Iterator[tuple[int, Form, Form]]:
+        """Ways to see rest = unit * upper + lower, 0 <= lower < unit, with a unit that divides the divisor."""
+        units = {math.gcd(factor, divisor) for _, factor in rest.terms} - {1, divisor}
+        for unit in sorted(units, reverse=True):
+            lower = Form(rest.where(unit, divides=False).terms, rest.constant % unit)
+            if self.form_range(lower).inside(0, unit - 1):
+                upper = Form(rest.where(unit, divides=True).terms, rest.constant - lower.constant)
+                yield unit, upper.over(unit), lower
+
+    # Loops --------------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def loop(
+        self,
+        start: Number,
+        stop: Number,
+        step: Number = 1,
+        *,
+        hint: str = "i",
+        kind: str = "serial",
+        unroll: int = 1,
+    ) -> Iterator[Value]:
+        with super().loop(start, stop, step, hint=hint, kind=kind, unroll=unroll) as index:
+            self.assume(
+                index, self.index_range(self.value(start), self.value(stop), self.value(step))
+            )
+            yield index
+
+    def index_range(self, start: Value, stop: Value, step: Value) -> Range:
+        """The range of the index of a loop in its body."""
+        first, last = self.range_of(start), self.range_of(stop).high - 1
+        stride = self.range_of(step).mul(Range.between(0, 1 << 31))
+        return (
+            first.add(stride).clipped(first.low, max(first.low, last))
+            if first.low <= last
+            else first
+        )
+
+    @contextmanager
+    def unrolled(self, count: int, hint: str = "i", limit: int = 1 << 30) -> Iterator[Value]:
+        """A loop of `count` iterations, unrolled (by four above `limit`); no loop where there is one iteration."""
+        if count == 1:
+            yield self.const(0)
+            return
+        with self.loop(0, count, hint=hint, unroll=0 if count <= limit else 4) as index:
+            yield index
+
+    def enter_for(self, op: For) -> None:
+        """Makes the range of a loop's index known, before its body is rebuilt."""
+        index = op.body.params[0]
+        self.assume(index, self.index_range(op.start, op.stop, op.step))
+
+
+def _divisor(x: Number, y: Number) -> int | None:
+    """The divisor, where the division may be taken apart: an i32 by a constant above 1."""
+    number = y if isinstance(y, int) else constant_of(y)
+    if number is None or number <= 1 or not isinstance(x, Value) or x.type != ScalarType(i32):
+        return None
+    return int(number)
+
+
+def _divides(divisor: int, known: Range) -> bool:
+    return known.modulus % divisor == 0 and known.residue % divisor == 0
+
+
+def _combined(op: arith.Binary, x: Range, y: Range) -> Range | None:
+    positive = (
+        Range.between(max(1, y.low), max(1, y.high)) if y.low >= 0 and y.number is None else y
+    )
+    match op:
+        case arith.Add():
+            return x.add(y)
+        case arith.Sub():
+            return x.sub(y)
+        case arith.Mul():
+            return x.mul(y)
+        case arith.FloorDiv() | arith.TruncDiv():
+            return x.floordiv(positive) if isinstance(op, arith.FloorDiv) or x.low >= 0 else None
+        case arith.FloorMod() | arith.TruncMod():
+            return x.floormod(positive) if isinstance(op, arith.FloorMod) or x.low >= 0 else None
+        case arith.Min():
+            return x.min(y)
+        case arith.Max():
+            return x.max(y)
+        case arith.BitAnd():
+            return x.bit_and(y)
+        case arith.BitOr() | arith.BitXor():
+            return x.bit_or(y)
+        case arith.ShiftLeft():
+            return x.shift_left(y)
+        case arith.ShiftRight():
+            return x.shift_right(y)
+    return None

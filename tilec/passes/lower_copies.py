@@ -1,0 +1,289 @@
+"""Copies between memories, and fills: TMA boxes, cp.async, or vectors through registers.
+
+A copy is spread over the role's threads in vectors, consecutive threads along the inner dimension. TMA copies are
+one thread's: they stand under its condition already.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from ..errors import LayoutConflict
+from ..ir.core import Value, constant_of
+from ..ir.layout import TmaBoxes, blocked, tma_boxes
+from ..ir.ops.memory import Alloc, Flatten, Load, Slot, Store, memory_type
+from ..ir.ops.nvidia import CpAsync, CpAsyncCommit, CpAsyncWait, TensorMap, TmaLoad, TmaStore
+from ..ir.ops.thread import ConvertRegisters, FillRegisters, VectorStore
+from ..ir.ops.tile import Copy, Fill
+from ..ir.types import MemoryType, Space
+from .coordinates import coordinates, extent_value, guard, predicate_of, shifted
+
+if TYPE_CHECKING:
+    from .lower_tiles import Lowering
+
+CP_ASYNC_BYTES = (4, 8, 16)
+UNROLL_LIMIT = 16  # iterations of a copy that are unrolled in full
+
+
+def lower_copy(op: Copy, lowering: Lowering) -> None:
+    """A copy by its instruction; what that cannot do goes through registers."""
+    source = memory_type(op.source)
+    if op.instruction == "tma" and (op.barrier or source.space is Space.SHARED):
+        _by_tma(op, lowering)
+    elif op.instruction in ("tma", "cp_async") and _cp_async_width(op, lowering):
+        _by_cp_async(op, lowering, _cp_async_width(op, lowering))
+    else:
+        _through_registers(op, lowering)
+
+
+# The copy engine ------------------------------------------------------------------------------------------------------
+
+
+def _by_tma(op: Copy, lowering: Lowering) -> None:
+    b = lowering.b
+    load = memory_type(op.source).space is Space.GLOBAL
+    tensor, tensor_indices, tensor_dims = (
+        (op.source, op.source_indices, op.source_dims)
+        if load
+        else (op.destination, op.destination_indices, op.destination_dims)
+    )
+    tile, tile_indices = (
+        (op.destination, op.destination_indices) if load else (op.source, op.source_indices)
+    )
+    boxes = _boxes(op, tile, tile_indices)
+    rank = len(memory_type(tensor).shape)
+    box = [1] * rank
+    for dim, extent in zip(tensor_dims, boxes.box, strict=True):
+        box[dim] = extent
+    tensor_map = b.emit(
+        TensorMap(lowering.value(tensor), box=tuple(box), swizzle=boxes.span)
+    ).result
+    tensor_map.hint = f"{tensor.hint}_map"
+    start = lowering.values(tensor_indices)
+    shared = lowering.value(tile)
+    with _each_box(lowering, boxes) as corner:
+        at = list(start)
+        for dim, offset in zip(tensor_dims, corner, strict=True):
+            at[dim] = b.add(start[dim], offset)
+        coords = tuple(reversed(at))
+        if load:
+            barriers, slot = lowering.values(op.barrier)
+            b.emit(TmaLoad(shared, corner, tensor_map, barriers, slot, coords))
+        else:
+            b.emit(TmaStore(tensor_map, shared, corner, coords))
+
+
+def _boxes(op: Copy, tile: Value, indices: Sequence[Value]) -> TmaBoxes:
+    """The boxes of a whole shared tile. Raises LayoutConflict where its layout is not one of boxes."""
+    type_ = memory_type(tile)
+    assert op.shape == type_.shape and all(constant_of(i) == 0 for i in indices), (
+        "the copy engine moves whole tiles"
+    )
+    boxes = tma_boxes(type_.layout, type_.dtype.bits) if type_.layout is not None else None
+    if boxes is None:
+        raise LayoutConflict(
+            "TLC0432",
+            f"the layout of {tile.hint or 'a tile'} is not one that the copy engine can write",
+            hint="leave the layout to the compiler, or use a swizzle of 32, 64 or 128 bytes",
+        )
+    return boxes
+
+
+@contextmanager
+def _each_box(lowering: Lowering, boxes: TmaBoxes) -> Iterator[tuple[Value, ...]]:
+    """Loops over the boxes; gives the coordinates in the tile at which one starts."""
+    b = lowering.b
+    several = [dim for dim, count in enumerate(boxes.counts) if count > 1]
+    corner: list[Value] = [b.const(0)] * len(boxes.box)
+    if not several:
+        yield tuple(corner)
+        return
+    count = math.prod(boxes.counts)
+    with b.unrolled(count, hint="box") as box:
+        rest = box
+        for dim in reversed(several):
+            inner = rest if dim == several[0] else b.floormod(rest, boxes.counts[dim])
+            rest = b.floordiv(rest, boxes.counts[dim])
+            corner[dim] = b.mul(inner, boxes.box[dim])
+        yield tuple(corner)
+
+
+# cp.async -------------------------------------------------------------------------------------------------------------
+
+
+def _cp_async_width(op: Copy, lowering: Lowering) -> int:
+    """Elements that one cp.async may move; 0 where it cannot do this copy."""
+    source, destination = memory_type(op.source), memory_type(op.destination)
+    fits = (
+        lowering.context.target.async_copy
+        and source.dtype == destination.dtype
+        and (source.space, destination.space) == (Space.GLOBAL, Space.SHARED)
+        and op.safe_value == 0
+    )
+    if not fits:
+        return 0
+    width = _copy_width(op, lowering)
+    legal = width * source.dtype.bytes in CP_ASYNC_BYTES
+    return width if legal and lowering.access.whole(lowering.value(op.source), width) else 0
+
+
+def _by_cp_async(op: Copy, lowering: Lowering, width: int) -> None:
+    b = lowering.b
+    source, destination = lowering.value(op.source), lowering.value(op.destination)
+    size = width * memory_type(source).dtype.bytes
+    with spread(lowering, op.shape, width) as place:
+        at = shifted(b, lowering.values(op.source_indices), op.source_dims, place)
+        to = shifted(b, lowering.values(op.destination_indices), op.destination_dims, place)
+        inside = predicate_of(guard(b, source, at))
+        b.emit(CpAsync(destination, to, source, at, inside, size=size))
+    if not isinstance(lowering.definition(op.destination), Slot):
+        b.emit(CpAsyncCommit())  # a copy of no pipeline: nobody else waits for it
+        b.emit(CpAsyncWait(pending=0))
+
+
+# Registers --------------------------------------------------------------------------------------------------------------
+
+
+def _through_registers(op: Copy, lowering: Lowering) -> None:
+    b = lowering.b
+    source, destination = lowering.value(op.source), lowering.value(op.destination)
+    source_dtype, dtype = memory_type(source).dtype, memory_type(destination).dtype
+    width = _copy_width(op, lowering)
+    with spread(lowering, op.shape, width) as place:
+        at = shifted(b, lowering.values(op.source_indices), op.source_dims, place)
+        to = shifted(b, lowering.values(op.destination_indices), op.destination_dims, place)
+        if width == 1:
+            inside = predicate_of(guard(b, source, at))
+            element = b.emit(
+                Load(source, at, inside, safe_value=op.safe_value, in_bounds=True)
+            ).result
+            kept = predicate_of(guard(b, destination, to))
+            b.emit(Store(b.cast(element, dtype), destination, to, kept, in_bounds=True))
+            return
+        zero = b.const(0)
+        registers = lowering.scratch(source_dtype, width, "moved")
+        lowering.access.load(registers, zero, source, at, width, safe_value=op.safe_value)
+        if dtype != source_dtype:
+            converted = lowering.scratch(dtype, width, "converted")
+            b.emit(ConvertRegisters(converted, zero, registers, zero, count=width))
+            registers = converted
+        lowering.access.store(destination, to, registers, zero, width)
+
+
+def _copy_width(op: Copy, lowering: Lowering) -> int:
+    """Consecutive elements that both sides can move at once along the last dimension of the region."""
+    widths = []
+    for memory, indices, dims in (
+        (op.source, op.source_indices, op.source_dims),
+        (op.destination, op.destination_indices, op.destination_dims),
+    ):
+        type_ = memory_type(memory)
+        if not dims or dims[-1] != len(type_.shape) - 1:
+            return 1
+        run = op.shape[-1]
+        widths.append(lowering.access.width(lowering.value(memory), lowering.values(indices), run))
+    return min(widths)
+
+
+# Spreading over threads -------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def spread(lowering: Lowering, shape: Sequence[int], vector: int) -> Iterator[tuple[Value, ...]]:
+    """Loops in which the role's threads visit every run of `vector` elements once; gives its start."""
+    b, thread = lowering.b, lowering.thread()
+    if not shape:
+        with b.when(b.compare("eq", thread, 0)):
+            yield ()
+        return
+    runs = math.prod(shape) // vector
+    layout = blocked(shape, lowering.threads, vector)
+    if layout.replication == 1:
+        with b.unrolled(runs // lowering.threads, limit=UNROLL_LIMIT) as i:
+            yield coordinates(b, layout, thread, b.mul(i, vector))
+        return
+    count = -(-runs // lowering.threads)
+    with b.unrolled(count, limit=UNROLL_LIMIT) as i:
+        number = b.add(thread, b.mul(i, lowering.threads))
+        inside = b.compare("lt", number, runs)
+        if b.range_of(number).high < runs:
+            inside = b.compare("eq", 0, 0)
+        with b.when(inside), b.assuming(inside):
+            yield _unravelled(lowering, number, shape, vector)
+
+
+def _unravelled(
+    lowering: Lowering, number: Value, shape: Sequence[int], vector: int
+) -> tuple[Value, ...]:
+    """The coordinates of run `number` in row-major order."""
+    b = lowering.b
+    found: list[Value] = []
+    extents = [*shape[:-1], shape[-1] // vector]
+    for position, extent in reversed(list(enumerate(extents))):
+        found.insert(0, b.floormod(number, extent) if position else number)
+        number = b.floordiv(number, extent)
+    return (*found[:-1], b.mul(found[-1], vector))
+
+
+# Fill -------------------------------------------------------------------------------------------------------------------
+
+
+def lower_fill(op: Fill, lowering: Lowering) -> None:
+    """Every element set: by all threads together, or in local memory by each."""
+    type_ = memory_type(op.memory)
+    if type_.space is Space.LOCAL:
+        _fill_local(op, lowering)
+    elif any(not isinstance(d, int) for d in type_.shape):
+        _fill_tensor(op, lowering)
+    else:
+        _fill_spread(op, lowering, type_)
+
+
+def _fill_local(op: Fill, lowering: Lowering) -> None:
+    memory, value = lowering.value(op.memory), lowering.value(op.value)
+    b = lowering.b
+    shape = [int(d) for d in memory_type(memory).shape]
+    if len(shape) == 1:
+        b.emit(FillRegisters(memory, b.const(0), value, count=shape[0]))
+        return
+    places = itertools.product(*(range(n) for n in shape))
+    if math.prod(shape) > UNROLL_LIMIT:
+        rows = lowering.b.emit(Flatten(memory)).result
+        b.emit(FillRegisters(rows, b.const(0), value, count=math.prod(shape)))
+        return
+    for place in places:
+        b.emit(Store(value, memory, tuple(b.const(i) for i in place), in_bounds=True))
+
+
+def _fill_tensor(op: Fill, lowering: Lowering) -> None:
+    """A tensor whose extents the launch knows, one element a thread at a time."""
+    memory, value = lowering.value(op.memory), lowering.value(op.value)
+    b = lowering.b
+    count: Value = b.const(1)
+    for dim in memory_type(memory).shape:
+        count = b.mul(count, extent_value(b, dim))
+    flat = b.emit(Flatten(memory)).result
+    with b.loop(lowering.thread(), count, lowering.threads) as index:
+        b.emit(Store(value, flat, (index,), in_bounds=True))
+
+
+def _fill_spread(op: Fill, lowering: Lowering, type_: MemoryType) -> None:
+    memory, value = lowering.value(op.memory), lowering.value(op.value)
+    b = lowering.b
+    shape = tuple(int(d) for d in type_.shape)
+    zero = b.const(0)
+    origin = tuple(zero for _ in shape)
+    width = lowering.access.width(memory, origin, shape[-1]) if shape else 1
+    if width == 1:
+        with spread(lowering, shape, 1) as place:
+            b.emit(Store(value, memory, place, in_bounds=True))
+        return
+    array = b.emit(Alloc(type=MemoryType(type_.dtype, (width,), Space.LOCAL))).result
+    array.hint = "fill"
+    b.emit(FillRegisters(array, zero, value, count=width))
+    with spread(lowering, shape, width) as place:
+        b.emit(VectorStore(memory, place, array, zero, (), count=width))

@@ -1,0 +1,194 @@
+"""Parallel nests and simt regions: code of single elements, run by the thread that its layout names.
+
+parallel %i, %j <extents = [64, 64], layout = #l>      for 0, 4, 1 (%r) <unroll = 0> {        // digits of #l
+  %x = load %acc[%i, %j]                          ->     for 0, 8, 1 (%v) <kind = vectorized> {
+  store (mul %x, %s), %C[%i, %j]                            %x = load %acc[%r * 8 + %v]
+                                                            store (mul %x, %s), %C[%t // 8 + %r * 16, %t % 8 * 8 + %v]
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..ir.core import Block, Op, Value, at, walk
+from ..ir.layout import RegisterLayout
+from ..ir.ops.control import For, If, Parallel, Simt, While, Yield
+from ..ir.ops.memory import Load, Store, memory_type
+from ..ir.types import Space
+from .coordinates import apply_map, both, coordinates, predicate_of, primary, register_loops
+from .lower_copies import spread
+
+if TYPE_CHECKING:
+    from .lower_tiles import Lowering
+
+
+def lower_simt(op: Simt, lowering: Lowering) -> None:
+    """The body as it is, for this thread."""
+    lowering.rename(op.body.params[0], lowering.thread())
+    for inner in op.body.ops:
+        if not isinstance(inner, Yield):
+            lowering.nested(inner)
+
+
+def lower_parallel(op: Parallel, lowering: Lowering) -> None:
+    """The iterations of this thread, in loops over the registers of the nest's layout."""
+    rank = len(op.extents)
+    tiles = dict(zip(op.body.params[rank:], (*op.reads, *op.results), strict=True))
+    with _iterations(op, lowering, bool(tiles)) as (register, place, primary_copy):
+        for param, index in zip(op.body.params[:rank], place, strict=True):
+            lowering.rename(param, index)
+        body = _Body(lowering, op, tiles, register, primary_copy)
+        body.ops(op.body)
+
+
+@contextmanager
+def _iterations(
+    op: Parallel, lowering: Lowering, fragments: bool
+) -> Iterator[tuple[Value, tuple[Value, ...], Value | None]]:
+    """Loops over this thread's iterations: the register of the nest's layout, its indices, and whether to store."""
+    b, layout = lowering.b, op.layout
+    if layout is None:
+        assert not fragments, "a nest that uses tiles has a layout"
+        with spread(lowering, op.extents, 1) as place:
+            yield b.const(0), place, None
+        return
+    thread = lowering.thread()
+    vector = _vector(op, layout)
+    first = primary(b, layout, thread)
+    with register_loops(b, layout, vector) as start:
+        if vector == 1:
+            yield start, coordinates(b, layout, thread, start), first
+            return
+        with b.loop(0, vector, hint="v", kind="vectorized", unroll=0) as v:
+            register = b.add(start, v)
+            yield register, coordinates(b, layout, thread, register), first
+
+
+def _vector(op: Parallel, layout: RegisterLayout) -> int:
+    """Iterations that are consecutive along the last index, where the nest touches memory that has vectors."""
+    bits = [
+        memory_type(inner.memory).dtype.bits
+        for inner in op.body.ops
+        if isinstance(inner, (Load, Store))
+        and memory_type(inner.memory).space in (Space.GLOBAL, Space.SHARED)
+    ]
+    if not bits:
+        return 1
+    return math.gcd(layout.vector_width(), max(1, 128 // min(bits)))
+
+
+class _Body:
+    """The body of a nest, with fragments as registers."""
+
+    def __init__(
+        self,
+        lowering: Lowering,
+        nest: Parallel,
+        tiles: dict[Value, Value],
+        register: Value,
+        primary_copy: Value | None,
+    ) -> None:
+        self.lowering = lowering
+        self.nest = nest
+        self.tiles = tiles
+        self.register = register
+        self.primary = primary_copy
+        self.indices = nest.body.params[: len(nest.extents)]
+
+    def ops(self, block: Block) -> None:
+        for op in block.ops:
+            with at(op.loc), op.loc:
+                self._op(op)
+
+    def _op(self, op: Op) -> None:
+        b = self.lowering.b
+        match op:
+            case Yield() if op is self.nest.body.terminator:
+                return
+            case Load() if op.memory in self.tiles:
+                load = b.emit(
+                    Load(
+                        self._array(op.memory),
+                        (self._offset(op.memory, op.indices),),
+                        in_bounds=True,
+                    )
+                )
+                load.result.hint = op.result.hint
+                self.lowering.rename(op.result, load.result)
+            case Store() if op.memory in self.tiles:
+                value = self.lowering.value(op.value)
+                b.emit(
+                    Store(
+                        value,
+                        self._array(op.memory),
+                        (self._offset(op.memory, op.indices),),
+                        in_bounds=True,
+                    )
+                )
+            case Store() if (
+                self.primary is not None and memory_type(op.memory).space is not Space.LOCAL
+            ):
+                own = self.lowering.value(op.predicate[0]) if op.predicate else None
+                self.lowering.nested(op.replace(predicate=predicate_of(both(b, own, self.primary))))
+            case For() | If() | While() if any(
+                m in self.tiles for i in walk(op_block(op)) for m in i.inputs
+            ):
+                self._region(op)
+            case For() | If() | While() if self.primary is not None:
+                self._region(op)
+            case _:
+                self.lowering.nested(op)
+
+    def _region(self, op: Op) -> None:
+        """Control flow inside the nest, whose ops are treated as the nest's own."""
+        lowering, b = self.lowering, self.lowering.b
+
+        def inner(block: Block) -> Block:
+            with b.region() as ops:
+                self.ops(block)
+            return Block(block.params, tuple(ops))
+
+        if isinstance(op, For):
+            start, stop, step = lowering.values((op.start, op.stop, op.step))
+            b.assume(op.body.params[0], b.index_range(start, stop, step))
+        new = op.map(lowering.value, inner)
+        b.emit(new)
+        for old, result in zip(op.results, new.results, strict=True):
+            lowering.rename(old, result)
+
+    def _array(self, handle: Value) -> Value:
+        return self.lowering.registers(self.tiles[handle])
+
+    def _offset(self, handle: Value, indices: Sequence[Value]) -> Value:
+        """The register of a fragment's element: the nest's register, mapped where the fragment has other dimensions."""
+        assert self.nest.layout is not None and all(i in self.indices for i in indices)
+        dims = tuple(self.indices.index(i) for i in indices)
+        numbers = register_map(self.nest.layout, self.lowering.layout(self.tiles[handle]), dims)
+        return apply_map(self.lowering.b, self.register, numbers)
+
+
+def op_block(op: Op) -> Block:
+    """A block that holds just `op`."""
+    return Block((), (op,))
+
+
+@lru_cache(maxsize=512)
+def register_map(
+    nest: RegisterLayout, tile: RegisterLayout, dims: tuple[int, ...]
+) -> tuple[int, ...]:
+    """For each register of a nest's layout, the register of a tile that holds the element at indices `dims` of it.
+
+    By enumeration: every thread must hold the elements of its own iterations, all in the same registers.
+    """
+    places = nest.coords()[..., list(dims)]
+    _, numbers = tile.owner(places)
+    assert (numbers == numbers[:1]).all(), f"threads hold {tile} in different registers for {nest}"
+    held = np.take_along_axis(tile.coords(), numbers[..., None], axis=1)
+    assert np.array_equal(held, places), f"{tile} does not hold what iterations of {nest} use"
+    return tuple(int(n) for n in numbers[0])

@@ -1,0 +1,155 @@
+"""Tiles loaded from memory and stored to it: every thread the registers that its layout gives it, in vectors.
+
+Where registers lie as the 8x8 matrices of ldmatrix and stmatrix (two elements of a row a lane, four lanes a row, or
+that transposed), four matrices are moved at once and lane 8 m + r gives the address of row r of matrix m. Sources: PTX
+ISA, ldmatrix and stmatrix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..ir.core import Value
+from ..ir.layout import RegisterLayout
+from ..ir.ops.memory import memory_type
+from ..ir.ops.nvidia import LdMatrix, StMatrix
+from ..ir.ops.tile import LoadTile, StoreTile
+from ..ir.types import Space
+from .coordinates import coordinates, primary, register_loops, shifted
+
+if TYPE_CHECKING:
+    from .lower_tiles import Lowering
+
+ROW = 8  # elements of a row of a matrix, and rows
+WARP = 32
+
+
+def lower_load_tile(op: LoadTile, lowering: Lowering) -> None:
+    """Every thread its own registers; ldmatrix where the layout is its."""
+    b = lowering.b
+    registers, layout = lowering.registers(op.result), lowering.layout(op.result)
+    source = lowering.value(op.source)
+    orientation = _matrices(op.source, op.indices, op.dims, layout, lowering)
+    if orientation and lowering.context.target.ldmatrix:
+        _by_matrices(
+            op.source,
+            op.indices,
+            op.dims,
+            op.result,
+            orientation == "transposed",
+            lowering,
+            load=True,
+        )
+        return
+    run = _run(op.source, op.indices, op.dims, layout, lowering)
+    with register_loops(b, layout, run) as register:
+        place = coordinates(b, layout, lowering.thread(), register)
+        at = shifted(b, lowering.values(op.indices), op.dims, place)
+        lowering.access.load(registers, register, source, at, run, safe_value=op.safe_value)
+
+
+def lower_store_tile(op: StoreTile, lowering: Lowering) -> None:
+    """Every thread its own registers, copies of them once; stmatrix where the layout is its."""
+    b = lowering.b
+    registers, layout = lowering.registers(op.tile), lowering.layout(op.tile)
+    orientation = _matrices(op.destination, op.indices, op.dims, layout, lowering)
+    if orientation == "rows" and lowering.context.target.stmatrix and layout.replication == 1:
+        _by_matrices(op.destination, op.indices, op.dims, op.tile, False, lowering, load=False)
+        return
+    destination = lowering.value(op.destination)
+    run = _run(op.destination, op.indices, op.dims, layout, lowering)
+    first = primary(b, layout, lowering.thread())
+    with b.when(b.compare("eq", 0, 0) if first is None else first):
+        with register_loops(b, layout, run) as register:
+            place = coordinates(b, layout, lowering.thread(), register)
+            at = shifted(b, lowering.values(op.indices), op.dims, place)
+            lowering.access.store(destination, at, registers, register, run)
+
+
+def _run(
+    memory: Value,
+    indices: Sequence[Value],
+    dims: Sequence[int],
+    layout: RegisterLayout,
+    lowering: Lowering,
+) -> int:
+    """Registers that lie consecutively in the memory as in the thread, as many as one access may move."""
+    if not dims or dims[-1] != len(memory_type(memory).shape) - 1:
+        return 1
+    handle, start = lowering.value(memory), lowering.values(indices)
+    return lowering.access.width(handle, start, layout.vector_width())
+
+
+# Matrices -----------------------------------------------------------------------------------------------------------
+
+
+def _matrices(
+    memory: Value,
+    indices: Sequence[Value],
+    dims: Sequence[int],
+    layout: RegisterLayout,
+    lowering: Lowering,
+) -> str:
+    """ "rows" or "transposed" where the registers are 8x8 matrices whose rows are runs in shared memory; else ""."""
+    type_ = memory_type(memory)
+    if type_.space is not Space.SHARED or type_.dtype.bits != 16 or len(dims) != 2:
+        return ""
+    if (
+        dims[-1] != len(type_.shape) - 1
+        or lowering.threads % WARP
+        or layout.threads != lowering.threads
+    ):
+        return ""
+    handle, start = lowering.value(memory), lowering.values(indices)
+    if lowering.access.limit(handle) % ROW or not lowering.b.is_multiple(start[-1], ROW):
+        return ""
+    return matrix_orientation(layout)
+
+
+@lru_cache(maxsize=256)
+def matrix_orientation(layout: RegisterLayout) -> str:
+    """ "rows" where each pair of registers is lane / 4, 2 (lane % 4) of an 8x8 matrix, "transposed" if crosswise."""
+    if layout.rank != 2 or layout.threads % WARP or layout.registers % 2:
+        return ""
+    coords = layout.coords().reshape(layout.threads // WARP, WARP, layout.registers // 2, 2, 2)
+    first = coords[:, :1, :, :1]
+    if (first[..., -1] % ROW).any() or (first[..., 0] % ROW).any():
+        return ""
+    lane = np.arange(WARP)
+    along = 2 * (lane % 4)[:, None] + np.arange(2)
+    across = np.broadcast_to((lane // 4)[:, None], along.shape)
+    moved = coords - first
+    for name, dims in (("rows", (across, along)), ("transposed", (along, across))):
+        expected = np.stack(dims, axis=-1)[None, :, None]
+        if np.array_equal(moved, np.broadcast_to(expected, moved.shape)):
+            return name
+    return ""
+
+
+def _by_matrices(
+    memory: Value, indices: Sequence[Value], dims: Sequence[int], tile: Value, transposed: bool,
+    lowering: Lowering, *, load: bool,
+) -> None:  # fmt: skip
+    """Four matrices (or two, or one) at a time."""
+    b, layout = lowering.b, lowering.layout(tile)
+    registers, handle = lowering.registers(tile), lowering.value(memory)
+    matrices = next(n for n in (4, 2, 1) if (layout.registers // 2) % n == 0)
+    lane = lowering.lane()
+    warp_start = b.mul(lowering.warp(), WARP)
+    own = b.floormod(b.floordiv(lane, ROW), matrices)  # the matrix whose row this lane gives
+    with b.unrolled(layout.registers // (2 * matrices), hint="m") as group:
+        offset = b.mul(group, 2 * matrices)
+        row, column = coordinates(b, layout, warp_start, b.add(offset, b.mul(own, 2)))
+        # In memory a matrix's rows run along the last dimension; the lane's row is the other coordinate.
+        place = (b.add(row, b.floormod(lane, ROW)), column)
+        at = shifted(b, lowering.values(indices), dims, place)
+        if load:
+            b.emit(
+                LdMatrix(registers, offset, handle, at, matrices=matrices, transposed=transposed)
+            )
+        else:
+            b.emit(StMatrix(handle, at, registers, offset, matrices=matrices))

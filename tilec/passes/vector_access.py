@@ -1,0 +1,247 @@
+"""Runs of consecutive elements between memory and registers: how wide an access may be, and the access.
+
+A vector is legal where its address is a multiple of its size: the tensor's base and rows are (a fact of the launch),
+the index is (by its form), and a shared layout keeps the run together. Outside a tensor loads give a safe value and
+stores are dropped: a whole vector at a time only where rows are multiples of it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from ..ir.core import Value, constant
+from ..ir.dtypes import bool_
+from ..ir.ops import arith
+from ..ir.ops.amd import BufferLoad, BufferStore, MakeBuffer
+from ..ir.ops.memory import Load, Store, memory_type
+from ..ir.ops.thread import VectorLoad, VectorStore
+from ..ir.types import MemoryType, Space
+from .context import PassContext
+from .coordinates import both, extent_value, guard, predicate_of
+from .index_builder import IndexBuilder
+
+FACT_BYTES = 16  # the alignment that is asked of tensors whose rows are not known
+LIMIT_BYTES = 1 << 31  # what 32-bit offsets reach
+
+
+@dataclass
+class VectorAccess:
+    """Emits loads and stores of runs. `at_top` runs a builder function where what it makes is seen everywhere."""
+
+    b: IndexBuilder
+    context: PassContext
+    at_top: Callable[[Callable[[], Value]], Value] | None = None
+    _alignments: dict[Value, int] = field(default_factory=dict)
+    _buffers: dict[Value, Value] = field(default_factory=dict)
+
+    # Widths -------------------------------------------------------------------------------------------------------
+
+    def limit(self, memory: Value) -> int:
+        """Most consecutive elements along the last dimension that one access may take."""
+        type_ = memory_type(memory)
+        widest = max(1, self.context.target.vector_bytes // type_.dtype.bytes)
+        if not type_.shape:
+            return 1
+        if type_.space is Space.SHARED and type_.layout is not None:
+            return min(widest, type_.layout.vector_width())
+        if type_.space is Space.GLOBAL:
+            return min(widest, max(1, self.alignment(memory) // type_.dtype.bytes))
+        return 1
+
+    def width(self, memory: Value, indices: Sequence[Value], run: int) -> int:
+        """The widest legal access to `run` consecutive elements from `indices` on: a power of two that divides it."""
+        if not indices:
+            return 1
+        found = math.gcd(run & -run, self.limit(memory))
+        while found > 1 and not self.b.is_multiple(indices[-1], found):
+            found //= 2
+        return found
+
+    def alignment(self, memory: Value) -> int:
+        """Bytes of which the base and the rows of a tensor are multiples: asked once, or else an element's."""
+        if memory not in self._alignments:
+            self._alignments[memory] = self._ask(memory)
+        return self._alignments[memory]
+
+    def _ask(self, memory: Value) -> int:
+        type_ = memory_type(memory)
+        if not memory.hint or type_.shape[-1] == "*":
+            return type_.dtype.bytes
+        wanted = FACT_BYTES
+        if len(type_.shape) > 1 and isinstance(type_.shape[-1], int):
+            row = type_.shape[-1] * type_.dtype.bytes
+            wanted = min(FACT_BYTES, row & -row)
+        if wanted > type_.dtype.bytes and self.context.facts.aligned(memory.hint, wanted):
+            return wanted
+        return type_.dtype.bytes
+
+    def whole(self, memory: Value, width: int) -> bool:
+        """Whether a vector of `width`, aligned to itself, is inside a tensor where its first element is."""
+        type_ = memory_type(memory)
+        inner = type_.shape[-1]
+        if type_.space is not Space.GLOBAL or width == 1:
+            return True
+        if isinstance(inner, int):
+            return inner % width == 0
+        return len(type_.shape) > 1  # its rows are aligned, so its extent is a multiple
+
+    # Accesses -----------------------------------------------------------------------------------------------------
+
+    def load(
+        self, registers: Value, offset: Value, memory: Value, indices: Sequence[Value], run: int,
+        predicate: Value | None = None, safe_value: float = 0.0,
+    ) -> None:  # fmt: skip
+        """Loads `run` elements to registers from `offset` on; outside, or where `predicate` is false, the safe value."""
+        width = self.width(memory, indices, run)
+        if safe_value != 0:
+            outside = guard(self.b, memory, indices, _spans(indices, run))
+            width = width if predicate is None and outside is None else 1
+        self._runs(
+            memory, indices, run, width, predicate,
+            lambda at, step, p: self._load(registers, self.b.add(offset, step), memory, at, width, p),
+            lambda at, step, p: self._load_element(registers, self.b.add(offset, step), memory, at, p, safe_value),
+        )  # fmt: skip
+
+    def store(
+        self, memory: Value, indices: Sequence[Value], registers: Value, offset: Value, run: int,
+        predicate: Value | None = None,
+    ) -> None:  # fmt: skip
+        """Stores `run` registers from `offset` on; what is outside, or where `predicate` is false, is dropped."""
+        width = self.width(memory, indices, run)
+        self._runs(
+            memory, indices, run, width, predicate,
+            lambda at, step, p: self._store(memory, at, registers, self.b.add(offset, step), width, p),
+            lambda at, step, p: self._store_element(memory, at, registers, self.b.add(offset, step), p),
+        )  # fmt: skip
+
+    def _runs(
+        self, memory: Value, indices: Sequence[Value], run: int, width: int, predicate: Value | None,
+        vector: _Access, element: _Access,
+    ) -> None:  # fmt: skip
+        """A run in vectors; vectors that cross the end of a tensor by elements."""
+        b = self.b
+        with b.unrolled(run // width, hint="v") as index:
+            step = b.mul(index, width)
+            at = _moved(b, indices, step)
+            if width == 1 or self.whole(memory, width):
+                condition = both(b, guard(b, memory, at), predicate)
+                (element if width == 1 else vector)(at, step, condition)
+                return
+            inside = guard(b, memory, at, _spans(at, width))
+            if inside is None:
+                vector(at, step, predicate)
+                return
+            with b.when(inside), b.assuming(inside):
+                vector(at, step, predicate)
+            with b.when(b.pure(arith.Not(inside))), b.unrolled(width, hint="e") as e:
+                position = _moved(b, at, e)
+                element(
+                    position, b.add(step, e), both(b, guard(b, memory, position), predicate)
+                )
+
+    # One access ---------------------------------------------------------------------------------------------------
+
+    def _load(
+        self,
+        registers: Value,
+        offset: Value,
+        memory: Value,
+        at: tuple[Value, ...],
+        width: int,
+        p: Value | None,
+    ) -> None:
+        b, buffer = self.b, self._buffer(memory)
+        if buffer is not None:
+            b.emit(BufferLoad(registers, offset, buffer, at, _bool(p), count=width))
+        else:
+            b.emit(VectorLoad(registers, offset, memory, at, predicate_of(p), count=width))
+
+    def _store(
+        self,
+        memory: Value,
+        at: tuple[Value, ...],
+        registers: Value,
+        offset: Value,
+        width: int,
+        p: Value | None,
+    ) -> None:
+        b, buffer = self.b, self._buffer(memory)
+        if buffer is not None:
+            b.emit(BufferStore(buffer, at, registers, offset, _bool(p), count=width))
+        else:
+            b.emit(VectorStore(memory, at, registers, offset, predicate_of(p), count=width))
+
+    def _load_element(
+        self,
+        registers: Value,
+        offset: Value,
+        memory: Value,
+        at: tuple[Value, ...],
+        p: Value | None,
+        safe: float,
+    ) -> None:
+        b = self.b
+        element = Load(memory, at, predicate_of(p), safe_value=safe, in_bounds=True)
+        b.emit(Store(b.emit(element).result, registers, (offset,), in_bounds=True))
+
+    def _store_element(
+        self, memory: Value, at: tuple[Value, ...], registers: Value, offset: Value, p: Value | None
+    ) -> None:
+        b = self.b
+        element = b.emit(Load(registers, (offset,), in_bounds=True)).result
+        b.emit(Store(element, memory, at, predicate_of(p), in_bounds=True))
+
+    def _buffer(self, memory: Value) -> Value | None:
+        """The bounds-checked view of a tensor, on machines that have one and where 32-bit offsets reach its end."""
+        type_ = memory_type(memory)
+        if (
+            self.at_top is None
+            or not self.context.target.buffer_loads
+            or type_.space is not Space.GLOBAL
+        ):
+            return None
+        if "*" in type_.shape or not is_below(memory, self.context):
+            return None
+        if memory not in self._buffers:
+            self._buffers[memory] = self.at_top(lambda: self._make_buffer(memory))
+        return self._buffers[memory]
+
+    def _make_buffer(self, memory: Value) -> Value:
+        b = self.b
+        count: Value = b.const(1)
+        for dim in memory_type(memory).shape:
+            count = b.mul(count, extent_value(b, dim))
+        buffer = b.emit(MakeBuffer(memory, count)).result
+        buffer.hint = f"{memory.hint}_buffer"
+        return buffer
+
+
+_Access = Callable[[tuple[Value, ...], Value, "Value | None"], None]
+"""Emits the access at the given indices, for the registers `step` further, under a condition."""
+
+
+def is_below(memory: Value, context: PassContext) -> bool:
+    """Whether a tensor takes less than 2^31 bytes: by its extents, or as a fact of the launch."""
+    type_ = memory_type(memory)
+    if all(isinstance(d, int) for d in type_.shape):
+        return static_bytes(type_) < LIMIT_BYTES
+    return context.facts.below(memory.hint, LIMIT_BYTES)
+
+
+def static_bytes(type_: MemoryType) -> int:
+    """The bytes of a memory whose extents are all numbers."""
+    return math.prod(int(d) for d in type_.shape) * type_.dtype.bytes
+
+
+def _moved(b: IndexBuilder, indices: Sequence[Value], step: Value) -> tuple[Value, ...]:
+    return (*indices[:-1], b.add(indices[-1], step)) if indices else ()
+
+
+def _spans(indices: Sequence[Value], run: int) -> tuple[int, ...]:
+    return (*(1 for _ in indices[:-1]), run)
+
+
+def _bool(condition: Value | None) -> Value:
+    return constant(True, bool_) if condition is None else condition

@@ -1,0 +1,241 @@
+"""Vector loads and stores for loops marked so, and bounds for every access to a tensor that is not proved inside.
+
+Needs: tiles lowered, indices simplified. Leaves: no loop of kind "vectorized": its accesses that run along the loop are
+vectors before and after it (through registers), the rest is an unrolled loop over its iterations. Every load and store of
+a tensor is `in_bounds`: proved, or under a predicate.
+
+    for 0, 8, 1 (%v) <kind = "vectorized"> {           vector_load %x_run[0], %A[%i, %j * 8] <count = 8>
+      %x = load %A[%i, %j * 8 + %v]              ->    for 0, 8, 1 (%v) <unroll = 0> {
+      store %x, %s[%i, %j * 8 + %v]                      %x = load %x_run[%v] ; store %x, %s_run[%v] }
+    }                                                  vector_store %s_run[0], %s[%i, %j * 8] <count = 8>
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..ir.core import Access, Block, Level, Op, Program, Value, at, constant_of, walk
+from ..ir.ops.control import For, If, Launch, Role
+from ..ir.ops.memory import Alloc, Load, Slot, Store, memory_type
+from ..ir.types import MemoryType, Space
+from .context import PassContext, Remark
+from .coordinates import both, guard, predicate_of
+from .index_builder import Form, IndexBuilder
+from .ranges import SYMBOL_LIMIT, Range
+from .vector_access import VectorAccess
+
+
+def vectorize(program: Program, context: PassContext) -> Program:
+    """Vectorises marked loops and guards accesses, in every launch."""
+    assert program.level is Level.THREAD, "vectorize works on threads' programs"
+    ops = [_launch(op, context) if isinstance(op, Launch) else op for op in program.body.ops]
+    return program.with_body(program.body.with_ops(ops))
+
+
+def _launch(launch: Launch, context: PassContext) -> Launch:
+    b = IndexBuilder()
+    for param, extent in zip(launch.body.params, launch.grid, strict=True):
+        b.assume(param, Range.between(0, max(0, min(b.range_of(extent).high, SYMBOL_LIMIT) - 1)))
+    return launch.replace(body=_Vectorizer(b, context).block(launch.body))  # type: ignore[return-value]
+
+
+@dataclass(frozen=True)
+class _Run:
+    """A load or store of a vectorised loop that walks along consecutive elements."""
+
+    op: Load | Store
+    indices: tuple[Value, ...]  # at the loop's first iteration
+
+
+class _Vectorizer:
+    def __init__(self, b: IndexBuilder, context: PassContext) -> None:
+        self.b = b
+        self.context = context
+        self.access = VectorAccess(b, context)
+        self._names: dict[Value, Value] = {}
+
+    def block(self, block: Block) -> Block:
+        with self.b.region() as ops:
+            for op in block.ops:
+                with at(op.loc), op.loc:
+                    self._op(op)
+        return Block(block.params, tuple(ops))
+
+    def _value(self, value: Value) -> Value:
+        return self._names.get(value, value)
+
+    def _op(self, op: Op) -> None:
+        match op:
+            case For() if op.kind == "vectorized":
+                self._loop(op.map(self._value))
+            case Load() | Store():
+                self._emit(op, self._guarded(op.map(self._value)))
+            case For():
+                self.b.enter_for(op)
+                self._emit(op, op.map(self._value, self.block))
+            case If():
+                self._if(op)
+            case Role():
+                self._emit(op, op.map(self._value, self.block))
+            case _:
+                self._emit(op, op.map(self._value, self.block))
+
+    def _emit(self, old: Op, new: Op) -> None:
+        self.b.emit(new)
+        for before, after in zip(old.results, new.results, strict=True):
+            if before is not after:
+                after.hint = after.hint or before.hint
+                self._names[before] = after
+
+    def _if(self, op: If) -> None:
+        condition = self._value(op.condition)
+        with self.b.assuming(condition):
+            then = self.block(op.then)
+        self._emit(op, op.replace(condition=condition, then=then, orelse=self.block(op.orelse)))
+
+    def _guarded(self, op: Op) -> Op:
+        """The access with a predicate that keeps it inside its tensor, unless it is known to be."""
+        assert isinstance(op, (Load, Store))
+        if op.in_bounds or memory_type(op.memory).space is not Space.GLOBAL:
+            return op
+        own = op.predicate[0] if op.predicate else None
+        condition = both(self.b, guard(self.b, op.memory, op.indices), own)
+        return op.replace(predicate=predicate_of(condition), in_bounds=True)
+
+    # Loops ----------------------------------------------------------------------------------------------------------
+
+    def _loop(self, op: Op) -> None:
+        """A marked loop: vectors around an unrolled loop over its iterations."""
+        assert isinstance(op, For)
+        self.b.enter_for(op)
+        op = self._hoisted(op)
+        reason = self._refusal(op)
+        count = int(constant_of(op.stop) or 0)
+        runs = [] if reason else self._runs(op, count)
+        if not runs:
+            reason = reason or "no access in it walks along consecutive elements"
+            message = f"a loop marked vectorized is unrolled: {reason}"
+            self.context.remark(Remark("TLC0434", message, op.loc))
+        arrays = {run.op: self._array(run, count) for run in runs}
+        zero = self.b.const(0)
+        for run in runs:
+            if isinstance(run.op, Load):
+                memory, safe = self._value(run.op.memory), run.op.safe_value
+                self.access.load(
+                    arrays[run.op], zero, memory, run.indices, count, self._predicate(run), safe
+                )
+        self._emit(op, self._iterations(op, arrays))
+        for run in runs:
+            if isinstance(run.op, Store):
+                memory = self._value(run.op.memory)
+                self.access.store(
+                    memory, run.indices, arrays[run.op], zero, count, self._predicate(run)
+                )
+
+    def _hoisted(self, op: For) -> For:
+        """The loop without the pure ops at its top that are the same in every iteration: they come before it."""
+        inside = {v for inner in walk(op.body) for v in inner.results} | set(op.body.params)
+        kept: list[Op] = []
+        for inner in op.body.ops:
+            if inner.pure and not inner.regions and inside.isdisjoint(inner.inputs):
+                with at(inner.loc):
+                    self._emit(inner, inner.map(self._value))
+                inside -= set(inner.results)
+            else:
+                kept.append(inner)
+        return op.replace(body=op.body.with_ops(kept))  # type: ignore[return-value]
+
+    def _predicate(self, run: _Run) -> Value | None:
+        return self._value(run.op.predicate[0]) if run.op.predicate else None
+
+    def _array(self, run: _Run, count: int) -> Value:
+        type_ = MemoryType(memory_type(run.op.memory).dtype, (count,), Space.LOCAL)
+        array = self.b.emit(Alloc(type=type_)).result
+        array.hint = f"{run.op.memory.hint or 'x'}_run"
+        return array
+
+    def _iterations(self, op: For, arrays: dict[Load | Store, Value]) -> For:
+        """The loop with its vectors' elements in registers."""
+        index = op.body.params[0]
+        with self.b.region() as ops:
+            for inner in op.body.ops:
+                with at(inner.loc), inner.loc:
+                    if isinstance(inner, Load) and inner in arrays:
+                        self._emit(inner, Load(arrays[inner], (index,), in_bounds=True))
+                    elif isinstance(inner, Store) and inner in arrays:
+                        value = self._value(inner.value)
+                        self.b.emit(Store(value, arrays[inner], (index,), in_bounds=True))
+                    else:
+                        self._op(inner)
+        unroll = 0 if arrays or op.unroll == 1 else op.unroll
+        body = Block(op.body.params, tuple(ops))
+        return op.replace(body=body, kind="serial", unroll=unroll)  # type: ignore[return-value]
+
+    def _refusal(self, op: For) -> str:
+        """Why the accesses of a loop cannot be moved before and after it; empty if they can."""
+        bounds = [constant_of(v) for v in (op.start, op.stop, op.step)]
+        if bounds[0] != 0 or bounds[2] != 1 or bounds[1] is None:
+            return "it does not count from 0 by 1 to a number"
+        if op.inits:
+            return "it carries values"
+        for inner in walk(op.body):
+            if any(e.access is Access.SYNCHRONISE for e in inner.effects()):
+                return f"{inner.name} stands in it"
+        written: set[Value] = set()
+        for inner in walk(op.body):
+            for effect in inner.effects():
+                memory = effect.memory
+                if memory is None or memory_type(memory).space is Space.LOCAL:
+                    continue
+                root = self._root(memory)
+                if effect.access is Access.READ and root in written:
+                    return f"{memory.hint or 'memory'} is written before it is read"
+                if effect.access is Access.WRITE:
+                    written.add(root)
+        return ""
+
+    def _root(self, memory: Value) -> Value:
+        """The allocation or parameter that a handle is a part of."""
+        op = self.b.definitions.get(memory)
+        return self._root(op.ring) if isinstance(op, Slot) else memory
+
+    def _runs(self, op: For, count: int) -> list[_Run]:
+        """The accesses at the top of a loop's body that walk along consecutive elements, and gain by it."""
+        index = op.body.params[0]
+        inside = {v for inner in walk(op.body) for v in inner.results} | set(op.body.params)
+        for inner in walk(op.body):
+            self.b.note(inner)
+        found: list[_Run] = []
+        for inner in op.body.ops:
+            if not isinstance(inner, (Load, Store)) or not inner.indices:
+                continue
+            if memory_type(inner.memory).space is Space.LOCAL or not inside.isdisjoint(
+                (inner.memory, *inner.predicate)
+            ):
+                continue
+            start = self._start(inner.indices, index, inside)
+            if start is not None and self.access.width(self._value(inner.memory), start, count) > 1:
+                found.append(_Run(inner, start))
+        return [run for run in found if not self._stored_twice(run, found)]
+
+    def _stored_twice(self, run: _Run, runs: Sequence[_Run]) -> bool:
+        """Whether another store of the loop may write the same elements in between."""
+        others = [
+            o
+            for o in runs
+            if o is not run and isinstance(o.op, Store) and isinstance(run.op, Store)
+        ]
+        return any(self._root(o.op.memory) is self._root(run.op.memory) for o in others)
+
+    def _start(
+        self, indices: Sequence[Value], index: Value, inside: set[Value]
+    ) -> tuple[Value, ...] | None:
+        """The indices at iteration 0; None where they do not walk along the last dimension alone."""
+        forms = [self.b.form(self._value(i)) for i in indices]
+        if [f.factor_of(index) for f in forms] != [0] * (len(forms) - 1) + [1]:
+            return None
+        rests = [Form(tuple(t for t in f.terms if t[0] is not index), f.constant) for f in forms]
+        if any(value in inside for form in rests for value, _ in form.terms):
+            return None
+        return tuple(self.b.build(form) for form in rests)
