@@ -257,7 +257,7 @@ def number_value(number: Number, dtype: DType) -> Constant:
     if dtype.kind == "bool" and not isinstance(number, bool) and number in (0, 1):
         number = bool(number)
     if not fits(number, dtype):
-        raise TypeMismatch("TLC0123", f"{number!r} is no {dtype}", hint="cast the other operand")
+        raise TypeMismatch("TLC0123", f"{number!r} is no {dtype}", hint="say what is meant: T.cast")
     return constant(number, dtype)
 
 
