@@ -125,7 +125,7 @@ class Kernel:
         shapes = {
             p.name: tuple(int(n) for n in given[p.name].shape)
             for p in self.parameters
-            if p.kind == "tensor"
+            if p.kind == "tensor" and hasattr(given[p.name], "shape")
         }
         chosen = self.heuristic(target, shapes)
         known = [p.name for p in self.parameters if p.kind == "constant"]
