@@ -22,7 +22,7 @@ from tilec.ir.dtypes import bool_, f16, f32, i32, i64
 from tilec.ir.opaque import OpaqueOp
 from tilec.ir.ops import arith, builtin_registry
 from tilec.ir.ops.control import For, If, Launch, Role, Symbol, ThreadId, WarpUniform, Yield
-from tilec.ir.ops.memory import Alloc, Store
+from tilec.ir.ops.memory import Alloc, Load, Store
 from tilec.ir.ops.nvidia import TensorMap, TmaStore
 from tilec.ir.ops.thread import Barrier, Shuffle
 from tilec.ir.registry import Registry
@@ -113,6 +113,53 @@ def test_a_collective_stands_where_it_was() -> None:
         k.store(warp, c, 0)
     text = body(k)
     assert text.index("warp = warp_uniform(t / 32)") < text.index("if (t == 0)")
+
+
+def test_names_follow_from_uses() -> None:
+    c = memory(f32, ("M", "N"), "C")
+    k = Kernel("named", c, symbols=("M", "N"))
+    m_end, n_end = k.symbol("M"), k.symbol("N")
+    row = k.b.add(k.b.mul(k.blocks[1], 64), k.b.mul(k.thread(), 3))
+    column = k.b.add(k.b.mul(k.blocks[0], 64), k.b.mul(k.thread(), 5))
+    inside = k.b.both(k.b.compare("lt", row, m_end), k.b.compare("lt", column, n_end))
+    place = k.b.add(k.b.mul(row, n_end), column)
+    k.store(k.load(k.flat(c), place, inside), k.flat(c), place)
+    with k.b.loop(0, k.b.floordiv(m_end, 64), hint="k") as step:
+        k.store(k.b.const(0.0, f32), k.flat(c), step)
+    text = body(k)
+    assert "const i32 m = " in text
+    assert "const i32 n = " in text
+    assert "const i32 C_index = m * N + n;" in text
+    assert "k < k_end; ++k" in text
+
+
+def test_a_trivial_expression_stands_wherever_it_is_used() -> None:
+    c = memory(i32, ("N",), "C")
+    k = Kernel("trivial", c, symbols=("N",))
+    t = k.thread()
+    warp = k.b.shift_right(t, 5)
+    kept = named(k.b.shift_right(t, 7), "kept")
+    with k.b.loop(0, 4, hint="j") as j:
+        k.store(k.b.add(warp, kept), c, k.b.add(k.b.add(j, warp), kept))
+    text = body(k)
+    assert "const i32 kept = t >> 7;" in text, "the program named it"
+    assert "C[j + (t >> 5) + kept] = (t >> 5) + kept;" in text
+
+
+def test_a_variable_is_declared_with_its_first_value() -> None:
+    c = memory(i32, ("N",), "C")
+    k = Kernel("variable", c, symbols=("N",))
+    slot = k.alloc(i32, None, "slot")
+    k.b.emit(Store(k.b.const(3), slot, ()))
+    k.b.emit(Store(k.b.add(k.b.emit(Load(slot, ())).result, 1), slot, ()))
+    late = k.alloc(i32, None, "late")
+    with k.b.when(k.b.compare("lt", k.thread(), 3)):
+        k.b.emit(Store(k.b.const(4), late, ()))
+    k.store(k.b.emit(Load(late, ())).result, c, k.b.emit(Load(slot, ())).result)
+    lines = [text.strip() for text in body(k).splitlines()]
+    assert lines[:3] == ["i32 slot = 3;", "slot = slot + 1;", "i32 late;"]
+    assert "late = 4;" in lines
+    assert lines[-1] == "C[slot] = late;"
 
 
 def test_what_nothing_uses_is_not_printed() -> None:

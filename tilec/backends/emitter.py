@@ -37,6 +37,7 @@ from .manifest import (
 from .names import comment_text, mangle
 from .prelude import FrameParameter, KernelFrame, render_source
 from .statements import BodyEmitter
+from .suggestions import suggest_names
 from .uses import Uses
 
 
@@ -151,7 +152,8 @@ class _Outline:
         """Each launch with the name of its C function."""
         taken: set[str] = set()
         for launch in self._launches:
-            name = base = f"{mangle(self.program.name)}_{mangle(launch.symbol)}"
+            plain = f"{mangle(self.program.name)}_kernel"
+            name = base = plain if launch.symbol == "kernel" else mangle(launch.symbol)
             count = 1
             while name in taken:
                 count += 1
@@ -236,6 +238,7 @@ def _emit_launch(
     parameters = _parameters(outline, launch, ops, body)
     for extent, hint in zip(launch.grid, ("grid_x", "grid_y", "grid_z"), strict=False):
         body.values.suggest(extent, hint)
+    suggest_names(walk(Block((), tuple(ops))), body.values.suggest)
     _bind_block_ids(body, launch.body.params)
     bind_thread_ids(body, ops, 0)
     with body.variables.block(launch.body.params):

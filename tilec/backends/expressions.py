@@ -9,6 +9,7 @@ templates that deduce it.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -29,6 +30,9 @@ _BITWISE = (
     8,
     11,
 )  # |, ^, & and shifts: their place among the operators is not what readers expect
+
+TRIVIAL_COLUMNS = 14
+_TRIVIAL = re.compile(r"\w+ (?:[-+*&|^]|<<|>>) \w+")
 
 F32_FUNCTIONS = frozenset(
     {"exp2", "log2", "exp", "log", "pow", "sqrt", "rsqrt", "tanh", "sin", "cos", "erf", "fma"}
@@ -53,6 +57,11 @@ class Expression:
     def atomic(self) -> bool:
         """Whether it is a name or a number, and so costs nothing to evaluate again."""
         return self.text.replace("_", "").replace(".", "").lstrip("-").isalnum()
+
+    @property
+    def trivial(self) -> bool:
+        """Whether it is one cheap operation on names and numbers, as short as a name."""
+        return len(self.text) <= TRIVIAL_COLUMNS and _TRIVIAL.fullmatch(self.text) is not None
 
     def within(self, precedence: int) -> str:
         """The text as an operand of an operator that binds as tightly as `precedence`, in

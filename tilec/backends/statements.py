@@ -164,13 +164,19 @@ class BodyEmitter:
             guard = f"if ({self.values.get(op.predicate[0]).text}) " if op.predicate else ""
             return f"{guard}{target} = {self.values.get(op.value).text};"
 
-        self._statement(op, make)
+        declared = "" if op.indices or op.predicate else type_text(op.memory)
+        self._statement(op, make, declared)
 
-    def _statement(self, op: Op, make: Callable[[], str]) -> None:
-        """Prints what `make` gives once the loads that it does not hold have names."""
+    def _statement(self, op: Op, make: Callable[[], str], declared: str = "") -> None:
+        """Prints what `make` gives once the loads that it does not hold have names.
+
+        `declared` is the type of the variable that it assigns, if it does.
+        """
         text = self.values.fit(op.inputs, make)
         self.values.take(op.inputs)
         self.values.settle()
+        if declared and self.writer.take_line(f"{declared} {text.partition(' = ')[0]};"):
+            text = f"{declared} {text}"
         self.writer.line(text, op)
 
     # Arithmetic and calls ------------------------------------------------------------------------

@@ -100,6 +100,8 @@ class Values:
         self._expressions[value] = replace(expression, reads=reads)
         if expression.atomic and not reads:
             return
+        if not value.hint and expression.trivial and not reads:
+            return  # as good as a name: it stands wherever it is used
         if self._uses.is_single(value) and len(expression.text) <= INLINE_COLUMNS:
             self._waiting[value] = None
             self._writer.needs.add(expression.text, op)

@@ -33,6 +33,13 @@ class Writer:
         self.needs.add(text, op)
         self.lines.append("  " * self._depth + text)
 
+    def take_line(self, text: str) -> bool:
+        """Takes back the line printed last, if it is `text`."""
+        same = bool(self.lines) and self.lines[-1] == "  " * self._depth + text
+        if same:
+            del self.lines[-1]
+        return same
+
     def comment(self, text: str) -> None:
         self.lines.append(f"{'  ' * self._depth}// {comment_text(text)}")
 

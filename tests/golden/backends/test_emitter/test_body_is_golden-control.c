@@ -14,8 +14,7 @@
     y = x;
     x = x_next;
   }
-  i32 total;
-  total = 0;
+  i32 total = 0;
   const i32 kind = t % 3;
   if (kind == 0) {
     total = total + x;

@@ -7,20 +7,20 @@
   fill_registers<8>(acc, 0, 0.0f);
   const i32 row = t / 2;
   const i32 column = t % 2 * 8;
-  const i32 at = row * 16 + column;
-  cp_async<16>(A_s, at, A, (by * 16 + row) * K + column, column < K);
-  cp_async<16>(B_s, at, B, (bx * 16 + row) * K + column, column < K);
+  const i32 A_s_index = row * 16 + column;
+  cp_async<16>(A_s, A_s_index, A, (by * 16 + row) * K + column, column < K);
+  cp_async<16>(B_s, A_s_index, B, (bx * 16 + row) * K + column, column < K);
   cp_async_commit();
   const i32 k_tiles = floordiv(K, 16);
   // matmul.py:14
   #pragma unroll 1
   for (i32 k = 0; k < k_tiles; ++k) {
     const i32 following = k + 1;
-    const i32 at1 = following % 2 * 256 + row * 16 + column;
-    const i32 at2 = (by * 16 + row) * K + following * 16 + column;
-    cp_async<16>(A_s, at1, A, at2, following * 16 + column < K);
-    const i32 at3 = (bx * 16 + row) * K + following * 16 + column;
-    cp_async<16>(B_s, at1, B, at3, following * 16 + column < K);
+    const i32 A_s_index1 = following % 2 * 256 + row * 16 + column;
+    const i32 A_index = (by * 16 + row) * K + following * 16 + column;
+    cp_async<16>(A_s, A_s_index1, A, A_index, following * 16 + column < K);
+    const i32 B_index = (bx * 16 + row) * K + following * 16 + column;
+    cp_async<16>(B_s, A_s_index1, B, B_index, following * 16 + column < K);
     cp_async_commit();
     cp_async_wait<1>();
     barrier();
@@ -41,6 +41,6 @@
   for (i32 q = 0; q < 4; ++q) {
     regs<f16, 2> out;
     convert_registers<2>(out, 0, acc, q * 2);
-    const i32 at1 = (by * 16 + q % 2 * 8 + t / 4) * N + (bx * 16 + q / 2 * 8 + t % 4 * 2);
-    store_global<2>(C, at1, out, 0);
+    const i32 C_index = (by * 16 + q % 2 * 8 + t / 4) * N + (bx * 16 + q / 2 * 8 + t % 4 * 2);
+    store_global<2>(C, C_index, out, 0);
   }
