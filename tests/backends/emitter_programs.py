@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from tilec.backends.emitter import emit_program
 from tilec.errors import Loc
 from tilec.ir.build import Builder, fresh, scalar
 from tilec.ir.core import Block, Level, Op, Program, Value, at
 from tilec.ir.dtypes import DType, f16, f32, i32
-from tilec.ir.ops import arith
+from tilec.ir.ops import arith, builtin_registry
 from tilec.ir.ops.control import For, If, Launch, Symbol, ThreadId, While, Yield
 from tilec.ir.ops.memory import Alloc, Flatten, Load, Store
 from tilec.ir.ops.thread import Shuffle
+from tilec.ir.registry import Registry
 from tilec.ir.types import Dim, MemoryType, Space
+from tilec.target import find_target
 
 FILE = "kernels/matmul.py"
 
@@ -81,6 +86,13 @@ def named(value: Value, hint: str) -> Value:
 
 def line(number: int) -> at:
     return at(Loc(FILE, number, 4))
+
+
+def body(
+    kernel: Kernel, target: str = "cuda:sm_80", registry: Registry | None = None, **attributes: Any
+) -> str:
+    program = kernel.program((1, 1, 1), attributes.pop("threads", 64), **attributes)
+    return emit_program(program, find_target(target), registry or builtin_registry()).frames[0].body
 
 
 def scale() -> Program:
