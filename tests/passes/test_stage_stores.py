@@ -127,7 +127,7 @@ def test_order_of_a_slab() -> None:
         if isinstance(op, (BulkWait, Barrier, StoreTile, FenceProxyAsync, Copy))
     ]
     one = [BulkWait, Barrier, StoreTile, FenceProxyAsync, Barrier, Copy]
-    assert kinds == one * 4 + [BulkWait]
+    assert kinds == one * 4 + [BulkWait], "the last wait is the role's"
     waits = [op for op in ops_of(program, BulkWait) if isinstance(op, BulkWait)]
     assert [(w.pending, w.read) for w in waits] == [(1, True)] * 4 + [(0, False)]
     barriers = [op for op in ops_of(program, Barrier) if isinstance(op, Barrier)]

@@ -98,7 +98,7 @@ def _warpgroup(lowering: Lowering) -> Value:
     """The number of this thread's warpgroup in the role, told to be uniform."""
     b, count = lowering.b, lowering.threads // WARPGROUP
     value = b.emit(WarpUniform(b.floordiv(lowering.thread(), WARPGROUP))).result
-    value.hint = "warpgroup"
+    value.hint = "group"
     b.assume(value, Range.between(0, count - 1))
     return value
 
@@ -205,7 +205,9 @@ class _Source:
         units = b.add(self.slot_units, inside)
         if constant_of(units) == 0:
             return self.base
-        return b.emit(AdvanceDescriptor(self.base, units)).result
+        descriptor = b.emit(AdvanceDescriptor(self.base, units)).result
+        descriptor.hint = self.operand.side
+        return descriptor
 
 
 def slot_bytes(ring: Value) -> int:

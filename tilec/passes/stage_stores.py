@@ -184,17 +184,18 @@ class _Stager:
         staging = self.staging[(tile.dtype, (tile.shape[0], slabs.columns))]
         b = Builder()
         first = _first_thread(b)
+        with b.when(first):
+            b.emit(BulkWait(pending=BUFFERS - 1 if staging.even else 0, read=True))
         for number, (start, layout) in enumerate(slabs.parts):
             buffer = staging.buffers[number % BUFFERS].result
-            in_flight = BUFFERS - 1 if number or staging.even else 0
-            with b.when(first):
-                b.emit(BulkWait(pending=in_flight, read=True))
             b.emit(self._meet())
             self._fill(b, op.tile, buffer, start, layout)
             b.emit(FenceProxyAsync())
             b.emit(self._meet())
             with b.when(first):
                 self._send(b, op, buffer, start)
+                if number + 1 < len(slabs.parts):  # the next slab's buffer has been read
+                    b.emit(BulkWait(pending=BUFFERS - 1, read=True))
         return b.ops
 
     def _meet(self) -> Barrier:
