@@ -24,7 +24,6 @@ from ..ir.types import MemoryType, Space
 from .context import PassContext
 from .coordinates import add_up, extent_value
 from .index_builder import Form, IndexBuilder
-from .ranges import SYMBOL_LIMIT, Range
 from .vector_access import is_below
 
 WALKED_BY_HARDWARE = (TmaLoad, TmaStore, MakeDescriptor)
@@ -40,9 +39,8 @@ def flatten_memory(program: Program, context: PassContext) -> Program:
 
 def _launch(launch: Launch, context: PassContext) -> Launch:
     b = IndexBuilder()
-    for param, extent in zip(launch.body.params, launch.grid, strict=True):
-        b.assume(param, Range.between(0, max(0, min(b.range_of(extent).high, SYMBOL_LIMIT) - 1)))
-    return launch.replace(body=_Flattening(b, context).block(launch.body))  # type: ignore[return-value]
+    with b.inside(launch):
+        return launch.replace(body=_Flattening(b, context).block(launch.body))  # type: ignore[return-value]
 
 
 @dataclass(frozen=True)
@@ -89,8 +87,11 @@ class _Flattening:
                 if op.unroll == 0:
                     self._unrolled.add(op.body.params[0])
                 self._emit(op, op.map(self._value, self.block))
-            case If() | Role():
+            case If():
                 self._if(op)
+            case Role():
+                with self.b.inside(op):
+                    self._emit(op, op.map(self._value, self.block))
             case _:
                 self._access(op)
 
@@ -101,10 +102,7 @@ class _Flattening:
                 after.hint = after.hint or before.hint
                 self._names[before] = after
 
-    def _if(self, op: Op) -> None:
-        if not isinstance(op, If):
-            self._emit(op, op.map(self._value, self.block))
-            return
+    def _if(self, op: If) -> None:
         condition = self._value(op.condition)
         with self.b.assuming(condition):
             then = self.block(op.then)

@@ -18,7 +18,7 @@ from ..ir.build import Builder, Number, OpT
 from ..ir.core import Op, Value, constant_of
 from ..ir.dtypes import i32
 from ..ir.ops import arith
-from ..ir.ops.control import For, HardwareBlock, Symbol, ThreadId, WarpUniform
+from ..ir.ops.control import For, HardwareBlock, Launch, Role, Symbol, ThreadId, WarpUniform
 from ..ir.types import ScalarType
 from .ranges import SYMBOL_LIMIT, Range, bounds_of
 
@@ -57,6 +57,7 @@ class IndexBuilder(Builder):
     def __init__(self) -> None:
         super().__init__()
         self.definitions: dict[Value, Op] = {}
+        self.threads = 1024  # of the role whose code is built
         self._ranges: dict[Value, Range] = {}
         self._assumed: dict[Value, Range] = {}
 
@@ -151,7 +152,7 @@ class IndexBuilder(Builder):
             case Symbol():
                 return Range.between(0, SYMBOL_LIMIT)
             case ThreadId():
-                return Range.between(0, 1023)
+                return Range.between(0, (1024 if op.launched else self.threads) - 1)
             case HardwareBlock():
                 return Range.between(int(op.count), SYMBOL_LIMIT)
             case WarpUniform():
@@ -219,10 +220,9 @@ class IndexBuilder(Builder):
             return self.build(whole)
         for unit, upper, _ in self._units(rest, divisor):
             return self.add(self.build(whole), self.floordiv(self.build(upper), divisor // unit))
-        op = self.definitions.get(x)
-        inner = constant_of(op.y) if isinstance(op, arith.FloorDiv) else None
-        if isinstance(op, arith.FloorDiv) and inner is not None and inner > 0:
-            return self.floordiv(op.x, int(inner) * divisor)
+        inner = self.as_division(x)
+        if inner is not None:
+            return self.floordiv(inner[0], inner[1] * divisor)
         if not whole.terms and not whole.constant:
             return super().floordiv(x, divisor)
         return self.add(self.build(whole), super().floordiv(self.build(rest), divisor))
@@ -237,11 +237,38 @@ class IndexBuilder(Builder):
         for unit, upper, lower in self._units(rest, divisor):
             high = self.floormod(self.build(upper), divisor // unit)
             return self.add(self.mul(high, unit), self.build(lower))
-        op = self.definitions.get(x)
-        inner = constant_of(op.y) if isinstance(op, arith.FloorMod) else None
-        if isinstance(op, arith.FloorMod) and inner is not None and inner % divisor == 0:
-            return self.floormod(op.x, divisor)
+        inner = self.as_modulo(x)
+        if inner is not None and inner[1] % divisor == 0:
+            return self.floormod(inner[0], divisor)
         return super().floormod(self.build(rest) if whole.terms or whole.constant else x, divisor)
+
+    def as_division(self, value: Value) -> tuple[Value, int] | None:
+        """(x, n) where `value` is floor(x / n) of a positive number, spelled as a division or a shift."""
+        op = self.definitions.get(value)
+        number = constant_of(op.y) if isinstance(op, arith.Binary) else None
+        match op:
+            case arith.FloorDiv() if number is not None and number > 0:
+                return op.x, int(number)
+            case arith.TruncDiv() if number is not None and number > 0 <= self.range_of(op.x).low:
+                return op.x, int(number)
+            case arith.ShiftRight() if number is not None and 0 <= number < 31:
+                return op.x, 1 << int(number)
+        return None
+
+    def as_modulo(self, value: Value) -> tuple[Value, int] | None:
+        """(x, n) where `value` is x modulo a positive number, spelled as a remainder or a mask."""
+        op = self.definitions.get(value)
+        number = constant_of(op.y) if isinstance(op, arith.Binary) else None
+        match op:
+            case arith.FloorMod() if number is not None and number > 0:
+                return op.x, int(number)
+            case arith.TruncMod() if number is not None and number > 0 <= self.range_of(op.x).low:
+                return op.x, int(number)
+            case arith.BitAnd() if number is not None and number > 0 == int(number) & (
+                int(number) + 1
+            ):
+                return op.x, int(number) + 1
+        return None
 
     def _parts(self, x: Value, divisor: int) -> tuple[Form, Form]:
         """x = whole * divisor + rest, whatever can be told from the factors taken to the whole."""
@@ -260,7 +287,7 @@ class IndexBuilder(Builder):
                 upper = Form(rest.where(unit, divides=True).terms, rest.constant - lower.constant)
                 yield unit, upper.over(unit), lower
 
-    # Loops --------------------------------------------------------------------------------------------------------
+    # Structure --------------------------------------------------------------------------------------------------------
 
     @contextmanager
     def loop(
@@ -297,6 +324,19 @@ class IndexBuilder(Builder):
             return
         with self.loop(0, count, hint=hint, unroll=0 if count <= limit else 4) as index:
             yield index
+
+    @contextmanager
+    def inside(self, op: Launch | Role) -> Iterator[None]:
+        """In the body of a launch or role, whose threads and blocks are known."""
+        outer, self.threads = self.threads, op.threads
+        if isinstance(op, Launch):
+            for param, extent in zip(op.body.params, op.grid, strict=True):
+                blocks = min(self.range_of(extent).high, SYMBOL_LIMIT)
+                self.assume(param, Range.between(0, max(0, blocks - 1)))
+        self._ranges.clear()
+        yield
+        self.threads = outer
+        self._ranges.clear()
 
     def enter_for(self, op: For) -> None:
         """Makes the range of a loop's index known, before its body is rebuilt."""

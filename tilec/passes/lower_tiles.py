@@ -54,7 +54,7 @@ from .lower_mma import lower_mma
 from .lower_nests import lower_parallel, lower_simt
 from .lower_tile_moves import lower_load_tile, lower_store_tile
 from .lower_wgmma import lower_wait, lower_wgmma
-from .ranges import SYMBOL_LIMIT, Range
+from .ranges import Range
 from .vector_access import VectorAccess
 
 Rule = Callable[..., None]
@@ -99,18 +99,17 @@ def _lower_gemm(op: Gemm, lowering: Lowering) -> None:
 
 def _launch(launch: Launch, context: PassContext) -> Launch:
     outer = Lowering(context, launch.threads)
-    for param, extent in zip(launch.body.params, launch.grid, strict=True):
-        known = outer.b.range_of(extent)
-        outer.b.assume(param, Range.between(0, max(0, min(known.high, SYMBOL_LIMIT) - 1)))
     roles = [op for op in launch.body.ops if isinstance(op, Role)]
     rest = launch.body.with_ops(
         [op for op in launch.body.ops if op not in roles and not op.terminator]
     )
-    body = outer.run(rest)
-    lowered: list[Op] = list(body.ops)
-    for role in roles:
-        inner = Lowering(context, role.threads, role=role, outer=outer)
-        lowered.append(role.replace(body=inner.run(role.body)))
+    with outer.b.inside(launch):
+        body = outer.run(rest)
+        lowered: list[Op] = list(body.ops)
+        for role in roles:
+            inner = Lowering(context, role.threads, role=role, outer=outer)
+            with inner.b.inside(role):
+                lowered.append(role.replace(body=inner.run(role.body)))
     with at(launch.loc):
         lowered.append(Yield(()))
     return launch.replace(body=Block(launch.body.params, tuple(lowered)))  # type: ignore[return-value]

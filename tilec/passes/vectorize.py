@@ -16,14 +16,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..ir.core import Access, Block, Level, Op, Program, Value, at, constant_of, walk
+from ..ir.ops import arith
 from ..ir.ops.control import For, If, Launch, Role
 from ..ir.ops.memory import Alloc, Load, Slot, Store, memory_type
 from ..ir.types import MemoryType, Space
+from .affine import depends
 from .context import PassContext, Remark
 from .coordinates import both, guard, predicate_of
 from .index_builder import Form, IndexBuilder
-from .ranges import SYMBOL_LIMIT, Range
 from .vector_access import VectorAccess
+
+UNROLL_LIMIT = 64  # iterations of a loop over a thread's array that is unrolled
 
 
 def vectorize(program: Program, context: PassContext) -> Program:
@@ -35,9 +38,8 @@ def vectorize(program: Program, context: PassContext) -> Program:
 
 def _launch(launch: Launch, context: PassContext) -> Launch:
     b = IndexBuilder()
-    for param, extent in zip(launch.body.params, launch.grid, strict=True):
-        b.assume(param, Range.between(0, max(0, min(b.range_of(extent).high, SYMBOL_LIMIT) - 1)))
-    return launch.replace(body=_Vectorizer(b, context).block(launch.body))  # type: ignore[return-value]
+    with b.inside(launch):
+        return launch.replace(body=_Vectorizer(b, context).block(launch.body))  # type: ignore[return-value]
 
 
 @dataclass(frozen=True)
@@ -73,11 +75,13 @@ class _Vectorizer:
                 self._emit(op, self._guarded(op.map(self._value)))
             case For():
                 self.b.enter_for(op)
-                self._emit(op, op.map(self._value, self.block))
+                new = op.map(self._value, self.block)
+                self._emit(op, new.replace(unroll=0) if self._must_unroll(op) else new)
             case If():
                 self._if(op)
             case Role():
-                self._emit(op, op.map(self._value, self.block))
+                with self.b.inside(op):
+                    self._emit(op, op.map(self._value, self.block))
             case _:
                 self._emit(op, op.map(self._value, self.block))
 
@@ -93,6 +97,21 @@ class _Vectorizer:
         with self.b.assuming(condition):
             then = self.block(op.then)
         self._emit(op, op.replace(condition=condition, then=then, orelse=self.block(op.orelse)))
+
+    def _must_unroll(self, op: For) -> bool:
+        """Whether a loop's index selects elements of a thread's array: registers have no run-time numbers."""
+        bounds = [constant_of(v) for v in (op.start, op.stop, op.step)]
+        if op.unroll != 1 or None in bounds or bounds[2] == 0:
+            return False
+        if len(range(*(int(b or 0) for b in bounds))) > UNROLL_LIMIT:
+            return False
+        index = frozenset({op.body.params[0]})
+        return any(
+            depends(i, index, self.b.definitions)
+            for inner in walk(op.body)
+            if isinstance(inner, (Load, Store)) and memory_type(inner.memory).space is Space.LOCAL
+            for i in inner.indices
+        )
 
     def _guarded(self, op: Op) -> Op:
         """The access with a predicate that keeps it inside its tensor, unless it is known to be."""
@@ -231,11 +250,46 @@ class _Vectorizer:
     def _start(
         self, indices: Sequence[Value], index: Value, inside: set[Value]
     ) -> tuple[Value, ...] | None:
-        """The indices at iteration 0; None where they do not walk along the last dimension alone."""
-        forms = [self.b.form(self._value(i)) for i in indices]
+        """The indices at iteration 0, made before the loop.
+
+        None where they do not walk along the last dimension alone.
+        """
+        b = self.b
+        with b.region() as made:  # with the loop's index: only what does not need it is kept
+            forms = [b.form(self._rebuilt(self._value(i), inside)) for i in indices]
         if [f.factor_of(index) for f in forms] != [0] * (len(forms) - 1) + [1]:
             return None
         rests = [Form(tuple(t for t in f.terms if t[0] is not index), f.constant) for f in forms]
-        if any(value in inside for form in rests for value, _ in form.terms):
+        definitions = {value: op for op in made for value in op.results}
+        atoms = [value for form in rests for value, _ in form.terms]
+        if any(depends(value, frozenset(inside), definitions) for value in atoms):
             return None
-        return tuple(self.b.build(form) for form in rests)
+        needed = _slice(atoms, made)
+        b.extend([op for op in made if op in needed])
+        return tuple(b.build(form) for form in rests)
+
+    def _rebuilt(self, value: Value, inside: set[Value]) -> Value:
+        """An index of the loop's body, its divisions taken apart where the loop's range allows it."""
+        b = self.b
+        op = b.definitions.get(value)
+        if value not in inside or not isinstance(op, arith.Binary):
+            return value
+        division, modulo = b.as_division(value), b.as_modulo(value)
+        if division is not None:
+            return b.floordiv(self._rebuilt(division[0], inside), division[1])
+        if modulo is not None:
+            return b.floormod(self._rebuilt(modulo[0], inside), modulo[1])
+        makers = {arith.Add: b.add, arith.Sub: b.sub, arith.Mul: b.mul}
+        if type(op) not in makers:
+            return value
+        return makers[type(op)](self._rebuilt(op.x, inside), self._rebuilt(op.y, inside))
+
+
+def _slice(values: Sequence[Value], ops: Sequence[Op]) -> set[Op]:
+    """The ops among `ops` that make `values`, and those that they need."""
+    wanted, found = set(values), set[Op]()
+    for op in reversed(ops):
+        if not wanted.isdisjoint(op.results):
+            found.add(op)
+            wanted.update(op.inputs)
+    return found
