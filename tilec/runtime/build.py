@@ -20,13 +20,14 @@ def compile_variant(
     name: str,
     compiler: Compiler | None = None,
     store: DiskCache | None = None,
+    arch: str = "",
 ) -> Binary:
-    """`text` (called `name` in messages) as machine code for `target`, by `compiler` or the
-    preferred one, from `store` or the user's cache where it was compiled before. Raises
+    """`text` (called `name` in messages) as machine code for `target` (or for `arch`, a newer
+    machine that can run what was emitted for it), by `compiler` or the preferred one, from `store` or the user's cache where it was compiled before. Raises
     CompilerFailed with the log, MissingTool."""
     chosen = pick_compiler(target) if compiler is None else compiler
     disk = user_cache() if store is None else store
-    arch = find_target(target).arch
+    arch = arch or find_target(target).arch
     if disk is None:
         return chosen.compile(text, name, arch)
     key = cache_key("binary", chosen.name, chosen.version, arch, name, text)

@@ -27,6 +27,7 @@ from .binary import Binary, KernelResources
 from .build import compile_variant
 from .check_args import NoVariant
 from .devices import driver_of, open_device, select_device
+from .gpu_driver import GpuDriver
 from .launch import Loaded, PreparedLaunch, load
 from .lowering import Lowered, lower_program, standard_registry
 
@@ -73,10 +74,10 @@ class CompiledKernel:
         self.registry = registry or standard_registry()
         self._lowered: list[Lowered] = []
         self._loaded: Loaded | None = None
-        self._binaries: dict[str, Binary] = {}
+        self._binaries: dict[tuple[str, str], Binary] = {}
 
     # Text
-    # -------------------------------------------------------------------------------------------------------
+    # -------------------------------------------------------------------------------------------
 
     @cached_property
     def interface(self) -> Manifest:
@@ -167,16 +168,18 @@ class CompiledKernel:
         return print_program(run_pipeline(self.program, context, after=after))
 
     # Machine code
-    # -----------------------------------------------------------------------------------------------
+    # -------------------------------------------------------------------------------------------
 
-    def compiled(self, variant: Variant) -> Binary:
-        """The machine code of a variant. Raises MissingTool, CompilerFailed."""
-        if variant.source not in self._binaries:
+    def compiled(self, variant: Variant, arch: str = "") -> Binary:
+        """The machine code of a variant for the target, or for `arch`. Raises MissingTool,
+        CompilerFailed."""
+        key = (variant.source, arch)
+        if key not in self._binaries:
             lowered = next(v for v in self.variants if v.file_name == variant.source)
-            self._binaries[variant.source] = compile_variant(
-                lowered.text, self.target, variant.source
+            self._binaries[key] = compile_variant(
+                lowered.text, self.target, variant.source, arch=arch
             )
-        return self._binaries[variant.source]
+        return self._binaries[key]
 
     @property
     def binary(self) -> Binary:
@@ -186,13 +189,15 @@ class CompiledKernel:
     def loaded(self) -> Loaded:
         """The program on this machine's driver. Raises NoDevice."""
         if self._loaded is None:
+            driver = driver_of(self.target.backend)
+            arch = _arch_here(self.target, driver)
             self._loaded = load(
-                self.compiled, self.manifest, driver_of(self.target.backend), self.program.loc
+                lambda variant: self.compiled(variant, arch), self.manifest, driver, self.program.loc
             )
         return self._loaded
 
     # Calling
-    # ----------------------------------------------------------------------------------------------------
+    # -------------------------------------------------------------------------------------------
 
     def __call__(self, *arguments: object, stream: object = None, device: str = "") -> Any:
         """Runs the program on its run-time arguments, in order. Raises ArgumentError,
@@ -218,6 +223,16 @@ class CompiledKernel:
             if not self.add_general():
                 raise
             return self.loaded().prepare(*arguments)
+
+
+def _arch_here(target: Target, driver: GpuDriver) -> str:
+    """The architecture to compile for on this machine: text for an older one (sm_80 on an H100) is
+    compiled for the device itself, since machine code does not carry over."""
+    if target.backend != "cuda" or target.arch.endswith("a"):
+        return ""
+    major, minor = driver.capability(0)
+    here = f"sm_{major}{minor}"
+    return "" if here == target.arch else here
 
 
 def _param(value: Value, program: Program) -> Param:
