@@ -1,13 +1,16 @@
 """Whether a planned or lowered program can read too early, overwrite too early, or wait in vain.
 
-Needs: a program with pipelines (after schedule_stages), or one whose barriers are placed. Leaves it unchanged. Knows
-effects, channels and the meaning of the synchronising ops, and nothing of how they came to stand where they do.
+Needs: a program with pipelines (after schedule_stages), or one whose barriers are placed. Leaves it
+unchanged. Knows effects, channels and the meaning of the synchronising ops, and nothing of how they
+came to stand where they do.
 
-    role "consumer" { for 0, %n, 1 (%k) { mbarrier_wait %full, %slot, %phase ; gemm %ring[%slot] <asynchronous> ... } }
-    role "producer" { for 0, %n, 1 (%k) { copy %A -> %ring[%slot], [%full, %slot] ... } }       ->  TLC0352
+    for 0, %n, 1 (%k) {               ->  HazardError TLC0352: copy in the block writes slot 0 of
+      copy %A[...] -> %A_s[%k % 2]        A_s, and nothing orders that after gemm ...
+      ... }                               hint: found with K = 129, M = 1, N = 1
 
-Each launch is executed abstractly with sizes that give its loops the trip counts 0, 1, 2, slots - 1, slots, slots + 1 and
-2 slots + 1, and loops around them 1, 2 and 3 turns, as far as arguments can.
+Each launch is executed abstractly with sizes that give its loops the trip counts 0, 1, 2,
+slots - 1, slots, slots + 1 and 2 slots + 1, and loops around them 1, 2 and 3 turns, as far as
+arguments can.
 """
 
 from __future__ import annotations
@@ -37,8 +40,8 @@ def check_hazards(program: Program, context: PassContext) -> Program:
 def check_plan(program: Program, context: PassContext) -> Program:
     """Proves a planned program free of hazards and deadlocks at the trip counts above.
 
-    Raises HazardError: TLC0350 (ends of channels, roles), TLC0351 (got too early), TLC0352 (put or freed too early),
-    TLC0357 (deadlock), TLC0359 (tiles in flight).
+    Raises HazardError: TLC0350 (ends of channels, roles), TLC0351 (got too early), TLC0352 (put or
+    freed too early), TLC0357 (deadlock), TLC0359 (tiles in flight).
     """
     for launch in _launches(program):
         check_rules(launch)
@@ -50,11 +53,11 @@ def check_plan(program: Program, context: PassContext) -> Program:
 
 
 def check_synchronisation(program: Program, context: PassContext) -> Program:
-    """Proves a lowered program of the tile level free of hazards and deadlocks at the trip counts above.
+    """Proves a lowered program of the tile level free of hazards and deadlocks, as `check_plan`.
 
-    Raises HazardError: TLC0351 (read too early), TLC0352 (overwritten too early), TLC0353 (no barrier between threads),
-    TLC0354 (no proxy fence), TLC0355 (mbarriers), TLC0356 (barriers), TLC0357 (deadlock), TLC0358 (slots), TLC0359
-    (engines at work when the block ends).
+    Raises HazardError: TLC0351 (read too early), TLC0352 (overwritten too early), TLC0353 (no
+    barrier between threads), TLC0354 (no proxy fence), TLC0355 (mbarriers), TLC0356 (barriers),
+    TLC0357 (deadlock), TLC0358 (slots), TLC0359 (engines at work when the block ends).
     """
 
     def run(launch: Launch, part: Slice, case: Case, settled: set[Simt]) -> None:

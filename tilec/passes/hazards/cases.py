@@ -1,9 +1,9 @@
 """Sizes of a program's arguments that give its loops the trip counts at which plans go wrong.
 
-An input is a symbol, a scalar parameter, an index of the block or the number of launched blocks. The trip count of a loop
-is a function of the inputs, computed along the definitions of its bounds; the value of an input that gives a wanted
-count is found by bisection, trip counts being monotone in each. Counts that no input gives are left out: they cannot
-occur, as with constant bounds.
+An input is a symbol, a scalar parameter, an index of the block or the number of launched blocks.
+The trip count of a loop is a function of the inputs, computed along the definitions of its bounds;
+the value of an input that gives a wanted count is found by bisection, trip counts being monotone in
+each. Counts that no input gives are left out: they cannot occur, as with constant bounds.
 """
 
 from __future__ import annotations
@@ -28,9 +28,10 @@ TILES = (1, 2, 3)
 
 @dataclass
 class Case:
-    """One run of the abstract machine: the inputs, and what stands for numbers that come from global memory.
+    """One run of the abstract machine: the inputs, and what stands for numbers in global memory.
 
-    `data` is 0 (all zero), 1 (all one) or 2 (by position). `uses_data` is set by the machine when it asks.
+    `data` is 0 (all zero), 1 (all one) or 2 (by position). `uses_data` is set by the machine when
+    it asks.
     """
 
     sizes: Sizes
@@ -161,7 +162,7 @@ class Bounds:
         return (op.name, attributes, *(self._signature(v) for v in op.inputs))
 
     def solve(self, loop: For | Pipeline, count: int, sizes: Sizes) -> Sizes | None:
-        """`sizes` with one input changed so that the loop runs `count` times. None if no input does that."""
+        """`sizes` with one input changed so that the loop runs `count` times; None if none does."""
         if self.trips(loop, sizes) == count:
             return sizes
         for name in self.inputs(loop):

@@ -1,8 +1,9 @@
-"""The abstract machine of lowered programs: shared memory, cp.async groups, copy engines, mbarriers, named barriers.
+"""The abstract machine of lowered programs: shared memory, cp.async groups, copy engines,
+mbarriers, named barriers.
 
-A statement of the tile level is an access by all running threads of its role to whole slots; which thread touches which
-element is followed only in simt regions. Time is the order of one interleaving; what it does not order counts as
-unordered (records.py).
+A statement of the tile level is an access by all running threads of its role to whole slots; which
+thread touches which element is followed only in simt regions. Time is the order of one
+interleaving; what it does not order counts as unordered (records.py).
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ class SyncMachine(Machine):
         self.roles = [op for op in launch.body.ops if isinstance(op, Role)]
 
     def run(self, prefix: list[Op]) -> None:
-        """Runs the launch: what stands before the roles by all its threads, then the roles together."""
+        """Runs the launch: what stands before the roles by all threads, then the roles together."""
         size = self.launch.launched_threads or self.launch.threads
         everyone = SyncAgent("the block", 0, size, 0, self.warp)
         for op in prefix:
@@ -95,9 +96,10 @@ class SyncMachine(Machine):
                 f"{agent.label} ends with a {op.name} in flight that nobody waits for",
                 op,
             )
-        for group in (*agent.stores, agent.open_stores):
+        for group in (*(g for _, g in agent.stores), agent.open_stores):
             for access in group:
-                message = f"{agent.label} ends while a copy engine may still be reading {access.place.name}"
+                name = access.place.name
+                message = f"{agent.label} ends while a copy engine may still be reading {name}"
                 raise self._error("TLC0359", message, access.op)
         for access in self.memory.unlanded():
             key, phase = access.landing or ((), 0)
@@ -113,7 +115,7 @@ class SyncMachine(Machine):
     def _error(self, code: str, message: str, op: Op) -> HazardError:
         return HazardError(code, message, loc=op.loc, hint=f"found with {self.case}")
 
-    # Statements -------------------------------------------------------------------------------------------------
+    # Statements -----------------------------------------------------------------------------------
 
     def statement(self, agent: Agent, op: Op) -> Blocked | None:
         assert isinstance(agent, SyncAgent)
@@ -137,7 +139,7 @@ class SyncMachine(Machine):
             case FenceProxyAsync():
                 self._show(agent)
             case BulkCommit():
-                agent.stores.append(agent.open_stores)
+                agent.stores.append((agent.threads, agent.open_stores))
                 agent.open_stores = []
             case BulkWait():
                 self._wait_stores(agent, op)
@@ -160,7 +162,7 @@ class SyncMachine(Machine):
         self._find(agent, op.barriers, op.index, op).wait(agent, op)
 
     def simt(self, agent: Agent, op: Simt) -> Steps:
-        """Thread-level code. Without synchronisation inside it is one statement, once its own accesses were checked."""
+        """Thread-level code: one statement, once its own accesses are checked, if nothing syncs."""
         assert isinstance(agent, SyncAgent)
         if op in self.settled:
             self._accesses(agent, op)
@@ -183,7 +185,8 @@ class SyncMachine(Machine):
     def _meet(self, agent: SyncAgent, op: Barrier) -> None:
         size = agent.sets.size
         if not agent.full:
-            message = f"{agent.threads.count} of the {size} threads of {agent.label} come to a barrier of all"
+            who = f"{agent.threads.count} of the {size} threads of {agent.label}"
+            message = f"{who} come to a barrier of all"
             raise self._error("TLC0356", message, op)
         if op.barrier == 0 and self.roles and agent.index:
             message = (
@@ -201,7 +204,7 @@ class SyncMachine(Machine):
             raise self._error("TLC0356", message, op)
         agent.meet()
 
-    # Accesses ---------------------------------------------------------------------------------------------------
+    # Accesses -------------------------------------------------------------------------------------
 
     def _accesses(self, agent: SyncAgent, op: Op) -> None:
         found: dict[tuple[Place, bool, bool], Access] = {}
@@ -238,7 +241,7 @@ class SyncMachine(Machine):
             agent.open_stores += [a for a in accesses if a.engine and not a.writes]
 
     def _bring(self, agent: SyncAgent, op: Copy, accesses: list[Access]) -> None:
-        """A TMA load: by each running thread where some were chosen, else by one that the copy chooses."""
+        """A TMA load: by each running thread if some were chosen, else by one that it chooses."""
         barrier = self._find(agent, op.barrier[0], op.barrier[1], op)
         for access in accesses:
             if access.writes:
@@ -276,15 +279,16 @@ class SyncMachine(Machine):
         agent.gemms = agent.gemms[keep:]
 
     def _wait_stores(self, agent: SyncAgent, op: BulkWait) -> None:
+        """Groups belong to the thread that closed them: others wait for nothing."""
         now = agent.tick()
-        keep = max(0, len(agent.stores) - op.pending)
-        for group in agent.stores[:keep]:
+        mine = [group for group in agent.stores if group[0].inside(agent.threads)]
+        over = mine[: max(0, len(mine) - op.pending)]
+        for _, group in over:
             for access in group:
-                if agent.threads.inside(access.threads) or access.threads.inside(agent.threads):
-                    access.done, access.threads = now, agent.threads
-        agent.stores = agent.stores[keep:]
+                access.done = now
+        agent.stores = [group for group in agent.stores if group not in over]
 
-    # mbarriers --------------------------------------------------------------------------------------------------
+    # mbarriers ------------------------------------------------------------------------------------
 
     def _mbarrier(self, agent: SyncAgent, op: Op) -> Blocked | None:
         match op:
@@ -351,7 +355,7 @@ def _in_flight(op: Op, access: Access) -> bool:
 
 
 def _elements(agent: SyncAgent, op: Load | Store) -> tuple[np.ndarray, np.ndarray] | None:
-    """(linear index, thread) of a load or store by each running thread, where the indices are known."""
+    """(linear index, thread) of a load or store of the running threads, if indices are known."""
     shape = [int(d) for d in memory_type(op.memory).shape]
     linear = np.zeros(agent.sets.size, dtype=np.int64)
     inside = agent.threads.mask.copy()

@@ -1,4 +1,4 @@
-"""mbarriers as the abstract machine has them: phases, arrivals, bytes, and what a completed phase makes known."""
+"""mbarriers of the abstract machine: phases, arrivals, bytes; what an ended phase makes known."""
 
 from __future__ import annotations
 
@@ -79,9 +79,10 @@ class Mbarrier:
         """One arrival of every running thread of a role, each announcing `size` bytes."""
         count = agent.threads.count
         if self.arrived + count > self.count:
+            many = f"{self.arrived + count} arrivals in one phase of {self.name}"
             raise HazardError(
                 "TLC0355",
-                f"{self.arrived + count} arrivals in one phase of {self.name}, which was made for {self.count}",
+                f"{many}, which was made for {self.count}",
                 loc=op.loc,
                 hint=f"found with {case}",
             )
@@ -123,19 +124,20 @@ class Mbarrier:
         self.arrived = self.bytes = self.expected = self.brought = 0
 
     def check_parities(self, case: Case) -> None:
-        """No phase may end before all who wait for the one before it have seen that: its parity would be the same.
+        """No phase may end before all who wait for the one before have seen that one end.
 
-        Raises HazardError (TLC0355).
+        They would find the barrier two phases on, with the parity that says "not yet". Raises
+        HazardError (TLC0355).
         """
         for wait in self.waits:
             if wait.phase + 1 >= self.phase:
                 continue
             view = self.views[wait.phase + 1]
             if view.get(("threads", wait.agent.index, wait.threads.number), NEVER) < wait.time:
+                who = f"{wait.agent.label} may find {self.name} two phases on when it waits"
                 raise HazardError(
                     "TLC0355",
-                    f"{wait.agent.label} may find {self.name} two phases on when it waits: nothing holds the next"
-                    " phase back until it has seen this one",
+                    f"{who}: nothing holds the next phase back until it has seen this one",
                     loc=wait.op.loc,
                     hint=f"found with {case}",
                 )
@@ -154,5 +156,6 @@ def _raise(view: View, key: Key, time: int) -> None:
 
 def _arrival(agent: SyncAgent) -> _Arrival:
     threads = agent.threads
-    warp = max((time for met, time in agent.warps_met if threads.inside(met)), default=NEVER)
+    whole = agent.sets.find(threads.warps)
+    warp = max((time for met, time in agent.warps_met if whole.inside(met)), default=NEVER)
     return _Arrival(agent, threads, agent.tick(), agent.barrier_time, warp, agent.gemm_time)

@@ -1,6 +1,7 @@
 """Index arithmetic as the abstract machine does it.
 
-A number is an int (the same in every thread), an array of one int a thread, or None: not known. Booleans are numbers.
+A number is an int (the same in every thread), an array of one int a thread, or None: not known.
+Booleans are numbers.
 """
 
 from __future__ import annotations
@@ -63,7 +64,8 @@ _COMPARE: dict[str, Callable[[Any, Any], Any]] = {
 def function_of(op: Op) -> Callable[..., Any] | None:
     """What computes a pure scalar op from numbers; None for ops that the machine does not compute.
 
-    Where an operand is not known, neither is the result; `select` and `bit_and` take None themselves.
+    Where an operand is not known, neither is the result; `select` and `bit_and` take None
+    themselves.
     """
     if isinstance(op, arith.Compare):
         return _COMPARE[op.predicate]

@@ -1,10 +1,14 @@
 """What a plan must obey on its face, without executing it.
 
-- A channel has one writing and one reading stage; within a stage each put is followed by one commit and each get by one
-  free, at the stage's own level, and the slot is used between them (a deferred free keeps it to the stage's end).
-- A stage that runs ahead neither takes nor gives values of the loop; a value of one stage is used by stages with the same
+- A channel has one writing and one reading stage; within a stage each put is followed by one commit
+and each get by one
+  free, at the stage's own level, and the slot is used between them (a deferred free keeps it to the
+  stage's end).
+- A stage that runs ahead neither takes nor gives values of the loop; a value of one stage is used
+by stages with the same
   lead only.
-- Memory outside channels that one stage writes is not used by a stage with another lead, nor by another role.
+- Memory outside channels that one stage writes is not used by a stage with another lead, nor by
+another role.
 - A tile in flight goes into the next gemm, a wait, or on into the next iteration.
 """
 
@@ -36,7 +40,7 @@ _WRITING = (Put, Commit, Send)
 
 
 def check_rules(launch: Launch) -> None:
-    """Raises HazardError (TLC0350, TLC0352, TLC0359) at the first rule that the launch's plan breaks."""
+    """Raises HazardError (TLC0350, TLC0352, TLC0359) at the first rule that is broken."""
     names = {
         op.result: op.label or op.result.hint for op in walk(launch.body) if isinstance(op, Channel)
     }
@@ -123,12 +127,14 @@ def _check_values(pipeline: Pipeline) -> None:
             for inner in op.walk():
                 for value in inner.inputs:
                     if value in carried and stage.lead:
-                        message = f"stage {stage.label} runs {stage.lead} ahead and uses a value of the loop"
-                        raise _broken(message, inner)
+                        what = "uses a value that the loop carries"
+                        raise _broken(
+                            f"stage {stage.label} runs {stage.lead} ahead and {what}", inner
+                        )
                     other = made.get(value)
                     if other is not None and other.lead != stage.lead:
-                        message = f"stage {stage.label} uses a value of stage {other.label}, which has another lead"
-                        raise _broken(message, inner)
+                        what = f"a value of stage {other.label}, which has another lead"
+                        raise _broken(f"stage {stage.label} uses {what}", inner)
         made.update(dict.fromkeys(stage.results, stage))
     end = pipeline.body.terminator
     for value in end.inputs if end is not None else ():
@@ -159,8 +165,8 @@ def _check_order(pipeline: Pipeline) -> None:
             for other, wrote, _ in used.get(memory, ()):
                 if other.lead != stage.lead and (writes or wrote):
                     name = memory.hint or "memory"
-                    message = f"{name} is used by stages {other.label} and {stage.label}, which have different leads"
-                    raise HazardError("TLC0352", message, loc=op.loc)
+                    who = f"stages {other.label} and {stage.label}, which have different leads"
+                    raise HazardError("TLC0352", f"{name} is used by {who}", loc=op.loc)
             used.setdefault(memory, []).append((stage, writes, op))
 
 
@@ -175,8 +181,8 @@ def _check_roles(launch: Launch) -> None:
             for other, wrote in used.get(memory, ()):
                 if other is not role and (writes or wrote):
                     name = memory.hint or "memory"
-                    message = f"{name} is used by roles {other.label} and {role.label}, and one of them writes it"
-                    raise HazardError("TLC0350", message, loc=op.loc)
+                    who = f"roles {other.label} and {role.label}, and one of them writes it"
+                    raise HazardError("TLC0350", f"{name} is used by {who}", loc=op.loc)
             if (role, writes) not in used.setdefault(memory, []):
                 used[memory].append((role, writes))
     for role in roles:

@@ -1,7 +1,9 @@
-"""The marked graph of a plan's channels, executed: puts, commits, gets and frees by each role, with bounded slots.
+"""The marked graph of a plan's channels, executed: puts, commits, gets and frees by each role, with
+bounded slots.
 
-Within a role the stages of a pipeline are interleaved by their leads: step s runs iteration s + lead of each stage in
-turn, from the largest lead below zero on. Across roles nothing orders but the channels.
+Within a role the stages of a pipeline are interleaved by their leads: step s runs iteration s +
+lead of each stage in turn, from the largest lead below zero on. Across roles nothing orders but the
+channels.
 """
 
 from __future__ import annotations
@@ -10,8 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ...errors import HazardError
-from ...ir.core import Block, Op, Value
-from ...ir.ops.control import Launch, Role
+from ...ir.core import Block, Op, Value, walk
+from ...ir.ops.control import Launch, Role, Simt
 from ...ir.ops.pipeline import (
     Channel,
     Commit,
@@ -40,8 +42,7 @@ class _Ring:
     commits: int = 0
     gets: int = 0
     frees: int = 0
-    writer: Agent | None = None
-    reader: Agent | None = None
+    alone: bool = False  # one role both writes and reads it
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ class PlanMachine(Machine):
     def _error(self, code: str, message: str, op: Op) -> HazardError:
         return HazardError(code, message, loc=op.loc, hint=f"found with {self.case}")
 
-    # Pipelines --------------------------------------------------------------------------------------------------
+    # Pipelines ------------------------------------------------------------------------------------
 
     def block(self, agent: Agent, block: Block) -> Steps:
         """A block; what is owed when it ends is freed then."""
@@ -152,13 +153,19 @@ class PlanMachine(Machine):
             left = min(free.defer, ring.gets - agent.starts.get(ring, 0))
             agent.owed.append(_Owed(ring, left, free))
 
-    # Statements -------------------------------------------------------------------------------------------------
+    def simt(self, agent: Agent, op: Simt) -> Steps:
+        """Thread-level code neither puts nor gets (plan_rules.py)."""
+        return iter(())
+
+    # Statements -----------------------------------------------------------------------------------
 
     def statement(self, agent: Agent, op: Op) -> Blocked | None:
         assert isinstance(agent, PlanAgent)
         match op:
             case Channel():
-                self.rings[op.result] = _Ring(op.label or op.result.hint, op.type.slots)
+                ring = _Ring(op.label or op.result.hint, op.type.slots)
+                ring.alone = self._users(op.result) == 1
+                self.rings[op.result] = ring
             case Put() | Send():
                 return self._put(agent, op)
             case Commit():
@@ -193,14 +200,18 @@ class PlanMachine(Machine):
                 ring.gets += 1
                 ring.frees += 1
 
+    def _users(self, channel: Value) -> int:
+        """How many roles use a channel."""
+        bodies = [role.body for role in self.roles] or [self.launch.body]
+        return sum(any(channel in op.inputs for op in walk(body)) for body in bodies)
+
     def _put(self, agent: PlanAgent, op: Put | Send) -> Blocked:
         ring = self.rings[op.channel]
-        ring.writer = agent
 
         def ready() -> bool:
             return ring.puts - ring.frees < ring.slots
 
-        if ring.reader is agent and not ready():
+        if ring.alone and not ready():
             what = (
                 f"{op.name} number {ring.puts} of {ring.label} overwrites what has not been freed"
             )
@@ -213,12 +224,11 @@ class PlanMachine(Machine):
 
     def _get(self, agent: PlanAgent, op: Get | Receive) -> Blocked:
         ring = self.rings[op.channel]
-        ring.reader = agent
 
         def ready() -> bool:
             return ring.commits > ring.gets
 
-        if ring.writer is agent and not ready():
+        if ring.alone and not ready():
             what = f"{op.name} number {ring.gets} of {ring.label} comes before its put"
             raise self._error("TLC0351", f"{what}: {ring.commits} commits so far", op)
         return self._waiting(ring, ready, f"data in {ring.label}", op)

@@ -1,9 +1,10 @@
 """Accesses to shared memory and what orders them.
 
-Every role has a clock that ticks at each access and synchronisation. A view maps a key to the time up to which what the key
-stands for is known to have happened: the accesses of a set of threads of a role, or a phase of an mbarrier. A new access
-conflicts with an earlier one to the same slot that its view does not cover. Views grow by barriers (within a role) and by
-mbarrier waits (across roles); since a wait that passes always belongs to the same phase (checked apart), one interleaving
+Every role has a clock that ticks at each access and synchronisation. A view maps a key to the time
+up to which what the key stands for is known to have happened: the accesses of a set of threads of a
+role, or a phase of an mbarrier. A new access conflicts with an earlier one to the same slot that
+its view does not cover. Views grow by barriers (within a role) and by mbarrier waits (across
+roles); since a wait that passes always belongs to the same phase (checked apart), one interleaving
 stands for all.
 """
 
@@ -44,8 +45,9 @@ class Place:
 class Access:
     """One access by some threads of a role. `done` is when it was over (None: still in flight).
 
-    `landing`: the mbarrier key and phase on which a copy engine completes it. `shown`: when a proxy fence showed it to
-    the asynchronous proxy. `elements`: linear indices by thread, where they are known.
+    `landing`: the mbarrier key and phase on which a copy engine completes it. `shown`: when a proxy
+    fence showed it to the asynchronous proxy. `elements`: linear indices by thread, where they are
+    known.
     """
 
     agent: SyncAgent
@@ -76,7 +78,7 @@ class SyncAgent(Agent):
         self.copies: list[list[Access]] = []  # closed groups
         self.gemms: list[tuple[int, list[Access]]] = []  # (issued at, reads)
         self.open_stores: list[Access] = []
-        self.stores: list[list[Access]] = []
+        self.stores: list[tuple[Threads, list[Access]]] = []
         self.barriers: set[int] = set()
 
     def tick(self) -> int:
@@ -130,7 +132,10 @@ def join(view: View, other: View) -> None:
 
 
 def owner_key(access: Access) -> Key:
-    """What a view calls the accesses of these threads. A warpgroup's wgmma is over for all of it at once."""
+    """What a view calls the accesses of these threads.
+
+    A warpgroup's wgmma is over for all of it at once, so one arrival a warpgroup stands for it.
+    """
     return ("engine" if access.grouped else "threads", access.agent.index, access.threads.number)
 
 
@@ -219,22 +224,18 @@ class Memory:
         if earlier.landing is not None:
             return "TLC0351", f"{what} with no wait for the bytes that {made} brings"
         if earlier.done is None:
-            return (
-                "TLC0351",
-                f"{what} before what {made} brings has landed: its wait is missing or leaves too many",
-            )
+            why = "its wait is missing or leaves too many"
+            return "TLC0351", f"{what} before what {made} brings has landed: {why}"
         if ordered(earlier, later.agent, False):
-            return (
-                "TLC0354",
-                f"{what} through the async proxy, and no fence has shown it what {made} wrote",
-            )
+            why = f"no fence has shown it what {made} wrote"
+            return "TLC0354", f"{what} through the async proxy, and {why}"
         if earlier.agent is later.agent:
             return "TLC0353", f"{what} with no barrier since {made} wrote it"
         return "TLC0351", f"{what}, and nothing orders that after {made}"
 
 
 def _by_element(earlier: Access, later: Access) -> bool:
-    """Accesses of single threads to known elements: a later one does not stand for an earlier one."""
+    """Accesses to known elements: a later one does not stand for an earlier one."""
     return (
         earlier.elements is not None and later.elements is not None and earlier.agent is later.agent
     )

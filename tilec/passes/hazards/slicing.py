@@ -1,5 +1,5 @@
-"""Which ops of a launch the abstract machine executes: what touches shared memory or synchronises, and the scalars and
-variables that decide which of it happens, on which slot, in which phase.
+"""Which ops of a launch the abstract machine executes: what touches shared memory or synchronises,
+and the scalars and variables that decide which of it happens, on which slot, in which phase.
 """
 
 from __future__ import annotations
@@ -130,12 +130,10 @@ class Slice:
 
     def _follow(self, value: Value) -> None:
         if value in self._of_param:
-            op, block, position = self._of_param[value]
+            op, _, position = self._of_param[value]
             self._keep(op)
-            if isinstance(op, (For, Pipeline, While)) and not (
-                position == 0 and not isinstance(op, While)
-            ):
-                carried = position - (0 if isinstance(op, While) else 1)
+            carried = position if isinstance(op, While) else position - 1
+            if isinstance(op, (For, Pipeline, While)) and carried >= 0:
                 self._need(op.inits[carried])
                 self._need_yield(op.body, carried)
             return

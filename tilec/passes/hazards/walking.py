@@ -1,7 +1,7 @@
 """One role's program, executed as a coroutine that stops where it must wait for another role.
 
-Control flow is concrete: loops run as often as the case says, conditions that depend on the thread split the role's
-threads. What the statements do is the business of a subclass of `Machine`.
+Control flow is concrete: loops run as often as the case says, conditions that depend on the thread
+split the role's threads. What the statements do is the business of a subclass of `Machine`.
 """
 
 from __future__ import annotations
@@ -75,10 +75,10 @@ class Machine:
     def __init__(self, part: Slice, case: Case) -> None:
         self.part, self.case = part, case
 
-    # What a subclass says ---------------------------------------------------------------------------------------
+    # What a subclass says -------------------------------------------------------------------------
 
     def statement(self, agent: Agent, op: Op) -> Blocked | None:
-        """What an op without control flow does. A Blocked is waited for; then `resumed` is called."""
+        """An op without control flow. What it gives is waited for, then `resumed` is called."""
         raise NotImplementedError
 
     def resumed(self, agent: Agent, op: Op) -> None:
@@ -87,7 +87,7 @@ class Machine:
     def pipeline(self, agent: Agent, op: Pipeline) -> Steps:
         raise HazardError("TLC0350", "a pipeline stands in a lowered program", loc=op.loc)
 
-    # Control flow -----------------------------------------------------------------------------------------------
+    # Control flow ---------------------------------------------------------------------------------
 
     def block(self, agent: Agent, block: Block) -> Steps:
         """Runs a block."""
@@ -201,7 +201,7 @@ class Machine:
             carried = self._yielded(agent, op.body)
         self._results(agent, op.results, carried)
 
-    # Scalars ----------------------------------------------------------------------------------------------------
+    # Scalars --------------------------------------------------------------------------------------
 
     def scalar(self, agent: Agent, op: Op) -> bool:
         """Computes an op that has nothing to do with shared memory. False if it has."""
@@ -283,7 +283,7 @@ def _place(memory: Value, indices: list[Number]) -> tuple[Value, tuple[int, ...]
 
 
 def run_together(programs: dict[Agent, Steps], case: Case) -> None:
-    """Runs the roles until all have come to their ends. Raises HazardError (TLC0357) where none can go on."""
+    """Runs the roles to their ends. Raises HazardError (TLC0357) where none of them can go on."""
     waiting: dict[Agent, Blocked] = {}
     while programs:
         progress = False
