@@ -70,7 +70,7 @@ def _block(block: Block, tiles: Tiles, params: tuple[Value, ...], out: tuple[Val
     """The block with fragments promoted. `out`: handles whose tiles it yields in addition."""
     ops: list[Op] = []
     for op in block.ops:
-        with at(op.loc):
+        with at(op.loc), op.loc:
             if isinstance(op, Yield):
                 ops.append(Yield((*op.values, *(_current(h, tiles, ops) for h in out))))
             else:
@@ -105,7 +105,7 @@ def _other(op: Op, tiles: Tiles, ops: list[Op]) -> None:
                 hint="access fragments in T.Parallel, T.copy, T.fill or T.gemm",
             )
     changes = {
-        name: _block(getattr(op, name), tiles, (), ())
+        name: _block(getattr(op, name), dict(tiles), (), ())
         for name, kind in op.fields
         if kind == "region"
     }
@@ -179,7 +179,8 @@ def _offsets(
     if len(dims) != len(memory_type(handle).shape) or any(n is None for n in numbers):
         raise LanguageError(
             "TLC0303",
-            f"a region of fragment {handle.hint!r} must have constant corners and all of its dimensions",
+            f"a region of fragment {handle.hint!r} must have constant corners and all of its "
+            "dimensions",
             hint="registers cannot be indexed at run time",
         )
     return tuple(int(n) for n in numbers if n is not None)
