@@ -151,6 +151,12 @@ class FloorMod(Binary, name="floormod", pure=True):
         return _wrapping(lambda a, b: a - _floor_divide(a, b) * b, x, y)
 
 
+def _truncating_divide(x: Any, y: Any) -> Any:
+    floor = _floor_divide(x, y)  # in integers: a float quotient of i64 would not be exact
+    inexact = np.not_equal(floor * y, x) & np.not_equal(y, 0)
+    return np.where(inexact & (np.less(x, 0) != np.less(y, 0)), floor + 1, floor)
+
+
 class TruncDiv(Binary, name="truncdiv", pure=True):
     """x / y as C has it. Made only by simplify_indices, where both are known not negative."""
 
@@ -160,7 +166,7 @@ class TruncDiv(Binary, name="truncdiv", pure=True):
     y: Value = operand()
 
     def evaluate(self, *inputs: Any) -> Any:
-        return _wrapping(lambda a, b: np.trunc(np.divide(a, b)), *inputs)
+        return _wrapping(_truncating_divide, *inputs)
 
 
 class TruncMod(Binary, name="truncmod", pure=True):
