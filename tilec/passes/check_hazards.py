@@ -18,12 +18,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ..ir.core import Op, Program, walk
-from ..ir.ops.control import Launch, Simt
+from ..ir.ops.control import Launch
 from ..ir.ops.memory import Slot, memory_type
 from ..ir.ops.pipeline import Channel
 from .context import Pass, PassContext
 from .hazards.cases import Case, Sizes, cases_of
-from .hazards.machine import SyncMachine
+from .hazards.machine import Settled, SyncMachine
 from .hazards.plan_rules import check_rules
 from .hazards.plan_run import PlanMachine
 from .hazards.slicing import Slice
@@ -46,7 +46,7 @@ def check_plan(program: Program, context: PassContext) -> Program:
     for launch in _launches(program):
         check_rules(launch)
 
-    def run(launch: Launch, part: Slice, case: Case, _: set[Simt]) -> None:
+    def run(launch: Launch, part: Slice, case: Case, _: Settled) -> None:
         PlanMachine(part, case, launch, context.target.warp_size).run(_prefix(program, part))
 
     return _each_case(program, run)
@@ -60,7 +60,7 @@ def check_synchronisation(program: Program, context: PassContext) -> Program:
     TLC0357 (deadlock), TLC0358 (slots), TLC0359 (engines at work when the block ends).
     """
 
-    def run(launch: Launch, part: Slice, case: Case, settled: set[Simt]) -> None:
+    def run(launch: Launch, part: Slice, case: Case, settled: Settled) -> None:
         machine = SyncMachine(part, case, launch, context.target.warp_size, settled)
         machine.run(_prefix(program, part))
 
@@ -79,10 +79,10 @@ def checked_sizes(program: Program) -> dict[str, list[Sizes]]:
     }
 
 
-def _each_case(program: Program, run: Callable[[Launch, Slice, Case, set[Simt]], None]) -> Program:
+def _each_case(program: Program, run: Callable[[Launch, Slice, Case, Settled], None]) -> Program:
     part = Slice(program.body)
     for launch in _launches(program):
-        settled: set[Simt] = set()
+        settled: Settled = set()
         for sizes in cases_of(program, launch, part, _slots(launch)):
             for data in DATA:
                 case = Case(sizes, data)

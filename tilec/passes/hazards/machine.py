@@ -37,19 +37,22 @@ from .records import Access, Memory, Place, SyncAgent, resolve
 from .slicing import Slice, is_space, synchronises
 from .walking import Agent, Blocked, Machine, Steps, run_together
 
+Settled = set[tuple[Simt, tuple[int | None, ...]]]
+"""Simt regions whose own accesses were checked, with the integers that they take from outside."""
+
 
 class SyncMachine(Machine):
     """One launch with the sizes of one case."""
 
     def __init__(
-        self, part: Slice, case: Case, launch: Launch, warp: int, settled: set[Simt]
+        self, part: Slice, case: Case, launch: Launch, warp: int, settled: Settled
     ) -> None:
         super().__init__(part, case)
         self.launch, self.warp = launch, warp
         self.memory = Memory(case)
         self.mbarriers: dict[tuple[Alloc, int], Mbarrier] = {}
         self.named: dict[int, tuple[SyncAgent, int]] = {}
-        self.settled = settled  # simt regions whose own accesses were checked before
+        self.settled = settled
         self.roles = [op for op in launch.body.ops if isinstance(op, Role)]
 
     def run(self, prefix: list[Op]) -> None:
@@ -164,12 +167,13 @@ class SyncMachine(Machine):
     def simt(self, agent: Agent, op: Simt) -> Steps:
         """Thread-level code: one statement, once its own accesses are checked, if nothing syncs."""
         assert isinstance(agent, SyncAgent)
-        if op in self.settled:
+        key = (op, tuple(agent.uniform(v) for v in self.part.free(op)))
+        if key in self.settled:
             self._accesses(agent, op)
             return
         yield from super().simt(agent, op)
         if not synchronises(op):
-            self.settled.add(op)
+            self.settled.add(key)
 
     def _slot(self, agent: SyncAgent, op: Slot) -> Place:
         ring = resolve(agent, op.ring)

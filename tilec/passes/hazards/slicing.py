@@ -14,6 +14,7 @@ from ...ir.ops.memory import Alloc, Load, Slot, Store
 from ...ir.ops.nvidia import MbarrierArrive, MbarrierExpect, MbarrierInit, MbarrierWait
 from ...ir.ops.pipeline import Channel, Pipeline, Stage
 from ...ir.ops.tile import Copy
+from ...ir.rewrite import free_values
 from ...ir.types import MemoryType, ScalarType, Space
 from .numbers import TAKES_UNKNOWN, function_of
 
@@ -48,6 +49,7 @@ class Slice:
         self._values: set[Value] = set()
         self._work: list[Value] = []
         self._blocks: list[Block] = []
+        self._free: dict[Simt, tuple[Value, ...]] = {}
         self.loops: list[For | Pipeline] = []
         every = self._index(outer, None)
         for op in every:
@@ -75,6 +77,13 @@ class Slice:
             op = self._parent[op]
             found.append(op)
         return found
+
+    def free(self, region: Simt) -> tuple[Value, ...]:
+        """The computed scalars that a simt region takes from outside."""
+        if region not in self._free:
+            outside = free_values(region.body)
+            self._free[region] = tuple(v for v in outside if isinstance(v.type, ScalarType))
+        return self._free[region]
 
     def _index(self, block: Block, parent: Op | None) -> list[Op]:
         found: list[Op] = []
