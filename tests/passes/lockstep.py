@@ -52,6 +52,7 @@ class Machine:
         self.mask = np.ones(threads, bool)
         self.executed: list[Op] = []
         self.inflight: set[Value] = set()
+        self.stored = 0  # elements that vector stores wrote
 
     # Memory -------------------------------------------------------------------------------------
 
@@ -188,6 +189,7 @@ def _vector_load(m: Machine, op: thread.VectorLoad) -> None:
 
 def _vector_store(m: Machine, op: thread.VectorStore) -> None:
     memory, at = _vector(m, op)
+    m.stored += int(m.mask.sum()) * op.count
     memory[at[m.mask]] = m.read(op.registers, op.offset, op.count)[m.mask]
 
 

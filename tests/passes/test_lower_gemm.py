@@ -44,7 +44,8 @@ class Case:
     """One gemm: its operands in shared memory, its accumulator in registers."""
 
     def __init__(
-        self, variant: Variant, size: tuple[int, int, int], transposes: str = "NT", dtype: DType = f16,
+        self, variant: Variant, size: tuple[int, int, int], transposes: str = "NT",
+        dtype: DType = f16,
         layouts: tuple[SharedLayout | None, SharedLayout | None] = (None, None), **options: Any,
     ) -> None:  # fmt: skip
         (m, n, k), family = size, variant[0]
