@@ -1,4 +1,5 @@
-"""Small tile-level programs with layouts by hand, lowered and run, for the tests of the lowerings."""
+"""Small tile-level programs with layouts by hand, lowered and run, for the tests of the
+lowerings."""
 
 from __future__ import annotations
 
@@ -28,15 +29,23 @@ from tilec.target import TARGETS
 
 SHORT = (lower_tiles, vectorize, flatten_memory)
 FULL = (
-    canonicalize, lower_tiles, simplify_indices, vectorize, flatten_memory, simplify_indices, canonicalize,
-)  # fmt: skip
+    canonicalize,
+    lower_tiles,
+    simplify_indices,
+    vectorize,
+    flatten_memory,
+    simplify_indices,
+    canonicalize,
+)
 
 
 class Bench(Sketch):
     """A sketch with laid out shared memory, and tiles."""
 
     def laid_out(self, hint: str, dtype: DType, layout: SharedLayout) -> Value:
-        value: Value = self.emit(Alloc(type=MemoryType(dtype, layout.shape, Space.SHARED, layout))).result
+        value: Value = self.emit(
+            Alloc(type=MemoryType(dtype, layout.shape, Space.SHARED, layout))
+        ).result
         value.hint = hint
         return value
 
@@ -51,10 +60,14 @@ class Bench(Sketch):
         ).result
         return result
 
-    def store_tile(self, tile: Value, target: Value, corner: Sequence[Value | int], **options: Any) -> None:
+    def store_tile(
+        self, tile: Value, target: Value, corner: Sequence[Value | int], **options: Any
+    ) -> None:
         rank = len(tile.type.shape)  # type: ignore[attr-defined]
         dims = options.pop("dims", tuple(range(len(corner) - rank, len(corner))))
-        self.emit(StoreTile(tile, target, tuple(self.value(i) for i in corner), dims=dims, **options))
+        self.emit(
+            StoreTile(tile, target, tuple(self.value(i) for i in corner), dims=dims, **options)
+        )
 
     def barrier(self) -> None:
         self.emit(Barrier())
@@ -64,7 +77,11 @@ class Lowered:
     """A program at thread level, its remarks and the facts that it asked for."""
 
     def __init__(
-        self, program: Program, target: str = "cuda:sm_90a", passes: Sequence[Any] = SHORT, assume: bool = True
+        self,
+        program: Program,
+        target: str = "cuda:sm_90a",
+        passes: Sequence[Any] = SHORT,
+        assume: bool = True,
     ) -> None:
         registry = builtin_registry()
         register_lowerings(registry)
@@ -90,7 +107,9 @@ class Lowered:
         symbols: dict[str, int] = {}
         for param in self.program.params:
             if isinstance(param.type, MemoryType):
-                for dim, extent in zip(param.type.shape, np.shape(tensors[param.hint]), strict=True):
+                for dim, extent in zip(
+                    param.type.shape, np.shape(tensors[param.hint]), strict=True
+                ):
                     assert isinstance(dim, str) or dim == extent
                     if isinstance(dim, str):
                         symbols[dim] = extent

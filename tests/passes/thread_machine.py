@@ -1,8 +1,10 @@
-"""Runs flattened thread-level programs of one role in NumPy: all threads of a block in lockstep, under masks.
+"""Runs flattened thread-level programs of one role in NumPy: all threads of a block in lockstep,
+under masks.
 
-It checks what hardware would not forgive: indices outside memory, vectors at addresses that are no multiple of their
-size, two threads that store to one element at once, barriers that some threads do not reach. Asynchronous copies land
-when they are issued. Memory starts as `garbage`, so that a test sees what was not written.
+It checks what hardware would not forgive: indices outside memory, vectors at addresses that are no
+multiple of their size, two threads that store to one element at once, barriers that some threads do
+not reach. Asynchronous copies land when they are issued. Memory starts as `garbage`, so that a test
+sees what was not written.
 """
 
 from __future__ import annotations
@@ -24,7 +26,9 @@ GARBAGE = 77
 class Machine:
     """One launch's machine. `tensors` are by parameter name, changed in place."""
 
-    def __init__(self, program: Program, tensors: dict[str, np.ndarray], symbols: dict[str, int]) -> None:
+    def __init__(
+        self, program: Program, tensors: dict[str, np.ndarray], symbols: dict[str, int]
+    ) -> None:
         self.program = program
         self.symbols = symbols
         self.memory: dict[Value, np.ndarray] = {}
@@ -51,7 +55,9 @@ class Machine:
                 self._thread(op, np.ones(1, bool))
 
     def number(self, value: Value) -> Any:
-        return np.asarray(self.scalars[value] if not isinstance(value, Constant) else value.value).reshape(-1)[0]
+        return np.asarray(
+            self.scalars[value] if not isinstance(value, Constant) else value.value
+        ).reshape(-1)[0]
 
     def _block(self, launch: control.Launch, place: tuple[int, int, int]) -> None:
         self.threads = launch.threads
@@ -59,7 +65,7 @@ class Machine:
             self.scalars[param] = np.int32(index)
         self.ops(launch.body, np.ones(launch.threads, bool))
 
-    # Values -------------------------------------------------------------------------------------------------------
+    # Values ---------------------------------------------------------------------------------------
 
     def get(self, value: Value, mask: np.ndarray) -> np.ndarray:
         if isinstance(value, Constant):
@@ -86,11 +92,13 @@ class Machine:
             handler(op, mask)
         elif isinstance(op, arith.Elementwise):
             with np.errstate(all="ignore"):
-                self.scalars[op.result] = np.asarray(op.evaluate(*(self.get(v, mask) for v in op.inputs)))
+                self.scalars[op.result] = np.asarray(
+                    op.evaluate(*(self.get(v, mask) for v in op.inputs))
+                )
         elif not isinstance(op, (nvidia.CpAsyncCommit, nvidia.CpAsyncWait, thread.WarpSync)):
             raise NotImplementedError(op.name)
 
-    # Structure ----------------------------------------------------------------------------------------------------
+    # Structure ------------------------------------------------------------------------------------
 
     def _for(self, op: control.For, mask: np.ndarray) -> None:
         index = self.get(op.start, mask).copy()
@@ -134,7 +142,7 @@ class Machine:
     def _barrier(self, op: thread.Barrier, mask: np.ndarray) -> None:
         assert mask.all(), "a barrier that some threads do not reach"
 
-    # Memory -------------------------------------------------------------------------------------------------------
+    # Memory ---------------------------------------------------------------------------------------
 
     def _alloc(self, op: memory.Alloc, mask: np.ndarray) -> None:
         type_ = op.type
@@ -154,25 +162,42 @@ class Machine:
         """A selector [active threads, width] of elements of a memory."""
         array = self.memory[handle]
         assert isinstance(handle.type, MemoryType)
-        assert len(indices) == len(handle.type.shape) <= 1, f"{len(indices)} indices into {handle.type}"
+        assert len(indices) == len(handle.type.shape) <= 1, (
+            f"{len(indices)} indices into {handle.type}"
+        )
         active = np.flatnonzero(mask)
-        start = self.get(indices[0], mask)[active].astype(np.int64) if indices else np.zeros(active.size, np.int64)
+        start = (
+            self.get(indices[0], mask)[active].astype(np.int64)
+            if indices
+            else np.zeros(active.size, np.int64)
+        )
         size = array.shape[-1]
-        assert ((start >= 0) & (start + width <= size)).all(), f"{start} + {width} in {handle!r} of {size}"
+        assert ((start >= 0) & (start + width <= size)).all(), (
+            f"{start} + {width} in {handle!r} of {size}"
+        )
         assert (start % width == 0).all(), f"a vector of {width} at {start} of {handle!r}"
         places = start[:, None] + np.arange(width)
         return (active[:, None], places) if array.ndim == 2 else (places,)
 
-    def _read(self, handle: Value, indices: Sequence[Value], mask: np.ndarray, width: int) -> np.ndarray:
+    def _read(
+        self, handle: Value, indices: Sequence[Value], mask: np.ndarray, width: int
+    ) -> np.ndarray:
         return self.memory[handle][self._at(handle, indices, mask, width)]
 
     def _write(
-        self, handle: Value, indices: Sequence[Value], mask: np.ndarray, width: int, data: np.ndarray
+        self,
+        handle: Value,
+        indices: Sequence[Value],
+        mask: np.ndarray,
+        width: int,
+        data: np.ndarray,
     ) -> None:
         at = self._at(handle, indices, mask, width)
         array = self.memory[handle]
         if array.ndim == 1:
-            assert np.unique(at[0]).size == at[0].size, f"two threads store to one element of {handle!r}"
+            assert np.unique(at[0]).size == at[0].size, (
+                f"two threads store to one element of {handle!r}"
+            )
             if id(array) in self.names:
                 np.add.at(self.stored[self.names[id(array)]], at[0], 1)
         array[at] = data
@@ -180,7 +205,9 @@ class Machine:
     def _registers(self, array: Value, offset: Value, mask: np.ndarray, count: int) -> Any:
         active = np.flatnonzero(mask)
         start = self.get(offset, mask)[active].astype(np.int64)
-        assert (start >= 0).all() and (start + count <= self.memory[array].shape[1]).all(), "registers outside"
+        assert (start >= 0).all() and (start + count <= self.memory[array].shape[1]).all(), (
+            "registers outside"
+        )
         return active[:, None], start[:, None] + np.arange(count)
 
     def _load(self, op: memory.Load, mask: np.ndarray) -> None:
@@ -201,14 +228,18 @@ class Machine:
         allowed = self.where(predicate, mask)
         self.memory[op.registers][self._registers(op.registers, op.offset, mask, op.count)] = 0
         data = self._read(source, op.indices, allowed, op.count)
-        self.memory[op.registers][self._registers(op.registers, op.offset, allowed, op.count)] = data
+        self.memory[op.registers][self._registers(op.registers, op.offset, allowed, op.count)] = (
+            data
+        )
 
     def _vector_store(self, op: Any, mask: np.ndarray) -> None:
         predicate = (op.predicate,) if isinstance(op.predicate, Value) else op.predicate
         target = op.buffer if isinstance(op, amd.BufferStore) else op.memory
         self._check_bytes(target, op.count)
         allowed = self.where(predicate, mask)
-        data = self.memory[op.registers][self._registers(op.registers, op.offset, allowed, op.count)]
+        data = self.memory[op.registers][
+            self._registers(op.registers, op.offset, allowed, op.count)
+        ]
         self._write(target, op.indices, allowed, op.count, data)
 
     _buffer_load, _buffer_store = _vector_load, _vector_store
@@ -226,7 +257,7 @@ class Machine:
         at = self._registers(op.registers, op.offset, mask, op.count)
         self.memory[op.registers][at] = self.get(op.value, mask)[mask][:, None]
 
-    # NVIDIA -------------------------------------------------------------------------------------------------------
+    # NVIDIA ---------------------------------------------------------------------------------------
 
     def _cp_async(self, op: nvidia.CpAsync, mask: np.ndarray) -> None:
         width = op.size // op.source.type.dtype.bytes  # type: ignore[attr-defined]
@@ -237,7 +268,9 @@ class Machine:
         self._write(op.destination, op.destination_indices, allowed, width, data)
 
     def _rows(self, op: Any, mask: np.ndarray) -> np.ndarray:
-        """Element offsets [warps, matrices, row, column] of the 8x8 matrices whose rows the lanes give."""
+        """Element offsets [warps, matrices, row, column] of the 8x8 matrices whose rows the lanes
+        give.
+        """
         assert mask.all(), "matrices are moved by whole warps"
         start = self.get(op.indices[0], mask).astype(np.int64).reshape(-1, 32)[:, : 8 * op.matrices]
         assert (start % 8 == 0).all(), "a row of a matrix is 16 bytes, aligned"
@@ -253,10 +286,14 @@ class Machine:
 
     def _ldmatrix(self, op: nvidia.LdMatrix, mask: np.ndarray) -> None:
         data = self.memory[op.memory][self._rows(op, mask)]
-        self.memory[op.registers][self._lanes(op, mask)] = data.swapaxes(-1, -2) if op.transposed else data
+        self.memory[op.registers][self._lanes(op, mask)] = (
+            data.swapaxes(-1, -2) if op.transposed else data
+        )
 
     def _stmatrix(self, op: nvidia.StMatrix, mask: np.ndarray) -> None:
-        self.memory[op.memory][self._rows(op, mask)] = self.memory[op.registers][self._lanes(op, mask)]
+        self.memory[op.memory][self._rows(op, mask)] = self.memory[op.registers][
+            self._lanes(op, mask)
+        ]
 
     def _tensor_map(self, op: nvidia.TensorMap, mask: np.ndarray) -> None:
         self.scalars[op.result] = 0
@@ -282,7 +319,9 @@ class Machine:
         return self.memory[description.memory], offsets, inside, span.apply(linear)
 
     def _tma_load(self, op: nvidia.TmaLoad, mask: np.ndarray) -> None:
-        tensor, offsets, inside, linear = self._box(op, op.destination, op.destination_indices, mask)
+        tensor, offsets, inside, linear = self._box(
+            op, op.destination, op.destination_indices, mask
+        )
         self.memory[op.destination][linear] = np.where(inside, tensor[offsets], 0)
 
     def _tma_store(self, op: nvidia.TmaStore, mask: np.ndarray) -> None:

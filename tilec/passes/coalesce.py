@@ -1,10 +1,12 @@
-"""Which tile values share one array of registers: out of SSA, with a copy only where two are live at once.
+"""Which tile values share one array of registers: out of SSA, with a copy only where two are live
+at once.
 
-Values that flow into each other (a loop's initial, carried and final value, what a branch yields, an accumulator and
-the result of its gemm) take one array unless one is still needed when another is written. Liveness is that of
-structured control flow: what a loop reads from outside is live in all of it.
+Values that flow into each other (a loop's initial, carried and final value, what a branch yields,
+an accumulator and the result of its gemm) take one array unless one is still needed when another is
+written. Liveness is that of structured control flow: what a loop reads from outside is live in all
+of it.
 
-    %a1 = gemm %x, %y, %a0    one array, if %a0 is not used after;  else a copy of %a0 is made before the gemm
+    %a1 = gemm %x, %y, %a0    one array where %a0 is not used after; else %a0 is copied before
 """
 
 from __future__ import annotations
@@ -107,10 +109,12 @@ class _Coalescing:
         for value in b.members:
             self._groups[value] = a
 
-    # Liveness, backwards ------------------------------------------------------------------------------------------
+    # Liveness, backwards --------------------------------------------------------------------------
 
     def _scan(self, block: Block, live: set[Value], depth: int) -> set[Value]:
-        """Notes the conflicts in a block at whose end `live` is live; gives what is live at its start."""
+        """Notes the conflicts in a block at whose end `live` is live; gives what is live at its
+        start.
+        """
         live = set(live)
         for op in reversed(block.ops):
             results = [v for v in op.results if is_tile(v)]
@@ -131,7 +135,7 @@ class _Coalescing:
         return live
 
     def _define(self, values: Sequence[Value], live: Iterable[Value]) -> None:
-        """`values` are written at once where `live` is live: none may share with another of them."""
+        """`values` are written at once where `live` is live: none may share with another."""
         for value in values:
             group = self._group(value)
             group.conflicts |= {v for v in (*values, *live) if v is not value}
@@ -196,11 +200,13 @@ def _outer_tiles(block: Block) -> set[Value]:
     return {v for op in walk(block) for v in op.inputs if is_tile(v)} - defined
 
 
-# Constants ----------------------------------------------------------------------------------------------------------
+# Constants ----------------------------------------------------------------------------------------
 
 
 def sink_constants(block: Block) -> Block:
-    """The block with a splat (or undefined tile) of its own right before each use, so that none is live for long."""
+    """The block with a splat (or undefined tile) of its own right before each use, so that none is
+    live for long.
+    """
     return _sunk(block, {})
 
 
@@ -231,7 +237,8 @@ def _with_own(op: Op, made: dict[Value, Op]) -> Iterator[Op]:
 def parallel_moves(
     moves: Sequence[tuple[Value, Value]],
 ) -> tuple[list[tuple[Value, Value]], list[Value]]:
-    """(destination, source) moves that happen at once, as a sequence; and sources to be saved before it.
+    """(destination, source) moves that happen at once, as a sequence; and sources to be saved
+    before it.
 
     A cycle is cut by saving one of its sources; moves from that read what was saved.
     """

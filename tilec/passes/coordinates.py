@@ -1,4 +1,5 @@
-"""Where a thread's registers lie in a tile, and whether indices lie in a tensor, as index arithmetic."""
+"""Where a thread's registers lie in a tile, and whether indices lie in a tensor, as index
+arithmetic."""
 
 from __future__ import annotations
 
@@ -43,7 +44,9 @@ def add_up(b: Builder, terms: Sequence[Term], sources: dict[object, Number]) -> 
 
 
 def primary(b: Builder, layout: RegisterLayout, thread: Value) -> Value | None:
-    """The bool that this thread holds the first copy of its part of a tile; None where there is one copy."""
+    """The bool that this thread holds the first copy of its part of a tile; None where there is one
+    copy.
+    """
     terms = layout.replica_terms()
     return b.compare("eq", add_up(b, terms, {"thread": thread}), 0) if terms else None
 
@@ -58,7 +61,7 @@ def shifted(
     return tuple(found)
 
 
-# Bounds -----------------------------------------------------------------------------------------------------------
+# Bounds -------------------------------------------------------------------------------------------
 
 
 def extent_value(b: Builder, dim: Dim) -> Value:
@@ -69,9 +72,11 @@ def extent_value(b: Builder, dim: Dim) -> Value:
 def guard(
     b: IndexBuilder, memory: Value, indices: Sequence[Value], extents: Sequence[int] = ()
 ) -> Value | None:
-    """The bool that an access is inside a global tensor; None where that is proved, and for other memory.
+    """The bool that an access is inside a global tensor; None where that is proved, and for other
+    memory.
 
-    `extents`, one a dimension (1 where not given), is how many elements from the index on are accessed.
+    `extents`, one a dimension (1 where not given), is how many elements from the index on are
+    accessed.
     """
     type_ = memory_type(memory)
     if type_.space is not Space.GLOBAL:
@@ -112,14 +117,16 @@ def predicate_of(condition: Value | None) -> tuple[Value, ...]:
     return () if condition is None or constant_of(condition) is True else (condition,)
 
 
-# Registers ----------------------------------------------------------------------------------------------------------
+# Registers ----------------------------------------------------------------------------------------
 
 
 @contextmanager
 def register_loops(b: IndexBuilder, layout: RegisterLayout, vector: int = 1) -> Iterator[Value]:
-    """Unrolled loops over the registers of a layout in runs of `vector`; gives the first register of the run.
+    """Unrolled loops over the registers of a layout in runs of `vector`; gives the first register
+    of the run.
 
-    One loop a digit of the register index, so that coordinates are sums of multiples of loop variables.
+    One loop a digit of the register index, so that coordinates are sums of multiples of loop
+    variables.
     """
     total: Value = b.const(0)
     with ExitStack() as stack:
@@ -131,7 +138,9 @@ def register_loops(b: IndexBuilder, layout: RegisterLayout, vector: int = 1) -> 
 
 @lru_cache(maxsize=1024)
 def register_digits(layout: RegisterLayout, vector: int = 1) -> tuple[tuple[int, int], ...]:
-    """(extent, stride) of the digits of the register index, outermost first, in units of `vector` registers."""
+    """(extent, stride) of the digits of the register index, outermost first, in units of `vector`
+    registers.
+    """
     digits = [d for dim in range(layout.rank) for d in layout.digits(dim) if d.source == "register"]
     found = []
     for digit in sorted(digits, key=lambda d: -d.stride):

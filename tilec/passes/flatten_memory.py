@@ -1,11 +1,13 @@
 """Every access gets one index: the number of an element in memory, through the layout.
 
-Needs: thread level. Leaves: shared and local allocs as rows of elements, tensors seen through `flatten`, no `slot`; each
-access with exactly one index, in elements. Tensors are row-major (indices of 64 bits where 2^31 bytes may not do); shared
-memory follows its layout. A swizzle is applied to the part that does not vary in unrolled loops, where the rest cannot
-carry into it: swizzle(x + y) = swizzle(x) ^ swizzle(y) for x, y of different bits, + whole periods.
+Needs: thread level. Leaves: shared and local allocs as rows of elements, tensors seen through
+`flatten`, no `slot`; each access with exactly one index, in elements. Tensors are row-major
+(indices of 64 bits where 2^31 bytes may not do); shared memory follows its layout. A swizzle is
+applied to the part that does not vary in unrolled loops, where the rest cannot carry into it:
+swizzle(x + y) = swizzle(x) ^ swizzle(y) for x, y of different bits, + whole periods.
 
-    ldmatrix %s[%row, %k * 16 + %c]    ->    %x = (%row * 64 + %c) ; ldmatrix %s[(%x ^ (%x >> 3 & 56)) ^ %k * 16]
+    ldmatrix %s[%row, %k * 16 + %c]    ->    %x = %row * 64 + %c
+                                             ldmatrix %s[(%x ^ (%x >> 3 & 56)) ^ %k * 16]
 """
 
 from __future__ import annotations
@@ -27,7 +29,8 @@ from .index_builder import Form, IndexBuilder
 from .vector_access import is_below
 
 WALKED_BY_HARDWARE = (TmaLoad, TmaStore, MakeDescriptor)
-"""Ops that are given where a tile starts before the swizzle, which the hardware applies by itself."""
+"""Ops that are given where a tile starts before the swizzle, which the hardware applies by itself.
+"""
 
 
 def flatten_memory(program: Program, context: PassContext) -> Program:
@@ -40,12 +43,13 @@ def flatten_memory(program: Program, context: PassContext) -> Program:
 def _launch(launch: Launch, context: PassContext) -> Launch:
     b = IndexBuilder()
     with b.inside(launch):
-        return launch.replace(body=_Flattening(b, context).block(launch.body))  # type: ignore[return-value]
+        body = _Flattening(b, context).block(launch.body)
+    return launch.replace(body=body)  # type: ignore[return-value]
 
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a handle's elements are: a flat memory, how it is laid out, and a slot's first element."""
+    """Where a handle's elements are: a flat memory, its layout, a slot's first element."""
 
     memory: Value
     type: MemoryType
@@ -108,7 +112,7 @@ class _Flattening:
             then = self.block(op.then)
         self._emit(op, op.replace(condition=condition, then=then, orelse=self.block(op.orelse)))
 
-    # Memory ---------------------------------------------------------------------------------------------------------
+    # Memory ---------------------------------------------------------------------------------------
 
     def _alloc(self, op: Alloc) -> None:
         type_ = op.type
@@ -152,7 +156,7 @@ class _Flattening:
             memory.hint = handle.hint
         return _Place(memory, memory_type(handle), handle)
 
-    # Accesses -------------------------------------------------------------------------------------------------------
+    # Accesses -------------------------------------------------------------------------------------
 
     def _access(self, op: Op) -> None:
         """An op with its memories flat and one index for each; all other operands by name."""
@@ -225,7 +229,7 @@ class _Flattening:
             total = b.add(b.mul(total, extent), b.cast(index, dtype))
         return total
 
-    # Swizzles -------------------------------------------------------------------------------------------------------
+    # Swizzles -------------------------------------------------------------------------------------
 
     def _laid_out(self, place: _Place, layout: SharedLayout, indices: Sequence[Value]) -> Value:
         """The offset of an element of shared memory, the swizzle where it varies least."""
@@ -284,7 +288,9 @@ class _Flattening:
 
 
 def memory_fields(op: Op) -> list[tuple[str, str]]:
-    """(memory, indices) fields of an access: `x` with `x_indices`, `memory` or `buffer` with `indices`."""
+    """(memory, indices) fields of an access: `x` with `x_indices`, `memory` or `buffer` with
+    `indices`.
+    """
     names = {name for name, kind in op.fields if kind == "operand"}
     found = []
     for name, kind in op.fields:

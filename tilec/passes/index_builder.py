@@ -1,7 +1,8 @@
 """A builder that knows what its integers are: their ranges, and their form as sums of multiples.
 
-Divisions by constants are taken apart where the form allows it, so that index arithmetic over threads, registers and
-unrolled loops comes out as (a part of the thread) + (multiples of loop variables):
+Divisions by constants are taken apart where the form allows it, so that index arithmetic over
+threads, registers and unrolled loops comes out as (a part of the thread) + (multiples of loop
+variables):
 
     (t * 8 + v) // 64, v in 0..8         ->    t // 8
     (i * 64 + t % 8 * 8 + v) % 64        ->    t % 8 * 8 + v
@@ -52,7 +53,9 @@ class Form:
 
 
 class IndexBuilder(Builder):
-    """A Builder that notes what it emits. Values from elsewhere are made known by `note` and `assume`."""
+    """A Builder that notes what it emits. Values from elsewhere are made known by `note` and
+    `assume`.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -68,7 +71,7 @@ class IndexBuilder(Builder):
         other._assumed.update(self._assumed)
         return other
 
-    # What is known ------------------------------------------------------------------------------------------------
+    # What is known --------------------------------------------------------------------------------
 
     def emit(self, op: OpT) -> OpT:
         self.note(op)
@@ -178,7 +181,7 @@ class IndexBuilder(Builder):
         ranges = [self.range_of(v).mul(Range.exactly(n)) for v, n in form.terms]
         return form.constant % divisor == 0 and all(_divides(divisor, r) for r in ranges)
 
-    # Forms --------------------------------------------------------------------------------------------------------
+    # Forms ----------------------------------------------------------------------------------------
 
     def form(self, value: Value) -> Form:
         """`value` as a sum, seen through additions and multiplications by constants."""
@@ -209,7 +212,7 @@ class IndexBuilder(Builder):
             total = part if total is None else self.add(total, part)
         return self.const(form.constant) if total is None else self.add(total, form.constant)
 
-    # Division -----------------------------------------------------------------------------------------------------
+    # Division -------------------------------------------------------------------------------------
 
     def floordiv(self, x: Number, y: Number) -> Value:
         divisor = _divisor(x, y)
@@ -243,7 +246,9 @@ class IndexBuilder(Builder):
         return super().floormod(self.build(rest) if whole.terms or whole.constant else x, divisor)
 
     def as_division(self, value: Value) -> tuple[Value, int] | None:
-        """(x, n) where `value` is floor(x / n) of a positive number, spelled as a division or a shift."""
+        """(x, n) where `value` is floor(x / n) of a positive number, spelled as a division or a
+        shift.
+        """
         op = self.definitions.get(value)
         number = constant_of(op.y) if isinstance(op, arith.Binary) else None
         match op:
@@ -279,7 +284,9 @@ class IndexBuilder(Builder):
         return Form(whole.terms, number), Form(rest.terms, left)
 
     def _units(self, rest: Form, divisor: int) -> Iterator[tuple[int, Form, Form]]:
-        """Ways to see rest = unit * upper + lower, 0 <= lower < unit, with a unit that divides the divisor."""
+        """Ways to see rest = unit * upper + lower, 0 <= lower < unit, with a unit that divides the
+        divisor.
+        """
         units = {math.gcd(factor, divisor) for _, factor in rest.terms} - {1, divisor}
         for unit in sorted(units, reverse=True):
             lower = Form(rest.where(unit, divides=False).terms, rest.constant % unit)
@@ -287,7 +294,7 @@ class IndexBuilder(Builder):
                 upper = Form(rest.where(unit, divides=True).terms, rest.constant - lower.constant)
                 yield unit, upper.over(unit), lower
 
-    # Structure --------------------------------------------------------------------------------------------------------
+    # Structure ------------------------------------------------------------------------------------
 
     @contextmanager
     def loop(
@@ -318,7 +325,9 @@ class IndexBuilder(Builder):
 
     @contextmanager
     def unrolled(self, count: int, hint: str = "i", limit: int = 1 << 30) -> Iterator[Value]:
-        """A loop of `count` iterations, unrolled (by four above `limit`); no loop where there is one iteration."""
+        """A loop of `count` iterations, unrolled (by four above `limit`); no loop where there is
+        one iteration.
+        """
         if count == 1:
             yield self.const(0)
             return

@@ -1,7 +1,7 @@
 """Copies between memories, and fills: TMA boxes, cp.async, or vectors through registers.
 
-A copy is spread over the role's threads in vectors, consecutive threads along the inner dimension. TMA copies are
-one thread's: they stand under its condition already.
+A copy is spread over the role's threads in vectors, consecutive threads along the inner dimension.
+TMA copies are one thread's: they stand under its condition already.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def lower_copy(op: Copy, lowering: Lowering) -> None:
         _through_registers(op, lowering)
 
 
-# The copy engine ------------------------------------------------------------------------------------------------------
+# The copy engine ----------------------------------------------------------------------------------
 
 
 def _by_tma(op: Copy, lowering: Lowering) -> None:
@@ -78,7 +78,7 @@ def _by_tma(op: Copy, lowering: Lowering) -> None:
 
 
 def _boxes(op: Copy, tile: Value, indices: Sequence[Value]) -> TmaBoxes:
-    """The boxes of a whole shared tile. Raises LayoutConflict where its layout is not one of boxes."""
+    """The boxes of a whole shared tile. Raises LayoutConflict where its layout has none."""
     type_ = memory_type(tile)
     assert op.shape == type_.shape and all(constant_of(i) == 0 for i in indices), (
         "the copy engine moves whole tiles"
@@ -112,7 +112,7 @@ def _each_box(lowering: Lowering, boxes: TmaBoxes) -> Iterator[tuple[Value, ...]
         yield tuple(corner)
 
 
-# cp.async -------------------------------------------------------------------------------------------------------------
+# cp.async -----------------------------------------------------------------------------------------
 
 
 def _cp_async_width(op: Copy, lowering: Lowering) -> int:
@@ -145,7 +145,7 @@ def _by_cp_async(op: Copy, lowering: Lowering, width: int) -> None:
         b.emit(CpAsyncWait(pending=0))
 
 
-# Registers --------------------------------------------------------------------------------------------------------------
+# Registers ----------------------------------------------------------------------------------------
 
 
 def _through_registers(op: Copy, lowering: Lowering) -> None:
@@ -175,7 +175,7 @@ def _through_registers(op: Copy, lowering: Lowering) -> None:
 
 
 def _copy_width(op: Copy, lowering: Lowering) -> int:
-    """Consecutive elements that both sides can move at once along the last dimension of the region."""
+    """Consecutive elements that both sides can move at once along the region's last dimension."""
     widths = []
     for memory, indices, dims in (
         (op.source, op.source_indices, op.source_dims),
@@ -189,12 +189,12 @@ def _copy_width(op: Copy, lowering: Lowering) -> int:
     return min(widths)
 
 
-# Spreading over threads -------------------------------------------------------------------------------------------------
+# Spreading over threads ---------------------------------------------------------------------------
 
 
 @contextmanager
 def spread(lowering: Lowering, shape: Sequence[int], vector: int) -> Iterator[tuple[Value, ...]]:
-    """Loops in which the role's threads visit every run of `vector` elements once; gives its start."""
+    """Loops in which the role's threads visit every run of `vector` elements once; its start."""
     b, thread = lowering.b, lowering.thread()
     if not shape:
         with b.when(b.compare("eq", thread, 0)):
@@ -229,7 +229,7 @@ def _unravelled(
     return (*found[:-1], b.mul(found[-1], vector))
 
 
-# Fill -------------------------------------------------------------------------------------------------------------------
+# Fill ---------------------------------------------------------------------------------------------
 
 
 def lower_fill(op: Fill, lowering: Lowering) -> None:

@@ -99,9 +99,10 @@ def _selected(
         found = layout.slice_registers(dim, start, extent)
         if found is None:
             raise LayoutConflict(
-                "TLC0435", f"{op.name} takes a region that other threads hold a part of",
+                "TLC0435",
+                f"{op.name} takes a region that other threads hold a part of",
                 hint="take whole rows or columns of threads, or go through shared memory",
-            )  # fmt: skip
+            )
         layout, chosen = found
         numbers = tuple(numbers[r] for r in chosen)
     assert layout == part, f"{op.name}: {part} is not the region's layout {layout}"
@@ -115,7 +116,9 @@ def move_registers(
     source: Value,
     of: Sequence[int] | None,
 ) -> None:
-    """destination[to[i]] = source[of[i]] for all i, in runs, by unrolled loops; None stands for i itself."""
+    """destination[to[i]] = source[of[i]] for all i, in runs, by unrolled loops; None stands for i
+    itself.
+    """
     numbers = tuple(to if to is not None else of or ())
     b = lowering.b
     run = _run_length(numbers)

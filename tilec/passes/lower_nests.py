@@ -1,9 +1,9 @@
-"""Parallel nests and simt regions: code of single elements, run by the thread that its layout names.
+"""Parallel nests and simt regions: code of single elements, run by the thread of its layout.
 
-parallel %i, %j <extents = [64, 64], layout = #l>      for 0, 4, 1 (%r) <unroll = 0> {        // digits of #l
-  %x = load %acc[%i, %j]                          ->     for 0, 8, 1 (%v) <kind = vectorized> {
-  store (mul %x, %s), %C[%i, %j]                            %x = load %acc[%r * 8 + %v]
-                                                            store (mul %x, %s), %C[%t // 8 + %r * 16, %t % 8 * 8 + %v]
+    parallel %i, %j <layout = #l> {        for 0, 4, 1 (%r) <unroll = 0> {     // digits of #l
+      %x = load %acc[%i, %j]         ->      for 0, 8, 1 (%v) <kind = "vectorized"> {
+      store (mul %x, %s), %C[%i, %j]           %x = load %acc[%r * 8 + %v]
+    }                                          store (mul %x, %s), %C[..., ... + %v] } }
 """
 
 from __future__ import annotations
@@ -51,7 +51,9 @@ def lower_parallel(op: Parallel, lowering: Lowering) -> None:
 def _iterations(
     op: Parallel, lowering: Lowering, fragments: bool
 ) -> Iterator[tuple[Value, tuple[Value, ...], Value | None]]:
-    """Loops over this thread's iterations: the register of the nest's layout, its indices, and whether to store."""
+    """Loops over this thread's iterations: the register of the nest's layout, its indices, and
+    whether to store.
+    """
     b, layout = lowering.b, op.layout
     if layout is None:
         assert not fragments, "a nest that uses tiles has a layout"
@@ -71,7 +73,9 @@ def _iterations(
 
 
 def _vector(op: Parallel, layout: RegisterLayout) -> int:
-    """Iterations that are consecutive along the last index, where the nest touches memory that has vectors."""
+    """Iterations that are consecutive along the last index, where the nest touches memory that has
+    vectors.
+    """
     bits = [
         memory_type(inner.memory).dtype.bits
         for inner in op.body.ops
@@ -166,7 +170,9 @@ class _Body:
         return self.lowering.registers(self.tiles[handle])
 
     def _offset(self, handle: Value, indices: Sequence[Value]) -> Value:
-        """The register of a fragment's element: the nest's register, mapped where the fragment has other dimensions."""
+        """The register of a fragment's element: the nest's register, mapped where the fragment has
+        other dimensions.
+        """
         assert self.nest.layout is not None and all(i in self.indices for i in indices)
         dims = tuple(self.indices.index(i) for i in indices)
         numbers = register_map(self.nest.layout, self.lowering.layout(self.tiles[handle]), dims)
@@ -182,9 +188,11 @@ def op_block(op: Op) -> Block:
 def register_map(
     nest: RegisterLayout, tile: RegisterLayout, dims: tuple[int, ...]
 ) -> tuple[int, ...]:
-    """For each register of a nest's layout, the register of a tile that holds the element at indices `dims` of it.
+    """For each register of a nest's layout, the register of a tile that holds the element at
+    indices `dims` of it.
 
-    By enumeration: every thread must hold the elements of its own iterations, all in the same registers.
+    By enumeration: every thread must hold the elements of its own iterations, all in the same
+    registers.
     """
     places = nest.coords()[..., list(dims)]
     _, numbers = tile.owner(places)

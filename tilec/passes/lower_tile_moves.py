@@ -1,8 +1,9 @@
-"""Tiles loaded from memory and stored to it: every thread the registers that its layout gives it, in vectors.
+"""Tiles loaded from memory and stored to it: every thread the registers that its layout gives it,
+in vectors.
 
-Where registers lie as the 8x8 matrices of ldmatrix and stmatrix (two elements of a row a lane, four lanes a row, or
-that transposed), four matrices are moved at once and lane 8 m + r gives the address of row r of matrix m. Sources: PTX
-ISA, ldmatrix and stmatrix.
+Where registers lie as the 8x8 matrices of ldmatrix and stmatrix (two elements of a row a lane, four
+lanes a row, or that transposed), four matrices are moved at once and lane 8 m + r gives the address
+of row r of matrix m. Sources: PTX ISA, ldmatrix and stmatrix.
 """
 
 from __future__ import annotations
@@ -63,11 +64,11 @@ def lower_store_tile(op: StoreTile, lowering: Lowering) -> None:
     destination = lowering.value(op.destination)
     run = _run(op.destination, op.indices, op.dims, layout, lowering)
     first = primary(b, layout, lowering.thread())
-    with b.when(b.compare("eq", 0, 0) if first is None else first):
-        with register_loops(b, layout, run) as register:
-            place = coordinates(b, layout, lowering.thread(), register)
-            at = shifted(b, lowering.values(op.indices), op.dims, place)
-            lowering.access.store(destination, at, registers, register, run)
+    own = b.compare("eq", 0, 0) if first is None else first
+    with b.when(own), register_loops(b, layout, run) as register:
+        place = coordinates(b, layout, lowering.thread(), register)
+        at = shifted(b, lowering.values(op.indices), op.dims, place)
+        lowering.access.store(destination, at, registers, register, run)
 
 
 def _run(
@@ -77,14 +78,16 @@ def _run(
     layout: RegisterLayout,
     lowering: Lowering,
 ) -> int:
-    """Registers that lie consecutively in the memory as in the thread, as many as one access may move."""
+    """Registers that lie consecutively in the memory as in the thread, as many as one access may
+    move.
+    """
     if not dims or dims[-1] != len(memory_type(memory).shape) - 1:
         return 1
     handle, start = lowering.value(memory), lowering.values(indices)
     return lowering.access.width(handle, start, layout.vector_width())
 
 
-# Matrices -----------------------------------------------------------------------------------------------------------
+# Matrices -----------------------------------------------------------------------------------------
 
 
 def _matrices(
@@ -94,7 +97,9 @@ def _matrices(
     layout: RegisterLayout,
     lowering: Lowering,
 ) -> str:
-    """ "rows" or "transposed" where the registers are 8x8 matrices whose rows are runs in shared memory; else ""."""
+    """ "rows" or "transposed" where the registers are 8x8 matrices whose rows are runs in shared
+    memory; else "".
+    """
     type_ = memory_type(memory)
     if type_.space is not Space.SHARED or type_.dtype.bits != 16 or len(dims) != 2:
         return ""
@@ -112,7 +117,9 @@ def _matrices(
 
 @lru_cache(maxsize=256)
 def matrix_orientation(layout: RegisterLayout) -> str:
-    """ "rows" where each pair of registers is lane / 4, 2 (lane % 4) of an 8x8 matrix, "transposed" if crosswise."""
+    """ "rows" where each pair of registers is lane / 4, 2 (lane % 4) of an 8x8 matrix, "transposed"
+    if crosswise.
+    """
     if layout.rank != 2 or layout.threads % WARP or layout.registers % 2:
         return ""
     coords = layout.coords().reshape(layout.threads // WARP, WARP, layout.registers // 2, 2, 2)
@@ -131,9 +138,15 @@ def matrix_orientation(layout: RegisterLayout) -> str:
 
 
 def _by_matrices(
-    memory: Value, indices: Sequence[Value], dims: Sequence[int], tile: Value, transposed: bool,
-    lowering: Lowering, *, load: bool,
-) -> None:  # fmt: skip
+    memory: Value,
+    indices: Sequence[Value],
+    dims: Sequence[int],
+    tile: Value,
+    transposed: bool,
+    lowering: Lowering,
+    *,
+    load: bool,
+) -> None:
     """Four matrices (or two, or one) at a time."""
     b, layout = lowering.b, lowering.layout(tile)
     registers, handle = lowering.registers(tile), lowering.value(memory)
@@ -144,7 +157,7 @@ def _by_matrices(
     with b.unrolled(layout.registers // (2 * matrices), hint="m") as group:
         offset = b.mul(group, 2 * matrices)
         row, column = coordinates(b, layout, warp_start, b.add(offset, b.mul(own, 2)))
-        # In memory a matrix's rows run along the last dimension; the lane's row is the other coordinate.
+        # In memory a matrix's rows run along the last dimension: the lane's row is the other one.
         place = (b.add(row, b.floormod(lane, ROW)), column)
         at = shifted(b, lowering.values(indices), dims, place)
         if load:

@@ -1,8 +1,9 @@
 """Tiles become registers of threads: the only crossing from the tile level to the thread level.
 
-Needs: layouts inferred, pipelines lowered. Leaves: one thread's program. A tile is a local array (register r of its
-layout at offset r); values that flow into each other share one (coalesce.py). Each tile op is lowered by the rule of
-its class in the registry's table "lower": `rule(op, lowering)` appends thread-level ops to `lowering.b`.
+Needs: layouts inferred, pipelines lowered. Leaves: one thread's program. A tile is a local array
+(register r of its layout at offset r); values that flow into each other share one (coalesce.py).
+Each tile op is lowered by the rule of its class in the registry's table "lower": `rule(op,
+lowering)` appends thread-level ops to `lowering.b`.
 
     %c = add %a, %b : tile f32[64, 64] #l    ->    for 0, 32, 1 (%r) <unroll = 0> {
                                                      %x = load %a[%r] ; %y = load %b[%r]
@@ -112,7 +113,8 @@ def _launch(launch: Launch, context: PassContext) -> Launch:
                 lowered.append(role.replace(body=inner.run(role.body)))
     with at(launch.loc):
         lowered.append(Yield(()))
-    return launch.replace(body=Block(launch.body.params, tuple(lowered)))  # type: ignore[return-value]
+    body = Block(launch.body.params, tuple(lowered))
+    return launch.replace(body=body)  # type: ignore[return-value]
 
 
 class Lowering:
@@ -146,7 +148,7 @@ class Lowering:
             self._ops(body)
         return body.with_ops([*self._top, *ops])
 
-    # What rules use -------------------------------------------------------------------------------------------------
+    # What rules use -------------------------------------------------------------------------------
 
     def thread(self) -> Value:
         """This thread's number in the role."""
@@ -191,7 +193,9 @@ class Lowering:
         self._names[old] = new
 
     def definition(self, value: Value) -> Op | None:
-        """The op that defined a value of the tile-level program (its operands are of that program too)."""
+        """The op that defined a value of the tile-level program (its operands are of that program
+        too).
+        """
         return self._definitions.get(value)
 
     def layout(self, tile: Value) -> RegisterLayout:
@@ -249,7 +253,7 @@ class Lowering:
             )
         )
 
-    # Walking --------------------------------------------------------------------------------------------------------
+    # Walking --------------------------------------------------------------------------------------
 
     def _ops(self, block: Block) -> None:
         for op in block.ops:
@@ -281,9 +285,11 @@ class Lowering:
         rule = self.context.registry.lookup("lower", type(op))
         if rule is None:
             raise TargetUnsupported(
-                "TLC0431", f"{op.name} has no lowering", loc=op.loc,
+                "TLC0431",
+                f"{op.name} has no lowering",
+                loc=op.loc,
                 hint="enter one for its class in the registry's table 'lower'",
-            )  # fmt: skip
+            )
         self._move([(result, tied) for tied, result in tied_pairs(op)])
         rule(op, self)
 
@@ -301,7 +307,7 @@ class Lowering:
         return Block(block.params, tuple(ops))
 
     def _move(self, moves: Sequence[tuple[Value, Value]]) -> None:
-        """(destination, source) pairs of tiles, all at once; nothing where they share their array."""
+        """(destination, source) pairs of tiles, all at once; nothing where they share an array."""
         apart = [(d, s) for d, s in moves if is_tile(d) and not self._coalesced.shared(d, s)]
         for destination, source in apart:
             if isinstance(source.type, InflightType) and not isinstance(
@@ -309,7 +315,7 @@ class Lowering:
             ):
                 raise LayoutConflict(
                     "TLC0430",
-                    f"{destination.hint or 'a tile'} needs a copy of registers that are still being written",
+                    f"{destination.hint or 'a tile'} is a copy of registers that are still written",
                     hint="use the result of a gemm only in the next gemm on it, or after its loop",
                 )
         apart = [m for m in apart if not isinstance(self.definition(m[1]), Undefined)]
@@ -335,7 +341,7 @@ class Lowering:
         zero = self.b.const(0)
         self.b.emit(ConvertRegisters(destination, zero, source, zero, count=count))
 
-    # Control --------------------------------------------------------------------------------------------------------
+    # Control --------------------------------------------------------------------------------------
 
     def _for(self, op: For) -> None:
         end = op.body.terminator

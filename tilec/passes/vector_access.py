@@ -1,8 +1,10 @@
-"""Runs of consecutive elements between memory and registers: how wide an access may be, and the access.
+"""Runs of consecutive elements between memory and registers: how wide an access may be, and the
+access.
 
-A vector is legal where its address is a multiple of its size: the tensor's base and rows are (a fact of the launch),
-the index is (by its form), and a shared layout keeps the run together. Outside a tensor loads give a safe value and
-stores are dropped: a whole vector at a time only where rows are multiples of it.
+A vector is legal where its address is a multiple of its size: the tensor's base and rows are (a
+fact of the launch), the index is (by its form), and a shared layout keeps the run together. Outside
+a tensor loads give a safe value and stores are dropped: a whole vector at a time only where rows
+are multiples of it.
 """
 
 from __future__ import annotations
@@ -28,7 +30,9 @@ LIMIT_BYTES = 1 << 31  # what 32-bit offsets reach
 
 @dataclass
 class VectorAccess:
-    """Emits loads and stores of runs. `at_top` runs a builder function where what it makes is seen everywhere."""
+    """Emits loads and stores of runs. `at_top` runs a builder function where what it makes is seen
+    everywhere.
+    """
 
     b: IndexBuilder
     context: PassContext
@@ -36,7 +40,7 @@ class VectorAccess:
     _alignments: dict[Value, int] = field(default_factory=dict)
     _buffers: dict[Value, Value] = field(default_factory=dict)
 
-    # Widths -------------------------------------------------------------------------------------------------------
+    # Widths ---------------------------------------------------------------------------------------
 
     def limit(self, memory: Value) -> int:
         """Most consecutive elements along the last dimension that one access may take."""
@@ -51,7 +55,9 @@ class VectorAccess:
         return 1
 
     def width(self, memory: Value, indices: Sequence[Value], run: int) -> int:
-        """The widest legal access to `run` consecutive elements from `indices` on: a power of two that divides it."""
+        """The widest legal access to `run` consecutive elements from `indices` on: a power of two
+        that divides it.
+        """
         if not indices:
             return 1
         found = math.gcd(run & -run, self.limit(memory))
@@ -60,7 +66,9 @@ class VectorAccess:
         return found
 
     def alignment(self, memory: Value) -> int:
-        """Bytes of which the base and the rows of a tensor are multiples: asked once, or else an element's."""
+        """Bytes of which the base and the rows of a tensor are multiples: asked once, or else an
+        element's.
+        """
         if memory not in self._alignments:
             self._alignments[memory] = self._ask(memory)
         return self._alignments[memory]
@@ -78,7 +86,9 @@ class VectorAccess:
         return type_.dtype.bytes
 
     def whole(self, memory: Value, width: int) -> bool:
-        """Whether a vector of `width`, aligned to itself, is inside a tensor where its first element is."""
+        """Whether a vector of `width`, aligned to itself, is inside a tensor where its first
+        element is.
+        """
         type_ = memory_type(memory)
         inner = type_.shape[-1]
         if type_.space is not Space.GLOBAL or width == 1:
@@ -87,39 +97,76 @@ class VectorAccess:
             return inner % width == 0
         return len(type_.shape) > 1  # its rows are aligned, so its extent is a multiple
 
-    # Accesses -----------------------------------------------------------------------------------------------------
+    # Accesses -------------------------------------------------------------------------------------
 
     def load(
-        self, registers: Value, offset: Value, memory: Value, indices: Sequence[Value], run: int,
-        predicate: Value | None = None, safe_value: float = 0.0,
-    ) -> None:  # fmt: skip
-        """Loads `run` elements to registers from `offset` on; outside, or where `predicate` is false, the safe value."""
+        self,
+        registers: Value,
+        offset: Value,
+        memory: Value,
+        indices: Sequence[Value],
+        run: int,
+        predicate: Value | None = None,
+        safe_value: float = 0.0,
+    ) -> None:
+        """Loads `run` elements to registers from `offset` on; outside, or where `predicate` is
+        false, the safe value.
+        """
         width = self.width(memory, indices, run)
         if safe_value != 0:
             outside = guard(self.b, memory, indices, _spans(indices, run))
             width = width if predicate is None and outside is None else 1
         self._runs(
-            memory, indices, run, width, predicate,
-            lambda at, step, p: self._load(registers, self.b.add(offset, step), memory, at, width, p),
-            lambda at, step, p: self._load_element(registers, self.b.add(offset, step), memory, at, p, safe_value),
-        )  # fmt: skip
+            memory,
+            indices,
+            run,
+            width,
+            predicate,
+            lambda at, step, p: self._load(
+                registers, self.b.add(offset, step), memory, at, width, p
+            ),
+            lambda at, step, p: self._load_element(
+                registers, self.b.add(offset, step), memory, at, p, safe_value
+            ),
+        )
 
     def store(
-        self, memory: Value, indices: Sequence[Value], registers: Value, offset: Value, run: int,
+        self,
+        memory: Value,
+        indices: Sequence[Value],
+        registers: Value,
+        offset: Value,
+        run: int,
         predicate: Value | None = None,
-    ) -> None:  # fmt: skip
-        """Stores `run` registers from `offset` on; what is outside, or where `predicate` is false, is dropped."""
+    ) -> None:
+        """Stores `run` registers from `offset` on; what is outside, or where `predicate` is false,
+        is dropped.
+        """
         width = self.width(memory, indices, run)
         self._runs(
-            memory, indices, run, width, predicate,
-            lambda at, step, p: self._store(memory, at, registers, self.b.add(offset, step), width, p),
-            lambda at, step, p: self._store_element(memory, at, registers, self.b.add(offset, step), p),
-        )  # fmt: skip
+            memory,
+            indices,
+            run,
+            width,
+            predicate,
+            lambda at, step, p: self._store(
+                memory, at, registers, self.b.add(offset, step), width, p
+            ),
+            lambda at, step, p: self._store_element(
+                memory, at, registers, self.b.add(offset, step), p
+            ),
+        )
 
     def _runs(
-        self, memory: Value, indices: Sequence[Value], run: int, width: int, predicate: Value | None,
-        vector: _Access, element: _Access,
-    ) -> None:  # fmt: skip
+        self,
+        memory: Value,
+        indices: Sequence[Value],
+        run: int,
+        width: int,
+        predicate: Value | None,
+        vector: _Access,
+        element: _Access,
+    ) -> None:
         """A run in vectors; vectors that cross the end of a tensor by elements."""
         b = self.b
         with b.unrolled(run // width, hint="v") as index:
@@ -137,11 +184,9 @@ class VectorAccess:
                 vector(at, step, predicate)
             with b.when(b.pure(arith.Not(inside))), b.unrolled(width, hint="e") as e:
                 position = _moved(b, at, e)
-                element(
-                    position, b.add(step, e), both(b, guard(b, memory, position), predicate)
-                )
+                element(position, b.add(step, e), both(b, guard(b, memory, position), predicate))
 
-    # One access ---------------------------------------------------------------------------------------------------
+    # One access -----------------------------------------------------------------------------------
 
     def _load(
         self,
@@ -194,7 +239,9 @@ class VectorAccess:
         b.emit(Store(element, memory, at, predicate_of(p), in_bounds=True))
 
     def _buffer(self, memory: Value) -> Value | None:
-        """The bounds-checked view of a tensor, on machines that have one and where 32-bit offsets reach its end."""
+        """The bounds-checked view of a tensor, on machines that have one and where 32-bit offsets
+        reach its end.
+        """
         type_ = memory_type(memory)
         if (
             self.at_top is None

@@ -1,13 +1,14 @@
-"""Vector loads and stores for loops marked so, and bounds for every access to a tensor that is not proved inside.
+"""Vector loads and stores for loops marked so, and bounds for every access to a tensor that is not
+proved inside.
 
-Needs: tiles lowered, indices simplified. Leaves: no loop of kind "vectorized": its accesses that run along the loop are
-vectors before and after it (through registers), the rest is an unrolled loop over its iterations. Every load and store of
-a tensor is `in_bounds`: proved, or under a predicate.
+Needs: tiles lowered, indices simplified. Leaves: no loop of kind "vectorized": its accesses that
+run along the loop are vectors before and after it (through registers), the rest is an unrolled loop
+over its iterations. Every load and store of a tensor is `in_bounds`: proved, or under a predicate.
 
-    for 0, 8, 1 (%v) <kind = "vectorized"> {           vector_load %x_run[0], %A[%i, %j * 8] <count = 8>
-      %x = load %A[%i, %j * 8 + %v]              ->    for 0, 8, 1 (%v) <unroll = 0> {
-      store %x, %s[%i, %j * 8 + %v]                      %x = load %x_run[%v] ; store %x, %s_run[%v] }
-    }                                                  vector_store %s_run[0], %s[%i, %j * 8] <count = 8>
+    for 0, 8, 1 (%v) <vectorized> {          vector_load %A_run, 0, %A[%i, %j * 8] <count = 8>
+      %x = load %A[%i, %j * 8 + %v]    ->    for 0, 8, 1 (%v) <unroll = 0> {
+      store %x, %s[%i, %j * 8 + %v]            %x = load %A_run[%v] ; store %x, %s_run[%v] }
+    }                                        vector_store %s[%i, %j * 8], %s_run, 0 <count = 8>
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ def vectorize(program: Program, context: PassContext) -> Program:
 def _launch(launch: Launch, context: PassContext) -> Launch:
     b = IndexBuilder()
     with b.inside(launch):
-        return launch.replace(body=_Vectorizer(b, context).block(launch.body))  # type: ignore[return-value]
+        body = _Vectorizer(b, context).block(launch.body)
+    return launch.replace(body=body)  # type: ignore[return-value]
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,9 @@ class _Vectorizer:
         self._emit(op, op.replace(condition=condition, then=then, orelse=self.block(op.orelse)))
 
     def _must_unroll(self, op: For) -> bool:
-        """Whether a loop's index selects elements of a thread's array: registers have no run-time numbers."""
+        """Whether a loop's index selects elements of a thread's array: registers have no run-time
+        numbers.
+        """
         bounds = [constant_of(v) for v in (op.start, op.stop, op.step)]
         if op.unroll != 1 or None in bounds or bounds[2] == 0:
             return False
@@ -122,7 +126,7 @@ class _Vectorizer:
         condition = both(self.b, guard(self.b, op.memory, op.indices), own)
         return op.replace(predicate=predicate_of(condition), in_bounds=True)
 
-    # Loops ----------------------------------------------------------------------------------------------------------
+    # Loops ----------------------------------------------------------------------------------------
 
     def _loop(self, op: Op) -> None:
         """A marked loop: vectors around an unrolled loop over its iterations."""
@@ -153,7 +157,9 @@ class _Vectorizer:
                 )
 
     def _hoisted(self, op: For) -> For:
-        """The loop without the pure ops at its top that are the same in every iteration: they come before it."""
+        """The loop without the pure ops at its top that are the same in every iteration: they come
+        before it.
+        """
         inside = {v for inner in walk(op.body) for v in inner.results} | set(op.body.params)
         kept: list[Op] = []
         for inner in op.body.ops:
@@ -220,7 +226,9 @@ class _Vectorizer:
         return self._root(op.ring) if isinstance(op, Slot) else memory
 
     def _runs(self, op: For, count: int) -> list[_Run]:
-        """The accesses at the top of a loop's body that walk along consecutive elements, and gain by it."""
+        """The accesses at the top of a loop's body that walk along consecutive elements, and gain
+        by it.
+        """
         index = op.body.params[0]
         inside = {v for inner in walk(op.body) for v in inner.results} | set(op.body.params)
         for inner in walk(op.body):
@@ -269,7 +277,7 @@ class _Vectorizer:
         return tuple(b.build(form) for form in rests)
 
     def _rebuilt(self, value: Value, inside: set[Value]) -> Value:
-        """An index of the loop's body, its divisions taken apart where the loop's range allows it."""
+        """An index of the loop's body, its divisions taken apart where ranges allow it."""
         b = self.b
         op = b.definitions.get(value)
         if value not in inside or not isinstance(op, arith.Binary):
