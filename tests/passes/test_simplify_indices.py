@@ -91,6 +91,16 @@ SUM = "%0 = mul %bx, 128 : i32\n%s = add %0, %t : i32\n"
             "%v = mul %w, 2 : i32\n%r = add %u, %v : i32",
             "%r = mul %t, 2 : i32; store %r, %A[0] <in_bounds>",
         ),
+        # the fraction cancelled, what is added rounded down with it
+        (
+            "%q = mul %t, 2 : i32\n%u = add %q, 3 : i32\n%r = floordiv %u, 4 : i32",
+            "%0 = add %t, 1 : i32; %r = shift_right %0, 1 : i32; store %r, %A[0] <in_bounds>",
+        ),
+        # a sum that wraps is not the sum of its parts
+        (
+            "%q = mul %n, 96 : i32\n%r = floordiv %q, 32 : i32",
+            "%q = mul %n, 96 : i32; %r = shift_right %q, 5 : i32; store %r, %A[0] <in_bounds>",
+        ),
         # decided
         ("%r = floordiv %t, 128 : i32", "store 0, %A[0] <in_bounds>"),
         ("%q = mul %t, 4 : i32\n%r = floormod %q, 2 : i32", "store 0, %A[0] <in_bounds>"),
@@ -156,6 +166,22 @@ def test_conditions_are_known_inside_of_their_branch() -> None:
     first, second = text.split("} {")
     assert "%q = truncdiv %n, 12" in first and "select" not in first
     assert "%q_1 = floordiv %n, 12" in second and "select" in second
+
+
+@pytest.mark.parametrize(
+    ("predicate", "decided"),
+    [("lt", [50, 49]), ("le", [51, 50]), ("gt", [51, 52]), ("ge", [50, 51]), ("eq", [51, 50])],
+)
+def test_bounds_of_a_condition_are_exact(predicate: str, decided: list[int]) -> None:
+    """Within `n predicate 50`, a comparison with the first bound is known, with the next not."""
+    question = "lt" if predicate in ("lt", "le", "eq") else "ge"
+    for bound, known in zip(decided, (True, False), strict=True):
+        text = simplified(
+            f'%c = compare %n, 50 <predicate = "{predicate}"> : bool\n%r = if %c {{\n'
+            f'%k = compare %n, {bound} <predicate = "{question}"> : bool\n'
+            "%s = select %k, %n, 0 : i32\nyield %s\n} {\nyield 1\n} : i32"
+        )
+        assert ("select" not in text) is known or (predicate == "eq" and "yield 0" in text)
 
 
 def test_the_other_branch_knows_the_contrary() -> None:

@@ -41,7 +41,7 @@ VERSION = 1
 
 Layout = RegisterLayout | SharedLayout
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_KEYWORDS = frozenset({"true", "false", "none", "inf", "nan", "scalar", "channel"})
+_KEYWORDS = frozenset({"true", "false", "inf", "nan"})
 _SHORT_FLOATS = {f16: np.float16, f32: np.float32}
 
 
