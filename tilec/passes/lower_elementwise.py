@@ -10,7 +10,7 @@ from ..ir.core import Op, Value
 from ..ir.layout import RegisterLayout
 from ..ir.ops.arith import Cast, Elementwise, element_dtype
 from ..ir.ops.memory import Load, Store
-from ..ir.ops.thread import ConvertRegisters, FillRegisters
+from ..ir.ops.thread import ConvertRegisters, FillRegisters, UndefinedRegisters
 from ..ir.ops.tile import ExtractTile, InsertTile, Splat, Undefined
 from .coalesce import is_tile
 from .coordinates import mapping_terms
@@ -64,7 +64,11 @@ def lower_splat(op: Splat, lowering: Lowering) -> None:
 
 
 def lower_undefined(op: Undefined, lowering: Lowering) -> None:
-    """Nothing: its registers start with no contents."""
+    """In a loop, word that the registers' last contents are not needed; else nothing at all."""
+    if lowering.loops:
+        count = lowering.layout(op.result).registers
+        zero = lowering.b.const(0)
+        lowering.b.emit(UndefinedRegisters(lowering.registers(op.result), zero, count=count))
 
 
 def lower_insert(op: InsertTile, lowering: Lowering) -> None:

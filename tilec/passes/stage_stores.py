@@ -24,6 +24,7 @@ from ..ir.build import Builder
 from ..ir.core import Block, Op, Program, Value, at, walk
 from ..ir.dtypes import DType
 from ..ir.layout import RegisterLayout, SharedLayout, choose_swizzle
+from ..ir.ops.arith import Cast
 from ..ir.ops.control import Launch, Role, ThreadId, Yield
 from ..ir.ops.memory import Alloc
 from ..ir.ops.nvidia import BulkCommit, BulkWait, FenceProxyAsync
@@ -110,6 +111,7 @@ class _Stager:
     def __init__(self, launch: Launch, context: PassContext) -> None:
         self.context = context
         self.allocs: list[Alloc] = []
+        self.casts = {op.result: op for op in walk(launch.body) if isinstance(op, Cast)}
         self.slabs: dict[Op, Slabs | None] = {}
         self.staging: dict[tuple[DType, tuple[int, ...]], _Staging] = {}
         self.barrier = Barrier()
@@ -204,10 +206,14 @@ class _Stager:
     def _fill(
         self, b: Builder, tile: Value, buffer: Value, start: int, layout: RegisterLayout
     ) -> None:
+        cast = self.casts.get(tile)
+        whole = tile if cast is None else cast.x  # converted slab by slab, not all at once
         slab = b.emit(
-            ExtractTile(tile, offsets=(0, start), shape=layout.shape, layout=layout)
+            ExtractTile(whole, offsets=(0, start), shape=layout.shape, layout=layout)
         ).result
-        slab.hint = f"{tile.hint or 'tile'}_slab"
+        if cast is not None:
+            slab = b.emit(Cast(slab, dtype=cast.dtype)).result
+        slab.hint = "slab"
         b.emit(StoreTile(slab, buffer, (b.const(0), b.const(0)), dims=(0, 1)))
 
     def _send(self, b: Builder, op: StoreTile, buffer: Value, start: int) -> None:

@@ -66,6 +66,7 @@ TABLE = make_table(
     Entry("convert_registers", "memory.j2", ("regs", "convert")),
     Entry("copy_registers", "memory.j2", ("regs",)),
     Entry("fill_registers", "memory.j2", ("regs",)),
+    Entry("undefined_registers", "memory.j2", ("regs",)),
     # Asynchronous copies, matrices
     Entry("copy_groups", "async_copies.j2", ("shared", "global")),
     Entry("cp_async", "async_copies.j2", ("copy_groups",)),

@@ -59,6 +59,7 @@ TABLE = make_table(
     Entry("convert_registers", "memory.j2", ("words", "convert")),
     Entry("copy_registers", "memory.j2", ("regs",)),
     Entry("fill_registers", "memory.j2", ("regs",)),
+    Entry("undefined_registers", "memory.j2", ("regs",)),
     # Asynchronous copies, matrices
     Entry("shared_address", "memory.j2", ("shared",)),
     Entry("cp_async", "matrix.j2", ("shared_address", "global")),

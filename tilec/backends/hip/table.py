@@ -57,6 +57,7 @@ TABLE = make_table(
     Entry("convert_registers", "memory.j2", ("regs", "convert")),
     Entry("copy_registers", "memory.j2", ("regs",)),
     Entry("fill_registers", "memory.j2", ("regs",)),
+    Entry("undefined_registers", "memory.j2", ("regs",)),
     # Bounds-checked views
     Entry("buffer", "buffers.j2", ("global",)),
     Entry("make_buffer", "buffers.j2", ("buffer",)),

@@ -122,6 +122,22 @@ class FillRegisters(Statement, name="fill_registers", level=Level.THREAD):
         return (Effect(Access.WRITE, self.registers),)
 
 
+class UndefinedRegisters(Statement, name="undefined_registers", level=Level.THREAD):
+    """What `count` registers held is not needed any more: no instruction, but it ends their lives."""
+
+    text = "undefined_registers<{count}>({registers}, {offset})"
+    registers: Value = operand()
+    offset: Value = operand()
+    count: int = attribute()
+
+    def infer(self) -> tuple[Type, ...]:
+        check_registers(self.registers)
+        return ()
+
+    def effects(self) -> tuple[Effect, ...]:
+        return (Effect(Access.WRITE, self.registers),)
+
+
 class Barrier(Statement, name="barrier"):
     """All threads of the role (barrier 1 ... 15, `threads` of them) or of the launched block
     (barrier 0) meet here.
@@ -162,5 +178,5 @@ class Shuffle(Op, name="shuffle", level=Level.THREAD):
 
 
 OPS: tuple[type[Op], ...] = (
-    VectorLoad, VectorStore, ConvertRegisters, FillRegisters, Barrier, WarpSync, Shuffle,
+    VectorLoad, VectorStore, ConvertRegisters, FillRegisters, UndefinedRegisters, Barrier, WarpSync, Shuffle,
 )  # fmt: skip
