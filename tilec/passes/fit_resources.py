@@ -27,7 +27,6 @@ ALIGNMENT = 1024  # of every shared buffer: the period of the widest swizzle
 BARRIER_BYTES = 1024  # set aside for mbarriers
 RESERVED_BYTES = 1024  # of each block, taken by the system
 STAGING_COLUMN_BYTES = 128  # width of a slab on its way to a TMA store
-STAGING_BUFFERS = 2
 ADDRESS_REGISTERS = 48  # what a consumer needs beside its accumulators
 
 
@@ -58,7 +57,7 @@ def shared_bytes(launch: Launch) -> int:
 
 def _staging_bytes(launch: Launch) -> int:
     slabs = [
-        STAGING_BUFFERS * op.tile.type.shape[0] * STAGING_COLUMN_BYTES
+        op.staging * op.tile.type.shape[0] * STAGING_COLUMN_BYTES
         for op in walk(launch.body)
         if isinstance(op, StoreTile)
         and op.instruction == "tma"
@@ -142,16 +141,14 @@ def _with_slots(launch: Launch, slots: dict[Channel, int]) -> Launch:
 
 def _budget_registers(launch: Launch, target: Target) -> Launch:
     """Registers by role (sum over warpgroups at most the machine's, multiples of 8) and resident
-    blocks.
+    blocks; one staging buffer for stores instead of two where that lets another block in.
     """
-    groups = launch.threads // WARPGROUP
-    needed = _accumulators(launch) + ADDRESS_REGISTERS
-    blocks = max(
-        1, min(2, (target.shared_bytes + RESERVED_BYTES) // (shared_bytes(launch) + RESERVED_BYTES))
-    )
-    if launch.persistent_blocks == 0 or _split(groups, blocks, target)[1] < needed:
-        blocks = 1
-    producer, consumer = _split(groups, blocks, target)
+    blocks = _resident(launch, target)
+    lean = launch.replace(body=_with_staging(launch.body, 1))
+    assert isinstance(lean, Launch)
+    if _resident(lean, target) > blocks:
+        launch, blocks = lean, _resident(lean, target)
+    producer, consumer = _split(launch.threads // WARPGROUP, blocks, target)
     ops = []
     for op in launch.body.ops:
         if isinstance(op, Role):
@@ -160,6 +157,25 @@ def _budget_registers(launch: Launch, target: Target) -> Launch:
     resident = blocks if launch.persistent_blocks else 0
     body = launch.body.with_ops(ops)
     return launch.replace(body=body, persistent_blocks=resident)  # type: ignore[return-value]
+
+
+def _resident(launch: Launch, target: Target) -> int:
+    """Blocks of the launch that a multiprocessor holds, at most two, with registers enough for the
+    accumulators.
+    """
+    fit = (target.shared_bytes + RESERVED_BYTES) // (shared_bytes(launch) + RESERVED_BYTES)
+    blocks = max(1, min(2, fit)) if launch.persistent_blocks else 1
+    needed = _accumulators(launch) + ADDRESS_REGISTERS
+    return blocks if _split(launch.threads // WARPGROUP, blocks, target)[1] >= needed else 1
+
+
+def _with_staging(block: Block, buffers: int) -> Block:
+    def one(op: Op) -> Op:
+        if isinstance(op, StoreTile) and op.instruction == "tma":
+            return op.replace(staging=buffers)
+        return op.map(lambda v: v, lambda inner: _with_staging(inner, buffers))
+
+    return block.with_ops([one(op) for op in block.ops])
 
 
 def _split(groups: int, blocks: int, target: Target) -> tuple[int, int]:

@@ -1,7 +1,7 @@
 """Stores of tiles by TMA go through shared memory, a slab of columns at a time.
 
 Needs: layouts inferred, so that a slab is a choice of registers. Leaves: no store_tile with
-instruction "tma"; for each of them slabs of 128 bytes of columns through two staging buffers, and a
+instruction "tma"; for each of them slabs of 128 bytes of columns through its staging buffers, and a
 wait for the engine at the end of the role. What cannot be cut so is stored directly, with a remark.
 
     store_tile %c, %C[%m, %n]    ->  if (thread 0) { bulk_wait <pending = 1, read> }
@@ -35,7 +35,6 @@ from .context import PassContext, Remark
 
 SLAB_BYTES = 128  # of columns: the widest row that TMA swizzles
 ROW_UNIT = 16  # bytes of which a box's row is a multiple
-BUFFERS = 2
 
 
 def stage_stores(program: Program, context: PassContext) -> Program:
@@ -158,7 +157,7 @@ class _Stager:
         key = (tile.dtype, (tile.shape[0], slabs.columns))
         staging = self.staging.setdefault(key, _Staging([]))
         staging.even = staging.even and len(slabs.parts) % 2 == 0
-        while len(staging.buffers) < min(BUFFERS, len(slabs.parts)):
+        while len(staging.buffers) < min(op.staging, len(slabs.parts)):
             layout = SharedLayout.swizzled(key[1], tile.dtype.bits, slabs.span)
             type_ = MemoryType(tile.dtype, key[1], Space.SHARED, layout)
             with at(op.loc):
@@ -174,7 +173,7 @@ class _Stager:
                 slabs = self.slabs[op]
                 with at(op.loc):
                     ops.extend(
-                        (op.replace(instruction=""),) if slabs is None else self._store(op, slabs)
+                        (op.replace(instruction="", staging=2),) if slabs is None else self._store(op, slabs)
                     )
             else:
                 ops.append(op.map(lambda v: v, self._block))
@@ -187,9 +186,9 @@ class _Stager:
         b = Builder()
         first = _first_thread(b)
         with b.when(first):
-            b.emit(BulkWait(pending=BUFFERS - 1 if staging.even else 0, read=True))
+            b.emit(BulkWait(pending=op.staging - 1 if staging.even else 0, read=True))
         for number, (start, layout) in enumerate(slabs.parts):
-            buffer = staging.buffers[number % BUFFERS].result
+            buffer = staging.buffers[number % len(staging.buffers)].result
             b.emit(self._meet())
             self._fill(b, op.tile, buffer, start, layout)
             b.emit(FenceProxyAsync())
@@ -197,7 +196,7 @@ class _Stager:
             with b.when(first):
                 self._send(b, op, buffer, start)
                 if number + 1 < len(slabs.parts):  # the next slab's buffer has been read
-                    b.emit(BulkWait(pending=BUFFERS - 1, read=True))
+                    b.emit(BulkWait(pending=op.staging - 1, read=True))
         return b.ops
 
     def _meet(self) -> Barrier:

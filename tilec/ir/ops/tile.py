@@ -75,13 +75,17 @@ class LoadTile(Op, name="load_tile", level=Level.TILE):
 
 
 class StoreTile(Op, name="store_tile", level=Level.TILE):
-    """Writes a tile to a region of memory of its dtype. Outside a global destination it is dropped."""
+    """Writes a tile to a region of memory of its dtype. Outside a global destination it is dropped.
+
+    With instruction "tma" it goes through `staging` buffers of shared memory.
+    """
 
     tile: Value = operand()
     destination: Value = operand()
     indices: tuple[Value, ...] = operands()
     dims: tuple[int, ...] = attribute()
     instruction: str = attribute(default="")
+    staging: int = attribute(default=2)
 
     def infer(self) -> tuple[Type, ...]:
         type_ = self.tile.type
