@@ -69,7 +69,9 @@ def _at_once(op: Op, defined_by: dict[Value, Op]) -> list[Op]:
 
 @dataclass(frozen=True)
 class _Carried:
-    """The accumulator of a pipeline's only gemm: its position among the carried values, its stage."""
+    """The accumulator of a pipeline's only gemm: its position among the carried values, its
+    stage.
+    """
 
     position: int
     stage: Stage
@@ -83,14 +85,15 @@ def _carried(pipeline: Pipeline, defined_by: dict[Value, Op]) -> _Carried | None
     if len(gemms) != 1 or gemms[0].instruction != "wgmma" or gemms[0].accumulate:
         return None
     gemm = gemms[0]
-    stage = next(
+    stages = (
         op
         for op in pipeline.body.ops
         if isinstance(op, Stage) and any(o is gemm for o in op.body.ops)
     )
+    stage = next(stages, None)
     params = pipeline.body.params[1:]
-    if gemm.accumulator not in params:
-        return None
+    if stage is None or gemm.accumulator not in params:
+        return None  # under a condition, or not the accumulator of the iteration before
     position = params.index(gemm.accumulator)
     end, stage_end = pipeline.body.terminator, stage.body.terminator
     assert end is not None and stage_end is not None
@@ -106,8 +109,10 @@ def _carried(pipeline: Pipeline, defined_by: dict[Value, Op]) -> _Carried | None
     init = defined_by.get(pipeline.inits[position])
     if not (isinstance(init, Splat) and constant_of(init.value) == 0):
         return None
-    slots = [channel_type(op.channel).slots for op in stage.body.ops if isinstance(op, Get)]
-    if min(slots, default=2) < 1 + PENDING:
+    got = {op.result: op.channel for op in stage.body.ops if isinstance(op, Get)}
+    if not (gemm.a in got and gemm.b in got):
+        return None  # the next iteration rewrites what it still reads
+    if min(channel_type(channel).slots for channel in got.values()) < 1 + PENDING:
         return None
     return _Carried(position, stage, gemm, init)
 

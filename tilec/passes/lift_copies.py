@@ -54,6 +54,8 @@ def _lift(nest: Parallel) -> tuple[Op, ...] | None:
         value = cast.x
     if value is not load.result or load.memory is store.memory:
         return None
+    if load.predicate or store.predicate:
+        return None
     if (
         memory_type(store.memory).space is Space.LOCAL
         or memory_type(load.memory).space is Space.LOCAL

@@ -132,7 +132,7 @@ def _channel(buffer: _Buffer) -> Channel:
 
 
 # Grouping
-# ---------------------------------------------------------------------------------------------------------
+# -----------------------------------------------------------------------------------------------
 
 
 def _plan(loop: For, launch: Launch) -> _Plan:
@@ -177,6 +177,7 @@ def _buffers(loop: For, launch: Launch) -> dict[Value, _Buffer]:
             or not readers
             or touching[0] is not writers[0]
             or writers[0] in readers
+            or not all(is_statement(op) for op in touching)  # an address read from it
         ):
             continue
         slots = loop.stages if covers(writers[0], handle, defined_by) else 1
@@ -218,14 +219,19 @@ def _merge(plan: _Plan) -> None:
 
 
 def _ties(plan: _Plan, index: dict[int, int]) -> Iterator[tuple[int, int]]:
-    """Spans of stages that must be one."""
+    """Spans of stages that must be one, because they share memory that the loop writes (scalars
+    read from it count for the statements that need them), or values.
+    """
     where: dict[Value, list[int]] = {}
     carried = plan.loop.body.params[1:]
     made = {r for stage in plan.stages for op in stage for r in op.results}
+    written = {v for op in plan.loop.body.ops for v in writes(op)}
     for stage in plan.stages:
         for op in stage:
-            for value in used_values(op) | {r for r in op.results}:
-                memory = isinstance(value.type, MemoryType) and not is_global(value)
+            for value in _needed_by(op, plan.loop) | {r for r in op.results}:
+                memory = isinstance(value.type, MemoryType) and (
+                    not is_global(value) or value in written
+                )
                 if value not in plan.buffers and (memory or value in carried or value in made):
                     where.setdefault(value, []).append(index[id(op)])
     for stages in where.values():
@@ -235,6 +241,14 @@ def _ties(plan: _Plan, index: dict[int, int]) -> Iterator[tuple[int, int]]:
         yield min(reading), max(reading)
 
 
+def _needed_by(statement: Op, loop: For) -> set[Value]:
+    """What a statement and the scalars that it is computed with use, loads of scalars included."""
+    chain = [
+        op for op in slice_of([statement], loop.body.ops) if op is statement or not is_statement(op)
+    ]
+    return {v for op in chain for v in used_values(op)}
+
+
 def _crosses(buffer: _Buffer, stages: list[list[Op]]) -> bool:
     """Whether writer and readers stand in different stages."""
     writer = next(s for s, stage in enumerate(stages) if buffer.writer in stage)
@@ -242,7 +256,7 @@ def _crosses(buffer: _Buffer, stages: list[list[Op]]) -> bool:
 
 
 # Building
-# ---------------------------------------------------------------------------------------------------------
+# -----------------------------------------------------------------------------------------------
 
 
 def _rebuild(plan: _Plan) -> Pipeline:

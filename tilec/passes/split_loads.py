@@ -22,6 +22,7 @@ from ..ir.ops.pipeline import Channel, Commit, Put, Receive, Send, Stage
 from ..ir.ops.tile import Copy, LoadTile, StoreTile
 from ..ir.types import ChannelType, TileType
 from .context import PassContext
+from .dependence import is_statement
 
 
 def split_loads(program: Program, context: PassContext) -> Program:
@@ -47,7 +48,13 @@ def _launch(launch: Launch) -> Launch:
 
 
 def _through_registers(stage: Stage) -> bool:
-    return any(isinstance(op, Copy) and op.instruction == "registers" for op in stage.body.ops)
+    """Whether the stage does nothing but load, some of it through registers."""
+    loads = all(
+        isinstance(op, (Copy, Put, Commit, Yield)) or not is_statement(op) for op in stage.body.ops
+    )
+    return loads and any(
+        isinstance(op, Copy) and op.instruction == "registers" for op in stage.body.ops
+    )
 
 
 def _split(stage: Stage, channels: list[Op]) -> list[Op]:
