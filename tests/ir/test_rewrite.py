@@ -8,8 +8,19 @@ from tests.ir.programs import GEMM_TEXT, handle
 from tilec.errors import IRError, Loc
 from tilec.ir.build import scalar
 from tilec.ir.compare import same_block, same_program
-from tilec.ir.core import Block, Op, Program, Value, at, constant, constant_of, walk
-from tilec.ir.dtypes import f16, i32
+from tilec.ir.core import (
+    Block,
+    Op,
+    Program,
+    Value,
+    at,
+    constant,
+    constant_of,
+    walk,
+    with_results,
+)
+from tilec.ir.dtypes import f16, f32, i32
+from tilec.ir.layout import mma_m16n8
 from tilec.ir.ops import builtin_registry
 from tilec.ir.ops.arith import Add, Mul, Neg, Sub
 from tilec.ir.ops.control import For, Yield
@@ -26,6 +37,7 @@ from tilec.ir.rewrite import (
     transform,
     uses,
 )
+from tilec.ir.types import TileType
 from tilec.ir.verify import verify
 from tilec.parser.text import parse_program
 
@@ -226,3 +238,13 @@ def test_a_changed_type_makes_a_new_result_that_uses_follow() -> None:
         transform(block, both)
     new = substitute(block, {memory: wide})
     assert new.ops[0].result.type == new.ops[1].inputs[0].type == constant(0, i32).type
+
+
+def test_a_layout_that_a_pass_added_survives_other_changes() -> None:
+    x = Value(TileType(f32, (16, 8)), "x")
+    op = Add(x, x)
+    laid_out = Value(op.result.type.with_layout(mma_m16n8("c", 16, 16)), "s")  # type: ignore[attr-defined]
+    with_results(op, (laid_out,))
+    assert op.replace(y=constant(1.0, f32)).results == (laid_out,)
+    changed = Value(TileType(f16, (16, 8)), "h")
+    assert op.replace(x=changed, y=changed).result.type == changed.type

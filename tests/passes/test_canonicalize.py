@@ -127,7 +127,7 @@ def test_what_fills_registers_that_nobody_reads_is_dead() -> None:
 
 
 def test_values_of_roles_are_their_own() -> None:
-    """thread_id means another thing in a role: neither outside nor in the other role is it equal."""
+    """thread_id means another thing in a role than outside or in another role."""
     role = (
         'role <label = "{0}", first_thread = {1}, threads = 32> {{\n%t{0} = thread_id : i32\n'
         "%u{0} = thread_id : i32\n%q{0} = add %t{0}, %u{0} : i32\nstore %x, %A[%q{0}]\nyield\n}}\n"
