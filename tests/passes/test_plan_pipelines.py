@@ -15,6 +15,7 @@ from tilec.ir.ops.memory import Alloc, Load
 from tilec.ir.ops.pipeline import Channel, Commit, Free, Get, Pipeline, Put, Stage
 from tilec.ir.ops.tile import Copy, Fill, Gemm
 from tilec.ir.types import MemoryType
+from tilec.passes.plan_pipelines import MADE_SLOTS
 
 
 def planned(kernel: Any, **constants: Any) -> Planned:
@@ -82,7 +83,7 @@ def test_the_gemm_is_a_load_and_a_product(depth: int) -> None:
 def test_what_threads_prepare_is_a_stage_of_its_own() -> None:
     result = planned(kernels.made_by_threads)
     assert list(stages(result)) == ["load", "make", "mma"]
-    assert slots(result) == {"A_s": 3, "D_s": 3}
+    assert slots(result) == {"A_s": 3, "D_s": MADE_SLOTS}
     make = next(s for s in result.all(Stage) if s.label == "make")
     assert any(isinstance(op, Simt) for op in make.body.ops)
 

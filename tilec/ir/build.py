@@ -60,7 +60,7 @@ class Builder:
             self._stack.pop()
 
     # Arithmetic
-    # -------------------------------------------------------------------------------------------------
+    # -------------------------------------------------------------------------------------------
 
     def const(self, value: bool | int | float, dtype: DType = i32) -> Constant:
         return constant(value, dtype)
@@ -135,7 +135,7 @@ class Builder:
         return x if element_dtype(x) == dtype else self.pure(arith.Cast(x, dtype=dtype))
 
     # Control
-    # ----------------------------------------------------------------------------------------------------
+    # -------------------------------------------------------------------------------------------
 
     @contextmanager
     def loop(

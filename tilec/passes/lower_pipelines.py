@@ -117,7 +117,7 @@ class _Lowering:
         return self.launch.replace(body=lowered.with_ops([*b.ops, *lowered.ops]))  # type: ignore[return-value]
 
     # Walking
-    # ----------------------------------------------------------------------------------------------------
+    # -------------------------------------------------------------------------------------------
 
     def _block(self, block: Block, names: Renaming) -> Block:
         b = Builder()
@@ -179,7 +179,7 @@ class _Lowering:
         return role.replace(body=Block((), b.ops))  # type: ignore[return-value]
 
     # One pipeline
-    # -----------------------------------------------------------------------------------------------
+    # -------------------------------------------------------------------------------------------
 
     def _pipeline(self, b: Builder, op: Op, names: Renaming, results: tuple[Value, ...]) -> None:
         assert isinstance(op, Pipeline)
@@ -237,7 +237,7 @@ class _Lowering:
         return Barrier(barrier=self.role.barrier, threads=self.role.threads)
 
     # One step
-    # ---------------------------------------------------------------------------------------------------
+    # -------------------------------------------------------------------------------------------
 
     def _step(
         self,

@@ -175,7 +175,7 @@ class _Placer:
         return depends(value, frozenset(threads), self.defined_by)
 
     # Accesses
-    # ---------------------------------------------------------------------------------------------------
+    # -------------------------------------------------------------------------------------------
 
     def _accesses(self, op: Op) -> list[tuple[Access, Value, str]]:
         """(access, buffer, proxy) of every effect of `op` and its regions on a buffer of ours."""

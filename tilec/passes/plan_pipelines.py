@@ -44,6 +44,9 @@ from .dependence import (
 )
 
 
+MADE_SLOTS = 2  # of a buffer that threads fill: one being filled, one being read
+
+
 def plan_pipelines(program: Program, context: PassContext) -> Program:
     """Plans every innermost pipelined loop."""
     ops = [_plan_launch(op, context) if isinstance(op, Launch) else op for op in program.body.ops]
@@ -141,6 +144,9 @@ def _plan(loop: For, launch: Launch) -> _Plan:
     loads = [op for op in statements if _is_load(op, plan.buffers, loop)]
     rest = [op for op in statements if op not in loads]
     plan.loads = bool(loads)
+    for buffer in plan.buffers.values():
+        if buffer.writer not in loads:
+            buffer.slots = min(buffer.slots, MADE_SLOTS)
     plan.stages = [loads] if loads else []
     current: list[Op] = []
     for op in rest:
@@ -306,7 +312,8 @@ def _stage(
     ]
     opened: set[Value] = set()
     for op in needed:
-        for handle in used_values(op) & plan.buffers.keys():
+        used = used_values(op)
+        for handle in [h for h in plan.buffers if h in used]:  # in order: a set has none
             _open(handle, op, statements, plan, renaming, ops, opened)
         ops.append(clone_op(op, renaming))
         for handle, buffer in plan.buffers.items():
