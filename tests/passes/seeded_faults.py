@@ -184,6 +184,12 @@ LOWERED = (
         ),
     ),
     _fault(
+        "the last tile is not copied",
+        "lowered_dequantize_sm_80",
+        "TLC0351",
+        E("compare %40, 16", "compare %40, 15"),
+    ),
+    _fault(
         "no barrier in the prologue",
         "lowered_dequantize_sm_80",
         "TLC0353",
@@ -298,6 +304,12 @@ LOWERED = (
         "lowered_sm_90a",
         "TLC0357",
         E('%46 = compare %45, 0 <predicate = "eq">', '%46 = compare %45, 0 <predicate = "lt">'),
+    ),
+    _fault(
+        "a loop of one turn does not free",
+        "lowered_sm_90a",
+        "TLC0357",
+        E('%38 = compare %18, 1 <predicate = "ge">', '%38 = compare %18, 2 <predicate = "ge">'),
     ),
     _fault(
         "a gemm nobody waits for",

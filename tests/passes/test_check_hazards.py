@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -10,7 +11,7 @@ from types import ModuleType
 import pytest
 
 from tests.passes.seeded_faults import FOLDER, LOWERED, PLANNED, Fault
-from tilec.errors import HazardError
+from tilec.errors import HazardError, IRError
 from tilec.ir.core import Program, walk
 from tilec.ir.ops import builtin_registry
 from tilec.ir.ops.control import Launch
@@ -25,6 +26,10 @@ from tilec.target import TARGETS, find_target
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 REGISTRY = builtin_registry()
+SYNCHRONISES = re.compile(
+    " *(barrier|warp_sync|fence|mbarrier_|bulk_|cp_async_(wait|commit)|commit|free"
+    "|store %[0-9]+, %ring)"
+)
 
 
 def context(target: str) -> PassContext:
@@ -112,6 +117,18 @@ def test_fault_is_refused(fault: Fault) -> None:
     assert caught.value.loc.file == fault.base and caught.value.loc.known
 
 
+@pytest.mark.parametrize("name", sorted(path.stem for path in FOLDER.glob("*.tir")))
+def test_every_synchronising_line_is_needed(name: str) -> None:
+    """Each barrier, wait, commit, fence, arrival and step of a ring's place, removed by itself."""
+    lines = (FOLDER / f"{name}.tir").read_text(encoding="utf-8").splitlines(keepends=True)
+    needed = [number for number, line in enumerate(lines) if SYNCHRONISES.match(line)]
+    assert needed
+    for number in needed:
+        program = read("".join(lines[:number] + lines[number + 1 :]), name)
+        with pytest.raises(HazardError):
+            check_hazards(program, context(target_of(name)))
+
+
 def test_faults_are_seeded_at_both_levels_of_every_machine() -> None:
     for faults in (PLANNED, LOWERED):
         assert {target_of(fault.base) for fault in faults} == set(TARGETS)
@@ -141,6 +158,12 @@ def test_unsynchronised_program_is_refused_whatever_its_channels() -> None:
     assert check_plan(plain, context("cuda:sm_80")) is plain
     with pytest.raises(HazardError, match="before what copy"):
         check_hazards(plain, context("cuda:sm_80"))
+
+
+def test_thread_level_is_not_checked_in_silence() -> None:
+    threads = run_pipeline(gemm(2), context("cuda:sm_80"), after="lower_tiles")
+    with pytest.raises(IRError, match="tile level"):
+        check_hazards(threads, context("cuda:sm_80"))
 
 
 # Roles that follow data ---------------------------------------------------------------------------
@@ -217,7 +240,7 @@ def test_trip_counts_of_interest_are_met() -> None:
         [loop for loop in part.loops if loop.body.params[0].hint == n] for n in ("tile", "k")
     )
     met = {(bounds.trips(tiles[0], s), bounds.trips(inner[0], s)) for s in sizes}
-    assert met == {(t, k) for t in (1, 2, 3) for k in (0, 1, 2, 3, 4, 7)}
+    assert met == {(t, k) for t in (1, 2, 3) for k in (0, 1, 2, 3, 4, 7)} | {(4, 1)}
 
 
 def test_number_of_blocks_is_an_input_where_the_grid_is_constant() -> None:

@@ -9,15 +9,16 @@ came to stand where they do.
       ... }                               hint: found with K = 129, M = 1, N = 1
 
 Each launch is executed abstractly with sizes that give its loops the trip counts 0, 1, 2,
-slots - 1, slots, slots + 1 and 2 slots + 1, and loops around them 1, 2 and 3 turns, as far as
-arguments can.
+slots - 1, slots, slots + 1 and 2 slots + 1, and loops around them 1, 2, 3 and slots + 1 turns, as
+far as arguments can.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from ..ir.core import Op, Program, walk
+from ..errors import IRError
+from ..ir.core import Level, Op, Program, walk
 from ..ir.ops.control import Launch
 from ..ir.ops.memory import Slot, memory_type
 from ..ir.ops.pipeline import Channel
@@ -32,7 +33,10 @@ DATA = (0, 1, 2)
 
 
 def check_hazards(program: Program, context: PassContext) -> Program:
-    """`check_plan` where the program has channels, else `check_synchronisation`."""
+    """`check_plan` where the program has channels, else `check_synchronisation`.
+
+    Raises HazardError as they do, IRError (TLC0292) for a program of the thread level.
+    """
     planned = any(isinstance(op, Channel) for op in walk(program.body))
     return (check_plan if planned else check_synchronisation)(program, context)
 
@@ -79,7 +83,13 @@ def checked_sizes(program: Program) -> dict[str, list[Sizes]]:
     }
 
 
+def _need_tiles(program: Program) -> None:
+    if program.level is not Level.TILE:
+        raise IRError("TLC0292", "hazards are checked at the tile level", loc=program.loc)
+
+
 def _each_case(program: Program, run: Callable[[Launch, Slice, Case, Settled], None]) -> Program:
+    _need_tiles(program)
     part = Slice(program.body)
     for launch in _launches(program):
         settled: Settled = set()

@@ -202,12 +202,16 @@ def cases_of(program: Program, launch: Launch, part: Slice, slots: set[int]) -> 
     inner = _distinct(bounds, [i for i in loops if i not in outer and bounds.inputs(i)])
     counts = sorted({0, 1, 2} | {n for s in slots for n in (s - 1, s, s + 1, 2 * s + 1)})
     seen: set[tuple[tuple[Input, int], ...]] = set()
-    for sizes in _tile_sizes(bounds, tiles):
-        for wanted in _inner_sizes(bounds, inner, counts, sizes):
+    plans = [(count, counts) for count in TILES]
+    plans += [(s + 1, [1]) for s in sorted(slots) if s + 1 not in TILES]  # round a ring by tiles
+    for tile_count, inner_counts in plans if tiles else [(0, counts)]:
+        for wanted in _sizes(bounds, tiles, inner, tile_count, inner_counts):
             key = tuple(sorted(wanted.items()))
             if key not in seen:
                 seen.add(key)
                 yield wanted
+    if not seen:
+        yield from _inner_sizes(bounds, inner, counts, bounds.default())
 
 
 def _distinct(bounds: Bounds, loops: list[For | Pipeline]) -> list[For | Pipeline]:
@@ -215,17 +219,19 @@ def _distinct(bounds: Bounds, loops: list[For | Pipeline]) -> list[For | Pipelin
     return list({bounds.signature(loop): loop for loop in loops}.values())
 
 
-def _tile_sizes(bounds: Bounds, loops: list[For | Pipeline]) -> Iterator[Sizes]:
-    found = False
-    for count in TILES if loops else ():
-        sizes: Sizes | None = bounds.default()
-        for loop in loops:
-            sizes = bounds.solve(loop, count, sizes) if sizes is not None else None
-        if sizes is not None:
-            found = True
-            yield sizes
-    if not found:
-        yield bounds.default()
+def _sizes(
+    bounds: Bounds,
+    tiles: list[For | Pipeline],
+    inner: list[For | Pipeline],
+    tile_count: int,
+    counts: list[int],
+) -> Iterator[Sizes]:
+    """Sizes that run the outer loops `tile_count` times, and the inner ones each of `counts`."""
+    sizes: Sizes | None = bounds.default()
+    for loop in tiles:
+        sizes = bounds.solve(loop, tile_count, sizes) if sizes is not None else None
+    if sizes is not None:
+        yield from _inner_sizes(bounds, inner, counts, sizes)
 
 
 def _inner_sizes(

@@ -184,7 +184,7 @@ class SyncMachine(Machine):
             what = "not known" if index is None else str(index)
             name = ring.alloc.result.hint
             raise self._error("TLC0358", f"the slot of {name} is {what}, and it has {slots}", op)
-        return Place(ring.alloc, index)
+        return Place(ring.alloc, index, op, agent.tick())
 
     def _meet(self, agent: SyncAgent, op: Barrier) -> None:
         size = agent.sets.size

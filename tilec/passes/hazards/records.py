@@ -10,7 +10,7 @@ stands for all.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -30,10 +30,15 @@ NEVER = -1
 
 @dataclass(frozen=True)
 class Place:
-    """A buffer, or one slot of a ring (-1: not a ring's slot)."""
+    """A buffer, or one slot of a ring (-1: not a ring's slot).
+
+    A slot was taken by the op `via` as its number `turn`.
+    """
 
     alloc: Alloc
     slot: int = -1
+    via: Op | None = field(default=None, compare=False)
+    turn: int = field(default=0, compare=False)
 
     @property
     def name(self) -> str:
@@ -164,6 +169,7 @@ class Memory:
         self.case = case
         self._writes: dict[Place, list[Access]] = {}
         self._reads: dict[Place, list[Access]] = {}
+        self._taken: dict[tuple[Place, Op], int] = {}  # in which turn, since the last write
 
     def touch(self, accesses: list[Access]) -> None:
         """Checks the accesses of one statement against all before, then records them."""
@@ -171,9 +177,11 @@ class Memory:
             self._check(access)
         for access in accesses:
             if not access.writes:
+                self._check_turn(access)
                 self._reads.setdefault(access.place, []).append(access)
         for access in accesses:
             if access.writes:
+                self._taken = {k: v for k, v in self._taken.items() if k[0] != access.place}
                 kept = [a for a in self._writes.get(access.place, []) if _by_element(a, access)]
                 self._writes[access.place] = [*kept, access]
                 own = [
@@ -202,6 +210,23 @@ class Memory:
                 other, access
             ):
                 raise self._conflict(other, access)
+
+    def _check_turn(self, access: Access) -> None:
+        """A slot of several is filled anew for each turn that it is read in.
+
+        A single slot need not be: a statement that writes only some of it keeps the rest.
+        """
+        via, turn = access.place.via, access.place.turn
+        if via is None or not access.place.alloc.managed or access.place.alloc.type.shape[0] == 1:
+            return
+        if self._taken.setdefault((access.place, via), turn) != turn:
+            name = access.place.name
+            raise HazardError(
+                "TLC0351",
+                f"{access.op.name} in {access.agent.label} reads {name} as it was a turn before",
+                loc=access.op.loc,
+                hint=f"found with {self.case}",
+            )
 
     def _conflict(self, earlier: Access, later: Access) -> HazardError:
         name, role = later.place.name, later.agent.label

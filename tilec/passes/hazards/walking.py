@@ -167,6 +167,8 @@ class Machine:
         if stop is None or start is None or step is None:
             self.case.uses_data = True
             start, stop, step = 0, self.case.data * DATA_TRIPS // 2, 1
+        if int(np.min(step)) <= 0:
+            raise HazardError("TLC0357", f"a loop that steps by {step} has no end", loc=op.loc)
         vectors = isinstance(start, np.ndarray) or isinstance(stop, np.ndarray)
         params = op.body.params[1:]
         carried = [self._value(agent, v) for v in op.inits]
