@@ -61,6 +61,13 @@ def found(program: Program, kind: type[OpT]) -> Iterator[OpT]:
     return (op for op in walk(program.body) if isinstance(op, kind))
 
 
+def specialised(kernel: Any, **constants: Any) -> Program:
+    """The kernel's program, with some of its compile-time parameters given."""
+    defaults = {p.name: p.default for p in kernel.parameters if p.kind == "constant"}
+    program: Program = kernel.trace({**defaults, **constants})
+    return program
+
+
 def plan(
     program: Program,
     after: str,

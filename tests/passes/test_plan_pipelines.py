@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.passes import planned_kernels as kernels
-from tests.passes.planning import Planned, keeps_meaning, line_of, plan
+from tests.passes.planning import Planned, keeps_meaning, line_of, plan, specialised
 from tilec.ir.core import Op, constant, walk
 from tilec.ir.dtypes import i32
 from tilec.ir.ops.control import For, If, Simt
@@ -19,14 +19,7 @@ from tilec.passes.plan_pipelines import MADE_SLOTS
 
 
 def planned(kernel: Any, **constants: Any) -> Planned:
-    program = kernel.trace(
-        {
-            p.name: constants.get(p.name, p.default)
-            for p in kernel.parameters
-            if p.kind == "constant"
-        }
-    )
-    return plan(program, "plan_pipelines")
+    return plan(specialised(kernel, **constants), "plan_pipelines")
 
 
 def stages(result: Planned) -> dict[str, list[str]]:

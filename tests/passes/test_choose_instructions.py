@@ -1,0 +1,149 @@
+"""choose_instructions: how copies and products are done on each machine, and why not otherwise."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+import tilec
+import tilec.language as T
+from tests.passes import planned_kernels as kernels
+from tests.passes.planning import Planned, keeps_meaning, line_of, plan, refused, specialised
+from tilec.errors import TargetUnsupported
+from tilec.ir.ops.tile import Copy, Gemm, StoreTile
+
+
+def chosen(kernel: Any, target: str, *, assume: bool = True, **constants: Any) -> Planned:
+    return plan(specialised(kernel, **constants), "choose_instructions", target, assume=assume)
+
+
+def instructions(result: Planned) -> tuple[set[str], set[str], set[str]]:
+    """Of copies into shared memory, of gemms, of stores of tiles."""
+    copies = {op.instruction for op in result.all(Copy) if op.instruction}
+    return (
+        copies,
+        {op.instruction for op in result.all(Gemm)},
+        {op.instruction for op in result.all(StoreTile)},
+    )
+
+
+@pytest.mark.parametrize(
+    ("target", "assume", "expected"),
+    [
+        ("cuda:sm_90a", True, ({"tma"}, {"wgmma"}, {"tma"})),
+        ("cuda:sm_90a", False, ({"registers"}, {"mma"}, {""})),
+        ("cuda:sm_80", True, ({"cp_async"}, {"mma"}, {""})),
+        ("cuda:sm_80", False, ({"registers"}, {"mma"}, {""})),
+        ("hip:gfx942", True, ({"registers"}, {"mfma"}, {""})),
+    ],
+)
+def test_the_gemm(target: str, assume: bool, expected: tuple[set[str], ...]) -> None:
+    result = chosen(kernels.gemm_nt, target, assume=assume)
+    assert instructions(result) == expected
+
+
+def test_what_was_asked_of_the_arguments_is_recorded() -> None:
+    facts = {t: list(chosen(kernels.gemm_nt, t).facts.asked) for t in ("cuda:sm_90a", "cuda:sm_80")}
+    assert facts["cuda:sm_80"] == [("aligned", "A", 16), ("aligned", "B", 16)]
+    assert facts["cuda:sm_90a"] == [("aligned", n, 16) for n in ("A", "B", "C")]
+    assert not chosen(kernels.gemm_nt, "hip:gfx942").facts.asked
+
+
+# Why a launch has no roles
+# -------------------------------------------------------------------------------------------------
+
+
+@tilec.kernel
+def varied(A: T.Tensor(("M", "K"), "float16"), B: T.Tensor(("N", "K"), "float16"),
+           C: T.Tensor(("M", "N"), "float16"), bm: int = 64, bn: int = 64, bk: int = 32,
+           threads: int = 128, operand: str = "float16", total: str = "float32",
+           safe: float = 0.0, part: int = 0):  # fmt: skip
+    with T.Kernel(T.ceildiv(C.shape[1], bn), T.ceildiv(C.shape[0], bm), threads=threads) as (x, y):
+        A_s = T.alloc_shared((bm, bk), operand)
+        B_s = T.alloc_shared((bn, bk), operand)
+        acc = T.alloc_fragment((bm, bn), total)
+        T.annotate_safe_value({A: safe})
+        T.clear(acc)
+        if part:
+            T.clear(A_s)
+        for k in T.Pipelined(T.ceildiv(A.shape[1], bk), num_stages=3):
+            if part:
+                T.copy(A[y * bm : y * bm + part, k * bk : k * bk + bk], A_s[0:part, 0:bk])
+            else:
+                T.copy(A[y * bm, k * bk], A_s)  # COPY
+            T.copy(B[x * bn, k * bk], B_s)
+            T.gemm(A_s, B_s, acc, transpose_B=True)  # GEMM
+        T.copy(acc, C[y * bm, x * bn])
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason", "where"),
+    [
+        ({"threads": 96}, "96 threads are not whole warpgroups", "T.Kernel"),
+        ({"bm": 32}, "a tile of 32 x 64 cannot be split over 1 warpgroups", "# GEMM"),
+        ({"bm": 64, "bn": 512, "bk": 16}, "needs 256 accumulators a thread", "# GEMM"),
+        ({"bk": 8}, "K of 8 is not a multiple of 16", "# GEMM"),
+        ({"bm": 512, "threads": 512}, "a region of A has more than 256 rows", "# COPY"),
+        ({"safe": 1.0}, "A has a safe value other than 0", "# COPY"),
+    ],
+)
+def test_the_reason_and_its_line_are_remarked(
+    changes: dict[str, Any], reason: str, where: str
+) -> None:
+    result = chosen(varied, "cuda:sm_90a", **changes)
+    copies, gemms, stores = instructions(result)
+    assert "tma" not in copies | stores and gemms == {"mma"}
+    remark = result.remark("TLC0320")
+    assert reason in remark.message, remark
+    assert where in line_of(remark.loc), remark
+
+
+def test_a_part_of_a_buffer_is_not_for_tma() -> None:
+    result = chosen(varied, "cuda:sm_90a", part=32)
+    assert "fills a part of its buffer" in result.remark("TLC0320").message
+
+
+def test_arrays_that_may_be_unaligned_are_not_for_tma() -> None:
+    remark = chosen(varied, "cuda:sm_90a", assume=False).remark("TLC0320")
+    assert "A may be aligned to less than 16 bytes" in remark.message
+
+
+@tilec.kernel
+def column(A: T.Tensor(("M", "K"), "float16"), C: T.Tensor((64, 64), "float32")):
+    """Rows of A_s along the rows of a three-dimensional view: the last dimension does not move."""
+    with T.Kernel(1, threads=128):
+        A_s = T.alloc_shared((64, 32), "float16")
+        acc = T.alloc_fragment((64, 64), "float32")
+        T.clear(acc)
+        for k in T.Pipelined(2, num_stages=3):
+            for i, j in T.Parallel(64, 32):
+                A_s[i, j] = A[i + k, j * 2]
+            T.gemm(A_s, A_s, acc, transpose_B=True)
+        T.copy(acc, C)
+
+
+def test_a_loop_without_copies_has_no_instructions_to_choose() -> None:
+    result = chosen(column, "cuda:sm_90a")
+    assert instructions(result) == (set(), {"mma"}, {""})
+    assert result.codes == ["TLC0310"]
+
+
+def test_a_dtype_without_an_instruction_is_refused_at_the_gemm() -> None:
+    error = refused(
+        "TLC0322", lambda: chosen(varied, "cuda:sm_80", operand="float64", total="float64")
+    )
+    assert isinstance(error, TargetUnsupported) and "f64" in error.message
+    assert line_of(error.loc).endswith("# GEMM")
+
+
+def test_a_converting_copy_passes_through_registers() -> None:
+    result = chosen(varied, "cuda:sm_80", operand="bfloat16")
+    assert instructions(result)[0] == {"registers"}
+    assert instructions(result)[1] == {"mma"}
+
+
+@pytest.mark.parametrize("target", ["cuda:sm_80", "cuda:sm_90a", "hip:gfx942"])
+@pytest.mark.parametrize("kernel", [kernels.guarded, kernels.used_after], ids=lambda k: k.name)
+def test_the_meaning_stays(kernel: Any, target: str) -> None:
+    keeps_meaning(kernel.lower_to_ir(), chosen(kernel, target).program, (0,))

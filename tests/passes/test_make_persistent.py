@@ -1,0 +1,87 @@
+"""make_persistent: resident blocks for launches that TMA feeds, rasters for those that ask."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tilec
+import tilec.language as T
+from tests.passes import planned_kernels as kernels
+from tests.passes.planning import REGISTRY, Planned, keeps_meaning, plan, specialised
+from tilec.interpreter import run_program
+from tilec.ir.ops.control import For, HardwareBlock, Launch
+from tilec.ir.ops.memory import Alloc
+from tilec.ir.ops.pipeline import Channel, Pipeline
+
+
+@tilec.kernel
+def stamped(C: T.Tensor((6, 5, 2), "int32"), panel: int = 0, order: str = "row"):
+    """Every block adds its number to an element of its own."""
+    with T.Kernel(5, 6, 2, threads=32) as (bx, by, bz):
+        if panel:
+            T.use_swizzle(panel_size=panel, order=order)
+        for _ in T.Parallel(1):
+            C[by, bx, bz] = C[by, bx, bz] + (bz * 6 + by) * 5 + bx
+
+
+@tilec.kernel
+def pinned(A: T.Tensor(("M", "K"), "float16"), C: T.Tensor(("M", 64), "float32")):
+    with T.Kernel(T.ceildiv(A.shape[0], 64), threads=128, persistent=False) as bx:
+        A_s = T.alloc_shared((64, 32), "float16")
+        acc = T.alloc_fragment((64, 64), "float32")
+        T.clear(acc)
+        for k in T.Pipelined(T.ceildiv(A.shape[1], 32), num_stages=3):
+            T.copy(A[bx * 64, k * 32], A_s)
+            T.gemm(A_s, A_s, acc, transpose_B=True)
+        T.copy(acc, C[bx * 64, 0])
+
+
+def persistent(kernel: Any, target: str = "cuda:sm_90a", **constants: Any) -> Planned:
+    return plan(specialised(kernel, **constants), "make_persistent", target)
+
+
+def test_a_launch_fed_by_tma_walks_the_grid() -> None:
+    result = persistent(kernels.gemm_nt)
+    launch = result.one(Launch)
+    assert launch.persistent_blocks == 1
+    memory = [op for op in launch.body.ops if isinstance(op, (Alloc, Channel))]
+    assert memory == list(launch.body.ops[: len(memory)]), "memory is made once, outside the walk"
+    walk = next(op for op in launch.body.ops if isinstance(op, For))
+    first, count = result.all(HardwareBlock)
+    assert (walk.start, walk.step) == (first.result, count.result) and count.count
+    assert any(isinstance(op, Pipeline) for op in walk.walk())
+    assert "resident blocks" in result.remark("TLC0321").message
+
+
+@pytest.mark.parametrize("kernel", [kernels.gemm_nt, kernels.two_gemms], ids=lambda k: k.name)
+def test_the_meaning_stays(kernel: Any) -> None:
+    keeps_meaning(kernel.lower_to_ir(), persistent(kernel).program)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "target"),
+    [(kernels.gemm_nt, "cuda:sm_80"), (kernels.gemm_nt, "hip:gfx942"), (pinned, "cuda:sm_90a")],
+    ids=["sm_80", "gfx942", "persistent=False"],
+)
+def test_other_launches_keep_a_block_for_each(kernel: Any, target: str) -> None:
+    result = persistent(kernel, target)
+    assert result.one(Launch).persistent_blocks == 0
+    assert not result.all(HardwareBlock) and "TLC0321" not in result.codes
+
+
+@pytest.mark.parametrize("order", ["row", "column"])
+@pytest.mark.parametrize("panel", [1, 2, 4, 10])
+def test_a_raster_runs_every_block_once(panel: int, order: str) -> None:
+    result = persistent(stamped, "cuda:sm_80", panel=panel, order=order)
+    seen = np.zeros((6, 5, 2), np.int32)
+    run_program(result.program, {"C": seen}, registry=REGISTRY)
+    y, x, z = np.indices(seen.shape)
+    assert np.array_equal(seen, (z * 6 + y) * 5 + x)
+    assert persistent(stamped, "cuda:sm_80").text != result.text
+
+
+def test_golden(golden: Any) -> None:
+    assert persistent(kernels.gemm_nt).text == golden("tir")
