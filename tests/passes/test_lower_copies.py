@@ -124,7 +124,9 @@ def test_threads_that_do_not_divide_the_tile(threads: int) -> None:
         check(lowered, (65, 72), f16)
 
 
-@pytest.mark.parametrize(("dtype", "out"), [(f32, f16), (f16, f32), (bf16, f32), (i8, f16), (f32, i8)])
+@pytest.mark.parametrize(
+    ("dtype", "out"), [(f32, f16), (f16, f32), (bf16, f32), (i8, f16), (f32, i8)]
+)
 @pytest.mark.parametrize("target", ["cuda:sm_90a", "hip:gfx942"])
 def test_copies_convert(dtype: DType, out: DType, target: str) -> None:
     layout = ROW_MAJOR((32, 64))
@@ -177,7 +179,9 @@ def test_negative_corners_are_outside() -> None:
 @pytest.mark.parametrize("extent", [64, 61, 1024, 1027])
 @pytest.mark.parametrize("target", ["cuda:sm_80", "hip:gfx942"])
 @pytest.mark.parametrize("assume", [True, False])
-def test_vectors_may_cross_the_end_of_a_row_of_elements(extent: int, target: str, assume: bool) -> None:
+def test_vectors_may_cross_the_end_of_a_row_of_elements(
+    extent: int, target: str, assume: bool
+) -> None:
     a, c = tensor("A", f16, "N"), tensor("C", f16, "N")
     s = Bench()
     with s.launch(s.ceildiv(s.symbol("N"), 512), threads=64) as (bx, _, _):
@@ -191,20 +195,35 @@ def test_vectors_may_cross_the_end_of_a_row_of_elements(extent: int, target: str
 
 
 def test_regions_of_other_ranks() -> None:
-    """A[b, h, :, :] is a region of two dimensions of four; extents of 1 fall away on one side only."""
+    """A[b, h, :, :] is a region of two dimensions of four."""
     a, c = tensor("A", f16, 2, 3, "M", 64), tensor("C", f16, 2, 3, "M", 64)
     s = Bench()
     with s.launch(3, 2, threads=64) as (h, batch, _):
-        tile = s.laid_out("S", f16, SharedLayout.swizzled((32, 64), 16, 128))
+        tile, zero = s.laid_out("S", f16, SharedLayout.swizzled((32, 64), 16, 128)), s.value(0)
         s.emit(
-            Copy(a, (batch, h, s.value(0), s.value(0)), tile, (s.value(0), s.value(0)), shape=(32, 64),
-                 source_dims=(2, 3), destination_dims=(0, 1), instruction="cp_async")
-        )  # fmt: skip
+            Copy(
+                a,
+                (batch, h, zero, zero),
+                tile,
+                (zero, zero),
+                shape=(32, 64),
+                source_dims=(2, 3),
+                destination_dims=(0, 1),
+                instruction="cp_async",
+            )
+        )
         s.barrier()
         s.emit(
-            Copy(tile, (s.value(0), s.value(0)), c, (batch, h, s.value(0), s.value(0)), shape=(32, 64),
-                 source_dims=(0, 1), destination_dims=(2, 3))
-        )  # fmt: skip
+            Copy(
+                tile,
+                (zero, zero),
+                c,
+                (batch, h, zero, zero),
+                shape=(32, 64),
+                source_dims=(0, 1),
+                destination_dims=(2, 3),
+            )
+        )
     source, result = random(f16, 2, 3, 30, 64), random(f16, 2, 3, 30, 64, seed=1)
     Lowered(s.program(a, c), "cuda:sm_80", FULL).run(A=source, C=result)
     assert np.array_equal(source, result)
@@ -216,9 +235,16 @@ def test_a_column_is_copied_by_elements() -> None:
     with s.launch(1, threads=32):
         tile = s.laid_out("S", f16, ROW_MAJOR((64,)))
         s.emit(
-            Copy(a, (s.value(0), s.value(7)), tile, (s.value(0),), shape=(64,), source_dims=(0,),
-                 destination_dims=(0,))
-        )  # fmt: skip
+            Copy(
+                a,
+                (s.value(0), s.value(7)),
+                tile,
+                (s.value(0),),
+                shape=(64,),
+                source_dims=(0,),
+                destination_dims=(0,),
+            )
+        )
         s.barrier()
         s.copy(tile, (0,), c, (0,), (64,))
     source, result = random(f16, 50, 40), random(f16, 64)
@@ -236,7 +262,7 @@ def test_indices_of_64_bits() -> None:
     assert {str(op.indices[0].type) for op in moves} == {"i64"}
 
 
-# The copy engine --------------------------------------------------------------------------------------------------
+# The copy engine ----------------------------------------------------------------------------------
 
 
 def by_engine(layout: SharedLayout, slots: int = 2) -> Program:
@@ -247,7 +273,10 @@ def by_engine(layout: SharedLayout, slots: int = 2) -> Program:
     period = 512
     stride = -(-layout.size // period) * period
     ring_layout = SharedLayout(
-        (slots, *layout.shape), ((slots,), *layout.modes), ((stride,), *layout.strides), layout.swizzle
+        (slots, *layout.shape),
+        ((slots,), *layout.modes),
+        ((stride,), *layout.strides),
+        layout.swizzle,
     )
     grid = s.ceildiv(s.symbol("N"), columns), s.ceildiv(s.symbol("M"), rows)
     with s.launch(*grid, threads=64) as (bx, by, _):
@@ -288,7 +317,9 @@ def test_tma_boxes(layout: SharedLayout, boxes: int, span: int) -> None:
         lowered = Lowered(by_engine(layout), passes=passes)
         assert lowered.count(TmaLoad) == lowered.count(TmaStore) == 1
         maps = [op for op in lowered.ops if isinstance(op, TensorMap)]
-        assert {(op.box, op.swizzle) for op in maps} == {((layout.shape[0], layout.shape[1] // boxes), span)}
+        assert {(op.box, op.swizzle) for op in maps} == {
+            ((layout.shape[0], layout.shape[1] // boxes), span)
+        }
         a, c = random(f16, 100, 320), np.zeros((100, 320), np.float16)
         lowered.run(A=a, C=c)
         assert np.array_equal(a, c)
@@ -305,7 +336,7 @@ def test_the_engine_is_given_unswizzled_places_and_threads_swizzled_ones() -> No
     assert "bit_xor" in print_program(Lowered(there_and_back(LAYOUTS[0]), passes=FULL).program)
 
 
-# Fill -------------------------------------------------------------------------------------------------------------
+# Fill ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("layout", [*LAYOUTS, ROW_MAJOR((5,)), ROW_MAJOR((2, 3, 8))])
@@ -342,7 +373,7 @@ def test_fill_local_and_tensor(shape: tuple[int, ...]) -> None:
 
 
 def test_gemm_operand_copy_as_text() -> None:
-    """The mainloop's copy: rows over threads, the swizzle of the thread's part alone, one predicate."""
+    """The mainloop's copy: rows over threads, the swizzle of the thread's part, one predicate."""
     lowered = Lowered(there_and_back(LAYOUTS[0]), "cuda:sm_80", FULL)
     text = print_program(lowered.program)
     loop = text[text.index("for 0, 4, 1") : text.index("cp_async_commit")]

@@ -38,6 +38,7 @@ class Machine:
         self.counts: dict[str, int] = {}
         for param in program.params:
             if isinstance(param.type, MemoryType):
+                assert tensors[param.hint].flags.c_contiguous
                 flat = tensors[param.hint].reshape(-1)
                 self.memory[param] = flat
                 self.stored[param.hint] = np.zeros(flat.size, int)
@@ -224,7 +225,7 @@ class Machine:
     def _vector_load(self, op: Any, mask: np.ndarray) -> None:
         predicate = (op.predicate,) if isinstance(op.predicate, Value) else op.predicate
         source = op.buffer if isinstance(op, amd.BufferLoad) else op.memory
-        self._check_bytes(source, op.count)
+        self._check_bytes(source, op.count, predicate)
         allowed = self.where(predicate, mask)
         self.memory[op.registers][self._registers(op.registers, op.offset, mask, op.count)] = 0
         data = self._read(source, op.indices, allowed, op.count)
@@ -235,7 +236,7 @@ class Machine:
     def _vector_store(self, op: Any, mask: np.ndarray) -> None:
         predicate = (op.predicate,) if isinstance(op.predicate, Value) else op.predicate
         target = op.buffer if isinstance(op, amd.BufferStore) else op.memory
-        self._check_bytes(target, op.count)
+        self._check_bytes(target, op.count, predicate)
         allowed = self.where(predicate, mask)
         data = self.memory[op.registers][
             self._registers(op.registers, op.offset, allowed, op.count)
@@ -244,8 +245,10 @@ class Machine:
 
     _buffer_load, _buffer_store = _vector_load, _vector_store
 
-    def _check_bytes(self, handle: Value, count: int) -> None:
+    def _check_bytes(self, handle: Value, count: int, predicate: Sequence[Value]) -> None:
         dtype: DType = handle.type.dtype  # type: ignore[attr-defined]
+        shared = handle.type.space is Space.SHARED  # type: ignore[attr-defined]
+        assert not (shared and predicate), "shared vectors have no predicate"
         assert dtype.bytes * count in (1, 2, 4, 8, 16), f"{count} elements of {dtype} at once"
 
     def _convert_registers(self, op: thread.ConvertRegisters, mask: np.ndarray) -> None:

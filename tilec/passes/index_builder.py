@@ -127,7 +127,7 @@ class IndexBuilder(Builder):
         return [(op.x, self.range_of(op.x).clipped(*limits))]
 
     def range_of(self, value: Value) -> Range:
-        """A range that holds the integer `value`. Products of indices are taken not to overflow."""
+        """A range that holds the integer `value`; arithmetic wraps."""
         if value not in self._ranges:
             self._ranges[value] = self._find_range(value)
         return self._ranges[value]
@@ -143,12 +143,7 @@ class IndexBuilder(Builder):
         found = self._by_op(self.definitions.get(value))
         if found is None:
             return Range.everything(dtype)
-        low, high = bounds_of(dtype)
-        return (
-            found.clipped(low, high)
-            if found.low >= 0 and found.high > high
-            else found.wrapped(dtype)
-        )
+        return found.wrapped(dtype)
 
     def _by_op(self, op: Op | None) -> Range | None:
         match op:
@@ -215,7 +210,7 @@ class IndexBuilder(Builder):
     # Division -------------------------------------------------------------------------------------
 
     def floordiv(self, x: Number, y: Number) -> Value:
-        divisor = _divisor(x, y)
+        divisor = self._divisor(x, y)
         if divisor is None or not isinstance(x, Value):
             return super().floordiv(x, y)
         whole, rest = self._parts(x, divisor)
@@ -231,7 +226,7 @@ class IndexBuilder(Builder):
         return self.add(self.build(whole), super().floordiv(self.build(rest), divisor))
 
     def floormod(self, x: Number, y: Number) -> Value:
-        divisor = _divisor(x, y)
+        divisor = self._divisor(x, y)
         if divisor is None or not isinstance(x, Value):
             return super().floormod(x, y)
         whole, rest = self._parts(x, divisor)
@@ -244,6 +239,13 @@ class IndexBuilder(Builder):
         if inner is not None and inner[1] % divisor == 0:
             return self.floormod(inner[0], divisor)
         return super().floormod(self.build(rest) if whole.terms or whole.constant else x, divisor)
+
+    def _divisor(self, x: Number, y: Number) -> int | None:
+        """The divisor, 2 or more, where x is an i32 whose form does not wrap."""
+        number = y if isinstance(y, int) else constant_of(y)
+        if number is None or number <= 1 or not isinstance(x, Value) or x.type != ScalarType(i32):
+            return None
+        return int(number) if self.form_range(self.form(x)).inside(*bounds_of(i32)) else None
 
     def as_division(self, value: Value) -> tuple[Value, int] | None:
         """(x, n) where `value` is floor(x / n) of a positive number, spelled as a division or a
@@ -351,14 +353,6 @@ class IndexBuilder(Builder):
         """Makes the range of a loop's index known, before its body is rebuilt."""
         index = op.body.params[0]
         self.assume(index, self.index_range(op.start, op.stop, op.step))
-
-
-def _divisor(x: Number, y: Number) -> int | None:
-    """The divisor, where the division may be taken apart: an i32 by a constant above 1."""
-    number = y if isinstance(y, int) else constant_of(y)
-    if number is None or number <= 1 or not isinstance(x, Value) or x.type != ScalarType(i32):
-        return None
-    return int(number)
 
 
 def _divides(divisor: int, known: Range) -> bool:

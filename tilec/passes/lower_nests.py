@@ -1,9 +1,9 @@
 """Parallel nests and simt regions: code of single elements, run by the thread of its layout.
 
-    parallel %i, %j <layout = #l> {        for 0, 4, 1 (%r) <unroll = 0> {     // digits of #l
-      %x = load %acc[%i, %j]         ->      for 0, 8, 1 (%v) <kind = "vectorized"> {
-      store (mul %x, %s), %C[%i, %j]           %x = load %acc[%r * 8 + %v]
-    }                                          store (mul %x, %s), %C[..., ... + %v] } }
+parallel %i, %j <layout = #l> {        for 0, 4, 1 (%r) <unroll = 0> {     // digits of #l
+  %x = load %acc[%i, %j]         ->      for 0, 8, 1 (%v) <kind = "vectorized"> {
+  store (mul %x, %s), %C[%i, %j]           %x = load %acc[%r * 8 + %v]
+}                                          store (mul %x, %s), %C[..., ... + %v] } }
 """
 
 from __future__ import annotations

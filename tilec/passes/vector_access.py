@@ -18,7 +18,7 @@ from ..ir.dtypes import bool_
 from ..ir.ops import arith
 from ..ir.ops.amd import BufferLoad, BufferStore, MakeBuffer
 from ..ir.ops.memory import Load, Store, memory_type
-from ..ir.ops.thread import VectorLoad, VectorStore
+from ..ir.ops.thread import FillRegisters, VectorLoad, VectorStore
 from ..ir.types import MemoryType, Space
 from .context import PassContext
 from .coordinates import both, extent_value, guard, predicate_of
@@ -200,6 +200,11 @@ class VectorAccess:
         b, buffer = self.b, self._buffer(memory)
         if buffer is not None:
             b.emit(BufferLoad(registers, offset, buffer, at, _bool(p), count=width))
+        elif p is not None and memory_type(memory).space is Space.SHARED:
+            zero = b.const(0, memory_type(memory).dtype)
+            b.emit(FillRegisters(registers, offset, zero, count=width))
+            with b.when(p):  # shared accesses have no predicate of their own
+                b.emit(VectorLoad(registers, offset, memory, at, (), count=width))
         else:
             b.emit(VectorLoad(registers, offset, memory, at, predicate_of(p), count=width))
 
@@ -215,6 +220,9 @@ class VectorAccess:
         b, buffer = self.b, self._buffer(memory)
         if buffer is not None:
             b.emit(BufferStore(buffer, at, registers, offset, _bool(p), count=width))
+        elif p is not None and memory_type(memory).space is Space.SHARED:
+            with b.when(p):
+                b.emit(VectorStore(memory, at, registers, offset, (), count=width))
         else:
             b.emit(VectorStore(memory, at, registers, offset, predicate_of(p), count=width))
 
