@@ -12,7 +12,7 @@ import pytest
 
 from tests.passes.seeded_faults import FOLDER, LOWERED, PLANNED, Fault
 from tilec.errors import HazardError, IRError
-from tilec.ir.core import Program, walk
+from tilec.ir.core import Level, Program, walk
 from tilec.ir.ops import builtin_registry
 from tilec.ir.ops.control import Launch
 from tilec.ir.verify import verify
@@ -161,7 +161,8 @@ def test_unsynchronised_program_is_refused_whatever_its_channels() -> None:
 
 
 def test_thread_level_is_not_checked_in_silence() -> None:
-    threads = run_pipeline(gemm(2), context("cuda:sm_80"), after="lower_tiles")
+    plain = base("lowered_sm_80")
+    threads = plain.with_body(plain.body, Level.THREAD)
     with pytest.raises(IRError, match="tile level"):
         check_hazards(threads, context("cuda:sm_80"))
 
@@ -248,6 +249,23 @@ def test_number_of_blocks_is_an_input_where_the_grid_is_constant() -> None:
     lowered = run_pipeline(program, context("cuda:sm_90a"), after="place_barriers")
     (sizes,) = checked_sizes(lowered).values()
     assert len(sizes) >= 1 and all(s["blocks", ""] >= 1 for s in sizes)
+
+
+@pytest.mark.parametrize("edits", [(), ("<pending = 1>", "<pending = 2>")])
+def test_loops_that_run_as_often_as_data_says(edits: tuple[str, ...]) -> None:
+    """A count from an array takes all counts of interest too: some fault shows at each of them."""
+    text = (FOLDER / "plan_sm_90a.tir").read_text(encoding="utf-8")
+    text = text.replace("(%A: global", "(%counts: global i32[M], %A: global")
+    text = text.replace("%16 = floordiv %15, 64 : i32", "%16 = load %counts[%by_1] : i32")
+    text = re.sub(r"%(\d+) = floordiv %(\d+), 64 : i32", r"%\1 = load %counts[%by_2] : i32", text)
+    text = text.replace(*edits) if edits else text
+    program = read(text, "counted")
+    if not edits:
+        assert check_hazards(program, context("cuda:sm_90a")) is program
+        return
+    with pytest.raises(HazardError) as caught:
+        check_hazards(program, context("cuda:sm_90a"))
+    assert caught.value.code == "TLC0352" and "arrays of 2" in caught.value.hint
 
 
 def test_counts_that_no_argument_gives_are_left_out() -> None:

@@ -23,13 +23,11 @@ from ..ir.ops.control import Launch
 from ..ir.ops.memory import Slot, memory_type
 from ..ir.ops.pipeline import Channel
 from .context import Pass, PassContext
-from .hazards.cases import Case, Sizes, cases_of
+from .hazards.cases import Case, Sizes, cases_of, counts_of, data_of
 from .hazards.machine import Settled, SyncMachine
 from .hazards.plan_rules import check_rules
 from .hazards.plan_run import PlanMachine
 from .hazards.slicing import Slice
-
-DATA = (0, 1, 2)
 
 
 def check_hazards(program: Program, context: PassContext) -> Program:
@@ -93,9 +91,11 @@ def _each_case(program: Program, run: Callable[[Launch, Slice, Case, Settled], N
     part = Slice(program.body)
     for launch in _launches(program):
         settled: Settled = set()
-        for sizes in cases_of(program, launch, part, _slots(launch)):
-            for data in DATA:
-                case = Case(sizes, data)
+        slots = _slots(launch)
+        contents, most = data_of(program, launch, part, slots), counts_of(slots)[-1]
+        for sizes in cases_of(program, launch, part, slots):
+            for data in contents:
+                case = Case(sizes, data, most)
                 run(launch, part, case, settled)
                 if not case.uses_data:
                     break

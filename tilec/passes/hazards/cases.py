@@ -26,24 +26,33 @@ LARGEST = 1 << 24
 TILES = (1, 2, 3)
 
 
+ALTERNATING, VARIED = -1, -2
+
+
 @dataclass
 class Case:
     """One run of the abstract machine: the inputs, and what stands for numbers in global memory.
 
-    `data` is 0 (all zero), 1 (all one) or 2 (by position). `uses_data` is set by the machine when
-    it asks.
+    `data` is what every element is, or by its position: ALTERNATING between 0 and 1, or VARIED up
+    to `most`. `uses_data` is set by the machine when it asks.
     """
 
     sizes: Sizes
     data: int = 0
+    most: int = 2
     uses_data: bool = field(default=False, compare=False)
 
     def element(self, indices: list[Number]) -> int:
         """The number at a place in global memory: the same in every role that reads it."""
         self.uses_data = True
-        if self.data < 2:
+        if self.data >= 0:
             return self.data
-        return sum(i if isinstance(i, int) else 0 for i in indices) % 2
+        position = sum(i if isinstance(i, int) else 0 for i in indices)
+        return position % 2 if self.data == ALTERNATING else (3 * position + 1) % (self.most + 1)
+
+    def unknown(self) -> int:
+        """What stands for a number that the machine cannot follow."""
+        return self.element([])
 
     def __str__(self) -> str:
         shown = [
@@ -51,6 +60,9 @@ class Case:
             for (kind, name), value in self.sizes.items()
             if kind != "block"
         ]
+        if self.uses_data:
+            names = {ALTERNATING: "0, 1, 0, ...", VARIED: f"numbers up to {self.most}"}
+            shown.append(f"arrays of {names.get(self.data, self.data)}")
         return ", ".join(shown) or "any sizes"
 
 
@@ -193,6 +205,21 @@ class Bounds:
         return {**sizes, name: low} if trips(low) == count else None
 
 
+def counts_of(slots: set[int]) -> list[int]:
+    """The trip counts of interest for rings of these lengths."""
+    return sorted({0, 1, 2} | {n for s in slots for n in (s - 1, s, s + 1, 2 * s + 1)})
+
+
+def data_of(program: Program, launch: Launch, part: Slice, slots: set[int]) -> list[int]:
+    """What arrays may hold: conditions on and off; counts, if loops take theirs from arrays."""
+    bounds = Bounds(program, launch, part)
+    sizes = bounds.default()
+    loops = [loop for loop in part.loops if launch in part.enclosing(loop)]
+    if all(bounds.trips(loop, sizes) is not None for loop in loops):
+        return [0, 1, ALTERNATING]
+    return [*counts_of(slots), ALTERNATING, VARIED]
+
+
 def cases_of(program: Program, launch: Launch, part: Slice, slots: set[int]) -> Iterator[Sizes]:
     """Sizes that give every loop the counts of interest; one set at least."""
     bounds = Bounds(program, launch, part)
@@ -200,7 +227,7 @@ def cases_of(program: Program, launch: Launch, part: Slice, slots: set[int]) -> 
     outer = {o for loop in loops for o in part.enclosing(loop) if isinstance(o, (For, Pipeline))}
     tiles = _distinct(bounds, [o for o in loops if o in outer and bounds.inputs(o)])
     inner = _distinct(bounds, [i for i in loops if i not in outer and bounds.inputs(i)])
-    counts = sorted({0, 1, 2} | {n for s in slots for n in (s - 1, s, s + 1, 2 * s + 1)})
+    counts = counts_of(slots)
     seen: set[tuple[tuple[Input, int], ...]] = set()
     plans = [(count, counts) for count in TILES]
     plans += [(s + 1, [1]) for s in sorted(slots) if s + 1 not in TILES]  # round a ring by tiles

@@ -136,8 +136,7 @@ class PlanMachine(Machine):
         assert isinstance(agent, PlanAgent)
         start, stop = agent.number(op.start), agent.number(op.stop)
         if not isinstance(start, int) or not isinstance(stop, int):
-            self.case.uses_data = True
-            start, stop = 0, self.case.data
+            start, stop = 0, self.case.unknown()
         stages = [s for s in self.part.ops[op.body] if isinstance(s, Stage)]
         agent.starts = {ring: ring.gets for ring in self.rings.values()}
         agent.deferred = {}

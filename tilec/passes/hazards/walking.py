@@ -23,8 +23,6 @@ from .numbers import Number, merge
 from .slicing import Scalar, Slice, is_space
 from .threads import Threads, ThreadSets
 
-DATA_TRIPS = 2  # how often a loop runs whose bound comes from data that the machine does not follow
-
 
 @dataclass(frozen=True)
 class Blocked:
@@ -137,12 +135,11 @@ class Machine:
             yield from self._divided(agent, op, condition)
             return
         if condition is None:
-            self.case.uses_data = True
             if agent.simt:  # each thread by itself: both arms may run
                 yield from self.block(agent, op.then)
                 yield from self.block(agent, op.orelse)
                 return
-            condition = self.case.data != 0
+            condition = self.case.unknown() != 0
         chosen = op.then if condition else op.orelse
         yield from self.block(agent, chosen)
         self._results(agent, op.results, self._yielded(agent, chosen))
@@ -165,8 +162,7 @@ class Machine:
     def _for(self, agent: Agent, op: For) -> Steps:
         start, stop, step = (agent.number(v) for v in (op.start, op.stop, op.step))
         if stop is None or start is None or step is None:
-            self.case.uses_data = True
-            start, stop, step = 0, self.case.data * DATA_TRIPS // 2, 1
+            start, stop, step = 0, self.case.unknown(), 1
         if int(np.min(step)) <= 0:
             raise HazardError("TLC0357", f"a loop that steps by {step} has no end", loc=op.loc)
         vectors = isinstance(start, np.ndarray) or isinstance(stop, np.ndarray)
@@ -193,8 +189,7 @@ class Machine:
             yield from self.block(agent, op.condition)
             (going,) = self._yielded(agent, op.condition)
             if going is None or isinstance(going, np.ndarray):
-                self.case.uses_data = True
-                going = turns < self.case.data
+                going = turns < self.case.unknown()
             if not going:
                 break
             turns += 1
