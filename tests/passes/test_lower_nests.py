@@ -385,8 +385,9 @@ def test_conditions_prove_bounds() -> None:
     """Under `if k < 4` no check is needed of what is inside for all such k."""
     a, c = tensor("A", f32, 4, 32), tensor("C", f32, 8, 32)
     s = Bench()
-    with s.launch(1, threads=32), s.simt(32) as t:
-        with s.loop(0, 8) as k, s.when(s.compare("lt", k, 4)):
+    with s.launch(1, threads=32), s.simt(32) as t, s.loop(0, 8) as k:
+        below = s.compare("lt", k, 4)
+        with s.when(below):
             s.store(s.load(a, k, t), c, k, t)
     lowered = Lowered(s.program(a, c))
     assert not any(op.predicate for op in lowered.ops if isinstance(op, (Load, Store)))
