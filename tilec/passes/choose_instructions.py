@@ -12,16 +12,20 @@ launch is run by one role.
 
 from __future__ import annotations
 
+from typing import Literal
+
 from ..errors import Loc, TargetUnsupported
 from ..ir.core import Block, Op, Program, Value, walk
+from ..ir.layout import tma_boxes, wgmma_operand
 from ..ir.ops.control import Launch
 from ..ir.ops.memory import memory_type
 from ..ir.ops.pipeline import Pipeline, Stage
 from ..ir.ops.tile import Copy, Gemm, StoreTile
-from ..ir.types import InflightType, MemoryType, TileType
+from ..ir.types import MemoryType, TileType
 from ..target import Target
 from .context import PassContext, Remark
 from .dependence import is_global, is_shared
+from .variants import gemm_shape, variants_of
 
 WARPGROUP = 128  # threads that issue one wgmma
 BOX = 256  # most elements of a TMA box along one dimension
@@ -119,26 +123,34 @@ def _refusal(
 
 
 def _gemm_refusal(gemm: Gemm, threads: int, target: Target) -> str:
-    type_ = gemm.accumulator.type
-    tile = type_.tile if isinstance(type_, InflightType) else type_
+    tile = gemm.result.type
     assert isinstance(tile, TileType)
-    m, n = tile.shape
-    groups = threads // WARPGROUP
     dtype = gemm.operand_dtype.name
     matches = [i for i in target.matrix if i.family == "wgmma" and i.operand == dtype]
     if not matches or tile.dtype.name != matches[0].accumulator:
         return f"there is no wgmma of {dtype} into {tile.dtype}"
     if not isinstance(gemm.b.type, MemoryType) or not isinstance(gemm.a.type, MemoryType):
         return "an operand of gemm is in registers"
-    a = memory_type(gemm.a).shape
-    k = int(a[0] if gemm.transpose_a else a[1])
-    if k % matches[0].k:
-        return f"K of {k} is not a multiple of {matches[0].k}"
-    splits = [(rows, groups // rows) for rows in range(1, groups + 1) if groups % rows == 0]
-    if not any(m % (64 * rows) == 0 and n % (8 * columns) == 0 for rows, columns in splits):
-        return f"a tile of {m} x {n} cannot be split over {groups} warpgroups"
+    m, n, k = gemm_shape(gemm)
+    if not variants_of(gemm, "wgmma", threads, target):
+        return f"wgmma cannot split {m} x {n} x {k} over {threads // WARPGROUP} warpgroups"
     if m * n // threads > target.max_registers - 48:
         return f"a tile of {m} x {n} needs {m * n // threads} accumulators a thread"
+    return _layout_refusal(gemm)
+
+
+def _layout_refusal(gemm: Gemm) -> str:
+    """Why wgmma cannot read an operand where the program's own layout puts it."""
+    for name, value, k_major in (
+        ("A", gemm.a, not gemm.transpose_a),
+        ("B", gemm.b, gemm.transpose_b),
+    ):
+        type_ = memory_type(value)
+        if type_.layout is None:
+            continue
+        major: Literal["k", "mn"] = "k" if k_major else "mn"
+        if wgmma_operand(type_.layout, major, type_.dtype.bits) is None:
+            return f"wgmma cannot read operand {name} in the layout that the program gives it"
     return ""
 
 
@@ -167,6 +179,11 @@ def _tma_refusal(
             return f"{name} has a safe value other than 0"
         if op.shape != destination.shape:
             return f"the copy of {name} fills a part of its buffer"
+        if (
+            destination.layout is not None
+            and tma_boxes(destination.layout, type_.dtype.bits) is None
+        ):
+            return f"TMA cannot write the layout that the program gives the buffer of {name}"
     if not context.facts.aligned(name, ASYNC_BYTES):
         return f"{name} may be aligned to less than {ASYNC_BYTES} bytes"
     return ""

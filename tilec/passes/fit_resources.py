@@ -17,11 +17,12 @@ from ..ir.ops.control import Launch, Role
 from ..ir.ops.memory import Alloc, memory_type
 from ..ir.ops.pipeline import Channel, Put, Receive, Stage
 from ..ir.ops.tile import Gemm, StoreTile
-from ..ir.types import ChannelType, InflightType, MemoryType, TileType
+from ..ir.types import ChannelType, MemoryType, TileType
 from ..target import Target
 from .choose_instructions import WARPGROUP
 from .context import PassContext, Remark
 from .dependence import is_shared
+from .variants import WGMMA_COLUMNS, gemm_shape
 
 ALIGNMENT = 1024  # of every shared buffer: the period of the widest swizzle
 BARRIER_BYTES = 1024  # set aside for mbarriers
@@ -166,7 +167,16 @@ def _resident(launch: Launch, target: Target) -> int:
     fit = (target.shared_bytes + RESERVED_BYTES) // (shared_bytes(launch) + RESERVED_BYTES)
     blocks = max(1, min(2, fit)) if launch.persistent_blocks else 1
     needed = _accumulators(launch) + ADDRESS_REGISTERS
+    entry = target.registers // (blocks * launch.launched_threads) // 8 * 8
+    if entry < _instruction_registers(launch):
+        return 1
     return blocks if _split(launch.threads // WARPGROUP, blocks, target)[1] >= needed else 1
+
+
+def _instruction_registers(launch: Launch) -> int:
+    """Registers at the kernel's entry without which the assembler refuses its widest wgmma (C7602)."""
+    widest = max((gemm_shape(op)[1] for op in walk(launch.body) if isinstance(op, Gemm)), default=0)
+    return min(widest, WGMMA_COLUMNS) // 2 + 26
 
 
 def _with_staging(block: Block, buffers: int) -> Block:
@@ -189,11 +199,6 @@ def _split(groups: int, blocks: int, target: Target) -> tuple[int, int]:
 
 
 def _accumulators(launch: Launch) -> int:
-    most = 0
-    for op in walk(launch.body):
-        if isinstance(op, Gemm):
-            type_ = op.results[0].type
-            tile = type_.tile if isinstance(type_, InflightType) else type_
-            assert isinstance(tile, TileType)
-            most = max(most, tile.shape[0] * tile.shape[1] // launch.threads)
-    return most
+    """Accumulator registers a thread of the largest gemm."""
+    shapes = [gemm_shape(op) for op in walk(launch.body) if isinstance(op, Gemm)]
+    return max((m * n // launch.threads for m, n, _ in shapes), default=0)

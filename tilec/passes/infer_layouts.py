@@ -30,7 +30,7 @@ from ..ir.types import ChannelType, InflightType, MemoryType, Space, TileType, T
 from .context import PassContext, Remark
 from .dependence import is_shared
 from .layout_constraints import constraints_of, demand, is_tile, uses_of
-from .variants import gemm_variants
+from .variants import variants_of
 
 
 def infer_layouts(program: Program, context: PassContext) -> Program:
@@ -126,18 +126,7 @@ class _Inference:
     def _note_variants(self, block: Block, threads: int, solution: Solution) -> None:
         for op in walk(block):
             if isinstance(op, Gemm):
-                shape = (
-                    op.result.type.tile.shape
-                    if isinstance(op.result.type, InflightType)
-                    else op.result.type.shape
-                )  # type: ignore[attr-defined]
-                a = op.a.type.shape  # type: ignore[attr-defined]
-                k = int(a[0] if op.transpose_a else a[1])
-                family, dtype = op.instruction, op.operand_dtype.name
-                target = self.context.target
-                for variant, _ in gemm_variants(
-                    family, dtype, (*shape, k), threads, op.policy, target
-                ):
+                for variant, _ in variants_of(op, op.instruction, threads, self.context.target):
                     if str(variant) == solution.choices[op]:
                         self.variants[op] = variant
 

@@ -28,7 +28,7 @@ from ..ir.ops.pipeline import Pipeline, Receive, Send, Stage, Wait
 from ..ir.ops.tile import ExtractTile, Gemm, InsertTile, LoadTile, Splat, StoreTile, Undefined
 from ..ir.types import InflightType, TileType
 from ..target import Target
-from .variants import accumulator_layout, gemm_variants
+from .variants import accumulator_layout, gemm_shape, variants_of
 
 VECTOR_BYTES = 16
 
@@ -148,12 +148,8 @@ def _gemm(op: Gemm, threads: int, target: Target) -> Iterator[Constraint]:
             loc=op.loc,
             hint="copy it to shared memory",
         )
-    m, n = tile_of(op.result).shape
-    a = op.a.type.shape  # type: ignore[attr-defined]
-    k = int(a[0] if op.transpose_a else a[1])
-    variants = gemm_variants(
-        op.instruction, op.operand_dtype.name, (m, n, k), threads, op.policy, target
-    )
+    m, n, k = gemm_shape(op)
+    variants = variants_of(op, op.instruction, threads, target)
     if not variants:
         raise LayoutConflict(
             "TLC0402",

@@ -14,11 +14,11 @@ from __future__ import annotations
 
 from ..ir.build import Builder, scalar
 from ..ir.clone import Renaming, clone_op
-from ..ir.core import Block, Op, Program, Value, at, walk
+from ..ir.core import Block, Op, Program, Value, at, constant_of, walk
 from ..ir.dtypes import i32
 from ..ir.ops.control import For, HardwareBlock, Launch, Yield
 from ..ir.ops.memory import Alloc
-from ..ir.ops.pipeline import Channel
+from ..ir.ops.pipeline import Channel, Pipeline
 from ..ir.ops.tile import Copy
 from .context import PassContext, Remark
 from .rasters import rasterize
@@ -39,7 +39,15 @@ def _launch(launch: Launch, context: PassContext) -> Launch:
             Remark("TLC0321", "resident blocks take the grid's blocks in turn", launch.loc)
         )
         return _persistent(launch)
+    if launch.panel == 0 and _shares_operands(launch):
+        launch = launch.replace(panel=PANEL)  # type: ignore[assignment]
     return _rasterized(launch) if launch.panel else launch
+
+
+def _shares_operands(launch: Launch) -> bool:
+    """Whether blocks in one row or column of a two-dimensional grid walk over the same data."""
+    plane = constant_of(launch.grid[0]) != 1 and constant_of(launch.grid[1]) != 1
+    return plane and any(isinstance(op, Pipeline) for op in walk(launch.body))
 
 
 def _persistent(launch: Launch) -> Launch:

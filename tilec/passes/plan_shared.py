@@ -19,6 +19,7 @@ from .context import PassContext
 from .dependence import is_shared
 
 LARGE, SMALL = 1024, 16  # alignments in bytes
+SWIZZLED = 256  # bytes from which a buffer may be swizzled
 
 
 def plan_shared(program: Program, context: PassContext) -> Program:
@@ -31,8 +32,8 @@ def _launch(launch: Launch, context: PassContext) -> Launch:
     buffers = [op for op in walk(launch.body) if isinstance(op, Alloc) and is_shared(op.result)]
     offsets: dict[int, int] = {}
     end = 0
-    for op in sorted(buffers, key=lambda b: _size(b) < LARGE):
-        alignment = LARGE if _size(op) >= LARGE else SMALL
+    for op in sorted(buffers, key=lambda b: _size(b) < SWIZZLED):
+        alignment = LARGE if _size(op) >= SWIZZLED else SMALL
         start = -(-end // alignment) * alignment
         offsets[id(op)] = start
         end = start + _size(op)

@@ -10,6 +10,8 @@ unit spans the whole tile and slabs of columns need no exchange.
 from __future__ import annotations
 
 from ..ir.layout import RegisterLayout, mfma, mma_m16n8, wgmma_accumulator
+from ..ir.ops.tile import Gemm
+from ..ir.types import InflightType, MemoryType, TileType
 from ..target import Target
 
 Variant = tuple[str, int, int, int, int, int]
@@ -22,47 +24,61 @@ def unit_threads(family: str, target: Target) -> int:
     return 128 if family == "wgmma" else target.warp_size
 
 
-def gemm_variants(
-    family: str, dtype: str, shape: tuple[int, int, int], threads: int, policy: str, target: Target
+def variants_of(
+    gemm: Gemm, family: str, threads: int, target: Target
 ) -> list[tuple[Variant, float]]:
-    """Every variant for a tile of shape (M, N, K), with its cost: operand rows and columns read for
-    one step of k.
+    """Every variant of a gemm with instructions of `family`, cheapest first: what the program's tile
+    and threads allow. The cost is operand rows and columns read for one step of k.
 
-    `policy` "full_row" ("full_col") puts as many units as fit along the rows (columns).
+    The policy "full_row" ("full_col") puts as many units as fit along the rows (columns).
     """
-    tile_m, tile_n, tile_k = shape
+    tile_m, tile_n, tile_k = gemm_shape(gemm)
     units = threads // unit_threads(family, target)
     found: list[tuple[Variant, float]] = []
-    for m, n, k in _shapes(family, dtype, tile_n, target):
+    for m, n, k in _shapes(family, gemm.operand_dtype.name, target):
         for rows in range(1, units + 1):
             columns = units // rows
             if rows * columns != units or tile_m % (m * rows) or tile_k % k:
                 continue
-            width = _widest(n, tile_n, columns) if family == "wgmma" else n
+            width = _widest(n, tile_n, columns, gemm.transpose_b) if family == "wgmma" else n
             if width == 0 or tile_n % (width * columns):
                 continue
             if family == "wgmma":  # every instruction reads its operands from shared memory
                 reads = tile_m // m * (tile_n // width) * float(m + width)
             else:  # a unit keeps what it read in registers
                 reads = float(columns * tile_m + rows * tile_n)
-            preference = {"full_row": -rows, "full_col": -columns}.get(policy, 0) * 1e6
+            preference = {"full_row": -rows, "full_col": -columns}.get(gemm.policy, 0) * 1e6
             small = 1.0 + 0.1 * (m * width < 512 and family == "mfma")  # fewer, larger instructions
             found.append(((family, m, width, k, rows, columns), reads * small + preference))
     return sorted(found, key=lambda pair: pair[1])
 
 
-def _shapes(family: str, dtype: str, tile_n: int, target: Target) -> list[tuple[int, int, int]]:
+def gemm_shape(gemm: Gemm) -> tuple[int, int, int]:
+    """M, N and K of a gemm."""
+    type_ = gemm.accumulator.type
+    tile = type_.tile if isinstance(type_, InflightType) else type_
+    a = gemm.a.type
+    assert isinstance(tile, TileType) and isinstance(a, (MemoryType, TileType))
+    return tile.shape[0], tile.shape[1], int(a.shape[0] if gemm.transpose_a else a.shape[1])
+
+
+def _shapes(family: str, dtype: str, target: Target) -> list[tuple[int, int, int]]:
     return [(i.m, i.n, i.k) for i in target.matrix if i.family == family and i.operand == dtype]
 
 
-def _widest(most: int, tile_n: int, columns: int) -> int:
-    """The widest wgmma that divides a warpgroup's columns: a multiple of 8 up to `most`; 0 if there
-    is none.
+def _widest(most: int, tile_n: int, columns: int, k_major: bool) -> int:
+    """The widest wgmma that divides a warpgroup's columns, up to `most`; 0 if there is none.
+
+    A multiple of 8; of 64 where B lies with its columns contiguous and the tile takes several (an
+    instruction begins at a block of 128 bytes, PTX ISA 9.7.15.5.1).
     """
     if tile_n % (8 * columns):
         return 0
     width = tile_n // columns
-    return next((n for n in range(min(most, width), 0, -8) if n % 8 == 0 and width % n == 0), 0)
+    for n in range(min(most, width) // 8 * 8, 0, -8):
+        if width % n == 0 and (k_major or n == tile_n or n % 64 == 0):
+            return n
+    return 0
 
 
 def accumulator_layout(variant: Variant, m: int, n: int) -> RegisterLayout:
