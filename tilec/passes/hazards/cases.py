@@ -229,7 +229,8 @@ def cases_of(program: Program, launch: Launch, part: Slice, slots: set[int]) -> 
     inner = _distinct(bounds, [i for i in loops if i not in outer and bounds.inputs(i)])
     counts = counts_of(slots)
     seen: set[tuple[tuple[Input, int], ...]] = set()
-    plans = [(count, counts) for count in TILES]
+    few = [0, 1, *(s + 1 for s in slots)]  # what two turns show, three show at more counts
+    plans = [(count, few if count == 2 else counts) for count in TILES]
     plans += [(s + 1, [1]) for s in sorted(slots) if s + 1 not in TILES]  # round a ring by tiles
     for tile_count, inner_counts in plans if tiles else [(0, counts)]:
         for wanted in _sizes(bounds, tiles, inner, tile_count, inner_counts):

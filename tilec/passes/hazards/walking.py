@@ -36,6 +36,9 @@ class Blocked:
 Steps = Iterator[Blocked]
 
 
+_PLAIN = frozenset({Yield, Symbol, ThreadId, HardwareBlock, Load, Store})
+
+
 class Agent:
     """A role (or the whole block) as it runs: its values, its variables, its threads."""
 
@@ -202,6 +205,8 @@ class Machine:
 
     def scalar(self, agent: Agent, op: Op) -> bool:
         """Computes an op that has nothing to do with shared memory. False if it has."""
+        if type(op) not in _PLAIN and op not in self.part.scalars:
+            return False
         match op:
             case Yield():
                 return True
