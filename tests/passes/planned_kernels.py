@@ -276,8 +276,25 @@ def kept_running(A: IN, C: OUT, D: OUT, stages: int = 3):
         T.copy(total, D[bx * 64, 0])
 
 
+@tilec.kernel
+def mixed(A: IN, B: T.Tensor((64, "K"), "int8"), table: T.Tensor(("P",), "int32"), C: OUT,
+          stages: int = 3):  # fmt: skip
+    """One operand is copied as it is, the other is converted on its way, at a row from a table."""
+    with T.Kernel(T.ceildiv(A.shape[0], 64), threads=128) as bx:
+        A_s = T.alloc_shared((64, 32), "float16")
+        B_s = T.alloc_shared((64, 32), "float16")
+        acc = T.alloc_fragment((64, 64), "float32")
+        T.clear(acc)
+        for k in T.Pipelined(T.ceildiv(A.shape[1], 32), num_stages=stages):
+            T.copy(A[bx * 64, k * 32], A_s)
+            row = table[k]
+            T.copy(B[row, k * 32], B_s)
+            T.gemm(A_s, B_s, acc, transpose_B=True)
+        T.copy(acc, C[bx * 64, 0])
+
+
 ALL = [
     gemm_nt, made_by_threads, partly_made, covered_in_half, half_made, used_after, written_twice,
     two_gemms, guarded, from_table, nested, through_global, no_load, address_from_shared,
-    carried_address, kept_running,
+    carried_address, kept_running, mixed,
 ]  # fmt: skip

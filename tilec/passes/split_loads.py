@@ -22,7 +22,7 @@ from ..ir.ops.pipeline import Channel, Commit, Put, Receive, Send, Stage
 from ..ir.ops.tile import Copy, LoadTile, StoreTile
 from ..ir.types import ChannelType, TileType
 from .context import PassContext
-from .dependence import is_statement
+from .dependence import is_statement, slice_of
 
 
 def split_loads(program: Program, context: PassContext) -> Program:
@@ -84,14 +84,19 @@ def _split(stage: Stage, channels: list[Op]) -> list[Op]:
     with at(stage.loc):
         end = Yield(())
         stages: list[Op] = [
-            Stage(Block((), (*deposit, end)), label="deposit"),
-            Stage(Block((), (*fetch, end)), label="fetch"),
+            Stage(Block((), (*_needed(deposit), end)), label="deposit"),
+            Stage(Block((), (*_needed(fetch), end)), label="fetch"),
         ]
         if any(isinstance(op, Copy) for op in others):
             renaming: Renaming = {}
-            kept = tuple(clone_op(op, renaming) for op in others)
+            kept = tuple(clone_op(op, renaming) for op in _needed(others))
             stages.insert(0, Stage(Block((), (*kept, end)), label=stage.label))
     return stages[::-1]
+
+
+def _needed(ops: list[Op]) -> list[Op]:
+    """The statements and the scalars that they use: no address is read in vain."""
+    return slice_of([op for op in ops if is_statement(op)], tuple(ops))
 
 
 def _move(
