@@ -79,6 +79,7 @@ def _rasterized(launch: Launch) -> Launch:
         bx, by, bz = launch.body.params
         gx, gy, _ = launch.grid
         index = b.add(b.mul(b.add(b.mul(bz, gy), by), gx), bx)
+        index = b.max(index, 0)  # which it is; so the analysis of ranges knows
         indices = rasterize(b, index, launch.grid, launch.panel, launch.order)  # type: ignore[arg-type]
         renaming: Renaming = dict(zip(launch.body.params, indices, strict=True))
         _name(launch.body.params, indices)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..ir.build import Builder
-from ..ir.core import Value
+from ..ir.core import Value, constant_of
 
 
 def rasterize(
@@ -15,16 +15,20 @@ def rasterize(
     of a panel, then to its next column) or `panel` columns ("column"), so that blocks that run
     together share operands in L2.
     """
-    gx, gy, _ = grid
-    plane = b.mul(gx, gy)
-    z = b.floordiv(index, plane)
-    inner = b.floormod(index, plane)
+    gx, gy, gz = (b.max(extent, 1) for extent in grid)  # so that divisors are known to be positive
+    if constant_of(gz) == 1:
+        z: Value = b.const(0)
+        inner = index
+    else:
+        plane = b.mul(gx, gy)
+        z = b.floordiv(index, plane)
+        inner = b.floormod(index, plane)
     if panel == 0:
         return b.floormod(inner, gx), b.floordiv(inner, gx), z
     across, along = (gx, gy) if order == "row" else (gy, gx)
     size = b.mul(across, panel)
     first = b.mul(b.floordiv(inner, size), panel)
-    rows = b.min(b.sub(along, first), panel)
+    rows = b.max(b.min(b.sub(along, first), panel), 1)
     within = b.floormod(inner, size)
     row = b.add(first, b.floormod(within, rows))
     column = b.floordiv(within, rows)
