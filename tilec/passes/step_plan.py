@@ -40,14 +40,18 @@ class Dependence:
 
 @dataclass
 class Point:
-    """A barrier before a stage, with the cp.async wait that precedes it (None: none is needed)."""
+    """A barrier before a stage, with the cp.async wait that precedes it (None: none is needed).
+
+    `serves` has a pair for every access that it orders: the lead of the stage as seen from the
+    barrier's step, and the first iteration in which the access depends on anything.
+    """
 
     pending: int | None = None
-    gets: list[int] = field(default_factory=list)  # leads of the stages whose gets it serves
+    serves: list[tuple[int, int]] = field(default_factory=list)
 
     def active_in(self, step: int) -> bool:
-        """Whether any get that it serves happens in a step of the prologue."""
-        return any(step + lead >= 0 for lead in self.gets)
+        """Whether any access that it serves happens in a step of the prologue."""
+        return any(step + lead >= first for lead, first in self.serves)
 
 
 @dataclass
@@ -69,8 +73,7 @@ def plan_steps(stages: list[Stage], rings: list[Ring]) -> StepPlan:
             positions.add(0 if dependence.source_step < 0 else dependence.before)
     points = {p: Point() for p in sorted(positions)}
     for dependence in dependences:
-        if dependence.is_get:
-            _serve(dependence, stages, points)
+        _serve(dependence, points)
     return StepPlan(points, max((s.lead for s in stages), default=0))
 
 
@@ -95,31 +98,37 @@ def _dependences(stages: list[Stage], ring: Ring) -> list[Dependence]:
         ):
             raise HazardError(
                 "TLC0330",
-                f"{ring.slots} slots of {ring.channel.label} are too few for leads {lead_w} and {lead_r}",
+                f"{ring.slots} slots of {ring.channel.label} are too few for leads {lead_w} and "
+                f"{lead_r}",
                 loc=ring.channel.loc,
             )
     return [data, room]
 
 
-def _serve(dependence: Dependence, stages: list[Stage], points: dict[int, Point]) -> None:
-    """Notes the get at the last barrier before it, with the number of groups that may still be in
-    flight there.
+def _serve(dependence: Dependence, points: dict[int, Point]) -> None:
+    """Notes the target at the last barrier before it; of a get of what cp.async wrote, with the
+    number of groups that may still be in flight there.
     """
+    ring = dependence.ring
+    # the first data is that of iteration 0; the first slot that must be free again is taken by
+    # iteration `slots`
+    first = 0 if dependence.is_get else ring.slots
+    landing = dependence.is_get and ring.by_cp_async
     same_step = [p for p in points if p <= dependence.before]
     if dependence.source_step == 0:
         same_step = [p for p in same_step if p > dependence.after]
-    if not same_step:
-        # the barrier that serves it stands after the commit in an earlier step
-        if not dependence.ring.by_cp_async:
-            point = points[max(p for p in points if p > dependence.after)]
-            point.gets.append(dependence.lead - 1)
-            return
+    if not same_step and landing:
         points[dependence.before] = Point()
         same_step = [dependence.before]
+    if not same_step:  # the barrier that serves it stands in the step before
+        after = dependence.after if dependence.source_step == -1 else -1
+        point = points[max(p for p in points if p > after)]
+        point.serves.append((dependence.lead + 1, first))
+        return
     position = max(same_step)
     point = points[position]
-    point.gets.append(dependence.lead)
-    if dependence.ring.by_cp_async:
-        ahead = dependence.ring.writer.lead - dependence.ring.reader.lead
+    point.serves.append((dependence.lead, first))
+    if landing:
+        ahead = ring.writer.lead - ring.reader.lead
         pending = ahead - 1 + (1 if dependence.after < position else 0)
         point.pending = pending if point.pending is None else min(point.pending, pending)

@@ -1,0 +1,191 @@
+"""step_plan: its barriers and waits suffice, by simulating steps with no knowledge of the planner.
+
+The simulation runs the interleaved loop step by step, as lower_pipelines does: before a stage the
+plan's wait and barrier, then the stage's iteration if there is one, then the group of its cp.async.
+It knows nothing of dependences: it records who touched which slot when, and looks afterwards.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+from dataclasses import dataclass, field
+
+import pytest
+
+from tilec.errors import HazardError
+from tilec.ir.core import Block, Op, Value, constant
+from tilec.ir.dtypes import f16, i32
+from tilec.ir.ops.control import Yield
+from tilec.ir.ops.memory import Alloc
+from tilec.ir.ops.pipeline import Channel, Commit, Free, Get, Put, Stage
+from tilec.ir.ops.tile import Copy
+from tilec.ir.types import ChannelType, MemoryType, Space
+from tilec.passes.protocols import Ring
+from tilec.passes.step_plan import Point, StepPlan, plan_steps
+
+
+@dataclass(frozen=True)
+class Link:
+    """A channel from stage `writer` to stage `reader` (their positions in a step)."""
+
+    writer: int
+    reader: int
+    slots: int
+    defer: int = 0
+    cp_async: bool = False
+
+
+def build(leads: list[int], links: list[Link]) -> tuple[list[Stage], list[Ring]]:
+    """Real stages and rings: a writer puts, copies and commits, a reader gets and frees."""
+    memory = MemoryType(f16, (8,), Space.SHARED)
+    source = Value(MemoryType(f16, (8,), Space.GLOBAL), "A")
+    zero = (constant(0, i32),)
+    bodies: list[list[Op]] = [[] for _ in leads]
+    channels = []
+    for number, link in enumerate(links):
+        channel = Channel(type=ChannelType(memory, link.slots), label=f"c{number}")
+        channels.append(channel)
+        put, got = Put(channel.result), Get(channel.result)
+        copy = Copy(
+            source, zero, put.result, zero,
+            shape=(8,), source_dims=(0,), destination_dims=(0,),
+            instruction="cp_async" if link.cp_async else "registers",
+        )  # fmt: skip
+        bodies[link.writer] += [put, copy, Commit(channel.result)]
+        bodies[link.reader] += [got, Free(channel.result, defer=link.defer)]
+    stages = [
+        Stage(Block((), (*body, Yield(()))), label=f"s{n}", lead=lead)
+        for n, (body, lead) in enumerate(zip(bodies, leads, strict=True))
+    ]
+    rings = [
+        Ring(c, Alloc(type=memory), stages[li.writer], stages[li.reader], None, None)
+        for c, li in zip(channels, links, strict=True)
+    ]
+    return stages, rings
+
+
+@dataclass
+class Run:
+    """What happened: (event, details) in order. A barrier has the groups that have landed by it."""
+
+    events: list[tuple[str, int, int]] = field(default_factory=list)  # (kind, stage, iteration)
+    barriers: list[tuple[int, int]] = field(default_factory=list)  # (time, groups complete)
+    group_of: dict[tuple[int, int], int] = field(default_factory=dict)  # (stage, iteration) -> no.
+
+
+def simulate(leads: list[int], links: list[Link], plan: StepPlan, trips: int) -> Run:
+    run, groups, complete = Run(), 0, 0
+    asynchronous = {li.writer for li in links if li.cp_async}
+    for step in range(-plan.most_lead, trips):
+        for position, lead in enumerate(leads):
+            point = plan.positions.get(position)
+            if point is not None and (step >= 0 or point.active_in(step)):
+                if point.pending is not None:
+                    complete = max(complete, groups - point.pending)
+                run.barriers.append((len(run.events), complete))
+                run.events.append(("barrier", -1, -1))
+            if step < 0 and step + lead < 0:
+                continue
+            if step + lead < trips:
+                run.events.append(("run", position, step + lead))
+                run.group_of[position, step + lead] = groups
+            groups += position in asynchronous
+    return run
+
+
+def faults(links: list[Link], run: Run, trips: int) -> list[str]:
+    """What an execution with these barriers may get wrong."""
+    when = {(s, i): t for t, (kind, s, i) in enumerate(run.events) if kind == "run"}
+    found = []
+    for link in links:
+        for i in range(trips):
+            made, read = when[link.writer, i], when[link.reader, i]
+            between = [c for t, c in run.barriers if made < t < read]
+            if link.cp_async:
+                between = [c for c in between if c > run.group_of[link.writer, i]]
+            if not between:
+                found.append(f"{link}: iteration {i} is read before all threads have written it")
+            if i + link.slots < trips:
+                last = when[link.reader, i + link.defer]
+                again = when[link.writer, i + link.slots]
+                if not any(last < t < again for t, _ in run.barriers):
+                    found.append(f"{link}: slot of iteration {i} is overwritten while it is read")
+    return found
+
+
+def everywhere(leads: list[int]) -> StepPlan:
+    """The most that barriers can do: one before every stage of every step, all copies landed."""
+    points = {n: Point(0, [(99, 0)]) for n in range(len(leads))}
+    return StepPlan(points, max(leads))
+
+
+TRIPS = (0, 1, 2, 3, 5, 9, 13)
+
+
+def check(leads: list[int], links: list[Link]) -> bool:
+    """Whether the plan exists; if so it must be right, if not there must be none."""
+    stages, rings = build(leads, links)
+    best = everywhere(leads)
+    possible = not any(faults(links, simulate(leads, links, best, t), t) for t in TRIPS)
+    if not possible:
+        with pytest.raises(HazardError, match="TLC0330"):
+            plan_steps(stages, rings)
+        return False
+    plan = plan_steps(stages, rings)
+    for trips in TRIPS:
+        wrong = faults(links, simulate(leads, links, plan, trips), trips)
+        assert not wrong, f"{leads} {links} {plan} with {trips} trips:\n" + "\n".join(wrong)
+    return True
+
+
+@pytest.mark.parametrize("cp_async", [False, True])
+@pytest.mark.parametrize("defer", [0, 1])
+def test_two_stages_in_every_arrangement(defer: int, cp_async: bool) -> None:
+    outcomes = [
+        check([lead_0, lead_1], [Link(writer, 1 - writer, slots, defer, cp_async)])
+        for writer, lead_0, lead_1, slots in itertools.product(
+            (0, 1), range(5), range(5), range(1, 7)
+        )
+    ]
+    assert any(outcomes) and not all(outcomes)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_chains_of_three_and_four_stages(seed: int) -> None:
+    rng = random.Random(seed)
+    outcomes = []
+    for _ in range(400):
+        n = rng.choice((3, 4))
+        leads = [rng.randrange(5) for _ in range(n)]
+        links = []
+        for _ in range(rng.choice((2, 3))):
+            writer, reader = rng.sample(range(n), 2)
+            slots = rng.randrange(1, 7)
+            links.append(Link(writer, reader, slots, rng.randrange(2), rng.random() < 0.4))
+        # one stage commits one group a step: its links are all cp.async or none
+        kinds = {li.writer: li.cp_async for li in links}
+        links = [Link(li.writer, li.reader, li.slots, li.defer, kinds[li.writer]) for li in links]
+        outcomes.append(check(leads, links))
+    assert sum(outcomes) > 20
+
+
+@pytest.mark.parametrize("slots", range(2, 7))
+def test_the_gemm_needs_one_barrier_a_step(slots: int) -> None:
+    """The classic multistage loop: loads first, one wait and one barrier."""
+    stages, rings = build([slots - 1, 0], [Link(0, 1, slots, 0, True)])
+    plan = plan_steps(stages, rings)
+    assert list(plan.positions) == [0] and plan.most_lead == slots - 1
+    assert plan.positions[0].pending == slots - 2
+
+
+def test_the_simulation_can_fail() -> None:
+    leads, links = [1, 0], [Link(0, 1, 2, 0, True)]
+    stages, rings = build(leads, links)
+    plan = plan_steps(stages, rings)
+    assert not faults(links, simulate(leads, links, plan, 5), 5)
+    without = StepPlan({}, plan.most_lead)
+    assert len(faults(links, simulate(leads, links, without, 5), 5)) > 5
+    (position,) = plan.positions
+    loose = StepPlan({position: Point(1, plan.positions[position].serves)}, plan.most_lead)
+    assert any("read before" in f for f in faults(links, simulate(leads, links, loose, 5), 5))
