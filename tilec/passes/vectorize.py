@@ -136,7 +136,7 @@ class _Vectorizer:
         reason = self._refusal(op)
         count = int(constant_of(op.stop) or 0)
         runs = [] if reason else self._runs(op, count)
-        if not runs:
+        if not runs and op.unroll:  # a loop of a Parallel nest says already that it is unrolled
             reason = reason or "no access in it walks along consecutive elements"
             message = f"a loop marked vectorized is unrolled: {reason}"
             self.context.remark(Remark("TLC0434", message, op.loc))
