@@ -252,6 +252,22 @@ def test_a_column_is_copied_by_elements() -> None:
     assert np.array_equal(result[:50], source[:, 7]) and not result[50:].any()
 
 
+def test_every_thread_fills_its_own_array() -> None:
+    a, c = tensor("A", f16, "M", "N"), tensor("C", f32, 32, 2, 6)
+    s = Bench()
+    with s.launch(1, threads=32):
+        own = s.local("own", f32, 2, 6)
+        s.copy(a, (3, 1), own, (0, 0), (2, 6))
+        with s.simt(32) as t:
+            for i, j in itertools.product(range(2), range(6)):
+                s.store(s.load(own, i, j), c, t, i, j)
+    source, result = random(f16, 9, 5), np.zeros((32, 2, 6), np.float32)
+    Lowered(s.program(a, c), passes=FULL).run(A=source, C=result)
+    expected = np.zeros((2, 6), np.float32)
+    expected[:, :4] = source[3:5, 1:]
+    assert np.array_equal(result, np.broadcast_to(expected, (32, 2, 6)))
+
+
 def test_indices_of_64_bits() -> None:
     """A tensor that may take 2^31 bytes or more; an index that is 64 bits wide itself."""
     lowered = Lowered(there_and_back(LAYOUTS[0]), assume=False)

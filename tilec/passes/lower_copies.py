@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 from ..errors import LayoutConflict
@@ -153,7 +153,9 @@ def _through_registers(op: Copy, lowering: Lowering) -> None:
     source, destination = lowering.value(op.source), lowering.value(op.destination)
     source_dtype, dtype = memory_type(source).dtype, memory_type(destination).dtype
     width = _copy_width(op, lowering)
-    with spread(lowering, op.shape, width) as place:
+    own = Space.LOCAL in (memory_type(source).space, memory_type(destination).space)
+    visit = _alone(lowering, op.shape) if own else spread(lowering, op.shape, width)
+    with visit as place:
         at = shifted(b, lowering.values(op.source_indices), op.source_dims, place)
         to = shifted(b, lowering.values(op.destination_indices), op.destination_dims, place)
         if width == 1:
@@ -214,6 +216,13 @@ def spread(lowering: Lowering, shape: Sequence[int], vector: int) -> Iterator[tu
             inside = b.compare("eq", 0, 0)
         with b.when(inside), b.assuming(inside):
             yield _unravelled(lowering, number, shape, vector)
+
+
+@contextmanager
+def _alone(lowering: Lowering, shape: Sequence[int]) -> Iterator[tuple[Value, ...]]:
+    """Loops in which every thread visits all elements by itself: one side is its own array."""
+    with ExitStack() as stack:
+        yield tuple(stack.enter_context(lowering.b.unrolled(extent)) for extent in shape)
 
 
 def _unravelled(
