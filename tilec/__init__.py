@@ -13,6 +13,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from .version import __version__
+
 if TYPE_CHECKING:
     from .errors import TilecError
     from .language.heuristic import heuristic
@@ -21,7 +23,6 @@ if TYPE_CHECKING:
     from .language.spec import spec
     from .runtime.driver import device
 
-__version__ = "0.1.0"
 __all__ = [
     "TilecError",
     "__version__",

@@ -12,9 +12,6 @@ from dataclasses import dataclass
 from ..errors import TargetUnsupported
 from .prelude import prelude_names
 
-VERSION = "0.1.0"
-"""The version of tilec that emitted text names in its first line."""
-
 INNER_NAMES = frozenset({
     "base", "words", "packet", "shared_address", "turns", "shuffle_bits", "piece", "plain",
     "barriers", "exchange", "packed_zero", "copy_groups", "matrix_rows", "matrix_values",

@@ -18,8 +18,9 @@ from ..ir.ops.nvidia import TensorMap, TmaStore
 from ..ir.registry import Registry
 from ..ir.types import MemoryType, ScalarType, Space
 from ..target import Target
+from ..version import __version__
 from .control_flow import bind_thread_ids
-from .dialect import VERSION, find_dialect
+from .dialect import find_dialect
 from .expressions import Expression
 from .grids import launch_grid
 from .manifest import (
@@ -107,7 +108,7 @@ def emit_program(program: Program, target: Target, registry: Registry) -> Emitte
 def render(emitted: EmittedProgram, backend: str = "") -> str:
     """One source file with all kernels: for the target's own backend, or "cpu" for the emulator."""
     dialect = find_dialect(backend or emitted.target.backend)
-    head = comment_text(f"{emitted.name} for {emitted.target.name}, by tilec {VERSION}")
+    head = comment_text(f"{emitted.name} for {emitted.target.name}, by tilec {__version__}")
     frames = [
         replace(f, header_comment=head if i == 0 else "") for i, f in enumerate(emitted.frames)
     ]

@@ -10,7 +10,6 @@ import click
 from ..ir.core import Block, Program, Value, walk
 from ..ir.ops.control import Launch, Role
 from ..ir.ops.pipeline import Channel, Free, Get, Pipeline, Put, Receive, Send, Stage
-from ..ir.print import print_program
 from ..passes.context import Facts, PassContext, Remark
 from ..passes.pipeline import run_pipeline
 from ..runtime.driver import compile_program

@@ -282,12 +282,11 @@ def find_rings(launch_body: Block, channels: list[Channel]) -> list[Ring]:
     return rings
 
 
-def _end(body: Block, channel: Channel, kind: type[Op]) -> tuple[Stage, Role | None]:
+def _end(body: Block, channel: Channel, kind: type[Put] | type[Get]) -> tuple[Stage, Role | None]:
     for outer in body.ops:
         for op in outer.walk():
             if isinstance(op, Stage) and any(
-                isinstance(i, kind) and i.channel is channel.result
-                for i in op.body.ops  # type: ignore[attr-defined]
+                isinstance(i, kind) and i.channel is channel.result for i in op.body.ops
             ):
                 return op, outer if isinstance(outer, Role) else None
     raise AssertionError(f"channel {channel.label} has no {kind.name}")

@@ -37,9 +37,9 @@ class Copy(Op, name="copy", level=Level.TILE):
     destination: Value = operand()
     destination_indices: tuple[Value, ...] = operands()
     barrier: tuple[Value, ...] = operands(default=())
-    shape: tuple[int, ...] = attribute()
-    source_dims: tuple[int, ...] = attribute()
-    destination_dims: tuple[int, ...] = attribute()
+    shape: tuple[int, ...] = attribute(default=())
+    source_dims: tuple[int, ...] = attribute(default=())
+    destination_dims: tuple[int, ...] = attribute(default=())
     safe_value: float = attribute(default=0.0)
     instruction: str = attribute(default="")
 
