@@ -1,4 +1,6 @@
-"""`tilec check`: the front end and the passes alone, with every check that they have."""
+"""`tilec check`: the front end and the passes alone, with every check that they have: the verifier
+after every pass, and the checker of hazards where its two levels hold.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +8,10 @@ from pathlib import Path
 
 import click
 
-from ..runtime.lowering import lower_program
+from ..ir.core import Program
+from ..passes.check_hazards import CHECKS
+from ..passes.context import Facts, PassContext
+from ..runtime.lowering import lower_program, standard_registry
 from ..target import find_target
 from .programs import DEFINES, FILE, load_file, need_kernels, read_defines, trace
 
@@ -31,7 +36,17 @@ def command(file: Path, targets: tuple[str, ...], defines: tuple[str, ...]) -> i
             target = find_target(target_name)
             program = trace(kernel, values, target)
             for assume in (True, False):
-                lowered = lower_program(program, target, assume=assume, checked=True)
+                context = PassContext(target, standard_registry(), Facts(assume))
+
+                def observe(
+                    done: str, _: Program, after: Program, context: PassContext = context
+                ) -> None:
+                    if done in CHECKS:
+                        CHECKS[done](after, context)
+
+                lowered = lower_program(
+                    program, target, assume=assume, checked=True, observers=(observe,)
+                )
                 for remark in lowered.remarks if assume else ():
                     click.echo(str(remark), err=True)
             click.echo(f"{name} for {target.name}: ok")
