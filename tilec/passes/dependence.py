@@ -7,11 +7,11 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from ..ir.core import Access, Block, Op, Value, constant_of, walk
-from ..ir.ops.arith import Elementwise
 from ..ir.ops.control import For, If, Parallel, Simt, Yield
-from ..ir.ops.memory import Alloc, Load, Store, memory_type
+from ..ir.ops.memory import Alloc, Load, memory_type
 from ..ir.ops.tile import Copy, Fill, Gemm, StoreTile
 from ..ir.types import InflightType, MemoryType, Space, TileType
+from .element_accesses import element_accesses
 
 
 def definitions(block: Block) -> dict[Value, Op]:
@@ -98,96 +98,6 @@ def covers(op: Op, buffer: Value, defined_by: Mapping[Value, Op]) -> bool:
                 seen[accessed.coordinates] = True
             return bool(seen.all())
     return False
-
-
-class Accessed:
-    """Coordinates (one array a dimension) that an access touches, and the thread that does (all of
-    one shape).
-    """
-
-    def __init__(self, coordinates: tuple[np.ndarray, ...], thread: np.ndarray) -> None:
-        self.coordinates = coordinates
-        self.thread = thread
-
-
-def element_accesses(
-    region: Simt | Parallel, buffer: Value, access: Access, defined_by: Mapping[Value, Op]
-) -> list[Accessed | None]:
-    """Every load or store of `buffer` in the region, by enumeration over threads and loop indices.
-
-    None stands for an access whose indices depend on anything but these, or that stands under a
-    condition.
-    """
-    found: list[Accessed | None] = []
-    if isinstance(region, Simt):
-        axes = [(region.body.params[0], np.arange(region.threads))]
-    else:
-        axes = [(p, np.arange(n)) for p, n in zip(region.body.params, region.extents, strict=False)]
-    kind = Store if access is Access.WRITE else Load
-    _collect(region.body, axes, True, kind, buffer, defined_by, found)
-    return found
-
-
-def _collect(
-    block: Block,
-    axes: list[tuple[Value, np.ndarray]],
-    known: bool,
-    kind: type[Store] | type[Load],
-    buffer: Value,
-    defined_by: Mapping[Value, Op],
-    found: list[Accessed | None],
-) -> None:
-    for op in block.ops:
-        if isinstance(op, kind) and op.memory is buffer:
-            found.append(_enumerate(op.indices, axes, defined_by) if known else None)
-        elif isinstance(op, For):
-            bounds = [constant_of(v) for v in (op.start, op.stop, op.step)]
-            exact = known and all(b is not None for b in bounds)
-            index = np.arange(*(int(b or 0) for b in bounds)) if exact else np.arange(0)
-            _collect(
-                op.body, [*axes, (op.body.params[0], index)], exact, kind, buffer, defined_by, found
-            )
-        else:
-            for inner in op.regions:
-                _collect(inner, axes, False, kind, buffer, defined_by, found)
-
-
-def _enumerate(
-    indices: tuple[Value, ...], axes: list[tuple[Value, np.ndarray]], defined_by: Mapping[Value, Op]
-) -> Accessed | None:
-    sizes = [len(values) for _, values in axes]
-    if np.prod(sizes) > 1 << 22:
-        return None  # too many to enumerate in reasonable time: treated as unknown
-    grid: dict[Value, np.ndarray] = {}
-    for position, (variable, values) in enumerate(axes):
-        shape = [1] * len(axes)
-        shape[position] = len(values)
-        grid[variable] = values.reshape(shape).astype(np.int64)
-    evaluated = [_evaluate(index, grid, defined_by) for index in indices]
-    if any(e is None for e in evaluated):
-        return None
-    full = [np.broadcast_to(np.asarray(e), sizes) for e in evaluated]
-    thread = np.broadcast_to(grid[axes[0][0]], sizes)
-    return Accessed(tuple(full), thread)
-
-
-def _evaluate(
-    value: Value, grid: dict[Value, np.ndarray], defined_by: Mapping[Value, Op]
-) -> np.ndarray | None:
-    if value in grid:
-        return grid[value]
-    number = constant_of(value)
-    if number is not None:
-        return np.asarray(number, dtype=np.int64)
-    op = defined_by.get(value)
-    if not isinstance(op, Elementwise):
-        return None
-    inputs = [_evaluate(v, grid, defined_by) for v in op.inputs]
-    if any(i is None for i in inputs):
-        return None
-    result = np.asarray(op.evaluate(*inputs))
-    grid[value] = result
-    return result
 
 
 def allocations(block: Block) -> dict[Value, Alloc]:

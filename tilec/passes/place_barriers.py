@@ -22,14 +22,15 @@ import numpy as np
 
 from ..errors import HazardError
 from ..ir.core import Access, Block, Op, Program, Value, at, walk
-from ..ir.ops.control import For, If, Launch, Role, Simt, ThreadId, While, Yield
+from ..ir.ops.control import For, If, Launch, Role, Simt, While, Yield
 from ..ir.ops.memory import Alloc, Slot, memory_type
 from ..ir.ops.nvidia import CpAsyncCommit, CpAsyncWait, FenceProxyAsync
 from ..ir.ops.thread import Barrier
 from ..ir.ops.tile import Copy
-from .affine import depends
 from .context import PassContext
-from .dependence import definitions, element_accesses, is_shared
+from .dependence import definitions, is_shared
+from .element_accesses import element_accesses
+from .uniformity import differing
 
 
 def place_barriers(program: Program, context: PassContext) -> Program:
@@ -63,6 +64,11 @@ class _Pending:
         self.unfenced |= other.unfenced
         self.copies |= other.copies
 
+    def become(self, other: _Pending) -> None:
+        """Is replaced by what another path leaves."""
+        self.reads, self.writes = set(other.reads), set(other.writes)
+        self.unfenced, self.copies = set(other.unfenced), set(other.copies)
+
     def state(self) -> tuple[frozenset[Value], ...]:
         return tuple(frozenset(s) for s in (self.reads, self.writes, self.unfenced, self.copies))
 
@@ -79,6 +85,7 @@ class _Placer:
             if isinstance(op, Alloc) and is_shared(op.result) and not op.managed
         }
         self.defined_by = definitions(launch.body)
+        self.differing = differing(launch.body)
         self.barrier = Barrier()
         self.simt: Simt | None = None
         self.private: set[Value] = set()
@@ -108,15 +115,17 @@ class _Placer:
                 self._note(self._accesses(op), pending)
                 ops.append(op.replace(body=body))
             case For() | While():
+                self._ahead(op, pending, ops)
                 ops.append(self._loop(op, pending))
             case If():
+                self._ahead(op, pending, ops)
                 branches = []
                 after = _Pending()
                 for block in op.regions:
                     inner = pending.copy()
                     branches.append(self._guarded(op, block, inner))
                     after.merge(inner)
-                pending.merge(after)
+                pending.become(after)
                 ops.append(op.replace(then=branches[0], orelse=branches[1]))
             case Barrier():
                 self._met(pending)
@@ -135,44 +144,67 @@ class _Placer:
                 ops.append(op)
 
     def _region(self, block: Block, pending: _Pending) -> Block:
-        """A simt body: its own accesses conflict with each other only where they are not private."""
+        """A simt body: its accesses conflict with each other only where they are not private."""
         inner = _Pending(unfenced=pending.unfenced)
         return self.block(block, inner)
 
+    def _ahead(self, op: For | While | If, pending: _Pending, ops: list[Op]) -> None:
+        """Before threads part ways they meet, if what they do then needs what others did before."""
+        if self.divergent is None and self._parts(op):
+            self._before(op, pending, ops, self._accesses(op))
+
+    def _parts(self, op: For | While | If) -> bool:
+        """Whether some threads may run the op's regions (as often) and others not."""
+        match op:
+            case For():
+                bounds: tuple[Value, ...] = (op.start, op.stop, op.step)
+            case While():
+                end = op.condition.terminator
+                bounds = end.inputs if end is not None else ()
+            case If():
+                bounds = (op.condition,)
+        return any(v in self.differing for v in bounds)
+
     def _loop(self, op: For | While, pending: _Pending) -> Op:
-        """A loop's body sees what is open before it and what it leaves open itself."""
-        bounds = (
-            (op.start, op.stop, op.step) if isinstance(op, For) else op.condition.ops[-1].inputs
-        )
+        """A loop's regions see what is open before it and what they leave open themselves."""
         outer = self.divergent
-        if any(self._by_thread(v) for v in bounds):
+        if self._parts(op):
             self.divergent = op
         while True:
             before = pending.state()
             trial = pending.copy()
-            self.block(op.body, trial)
+            self._turn(op, trial)
             pending.merge(trial)
             if pending.state() == before:
                 break
         last = pending.copy()
-        body = self.block(op.body, last)
+        new = self._turn(op, last)
         self.divergent = outer
         pending.merge(last)
-        return op.replace(body=body)
+        return new
+
+    def _turn(self, op: For | While, pending: _Pending) -> Op:
+        """One iteration: a while loop's condition, then the body."""
+        if isinstance(op, For):
+            return op.replace(body=self.block(op.body, pending))
+        condition = self.block(op.condition, pending)
+        return op.replace(condition=condition, body=self.block(op.body, pending))
 
     def _guarded(self, op: If, block: Block, pending: _Pending) -> Block:
-        outer = self.divergent
-        if self._by_thread(op.condition):
+        """One arm. Threads that have parted may still use elements that only one of them touches
+        there: what others did before has been ordered ahead, and what follows sees all accesses.
+        """
+        outer, private = self.divergent, self.private
+        if self._parts(op):
             self.divergent = op
+            if self.simt is not None and outer is None:
+                alone = {b for b in self.buffers if _private(self.simt, b, self.defined_by, op)}
+                self.private = private | alone
         body = self.block(block, pending)
-        self.divergent = outer
+        self.divergent, self.private = outer, private
+        if self._parts(op):
+            self._note(self._accesses(op), pending)
         return body
-
-    def _by_thread(self, value: Value) -> bool:
-        threads = {op.result for op in self.defined_by.values() if isinstance(op, ThreadId)}
-        if self.simt is not None:
-            threads.add(self.simt.body.params[0])
-        return depends(value, frozenset(threads), self.defined_by)
 
     # Accesses
     # -------------------------------------------------------------------------------------------
@@ -212,7 +244,8 @@ class _Placer:
         if self.divergent is not None:
             raise HazardError(
                 "TLC0340",
-                "threads exchange data through shared memory under control flow that depends on the thread",
+                "threads exchange data through shared memory under control flow that depends on "
+                "the thread",
                 loc=op.loc,
                 hint="move the statements out of the condition, or synchronise with T.sync_threads",
             )
@@ -244,23 +277,29 @@ def _inside(op: Op) -> list[Op]:
     return [inner for block in op.regions for inner in walk(block)]
 
 
-def _private(region: Simt, buffer: Value, defined_by: dict[Value, Op]) -> bool:
-    """Whether every element of the buffer is touched by one thread only, as far as the region goes."""
+def _private(
+    region: Simt, buffer: Value, defined_by: dict[Value, Op], branch: If | None = None
+) -> bool:
+    """Whether every element of the buffer is touched by one thread only, as far as the region (the
+    branch in it) goes.
+    """
     size = [int(d) for d in memory_type(buffer).shape]
     owner = np.full(size, -1, dtype=np.int64)
     for access in (Access.READ, Access.WRITE):
-        for accessed in element_accesses(region, buffer, access, defined_by):
+        for accessed in element_accesses(
+            region, buffer, access, defined_by, certain=False, branch=branch
+        ):
             if accessed is None:
                 return False
             inside = np.all(
                 [(c >= 0) & (c < n) for c, n in zip(accessed.coordinates, size, strict=True)],
                 axis=0,
-            )
-            if not inside.all():
-                return False
+            )  # what a condition keeps from happening may lie outside
+            coordinates = tuple(c[inside] for c in accessed.coordinates)
+            thread = accessed.thread[inside]
             touched = np.full(size, -1, dtype=np.int64)
-            touched[accessed.coordinates] = accessed.thread
-            if (touched[accessed.coordinates] != accessed.thread).any():
+            touched[coordinates] = thread
+            if (touched[coordinates] != thread).any():
                 return False
             clash = (owner >= 0) & (touched >= 0) & (owner != touched)
             if clash.any():

@@ -1,0 +1,295 @@
+"""place_barriers: a barrier wherever threads exchange data, none where they do not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+import tilec
+import tilec.language as T
+from tests.passes import planned_kernels as kernels
+from tests.passes.planning import line_of, refused, specialised
+from tilec.errors import HazardError
+from tilec.ir.core import Block, Op, Program, walk
+from tilec.ir.ops import builtin_registry
+from tilec.ir.ops.control import For, If, Launch, Role, Simt, While
+from tilec.ir.ops.nvidia import CpAsyncCommit, CpAsyncWait, FenceProxyAsync
+from tilec.ir.ops.thread import Barrier
+from tilec.ir.print import print_program
+from tilec.passes.context import Facts, PassContext
+from tilec.passes.pipeline import run_pipeline
+from tilec.passes.uniformity import differing
+from tilec.target import find_target
+
+OUT = T.Tensor((128,), "float32")
+
+
+def placed(kernel: Any, target: str = "cuda:sm_80", **constants: Any) -> Program:
+    context = PassContext(find_target(target), builtin_registry(), Facts())
+    return run_pipeline(specialised(kernel, **constants), context, after="place_barriers")
+
+
+def names(block: Block) -> list[str]:
+    """The statements of a block and of the regions in it, in order; regions in brackets."""
+    found: list[str] = []
+    for op in block.ops:
+        if op.regions:
+            found.append(op.name + "[")
+            for inner in op.regions:
+                found.extend(names(inner))
+            found.append("]")
+        elif not op.pure and op.name not in ("yield", "alloc"):
+            found.append(op.name)
+    return found
+
+
+def body(program: Program) -> list[str]:
+    (launch,) = [op for op in program.body.ops if isinstance(op, Launch)]
+    return names(launch.body)
+
+
+def count(program: Program, kind: type[Op]) -> int:
+    return sum(isinstance(op, kind) for op in walk(program.body))
+
+
+# Tiles
+# -------------------------------------------------------------------------------------------------
+
+
+def test_a_gemm_without_a_pipeline(golden: Any) -> None:
+    """Wait and barrier before the product reads, a barrier before the next copy overwrites."""
+    program = placed(kernels.gemm_nt, stages=0)
+    loop = next(op for op in walk(program.body) if isinstance(op, For))
+    assert names(loop.body) == [
+        "barrier", "copy", "copy", "cp_async_commit", "cp_async_wait", "barrier", "gemm",
+    ]  # fmt: skip
+    (wait,) = [op for op in walk(program.body) if isinstance(op, CpAsyncWait)]
+    assert wait.pending == 0
+    assert print_program(program) == golden("tir")
+
+
+def test_without_cp_async_there_is_nothing_to_wait_for() -> None:
+    program = placed(kernels.gemm_nt, "hip:gfx942", stages=0)
+    loop = next(op for op in walk(program.body) if isinstance(op, For))
+    assert names(loop.body) == ["barrier", "copy", "copy", "barrier", "gemm"]
+    assert not count(program, CpAsyncCommit) and not count(program, CpAsyncWait)
+
+
+def test_what_threads_write_is_shown_to_wgmma() -> None:
+    """written_twice: A_s is no channel; a product reads it after the threads' fill."""
+    program = placed(kernels.written_twice, "cuda:sm_90a")
+    (consumer, _) = [op for op in walk(program.body) if isinstance(op, Role)]
+    flat = names(consumer.body)
+    fill = flat.index("fill")
+    assert flat[fill : fill + 4] == ["fill", "fence_proxy_async", "barrier", "gemm"]
+    meets = [op for op in walk(consumer.body) if isinstance(op, Barrier)]
+    assert meets and all((op.barrier, op.threads) == (1, 128) for op in meets)
+    assert count(program, FenceProxyAsync) >= 2
+
+
+def test_channels_are_left_alone() -> None:
+    """Their barriers are lower_pipelines' own: the plain GEMM has one a step."""
+    program = placed(kernels.gemm_nt)
+    (loop,) = [op for op in walk(program.body) if isinstance(op, For)]
+    assert names(loop.body).count("barrier") == 1
+
+
+# Threads
+# -------------------------------------------------------------------------------------------------
+
+
+@tilec.kernel
+def own_elements(A: OUT):
+    with T.Kernel(1, threads=128):
+        S = T.alloc_shared((256,), "float32")
+        t = T.get_thread_binding()
+        for i in T.serial(2):
+            S[i * 128 + t] = 1
+        for i in T.serial(2):
+            if t < 100 - i:
+                S[i * 128 + t] = S[i * 128 + t] + 1
+        A[t] = S[128 + t]
+
+
+@tilec.kernel
+def exchange(A: OUT):
+    with T.Kernel(1, threads=128):
+        S = T.alloc_shared((128,), "float32")
+        t = T.get_thread_binding()
+        S[t] = A[t]
+        A[t] = S[127 - t]
+
+
+@tilec.kernel
+def carried(A: OUT, n: T.int32):
+    """Written after it is read in every iteration: a barrier before each."""
+    with T.Kernel(1, threads=128):
+        S = T.alloc_shared((128,), "float32")
+        t = T.get_thread_binding()
+        S[t] = A[t]
+        for _ in T.serial(n):
+            x = S[127 - t]
+            S[t] = x * 2
+        A[t] = S[127 - t]
+
+
+@tilec.kernel
+def under_a_condition(A: OUT):
+    """The threads part only after they have met."""
+    with T.Kernel(1, threads=128):
+        S = T.alloc_shared((128,), "float32")
+        t = T.get_thread_binding()
+        S[t] = A[t]
+        if t < 64:
+            A[t] = S[127 - t]
+
+
+@tilec.kernel
+def uniform_condition(A: OUT, n: T.int32):
+    with T.Kernel(1, threads=128):
+        S = T.alloc_shared((128,), "float32")
+        t = T.get_thread_binding()
+        if n > 3:
+            S[t] = A[t]
+            A[t] = S[127 - t]
+
+
+@tilec.kernel
+def while_reading(A: OUT):
+    """The condition reads shared memory that the body writes."""
+    with T.Kernel(1, threads=128):
+        S = T.alloc_shared((1,), "float32")
+        t = T.get_thread_binding()
+        if t == 0:
+            S[0] = 0
+        while S[0] < 3:
+            if t == 0:
+                S[0] = S[0] + 1
+        A[t] = S[0]
+
+
+def test_elements_of_one_thread_need_no_barrier() -> None:
+    assert not count(placed(own_elements), Barrier)
+
+
+def test_an_exchange_needs_one() -> None:
+    assert body(placed(exchange)) == ["simt[", "load", "store", "barrier", "load", "store", "]"]
+
+
+def test_a_loop_sees_what_it_leaves_open() -> None:
+    assert body(placed(carried)) == [
+        "simt[", "load", "store",
+        "for[", "barrier", "load", "barrier", "store", "]",
+        "barrier", "load", "store", "]",
+    ]  # fmt: skip
+
+
+def test_threads_meet_before_they_part() -> None:
+    assert body(placed(under_a_condition)) == [
+        "simt[", "load", "store", "barrier", "if[", "load", "store", "]", "]",
+    ]  # fmt: skip
+
+
+def test_all_threads_take_a_uniform_branch() -> None:
+    assert body(placed(uniform_condition)) == [
+        "simt[", "if[", "load", "store", "barrier", "load", "store", "]", "]",
+    ]  # fmt: skip
+
+
+def test_a_condition_that_reads_shared_memory_is_a_statement() -> None:
+    program = placed(while_reading)
+    (loop,) = [op for op in walk(program.body) if isinstance(op, While)]
+    assert names(loop.condition) == ["barrier", "load"]
+    # before thread 0 writes, the others have read the condition
+    assert names(loop.body)[:2] == ["barrier", "if["]
+
+
+# Refusals
+# -------------------------------------------------------------------------------------------------
+
+
+@tilec.kernel
+def parted(A: OUT):
+    with T.Kernel(1, threads=128):
+        S = T.alloc_shared((128,), "float32")
+        t = T.get_thread_binding()
+        if t < 64:
+            S[t] = A[t]
+            A[t] = S[63 - t]  # HERE
+
+
+@tilec.kernel
+def parted_loop(A: OUT):
+    with T.Kernel(1, threads=128):
+        S = T.alloc_shared((128,), "float32")
+        t = T.get_thread_binding()
+        for _ in T.serial(t):
+            S[t] = S[127 - t] + A[t]  # HERE
+
+
+@tilec.kernel
+def parted_by_a_variable(A: OUT):
+    """The number of iterations differs through a variable of the thread."""
+    with T.Kernel(1, threads=128):
+        S = T.alloc_shared((128,), "float32")
+        t = T.get_thread_binding()
+        n = T.alloc_var("int32", 0)
+        n = t % 5
+        while n > 0:
+            S[t] = S[127 - t] + A[t]  # HERE
+            n = n - 1
+
+
+@tilec.kernel
+def parted_by_history(A: OUT):
+    """A variable that was changed under a condition of the thread."""
+    with T.Kernel(1, threads=128):
+        S = T.alloc_shared((128,), "float32")
+        t = T.get_thread_binding()
+        n = T.alloc_var("int32", 0)
+        if t > 3:
+            n = 1
+        if n == 1:
+            S[t] = A[t]
+            A[t] = S[63 - t]  # HERE
+
+
+@pytest.mark.parametrize(
+    "kernel", [parted, parted_loop, parted_by_a_variable, parted_by_history], ids=lambda k: k.name
+)
+def test_an_exchange_where_threads_have_parted_is_refused(kernel: Any) -> None:
+    error = refused("TLC0340", lambda: placed(kernel))
+    assert isinstance(error, HazardError) and error.hint
+    assert line_of(error.loc).endswith("# HERE"), error
+
+
+@tilec.kernel
+def parted_twice(A: OUT):
+    """Each arm alone exchanges nothing, the inner reads what the outer has others write."""
+    with T.Kernel(1, threads=128):
+        S = T.alloc_shared((128,), "float32")
+        t = T.get_thread_binding()
+        if t < 64:
+            S[t] = A[t]
+            if t < 32:
+                A[t] = S[63 - t]  # HERE
+
+
+def test_an_inner_condition_does_not_hide_an_exchange() -> None:
+    error = refused("TLC0340", lambda: placed(parted_twice))
+    assert line_of(error.loc).endswith("# HERE"), error
+
+
+def test_what_differs_between_threads() -> None:
+    program = parted_by_history.lower_to_ir()
+    (launch,) = [op for op in program.body.ops if isinstance(op, Launch)]
+    found = differing(launch.body)
+    (region,) = [op for op in launch.body.ops if isinstance(op, Simt)]
+    branches = [op for op in walk(region.body) if isinstance(op, If)]
+    assert all(op.condition in found for op in branches) and len(branches) == 2
+    program = uniform_condition.lower_to_ir()
+    (launch,) = [op for op in program.body.ops if isinstance(op, Launch)]
+    found = differing(launch.body)
+    (branch,) = [op for op in walk(launch.body) if isinstance(op, If)]
+    assert branch.condition not in found
