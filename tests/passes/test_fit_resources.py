@@ -1,0 +1,118 @@
+"""fit_resources: what fits, what falls and is remarked, what is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.passes import planned_kernels as kernels
+from tests.passes.planning import Planned, keeps_meaning, line_of, plan, refused, specialised
+from tilec.errors import OutOfResources
+from tilec.ir.core import Program
+from tilec.ir.ops.control import Launch, Role
+from tilec.ir.ops.pipeline import Channel
+from tilec.ir.types import MemoryType
+from tilec.passes.context import Facts, PassContext
+from tilec.passes.fit_resources import shared_bytes
+from tilec.passes.pipeline import run_pipeline
+from tilec.runtime.lowering import standard_registry
+from tilec.target import TARGETS, find_target
+
+BIG = {"bm": 128, "bn": 256, "bk": 64, "threads": 256}
+
+
+def fitted(kernel: Any, target: str, *, assume: bool = True, **constants: Any) -> Planned:
+    return plan(specialised(kernel, **constants), "fit_resources", target, assume=assume)
+
+
+def slots(result: Planned) -> set[int]:
+    return {c.type.slots for c in result.all(Channel) if isinstance(c.type.memory, MemoryType)}
+
+
+@pytest.mark.parametrize(
+    ("target", "asked", "kept"),
+    [
+        # a stage of 128 x 64 and 256 x 64 f16 takes 48 KiB; sm_80 has 163, sm_90a 227 with staging
+        ("cuda:sm_80", 3, 3), ("cuda:sm_80", 4, 3), ("cuda:sm_80", 6, 3),
+        ("cuda:sm_90a", 3, 3), ("cuda:sm_90a", 4, 4), ("cuda:sm_90a", 6, 4),
+        ("hip:gfx942", 2, 1),
+    ],
+)  # fmt: skip
+def test_slots_fall_to_what_shared_memory_holds(target: str, asked: int, kept: int) -> None:
+    result = fitted(kernels.gemm_nt, target, stages=asked, **BIG)
+    assert slots(result) == {kept}
+    if kept < asked:
+        remark = result.remark("TLC0324")
+        assert f"num_stages falls from {asked} to {kept}: shared memory is full" in remark.message
+        assert "T.Kernel" in line_of(remark.loc)
+    else:
+        assert "TLC0324" not in result.codes
+    assert shared_bytes(result.one(Launch)) <= find_target(target).shared_bytes
+
+
+def test_loads_through_registers_fill_no_more_than_two_slots() -> None:
+    result = fitted(kernels.gemm_nt, "hip:gfx942", stages=5)
+    assert slots(result) == {2}
+    assert "from 5 to 2: the loads pass through registers" in result.remark("TLC0324").message
+
+
+def test_nothing_is_raised() -> None:
+    for depth in (1, 2, 3):
+        assert slots(fitted(kernels.gemm_nt, "cuda:sm_80", stages=depth)) == {depth}
+
+
+@pytest.mark.parametrize("target", sorted(TARGETS))
+def test_a_tile_that_never_fits_is_refused(target: str) -> None:
+    constants = {"bm": 512, "bn": 512, "bk": 128, "threads": 512, "stages": 3}
+    error = refused("TLC0510", lambda: fitted(kernels.gemm_nt, target, **constants))
+    assert isinstance(error, OutOfResources)
+    assert str(find_target(target).shared_bytes) in error.message and target in error.message
+    assert "T.Kernel" in line_of(error.loc) and error.hint
+
+
+@pytest.mark.parametrize("threads", [128, 256, 384, 512])
+@pytest.mark.parametrize("bk", [16, 32, 64])
+def test_registers_of_roles_are_what_the_machine_has(threads: int, bk: int) -> None:
+    groups = threads // 128
+    result = fitted(kernels.gemm_nt, "cuda:sm_90a", bm=64 * groups, bn=128, bk=bk, threads=threads)
+    consumer, producer = result.all(Role)
+    blocks = result.one(Launch).persistent_blocks
+    total = consumer.registers * threads + producer.registers * 128
+    assert blocks in (1, 2) and blocks * total <= find_target("cuda:sm_90a").registers
+    for role in (consumer, producer):
+        assert role.registers % 8 == 0 and 24 <= role.registers <= 240  # what setmaxnreg takes
+    assert consumer.registers >= 64 * 128 * groups // threads + 24, "room for the accumulators"
+
+
+@pytest.mark.parametrize("target", ["cuda:sm_80", "hip:gfx942"])
+def test_without_roles_registers_are_the_compilers(target: str) -> None:
+    result = fitted(kernels.gemm_nt, target)
+    assert not result.all(Role) and result.one(Launch).persistent_blocks == 0
+
+
+@pytest.mark.parametrize("target", sorted(TARGETS))
+def test_the_meaning_stays(target: str) -> None:
+    for kernel in (kernels.gemm_nt, kernels.mixed):
+        program = specialised(kernel, stages=5)
+        keeps_meaning(program, plan(program, "fit_resources", target).program, (1,))
+
+
+@pytest.mark.parametrize("target", sorted(TARGETS))
+@pytest.mark.parametrize("assume", [True, False])
+def test_the_estimate_is_not_below_what_is_allocated(target: str, assume: bool) -> None:
+    """Else plan_shared would refuse what fewer slots would have made possible."""
+    for kernel in (kernels.gemm_nt, kernels.made_by_threads, kernels.used_after, kernels.mixed):
+        for constants in ({"stages": 1}, {"stages": 4}):
+            program = specialised(kernel, **constants)
+            estimate = shared_bytes(
+                plan(program, "fit_resources", target, assume=assume).one(Launch)
+            )
+            assert _allocated(program, target, assume) <= estimate, (kernel.name, constants)
+
+
+def _allocated(program: Program, target: str, assume: bool) -> int:
+    context = PassContext(find_target(target), standard_registry(), Facts(assume))
+    lowered = run_pipeline(program, context, checked=False)
+    (launch,) = [op for op in lowered.body.ops if isinstance(op, Launch)]
+    return launch.shared_bytes
