@@ -87,7 +87,9 @@ def _fit_slots(launch: Launch, context: PassContext) -> Launch:
     launch = _with_slots(
         launch, {op: 2 for op in deep}
     )  # one in flight in registers, one being read: more never fill
+    full = False
     while shared_bytes(launch) > context.target.shared_bytes:
+        full = True
         channels = [op for op in launch.body.ops if isinstance(op, Channel) and op.type.slots > 1]
         if not channels:
             raise OutOfResources(
@@ -105,15 +107,15 @@ def _fit_slots(launch: Launch, context: PassContext) -> Launch:
         context.remark(
             Remark(
                 "TLC0324",
-                f"num_stages falls from {fallen} to {now}: {_why(bool(deep))}",
+                f"num_stages falls from {fallen} to {now}: {_why(full)}",
                 launch.loc,
             )
         )
     return launch
 
 
-def _why(registers: bool) -> str:
-    return "the loads pass through registers" if registers else "shared memory is full"
+def _why(full: bool) -> str:
+    return "shared memory is full" if full else "the loads pass through registers"
 
 
 def _through_registers(launch: Launch) -> set[Value]:
