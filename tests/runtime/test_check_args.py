@@ -175,7 +175,8 @@ def test_bytes_stand_for_types_that_libraries_lack_and_for_nothing_else() -> Non
         ((4, 8), (16, 2), 0x1000, True),
         ((4, 8), (16, 2), 0x1008, False),
         ((4, 7), (14, 2), 0x1000, False),
-        ((1, 7), (14, 2), 0x1000, True),
+        ((1, 7), (14, 2), 0x1000, False),
+        ((1, 8), (16, 2), 0x1000, True),
         ((4, 1), (2, 2), 0x1000, False),
         ((7,), (2,), 0x1000, True),
         ((2, 3, 8), (40, 16, 2), 0x1000, False),
@@ -208,6 +209,19 @@ def test_the_first_variant_whose_facts_hold_is_picked() -> None:
         pick_variant(manifest, {"A": device_array((1 << 20, 1 << 12), pointer=0x1002)})
     assert "A starts at 0x1002, expected a multiple of 16 bytes" in caught.value.message
     assert f"A spans {1 << 33} bytes, expected fewer than {1 << 31}" in caught.value.message
+
+
+def test_a_single_row_counts_as_the_program_addresses_it() -> None:
+    fast = Variant((Fact("aligned", "A", 16),), "fast.cu", ())
+    slow = Variant((), "slow.cu", ())
+    manifest = program(A, symbols=("M", "K"), variants=(fast, slow))
+    # Seven elements to a row: vectors of eight would read past the end, one row or many.
+    assert pick_variant(manifest, {"A": device_array((1, 7), strides=(16, 2))}) is slow
+    assert pick_variant(manifest, {"A": device_array((1, 8), strides=(2, 2))}) is fast
+    stated = TensorParam("A", "f16", ("M", "K"), "r", ("lda", 1))
+    manifest = program(stated, symbols=("M", "K", "lda"), variants=(fast, slow))
+    assert pick_variant(manifest, {"A": device_array((1, 7), strides=(16, 2))}) is fast
+    assert pick_variant(manifest, {"A": device_array((1, 8), strides=(2, 2))}) is slow
 
 
 def test_which_scalars_decide_the_plan() -> None:

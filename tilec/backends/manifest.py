@@ -130,9 +130,9 @@ Param: TypeAlias = TensorParam | ScalarParam
 class Fact:
     """Something that a variant takes for granted about its arguments.
 
-    `aligned`: the base address and every stride but the last, in bytes, are multiples of `bytes`;
-    dimensions of extent 1 or less do not count. `below`: the bytes from the first element to past
-    the last are fewer than `bytes`."""
+    `aligned`: the base address and every stride but the last, in bytes, are multiples of `bytes`,
+    those of single rows included: vectors read past the end of a row of an odd length. `below`: the
+    bytes from the first element to past the last are fewer than `bytes`."""
 
     kind: Literal["aligned", "below"]
     tensor: str

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..backends.manifest import (
     DTYPE_BYTES,
@@ -26,7 +26,7 @@ from ..backends.manifest import (
     names_in,
 )
 from ..errors import ArgumentError
-from .arrays import ArrayDevice, ArrayView, is_array, view_array
+from .arrays import ArrayDevice, ArrayView, contiguous_strides, is_array, view_array
 
 # Libraries without these types keep them in bytes; between two of them nothing is reinterpreted.
 _IN_BYTES = ("e4m3", "e5m2", "e4m3fnuz", "e5m2fnuz", "i4", "u4")
@@ -138,7 +138,7 @@ def fact_holds(fact: Fact, view: ArrayView) -> bool:
     if view.pointer % fact.bytes:
         return False
     outer = zip(view.shape[:-1], view.strides[:-1], strict=True)
-    return all(stride % fact.bytes == 0 for extent, stride in outer if extent > 1)
+    return all(stride % fact.bytes == 0 for n, stride in outer if n > 1 or not view.empty)
 
 
 class NoVariant(ArgumentError):
@@ -148,17 +148,31 @@ class NoVariant(ArgumentError):
 def pick_variant(manifest: Manifest, views: Mapping[str, ArrayView]) -> Variant:
     """The first variant whose facts all hold. Raises NoVariant with the facts that do not."""
     failures: list[str] = []
+    seen = _as_addressed(manifest, views)
     for variant in manifest.variants:
-        failed = [fact for fact in variant.requires if not fact_holds(fact, views[fact.tensor])]
+        failed = [fact for fact in variant.requires if not fact_holds(fact, seen[fact.tensor])]
         if not failed:
             return variant
-        failures += [describe_fact(fact, views[fact.tensor]) for fact in failed]
+        failures += [describe_fact(fact, seen[fact.tensor]) for fact in failed]
     error = _refuse(
         manifest.program,
         "no variant takes these arguments: " + "; ".join(dict.fromkeys(failures)),
         "pass aligned arrays, or compile for these: kernel.compile(tilec.spec(..., align=1))",
     )
     raise NoVariant(error.code, error.message, hint=error.hint)
+
+
+def _as_addressed(manifest: Manifest, views: Mapping[str, ArrayView]) -> dict[str, ArrayView]:
+    """`views` with the strides by which a program addresses them: where it states none, those of
+    row-major order, whatever an array says of its dimensions of one element.
+    """
+    seen = dict(views)
+    for tensor in (*manifest.tensors, *manifest.workspaces):
+        view = seen.get(tensor.name)
+        if view is not None and not view.empty and tensor.strides is None:
+            strides = contiguous_strides(view.shape, view.itemsize)
+            seen[tensor.name] = replace(view, strides=strides)
+    return seen
 
 
 def describe_fact(fact: Fact, view: ArrayView) -> str:
