@@ -1,0 +1,98 @@
+"""issue_gemms: which products stay in flight, and where they are waited for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.passes import planned_kernels as kernels
+from tests.passes.planning import Planned, keeps_meaning, plan, specialised
+from tilec.ir.core import walk
+from tilec.ir.ops.control import If
+from tilec.ir.ops.pipeline import Free, Pipeline, Stage, Wait
+from tilec.ir.ops.tile import Gemm, Splat, Undefined
+from tilec.ir.types import InflightType, TileType
+
+ROLES = [
+    k for k in kernels.ALL
+    if k.name not in ("no_load", "address_from_shared", "carried_address", "mixed")
+]  # fmt: skip
+
+
+def issued(kernel: Any, target: str = "cuda:sm_90a", **constants: Any) -> Planned:
+    return plan(specialised(kernel, **constants), "issue_gemms", target)
+
+
+@pytest.mark.parametrize("kernel", ROLES, ids=lambda k: k.name)
+def test_every_product_is_asynchronous_and_the_meaning_stays(kernel: Any) -> None:
+    result = issued(kernel)
+    gemms = result.all(Gemm)
+    assert gemms and all(op.asynchronous and op.instruction == "wgmma" for op in gemms)
+    assert {id(op.results[0]) for op in gemms} <= {id(op.inflight) for op in result.all(Wait)}
+    keeps_meaning(kernel.lower_to_ir(), result.program, (0, 3))
+
+
+def test_the_accumulator_of_a_pipeline_stays_in_flight() -> None:
+    result = issued(kernels.gemm_nt)
+    (gemm,) = result.all(Gemm)
+    inner, outer = result.all(Wait)
+    assert (inner.inflight, inner.pending, outer.pending) == (gemm.result, 1, 0)
+    assert [op.defer for op in result.all(Free)] == [1, 1]
+    loop = next(op for op in result.all(Pipeline) if op.results)
+    assert outer.inflight is loop.result and isinstance(loop.result.type, InflightType)
+    assert loop.inits == (result.one(Undefined).result,)
+    (first,) = gemm.accumulate  # from zero in the first iteration
+    defines = {r: op for op in walk(result.program.body) for r in op.results}
+    assert defines[first].inputs[0] is loop.body.params[0]
+
+
+def test_a_loop_that_may_not_run_gives_zero() -> None:
+    result = issued(kernels.gemm_nt)
+    (branch,) = result.all(If)
+    assert any(isinstance(op, Pipeline) for op in branch.then.ops)
+    (zero,) = [op for op in branch.orelse.ops if isinstance(op, Splat)]
+    end = branch.orelse.terminator
+    assert end is not None and end.inputs == (zero.result,)
+    assert isinstance(branch.results[0].type, TileType)
+
+
+@pytest.mark.parametrize(
+    "kernel",
+    [
+        kernels.guarded,  # not in every iteration
+        kernels.kept_running,  # used within the loop
+        kernels.two_gemms,  # two of them
+        kernels.used_after, kernels.partly_made,  # reads a buffer that the next iteration rewrites
+        kernels.half_made,  # the buffer has one slot
+    ],
+    ids=lambda k: k.name,
+)  # fmt: skip
+def test_others_are_waited_for_at_once(kernel: Any) -> None:
+    result = issued(kernel)
+    for block in [b for op in walk(result.program.body) for b in op.regions]:
+        for op, following in zip(block.ops, block.ops[1:], strict=False):
+            if isinstance(op, Gemm):
+                assert isinstance(following, Wait) and following.inflight is op.result
+                assert following.pending == 0 and not op.accumulate
+    assert all(op.defer == 0 for op in result.all(Free))
+    assert not [p for op in result.all(Stage) for p in op.results if _in_flight(p)]
+
+
+def _in_flight(value: Any) -> bool:
+    return isinstance(value.type, InflightType)
+
+
+def test_one_slot_leaves_nothing_in_flight() -> None:
+    result = issued(kernels.gemm_nt, stages=1)
+    assert [op.pending for op in result.all(Wait)] == [0]
+
+
+@pytest.mark.parametrize("target", ["cuda:sm_80", "hip:gfx942"])
+def test_synchronous_instructions_stay(target: str) -> None:
+    result = issued(kernels.gemm_nt, target)
+    assert not result.all(Wait) and not result.one(Gemm).asynchronous
+
+
+def test_golden(golden: Any) -> None:
+    assert issued(kernels.gemm_nt).text == golden("tir")
