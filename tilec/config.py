@@ -39,6 +39,11 @@ def current() -> Config:
     return _override.get() or from_environment()
 
 
+def scoped() -> bool:
+    """Whether a `scope` is in force, so that the environment alone does not tell the settings."""
+    return _override.get() is not None
+
+
 def from_environment() -> Config:
     """The settings that the TILEC_* variables give. Raises TilecError for a value that cannot be
     read.

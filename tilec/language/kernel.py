@@ -154,6 +154,15 @@ class Kernel:
             self._heads[key] = specs
         return dict(self._heads[key])
 
+    @property
+    def has_const_dims(self) -> bool:
+        """Whether a tensor may have a dimension of T.const (those annotated in the body may)."""
+        found = [p.annotation for p in self.parameters if p.kind == "tensor"]
+        return any(
+            spec is None or any(type(d) is ConstDim for d in getattr(spec, "shape", ()))
+            for spec in found
+        )
+
     def const_dims(
         self, constants: Mapping[str, Any], shapes: Mapping[str, Sequence[int]]
     ) -> dict[str, int]:

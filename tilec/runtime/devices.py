@@ -112,6 +112,11 @@ def device(name: str) -> Iterator[None]:
         _override.reset(token)
 
 
+def override() -> str | None:
+    """The name that the innermost `with device(...)` gives, if any."""
+    return _override.get()
+
+
 def select_device(arguments: Sequence[object]) -> Device:
     """The device for a call with `arguments`. Raises NoDevice with what else could be done."""
     forced = _override.get()

@@ -6,9 +6,12 @@ language/kernel.py).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass, field
+from os import environ
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from .. import config
 from ..errors import ArgumentError
@@ -17,20 +20,27 @@ from ..language.kernel import Kernel
 from ..language.spec import ArraySpec
 from ..parser import python as _frontend  # installs itself as the language's frontend
 from ..target import Target, find_target
+from .arrays import is_array, view_array
 from .compiled import CompiledKernel
-from .devices import Device, device, select_device, stated_target
+from .devices import Device, device, override, select_device, stated_target
 
 __all__ = ["call", "compile", "compile_program", "device", "lower"]
 
 _FRONTEND = _frontend
 _compiled: dict[tuple[int, str], tuple[Program, CompiledKernel]] = {}
 _MAX_COMPILED = 4096
+_memories: WeakKeyDictionary[Kernel, _Memory] = WeakKeyDictionary()
 
 
 def call(kernel: Kernel, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     """Runs a kernel. Beside its own parameters a call takes `stream`, `device` (a name), `target`
     (a name) and `check` (what TILEC_CHECK says, for this call).
     """
+    memory = _memory(kernel)
+    key = memory.key(args, kwargs)
+    if key in memory.found:
+        chosen, compiled = memory.found[key]
+        return compiled.run_on(chosen, args, kwargs.get("stream"))
     given = dict(kwargs)
     stream, where = given.pop("stream", None), given.pop("device", None)
     target, check = given.pop("target", None), given.pop("check", None)
@@ -43,7 +53,43 @@ def call(kernel: Kernel, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         aim = find_target(target) if target is not None else chosen.target
         runtime, constants = kernel.specialise(args, given, aim)
         compiled = compile_program(_program(kernel, runtime, constants), aim)
+        if key is not None:
+            memory.found[key] = (chosen, compiled)
         return compiled.run_on(chosen, runtime, stream)
+
+
+@dataclass(eq=False)
+class _Memory:
+    """What calls of one kernel came to, so that the next call like one of them is quick.
+
+    Only calls whose arguments are exactly the run-time ones are remembered: by where the first
+    array is, what the environment says and, where the program depends on them, the shapes.
+    """
+
+    runtime: int  # how many run-time parameters there are, all of them first; -1: not so
+    by_shape: bool
+    found: dict[Hashable, tuple[Device, CompiledKernel]] = field(default_factory=dict)
+
+    def key(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Hashable:
+        """What the outcome of the call depends on; None for a call that is not remembered."""
+        if len(args) != self.runtime or not kwargs.keys() <= {"stream"} or config.scoped():
+            return None
+        if not is_array(args[0]):
+            return None
+        shapes = tuple(getattr(a, "shape", None) for a in args) if self.by_shape else None
+        place = view_array(args[0]).device
+        return (override(), environ.get("TILEC_DEVICE"), environ.get("TILEC_TARGET"), place, shapes)
+
+
+def _memory(kernel: Kernel) -> _Memory:
+    memory = _memories.get(kernel)
+    if memory is None:
+        kinds = [p.kind != "constant" for p in kernel.parameters]
+        runtime = sum(kinds)
+        first = runtime if runtime and all(kinds[:runtime]) else -1
+        memory = _Memory(first, kernel.heuristic is not None or kernel.has_const_dims)
+        _memories[kernel] = memory
+    return memory
 
 
 def compile(

@@ -1,0 +1,110 @@
+"""Calls of kernels: the same outcome by the quick path as by the slow one, and new outcomes where something changed."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tilec
+import tilec.language as T
+from tilec.errors import ArgumentError, TilecError
+from tilec.runtime import devices, driver
+from tilec.target import find_target
+
+
+def doubler() -> Any:
+    @tilec.kernel
+    def double(A: T.Tensor(("N",), "float32"), B: T.Tensor(("N",), "float32"), factor: int = 2):
+        with T.Kernel(T.ceildiv(A.shape[0], 64), threads=64) as bx:
+            for i in T.Parallel(64):
+                B[bx * 64 + i] = A[bx * 64 + i] * factor
+
+    return double
+
+
+def arrays(n: int) -> tuple[np.ndarray, np.ndarray]:
+    return np.arange(n, dtype=np.float32), np.zeros(n, np.float32)
+
+
+def test_quick_calls_do_what_slow_calls_do() -> None:
+    kernel = doubler()
+    for n in (1, 63, 64, 65, 1):
+        a, b = arrays(n)
+        kernel(a, b)
+        assert np.array_equal(b, a * 2)
+    memory = driver._memories[kernel]
+    assert len(memory.found) == 1  # symbolic extents: one program for all of them
+
+
+def test_constants_and_devices_are_not_mixed_up() -> None:
+    kernel = doubler()
+    a, b = arrays(10)
+    kernel(a, b)
+    kernel(a, b, factor=3)
+    assert np.array_equal(b, a * 3)
+    kernel(a, b)
+    assert np.array_equal(b, a * 2)
+    seen: list[str] = []
+
+    class Recorder:
+        name, why, target = "recorder", "asked", find_target("cuda:sm_80")
+
+        def __init__(self, argument: str, why: str) -> None:
+            pass
+
+        def run(self, compiled: Any, args: Any, stream: object = None) -> None:
+            seen.append(compiled.target.name)
+
+    devices.register_device("recorder", Recorder)
+    with tilec.device("recorder"):
+        kernel(a, b)
+        kernel(a, b)
+    kernel(a, b)
+    assert seen == ["cuda:sm_80"] * 2
+
+
+def test_environment_is_heard_between_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel = doubler()
+    a, b = arrays(5)
+    kernel(a, b)
+    monkeypatch.setenv("TILEC_DEVICE", "nothing")
+    with pytest.raises(TilecError, match="there is no device 'nothing'"):
+        kernel(a, b)
+
+
+def test_shapes_count_where_the_program_depends_on_them() -> None:
+    kernel = doubler()
+    chosen: list[int] = []
+
+    def choose(target: Any, shapes: Any) -> dict[str, int]:
+        chosen.append(shapes["A"][0])
+        return {"factor": 5 if shapes["A"][0] > 8 else 4}
+
+    kernel = tilec.heuristic(choose)(kernel)
+    for n, factor in ((4, 4), (16, 5), (4, 4)):
+        a, b = arrays(n)
+        kernel(a, b)
+        assert np.array_equal(b, a * factor)
+    assert chosen == [4, 16]  # the third call is remembered
+
+
+def test_wrong_arguments_are_told_on_the_quick_path_too() -> None:
+    kernel = doubler()
+    kernel(*arrays(4))
+    with pytest.raises(ArgumentError):
+        kernel(np.zeros(4, np.float16), np.zeros(4, np.float32))
+    with pytest.raises(ArgumentError):
+        kernel(*arrays(4), 2, 3, 4)
+
+
+def test_memories_do_not_keep_kernels_alive() -> None:
+    kernel = doubler()
+    kernel(*arrays(3))
+    gone = weakref.ref(kernel)
+    del kernel
+    gc.collect()
+    assert gone() is None
