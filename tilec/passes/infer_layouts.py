@@ -17,7 +17,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import LayoutConflict
+from ..errors import UNKNOWN, LayoutConflict
 from ..ir.core import Block, Op, Program, Value, at, walk
 from ..ir.layout import RegisterLayout, SharedLayout, choose_swizzle
 from ..ir.layout.constraints import System, Unsatisfiable
@@ -29,7 +29,8 @@ from ..ir.ops.tile import ConvertLayout, Gemm, LoadTile, Splat, Undefined
 from ..ir.types import ChannelType, InflightType, MemoryType, Space, TileType, Type
 from .context import PassContext, Remark
 from .dependence import is_shared
-from .layout_constraints import constraints_of, demand, is_tile, uses_of
+from .duplicate_splats import splats_duplicated
+from .layout_constraints import constraints_of, demand, is_tile, uses_of, why
 from .variants import variants_of
 
 
@@ -40,6 +41,7 @@ def infer_layouts(program: Program, context: PassContext) -> Program:
 
 
 def _launch(launch: Launch, context: PassContext) -> Launch:
+    launch = launch.replace(body=splats_duplicated(launch.body))  # type: ignore[assignment]
     inference = _Inference(context, _shared_layouts(launch))
     roles = [op for op in launch.body.ops if isinstance(op, Role)]
     for role in roles:
@@ -116,9 +118,12 @@ class _Inference:
         try:
             solution = solve(System(constraints, self.context.target.warp_size))
         except Unsatisfiable as error:
+            places = {why(op): op.loc for op in walk(block)}
             raise LayoutConflict(
                 "TLC0406",
-                f"{error.first} and {error.second} need different layouts of one value: {error.reason}",
+                f"{error.first} and {error.second} need different layouts of one value: "
+                f"{error.reason}",
+                loc=places.get(error.first.why, UNKNOWN),
             ) from error
         self.layouts.update(solution.assignments)
         self._note_variants(block, threads, solution)

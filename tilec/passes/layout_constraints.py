@@ -66,17 +66,17 @@ def constraints_of(block: Block, threads: int, target: Target) -> Iterator[Const
     for op in walk(block):
         yield from _flow(op)
         for number, value in uses_of(op):
-            yield Convert(value, demand(op, number), why=_why(op))
+            yield Convert(value, demand(op, number), why=why(op))
         match op:
             case Splat() | LoadTile() | Undefined():
-                yield Default(op.result, default_layout(tile_of(op.result), threads), why=_why(op))
+                yield Default(op.result, default_layout(tile_of(op.result), threads), why=why(op))
             case Elementwise() if op.results and is_tile(op.result):
                 tiles = [v for v in op.inputs if is_tile(v)]
-                yield Equal(tiles[0], op.result, why=_why(op))
+                yield Equal(tiles[0], op.result, why=why(op))
                 for number, _ in uses_of(op):
-                    yield Equal(demand(op, number), op.result, why=_why(op))
+                    yield Equal(demand(op, number), op.result, why=why(op))
             case InsertTile():
-                yield Equal(op.into, op.result, why=_why(op))
+                yield Equal(op.into, op.result, why=why(op))
                 yield _slice(demand(op, 0), op.result, op.offsets, tile_of(op.tile).shape, op)
             case ExtractTile():
                 yield _slice(op.result, op.tile, op.offsets, op.shape, op)
@@ -85,7 +85,7 @@ def constraints_of(block: Block, threads: int, target: Target) -> Iterator[Const
             case Parallel():
                 yield from _parallel(op, threads)
             case StoreTile():
-                yield Default(op.tile, default_layout(tile_of(op.tile), threads), why=_why(op))
+                yield Default(op.tile, default_layout(tile_of(op.tile), threads), why=why(op))
     yield from _channels(block)
 
 
@@ -104,7 +104,8 @@ def _too_wide(tile: TileType, vector: int, threads: int) -> bool:
     return size // vector < threads and size >= threads
 
 
-def _why(op: Op) -> str:
+def why(op: Op) -> str:
+    """How a conflict names the op that a constraint comes from."""
     return f"{op.name} at {op.loc}"
 
 
@@ -129,15 +130,15 @@ def _flow(op: Op) -> Iterator[Constraint]:
             pairs.append((op.inflight, op.result))
     for a, b in pairs:
         if is_tile(a):
-            yield Equal(a, b, why=_why(op))
+            yield Equal(a, b, why=why(op))
 
 
 def _channels(block: Block) -> Iterator[Constraint]:
     sent = {op.channel: op.tile for op in walk(block) if isinstance(op, Send)}
     for op in walk(block):
         if isinstance(op, Receive) and op.channel in sent:
-            yield Equal(sent[op.channel], op.result, why=_why(op))
-            yield Equal(op.channel, op.result, why=_why(op))
+            yield Equal(sent[op.channel], op.result, why=why(op))
+            yield Equal(op.channel, op.result, why=why(op))
 
 
 def _gemm(op: Gemm, threads: int, target: Target) -> Iterator[Constraint]:
@@ -153,16 +154,18 @@ def _gemm(op: Gemm, threads: int, target: Target) -> Iterator[Constraint]:
     if not variants:
         raise LayoutConflict(
             "TLC0402",
-            f"a gemm of {m} x {n} x {k} cannot be split over {threads} threads with {op.instruction} instructions",
+            f"a gemm of {m} x {n} x {k} cannot be split over {threads} threads with "
+            f"{op.instruction} instructions",
             loc=op.loc,
-            hint="make the tile a multiple of the instruction times the warps, or use fewer threads",
+            hint="make the tile a multiple of the instruction times the warps, or use fewer "
+            "threads",
         )
     options = []
     for variant, cost in variants:
         layout = accumulator_layout(variant, m, n)
         options.append(Option(str(variant), {op.accumulator: layout, op.result: layout}, cost))
-    yield Choice(op, tuple(options), why=_why(op))
-    yield Equal(op.accumulator, op.result, why=_why(op))
+    yield Choice(op, tuple(options), why=why(op))
+    yield Equal(op.accumulator, op.result, why=why(op))
 
 
 def _slice(
@@ -180,7 +183,7 @@ def _slice(
             layout = sliced[0]
         return layout
 
-    return Derived(part, whole, forward, why=_why(op))
+    return Derived(part, whole, forward, why=why(op))
 
 
 # Parallel nests
@@ -197,20 +200,22 @@ def _parallel(nest: Parallel, threads: int) -> Iterator[Constraint]:
         dims = _accessed_along(nest, handle, indices)
         if dims is None:
             continue
+        if not is_read:
+            _written_once(nest, handle, dims)
         forward = _projection(dims, rank)
         variable = demand(nest, position) if is_read else nest.updates[position - len(nest.reads)]
         if dims == tuple(range(rank)):
-            yield Equal(loop, variable, why=_why(nest))
+            yield Equal(loop, variable, why=why(nest))
         else:
-            yield Derived(variable, loop, forward, why=_why(nest))
+            yield Derived(variable, loop, forward, why=why(nest))
         if not is_read:
-            yield Equal(variable, nest.results[position - len(nest.reads)], why=_why(nest))
+            yield Equal(variable, nest.results[position - len(nest.reads)], why=why(nest))
     first = next((v for v in (*nest.updates, *nest.reads)), None)
     bits = tile_of(first).dtype.bits if first is not None else _element_bits(nest)
     vector = max(1, VECTOR_BYTES * 8 // bits)
     while vector > 1 and nest.extents[-1] % vector:
         vector //= 2
-    yield Default(loop, blocked(nest.extents, threads, vector), why=_why(nest))
+    yield Default(loop, blocked(nest.extents, threads, vector), why=why(nest))
 
 
 def _element_bits(nest: Parallel) -> int:
@@ -233,7 +238,8 @@ def _accessed_along(
             if any(i not in indices for i in op.indices):
                 raise LayoutConflict(
                     "TLC0403",
-                    f"fragment {handle.hint!r} is indexed by something else than the loop variables",
+                    f"fragment {handle.hint!r} is indexed by something else than the loop "
+                    "variables",
                     loc=op.loc,
                     hint="one index tuple of loop variables for each fragment in a T.Parallel nest",
                 )
@@ -245,15 +251,36 @@ def _accessed_along(
             "TLC0404", f"fragment {handle.hint!r} is indexed in two ways in one nest", loc=nest.loc
         )
     (dims,) = found
+    if len(set(dims)) < len(dims):
+        raise LayoutConflict(
+            "TLC0407",
+            f"fragment {handle.hint!r} is indexed twice by one loop variable",
+            loc=nest.loc,
+            hint="a nest covers its fragments: one loop variable for each dimension",
+        )
     shape = handle.type.shape  # type: ignore[attr-defined]
     if any(nest.extents[d] != extent for d, extent in zip(dims, shape, strict=True)):
         raise LayoutConflict(
             "TLC0405",
-            f"a nest over {nest.extents} touches a part of fragment {handle.hint!r} of {tuple(shape)}",
+            f"a nest over {nest.extents} touches a part of fragment {handle.hint!r} of "
+            f"{tuple(shape)}",
             loc=nest.loc,
             hint="let the nest cover the fragment",
         )
     return dims
+
+
+def _written_once(nest: Parallel, handle: Value, dims: tuple[int, ...]) -> None:
+    """Raises LayoutConflict where iterations of the nest share an element that they write."""
+    for dim, extent in enumerate(nest.extents):
+        if dim not in dims and extent > 1:
+            raise LayoutConflict(
+                "TLC0407",
+                f"all {extent} iterations of loop {dim + 1} of the nest write the same elements of "
+                f"fragment {handle.hint!r}",
+                loc=nest.loc,
+                hint="iterations of T.Parallel run at the same time: each writes its own elements",
+            )
 
 
 def _projection(
