@@ -208,6 +208,9 @@ def _parallel(nest: Parallel, threads: int) -> Iterator[Constraint]:
             yield Equal(loop, variable, why=why(nest))
         else:
             yield Derived(variable, loop, forward, why=why(nest))
+            if len(dims) == rank:  # the same dimensions in another order: either decides the other
+                backward = _projection(tuple(dims.index(d) for d in range(rank)), rank)
+                yield Derived(loop, variable, backward, why=why(nest))
         if not is_read:
             yield Equal(variable, nest.results[position - len(nest.reads)], why=why(nest))
     first = next((v for v in (*nest.updates, *nest.reads)), None)
