@@ -16,6 +16,7 @@ from ..passes.context import Facts, PassContext, Remark
 from ..passes.lower_tiles import register_lowerings
 from ..passes.pipeline import Observer, Run, run_pipeline
 from ..target import Target
+from .check_meaning import MeaningCheck
 
 
 @cache
@@ -74,8 +75,8 @@ def lower_program(
     """Runs the passes and the emitter. With `assume`, every fact that a pass asks about holds and
     is required of the arguments; without, none does.
 
-    `checked` verifies the IR after every pass (by default where TILEC_CHECK is set). Raises
-    TilecError.
+    `checked` verifies the IR after every pass (by default where TILEC_CHECK is set); TILEC_CHECK=1
+    also interprets before and after every tile-level pass. Raises TilecError.
     """
     registry = registry or standard_registry()
     remarks: list[Remark] = []
@@ -85,6 +86,8 @@ def lower_program(
     dump = settings.dump_dir()
     if dump is not None:
         dump = dump / f"{program.name}-{target.backend}-{target.arch}{'' if assume else '-generic'}"
+    if settings.check == "1":
+        observers = (*observers, MeaningCheck(registry))
     start = time.perf_counter()
     lowered = run_pipeline(
         program,
