@@ -12,6 +12,7 @@ from tests.passes import planned_kernels as kernels
 from tilec import config
 from tilec.errors import InternalError
 from tilec.ir.core import Block, Op, Program, constant
+from tilec.ir.dtypes import i32
 from tilec.ir.ops.tile import Splat, StoreTile
 from tilec.passes.context import Facts, PassContext
 from tilec.passes.pipeline import PIPELINE, run_pipeline
@@ -53,11 +54,14 @@ def starts_from_hundred(op: Op) -> Op:
 
 def stores_a_row_lower(op: Op) -> Op:
     if isinstance(op, StoreTile):
-        return op.replace(indices=(constant(1, op.indices[0].type.dtype), *op.indices[1:]))  # type: ignore[attr-defined]
+        row = constant(1, i32)
+        return op.replace(indices=(row, *op.indices[1:]))
     return op
 
 
-@pytest.mark.parametrize("fault", [starts_from_hundred, stores_a_row_lower], ids=lambda f: f.__name__)
+@pytest.mark.parametrize(
+    "fault", [starts_from_hundred, stores_a_row_lower], ids=lambda f: f.__name__
+)
 def test_a_wrong_pass_is_caught_by_name(monkeypatch: pytest.MonkeyPatch, fault: Any) -> None:
     def slips(program: Program, context: PassContext) -> Program:
         return damaged(program, fault)
