@@ -22,6 +22,7 @@ from ..target import Target
 from .choose_instructions import WARPGROUP
 from .context import PassContext, Remark
 from .dependence import is_shared
+from .schedule_stages import LOADS
 from .variants import WGMMA_COLUMNS, gemm_shape
 
 ALIGNMENT = 1024  # of every shared buffer: the period of the widest swizzle
@@ -84,9 +85,8 @@ def _fit_slots(launch: Launch, context: PassContext) -> Launch:
         for op in launch.body.ops
         if isinstance(op, Channel) and op.result in through and op.type.slots > 2
     ]
-    launch = _with_slots(
-        launch, {op: 2 for op in deep}
-    )  # one in flight in registers, one being read: more never fill
+    # one tile in flight in registers, one being read: more slots than two never fill
+    launch = _with_slots(launch, {op: 2 for op in deep})
     full = False
     while shared_bytes(launch) > context.target.shared_bytes:
         full = True
@@ -99,8 +99,7 @@ def _fit_slots(launch: Launch, context: PassContext) -> Launch:
                 loc=launch.loc,
                 hint="use smaller tiles",
             )
-        most = max(op.type.slots for op in channels)
-        launch = _with_slots(launch, {op: most - 1 for op in channels if op.type.slots == most})
+        launch = _with_slots(launch, {op: op.type.slots - 1 for op in _deepest(launch, channels)})
     fallen = max((asked[v] for v in asked), default=0)
     now = max((op.type.slots for op in launch.body.ops if isinstance(op, Channel)), default=0)
     if now < fallen:
@@ -112,6 +111,19 @@ def _fit_slots(launch: Launch, context: PassContext) -> Launch:
             )
         )
     return launch
+
+
+def _deepest(launch: Launch, channels: list[Channel]) -> list[Channel]:
+    """The channels to take a slot from: those with the most, and of these first the ones that only
+    part two stages of the same threads, since loads need theirs to run ahead.
+    """
+    most = max(op.type.slots for op in channels)
+    deepest = [op for op in channels if op.type.slots == most]
+    loaded: set[Value] = set()
+    for stage in walk(launch.body):
+        if isinstance(stage, Stage) and stage.label.startswith(LOADS):
+            loaded |= {op.channel for op in stage.body.ops if isinstance(op, Put)}
+    return [op for op in deepest if op.result not in loaded] or deepest
 
 
 def _why(full: bool) -> str:
