@@ -1,6 +1,6 @@
 """A hand-written sm_80 GEMM body in the prelude's language: cp.async, 3 stages, ldmatrix, mma."""
 
-# ruff: noqa: E501 (lines of C keep their shape)
+
 
 from __future__ import annotations
 

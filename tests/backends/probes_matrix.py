@@ -1,6 +1,6 @@
 """Probes of cp.async, ldmatrix, stmatrix and mma."""
 
-# ruff: noqa: E501 (lines of C keep their shape)
+
 
 from __future__ import annotations
 

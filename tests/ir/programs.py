@@ -102,4 +102,4 @@ program @matmul(%A: global f16[M, K], %B: global f16[N, K], %C: global f16[M, N]
     yield
   }
 }
-"""  # noqa: E501
+"""

@@ -201,9 +201,8 @@ def test_nests_in_loops_and_branches_are_found() -> None:
 def test_a_guarded_store_is_no_copy() -> None:
     s = Sketch()
     a, b, n = tensor("A", f16, 8), tensor("B", f16, 8), number("n")
-    with s.launch(1):
-        with s.parallel(8) as (i,):
-            s.store(s.load(a, i), b, i, predicate=(s.compare("lt", i, n),))
+    with s.launch(1), s.parallel(8) as (i,):
+        s.store(s.load(a, i), b, i, predicate=(s.compare("lt", i, n),))
     after = run_pass(lift_copies, s.program(a, b, n))
     assert len(after.all(Parallel)) == 1 and not after.all(Copy)
 

@@ -1,4 +1,5 @@
-"""Calls of kernels: the same outcome by the quick path as by the slow one, and new outcomes where something changed."""
+"""Calls of kernels: the same outcome by the quick path as by the slow one, and new outcomes where
+something changed."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+from itertools import pairwise
 from typing import Any
 
 import click
@@ -86,7 +87,7 @@ def run(arguments: list[str]) -> int:
     except TilecError as error:
         _report(error, form)
         return error.exit_status
-    except Exception as cause:
+    except Exception as cause:  # noqa: BLE001  a bug: told as one, with its cause
         wrapped = InternalError(
             "TLC9000",
             f"{type(cause).__name__}: {cause}",
@@ -99,7 +100,7 @@ def run(arguments: list[str]) -> int:
 
 
 def _follows(arguments: list[str], option: str, value: str) -> bool:
-    return any(a == option and b == value for a, b in zip(arguments, arguments[1:], strict=False))
+    return any(a == option and b == value for a, b in pairwise(arguments))
 
 
 def _report(error: TilecError, form: str) -> None:

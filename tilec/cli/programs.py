@@ -54,11 +54,13 @@ class Source:
 
 def load_file(path: Path) -> Source:
     """Executes a user's file. Raises LanguageError, at the line of the file, for what it raises."""
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    # a name that no other file has: two files called gemm.py, or one called json.py, are no matter
+    name = f"{path.stem} at {path.resolve()}"
+    spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise LanguageError("TLC0190", f"{path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
-    sys.modules.setdefault(path.stem, module)
+    sys.modules[name] = module
     sys.path.insert(0, str(path.resolve().parent))
     try:
         spec.loader.exec_module(module)

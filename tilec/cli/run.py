@@ -1,4 +1,6 @@
-"""`tilec run`: runs a file's `main`, or its kernels on generated inputs, and says what was checked."""
+"""`tilec run`: runs a file's `main`, or its kernels on generated inputs, and says what
+"""
+checked."""
 
 from __future__ import annotations
 
@@ -79,7 +81,8 @@ def _run(name: str, kernel: Kernel, source: Source, defines: dict[str, Any]) -> 
         )
     elif chosen.name == "interpreter":
         click.echo(
-            f"  {name}: bounds, conflicts and uninitialised memory checked as it ran; no reference to compare with"
+            f"  {name}: bounds, conflicts and uninitialised memory checked as it ran; "
+            "no reference to compare with"
         )
     else:
         run_program(program, before, registry=compiled.registry)

@@ -45,7 +45,8 @@ def command(what: str, file: Path, target: str, after: str, defines: tuple[str, 
 
 
 def draw_pipelines(program: Program, target: Target) -> Iterator[str]:
-    """Roles, stages with leads, channels with slots and protocols' ends, and why each was chosen."""
+    """Roles, stages with leads, channels with slots and protocols' ends, and why each was chosen.
+    """
     remarks: list[Remark] = []
     context = PassContext(target, standard_registry(), Facts(), remarks.append)
     planned = run_pipeline(program, context, after="schedule_stages")
@@ -74,7 +75,8 @@ def _launch(launch: Launch) -> Iterator[str]:
         yield from _pipelines(launch.body, "    ")
     for channel in launch.body.ops:
         if isinstance(channel, Channel):
-            yield f"    channel {channel.label}: {channel.type} from {_ends(launch, channel.result)}"
+            ends = _ends(launch, channel.result)
+            yield f"    channel {channel.label}: {channel.type} from {ends}"
     if not any(isinstance(op, Pipeline) for op in walk(launch.body)):
         yield "    no loop is pipelined"
 

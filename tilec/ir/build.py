@@ -60,7 +60,6 @@ class Builder:
             self._stack.pop()
 
     # Arithmetic
-    # -------------------------------------------------------------------------------------------
 
     def const(self, value: bool | int | float, dtype: DType = i32) -> Constant:
         return constant(value, dtype)
@@ -135,7 +134,6 @@ class Builder:
         return x if element_dtype(x) == dtype else self.pure(arith.Cast(x, dtype=dtype))
 
     # Control
-    # -------------------------------------------------------------------------------------------
 
     @contextmanager
     def loop(
@@ -207,7 +205,9 @@ def fold(op: Op) -> Value | None:
     return _identity(op, numbers)
 
 
-def _identity(op: Op, numbers: Sequence[bool | int | float | None]) -> Value | None:
+def _identity(  # noqa: C901  one case an op
+    op: Op, numbers: Sequence[bool | int | float | None]
+) -> Value | None:
     """Integer and bool identities: x + 0, x * 1, x * 0, x // 1, x % 1, min(x, x), true & x,
     select(c, x, x), …
     """

@@ -185,7 +185,6 @@ class Op:
         set_(self, "results", tuple(Value(t) for t in types))
 
     # What a subclass says about itself
-    # ---------------------------------------------------------------------------
 
     def infer(self) -> tuple[Type, ...]:
         """Types of the results from operands and attributes. Raises TypeMismatch for what does not
@@ -204,7 +203,6 @@ class Op:
         raise IRError("TLC0209", f"{self.name} has no meaning of its own in NumPy", loc=self.loc)
 
     # Derived
-    # -------------------------------------------------------------------------------------------
 
     @property
     def result(self) -> Value:
@@ -251,7 +249,8 @@ class Op:
     def map(
         self, value: Callable[[Value], Value], block: Callable[[Block], Block] | None = None
     ) -> Op:
-        """The same op with every operand passed through `value` and every region through `block`."""
+        """The same op with every operand passed through `value` and every region through `block`.
+        """
         changes: dict[str, Any] = {}
         for name, kind in self.fields:
             old = getattr(self, name)

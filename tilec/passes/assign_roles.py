@@ -5,11 +5,12 @@ with its own copy of loops and scalars: a producer warpgroup (outside the progra
 runs the load stages, and the consumers (the program's threads) that run all the rest. Tiles stay
 with the consumers. Other launches stay whole.
 
-    for %tile (...) {                          role <label = "consumer", threads = 256> { for %tile (...) {
-      pipeline %lo, %n, [%z] {                   pipeline %lo, %n, [%z] { stage <label = "mma"> {...} } ; store_tile ... } }
-        stage <label = "load"> {...}     ->    role <label = "producer", first_thread = 256, threads = 128> {
-        stage <label = "mma"> {...} }            for %tile (...) { pipeline %lo, %n, [] { stage <label = "load"> {...} } } }
-      store_tile ... }
+    for %tile (...) { pipeline { stage <label = "load"> {...} ; stage <label = "mma"> {...} } ; store_tile ... }
+  becomes
+    role <label = "consumer", threads = 256> {
+      for %tile (...) { pipeline { stage <label = "mma"> {...} } ; store_tile ... } }
+    role <label = "producer", first_thread = 256, threads = 128> {
+      for %tile (...) { pipeline { stage <label = "load"> {...} } } }
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ has one, else "mma" or "mfma". All or nothing in a launch: one copy that TMA can
 dtype, an inner dimension that is not the tensor's, arrays that are not 16-byte aligned) and the
 launch is run by one role.
 
-    copy %A[%m, %k] -> %s[0, 0] <shape = [128, 64]>    ->    copy %A[%m, %k] -> %s[0, 0] <shape = ..., instruction = "tma">
+    copy %A[%m, %k] -> %s[0, 0] <shape = ...>  ->  copy %A[%m, %k] -> %s[0, 0] <shape = ..., instruction = "tma">
 """
 
 from __future__ import annotations
@@ -97,7 +97,6 @@ def _without_roles(copy: Copy, context: PassContext) -> str:
 
 
 # What roles need
-# --------------------------------------------------------------------------------------------------
 
 
 def _refusal(

@@ -4,7 +4,7 @@ Needs: planned and scheduled loops. Leaves: a register layout on every tile type
 every shared memory type, `variant` on every gemm, `layout` on every Parallel nest, and
 `convert_layout` where two ops disagree.
 
-    %x = gemm %a, %b, %acc : tile f32[128, 256]    ->    %x = gemm %a, %b, %acc <variant = [...]> : tile f32[128, 256] #acc
+    %x = gemm %a, %b, %acc : tile f32[8, 8]  ->  %x = gemm %a, %b, %acc <variant = [...]> : tile f32[8, 8] #acc
 
 Ops state constraints (layout_constraints.py), the solver of tilec.ir.layout chooses the cheapest
 assignment, role by role. Shared layouts follow from who reads the buffer: operands of matrix
@@ -52,7 +52,6 @@ def _launch(launch: Launch, context: PassContext) -> Launch:
 
 
 # Shared memory
-# -----------------------------------------------------------------------------------------------
 
 
 def _shared_layouts(launch: Launch) -> dict[Value, SharedLayout]:
@@ -95,7 +94,6 @@ def _gemm_operands(launch: Launch) -> set[Value]:
 
 
 # Tiles
-# -----------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -136,7 +134,6 @@ class _Inference:
                         self.variants[op] = variant
 
     # Rebuilding
-    # -------------------------------------------------------------------------------------------
 
     def rebuild(self, block: Block) -> Block:
         """The block with types that carry their layouts, and conversions where they are due."""

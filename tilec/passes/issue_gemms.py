@@ -6,12 +6,17 @@ group in flight, the buffers it reads are freed an iteration late, and the first
 zero instead of from a cleared tile (registers written by anything but wgmma inside a stage would
 serialise it: ptxas C7515).
 
-    %z = splat 0.0                                     %u = undefined : inflight
-    %r = pipeline %lo, %n, [%z] (%k, %acc) {           %r = if (%lo < %n) { %i = pipeline %lo, %n, [%u] (%k, %acc) {
-      stage { ... %x = gemm %a, %b, %acc         ->        stage { ... %x = gemm %a, %b, %acc, [%k != %lo] <asynchronous>
-              free %ca ; yield [%x] } ... }                        %w = wait %x <pending = 1> ; free %ca <defer = 1> ; yield [%w] } }
-                                                         %o = wait %i ; yield [%o] } else { %z =
-                                                         splat 0.0 ; yield [%z] }
+    %z = splat 0.0                               %r = if (%lo < %n) {
+    %r = pipeline %lo, %n, [%z] (%k, %acc) {       %u = undefined : inflight
+      stage {                                      %i = pipeline %lo, %n, [%u] (%k, %acc) {
+        %x = gemm %a, %b, %acc             ->        stage {
+        free %ca                                       %x = gemm %a, %b, %acc, [%k != %lo]
+        yield %x } }                                          <asynchronous>
+                                                       %w = wait %x <pending = 1>
+                                                       free %ca <defer = 1>
+                                                       yield %w } }
+                                                   %o = wait %i ; yield %o
+                                                 } else { %z = splat 0.0 ; yield %z }
 """
 
 from __future__ import annotations
@@ -80,7 +85,8 @@ class _Carried:
 
 
 def _carried(pipeline: Pipeline, defined_by: dict[Value, Op]) -> _Carried | None:
-    """The accumulator that can stay in flight over the iterations of `pipeline`, if there is one."""
+    """The accumulator that can stay in flight over the iterations of `pipeline`, if there is one.
+    """
     gemms = [op for op in walk(pipeline.body) if isinstance(op, Gemm)]
     if len(gemms) != 1 or gemms[0].instruction != "wgmma" or gemms[0].accumulate:
         return None

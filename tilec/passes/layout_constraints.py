@@ -187,7 +187,6 @@ def _slice(
 
 
 # Parallel nests
-# -----------------------------------------------------------------------------------------------
 
 
 def _parallel(nest: Parallel, threads: int) -> Iterator[Constraint]:

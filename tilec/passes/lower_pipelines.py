@@ -8,7 +8,7 @@ budgets set at the top of roles.
     pipeline %lo, %n, [] {                              for 0, %trips, 1 (%i) {
       stage <label = "load"> {                            mbarrier_wait %empty, %slot, %phase ^ 1
         %s = put %ca                              ->      mbarrier_expect %full, %slot <size = 16384>
-        copy %A[...] -> %s ; commit %ca } }               copy %A[...] -> %ring[%slot], [%full, %slot] <instruction = "tma">
+        copy %A[...] -> %s ; commit %ca } }               copy %A[...] -> %ring[%slot], [%full, %slot] <"tma">
                                                           advance %slot, %phase }
 
 Steps of one thread program: step s runs iteration s + lead of each stage in turn; steps -max(lead)
@@ -117,7 +117,6 @@ class _Lowering:
         return self.launch.replace(body=lowered.with_ops([*b.ops, *lowered.ops]))  # type: ignore[return-value]
 
     # Walking
-    # -------------------------------------------------------------------------------------------
 
     def _block(self, block: Block, names: Renaming) -> Block:
         b = Builder()
@@ -179,7 +178,6 @@ class _Lowering:
         return role.replace(body=Block((), b.ops))  # type: ignore[return-value]
 
     # One pipeline
-    # -------------------------------------------------------------------------------------------
 
     def _pipeline(self, b: Builder, op: Op, names: Renaming, results: tuple[Value, ...]) -> None:
         assert isinstance(op, Pipeline)
@@ -237,7 +235,6 @@ class _Lowering:
         return Barrier(barrier=self.role.barrier, threads=self.role.threads)
 
     # One step
-    # -------------------------------------------------------------------------------------------
 
     def _step(
         self,
@@ -359,7 +356,6 @@ class _Lowering:
         return new
 
     # Ends of channels
-    # -------------------------------------------------------------------------------------------
 
     def _place_label(self, bundle: Bundle) -> str:
         assert self.role is not None

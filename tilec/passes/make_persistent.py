@@ -5,9 +5,9 @@ Needs: copy instructions chosen. Leaves: launches with persistent_blocks > 0, th
 logical blocks whose order is the raster's; other launches keep one hardware block a logical block,
 with the raster that the program asked for.
 
-    launch [%gx, %gy, 1] (%bx, %by, %bz) { ... }    ->    launch [%gx, %gy, 1] <persistent_blocks = 1> (...) {
-                                                            for %first, %total, %count (%tile) {
-                                                            %bx, %by = raster of %tile ; ... } }
+    launch %gx, %gy, 1 (%bx, %by, %bz) { ... }
+      ->  launch %gx, %gy, 1 <persistent_blocks = 1> (...) {
+            for %first, %total, %count (%tile) { %bx, %by = raster of %tile ; ... } }
 """
 
 from __future__ import annotations
@@ -23,11 +23,14 @@ from ..ir.ops.tile import Copy
 from .context import PassContext, Remark
 from .rasters import rasterize
 
-PANEL = 16  # rows of a panel where the program asks for none: sqrt(multiprocessors * 256 / 128), rounded to a power of 2
+PANEL = 16
+"""Rows of a panel where the program asks for none: sqrt(multiprocessors * 256 / 128), rounded to a
+power of 2."""
 
 
 def make_persistent(program: Program, context: PassContext) -> Program:
-    """Makes launches persistent where they have roles, and rasterizes the others that ask for it."""
+    """Makes launches persistent where they have roles, and rasterizes the others that ask for it.
+    """
     ops = [_launch(op, context) if isinstance(op, Launch) else op for op in program.body.ops]
     return program.with_body(program.body.with_ops(ops))
 

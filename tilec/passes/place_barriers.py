@@ -5,9 +5,9 @@ the role between any two statements that touch one shared buffer from different 
 one writing it; before it the wait for what cp.async writes, and a fence where an engine reads what
 threads wrote.
 
-    copy %A[...] -> %As <instruction = "cp_async">          copy %A[...] -> %As ; cp_async_commit ; cp_async_wait <pending = 0>
-    %x = gemm %As, %Bs, %acc                          ->    barrier
-                                                            %x = gemm %As, %Bs, %acc
+    copy %A[...] -> %As <instruction = "cp_async">     copy %A[...] -> %As
+    %x = gemm %As, %Bs, %acc                     ->    cp_async_commit ; cp_async_wait <pending = 0> ; barrier
+                                                       %x = gemm %As, %Bs, %acc
 
 Within a simt region a buffer whose every element only one thread touches (by enumeration of the
 indices) needs no barrier. A barrier that would stand under a condition or loop bound that depends
@@ -207,7 +207,6 @@ class _Placer:
         return body
 
     # Accesses
-    # -------------------------------------------------------------------------------------------
 
     def _accesses(self, op: Op) -> list[tuple[Access, Value, str]]:
         """(access, buffer, proxy) of every effect of `op` and its regions on a buffer of ours."""

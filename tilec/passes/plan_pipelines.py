@@ -4,11 +4,14 @@ Needs: promoted fragments, lifted copies. Leaves: every pipelined loop as `pipel
 `for`, with a remark that names why), its shared buffers as channels at the top of the launch. Leads
 are 0: assign_roles chooses them.
 
-    for %lo, %n, 1 [%z] <kind = "pipelined", stages = 4> (%k, %acc) {     %ca = channel : channel<4> shared f16[128, 64]
-      copy %A[...], %As[0, 0]                                             pipeline %lo, %n, [%z] (%k, %acc) {
-      %x = gemm %As, %Bs, %acc                                       ->     stage <label = "load"> { %s = put %ca ; copy %A[...], %s ; commit %ca }
-      yield [%x]                                                            %r = stage <label = "mma"> { %a = get %ca ; %x = gemm ... ; free %ca ; yield [%x] }
-    }                                                                       yield [%r] }
+    for %lo, %n, 1, [%z]                       %ca = channel : channel<4> shared f16[128, 64]
+        <kind = "pipelined", stages = 4>       pipeline %lo, %n, [%z] (%k, %acc) {
+        (%k, %acc) {                             stage <label = "load"> {
+      copy %A[...], %As[0, 0]            ->        %s = put %ca ; copy %A[...], %s ; commit %ca }
+      %x = gemm %As, %Bs, %acc                   %r = stage <label = "mma"> {
+      yield %x }                                   %a = get %ca ; %x = gemm %a, %b, %acc
+                                                   free %ca ; yield %x }
+                                                 yield %r }
 
 Stages: copies from global memory into buffers of their own are "load"; a matrix op that reads
 shared memory made by the statements before it begins a new stage. A buffer is a channel if it is
@@ -42,7 +45,6 @@ from .dependence import (
     used_values,
     writes,
 )
-
 
 MADE_SLOTS = 2  # of a buffer that threads fill: one being filled, one being read
 
@@ -135,7 +137,6 @@ def _channel(buffer: _Buffer) -> Channel:
 
 
 # Grouping
-# -----------------------------------------------------------------------------------------------
 
 
 def _plan(loop: For, launch: Launch) -> _Plan:
@@ -262,7 +263,6 @@ def _crosses(buffer: _Buffer, stages: list[list[Op]]) -> bool:
 
 
 # Building
-# -----------------------------------------------------------------------------------------------
 
 
 def _rebuild(plan: _Plan) -> Pipeline:

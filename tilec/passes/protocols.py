@@ -2,10 +2,10 @@
 
 | writer -> reader | put | commit | get | free |
 |---|---|---|---|---|
-| same threads, registers or stores | | fence.proxy.async before a wgmma reader | barrier | barrier |
+| same threads, registers | | proxy fence before wgmma | barrier | barrier |
 | same threads, cp.async | | commit of the stage's group | cp.async wait, barrier | barrier |
-| TMA -> another role | wait empty, expect bytes on full | by the copy engine | wait full | arrivals on empty |
-| threads -> another role | wait empty | fence.proxy.async before wgmma, one arrive a warp | wait full | arrivals on empty |
+| TMA -> another role | wait empty, expect bytes | by the copy engine | wait full | arrivals on empty |
+| threads -> another role | wait empty | proxy fence, one arrive a warp | wait full | the same |
 
 Freed by one arrive a warpgroup where only wgmma reads the buffer (its own wait orders it), else by
 one arrive a warp after a warp sync. Channels with the same writer, reader and slots share their
@@ -18,7 +18,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ..ir.build import Builder
-from ..ir.core import Block, Op, Value, walk
+from ..ir.core import Block, Value, walk
 from ..ir.dtypes import i32, mbarrier
 from ..ir.layout.shared import SharedLayout
 from ..ir.ops.control import Role, ThreadId
@@ -245,7 +245,9 @@ def wait_full(b: Builder, bundle: Bundle, place: Place, slot: Value) -> None:
 
 
 def announce(b: Builder, bundle: Bundle, slot: Value) -> None:
-    """What threads wrote may be read: by engines after a fence, by other roles after the arrivals."""
+    """What threads wrote may be read: by engines after a fence, by other roles after the
+    arrivals.
+    """
     if bundle.by_tma:
         return
     if any(ring.read_by_engine for ring in bundle.rings):

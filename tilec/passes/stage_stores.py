@@ -173,7 +173,9 @@ class _Stager:
                 slabs = self.slabs[op]
                 with at(op.loc):
                     ops.extend(
-                        (op.replace(instruction="", staging=2),) if slabs is None else self._store(op, slabs)
+                        (op.replace(instruction="", staging=2),)
+                        if slabs is None
+                        else self._store(op, slabs)
                     )
             else:
                 ops.append(op.map(lambda v: v, self._block))

@@ -27,8 +27,8 @@ def unit_threads(family: str, target: Target) -> int:
 def variants_of(
     gemm: Gemm, family: str, threads: int, target: Target
 ) -> list[tuple[Variant, float]]:
-    """Every variant of a gemm with instructions of `family`, cheapest first: what the program's tile
-    and threads allow. The cost is operand rows and columns read for one step of k.
+    """Every variant of a gemm with instructions of `family`, cheapest first: what the program's
+    tile and threads allow. The cost is operand rows and columns read for one step of k.
 
     The policy "full_row" ("full_col") puts as many units as fit along the rows (columns).
     """

@@ -23,8 +23,9 @@ def compile_variant(
     arch: str = "",
 ) -> Binary:
     """`text` (called `name` in messages) as machine code for `target` (or for `arch`, a newer
-    machine that can run what was emitted for it), by `compiler` or the preferred one, from `store` or the user's cache where it was compiled before. Raises
-    CompilerFailed with the log, MissingTool."""
+    machine that can run what was emitted for it), by `compiler` or the preferred one, from `store`
+    or the user's cache where it was compiled before. Raises CompilerFailed with the log,
+    MissingTool."""
     chosen = pick_compiler(target) if compiler is None else compiler
     disk = user_cache() if store is None else store
     arch = arch or find_target(target).arch

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
-from ..errors import CompilerFailed
 from ..backends.manifest import (
     MANIFEST_VERSION,
     LaunchSpec,
@@ -16,6 +15,7 @@ from ..backends.manifest import (
     TensorParam,
     Variant,
 )
+from ..errors import CompilerFailed
 from ..ir.core import Access, Program, Value, walk
 from ..ir.print import print_program
 from ..ir.registry import Registry
@@ -77,7 +77,6 @@ class CompiledKernel:
         self._binaries: dict[tuple[str, str], Binary] = {}
 
     # Text
-    # -------------------------------------------------------------------------------------------
 
     @cached_property
     def interface(self) -> Manifest:
@@ -168,7 +167,6 @@ class CompiledKernel:
         return print_program(run_pipeline(self.program, context, after=after))
 
     # Machine code
-    # -------------------------------------------------------------------------------------------
 
     def compiled(self, variant: Variant, arch: str = "") -> Binary:
         """The machine code of a variant for the target, or for `arch`. Raises MissingTool,
@@ -192,12 +190,14 @@ class CompiledKernel:
             driver = driver_of(self.target.backend)
             arch = _arch_here(self.target, driver)
             self._loaded = load(
-                lambda variant: self.compiled(variant, arch), self.manifest, driver, self.program.loc
+                lambda variant: self.compiled(variant, arch),
+                self.manifest,
+                driver,
+                self.program.loc,
             )
         return self._loaded
 
     # Calling
-    # -------------------------------------------------------------------------------------------
 
     def __call__(self, *arguments: object, stream: object = None, device: str = "") -> Any:
         """Runs the program on its run-time arguments, in order. Raises ArgumentError,
