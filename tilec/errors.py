@@ -16,7 +16,9 @@ from typing import ClassVar
 
 @dataclass(frozen=True)
 class Loc:
-    """A range in a source file: lines count from 1, columns from 0 (in characters), ends exclusive."""
+    """A range in a source file: lines count from 1, columns from 0 (in characters), ends
+    exclusive.
+    """
 
     file: str = ""
     line: int = 0
@@ -59,7 +61,9 @@ UNKNOWN = Loc()
 
 
 class TilecError(Exception):
-    """A refusal: something in the user's program, call or machine that tilec cannot or will not do."""
+    """A refusal: something in the user's program, call or machine that tilec cannot or will not
+    do.
+    """
 
     exit_status: ClassVar[int] = 1
 
@@ -160,7 +164,9 @@ class InternalError(TilecError):
 
 
 def render_error(error: TilecError) -> str:
-    """The error as text: place, kind, code, message, source line with caret, inlining chain, hint."""
+    """The error as text: place, kind, code, message, source line with caret, inlining chain,
+    hint.
+    """
     loc = error.loc
     place = f"{loc}: " if loc.known else ""
     lines = [f"{place}{type(error).__name__} [{error.code}]: {error.message}"]
@@ -170,7 +176,8 @@ def render_error(error: TilecError) -> str:
         inner = loc
         while outer is not None:
             lines.append(
-                f"  in {inner.function or 'a helper'}, called from {outer.function or 'a kernel'} at {outer}"
+                f"  in {inner.function or 'a helper'}, "
+                f"called from {outer.function or 'a kernel'} at {outer}"
             )
             inner, outer = outer, outer.call_site
     if error.hint:

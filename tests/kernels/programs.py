@@ -66,7 +66,8 @@ class Tile:
 
     def constants(self, stages: int) -> dict[str, int]:
         return {
-            "block_M": self.m, "block_N": self.n, "block_K": self.k, "threads": self.threads, "stages": stages,
+            "block_M": self.m, "block_N": self.n, "block_K": self.k,
+            "threads": self.threads, "stages": stages,
         }  # fmt: skip
 
 

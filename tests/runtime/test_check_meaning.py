@@ -13,6 +13,7 @@ from tilec import config
 from tilec.errors import InternalError
 from tilec.ir.core import Block, Op, Program, constant
 from tilec.ir.dtypes import i32
+from tilec.ir.ops.arith import element_dtype
 from tilec.ir.ops.tile import Splat, StoreTile
 from tilec.passes.context import Facts, PassContext
 from tilec.passes.pipeline import PIPELINE, run_pipeline
@@ -48,7 +49,7 @@ def damaged(program: Program, make: Any) -> Program:
 def starts_from_hundred(op: Op) -> Op:
     """What clears an accumulator sets it to 100 instead."""
     if isinstance(op, Splat):
-        return op.replace(value=constant(100.0, op.value.type.dtype))  # type: ignore[attr-defined]
+        return op.replace(value=constant(100.0, element_dtype(op.value)))
     return op
 
 

@@ -1,6 +1,6 @@
-"""`tilec run`: runs a file's `main`, or its kernels on generated inputs, and says what
+"""`tilec run`: runs a file's `main`, or its kernels on generated inputs, and says what was
+checked.
 """
-checked."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Copies of ops with results of their own, so that one piece of a program can stand in
+"""Copies of ops with results of their own, so that one piece of a program can stand in two
+places.
 """
-places."""
 
 from __future__ import annotations
 

@@ -55,14 +55,16 @@ descriptor = DType("wgmma_descriptor", 64, "opaque")
 DTYPES: dict[str, DType] = {
     dtype.name: dtype
     for dtype in (
-        bool_, i8, i16, i32, i64, u8, u16, u32, u64, f16, bf16, f32, f64, mbarrier, tensor_map, descriptor,
+        bool_, i8, i16, i32, i64, u8, u16, u32, u64, f16, bf16, f32, f64,
+        mbarrier, tensor_map, descriptor,
     )
 }  # fmt: skip
 
 _LONG_NAMES = {
     **{f"int{bits}": f"i{bits}" for bits in (8, 16, 32, 64)},
     **{f"uint{bits}": f"u{bits}" for bits in (8, 16, 32, 64)},
-    "float16": "f16", "float32": "f32", "float64": "f64", "bfloat16": "bf16", "half": "f16", "float": "f32",
+    "float16": "f16", "float32": "f32", "float64": "f64", "bfloat16": "bf16",
+    "half": "f16", "float": "f32",
 }  # fmt: skip
 
 

@@ -5,7 +5,8 @@ Needs: roles assigned, loads split. Leaves: channels with as many slots as share
 resident on a multiprocessor. What had to fall is a remark. Raises OutOfResources where even one
 slot each is too much.
 
-    %ca = channel : channel<4> shared f16[128, 64]    ->    %ca = channel : channel<3> shared f16[128, 64]
+    %ca = channel : channel<4> shared f16[128, 64]
+      ->  %ca = channel : channel<3> shared f16[128, 64]
 """
 
 from __future__ import annotations
@@ -188,7 +189,9 @@ def _resident(launch: Launch, target: Target) -> int:
 
 
 def _instruction_registers(launch: Launch) -> int:
-    """Registers at the kernel's entry without which the assembler refuses its widest wgmma (C7602)."""
+    """Registers at the kernel's entry without which the assembler refuses its widest wgmma
+    (C7602).
+    """
     widest = max((gemm_shape(op)[1] for op in walk(launch.body) if isinstance(op, Gemm)), default=0)
     return min(widest, WGMMA_COLUMNS) // 2 + 26
 

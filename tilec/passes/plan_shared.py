@@ -40,7 +40,8 @@ def _launch(launch: Launch, context: PassContext) -> Launch:
     if end > context.target.shared_bytes:
         raise OutOfResources(
             "TLC0510",
-            f"the kernel needs {end} bytes of shared memory, {context.target.name} has {context.target.shared_bytes}",
+            f"the kernel needs {end} bytes of shared memory, "
+            f"{context.target.name} has {context.target.shared_bytes}",
             loc=launch.loc,
             hint="use smaller tiles or fewer stages",
         )

@@ -8,7 +8,8 @@ fragment outside Parallel bodies; a fragment written in a loop or branch is a ca
     for %lo, %hi, 1 (%k) {                  ->       %n = gemm %As, %Bs, %1
       gemm %As, %Bs, %acc                            yield [%n]
     }                                              }
-    copy %acc[0, 0] -> %C[...]                     %3 = cast %2 <dtype = f16> ; store_tile %3, %C[...]
+    copy %acc[0, 0], %C[...]                       %3 = cast %2 <dtype = f16>
+                                                   store_tile %3, %C[...]
 """
 
 from __future__ import annotations

@@ -85,7 +85,9 @@ def _limit(
     readers: dict[Value, Stage],
     leads: dict[int, int],
 ) -> None:
-    """A stage that prepares data cannot lead more than what it reads: then it does not lead at all."""
+    """A stage that prepares data cannot lead more than what it reads: then it does not lead at
+    all.
+    """
     for stage in stages:
         sources = [leads[id(writers[c])] for c in inside if readers[c] is stage]
         if leads[id(stage)] and any(lead < leads[id(stage)] for lead in sources):
@@ -113,7 +115,9 @@ def _channels(stage: Stage, kind: type[Op]) -> list[Value]:
 
 
 def _ordered(pipeline: Pipeline, stages: list[Stage], leads: dict[int, int]) -> Pipeline:
-    """Loads (deposits before fetches, which refill their registers), then the rest by rising lead."""
+    """Loads (deposits before fetches, which refill their registers), then the rest by rising
+    lead.
+    """
 
     def rank(stage: Stage) -> tuple[int, int]:
         lead = leads[id(stage)]

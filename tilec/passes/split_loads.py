@@ -5,10 +5,11 @@ split into "fetch" (global to registers) and "deposit" (registers to shared), jo
 registers, so that the loads are in flight while an iteration is computed. Stages that mix cp.async
 and registers are split apart by copy.
 
-    stage <label = "load"> {                          stage <label = "fetch"> { %t = load_tile %A[...] ; send %ra, %t }
-      %s = put %ca                              ->    stage <label = "deposit"> { %t = receive %ra
-      copy %A[...] -> %s <instruction = "registers">    %s = put %ca ; store_tile %t, %s[0, 0] ; commit %ca }
-      commit %ca }
+    stage <label = "load"> {                 stage <label = "fetch"> {
+      %s = put %ca                             %t = load_tile %A[...] ; send %ra, %t }
+      copy %A[...], %s                 ->    stage <label = "deposit"> {
+          <instruction = "registers">          %t = receive %ra ; %s = put %ca
+      commit %ca }                             store_tile %t, %s[0, 0] ; commit %ca }
 """
 
 from __future__ import annotations

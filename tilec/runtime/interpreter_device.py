@@ -40,7 +40,7 @@ class InterpreterDevice:
             if not isinstance(value, (np.ndarray, np.generic, int, float, bool)):
                 raise ArgumentError(
                     "TLC0806",
-                    f"{name} is a {type(value).__module__} array; the interpreter takes NumPy arrays",
+                    f"{name} is a {type(value).__module__} array; the interpreter takes NumPy's",
                     hint="copy it to the host first",
                 )
         run_program(

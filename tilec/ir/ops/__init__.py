@@ -10,7 +10,8 @@ from . import amd, arith, control, memory, nvidia, pipeline, thread, tile
 def builtin_ops() -> tuple[type[Op], ...]:
     """All op classes of tilec, in the order of the families."""
     return (
-        *arith.OPS, *memory.OPS, *control.OPS, *tile.OPS, *pipeline.OPS, *thread.OPS, *nvidia.OPS, *amd.OPS,
+        *arith.OPS, *memory.OPS, *control.OPS, *tile.OPS, *pipeline.OPS, *thread.OPS,
+        *nvidia.OPS, *amd.OPS,
     )  # fmt: skip
 
 

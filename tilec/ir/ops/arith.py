@@ -127,7 +127,9 @@ def _floor_divide(x: Any, y: Any) -> Any:
 
 
 class FloorDiv(Binary, name="floordiv", pure=True):
-    """Integer x / y rounded towards minus infinity. Division by zero is undefined; here it gives 0."""
+    """Integer x / y rounded towards minus infinity. Division by zero is undefined; here it gives
+    0.
+    """
 
     text, precedence = "floordiv({x}, {y})", CALL
     accepts = ("int", "uint")

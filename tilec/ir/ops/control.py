@@ -180,5 +180,6 @@ class Parallel(Op, name="parallel", level=Level.TILE):
 
 
 OPS: tuple[type[Op], ...] = (
-    Yield, For, While, If, Launch, Role, Symbol, ThreadId, HardwareBlock, WarpUniform, Simt, Parallel,
+    Yield, For, While, If, Launch, Role, Symbol, ThreadId, HardwareBlock, WarpUniform, Simt,
+    Parallel,
 )  # fmt: skip

@@ -16,22 +16,28 @@ from .thread import Statement, check_registers
 
 class CpAsync(Statement, name="cp_async", level=Level.THREAD):
     """`size` bytes (4, 8, 16) from global to shared memory without registers. Where `predicate` is
-    false: zeros.
+    false: zeros. Where `enabled` (at most one bool, only beside a predicate) is false: nothing.
 
     PTX 9.7.9.25.3, cp.async. Lands at the wait for its group.
     """
 
-    text = "cp_async<{size}>({destination}, {destination_indices}, {source}, {source_indices}{, predicate})"
+    text = (
+        "cp_async<{size}>({destination}, {destination_indices}, {source}, {source_indices}"
+        "{, predicate}{, enabled})"
+    )
     destination: Value = operand()
     destination_indices: tuple[Value, ...] = operands()
     source: Value = operand()
     source_indices: tuple[Value, ...] = operands()
     predicate: tuple[Value, ...] = operands()
     size: int = attribute()
+    enabled: tuple[Value, ...] = operands(default=())
 
     def infer(self) -> tuple[Type, ...]:
         check_indices(self.destination, self.destination_indices)
         check_indices(self.source, self.source_indices)
+        if self.enabled and not self.predicate:
+            raise TypeMismatch("TLC0271", "a copy that may be disabled states its predicate too")
         if self.size not in (4, 8, 16):
             raise TypeMismatch("TLC0270", f"cp.async moves 4, 8 or 16 bytes, not {self.size}")
         return ()
@@ -183,7 +189,9 @@ class MbarrierArrive(Statement, name="mbarrier_arrive"):
 
 
 class MbarrierExpect(Statement, name="mbarrier_expect"):
-    """One arrival, and `size` bytes that asynchronous copies must bring before the phase completes."""
+    """One arrival, and `size` bytes that asynchronous copies must bring before the phase
+    completes.
+    """
 
     text = "mbarrier_expect({barriers}, {index}, {size})"
     barriers: Value = operand()
@@ -236,7 +244,10 @@ class TmaLoad(Statement, name="tma_load", level=Level.THREAD):
     innermost first.
     """
 
-    text = "tma_load<{rank}>({destination}, {destination_indices}, {tensor_map}, {barriers}, {index}, {coordinates})"
+    text = (
+        "tma_load<{rank}>({destination}, {destination_indices}, {tensor_map}, {barriers}, {index}, "
+        "{coordinates})"
+    )
     destination: Value = operand()
     destination_indices: tuple[Value, ...] = operands()
     tensor_map: Value = operand()
@@ -390,7 +401,10 @@ class Wgmma(Statement, name="wgmma", level=Level.THREAD):
 class WgmmaRegisters(Statement, name="wgmma_registers", level=Level.THREAD):
     """As `wgmma` with A from registers at `a_offset`."""
 
-    text = "wgmma_rs<{n}, {dtype}, {transpose_b}>({accumulator}, {offset}, {a}, {a_offset}, {b}, {accumulate})"
+    text = (
+        "wgmma_rs<{n}, {dtype}, {transpose_b}>({accumulator}, {offset}, {a}, {a_offset}, {b}, "
+        "{accumulate})"
+    )
     accumulator: Value = operand()
     offset: Value = operand()
     a: Value = operand()
@@ -403,7 +417,9 @@ class WgmmaRegisters(Statement, name="wgmma_registers", level=Level.THREAD):
 
     def effects(self) -> tuple[Effect, ...]:
         return (
-            Effect(Access.WRITE, self.accumulator), Effect(Access.READ, self.a), Effect(Access.READ, None, "async"),
+            Effect(Access.WRITE, self.accumulator),
+            Effect(Access.READ, self.a),
+            Effect(Access.READ, None, "async"),
         )  # fmt: skip
 
 
@@ -423,6 +439,6 @@ class SetRegisters(Statement, name="set_registers"):
 
 OPS: tuple[type[Op], ...] = (
     CpAsync, CpAsyncCommit, CpAsyncWait, LdMatrix, StMatrix, Mma, MbarrierInit, MbarrierInitFence, MbarrierArrive,
-    MbarrierExpect, MbarrierWait, FenceProxyAsync, TensorMap, TmaLoad, TmaStore, BulkCommit, BulkWait, PrefetchTensorMap,
-    MakeDescriptor, AdvanceDescriptor, WgmmaFence, WgmmaCommit, WgmmaWait, Wgmma, WgmmaRegisters, SetRegisters,
+    MbarrierExpect, MbarrierWait, FenceProxyAsync, TensorMap, TmaLoad, TmaStore, BulkCommit, BulkWait,
+    PrefetchTensorMap, MakeDescriptor, AdvanceDescriptor, WgmmaFence, WgmmaCommit, WgmmaWait, Wgmma, WgmmaRegisters, SetRegisters,
 )  # fmt: skip

@@ -1,0 +1,297 @@
+"""The command line, in process: what each command prints, writes and exits with."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tilec.cli import run as command_line
+from tilec.errors import MissingTool
+from tilec.ir.ops import builtin_registry
+from tilec.parser.text import parse_program
+
+ROOT = Path(__file__).resolve().parents[2]
+GEMM = str(ROOT / "examples" / "gemm.py")
+ORIGIN = str(ROOT / "examples" / "dequantize_gemm.py")
+SMALL = ["-D", "block_M=64", "-D", "block_N=64", "-D", "block_K=32", "-D", "threads=128"]
+TARGETS = ("cuda:sm_80", "cuda:sm_90a", "hip:gfx942")
+
+KERNEL = """\
+from __future__ import annotations
+
+import tilec
+import tilec.language as T
+
+
+@tilec.kernel
+def double(A: T.Tensor(("N",), "float32"), B: T.Tensor(("N",), "float32"), step: int = 32):
+    with T.Kernel(T.ceildiv(A.shape[0], step), threads=32) as bx:
+        for i in T.Parallel(step):
+            B[bx * step + i] = A[bx * step + i] * FACTOR
+
+
+def reference(A):
+    return A * 2
+"""
+
+
+@pytest.fixture
+def double(tmp_path: Path) -> Path:
+    path = tmp_path / "double.py"
+    path.write_text(KERNEL.replace("FACTOR", "2"))
+    return path
+
+
+def tilec(capfd: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    """Exit status, standard output and standard error of a command line."""
+    capfd.readouterr()
+    status = command_line([str(a) for a in arguments])
+    out, err = capfd.readouterr()
+    return status, out, err
+
+
+Capture = pytest.CaptureFixture[str]
+
+
+# run
+# -------------------------------------------------------------------------------------------------
+
+
+def test_run_an_example_with_a_main(capfd: Capture) -> None:
+    status, out, err = tilec(capfd, "run", GEMM, "--device", "interpreter")
+    assert status == 0 and "elements checked against 64-bit floats" in out
+    assert re.search(r"main: \d+\.\d\d s", err)
+
+
+def test_run_a_kernel_and_compare_with_its_reference(capfd: Capture, double: Path) -> None:
+    status, out, _ = tilec(capfd, "run", double, "--device", "interpreter", "-D", "N=100")
+    assert status == 0
+    assert "double on interpreter" in out and "because" in out
+    assert "B: 100 elements agree with the file's reference" in out
+
+
+def test_run_without_a_reference_says_what_was_checked(capfd: Capture, tmp_path: Path) -> None:
+    path = tmp_path / "alone.py"
+    path.write_text(KERNEL.replace("FACTOR", "3").split("def reference")[0])
+    status, out, _ = tilec(capfd, "run", path, "--device", "interpreter")
+    assert status == 0 and "no reference to compare with" in out
+    assert "bounds, conflicts and uninitialised memory checked" in out
+
+
+def test_a_wrong_result_is_5(capfd: Capture, double: Path) -> None:
+    double.write_text(KERNEL.replace("FACTOR", "3"))
+    status, _, err = tilec(capfd, "run", double, "--device", "interpreter")
+    assert status == 5 and "TLC0760" in err and "double's B is wrong" in err
+
+
+def test_a_device_that_is_not_here_is_4(capfd: Capture, double: Path) -> None:
+    if _gpu():
+        pytest.fail("this machine has a GPU: the test says nothing here")
+    status, _, err = tilec(capfd, "run", double, "--device", "cuda")
+    assert status == 4 and "TLC" in err
+
+
+def _gpu() -> bool:
+    return Path("/dev/nvidiactl").exists() or Path("/dev/kfd").exists()
+
+
+# check, build
+# -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("example", [GEMM, ORIGIN], ids=["gemm", "origin"])
+def test_check_the_examples_for_every_target(capfd: Capture, example: str) -> None:
+    options = [x for target in TARGETS for x in ("--target", target)]
+    status, out, err = tilec(capfd, "check", example, *options)
+    assert status == 0, err
+    name = "matmul" if example == GEMM else "main"
+    assert out.splitlines() == [f"{name} for {target}: ok" for target in TARGETS]
+    assert "remark [TLC0321]" in err  # what was chosen for sm_90a
+
+
+def test_build_writes_the_same_bytes_twice(capfd: Capture, tmp_path: Path) -> None:
+    first, second = tmp_path / "one", tmp_path / "two"
+    for folder in (first, second):
+        status, out, err = tilec(
+            capfd, "build", GEMM, *SMALL, "--target", "cuda:sm_80", "--target", "hip:gfx942",
+            "-o", folder, "--emit", "source,ir,manifest",
+        )  # fmt: skip
+        assert status == 0, err
+        assert sorted(out.split()) == sorted(str(p) for p in folder.rglob("*") if p.is_file())
+    files = sorted(p.relative_to(first) for p in first.rglob("*") if p.is_file())
+    assert [str(f) for f in files if f.suffix in (".cu", ".hip")] == [
+        "cuda-sm_80/matmul.cu", "cuda-sm_80/matmul_generic.cu",
+        "hip-gfx942/matmul.hip", "hip-gfx942/matmul_generic.hip",
+    ]  # fmt: skip
+    for file in files:
+        assert (first / file).read_bytes() == (second / file).read_bytes(), file
+    manifest = json.loads((first / "cuda-sm_80" / "matmul.json").read_text())
+    assert manifest["target"] == "cuda:sm_80" and len(manifest["variants"]) == 2
+    saved = (first / "cuda-sm_80" / "matmul.cu.tir").read_text()
+    assert parse_program(saved, builtin_registry(), "saved.tir").name == "matmul"
+
+
+def test_build_without_a_compiler(
+    capfd: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The text is the product: it is written, and its check left out; asked-for code is 3."""
+
+    def none_here(*_: object) -> None:
+        raise MissingTool("TLC0700", "no compiler for cuda is here")
+
+    monkeypatch.setattr("tilec.cli.build.pick_compiler", none_here)
+    common = ["build", GEMM, *SMALL, "--target", "cuda:sm_80", "-o", tmp_path / "out"]
+    status, out, err = tilec(capfd, *common)
+    assert status == 0 and "not compiled here (no compiler for cuda is here)" in err
+    assert (tmp_path / "out" / "matmul.cu").exists() and out
+    status, _, err = tilec(capfd, *common, "--emit", "binary")
+    assert status == 3 and "TLC0700" in err
+
+
+# show, opt
+# -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("example", [GEMM, ORIGIN], ids=["gemm", "origin"])
+def test_show_pipelines(capfd: Capture, example: str) -> None:
+    status, out, err = tilec(capfd, "show", "pipeline", example, "--target", "cuda:sm_90a")
+    assert status == 0, err
+    assert "role producer" in out and "role consumer" in out
+    assert "stage load" in out and "stage mma" in out
+    assert re.search(r"channel A_s(hared)?: channel<\d> shared f16", out)
+    assert "because" in out
+
+
+def test_show_source_and_ir(capfd: Capture) -> None:
+    status, source, _ = tilec(capfd, "show", "source", GEMM, *SMALL, "--target", "cuda:sm_80")
+    assert status == 0 and "matmul_kernel" in source and "#include" not in source
+    status, traced, _ = tilec(capfd, "show", "ir", GEMM)
+    assert status == 0 and "fill %acc, 0.0" in traced
+    status, planned, _ = tilec(capfd, "show", "ir", GEMM, "--after", "plan_pipelines")
+    assert status == 0 and 'stage <label = "load">' in planned
+    registry = builtin_registry()
+    for text in (traced, planned):
+        assert parse_program(text, registry, "shown.tir").name == "matmul"
+
+
+def test_opt_runs_passes_over_text(capfd: Capture, tmp_path: Path) -> None:
+    _, traced, _ = tilec(capfd, "show", "ir", GEMM)
+    path = tmp_path / "matmul.tir"
+    path.write_text(traced)
+    status, out, _ = tilec(capfd, "opt", path)
+    assert status == 0 and out == traced
+    passes = "canonicalize,promote_fragments,lift_copies,canonicalize,plan_pipelines"
+    status, out, _ = tilec(capfd, "opt", path, "--passes", passes)
+    assert status == 0 and 'stage <label = "load">' in out
+    status, out, err = tilec(
+        capfd, "opt", path, "--passes", "all", "--target", "cuda:sm_80", "--dump", tmp_path / "d"
+    )
+    assert status == 0, err
+    assert "<level = thread" in out and (tmp_path / "d" / "times.txt").exists()
+
+
+def test_a_reproducer_replays(capfd: Capture, tmp_path: Path) -> None:
+    """`tilec opt` on text that a pass cannot take ends as the pass did: 70, naming it."""
+    _, traced, _ = tilec(capfd, "show", "ir", GEMM)
+    path = tmp_path / "traced.tir"
+    path.write_text(traced)
+    status, _, err = tilec(capfd, "opt", path, "--passes", "lower_tiles")
+    assert status == 70 and "pass lower_tiles failed" in err
+
+
+# Errors
+# -------------------------------------------------------------------------------------------------
+
+
+def test_usage_is_2(capfd: Capture, double: Path, tmp_path: Path) -> None:
+    for arguments in (
+        ["nonsense"], ["run"], ["run", tmp_path / "absent.py"], ["run", double, "-D", "N"],
+        ["build", double, "--emit", "wishes"], ["show", "everything", double],
+    ):  # fmt: skip
+        assert tilec(capfd, *arguments)[0] == 2, arguments
+
+
+def test_a_refusal_is_1_with_its_place(capfd: Capture, double: Path) -> None:
+    text = KERNEL.replace("FACTOR", "2").replace("T.Parallel(step)", "T.Paralel(step)")
+    double.write_text(text)
+    status, out, err = tilec(capfd, "check", double)
+    line = text.splitlines().index("        for i in T.Paralel(step):") + 1
+    assert status == 1 and not out
+    assert f"double.py:{line}" in err and "TLC0101" in err and "T.Parallel" in err
+
+
+@pytest.mark.parametrize("spelled", [["--format", "json"], ["--format=json"]])
+def test_errors_as_json(capfd: Capture, double: Path, spelled: list[str]) -> None:
+    double.write_text(KERNEL.replace("FACTOR", "2").replace("T.Parallel(step)", "T.Paralel(step)"))
+    status, _, err = tilec(capfd, *spelled, "check", double)
+    error = json.loads(err)
+    assert status == 1 and error["code"] == "TLC0101" and error["kind"] == "UnknownName"
+    assert error["locations"][0]["file"] == str(double) and error["locations"][0]["line"] == 10
+
+
+def test_files_of_one_name_are_told_apart(capfd: Capture, tmp_path: Path) -> None:
+    """The second is not taken for the first, nor a file called json.py for Python's."""
+    for folder, factor in (("a", "2"), ("b", "3")):
+        for name in ("double.py", "json.py"):
+            path = tmp_path / folder / name
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(KERNEL.replace("FACTOR", factor))
+            status, _, _ = tilec(capfd, "run", path, "--device", "interpreter")
+            assert status == (0 if factor == "2" else 5), path
+
+
+def test_what_the_users_file_raises_is_the_users(capfd: Capture, tmp_path: Path) -> None:
+    path = tmp_path / "broken.py"
+    path.write_text("x = 1\ny = x / 0\n")
+    status, _, err = tilec(capfd, "check", path)
+    assert status == 1 and "broken.py:2" in err and "ZeroDivisionError" in err
+    path.write_text("x = 1\n")
+    status, _, err = tilec(capfd, "check", path)
+    assert status == 1 and "has no kernel" in err
+
+
+def test_a_pass_that_does_not_exist_is_1(capfd: Capture, tmp_path: Path) -> None:
+    path = tmp_path / "empty.tir"
+    path.write_text("tilec.ir 1\nprogram @empty() <level = tile> {\n}\n")
+    status, _, err = tilec(capfd, "opt", path, "--passes", "wish")
+    assert status == 1 and "TLC0211" in err and "plan_pipelines" in err
+
+
+def test_text_that_is_no_ir_is_1(capfd: Capture, tmp_path: Path) -> None:
+    path = tmp_path / "wrong.tir"
+    path.write_text("tilec.ir 1\nprogram @empty( {\n}\n")
+    status, _, err = tilec(capfd, "opt", path)
+    assert status == 1 and "wrong.tir:2" in err
+
+
+def test_a_bug_is_70_and_keeps_its_cause(
+    capfd: Capture, double: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def bug(*_: object) -> None:
+        raise KeyError("lost")
+
+    monkeypatch.setattr("tilec.cli.check.load_file", bug)
+    status, _, err = tilec(capfd, "check", double)
+    assert status == 70 and "TLC9000" in err and "KeyError" in err and "bug of tilec" in err
+
+
+def test_version_and_help(capfd: Capture) -> None:
+    status, out, _ = tilec(capfd, "--version")
+    assert status == 0 and re.fullmatch(r"tilec \d+\.\d+\.\d+\n", out)
+    status, out, _ = tilec(capfd, "--help")
+    assert status == 0 and all(name in out for name in ("run", "build", "check", "opt", "show"))
+
+
+def test_as_a_module() -> None:
+    """`python -m tilec`: the same, in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tilec", "show", "pipeline", GEMM, "--target", "cuda:sm_80"],
+        capture_output=True, text=True, check=False, cwd=ROOT, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "matmul for cuda:sm_80" in done.stdout
