@@ -22,7 +22,7 @@ _INTERNAL = tuple(
 # Frames that Python makes inside a function; their place counts as the function's.
 _INLINE = frozenset({"<listcomp>", "<dictcomp>", "<setcomp>", "<genexpr>", "<lambda>"})
 _SHOWN = 8  # calls at either end of a long chain
-_cache: dict[tuple[CodeType, int], Loc] = {}
+_cache: dict[tuple[str, CodeType, int], Loc] = {}
 
 
 def is_users(frame: FrameType) -> bool:
@@ -38,7 +38,7 @@ def characters(file: str, line: int, byte: int) -> int:
 
 def _point(code: CodeType, offset: int) -> Loc:
     """The place of one instruction, without its callers."""
-    key = (code, offset)
+    key = (code.co_filename, code, offset)  # equal code of two files is equal to Python
     found = _cache.get(key)
     if found is None:
         line, end_line, start, end = next(
