@@ -264,6 +264,7 @@ class Machine:
 
     def _cp_async(self, op: nvidia.CpAsync, mask: np.ndarray) -> None:
         width = op.size // op.source.type.dtype.bytes  # type: ignore[attr-defined]
+        mask = self.where(op.enabled, mask)
         allowed = self.where(op.predicate, mask)
         zeros = np.zeros((int(mask.sum()), width))
         self._write(op.destination, op.destination_indices, mask, width, zeros)

@@ -26,6 +26,7 @@ from .lift_copies import lift_copies
 from .lower_pipelines import lower_pipelines
 from .lower_tiles import lower_tiles
 from .make_persistent import make_persistent
+from .overlap_fragments import overlap_fragments
 from .place_barriers import place_barriers
 from .plan_pipelines import plan_pipelines
 from .plan_shared import plan_shared
@@ -33,6 +34,7 @@ from .promote_fragments import promote_fragments
 from .schedule_stages import schedule_stages
 from .simplify_indices import simplify_indices
 from .split_loads import split_loads
+from .spread_copies import spread_copies
 from .stage_stores import stage_stores
 from .vectorize import vectorize
 
@@ -56,6 +58,8 @@ PIPELINE: tuple[Pass, ...] = (
     place_barriers,  # at tile level, where effects are whole statements
     canonicalize,
     lower_tiles,  # the only crossing from tile to thread level
+    spread_copies,  # before anything is simplified: loops of copies and of fragments are whole
+    overlap_fragments,  # after it, so that copies stand between the loads and what they feed
     simplify_indices,  # before vectorising: widths are proved on simplified indices
     vectorize,
     flatten_memory,

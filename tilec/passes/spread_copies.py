@@ -1,0 +1,240 @@
+"""Asynchronous copies for later steps are spread over the matrix loop that they stand before, so
+that their addresses are worked out while the matrix units are busy.
+
+Needs: thread level, before memory is flattened. Leaves: each trip of the matrix loop with its share
+of the copies between its fragment loads and its matrix instructions, the group's end behind it.
+
+    if %more {                                   for 0, 4, 1 <unroll = 0> (%kk) {
+      for 0, 8, 1 <unroll = 0> (%i) {              ldmatrix ...
+        cp_async %next[...], %B[...], [%p] } }     for 0, 2, 1 <unroll = 0> (%c) {
+    cp_async_commit                        ->        %i = %kk * 2 + %c
+    for 0, 4, 1 <unroll = 0> (%kk) {                 cp_async %next[...], %B[...], [%p], [%more] }
+      ldmatrix ... ; mma ... }                     mma ... }
+                                                 cp_async_commit
+
+Why this is the same program: what a copy writes may not be read before a wait for its group, and no
+wait stands between the copies and the end of the loop, so the loop reads nothing of it; the loop
+writes registers alone, so it does not change what the copies read; and without a barrier in between
+no other thread can tell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..ir.build import Builder
+from ..ir.clone import clone_op
+from ..ir.core import Access, Block, Level, Op, Program, Value, at, constant_of, walk
+from ..ir.ops import arith
+from ..ir.ops.control import For, If, Yield
+from ..ir.ops.memory import Alloc, memory_type
+from ..ir.ops.nvidia import CpAsync, CpAsyncCommit, CpAsyncWait, LdMatrix, Mma
+from ..ir.types import Space
+from .context import PassContext
+
+DIVISIONS = (arith.FloorDiv, arith.FloorMod, arith.TruncDiv, arith.TruncMod)
+
+
+def spread_copies(program: Program, context: PassContext) -> Program:
+    """Spreads copies in every block of every launch."""
+    assert program.level is Level.THREAD, "spread_copies works on threads' programs"
+    return program.with_body(_block(program.body))
+
+
+def unrolled_trips(op: Op) -> int:
+    """The trips of a loop that is unrolled in full, counts from 0 by 1 and carries nothing; 0 for
+    any other op.
+    """
+    if not isinstance(op, For) or op.unroll != 0 or op.inits:
+        return 0
+    start, stop, step = (constant_of(v) for v in (op.start, op.stop, op.step))
+    return int(stop) if start == 0 and step == 1 and stop is not None else 0
+
+
+def holds(op: Op, kind: type[Op]) -> bool:
+    """Whether an op of `kind` stands in `op`, or is it."""
+    return any(isinstance(inner, kind) for inner in op.walk())
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """`trips` runs of `ops`, the number of the run in `index` (None: one run)."""
+
+    ops: tuple[Op, ...]
+    trips: int = 1
+    index: Value | None = None
+    condition: Value | None = None
+
+
+def _block(block: Block) -> Block:
+    ops = [op.map(lambda v: v, _block) for op in block.ops]
+    for position, op in enumerate(ops):
+        if isinstance(op, CpAsyncCommit):
+            spread = _spread(ops, position)
+            if spread is not None:
+                return _block(block.with_ops(spread))
+    same = all(a is b for a, b in zip(ops, block.ops, strict=True))
+    return block if same else block.with_ops(ops)
+
+
+def _spread(ops: Sequence[Op], commit: int) -> list[Op] | None:
+    """The block with the copies of one group in the matrix loop behind them; None where that cannot
+    be.
+    """
+    loop_at = next((i for i in range(commit + 1, len(ops)) if not _passes(ops[i])), len(ops))
+    loop = ops[loop_at] if loop_at < len(ops) else None
+    if loop is None or not _is_matrix_loop(loop):
+        return None
+    first = commit
+    while first > 0 and (_passes(ops[first - 1]) or holds(ops[first - 1], CpAsync)):
+        first -= 1
+    before: list[Op] = []
+    pieces: list[_Piece] = []
+    for op in ops[first:commit]:
+        taken = _taken_apart(op)
+        if taken is None:
+            return None
+        before.extend(taken[0])
+        pieces.extend(taken[1])
+    if not pieces:
+        return None
+    assert isinstance(loop, For)
+    return [
+        *ops[:first],
+        *before,
+        *ops[commit + 1 : loop_at],
+        _with_pieces(loop, pieces, _is_urgent(ops)),
+        ops[commit],
+        *ops[loop_at + 1 :],
+    ]
+
+
+def _is_urgent(ops: Sequence[Op]) -> bool:
+    """Whether the block's own wait, at the latest in the next step, is for a group of this step."""
+    pending = [op.pending for op in ops if isinstance(op, CpAsyncWait)]
+    return not pending or min(pending) < sum(isinstance(op, CpAsyncCommit) for op in ops)
+
+
+def _passes(op: Op) -> bool:
+    """Whether copies may go past an op: it does nothing to memory that is there."""
+    return (op.pure and not op.regions) or isinstance(op, Alloc)
+
+
+def _is_matrix_loop(op: Op) -> bool:
+    """An unrolled loop of fragment loads and matrix instructions that writes nothing but
+    registers.
+    """
+    if not unrolled_trips(op) or not (holds(op, LdMatrix) and holds(op, Mma)):
+        return False
+    assert isinstance(op, For)
+    return all(
+        effect.access is Access.READ
+        or (
+            effect.access is Access.WRITE
+            and effect.memory is not None
+            and memory_type(effect.memory).space is Space.LOCAL
+        )
+        for inner in walk(op.body)
+        for effect in inner.effects()
+    )
+
+
+# Taking the copies out ----------------------------------------------------------------------------
+
+
+def _taken_apart(op: Op) -> tuple[list[Op], list[_Piece]] | None:
+    """An op as what stays where it is and the copies that move; None where it holds anything else.
+
+    What stays is run without the condition that the copies were under, so it must not be able to
+    fail.
+    """
+    if not holds(op, CpAsync):
+        return [op], []
+    if not isinstance(op, If):
+        piece = _piece(op, None)
+        return None if piece is None else ([], [piece])
+    if op.results or any(not isinstance(inner, Yield) for inner in op.orelse.ops):
+        return None
+    stays: list[Op] = []
+    pieces: list[_Piece] = []
+    for inner in op.then.ops:
+        if isinstance(inner, Yield):
+            continue
+        if _is_safe(inner):
+            stays.append(inner)
+            continue
+        piece = _piece(inner, op.condition)
+        if piece is None:
+            return None
+        pieces.append(piece)
+    return stays, pieces
+
+
+def _is_safe(op: Op) -> bool:
+    """Pure, and no division by a number that may be zero."""
+    if not op.pure or op.regions:
+        return False
+    return not isinstance(op, DIVISIONS) or bool(constant_of(op.y))
+
+
+def _piece(op: Op, condition: Value | None) -> _Piece | None:
+    if isinstance(op, CpAsync):
+        return _Piece((op,), condition=condition)
+    trips = unrolled_trips(op)
+    if not trips:
+        return None
+    assert isinstance(op, For)
+    body = op.body.ops[:-1]
+    if not all(_is_safe(inner) or isinstance(inner, CpAsync) for inner in body):
+        return None
+    return _Piece(body, trips, op.body.params[0], condition)
+
+
+# Putting them in ----------------------------------------------------------------------------------
+
+
+def _with_pieces(loop: For, pieces: Sequence[_Piece], urgent: bool) -> For:
+    """The matrix loop with a share of every piece in each trip; an `urgent` group, which the next
+    step waits for, in the first half of them.
+    """
+    trips = unrolled_trips(loop)
+    shares = max(1, trips // 2) if urgent else trips
+    step = loop.body.params[0]
+    b = Builder()
+    for op in loop.body.ops:
+        if pieces and holds(op, Mma):
+            for piece in pieces:
+                with at(piece.ops[-1].loc):
+                    _share(b, piece, step, trips, -(-piece.trips // shares))
+            pieces = ()
+        b.emit(op)
+    return loop.replace(body=loop.body.with_ops(b.ops))  # type: ignore[return-value]
+
+
+def _share(b: Builder, piece: _Piece, step: Value, trips: int, count: int) -> None:
+    """`count` runs of a piece, those of trip `step`; less where there are no more."""
+    if count == 1:
+        _guarded(b, piece, step, trips)
+        return
+    with b.loop(0, count, hint="c", unroll=0) as c:
+        _guarded(b, piece, b.add(b.mul(step, count), c), trips * count)
+
+
+def _guarded(b: Builder, piece: _Piece, index: Value, runs: int) -> None:
+    if runs == piece.trips:
+        _run(b, piece, index)
+        return
+    with b.when(b.compare("lt", index, piece.trips)):  # decided when the loops are unrolled
+        _run(b, piece, index)
+
+
+def _run(b: Builder, piece: _Piece, index: Value) -> None:
+    names = {} if piece.index is None else {piece.index: index}
+    for op in piece.ops:
+        new = clone_op(op, names)
+        if isinstance(new, CpAsync) and piece.condition is not None:
+            assert not new.enabled, "copies are enabled by one condition"
+            predicate = new.predicate or (b.compare("eq", 0, 0),)
+            new = new.replace(predicate=predicate, enabled=(piece.condition,))
+        b.emit(new)
