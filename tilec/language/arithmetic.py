@@ -7,7 +7,7 @@ from typing import Any
 from ..errors import LanguageError
 from ..ir.core import Value
 from ..ir.dtypes import bool_, f32
-from ..ir.ops import arith
+from ..ir.ops import arith, functions
 from .dtypes import element_type
 from .operand import Operand, binary, common, is_number, plain, shift, unary, value_of, wrap
 from .trace import current, refuse
@@ -92,14 +92,58 @@ def abs(x: Any) -> Any:  # the name that users know
     return unary(arith.Abs, x)
 
 
-def exp2(x: Any) -> Any:
-    """2 to the x, of a float; integers are converted to float32."""
-    trace = current("T.exp2")
+def _of_float(name: str, op: type[arith.Unary], x: Any) -> Any:
+    trace = current(f"T.{name}")
     with trace.here():
         value = value_of(x)
         if not arith.element_dtype(value).is_float:
             value = value_of(x, f32)
-        return wrap(trace, trace.pure(arith.Exp2(value)))
+        return wrap(trace, trace.pure(op(value)))
+
+
+def exp2(x: Any) -> Any:
+    """2 to the x, of a float; integers are converted to float32."""
+    return _of_float("exp2", arith.Exp2, x)
+
+
+def exp(x: Any) -> Any:
+    """e to the x, of a float; integers are converted to float32."""
+    return _of_float("exp", functions.Exp, x)
+
+
+def log(x: Any) -> Any:
+    """The natural logarithm, of a float; integers are converted to float32."""
+    return _of_float("log", functions.Log, x)
+
+
+def log2(x: Any) -> Any:
+    """The logarithm to base 2, of a float; integers are converted to float32."""
+    return _of_float("log2", functions.Log2, x)
+
+
+def sqrt(x: Any) -> Any:
+    """The square root, of a float; integers are converted to float32."""
+    return _of_float("sqrt", functions.Sqrt, x)
+
+
+def rsqrt(x: Any) -> Any:
+    """1 / sqrt(x), of a float; integers are converted to float32."""
+    return _of_float("rsqrt", functions.Rsqrt, x)
+
+
+def tanh(x: Any) -> Any:
+    """The hyperbolic tangent, of a float; integers are converted to float32."""
+    return _of_float("tanh", functions.Tanh, x)
+
+
+def sin(x: Any) -> Any:
+    """The sine, x in radians, of a float; integers are converted to float32."""
+    return _of_float("sin", functions.Sin, x)
+
+
+def cos(x: Any) -> Any:
+    """The cosine, x in radians, of a float; integers are converted to float32."""
+    return _of_float("cos", functions.Cos, x)
 
 
 def ceildiv(x: Any, y: Any) -> Any:
@@ -159,5 +203,3 @@ def bitwise_xor(x: Any, y: Any) -> Any:
 def likely(condition: Any) -> Any:
     """The condition itself: a hint to compilers that tilec has no use for."""
     return condition
-
-
