@@ -65,7 +65,7 @@ class Case:
 
 @cache
 def interpret(tile: Tile, dtype: str, transpose_b: bool, stages: int, size: Size) -> Any:
-    """The product of the same operands as the meaning of the program has it; one for all targets."""
+    """The product of the same operands as the program means it; one for all targets."""
     case = Case(TARGETS[0], tile, dtype, transpose_b, stages)
     a, b, c = case.operands(size)
     InterpreterDevice("", "a test").run(case.lower(), (a, b, c))

@@ -9,7 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tilec.backends.manifest import Fact, Manifest, Param, ScalarParam, TensorParam, Variant
+from tilec.backends.manifest import (
+    Fact,
+    LaunchSpec,
+    Manifest,
+    Param,
+    ScalarParam,
+    TensorParam,
+    Variant,
+)
 from tilec.errors import ArgumentError
 from tilec.runtime.arrays import ArrayDevice
 from tilec.runtime.check_args import bind_arguments, fact_holds, is_contiguous, pick_variant
@@ -222,6 +230,18 @@ def test_a_single_row_counts_as_the_program_addresses_it() -> None:
     manifest = program(stated, symbols=("M", "K", "lda"), variants=(fast, slow))
     assert pick_variant(manifest, {"A": device_array((1, 7), strides=(16, 2))}) is fast
     assert pick_variant(manifest, {"A": device_array((1, 8), strides=(2, 2))}) is slow
+
+
+def test_an_empty_array_is_not_aligned_but_an_empty_grid_takes_any() -> None:
+    launch = LaunchSpec("fast", (), ("M", 1, 1), 32, 0)
+    fast = Variant((Fact("aligned", "A", 16),), "fast.cu", (launch,))
+    slow = Variant((), "slow.cu", (launch,))
+    manifest = program(A, symbols=("M", "K"), variants=(fast, slow))
+    for shape, source in (((1, 0), "slow.cu"), ((4, 0), "slow.cu"), ((0, 8), "fast.cu")):
+        env = {"M": shape[0], "K": shape[1]}
+        assert pick_variant(manifest, {"A": device_array(shape)}, env).source == source
+    with pytest.raises(ArgumentError, match="A has no elements"):
+        pick_variant(program(A, symbols=("M", "K"), variants=(fast,)), {"A": device_array((1, 0))})
 
 
 def test_which_scalars_decide_the_plan() -> None:

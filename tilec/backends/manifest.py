@@ -131,8 +131,9 @@ class Fact:
     """Something that a variant takes for granted about its arguments.
 
     `aligned`: the base address and every stride but the last, in bytes, are multiples of `bytes`,
-    those of single rows included: vectors read past the end of a row of an odd length. `below`: the
-    bytes from the first element to past the last are fewer than `bytes`."""
+    those of single rows included (vectors read past the end of a row of an odd length), and there
+    are elements. `below`: the bytes from the first element to past the last are fewer than `bytes`.
+    """
 
     kind: Literal["aligned", "below"]
     tensor: str

@@ -135,23 +135,27 @@ def fact_holds(fact: Fact, view: ArrayView) -> bool:
     """Whether `view` is as `fact` says."""
     if fact.kind == "below":
         return view.extent_bytes < fact.bytes
-    if view.pointer % fact.bytes:
+    # Nothing can be said of an array of no elements: it has no address, and TMA no map of it.
+    if view.empty or view.pointer % fact.bytes:
         return False
-    outer = zip(view.shape[:-1], view.strides[:-1], strict=True)
-    return all(stride % fact.bytes == 0 for n, stride in outer if n > 1 or not view.empty)
+    return all(stride % fact.bytes == 0 for stride in view.strides[:-1])
 
 
 class NoVariant(ArgumentError):
     """The arguments are right, but no variant that was compiled takes them."""
 
 
-def pick_variant(manifest: Manifest, views: Mapping[str, ArrayView]) -> Variant:
-    """The first variant whose facts all hold. Raises NoVariant with the facts that do not."""
+def pick_variant(
+    manifest: Manifest, views: Mapping[str, ArrayView], env: Mapping[str, int] | None = None
+) -> Variant:
+    """The first variant whose facts all hold, or whose grids are empty where names mean `env`.
+    Raises NoVariant with the facts that do not hold.
+    """
     failures: list[str] = []
     seen = _as_addressed(manifest, views)
     for variant in manifest.variants:
         failed = [fact for fact in variant.requires if not fact_holds(fact, seen[fact.tensor])]
-        if not failed:
+        if not failed or env is not None and _launches_nothing(variant, env):
             return variant
         failures += [describe_fact(fact, seen[fact.tensor]) for fact in failed]
     error = _refuse(
@@ -162,6 +166,10 @@ def pick_variant(manifest: Manifest, views: Mapping[str, ArrayView]) -> Variant:
     raise NoVariant(error.code, error.message, hint=error.hint)
 
 
+def _launches_nothing(variant: Variant, env: Mapping[str, int]) -> bool:
+    return all(min(evaluate(n, env) for n in launch.grid) <= 0 for launch in variant.launches)
+
+
 def _as_addressed(manifest: Manifest, views: Mapping[str, ArrayView]) -> dict[str, ArrayView]:
     """`views` with the strides by which a program addresses them: where it states none, those of
     row-major order, whatever an array says of its dimensions of one element.
@@ -169,7 +177,7 @@ def _as_addressed(manifest: Manifest, views: Mapping[str, ArrayView]) -> dict[st
     seen = dict(views)
     for tensor in (*manifest.tensors, *manifest.workspaces):
         view = seen.get(tensor.name)
-        if view is not None and not view.empty and tensor.strides is None:
+        if view is not None and tensor.strides is None:
             strides = contiguous_strides(view.shape, view.itemsize)
             seen[tensor.name] = replace(view, strides=strides)
     return seen
@@ -177,6 +185,8 @@ def _as_addressed(manifest: Manifest, views: Mapping[str, ArrayView]) -> dict[st
 
 def describe_fact(fact: Fact, view: ArrayView) -> str:
     """Why `view` is not as `fact` says, in words."""
+    if view.empty:
+        return f"{fact.tensor} has no elements"
     if fact.kind == "below":
         return f"{fact.tensor} spans {view.extent_bytes} bytes, expected fewer than {fact.bytes}"
     if view.pointer % fact.bytes:

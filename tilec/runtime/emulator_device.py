@@ -13,6 +13,8 @@ from .arrays import is_array
 from .check_args import bind_arguments, pick_variant
 from .devices import DEFAULT_TARGET, register_device, stated_target
 
+MULTIPROCESSORS = 4  # of the emulated machine: few, so that persistent blocks take several tiles
+
 
 class EmulatorDevice:
     """Emulates a target. `mode` and `order` are those of emulator.run."""
@@ -41,7 +43,7 @@ class EmulatorDevice:
         """Emulates every launch of the variant that the arguments pick, in place on NumPy arrays."""
         manifest = compiled.manifest
         bound = bind_arguments(manifest, arrays)
-        variant = pick_variant(manifest, bound.views)
+        variant = pick_variant(manifest, bound.views, bound.environment(MULTIPROCESSORS))
         lowered = next(v for v in compiled.variants if v.file_name == variant.source)
         library = emulator.build(lowered.emulated_text)
         values: dict[str, Any] = {**bound.symbols}
@@ -50,7 +52,15 @@ class EmulatorDevice:
                 raise ArgumentError("TLC0806", f"{param.name} is not an array")
             values[param.name] = value
         for launch in variant.launches:
-            emulator.run(library, launch, values, self.mode, self.order, self.seed)
+            emulator.run(
+                library,
+                launch,
+                values,
+                self.mode,
+                self.order,
+                self.seed,
+                multiprocessors=MULTIPROCESSORS,
+            )
         return None
 
 

@@ -86,7 +86,7 @@ def variant_of(manifest: Manifest, driver: GpuDriver, arguments: Sequence[object
     bound = bind_arguments(manifest, arguments)
     index = bound.device.index if bound.device else 0
     env = bound.environment(driver.multiprocessors(index))
-    return pick_variant(manifest, _with_made(manifest, bound, env))
+    return pick_variant(manifest, _with_made(manifest, bound, env), env)
 
 
 def make_plan(
@@ -107,7 +107,7 @@ def make_plan(
         )
     env = bound.environment(driver.multiprocessors(device.index))
     views = _with_made(manifest, bound, env)
-    variant = pick_variant(manifest, views)
+    variant = pick_variant(manifest, views, env)
     current = current_stream_of(bound.library, device.index)
     calls: list[KernelCall] = []
     for spec in variant.launches:
