@@ -56,6 +56,11 @@ def from_environment() -> Config:
     return replace(Config(), **values)  # type: ignore[arg-type]
 
 
+def device_variables() -> tuple[str | None, str | None]:
+    """TILEC_DEVICE and TILEC_TARGET as they stand: all that the path of every call asks for."""
+    return os.environ.get("TILEC_DEVICE"), os.environ.get("TILEC_TARGET")
+
+
 @contextmanager
 def scope(**changes: object) -> Iterator[Config]:
     """Settings changed within a `with` block, e.g. `scope(dump="out")`."""

@@ -24,10 +24,15 @@ from tilec.runtime.nvrtc import find_nvrtc
 from tilec.target import find_target
 
 TEXT = """tilec.ir 1
-program @clipped(%A: global f16[M, K], %B: global f16[N, K], %C: global f16[M, N]) <level = tile,
-symbols = [M, N, K]> { %M = symbol <label = "M"> : i32 %N = symbol <label = "N"> : i32 %K = symbol
-<label = "K"> : i32 %0 = add %N, 63 : i32 %1 = floordiv %0, 64 : i32 %2 = add %M, 63 : i32 %3 =
-floordiv %2, 64 : i32 launch %1, %3, 1 <threads = 128> (%bx: i32, %by: i32, %bz: i32) {
+program @clipped(%A: global f16[M, K], %B: global f16[N, K], %C: global f16[M, N]) <level = tile, symbols = [M, N, K]> {
+  %M = symbol <label = "M"> : i32
+  %N = symbol <label = "N"> : i32
+  %K = symbol <label = "K"> : i32
+  %0 = add %N, 63 : i32
+  %1 = floordiv %0, 64 : i32
+  %2 = add %M, 63 : i32
+  %3 = floordiv %2, 64 : i32
+  launch %1, %3, 1 <threads = 128> (%bx: i32, %by: i32, %bz: i32) {
     %A_s = alloc <type = shared f16[64, 32]> : shared f16[64, 32]
     %B_s = alloc <type = shared f16[64, 32]> : shared f16[64, 32]
     %acc = alloc <type = fragment f32[64, 64]> : fragment f32[64, 64]

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from os import environ
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -78,7 +77,7 @@ class _Memory:
             return None
         shapes = tuple(getattr(a, "shape", None) for a in args) if self.by_shape else None
         place = view_array(args[0]).device
-        return (override(), environ.get("TILEC_DEVICE"), environ.get("TILEC_TARGET"), place, shapes)
+        return (override(), *config.device_variables(), place, shapes)
 
 
 def _memory(kernel: Kernel) -> _Memory:
