@@ -294,6 +294,25 @@ class Machine:
             data.swapaxes(-1, -2) if op.transposed else data
         )
 
+    def _mma(self, op: nvidia.Mma, mask: np.ndarray) -> None:
+        """mma.m16n8k16 of 16-bit operands: the fragments of PTX ISA, "Matrix fragments"."""
+        assert mask.all() and (op.m, op.n, op.k) == (16, 8, 16)
+        warp, lane, e = np.indices((mask.size // 32, 32, 8))
+        a, b, c = np.zeros((len(warp), 16, 16)), np.zeros((len(warp), 8, 16)), slice(0, 4)
+        row, column = lane // 4 + e // 2 % 2 * 8, lane % 4 * 2 + e % 2 + e // 4 * 8
+        at = [
+            self._registers(memory, offset, mask, count)
+            for memory, offset, count in (
+                (op.a, op.a_offset, 8), (op.b, op.b_offset, 4),
+                (op.accumulator, op.accumulator_offset, 4),
+            )
+        ]  # fmt: skip
+        a[warp, row, column] = self.memory[op.a][at[0]].reshape(warp.shape)
+        other = (warp[..., c], lane[..., c] // 4, (lane % 4 * 2 + e % 2 + e // 2 * 8)[..., c])
+        b[other] = self.memory[op.b][at[1]].reshape(warp[..., c].shape)
+        product = np.einsum("wmk,wnk->wmn", a, b)[warp[..., c], row[..., c], column[..., c]]
+        self.memory[op.accumulator][at[2]] += product.reshape(at[2][0].shape[0], 4)
+
     def _stmatrix(self, op: nvidia.StMatrix, mask: np.ndarray) -> None:
         self.memory[op.memory][self._rows(op, mask)] = self.memory[op.registers][
             self._lanes(op, mask)

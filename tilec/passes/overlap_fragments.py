@@ -51,7 +51,8 @@ def overlap_fragments(program: Program, context: PassContext) -> Program:
         else op
         for op in program.body.ops
     ]
-    return program.with_body(program.body.with_ops(ops))
+    same = all(x is y for x, y in zip(ops, program.body.ops, strict=True))
+    return program if same else program.with_body(program.body.with_ops(ops))
 
 
 def _register_limit(launch: Launch, context: PassContext) -> int:

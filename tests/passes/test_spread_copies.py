@@ -1,0 +1,92 @@
+"""spread_copies: each trip of a matrix loop gets its share, and nothing moves that must not."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.passes.matrix_steps import Steps, run, steps_loop, unrolled
+from tilec.ir.core import Program, walk
+from tilec.ir.ops.nvidia import CpAsync
+from tilec.passes.overlap_fragments import overlap_fragments
+from tilec.passes.spread_copies import spread_copies
+
+
+def order(program: Program) -> list[str]:
+    """One step, a letter an instruction: Copy, Load fragment, Multiply, commit (;), wait, barrier."""
+    letters = {
+        "cp_async": "C", "ldmatrix": "L", "mma": "M", "cp_async_commit": ";", "cp_async_wait": "w",
+        "barrier": "b",
+    }  # fmt: skip
+    ops = unrolled(steps_loop(program).body)
+    return "".join(letters.get(op.name, "") for op, _ in ops).replace("M", "M ").split()
+
+
+def test_every_trip_gets_its_share() -> None:
+    steps = Steps(pending=1)
+    assert order(steps.program())[0] == "wbCCCCCC;LLM"
+    after = run(spread_copies, steps.program())
+    # 4 copies of A and 2 of B over 4 trips: B's are in the first two
+    assert order(after) == ["wbLLCCM", "LLCCM", "LLCM", "LLCM", ";"]
+    steps.check(after)
+
+
+@pytest.mark.parametrize(
+    ("steps", "expected"),
+    [
+        (Steps(padding=1, pending=1), ["wbLLCCCM", "LLCCCM", "LLCM", "LLM", ";"]),
+        (Steps(padding=5, pending=1), ["wbLLCCCCM", "LLCCCCM", "LLCCCM", "LLM", ";"]),
+        (Steps(trips=3, pending=1), ["wbLLCCM", "LLCCM", "LLCM", ";"]),
+        (Steps(trips=2, pending=1), ["wbLLCCM", "LLCM", ";"]),
+        # the wait at the top of the next step is for these copies: the first half of the trips
+        (Steps(), ["wbLLCCCM", "LLCCCM", "LLM", "LLM", ";"]),
+        (Steps(trips=2), ["wbLLCCCM", "LLM", ";"]),
+    ],
+)
+def test_shares_that_are_not_even(steps: Steps, expected: list[str]) -> None:
+    program = steps.program()
+    copies = steps.copies + steps.copies_of_b
+    after = run(spread_copies, program)
+    assert "".join(expected).count("C") == copies
+    assert order(after) == expected
+    steps.check(program)
+    steps.check(after)
+    steps.check(run(overlap_fragments, after))
+
+
+def test_copies_keep_their_condition() -> None:
+    program = run(spread_copies, Steps(pending=1).program())
+    (more,) = (op.result for op in steps_loop(program).body.ops if op.name == "compare")
+    copies = [op for op in walk(steps_loop(program).body) if isinstance(op, CpAsync)]
+    assert [op.enabled for op in copies] == [(more,), (more,)]
+    assert all(len(op.predicate) == 1 for op in copies)
+
+
+def test_copies_without_a_condition() -> None:
+    text = {"if %more {": "", "        yield\n      } {\n        yield\n      }\n": ""}
+    program = run(spread_copies, Steps(pending=1).program(text))
+    assert order(program) == ["wbLLCCM", "LLCCM", "LLCM", "LLCM", ";"]
+    copies = [op for op in walk(steps_loop(program).body) if isinstance(op, CpAsync)]
+    assert [op.enabled for op in copies] == [(), ()]
+
+
+COMMIT = "      cp_async_commit\n      %full"
+STAYING = {
+    "a wait": {COMMIT: COMMIT.replace("%full", "cp_async_wait <pending = 1>\n      %full")},
+    "a barrier": {COMMIT: COMMIT.replace("%full", "barrier\n      %full")},
+    "a store of the loop": {
+        "        mma": "        vector_store %A_s[%f1], %a_frag, 0, [] <count = 8>\n        mma"
+    },
+    "a store beside the copies": {
+        "        %from_a": "        vector_store %A_s[%start], %acc16, 0, [] <count = 8>\n        %from_a",
+        "    fill_registers": "    %acc16 = alloc <type = local f16[8]> : local f16[8]\n    fill_registers",
+    },
+    "a division that may fail": {"floormod %next, 2": "floormod %next, %k"},
+    "a loop that is not unrolled": {"<unroll = 0> (%kk: i32)": "<unroll = 4> (%kk: i32)"},
+    "copies in a rolled loop": {"<unroll = 0> (%i: i32)": "<unroll = 4> (%i: i32)"},
+}
+
+
+@pytest.mark.parametrize("change", STAYING.values(), ids=STAYING.keys())
+def test_what_must_stay_stays(change: dict[str, str]) -> None:
+    program = Steps(pending=1).program(change)
+    assert run(spread_copies, program).body is program.body
