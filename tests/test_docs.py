@@ -79,6 +79,22 @@ def test_the_readme_shows_the_example_that_is_run() -> None:
     assert tokens(kernel) == tokens(example[start : start + example[start:].index("\n\n\n")])
 
 
+def test_diffs_in_the_documents_are_lines_of_the_tree() -> None:
+    """Every added line of a diff stands in the file that the diff names."""
+    found = 0
+    for doc in sorted((ROOT / "docs").glob("*.md")):
+        for block in re.findall(r"```diff\n(.*?)```", doc.read_text(encoding="utf-8"), re.DOTALL):
+            lines: set[str] = set()
+            for line in block.splitlines():
+                if line.startswith("+++ b/"):
+                    path = ROOT / line.removeprefix("+++ b/")
+                    lines = {x.strip() for x in path.read_text(encoding="utf-8").splitlines()}
+                else:
+                    assert line[1:].strip() in lines, f"{doc.name}: {path.name} has no {line!r}"
+                    found += 1
+    assert found > 20
+
+
 def tokens(source: str) -> list[str]:
     """The source but for line breaks, spacing and trailing commas: the README sets it tighter."""
     return re.findall(r"\w+|[^\w\s]", re.sub(r",\s*\)", ")", source))
