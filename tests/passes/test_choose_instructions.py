@@ -81,9 +81,9 @@ def varied(A: T.Tensor(("M", "K"), "float16"), B: T.Tensor(("N", "K"), "float16"
     ("changes", "reason", "where"),
     [
         ({"threads": 96}, "96 threads are not whole warpgroups", "T.Kernel"),
-        ({"bm": 32}, "a tile of 32 x 64 cannot be split over 1 warpgroups", "# GEMM"),
+        ({"bm": 32}, "wgmma cannot split 32 x 64 x 32 over 1 warpgroups", "# GEMM"),
         ({"bm": 64, "bn": 512, "bk": 16}, "needs 256 accumulators a thread", "# GEMM"),
-        ({"bk": 8}, "K of 8 is not a multiple of 16", "# GEMM"),
+        ({"bk": 8}, "wgmma cannot split 64 x 64 x 8 over 1 warpgroups", "# GEMM"),
         ({"bm": 512, "threads": 512}, "a region of A has more than 256 rows", "# COPY"),
         ({"safe": 1.0}, "A has a safe value other than 0", "# COPY"),
     ],
