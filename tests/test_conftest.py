@@ -42,9 +42,7 @@ def test_update_writes_what_is_then_compared(project: pytest.Pytester) -> None:
     result.stdout.fnmatch_lines(["*-three", "*+two"])
 
 
-def test_update_is_refused_in_ci(
-    project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_update_is_refused_in_ci(project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CI", "true")
     project.makepyfile(test_it=ONE_GOLDEN)
     result = project.runpytest_subprocess("--update-golden")

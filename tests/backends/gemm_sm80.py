@@ -1,7 +1,5 @@
 """A hand-written sm_80 GEMM body in the prelude's language: cp.async, 3 stages, ldmatrix, mma."""
 
-
-
 from __future__ import annotations
 
 from tilec.backends.prelude import FrameParameter, KernelFrame, Need

@@ -1,7 +1,5 @@
 """Probes of cp.async, ldmatrix, stmatrix and mma."""
 
-
-
 from __future__ import annotations
 
 from tests.backends.emulation import Probe, Probes, needs_of

@@ -45,8 +45,7 @@ def command(what: str, file: Path, target: str, after: str, defines: tuple[str, 
 
 
 def draw_pipelines(program: Program, target: Target) -> Iterator[str]:
-    """Roles, stages with leads, channels with slots and protocols' ends, and why each was chosen.
-    """
+    """Roles, stages with leads, channels with slots and protocols' ends, and why each was chosen."""
     remarks: list[Remark] = []
     context = PassContext(target, standard_registry(), Facts(), remarks.append)
     planned = run_pipeline(program, context, after="schedule_stages")

@@ -249,8 +249,7 @@ class Op:
     def map(
         self, value: Callable[[Value], Value], block: Callable[[Block], Block] | None = None
     ) -> Op:
-        """The same op with every operand passed through `value` and every region through `block`.
-        """
+        """The same op with every operand passed through `value` and every region through `block`."""
         changes: dict[str, Any] = {}
         for name, kind in self.fields:
             old = getattr(self, name)

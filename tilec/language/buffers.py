@@ -265,5 +265,3 @@ def _check_constant(buffer: Buffer, dimension: int, index: int) -> None:
         raise LanguageError(
             "TLC0116", f"index {dimension} of {buffer.label} is {index}, its extent is {extent}"
         )
-
-

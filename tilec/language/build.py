@@ -150,11 +150,7 @@ def _body(trace: Trace) -> list[Op]:
     return kept[::-1]
 
 
-def probe_dims(
-    kernel: Kernel, head: Staged, constants: Mapping[str, Any]
-) -> dict[str, TensorSpec]:
+def probe_dims(kernel: Kernel, head: Staged, constants: Mapping[str, Any]) -> dict[str, TensorSpec]:
     """The annotations in the body, with T.const giving names instead of values."""
     _, parameters = _run(kernel, head, constants, ConstantNames())
     return parameters.specs
-
-

@@ -99,9 +99,7 @@ def alloc_global(shape: Any, dtype: object) -> Buffer:
 
 def empty(*shape: Any, dtype: object = "float32") -> Buffer:
     """An output that the call returns. Not supported yet: refused with a located error."""
-    raise refuse(
-        "TLC0130", "T.empty is not supported yet", hint="pass the output as a parameter"
-    )
+    raise refuse("TLC0130", "T.empty is not supported yet", hint="pass the output as a parameter")
 
 
 def annotate_safe_value(values: Mapping[Buffer, Any]) -> None:

@@ -236,9 +236,8 @@ def fits(number: Number, dtype: DType) -> bool:
     if dtype.kind == "bool":
         return isinstance(number, bool)
     if dtype.is_float:
-        return (
-            not math.isfinite(number)
-            or abs(number) <= float(np.finfo(np.float64).max if dtype.bits == 64 else _max(dtype))
+        return not math.isfinite(number) or abs(number) <= float(
+            np.finfo(np.float64).max if dtype.bits == 64 else _max(dtype)
         )
     if isinstance(number, float):
         if not number.is_integer():

@@ -64,9 +64,7 @@ def _chain(points: list[tuple[CodeType, int]]) -> Loc:
     for code, offset in points:
         place = _point(code, offset)
         if inline is not None:
-            place = Loc(
-                inline.file, inline.line, inline.column, inline.end_column, place.function
-            )
+            place = Loc(inline.file, inline.line, inline.column, inline.end_column, place.function)
         inline = place if code.co_name in _INLINE else None
         if inline is None:
             places.append(place)

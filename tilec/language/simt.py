@@ -208,5 +208,3 @@ class _Grouper:
             for value in _uses(op):
                 need(value)
         return before
-
-

@@ -265,9 +265,7 @@ def fill(buffer: Any, value: Any) -> None:
         indices = tuple(scalar(i32, name) for name, _ in zip("ijklmnop", shape, strict=False))
         with trace.builder.region() as ops:
             write(indices if area.shape else ())
-        trace.builder.emit(
-            Parallel((), (), Block(indices, (*ops, Yield(()))), extents=shape)
-        )
+        trace.builder.emit(Parallel((), (), Block(indices, (*ops, Yield(()))), extents=shape))
 
 
 def clear(buffer: Any) -> None:

@@ -32,9 +32,7 @@ class PythonFrontend:
         for arg in every:
             places[arg.arg] = node_loc(arg, file, definition.name)
             if arg.annotation is not None:
-                annotations[arg.arg] = functools.partial(
-                    _evaluate, arg.annotation, function, scope
-                )
+                annotations[arg.arg] = functools.partial(_evaluate, arg.annotation, function, scope)
         names = parameter_names(arguments)
         in_body = frozenset(
             s.target.id

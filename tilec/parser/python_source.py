@@ -158,5 +158,3 @@ def expression_function(
     made.__defaults__ = None
     made.__kwdefaults__ = None
     return made
-
-

@@ -85,8 +85,7 @@ class _Carried:
 
 
 def _carried(pipeline: Pipeline, defined_by: dict[Value, Op]) -> _Carried | None:
-    """The accumulator that can stay in flight over the iterations of `pipeline`, if there is one.
-    """
+    """The accumulator that can stay in flight over the iterations of `pipeline`, if there is one."""
     gemms = [op for op in walk(pipeline.body) if isinstance(op, Gemm)]
     if len(gemms) != 1 or gemms[0].instruction != "wgmma" or gemms[0].accumulate:
         return None

@@ -29,8 +29,7 @@ power of 2."""
 
 
 def make_persistent(program: Program, context: PassContext) -> Program:
-    """Makes launches persistent where they have roles, and rasterizes the others that ask for it.
-    """
+    """Makes launches persistent where they have roles, and rasterizes the others that ask for it."""
     ops = [_launch(op, context) if isinstance(op, Launch) else op for op in program.body.ops]
     return program.with_body(program.body.with_ops(ops))
 

@@ -440,5 +440,6 @@ class SetRegisters(Statement, name="set_registers"):
 OPS: tuple[type[Op], ...] = (
     CpAsync, CpAsyncCommit, CpAsyncWait, LdMatrix, StMatrix, Mma, MbarrierInit, MbarrierInitFence, MbarrierArrive,
     MbarrierExpect, MbarrierWait, FenceProxyAsync, TensorMap, TmaLoad, TmaStore, BulkCommit, BulkWait,
-    PrefetchTensorMap, MakeDescriptor, AdvanceDescriptor, WgmmaFence, WgmmaCommit, WgmmaWait, Wgmma, WgmmaRegisters, SetRegisters,
+    PrefetchTensorMap, MakeDescriptor, AdvanceDescriptor, WgmmaFence, WgmmaCommit, WgmmaWait, Wgmma,
+    WgmmaRegisters, SetRegisters,
 )  # fmt: skip
