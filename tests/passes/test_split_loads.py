@@ -71,6 +71,25 @@ def test_a_copy_among_other_statements_is_left_to_its_stage() -> None:
     assert stage(result, "mma")[0] == "copy"
 
 
+def test_what_registers_cannot_hold_beside_the_accumulators_loads_when_it_deposits() -> None:
+    wide = {"bm": 128, "bn": 256, "bk": 64, "threads": 256}
+    result = split(kernels.gemm_nt, "cuda:sm_80", assume=False, **wide)
+    assert labels(result) == ["fetch", "deposit", "mma"]
+    # 255 - 128 accumulators - 48 for addresses hold the 64 elements of B, not the 32 of A too.
+    assert (
+        "A is not loaded ahead: 32 registers a thread, 15 left" in result.remark("TLC0325").message
+    )
+    assert stage(result, "fetch") == ["load_tile", "send"]
+    both = ["put", "receive", "store_tile", "commit"]
+    assert stage(result, "deposit") == ["put", "load_tile", "store_tile", "commit", *both]
+    (channel,) = [c for c in result.all(Channel) if isinstance(c.type.memory, TileType)]
+    assert channel.label == "B_registers"
+    keeps_meaning(specialised(kernels.gemm_nt, **wide), result.program)
+    for other in ({"threads": 256}, {**wide, "threads": 512}):
+        assert split(kernels.gemm_nt, "cuda:sm_80", assume=False, **other).codes == []
+    assert "TLC0325" not in split(kernels.gemm_nt, "hip:gfx942", **wide).codes
+
+
 @pytest.mark.parametrize(
     "kernel",
     [kernels.gemm_nt, kernels.mixed, kernels.used_after, kernels.from_table],

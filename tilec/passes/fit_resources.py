@@ -181,7 +181,7 @@ def _resident(launch: Launch, target: Target) -> int:
     """
     fit = (target.shared_bytes + RESERVED_BYTES) // (shared_bytes(launch) + RESERVED_BYTES)
     blocks = max(1, min(2, fit)) if launch.persistent_blocks else 1
-    needed = _accumulators(launch) + ADDRESS_REGISTERS
+    needed = accumulators(launch) + ADDRESS_REGISTERS
     entry = target.registers // (blocks * launch.launched_threads) // 8 * 8
     if entry < _instruction_registers(launch):
         return 1
@@ -215,7 +215,7 @@ def _split(groups: int, blocks: int, target: Target) -> tuple[int, int]:
     return producer, consumer
 
 
-def _accumulators(launch: Launch) -> int:
+def accumulators(launch: Launch) -> int:
     """Accumulator registers a thread of the largest gemm."""
     shapes = [gemm_shape(op) for op in walk(launch.body) if isinstance(op, Gemm)]
     return max((m * n // launch.threads for m, n, _ in shapes), default=0)

@@ -3,7 +3,8 @@
 Needs: roles assigned. Leaves: no copy with instruction "registers" in a load stage: its stage is
 split into "fetch" (global to registers) and "deposit" (registers to shared), joined by a channel of
 registers, so that the loads are in flight while an iteration is computed. Stages that mix cp.async
-and registers are split apart by copy.
+and registers are split apart by copy. Where the registers do not suffice for all copies, the largest
+that fit are fetched ahead, and the others load when they deposit.
 
     stage <label = "load"> {                 stage <label = "fetch"> {
       %s = put %ca                             %t = load_tile %A[...] ; send %ra, %t }
@@ -14,38 +15,89 @@ and registers are split apart by copy.
 
 from __future__ import annotations
 
+import math
+
 from ..ir.clone import Renaming, clone_op
-from ..ir.core import Block, Op, Program, at
+from ..ir.core import Block, Op, Program, at, walk
 from ..ir.ops.arith import Cast
 from ..ir.ops.control import Launch, Yield
 from ..ir.ops.memory import memory_type
 from ..ir.ops.pipeline import Channel, Commit, Put, Receive, Send, Stage
 from ..ir.ops.tile import Copy, LoadTile, StoreTile
 from ..ir.types import ChannelType, TileType
-from .context import PassContext
+from .context import PassContext, Remark
 from .dependence import is_statement, slice_of
+from .fit_resources import ADDRESS_REGISTERS, accumulators
+
+WORD = 4  # bytes of a register
+FACT_BYTES = 16  # of the widest access
 
 
 def split_loads(program: Program, context: PassContext) -> Program:
     """Splits load stages whose copies pass through registers."""
-    ops = [_launch(op) if isinstance(op, Launch) else op for op in program.body.ops]
+    ops = [_launch(op, context) if isinstance(op, Launch) else op for op in program.body.ops]
     return program.with_body(program.body.with_ops(ops))
 
 
-def _launch(launch: Launch) -> Launch:
+def _launch(launch: Launch, context: PassContext) -> Launch:
     channels: list[Op] = []
+    ahead = _fetched_ahead(launch, context)
 
     def block(body: Block) -> Block:
         ops: list[Op] = []
         for op in body.ops:
             if isinstance(op, Stage) and _through_registers(op):
-                ops.extend(_split(op, channels))
+                ops.extend(_split(op, channels, ahead))
             else:
                 ops.append(op.map(lambda v: v, block))
         return body.with_ops(ops)
 
     body = block(launch.body)
     return launch.replace(body=body.with_ops([*channels, *body.ops]))  # type: ignore[return-value]
+
+
+def _fetched_ahead(launch: Launch, context: PassContext) -> set[Op]:
+    """The copies whose data may wait in registers while the accumulators are live: the largest
+    first, as long as there are registers. The others are remarked on.
+    """
+    copies = [
+        op
+        for stage in walk(launch.body)
+        if isinstance(stage, Stage) and _through_registers(stage)
+        for op in stage.body.ops
+        if isinstance(op, Copy) and op.instruction == "registers"
+    ]
+    spare = context.target.max_registers - accumulators(launch) - ADDRESS_REGISTERS
+    if sum(_elements(copy, launch) for copy in copies) <= spare:
+        return set(copies)
+    found: set[Op] = set()
+    sizes = {copy: _registers(copy, launch, context) for copy in copies}
+    for copy, needed in sorted(sizes.items(), key=lambda item: -item[1]):
+        if needed <= spare:
+            spare -= needed
+            found.add(copy)
+        else:
+            name = copy.source.hint or "a tile"
+            text = f"{name} is not loaded ahead: {needed} registers a thread, {max(spare, 0)} left"
+            context.remark(Remark("TLC0325", text, copy.loc))
+    return found
+
+
+def _elements(copy: Copy, launch: Launch) -> int:
+    return -(-math.prod(copy.shape) // launch.threads)
+
+
+def _registers(copy: Copy, launch: Launch, context: PassContext) -> int:
+    """Registers a thread that hold a copy in flight: one an element where elements are loaded
+    alone, since they are packed only once they are there.
+    """
+    type_ = memory_type(copy.source)
+    size, inner = type_.dtype.bytes, type_.shape[-1]
+    whole = not isinstance(inner, int) or inner * size % FACT_BYTES == 0
+    elements = _elements(copy, launch)
+    if size < WORD and whole and context.facts.aligned(copy.source.hint, FACT_BYTES):
+        return -(-elements * size // WORD)
+    return elements * -(-size // WORD)
 
 
 def _through_registers(stage: Stage) -> bool:
@@ -58,7 +110,7 @@ def _through_registers(stage: Stage) -> bool:
     )
 
 
-def _split(stage: Stage, channels: list[Op]) -> list[Op]:
+def _split(stage: Stage, channels: list[Op], ahead: set[Op]) -> list[Op]:
     fetch: list[Op] = []
     deposit: list[Op] = []
     others: list[Op] = []
@@ -72,7 +124,7 @@ def _split(stage: Stage, channels: list[Op]) -> list[Op]:
     for op in stage.body.ops:
         with at(op.loc):
             if isinstance(op, Copy) and op.destination in moved:
-                _move(op, fetch, deposit, here, channels)
+                _move(op, fetch if op in ahead else deposit, deposit, here, channels)
             elif isinstance(op, (Put, Commit)):
                 mine = op.channel in through
                 (deposit if mine else others).append(clone_op(op, here) if mine else op)
@@ -84,10 +136,9 @@ def _split(stage: Stage, channels: list[Op]) -> list[Op]:
                 others.append(op)
     with at(stage.loc):
         end = Yield(())
-        stages: list[Op] = [
-            Stage(Block((), (*_needed(deposit), end)), label="deposit"),
-            Stage(Block((), (*_needed(fetch), end)), label="fetch"),
-        ]
+        stages: list[Op] = [Stage(Block((), (*_needed(deposit), end)), label="deposit")]
+        if any(isinstance(op, LoadTile) for op in fetch):
+            stages.append(Stage(Block((), (*_needed(fetch), end)), label="fetch"))
         if any(isinstance(op, Copy) for op in others):
             renaming: Renaming = {}
             kept = tuple(clone_op(op, renaming) for op in _needed(others))
@@ -103,25 +154,31 @@ def _needed(ops: list[Op]) -> list[Op]:
 def _move(
     copy: Copy, fetch: list[Op], deposit: list[Op], here: Renaming, channels: list[Op]
 ) -> None:
-    """One copy as a load in the fetch stage and a store in the deposit stage."""
+    """One copy as a load in the fetch stage and a store in the deposit stage, or as both in that
+    one.
+    """
     source, destination = memory_type(copy.source), memory_type(copy.destination)
-    channel = Channel(
-        type=ChannelType(TileType(source.dtype, copy.shape), 1),
-        label=copy.source.hint + "_registers",
-    )
-    channel.result.hint = channel.label
-    channels.append(channel)
+    together = fetch is deposit
     load = LoadTile(
         copy.source,
-        copy.source_indices,
+        tuple(here.get(i, i) for i in copy.source_indices) if together else copy.source_indices,
         shape=copy.shape,
         dims=copy.source_dims,
         safe_value=copy.safe_value,
     )
-    fetch.extend((load, Send(channel.result, load.result)))
-    received = Receive(channel.result)
-    deposit.append(received)
-    tile = received.result
+    fetch.append(load)
+    tile = load.result
+    if not together:
+        channel = Channel(
+            type=ChannelType(TileType(source.dtype, copy.shape), 1),
+            label=copy.source.hint + "_registers",
+        )
+        channel.result.hint = channel.label
+        channels.append(channel)
+        fetch.append(Send(channel.result, tile))
+        received = Receive(channel.result)
+        deposit.append(received)
+        tile = received.result
     if source.dtype != destination.dtype:
         cast = Cast(tile, dtype=destination.dtype)
         deposit.append(cast)
