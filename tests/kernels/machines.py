@@ -88,8 +88,10 @@ def covering_cases() -> Iterator[Case]:
 
 
 def trip_sizes(tile: Tile, stages: int) -> list[Size]:
-    """Trip counts 1, 2, stages - 1 and stages of whole and of ragged tiles."""
-    found: list[Size] = []
+    """Trip counts 1, 2, stages - 1 and stages of whole and of ragged tiles; none for a row, and for
+    a tile.
+    """
+    found: list[Size] = [(1, tile.n + 8, 0), (tile.m, tile.n, 0)]
     for trips in sorted({1, 2, stages - 1, stages} - {-1, 0}):
         found.append((tile.m + 1, tile.n - 8, trips * tile.k))
         found.append((tile.m - 1, 9, trips * tile.k - 5))

@@ -1,0 +1,282 @@
+"""Faults seeded into the text that the pipeline emits: the emulator finds each, by a finding, a
+deadlock, or schedules that disagree, or the product is wrong; without a fault it finds nothing."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.kernels import programs
+from tests.kernels.machines import SCHEDULES, Case, Size
+from tests.kernels.programs import TILES, reference
+from tilec.backends.emitter import EmittedProgram, render
+from tilec.runtime.emulator import EmulatorError, build, run
+
+pytestmark = pytest.mark.emulator
+
+CASES = {
+    "sm_80": Case("cuda:sm_80", TILES[2], "float16", True, 4),
+    "sm_90a": Case("cuda:sm_90a", TILES[2], "float16", True, 3),
+    "gfx942": Case("hip:gfx942", TILES[2], "float16", True, 3),
+}
+# Ragged in every dimension, six blocks on two multiprocessors, five trips: more than any has slots.
+SIZE: Size = (136, 72, 152)
+
+
+@dataclass(frozen=True)
+class Edit:
+    """Occurrence `nth` of a regular expression (None: each) becomes `new`."""
+
+    pattern: str
+    new: str
+    nth: int | None = 0
+
+    def apply(self, body: str) -> str:
+        found = list(re.finditer(self.pattern, body, re.MULTILINE))
+        assert found, f"the body has no {self.pattern!r}"
+        for match in reversed(found if self.nth is None else [found[self.nth]]):
+            body = body[: match.start()] + match.expand(self.new) + body[match.end() :]
+        return body
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Edits of a body, and what the report must match."""
+
+    expected: str
+    edits: tuple[Edit, ...]
+
+    def apply(self, body: str) -> str:
+        for edit in self.edits:
+            body = edit.apply(body)
+        return body
+
+
+def fault(expected: str, *edits: Edit) -> Fault:
+    return Fault(expected, edits)
+
+
+E = Edit
+LOOP_BARRIER = (
+    r"(for \(i32 k = 0; k < k_end; \+\+k\) \{\n(?: +cp_async_wait<\d>\(\);\n)?) +barrier\(\);\n"
+)
+FAULTS: dict[str, dict[str, Fault]] = {
+    "sm_80": {
+        "wait missing": fault(
+            "asynchronous copy to them is under way", E(r" +cp_async_wait<2>\(\);\n", "")
+        ),
+        "wait one too lax": fault(
+            "uninitialised|disagree", E("cp_async_wait<2>", "cp_async_wait<3>")
+        ),
+        "barrier missing": fault("uninitialised|disagree", E(LOOP_BARRIER, r"\1")),
+        "commit of the loop missing": fault(
+            "uninitialised", E(r" +cp_async_commit\(\);\n", "", -1)
+        ),
+        "commit of the prologue missing": fault(
+            "uninitialised|disagree", E(r" +cp_async_commit\(\);\n", "")
+        ),
+        "slots one too few": fault(
+            "uninitialised|disagree",
+            E(r"\(k \+ 3\) & 3", "(k + 3) % 3"),
+            E(r"\(k & 3\)", "(k % 3)", None),
+        ),
+        "another slot than was filled": fault(
+            "uninitialised|disagree", E(r"\(k & 3\)", "((k + 1) & 3)", None)
+        ),
+        "last tile not copied": fault(
+            "wrong result|uninitialised", E(r"k \+ 3 < k_end", "k + 4 < k_end")
+        ),
+        "load out of bounds": fault(
+            r"copies A\[.*has 20672 elements", E(r"m >= 0 && m < M && (\w+)(?=, \w+\))", r"\1")
+        ),
+        "store out of bounds": fault(
+            r"writes C\[.*has 9792 elements", E(r"(store_global.*) && n < N\)", r"\1)")
+        ),
+        "accumulator undefined": fault(
+            "stores an uninitialised", E(r" +fill_registers<32>\(acc.*\n", "")
+        ),
+        "divergent mma": fault(
+            "divergent collective.*mma", E(r"( +)(mma<16)", r"\1if (lane < 16) \2")
+        ),
+        "divergent barrier": fault(
+            "uninitialised|deadlock", E(r"( +)barrier\(\);", r"\1if (t < 64) barrier();")
+        ),
+        "swizzle forgotten": fault(
+            "of a buffer of|wrong result", E(r"\(at9 \^ \(kk \* 16\)\)", "(at9 + (kk * 16))")
+        ),
+        "shared out of bounds": fault(
+            r"\) of a buffer of", E(r"(ldmatrix<4>\(b_frag,.*)\);", r"\1 + 6144);")
+        ),
+    },
+    "sm_90a": {
+        "empty never waited for": fault("once too often", E(r" +mbarrier_wait\(empty.*\n", "")),
+        "full never waited for": fault(
+            "once too often|uninitialised", E(r" +mbarrier_wait\(full.*\n", "")
+        ),
+        "fewer bytes expected": fault(
+            "16 bytes more than expected", E("(mbarrier_expect.*)8192", r"\g<1>8176")
+        ),
+        "more bytes expected": fault(
+            r"deadlock.*0 of 1 arrivals, 16 bytes\)", E("(mbarrier_expect.*)8192", r"\g<1>8208")
+        ),
+        "producer waits for the wrong phase": fault(
+            "deadlock.*thread 128: waits for parity 0",
+            E(r"(mbarrier_wait\(empty.*) \^ 1\)", r"\1)"),
+        ),
+        "consumer waits for the wrong phase": fault(
+            "once too often", E(r"(mbarrier_wait\(full, \w+, \w+)\)", r"\1 ^ 1)")
+        ),
+        "consumer's phase never flips": fault(
+            "once too often|deadlock", E(r"ring_consumer_phase \^ 1", "ring_consumer_phase")
+        ),
+        "a slot too few in the producer": fault(
+            "deadlock", E(r"(ring_producer_slot \+ 1;\n.*== )3;", r"\g<1>2;")
+        ),
+        "proxy fence missing": fault(
+            "without fence_proxy_async", E(r" +fence_proxy_async\(\);\n", "")
+        ),
+        "barrier before the store missing": fault(
+            "without fence_proxy_async",
+            E(r"(fence_proxy_async\(\);\n) +named_barrier<1, 128>\(\);\n", r"\1"),
+        ),
+        "wrong count of a named barrier": fault(
+            "deadlock.*named_barrier<1, 256>",
+            E("named_barrier<1, 128>", "named_barrier<1, 256>", None),
+        ),
+        "wait leaves a gemm too many": fault("uninitialised", E(r"wgmma_wait<1>", "wgmma_wait<2>")),
+        "last wgmma_wait missing": fault("uninitialised", E(r" +wgmma_wait<0>\(acc\);\n", "")),
+        "freed a trip early": fault(
+            "deadlock|disagree|once too often",
+            E(r"if \(k >= 1\) \{\n( +const i32 \w+ = ring_consumer_slot) - 1;", r"{\n\1;"),
+        ),
+        "last slot not freed": fault("deadlock", E(r" +mbarrier_arrive\(empty.*\n", "", -1)),
+        "an arrival too many expected": fault(
+            "deadlock.*1 of 2 arrivals",
+            E(r"mbarrier_init\(empty, slot, 1\)", "mbarrier_init(empty, slot, 2)"),
+        ),
+        "initialisation not fenced": fault(
+            "without mbarrier_init_fence", E(r" +mbarrier_init_fence\(\);\n", "")
+        ),
+        "barrier after initialisation missing": fault(
+            "never initialised", E(r"^ +barrier\(\);\n", "")
+        ),
+        "wgmma_fence missing": fault("without wgmma_fence", E(r" +wgmma_fence\(\);\n", "")),
+        "wgmma_commit missing": fault("uninitialised|under way", E(r" +wgmma_commit\(\);\n", "")),
+        "store never committed": fault("no bulk_commit", E(r" +bulk_commit\(\);\n", "")),
+        "staging reused too early": fault(
+            "disagree|under way", E(r"bulk_wait_read<0>", "bulk_wait_read<1>")
+        ),
+        "exit before stores have read": fault(
+            r"bulk_wait_read<0>\(\) is missing", E(r" +bulk_wait<0>\(\);\n", "")
+        ),
+        "box out of bounds": fault(
+            "of a buffer of 6144",
+            E(r"tma_load<2>\(B_s, slot \* 2048,", "tma_load<2>(B_s, slot * 2048 + 2048,"),
+        ),
+        "wrong k step in a descriptor": fault(
+            "uninitialised|wrong result", E(r"kk \* 2", "kk * 4")
+        ),
+    },
+    "gfx942": {
+        "barrier missing": fault("uninitialised|disagree", E(LOOP_BARRIER, r"\1")),
+        "slots one too few": fault(
+            "disagree|uninitialised", E(r"\(k \+ 1\) & 1", "0"), E(r"\(k & 1\)", "0", None)
+        ),
+        "another slot than was filled": fault(
+            "uninitialised|disagree", E(r"\(k & 1\)", "((k + 1) & 1)", None)
+        ),
+        "last tile not deposited": fault(
+            "wrong result|uninitialised", E(r"k \+ 1 < k_end", "k + 2 < k_end")
+        ),
+        "last tile not fetched": fault("wrong result", E(r"k \+ 2 < k_end", "k + 3 < k_end")),
+        "first tile not deposited": fault("uninitialised", E(r" +store_shared<8>\(A_s.*\n", "")),
+        "fetched a trip early": fault("wrong result", E(r"\(k \+ 2\) \* 32", "(k + 1) * 32")),
+        "deposit of other registers": fault(
+            "wrong result",
+            E(r"(store_shared<8>\(B_s,.*)B_registers, \w+ \* 8\)", r"\1B_registers, 0)", None),
+        ),
+        "columns past the end": fault("wrong result", E(r" && (k1?) < K\);", r");", None)),
+        "store out of bounds": fault(
+            r"writes C\[.*has 9792 elements", E(r" && n < N\) C\[", r") C[")
+        ),
+        "accumulator undefined": fault(
+            "stores an uninitialised", E(r" +fill_registers<32>\(acc.*\n", "")
+        ),
+        "divergent mfma": fault(
+            "mfma, 32 of 64 lanes came", E(r"( +)(mfma<)", r"\1if (lane < 32) \2")
+        ),
+        "divergent barrier": fault(
+            "uninitialised|deadlock", E(r"( +)barrier\(\);", r"\1if (t < 64) barrier();")
+        ),
+        "shared out of bounds": fault(
+            "of a buffer of 4096", E(r"(load_shared<8>\(b_frag,.*)\);", r"\1 + 4096);")
+        ),
+        "swizzle forgotten": fault(
+            "of a buffer of 4096|wrong result", E(r" \^ \(kk \* 16\)", " + (kk * 16)", None)
+        ),
+    },
+}
+
+
+@cache
+def emitted(machine: str) -> EmittedProgram:
+    return CASES[machine].lower().lowered.emitted
+
+
+@pytest.fixture(scope="module")
+def libraries(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
+    """All variants of a body in one library: compiling is what takes the time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TILEC_CACHE_DIR", str(tmp_path_factory.mktemp("faults")))
+        found: dict[str, Path] = {}
+        for machine, faults in FAULTS.items():
+            (frame,) = emitted(machine).frames
+            bodies = [frame.body, *(fault.apply(frame.body) for fault in faults.values())]
+            assert len(set(bodies)) == len(bodies)
+            frames = [replace(frame, name=f"gemm_{i}", body=b) for i, b in enumerate(bodies)]
+            text = render(replace(emitted(machine), frames=tuple(frames)), "cpu")
+            found[machine] = build(text, optimize=1)
+        return found
+
+
+def report(machine: str, library: Path, number: int) -> str:
+    """What the emulator says of body `number` in any of the schedules; "" for nothing."""
+    (launch,) = emitted(machine).launches
+    launch = replace(launch, symbol=f"gemm_{number}")
+    m, n, k = SIZE
+    a, b, _ = programs.operands(*SIZE, "float16", True)
+    first: np.ndarray | None = None
+    for mode, order in SCHEDULES:
+        c = np.full((m, n), np.nan, np.float16)
+        values = {"A": a, "B": b, "C": c, "M": m, "N": n, "K": k}
+        try:
+            run(library, launch, values, mode, order, 7, multiprocessors=2)
+        except EmulatorError as error:
+            return error.message
+        if first is not None and first.tobytes() != c.tobytes():
+            return "schedules disagree"
+        first = c
+    assert first is not None
+    exact, allowed = reference(a, b, True)
+    right = np.all(np.abs(first.astype(np.float64) - exact) <= allowed)
+    return "" if right else "wrong result"
+
+
+@pytest.mark.parametrize(
+    ("machine", "name"), [(machine, name) for machine, faults in FAULTS.items() for name in faults]
+)
+def test_fault_is_found(libraries: Mapping[str, Path], machine: str, name: str) -> None:
+    number = list(FAULTS[machine]).index(name) + 1
+    found = report(machine, libraries[machine], number)
+    assert re.search(FAULTS[machine][name].expected, found, re.DOTALL), found
+
+
+@pytest.mark.parametrize("machine", FAULTS)
+def test_text_as_emitted_is_clean(libraries: Mapping[str, Path], machine: str) -> None:
+    assert report(machine, libraries[machine], 0) == ""
