@@ -198,8 +198,8 @@ class _Lowering:
         loop = b.emit(
             For(b.const(0), trips, b.const(1), state.values, Block((index, *params), tuple(body)))
         )
-        for result, old, value in zip(loop.results, state.values, state.values, strict=True):
-            result.hint = old.hint or value.hint
+        for result, old in zip(loop.results, state.values, strict=True):
+            result.hint = old.hint
         names.update(zip(results, loop.results, strict=False))
         self._drain(b, stages, trips)
 
