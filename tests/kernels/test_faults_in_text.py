@@ -76,7 +76,7 @@ FAULTS: dict[str, dict[str, Fault]] = {
         ),
         "barrier missing": fault("uninitialised|disagree", E(LOOP_BARRIER, r"\1")),
         "commit of the loop missing": fault(
-            "uninitialised", E(r" +cp_async_commit\(\);\n", "", -1)
+            "uninitialised|under way", E(r" +cp_async_commit\(\);\n", "", -1)
         ),
         "commit of the prologue missing": fault(
             "uninitialised|disagree", E(r" +cp_async_commit\(\);\n", "")
@@ -93,7 +93,7 @@ FAULTS: dict[str, dict[str, Fault]] = {
             "wrong result|uninitialised", E(r"k \+ 3 < k_end", "k + 4 < k_end")
         ),
         "load out of bounds": fault(
-            r"copies A\[.*has 20672 elements", E(r"m >= 0 && m < M && (\w+)(?=, \w+\))", r"\1")
+            r"copies A\[.*has 20672 elements", E(r"m >= 0 && m < M && (k1 < K)(?=, \w+\))", r"\1")
         ),
         "store out of bounds": fault(
             r"writes C\[.*has 9792 elements", E(r"(store_global.*) && n < N\)", r"\1)")
@@ -105,10 +105,17 @@ FAULTS: dict[str, dict[str, Fault]] = {
             "divergent collective.*mma", E(r"( +)(mma<16)", r"\1if (lane < 16) \2")
         ),
         "divergent barrier": fault(
-            "uninitialised|deadlock", E(r"( +)barrier\(\);", r"\1if (t < 64) barrier();")
+            "uninitialised|under way|deadlock", E(r"( +)barrier\(\);", r"\1if (t < 64) barrier();")
         ),
         "swizzle forgotten": fault(
             "of a buffer of|wrong result", E(r"\(at9 \^ \(kk \* 16\)\)", "(at9 + (kk * 16))")
+        ),
+        "result staged over operands in use": fault(
+            "uninitialised|disagree|wrong result",
+            E(r" +cp_async_wait<0>\(\);\n +barrier\(\);\n", ""),
+        ),
+        "staged result read too early": fault(
+            "uninitialised|disagree", E(r" +barrier\(\);\n", "", -1)
         ),
         "shared out of bounds": fault(
             r"\) of a buffer of", E(r"(ldmatrix<4>\(b_frag,.*)\);", r"\1 + 6144);")
@@ -203,7 +210,13 @@ FAULTS: dict[str, dict[str, Fault]] = {
         ),
         "columns past the end": fault("wrong result", E(r" && (k1?) < K\);", r");", None)),
         "store out of bounds": fault(
-            r"writes C\[.*has 9792 elements", E(r" && n < N\) C\[", r") C[")
+            "disagree|wrong result", E(r"(buffer_store.*) && n < N\)", r"\1)")
+        ),
+        "result staged over operands in use": fault(
+            "uninitialised|disagree|wrong result", E(r" +barrier\(\);\n", "", -2)
+        ),
+        "staged result read too early": fault(
+            "uninitialised|disagree", E(r" +barrier\(\);\n", "", -1)
         ),
         "accumulator undefined": fault(
             "stores an uninitialised", E(r" +fill_registers<32>\(acc.*\n", "")

@@ -52,9 +52,9 @@ def shared_bytes(launch: Launch) -> int:
     for op in walk(launch.body):
         match op:
             case Alloc() if is_shared(op.result):
-                total += _rounded(memory_type(op.result))
+                total += buffer_bytes(memory_type(op.result))
             case Channel() if isinstance(op.type.memory, MemoryType):
-                total += op.type.slots * _rounded(op.type.memory)
+                total += op.type.slots * buffer_bytes(op.type.memory)
     return total + _staging_bytes(launch)
 
 
@@ -69,7 +69,8 @@ def _staging_bytes(launch: Launch) -> int:
     return max(slabs, default=0)
 
 
-def _rounded(type_: MemoryType) -> int:
+def buffer_bytes(type_: MemoryType) -> int:
+    """What a shared buffer takes, up to where the next one may start."""
     size = 1
     for extent in type_.shape:
         size *= int(extent)

@@ -29,7 +29,7 @@ from ..ir.build import Builder
 from ..ir.clone import clone_op
 from ..ir.core import Access, Block, Constant, Level, Op, Program, Value, at, constant_of, walk
 from ..ir.ops import arith
-from ..ir.ops.control import For, Launch, Role, Yield
+from ..ir.ops.control import For, Launch, Role
 from ..ir.ops.memory import Alloc, memory_type
 from ..ir.ops.nvidia import LdMatrix, Mma
 from ..ir.ops.thread import Barrier, FillRegisters
@@ -63,7 +63,9 @@ def _register_limit(launch: Launch, context: PassContext) -> int:
 
 @dataclass(frozen=True)
 class _Plan:
-    """One loop of trips in one loop of steps: fragments, the ops of a trip that move."""
+    """One loop of trips in one loop of steps: fragments, the ops of a trip that move (they stand
+    together).
+    """
 
     trips: For
     fragments: tuple[Alloc, ...]
@@ -103,8 +105,9 @@ class _Overlap:
             return None  # an odd number of trips would find the buffers exchanged in the next step
         trips = found[0]
         assert isinstance(trips, For)
-        first = next(i for i, op in enumerate(trips.body.ops) if holds(op, Mma))
-        load, multiply = trips.body.ops[:first], trips.body.ops[first:-1]
+        matrix = [i for i, op in enumerate(trips.body.ops) if holds(op, Mma)]
+        load = trips.body.ops[: matrix[0]]
+        multiply = trips.body.ops[matrix[0] : matrix[-1] + 1]
         names = dict.fromkeys(v for op in walk(Block((), multiply)) for v in _operands(op))
         allocs = {op.result: op for op in steps.body.ops if isinstance(op, Alloc)}
         fragments = tuple(allocs[name] for name in names if name in allocs)
@@ -230,20 +233,17 @@ def _emit(b: Builder, steps: For, plan: _Plan) -> None:
         zero = b.const(0.0, type_.dtype)
         b.emit(FillRegisters(array, b.const(0), zero, count=BUFFERS * size))
         buffers[alloc.result], sizes[array] = array, size
-    body = substitute(_without(trips.body, plan.multiply), buffers)
+    first = trips.body.ops.index(plan.multiply[0])
+    load = substitute(trips.body.with_ops(trips.body.ops[:first]), buffers)
     inner = Builder()
     step = trips.body.params[0]
-    inner.extend(_into(body.ops[:-1], sizes, step))
+    inner.extend(_into(load.ops, sizes, step))
     inner.extend(_multiplied(plan, buffers, sizes, step))
-    inner.emit(Yield(()))
+    inner.extend(trips.body.ops[first + len(plan.multiply) :])
     loop = trips.replace(body=Block(trips.body.params, inner.ops))
     kept = [loop if op is trips else op for op in steps.body.ops if op not in plan.fragments]
     b.emit(steps.replace(body=steps.body.with_ops(kept)))
     b.extend(_multiplied(plan, buffers, sizes, b.const(unrolled_trips(trips))))
-
-
-def _without(block: Block, ops: Sequence[Op]) -> Block:
-    return block.with_ops([op for op in block.ops if op not in ops])
 
 
 def _into(ops: Sequence[Op], sizes: Mapping[Value, int], step: Value) -> list[Op]:

@@ -1,20 +1,36 @@
-"""Places of shared buffers in the block's shared memory.
+"""Places of shared buffers in the block's shared memory; buffers whose lives are apart share one.
 
 Needs: thread level, flattened memory (an alloc's size is its layout's). Leaves: `offset` on every
-shared alloc, `shared_bytes` on every launch. Raises OutOfResources where the target has less.
+shared alloc, `shared_bytes` on every launch, a barrier where a place changes its buffer. Raises
+OutOfResources where the target has less.
 
-    %A_s = alloc : shared f16[32768]    ->    %A_s = alloc <offset = 0> : shared f16[32768]
+    for 0, %n, 1 (%k) {                           for 0, %n, 1 (%k) {
+      ... %A_s ... }                                ... %A_s ... }
+    %C_s = alloc : shared f16[8192]       ->      %C_s = alloc <offset = 0> : shared f16[8192]
+    vector_store %C_s, ...                        cp_async_wait <pending = 0>
+                                                  barrier
+                                                  vector_store %C_s, ...
 
-Buffers lie one after another in order of declaration, swizzled ones (all of 1024 bytes or more)
-first aligned to the period of the widest swizzle, 1024 bytes; small ones to 16.
+A life goes from the first to the last statement of the launch that touches the buffer, in whatever
+loop or branch of it. Where roles run side by side, or engines (TMA, wgmma) touch memory at times
+that the order of statements does not tell, all buffers live throughout.
+
+A buffer goes to the first place that is free, in order of declaration: swizzled ones (all of 1024
+bytes or more) first, aligned to the period of the widest swizzle, 1024 bytes; small ones to 16.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
 from ..errors import OutOfResources
-from ..ir.core import Block, Op, Program, walk
-from ..ir.ops.control import Launch
+from ..ir.build import Builder
+from ..ir.core import Block, Op, Program, Value, at, walk
+from ..ir.ops.control import Launch, Role
 from ..ir.ops.memory import Alloc, memory_type
+from ..ir.ops.nvidia import CpAsync, CpAsyncWait
+from ..ir.ops.thread import Barrier
 from .context import PassContext
 from .dependence import is_shared
 
@@ -28,15 +44,34 @@ def plan_shared(program: Program, context: PassContext) -> Program:
     return program.with_body(program.body.with_ops(ops))
 
 
+@dataclass(frozen=True)
+class _Place:
+    """A buffer's bytes from `start` to `end`, and the numbers of the first and the last statement
+    that touches it; whether cp.async does.
+    """
+
+    start: int
+    end: int
+    first: int
+    last: int
+    copied: bool
+
+    def lives_with(self, other: _Place) -> bool:
+        return self.first <= other.last and other.first <= self.last
+
+    def overlaps(self, other: _Place) -> bool:
+        return self.start < other.end and other.start < self.end
+
+
 def _launch(launch: Launch, context: PassContext) -> Launch:
     buffers = [op for op in walk(launch.body) if isinstance(op, Alloc) and is_shared(op.result)]
-    offsets: dict[int, int] = {}
-    end = 0
+    lives = _lives(launch.body)
+    places: dict[Alloc, _Place] = {}
+    always = (0, len(launch.body.ops), False)
     for op in sorted(buffers, key=lambda b: _size(b) < SWIZZLED):
-        alignment = LARGE if _size(op) >= SWIZZLED else SMALL
-        start = -(-end // alignment) * alignment
-        offsets[id(op)] = start
-        end = start + _size(op)
+        life = lives.get(op.result, always)
+        places[op] = _first_free(op, life, tuple(places.values()))
+    end = max((place.end for place in places.values()), default=0)
     if end > context.target.shared_bytes:
         raise OutOfResources(
             "TLC0510",
@@ -45,16 +80,28 @@ def _launch(launch: Launch, context: PassContext) -> Launch:
             loc=launch.loc,
             hint="use smaller tiles or fewer stages",
         )
+    body = _with_turns(launch.body, tuple(places.values()))
+    return launch.replace(body=_with_offsets(body, places), shared_bytes=end)  # type: ignore[return-value]
 
-    def place(block: Block) -> Block:
-        ops: list[Op] = []
-        for op in block.ops:
-            if id(op) in offsets:
-                op = op.replace(offset=offsets[id(op)])
-            ops.append(op.map(lambda v: v, place))
-        return block.with_ops(ops)
 
-    return launch.replace(body=place(launch.body), shared_bytes=end)  # type: ignore[return-value]
+def _first_free(op: Alloc, life: tuple[int, int, bool], placed: Sequence[_Place]) -> _Place:
+    size = _size(op)
+    alignment = LARGE if size >= SWIZZLED else SMALL
+    for end in sorted({0, *(place.end for place in placed)}):
+        start = -(-end // alignment) * alignment
+        place = _Place(start, start + size, *life)
+        if not any(place.overlaps(other) and place.lives_with(other) for other in placed):
+            return place
+    raise AssertionError("behind all others there is room")
+
+
+def _with_offsets(block: Block, places: Mapping[Alloc, _Place]) -> Block:
+    ops: list[Op] = []
+    for op in block.ops:
+        if isinstance(op, Alloc) and op in places:
+            op = op.replace(offset=places[op].start)
+        ops.append(op.map(lambda v: v, lambda inner: _with_offsets(inner, places)))
+    return block.with_ops(ops)
 
 
 def _size(op: Alloc) -> int:
@@ -63,3 +110,66 @@ def _size(op: Alloc) -> int:
     for extent in type_.shape:
         size *= int(extent)
     return (type_.layout.size if type_.layout is not None else size) * type_.dtype.bytes
+
+
+# Lives --------------------------------------------------------------------------------------------
+
+
+def _lives(body: Block) -> dict[Value, tuple[int, int, bool]]:
+    """Of shared buffers the first and the last statement that touches each, and whether cp.async
+    does. Those that are not named live throughout.
+    """
+    lives: dict[Value, tuple[int, int, bool]] = {}
+    if _in_order(body):
+        for number, buffer, op in _touches(body):
+            first, _, copied = lives.get(buffer, (number, number, False))
+            lives[buffer] = first, number, copied or isinstance(op, CpAsync)
+    return lives
+
+
+def _in_order(body: Block) -> bool:
+    """Whether what a statement does to memory is done, but for cp.async, when the next one runs."""
+    return not any(
+        isinstance(op, Role) or any(effect.proxy != "generic" for effect in op.effects())
+        for op in walk(body)
+    )
+
+
+def _touches(body: Block) -> Iterator[tuple[int, Value, Op]]:
+    """(statement, buffer, op) for every op that does something to a shared buffer, or to a handle
+    made of one.
+    """
+    made_of: dict[Value, Value] = {}
+    for number, statement in enumerate(body.ops):
+        for op in statement.walk():
+            if isinstance(op, Alloc) and is_shared(op.result):
+                made_of[op.result] = op.result
+                continue
+            for buffer in {made_of[v]: None for v in op.inputs if v in made_of}:
+                made_of.update(dict.fromkeys(op.results, buffer))
+                if not op.pure:
+                    yield number, buffer, op
+
+
+# Turns --------------------------------------------------------------------------------------------
+
+
+def _with_turns(body: Block, places: Sequence[_Place]) -> Block:
+    """The launch with a barrier between the lives of buffers that share bytes: all threads are done
+    with the first one, and no copy into it is under way. One barrier may be between many.
+    """
+    turns: dict[int, bool] = {}
+    for new in sorted(places, key=lambda place: place.first):
+        for old in places:
+            if old.last < new.first and new.overlaps(old):
+                turn = next((n for n in turns if old.last < n <= new.first), new.first)
+                turns[turn] = turns.get(turn, False) or old.copied
+    b = Builder()
+    for number, op in enumerate(body.ops):
+        if number in turns:
+            with at(op.loc):
+                if turns[number]:
+                    b.emit(CpAsyncWait(pending=0))
+                b.emit(Barrier())
+        b.emit(op)
+    return body.with_ops(b.ops) if turns else body

@@ -2,14 +2,15 @@
 that their addresses are worked out while the matrix units are busy.
 
 Needs: thread level, before memory is flattened. Leaves: each trip of the matrix loop with its share
-of the copies between its fragment loads and its matrix instructions, the group's end behind it.
+of the copies at its end, none at the end of the last; the group's end behind it.
 
     if %more {                                   for 0, 4, 1 <unroll = 0> (%kk) {
       for 0, 8, 1 <unroll = 0> (%i) {              ldmatrix ...
-        cp_async %next[...], %B[...], [%p] } }     for 0, 2, 1 <unroll = 0> (%c) {
-    cp_async_commit                        ->        %i = %kk * 2 + %c
-    for 0, 4, 1 <unroll = 0> (%kk) {                 cp_async %next[...], %B[...], [%p], [%more] }
-      ldmatrix ... ; mma ... }                     mma ... }
+        cp_async %next[...], %B[...], [%p] } }     mma ...
+    cp_async_commit                        ->      for 0, 3, 1 <unroll = 0> (%c) {
+    for 0, 4, 1 <unroll = 0> (%kk) {                 %i = %kk * 3 + %c
+      ldmatrix ... ; mma ... }                       if %i < 8 {
+                                                       cp_async %next[...], %B[...], [%p], [%more] } } }
                                                  cp_async_commit
 
 Why this is the same program: what a copy writes may not be read before a wait for its group, and no
@@ -195,20 +196,19 @@ def _piece(op: Op, condition: Value | None) -> _Piece | None:
 
 
 def _with_pieces(loop: For, pieces: Sequence[_Piece], urgent: bool) -> For:
-    """The matrix loop with a share of every piece in each trip; an `urgent` group, which the next
-    step waits for, in the first half of them.
+    """The matrix loop with a share of every piece in each trip but the last, so that the barrier
+    behind the loop finds matrix instructions under way; an `urgent` group, which the next step
+    waits for, in the first half of them.
     """
     trips = unrolled_trips(loop)
-    shares = max(1, trips // 2) if urgent else trips
+    shares = max(1, trips // 2 if urgent else trips - 1)
     step = loop.body.params[0]
     b = Builder()
-    for op in loop.body.ops:
-        if pieces and holds(op, Mma):
-            for piece in pieces:
-                with at(piece.ops[-1].loc):
-                    _share(b, piece, step, trips, -(-piece.trips // shares))
-            pieces = ()
-        b.emit(op)
+    b.extend(loop.body.ops[:-1])
+    for piece in pieces:
+        with at(piece.ops[-1].loc):
+            _share(b, piece, step, trips, -(-piece.trips // shares))
+    b.emit(Yield(()))
     return loop.replace(body=loop.body.with_ops(b.ops))  # type: ignore[return-value]
 
 

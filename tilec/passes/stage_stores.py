@@ -1,8 +1,9 @@
-"""Stores of tiles by TMA go through shared memory, a slab of columns at a time.
+"""Stores of tiles go through shared memory, a slab of 128 bytes of columns at a time, where TMA does
+them or where the threads' registers lie badly for global memory.
 
-Needs: layouts inferred, so that a slab is a choice of registers. Leaves: no store_tile with
-instruction "tma"; for each of them slabs of 128 bytes of columns through its staging buffers, and a
-wait for the engine at the end of the role. What cannot be cut so is stored directly, with a remark.
+Needs: layouts inferred, so that a slab is a choice of registers; slots fitted, so that it is known
+how large buffers are. Leaves: no store_tile with instruction "tma" and no scattered one (below)
+that has room; what cannot be cut so, or has none, is stored directly, with a remark.
 
     store_tile %c, %C[%m, %n]    ->  if (thread 0) { bulk_wait <pending = 1, read> }
       <instruction = "tma">          barrier                  the last slab of this buffer is read
@@ -13,12 +14,24 @@ wait for the engine at the end of the role. What cannot be cut so is stored dire
 
 A buffer is written again two slabs later, when at most one younger slab is still being read. Where
 the number of slabs is odd, the first slab of the next round meets the buffer of the last one, so it
-waits for all.
+waits for all. At the end of the role there is a wait for the engine.
+
+A store is scattered where one store instruction of a warp leaves the sectors that it touches in part
+unwritten, or moves less than a register a lane: the accumulators of mma hold 8 rows of 16 bytes of
+halves. Its slabs are written by the threads and copied by the threads, in rows of 128 bytes, as many at a
+time as there are buffers past their use (plan_shared puts the slabs there, so no other block loses
+its place on the multiprocessor); the barriers between are place_barriers', as for any buffer.
+
+    store_tile %c, %C[%m, %n]    ->  store_tile (extract_tile %c <offsets = [0, 64 q]>), %stage_q  ...
+                                     copy %stage_q -> %C[%m, %n + 64 q]                            ...
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from ..ir.build import Builder
 from ..ir.core import Block, Op, Program, Value, at, walk
@@ -26,19 +39,24 @@ from ..ir.dtypes import DType
 from ..ir.layout import RegisterLayout, SharedLayout, choose_swizzle
 from ..ir.ops.arith import Cast
 from ..ir.ops.control import Launch, Role, ThreadId, Yield
-from ..ir.ops.memory import Alloc
+from ..ir.ops.memory import Alloc, memory_type
 from ..ir.ops.nvidia import BulkCommit, BulkWait, FenceProxyAsync
+from ..ir.ops.pipeline import Channel
 from ..ir.ops.thread import Barrier
 from ..ir.ops.tile import Copy, ExtractTile, StoreTile
 from ..ir.types import MemoryType, Space, TileType
 from .context import PassContext, Remark
+from .dependence import is_global, is_shared
+from .fit_resources import buffer_bytes
 
 SLAB_BYTES = 128  # of columns: the widest row that TMA swizzles
 ROW_UNIT = 16  # bytes of which a box's row is a multiple
+SECTOR = 32  # bytes: what global memory writes whole
+REGISTER = 4  # bytes
 
 
 def stage_stores(program: Program, context: PassContext) -> Program:
-    """Stages the TMA stores of every launch."""
+    """Stages the TMA stores and the scattered stores of every launch."""
     ops = [_launch(op, context) if isinstance(op, Launch) else op for op in program.body.ops]
     return program.with_body(program.body.with_ops(ops))
 
@@ -54,7 +72,7 @@ class Slabs:
 
 @dataclass
 class _Staging:
-    """Buffers for slabs of one type in one role, and whether all its stores have an even number of
+    """Buffers for slabs of one kind in one role, and whether all its stores have an even number of
     slabs.
     """
 
@@ -94,6 +112,18 @@ def cut_slabs(tile: TileType) -> Slabs | None:
     return Slabs(columns, span, tuple(parts))
 
 
+def is_scattered(layout: RegisterLayout, bits: int, warp: int) -> bool:
+    """Whether a warp that stores a row-major tile of `layout` moves less than a register a lane, or
+    leaves a part of a sector to another instruction.
+    """
+    width = min(layout.vector_width() * bits // 8, ROW_UNIT)
+    if width < REGISTER:
+        return True
+    lanes = np.unique(layout.coords()[:warp, 0], axis=0)
+    sectors = {(*row, column * bits // 8 // SECTOR) for *row, column in lanes.tolist()}
+    return len(lanes) * width < len(sectors) * SECTOR
+
+
 def _launch(launch: Launch, context: PassContext) -> Launch:
     stager = _Stager(launch, context)
     if any(isinstance(op, Role) for op in launch.body.ops):
@@ -109,10 +139,12 @@ class _Stager:
 
     def __init__(self, launch: Launch, context: PassContext) -> None:
         self.context = context
+        self.launch = launch
         self.allocs: list[Alloc] = []
         self.casts = {op.result: op for op in walk(launch.body) if isinstance(op, Cast)}
         self.slabs: dict[Op, Slabs | None] = {}
-        self.staging: dict[tuple[DType, tuple[int, ...]], _Staging] = {}
+        self.staging: dict[tuple[DType, tuple[int, ...], str], _Staging] = {}
+        self.holes: list[int] = []
         self.barrier = Barrier()
 
     def role(self, role: Role) -> Role:
@@ -123,60 +155,90 @@ class _Stager:
     def body(self, body: Block, barrier: Barrier) -> Block:
         """The body of a role, or of a launch without roles, whose threads meet at `barrier`."""
         self.barrier, self.staging = barrier, {}
-        stores = [op for op in walk(body) if isinstance(op, StoreTile) and op.instruction == "tma"]
+        stores = [op for op in walk(body) if isinstance(op, StoreTile) and self._is_staged(op)]
+        self.holes = _holes(self.launch.body, stores)
         for op in stores:
             self._plan(op)
         if not stores:
             return body
         block = self._block(body)
-        if not self.staging:
+        by_engine = [op for op in stores if op.instruction and self.slabs[op] is not None]
+        if not by_engine:
             return block
         b = Builder()
         end = block.terminator
         b.extend(block.ops[:-1] if end is not None else block.ops)
-        with at(stores[-1].loc), b.when(_first_thread(b)):
+        with at(by_engine[-1].loc), b.when(_first_thread(b)):
             b.emit(BulkWait(pending=0))  # shared memory is given back when the block ends
         b.emit(end if end is not None else Yield(()))
         return block.with_ops(b.ops)
+
+    def _is_staged(self, op: StoreTile) -> bool:
+        """Whether a store goes through shared memory if it can."""
+        tile, memory = op.tile.type, memory_type(op.destination)
+        assert isinstance(tile, TileType)
+        if op.instruction == "tma":
+            return True
+        return (
+            is_global(op.destination)
+            and tile.layout is not None
+            and tile.layout.replication == 1
+            and op.dims[-1:] == (len(memory.shape) - 1,)
+            and tile.shape[-1] * tile.dtype.bits >= SECTOR * 8
+            and is_scattered(tile.layout, tile.dtype.bits, self.context.target.warp_size)
+        )
 
     def _plan(self, op: StoreTile) -> None:
         tile = op.tile.type
         assert isinstance(tile, TileType)
         slabs = self.slabs[op] = cut_slabs(tile)
         if slabs is None:
-            name = op.destination.hint or "the result"
-            self.context.remark(
-                Remark(
-                    "TLC0425",
-                    f"{name} is stored by its threads, not by TMA: {SLAB_BYTES} bytes of columns "
-                    f"of {tile} are not a part of every thread's registers",
-                    op.loc,
-                )
-            )
+            self._refuse(
+                op, f"{SLAB_BYTES} bytes of columns of {tile} are not a part of every thread's registers"
+            )  # fmt: skip
             return
-        key = (tile.dtype, (tile.shape[0], slabs.columns))
-        staging = self.staging.setdefault(key, _Staging([]))
+        shape = (tile.shape[0], slabs.columns)
+        slab_bytes = tile.dtype.bytes * shape[0] * shape[1]
+        staging = self.staging.setdefault((tile.dtype, shape, op.instruction), _Staging([]))
         staging.even = staging.even and len(slabs.parts) % 2 == 0
-        while len(staging.buffers) < min(op.staging, len(slabs.parts)):
-            layout = SharedLayout.swizzled(key[1], tile.dtype.bits, slabs.span)
-            type_ = MemoryType(tile.dtype, key[1], Space.SHARED, layout)
+        most = min(op.staging, len(slabs.parts)) if op.instruction else len(slabs.parts)
+        while len(staging.buffers) < most and (op.instruction or self._take(slab_bytes)):
             with at(op.loc):
-                alloc = Alloc(type=type_, managed=True)
+                layout = SharedLayout.swizzled(shape, tile.dtype.bits, slabs.span)
+                type_ = MemoryType(tile.dtype, shape, Space.SHARED, layout)
+                alloc = Alloc(type=type_, managed=bool(op.instruction))
             alloc.result.hint = f"{op.destination.hint or 'tile'}_stage"
             staging.buffers.append(alloc)
             self.allocs.append(alloc)
+        if not staging.buffers:
+            self.slabs[op] = None
+            self._refuse(op, f"no buffer of {slab_bytes} bytes is past its use where it is stored")
+
+    def _take(self, size: int) -> bool:
+        """Whether there is a buffer past its use with `size` bytes, which are taken."""
+        for number, hole in enumerate(self.holes):
+            if hole >= size:
+                self.holes[number] -= size
+                return True
+        return False
+
+    def _refuse(self, op: StoreTile, why: str) -> None:
+        name = op.destination.hint or "the result"
+        how = "by TMA" if op.instruction else "in whole rows"
+        text = f"{name} is stored by its threads as they hold it, not {how}: {why}"
+        self.context.remark(Remark("TLC0425", text, op.loc))
 
     def _block(self, block: Block) -> Block:
         ops: list[Op] = []
         for op in block.ops:
-            if isinstance(op, StoreTile) and op.instruction == "tma":
-                slabs = self.slabs[op]
+            slabs = self.slabs.get(op)
+            if slabs is not None:
+                assert isinstance(op, StoreTile)
                 with at(op.loc):
-                    ops.extend(
-                        (op.replace(instruction="", staging=2),)
-                        if slabs is None
-                        else self._store(op, slabs)
-                    )
+                    ops.extend(self._store(op, slabs))
+            elif op in self.slabs:
+                with at(op.loc):
+                    ops.append(op.replace(instruction="", staging=2))
             else:
                 ops.append(op.map(lambda v: v, self._block))
         return block.with_ops(ops)
@@ -184,8 +246,17 @@ class _Stager:
     def _store(self, op: StoreTile, slabs: Slabs) -> tuple[Op, ...]:
         tile = op.tile.type
         assert isinstance(tile, TileType)
-        staging = self.staging[(tile.dtype, (tile.shape[0], slabs.columns))]
+        staging = self.staging[(tile.dtype, (tile.shape[0], slabs.columns), op.instruction)]
         b = Builder()
+        if not op.instruction:
+            buffers = [alloc.result for alloc in staging.buffers]
+            for done in range(0, len(slabs.parts), len(buffers)):
+                parts = slabs.parts[done : done + len(buffers)]
+                for memory, (start, layout) in zip(buffers, parts, strict=False):
+                    self._fill(b, op.tile, memory, start, layout)
+                for memory, (start, _) in zip(buffers, parts, strict=False):
+                    self._send(b, op, memory, start)
+            return b.ops
         first = _first_thread(b)
         with b.when(first):
             b.emit(BulkWait(pending=op.staging - 1 if staging.even else 0, read=True))
@@ -197,6 +268,7 @@ class _Stager:
             b.emit(self._meet())
             with b.when(first):
                 self._send(b, op, buffer, start)
+                b.emit(BulkCommit())
                 if number + 1 < len(slabs.parts):  # the next slab's buffer has been read
                     b.emit(BulkWait(pending=op.staging - 1, read=True))
         return b.ops
@@ -226,10 +298,32 @@ class _Stager:
             Copy(
                 buffer, (b.const(0), b.const(0)), op.destination, tuple(indices),
                 shape=tuple(int(d) for d in type_.shape),
-                source_dims=(0, 1), destination_dims=op.dims, instruction="tma",
+                source_dims=(0, 1), destination_dims=op.dims, instruction=op.instruction,
             )
         )  # fmt: skip
-        b.emit(BulkCommit())
+
+
+def _holes(body: Block, stores: Sequence[StoreTile]) -> list[int]:
+    """Bytes of each shared buffer of a launch that is past its use where the first scattered store
+    stands; plan_shared can give them to another buffer.
+
+    None in a launch of roles and where that store is in a loop or branch: plan_shared knows the
+    lives of buffers by the statements of the launch.
+    """
+    scattered: set[Op] = {op for op in stores if not op.instruction}
+    starts = [n for n, op in enumerate(body.ops) if op in scattered]
+    if not starts or any(isinstance(op, Role) for op in body.ops):
+        return []
+    later = {value for op in walk(body.with_ops(body.ops[starts[0] :])) for value in op.inputs}
+    sizes = []
+    for op in walk(body):
+        if not isinstance(op, Alloc | Channel) or op.result in later:
+            continue
+        if isinstance(op, Alloc) and is_shared(op.result):
+            sizes.append(buffer_bytes(memory_type(op.result)))
+        elif isinstance(op, Channel) and isinstance(op.type.memory, MemoryType):
+            sizes.append(buffer_bytes(op.type.memory) * op.type.slots)
+    return sizes
 
 
 def _first_thread(b: Builder) -> Value:

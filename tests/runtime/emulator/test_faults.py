@@ -96,7 +96,9 @@ SM90_FAULTS = {
         "_barrier<2, 128>();\n        #pragma",
         "_barrier<2, 256>();\n        #pragma",
     ),
-    "one named barrier for two roles": fault("barrier 1", "named_barrier<2", "named_barrier<1"),
+    "one named barrier for two roles": fault(
+        "barrier 1|disagree", "named_barrier<2", "named_barrier<1"
+    ),
     "an arrival too few": fault("deadlock", _LAST, "      const"),
     "an arrival too many expected": fault(
         "2 of 3|1 of 3", "init(empty, s, 2)", "init(empty, s, 3)"

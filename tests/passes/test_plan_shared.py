@@ -1,0 +1,170 @@
+"""plan_shared: places, lives, and the barriers between lives."""
+
+from __future__ import annotations
+
+import pytest
+
+from tilec.errors import OutOfResources
+from tilec.ir.core import Op, Program, walk
+from tilec.ir.ops import builtin_registry
+from tilec.ir.ops.control import Launch
+from tilec.ir.ops.memory import Alloc
+from tilec.ir.ops.nvidia import CpAsyncWait
+from tilec.ir.verify import verify
+from tilec.parser.text import parse_program
+from tilec.passes.context import PassContext
+from tilec.passes.plan_shared import plan_shared
+from tilec.target import find_target
+
+REGISTRY = builtin_registry()
+
+
+def planned(body: str, target: str = "cuda:sm_80", level: str = "thread") -> Program:
+    """The planned program of a launch with buffers a, b, c of 4096 bytes and s of 40."""
+    lines = "".join(f"    {line}\n" for line in body.strip("\n").splitlines())
+    text = (
+        f"tilec.ir 1\nprogram @p(%A: global f32[1024], %n: i32) <level = {level}> {{\n"
+        "  launch 1, 1, 1 <threads = 32> (%bx: i32, %by: i32, %bz: i32) {\n"
+        "    %s = alloc <type = shared f32[10]> : shared f32[10]\n"
+        + "".join(
+            f"    %{name} = alloc <type = shared f32[1024]> : shared f32[1024]\n" for name in "abc"
+        )
+        + f"    %r = alloc <type = local f32[4]> : local f32[4]\n    %t = thread_id : i32\n{lines}"
+        "  }\n}\n"
+    )
+    program = plan_shared(parse_program(text, REGISTRY), PassContext(find_target(target), REGISTRY))
+    verify(program, REGISTRY)
+    return program
+
+
+def offsets(program: Program) -> dict[str, int]:
+    return {
+        op.result.hint: op.offset
+        for op in walk(program.body)
+        if isinstance(op, Alloc) and op.offset is not None and op.result.hint in "abcs"
+    }
+
+
+def statements(program: Program) -> list[Op]:
+    (launch,) = (op for op in program.body.ops if isinstance(op, Launch))
+    return [op for op in launch.body.ops if not isinstance(op, Alloc)]
+
+
+def names(program: Program) -> list[str]:
+    return [op.name for op in statements(program)]
+
+
+def store(name: str) -> str:
+    return f"vector_store %{name}[%t], %r, 0, [] <count = 1>"
+
+
+def load(name: str) -> str:
+    return f"vector_load %r, 0, %{name}[%t], [] <count = 1>"
+
+
+def lines(*ops: str) -> str:
+    return "\n".join(ops)
+
+
+def test_lives_apart_share_a_place_behind_a_barrier() -> None:
+    program = planned(lines(store("a"), load("a"), store("b"), load("b"), store("c")))
+    assert offsets(program) == {"a": 0, "b": 0, "c": 0, "s": 4096}
+    assert names(program) == [
+        "thread_id", "vector_store", "vector_load", "barrier", "vector_store", "vector_load",
+        "barrier", "vector_store",
+    ]  # fmt: skip
+    (launch,) = (op for op in program.body.ops if isinstance(op, Launch))
+    assert launch.shared_bytes == 4096 + 40
+
+
+def test_one_barrier_is_between_many_lives() -> None:
+    program = planned(lines(store("a"), store("b"), load("b"), load("a"), store("c")))
+    assert offsets(program)["c"] == 0
+    assert names(program).count("barrier") == 1 and names(program)[-2:] == [
+        "barrier",
+        "vector_store",
+    ]
+
+
+def test_lives_that_meet_lie_apart() -> None:
+    program = planned(lines(store("a"), store("b"), load("a"), store("c"), load("b"), load("c")))
+    assert offsets(program) == {"a": 0, "b": 4096, "c": 0, "s": 8192}, "c comes when a has gone"
+
+
+def test_a_life_reaches_over_the_loops_and_branches_it_is_in() -> None:
+    loop = lines(
+        "for 0, %n, 1 (%i: i32) {",
+        '  %x = compare %i, %t <predicate = "lt"> : bool',
+        "  if %x {",
+        f"    {load('b')}",
+        "    yield",
+        "  } {",
+        f"    {store('a')}",
+        "    yield",
+        "  }",
+        "  yield",
+        "}",
+    )
+    program = planned(lines(loop, store("c")))
+    assert offsets(program) == {"a": 0, "b": 4096, "c": 0, "s": 8192}
+    assert names(program)[-2:] == ["barrier", "vector_store"]
+
+
+def test_asynchronous_copies_have_landed_before_the_place_is_another_buffers() -> None:
+    copy = lines(
+        '%all = compare %t, 0 <predicate = "ge"> : bool',
+        "%at = mul %t, 4 : i32",
+        "cp_async %a[%at], %A[%at], [%all] <size = 16>",
+        "cp_async_commit",
+    )
+    program = planned(lines(copy, store("b")))
+    assert offsets(program)["a"] == offsets(program)["b"] == 0
+    assert names(program)[-3:] == ["cp_async_wait", "barrier", "vector_store"]
+    wait = statements(program)[-3]
+    assert isinstance(wait, CpAsyncWait) and wait.pending == 0
+
+
+def test_handles_made_of_a_buffer_are_the_buffer() -> None:
+    body = lines("%flat = flatten %a : shared f32[1024]", store("flat"), store("b"), load("flat"))
+    program = planned(body)
+    assert offsets(program)["a"] != offsets(program)["b"]
+
+
+def test_with_engines_or_roles_all_buffers_live_throughout() -> None:
+    engine = lines(
+        "%map = tensor_map %A <box = [32], swizzle = 0> : tensor_map",
+        "tma_store %map, %a[0], [0]",
+        store("b"),
+    )
+    assert offsets(planned(engine, "cuda:sm_90a"))["b"] == 4096
+    roles = lines(
+        'role <label = "one", first_thread = 0, threads = 32> {',
+        f"  {store('a')}",
+        "  yield",
+        "}",
+        'role <label = "other", first_thread = 32, threads = 32> {',
+        f"  {store('b')}",
+        "  yield",
+        "}",
+    )
+    placed = offsets(planned(roles, "cuda:sm_90a"))
+    assert sorted(placed.values()) == [0, 4096, 8192, 12288]
+
+
+def test_buffers_without_use_have_a_place() -> None:
+    placed = offsets(planned(store("a")))
+    assert set(placed) == {"a", "b", "c", "s"}
+
+
+@pytest.mark.parametrize("buffers", [40, 41])
+def test_what_does_not_fit_is_refused_with_its_size(buffers: int) -> None:
+    body = lines(
+        *(f"%x{i} = alloc <type = shared f32[1024]> : shared f32[1024]" for i in range(buffers - 3)),
+        *(store(f"x{i}") for i in range(buffers - 3)), store("a"), store("b"), store("c"),
+        *(load(f"x{i}") for i in range(buffers - 3)), load("a"), load("b"), load("c"),
+    )  # fmt: skip
+    if buffers == 40:
+        planned(body)
+        return
+    with pytest.raises(OutOfResources, match=r"167976 bytes.*has 166912"):
+        planned(body)
