@@ -82,7 +82,7 @@ def by_all(program: Program) -> Program:
         ops: list[Op] = []
         for op in old.ops:
             if isinstance(op, If):
-                ops += [o for o in op.then.ops if isinstance(o, Copy)]
+                ops += [o for o in op.then.ops if isinstance(o, Copy) or o.pure]
             elif not isinstance(op, (Barrier, FenceProxyAsync)):
                 ops.append(op.map(lambda v: v, block))
         return old.with_ops(ops)
@@ -152,12 +152,27 @@ def test_two_results_share_buffers() -> None:
 
 
 def test_what_is_no_choice_of_registers_is_stored_directly() -> None:
-    for layout, dtype in ((WIDE, f16), (blocked((128, 256), 256, 8), f16), (TALL, i8)):
+    for layout, dtype in ((WIDE, f16), (TALL, i8)):
         program, remarks, _ = staged([layout], dtype)
         stores = [op for op in ops_of(program, StoreTile) if isinstance(op, StoreTile)]
         assert [op.instruction for op in stores] == [""]
         assert [r.code for r in remarks] == ["TLC0425"] and "C0" in remarks[0].message
         assert not ops_of(program, Alloc) and not ops_of(program, BulkWait)
+
+
+def test_warps_side_by_side_store_slabs_of_rows() -> None:
+    layout = blocked((128, 256), 256, 8)
+    program, remarks, context = staged([layout])
+    assert not remarks
+    buffers = [op for op in ops_of(program, Alloc) if isinstance(op, Alloc)]
+    assert [b.type.shape for b in buffers] == [(32, 256), (32, 256)], "as large as 64 columns"
+    extracts = [op for op in ops_of(program, ExtractTile) if isinstance(op, ExtractTile)]
+    assert [op.offsets for op in extracts] == [(0, 0), (32, 0), (64, 0), (96, 0)]
+    check_synchronisation(program, context)
+    a = np.random.default_rng(0).standard_normal((384, 256)).astype(np.float16)
+    c = np.full_like(a, np.nan)
+    run(by_all(program), A0=a, C0=c)
+    assert np.array_equal(a, c)
 
 
 def test_programs_without_such_stores_are_unchanged() -> None:

@@ -81,6 +81,18 @@ def test_every_element_is_stored(room: int) -> None:
     assert np.array_equal(a, c)
 
 
+def test_warps_side_by_side_store_slabs_of_rows() -> None:
+    layout = MFMA.repeat((1, 4), "thread").repeat((4, 1), "register")  # 128 x 128
+    program, remarks = staged(layout)
+    assert not remarks and len(ops_of(program, Copy)) == 2
+    stages = [op for op in ops_of(program, Alloc) if "stage" in op.results[0].hint]
+    assert [op.type.shape for op in stages if isinstance(op, Alloc)] == [(64, 128)] * 2
+    a = np.random.default_rng(1).standard_normal((128, 128)).astype(np.float16)
+    c = np.full_like(a, np.nan)
+    run(program, A=a, C=c)
+    assert np.array_equal(a, c)
+
+
 def test_all_slabs_that_have_room_are_written_before_the_first_is_copied() -> None:
     program, _ = staged(MMA)
     kinds = [op.name for op in walk(program.body) if isinstance(op, (StoreTile, Copy))]

@@ -1,5 +1,8 @@
-"""Stores of tiles go through shared memory, a slab of 128 bytes of columns at a time, where TMA does
-them or where the threads' registers lie badly for global memory.
+"""Stores of tiles go through shared memory, a slab at a time, where TMA does them or where the
+threads' registers lie badly for global memory.
+
+A slab is all rows of 128 bytes of columns, or where that is not a part of every thread's registers
+(warps side by side), all columns of some rows.
 
 Needs: layouts inferred, so that a slab is a choice of registers; slots fitted, so that it is known
 how large buffers are. Leaves: no store_tile with instruction "tma" and no scattered one (below)
@@ -63,11 +66,11 @@ def stage_stores(program: Program, context: PassContext) -> Program:
 
 @dataclass(frozen=True)
 class Slabs:
-    """How one tile is cut: slabs of `columns`, each with its offset and register layout."""
+    """How one tile is cut: slabs of `shape`, each with its corner and register layout."""
 
-    columns: int
-    span: int
-    parts: tuple[tuple[int, RegisterLayout], ...]
+    shape: tuple[int, int]
+    span: int  # bytes of the swizzle of their buffers
+    parts: tuple[tuple[tuple[int, int], RegisterLayout], ...]
 
 
 @dataclass
@@ -95,21 +98,41 @@ def slab_columns(columns: int, bits: int) -> tuple[int, int]:
     return max(fitting) * ROW_UNIT * 8 // bits, 0
 
 
-def cut_slabs(tile: TileType) -> Slabs | None:
-    """The slabs of a tile; None where one of them is not a choice of registers."""
+def cut_slabs(tile: TileType, by_engine: bool) -> Slabs | None:
+    """The slabs of a tile: all rows of some columns, or all columns of some rows, whichever is a
+    choice of registers; None where neither is.
+
+    The copy engine's slabs are not larger than all rows of 128 bytes.
+    """
     layout = tile.layout
     if layout is None or tile.dtype.bits < 16 or len(tile.shape) != 2:
         return None
-    columns, span = slab_columns(tile.shape[1], tile.dtype.bits)
+    rows, row = tile.shape
+    columns, span = slab_columns(row, tile.dtype.bits)
     if not columns:
         return None
+    parts = _parts(layout, 1, columns)
+    if parts:
+        return Slabs((rows, columns), span, parts)
+    most = rows * SLAB_BYTES // (row * tile.dtype.bytes) if by_engine else rows
+    for height in range(-(-rows * columns // row), most + 1):
+        parts = _parts(layout, 0, height) if rows % height == 0 else ()
+        if parts:
+            return Slabs((height, row), span, parts)
+    return None
+
+
+def _parts(
+    layout: RegisterLayout, dim: int, extent: int
+) -> tuple[tuple[tuple[int, int], RegisterLayout], ...]:
+    """The sub-tiles of `extent` along `dim`; none where one of them is no choice of registers."""
     parts = []
-    for start in range(0, tile.shape[1], columns):
-        sliced = layout.slice_registers(1, start, columns)
+    for start in range(0, layout.shape[dim], extent):
+        sliced = layout.slice_registers(dim, start, extent)
         if sliced is None:
-            return None
-        parts.append((start, sliced[0]))
-    return Slabs(columns, span, tuple(parts))
+            return ()
+        parts.append(((0, start) if dim else (start, 0), sliced[0]))
+    return tuple(parts)
 
 
 def is_scattered(layout: RegisterLayout, bits: int, warp: int) -> bool:
@@ -191,21 +214,18 @@ class _Stager:
     def _plan(self, op: StoreTile) -> None:
         tile = op.tile.type
         assert isinstance(tile, TileType)
-        slabs = self.slabs[op] = cut_slabs(tile)
+        slabs = self.slabs[op] = cut_slabs(tile, bool(op.instruction))
         if slabs is None:
-            self._refuse(
-                op, f"{SLAB_BYTES} bytes of columns of {tile} are not a part of every thread's registers"
-            )  # fmt: skip
+            self._refuse(op, f"no slab of {tile} is a part of every thread's registers")
             return
-        shape = (tile.shape[0], slabs.columns)
-        slab_bytes = tile.dtype.bytes * shape[0] * shape[1]
-        staging = self.staging.setdefault((tile.dtype, shape, op.instruction), _Staging([]))
+        slab_bytes = tile.dtype.bytes * slabs.shape[0] * slabs.shape[1]
+        staging = self.staging.setdefault((tile.dtype, slabs.shape, op.instruction), _Staging([]))
         staging.even = staging.even and len(slabs.parts) % 2 == 0
         most = min(op.staging, len(slabs.parts)) if op.instruction else len(slabs.parts)
         while len(staging.buffers) < most and (op.instruction or self._take(slab_bytes)):
             with at(op.loc):
-                layout = SharedLayout.swizzled(shape, tile.dtype.bits, slabs.span)
-                type_ = MemoryType(tile.dtype, shape, Space.SHARED, layout)
+                layout = SharedLayout.swizzled(slabs.shape, tile.dtype.bits, slabs.span)
+                type_ = MemoryType(tile.dtype, slabs.shape, Space.SHARED, layout)
                 alloc = Alloc(type=type_, managed=bool(op.instruction))
             alloc.result.hint = f"{op.destination.hint or 'tile'}_stage"
             staging.buffers.append(alloc)
@@ -246,28 +266,28 @@ class _Stager:
     def _store(self, op: StoreTile, slabs: Slabs) -> tuple[Op, ...]:
         tile = op.tile.type
         assert isinstance(tile, TileType)
-        staging = self.staging[(tile.dtype, (tile.shape[0], slabs.columns), op.instruction)]
+        staging = self.staging[(tile.dtype, slabs.shape, op.instruction)]
         b = Builder()
         if not op.instruction:
             buffers = [alloc.result for alloc in staging.buffers]
             for done in range(0, len(slabs.parts), len(buffers)):
                 parts = slabs.parts[done : done + len(buffers)]
-                for memory, (start, layout) in zip(buffers, parts, strict=False):
-                    self._fill(b, op.tile, memory, start, layout)
-                for memory, (start, _) in zip(buffers, parts, strict=False):
-                    self._send(b, op, memory, start)
+                for memory, (corner, layout) in zip(buffers, parts, strict=False):
+                    self._fill(b, op.tile, memory, corner, layout)
+                for memory, (corner, _) in zip(buffers, parts, strict=False):
+                    self._send(b, op, memory, corner)
             return b.ops
         first = _first_thread(b)
         with b.when(first):
             b.emit(BulkWait(pending=op.staging - 1 if staging.even else 0, read=True))
-        for number, (start, layout) in enumerate(slabs.parts):
+        for number, (corner, layout) in enumerate(slabs.parts):
             buffer = staging.buffers[number % len(staging.buffers)].result
             b.emit(self._meet())
-            self._fill(b, op.tile, buffer, start, layout)
+            self._fill(b, op.tile, buffer, corner, layout)
             b.emit(FenceProxyAsync())
             b.emit(self._meet())
             with b.when(first):
-                self._send(b, op, buffer, start)
+                self._send(b, op, buffer, corner)
                 b.emit(BulkCommit())
                 if number + 1 < len(slabs.parts):  # the next slab's buffer has been read
                     b.emit(BulkWait(pending=op.staging - 1, read=True))
@@ -277,21 +297,25 @@ class _Stager:
         return Barrier(barrier=self.barrier.barrier, threads=self.barrier.threads)
 
     def _fill(
-        self, b: Builder, tile: Value, buffer: Value, start: int, layout: RegisterLayout
+        self,
+        b: Builder,
+        tile: Value,
+        buffer: Value,
+        corner: tuple[int, int],
+        layout: RegisterLayout,
     ) -> None:
         cast = self.casts.get(tile)
         whole = tile if cast is None else cast.x  # converted slab by slab, not all at once
-        slab = b.emit(
-            ExtractTile(whole, offsets=(0, start), shape=layout.shape, layout=layout)
-        ).result
+        slab = b.emit(ExtractTile(whole, offsets=corner, shape=layout.shape, layout=layout)).result
         if cast is not None:
             slab = b.emit(Cast(slab, dtype=cast.dtype)).result
         slab.hint = "slab"
         b.emit(StoreTile(slab, buffer, (b.const(0), b.const(0)), dims=(0, 1)))
 
-    def _send(self, b: Builder, op: StoreTile, buffer: Value, start: int) -> None:
+    def _send(self, b: Builder, op: StoreTile, buffer: Value, corner: tuple[int, int]) -> None:
         indices = list(op.indices)
-        indices[op.dims[1]] = b.add(indices[op.dims[1]], start)
+        for dim, start in zip(op.dims, corner, strict=True):
+            indices[dim] = b.add(indices[dim], start)
         type_ = buffer.type
         assert isinstance(type_, MemoryType)
         b.emit(
