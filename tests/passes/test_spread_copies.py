@@ -25,18 +25,18 @@ def test_every_trip_gets_its_share() -> None:
     steps = Steps(pending=1)
     assert order(steps.program())[0] == "wbCCCCCC;LLM"
     after = run(spread_copies, steps.program())
-    # 4 copies of A and 2 of B over all trips but the last: 2 and 1 in each, behind its products
-    assert order(after) == ["wbLLM", "CCCLLM", "CCCLLM", "LLM", ";"]
+    # 4 copies of A and 2 of B over all trips but the first: 2 in each, behind its products
+    assert order(after) == ["wbLLM", "LLM", "CCLLM", "CCLLM", "CC;"]
     steps.check(after)
 
 
 @pytest.mark.parametrize(
     ("steps", "expected"),
     [
-        (Steps(padding=1, pending=1), ["wbLLM", "CCCLLM", "CCCLLM", "CLLM", ";"]),
-        (Steps(padding=5, pending=1), ["wbLLM", "CCCCLLM", "CCCCLLM", "CCCLLM", ";"]),
-        (Steps(trips=3, pending=1), ["wbLLM", "CCCLLM", "CCLLM", ";"]),
-        (Steps(trips=2, pending=1), ["wbLLM", "CCCLLM", ";"]),
+        (Steps(padding=1, pending=1), ["wbLLM", "LLM", "CCCLLM", "CCCLLM", "C;"]),
+        (Steps(padding=5, pending=1), ["wbLLM", "LLM", "CCCCLLM", "CCCCLLM", "CCC;"]),
+        (Steps(trips=3, pending=1), ["wbLLM", "LLM", "CCCLLM", "CC;"]),
+        (Steps(trips=2, pending=1), ["wbLLM", "LLM", "CCC;"]),
         # the wait at the top of the next step is for these copies: the first half of the trips
         (Steps(), ["wbLLM", "CCCLLM", "CCCLLM", "LLM", ";"]),
         (Steps(padding=5), ["wbLLM", "CCCCCCLLM", "CCCCCLLM", "LLM", ";"]),
@@ -65,7 +65,7 @@ def test_copies_keep_their_condition() -> None:
 def test_copies_without_a_condition() -> None:
     text = {"if %more {": "", "        yield\n      } {\n        yield\n      }\n": ""}
     program = run(spread_copies, Steps(pending=1).program(text))
-    assert order(program) == ["wbLLM", "CCCLLM", "CCCLLM", "LLM", ";"]
+    assert order(program) == ["wbLLM", "LLM", "CCLLM", "CCLLM", "CC;"]
     copies = [op for op in walk(steps_loop(program).body) if isinstance(op, CpAsync)]
     assert [op.enabled for op in copies] == [(), ()]
 

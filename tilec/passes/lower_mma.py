@@ -3,7 +3,7 @@
     gemm %As, %Bs, %acc  ->  for kk (unrolled) {
                                for i { ldmatrix<4> a[8 i], %As[row, kk * 16 + column] }
                                for j { ldmatrix<4> b[8 j], %Bs[...] }      two blocks of 8 columns
-                               for j, i { mma acc[(i * blocks + j) * 4], a[8 i], b[4 j] } }
+                               for i, j { mma acc[(i * blocks + j) * 4], a[8 i], b[4 j] } }
 
 ldmatrix gives lane l two elements of row l / 4 of each 8x8 matrix, columns 2 (l % 4) and the next;
 with .trans, of the transposed matrix. Lane l states where row l % 8 of matrix l / 8 is. The
@@ -11,8 +11,8 @@ matrices of A are (rows, k), (rows + 8, k), (rows, k + 8), (rows + 8, k + 8); of
 columns), (k + 8, columns), then those of the second block: the order of registers in the fragments
 of mma.m16n8k16 (PTX ISA, "ldmatrix" and "Matrix fragments for mma.m16n8k16").
 
-Every other j runs through i backwards, so that each instruction has an operand in common with the
-one before it (+2 % at 8192^3 on an H100 over i, j forwards).
+A's fragment, twice the registers of B's, stays while j runs; every other i runs through j backwards,
+so that each instruction has an operand in common with the one before it (docs/decisions.md 22).
 """
 
 from __future__ import annotations
@@ -59,10 +59,10 @@ def lower_mma(op: Gemm, lowering: Lowering) -> None:
         a.load(step)
         other.load(step)
         with (
-            b.unrolled(tiling.column_blocks, "j") as j,
-            b.unrolled(tiling.row_blocks, "i") as forward,
+            b.unrolled(tiling.row_blocks, "i") as i,
+            b.unrolled(tiling.column_blocks, "j") as forward,
         ):
-            i = _back_and_forth(b, forward, tiling.row_blocks, j)
+            j = _back_and_forth(b, forward, tiling.column_blocks, i)
             block = b.add(b.mul(i, tiling.column_blocks), j)
             b.emit(
                 Mma(

@@ -1,8 +1,8 @@
 """Asynchronous copies for later steps are spread over the matrix loop that they stand before, so
 that their addresses are worked out while the matrix units are busy.
 
-Needs: thread level, before memory is flattened. Leaves: each trip of the matrix loop with its share
-of the copies at its end, none at the end of the last; the group's end behind it.
+Needs: thread level, before memory is flattened. Leaves: each trip of the matrix loop but the first
+with its share of the copies at its end; the group's end behind it.
 
     if %more {                                   for 0, 4, 1 <unroll = 0> (%kk) {
       for 0, 8, 1 <unroll = 0> (%i) {              ldmatrix ...
@@ -196,37 +196,36 @@ def _piece(op: Op, condition: Value | None) -> _Piece | None:
 
 
 def _with_pieces(loop: For, pieces: Sequence[_Piece], urgent: bool) -> For:
-    """The matrix loop with a share of every piece in each trip but the last, so that the barrier
-    behind the loop finds matrix instructions under way; an `urgent` group, which the next step
-    waits for, in the first half of them.
+    """The matrix loop with an equal share of the copies in each trip but the first, whose fragments
+    are waited for as soon as the step begins; of an `urgent` group, which the next step waits for,
+    in each of the first half.
     """
     trips = unrolled_trips(loop)
-    shares = max(1, trips // 2 if urgent else trips - 1)
+    first, shares = (0, trips // 2) if urgent else (1, trips - 1)
+    if shares < 1:
+        first, shares = 0, trips
+    count = -(-sum(piece.trips for piece in pieces) // shares)  # copies in a trip
     step = loop.body.params[0]
     b = Builder()
     b.extend(loop.body.ops[:-1])
+    done = 0
     for piece in pieces:
         with at(piece.ops[-1].loc):
-            _share(b, piece, step, trips, -(-piece.trips // shares))
+            _share(b, piece, b.sub(b.mul(b.sub(step, first), count), done), count)
+        done += piece.trips
     b.emit(Yield(()))
     return loop.replace(body=loop.body.with_ops(b.ops))  # type: ignore[return-value]
 
 
-def _share(b: Builder, piece: _Piece, step: Value, trips: int, count: int) -> None:
-    """`count` runs of a piece, those of trip `step`; less where there are no more."""
-    if count == 1:
-        _guarded(b, piece, step, trips)
-        return
+def _share(b: Builder, piece: _Piece, start: Value, count: int) -> None:
+    """Those of `count` runs from number `start` on that the piece has; which is decided when the
+    loops are unrolled.
+    """
     with b.loop(0, count, hint="c", unroll=0) as c:
-        _guarded(b, piece, b.add(b.mul(step, count), c), trips * count)
-
-
-def _guarded(b: Builder, piece: _Piece, index: Value, runs: int) -> None:
-    if runs == piece.trips:
-        _run(b, piece, index)
-        return
-    with b.when(b.compare("lt", index, piece.trips)):  # decided when the loops are unrolled
-        _run(b, piece, index)
+        index = b.add(start, c)
+        here = b.bit_and(b.compare("ge", index, 0), b.compare("lt", index, piece.trips))
+        with b.when(here):
+            _run(b, piece, index)
 
 
 def _run(b: Builder, piece: _Piece, index: Value) -> None:
