@@ -14,13 +14,13 @@ import pytest
 from tilec.errors import Loc, TilecError
 from tilec.interpreter import same_meaning
 from tilec.ir.core import Op, Program, walk
-from tilec.ir.ops import builtin_registry
 from tilec.ir.print import print_program
 from tilec.passes.context import Facts, Pass, PassContext, Remark
 from tilec.passes.pipeline import PIPELINE, run_pipeline
+from tilec.runtime.lowering import standard_registry
 from tilec.target import find_target
 
-REGISTRY = builtin_registry()
+REGISTRY = standard_registry()
 NAMES = [p.__name__ for p in PIPELINE]
 PLANNING = PIPELINE[: NAMES.index("infer_layouts") + 1]
 """The passes whose result is still a tile-level program that the interpreter runs."""

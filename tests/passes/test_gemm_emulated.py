@@ -13,13 +13,12 @@ from tests.interpreter.programs import Sketch, number, tensor
 from tilec.backends.emitter import EmittedProgram, emit_program, render
 from tilec.ir.core import Block, Program
 from tilec.ir.dtypes import DType, bf16, f16, f32
-from tilec.ir.ops import builtin_registry
 from tilec.ir.ops.control import For, Yield
 from tilec.ir.ops.tile import Gemm
 from tilec.passes.context import PassContext
-from tilec.passes.lower_tiles import register_lowerings
 from tilec.passes.pipeline import run_pipeline
 from tilec.runtime.emulator import Mode, build, run
+from tilec.runtime.lowering import standard_registry
 from tilec.target import find_target
 
 Shape = tuple[int, int, int]
@@ -55,8 +54,7 @@ def gemm(block: Shape, order: str, threads: int, dtype: DType, out: DType) -> Pr
 
 
 def compiled(target: str, program: Program) -> EmittedProgram:
-    found, registry = find_target(target), builtin_registry()
-    register_lowerings(registry)
+    found, registry = find_target(target), standard_registry()
     return emit_program(run_pipeline(program, PassContext(found, registry)), found, registry)
 
 

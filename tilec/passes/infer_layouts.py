@@ -30,7 +30,7 @@ from ..ir.types import ChannelType, InflightType, MemoryType, Space, TileType, T
 from .context import PassContext, Remark
 from .dependence import is_shared
 from .duplicate_splats import splats_duplicated
-from .layout_constraints import constraints_of, demand, is_tile, uses_of, why
+from .layout_constraints import constraints_of, demand, is_tile, uses_in, why
 from .variants import variants_of
 
 
@@ -105,12 +105,13 @@ class _Inference:
 
     def __post_init__(self) -> None:
         self.layouts: dict[object, RegisterLayout] = {}
+        self.uses: dict[Op, list[tuple[int, Value]]] = {}
         self.variants: dict[Op, tuple[object, ...]] = {}
         self.names: dict[Value, Value] = {}
 
     def solve(self, block: Block, threads: int) -> None:
         """Adds the solution for one role's block."""
-        constraints = tuple(constraints_of(block, threads, self.context.target))
+        constraints = tuple(constraints_of(block, threads, self.context))
         if not constraints:
             return
         try:
@@ -124,6 +125,7 @@ class _Inference:
                 loc=places.get(error.first.why, UNKNOWN),
             ) from error
         self.layouts.update(solution.assignments)
+        self.uses.update(uses_in(constraints))
         self._note_variants(block, threads, solution)
 
     def _note_variants(self, block: Block, threads: int, solution: Solution) -> None:
@@ -212,7 +214,7 @@ class _Inference:
     def _conversions(self, op: Op, ops: list[Op]) -> dict[Value, Value]:
         """Converted operands, where what the op demands is not what the value has."""
         converted: dict[Value, Value] = {}
-        for number, value in uses_of(op):
+        for number, value in self.uses.get(op, ()):
             wanted = self.layouts.get(demand(op, number))
             if wanted is not None and wanted != self.layouts.get(value):
                 convert = ConvertLayout(self.names.get(value, value), layout=wanted)

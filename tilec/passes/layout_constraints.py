@@ -1,13 +1,16 @@
 """What each op asks of the layouts of the tiles it touches: statements for the solver, no solving
 here.
 
-Variables are the tile values themselves, `("loop", nest)` for the iterations of a Parallel nest and
-`("use", op, n)` for what op demands of its n-th tile operand where a conversion may stand between.
+An op's statements are made by the rule of its class in the registry's table "layouts":
+`rule(op, group)` yields constraints. Variables are the tile values themselves, `("loop", nest)` for
+the iterations of a Parallel nest and `("use", op, n)` for what op demands of its n-th tile operand
+where a conversion may stand between (`use` states that).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 from ..errors import LayoutConflict, TargetUnsupported
 from ..ir.core import Block, Op, Value, walk
@@ -19,18 +22,67 @@ from ..ir.layout.constraints import (
     Default,
     Derived,
     Equal,
+    Fixed,
     Option,
 )
 from ..ir.ops.arith import Elementwise
 from ..ir.ops.control import For, If, Parallel
 from ..ir.ops.memory import Load, Store
 from ..ir.ops.pipeline import Pipeline, Receive, Send, Stage, Wait
-from ..ir.ops.tile import ExtractTile, Gemm, InsertTile, LoadTile, Splat, StoreTile, Undefined
+from ..ir.ops.tile import (
+    ConvertLayout,
+    ExtractTile,
+    Gemm,
+    InsertTile,
+    LoadTile,
+    Splat,
+    StoreTile,
+    Undefined,
+)
+from ..ir.registry import Registry
 from ..ir.types import InflightType, TileType
 from ..target import Target
+from .context import PassContext
 from .variants import accumulator_layout, gemm_shape, variants_of
 
 VECTOR_BYTES = 16
+TABLE = "layouts"
+
+
+@dataclass(frozen=True)
+class Group:
+    """The threads that run an op: how many, and on what machine."""
+
+    threads: int
+    target: Target
+
+
+Rule = Callable[..., Iterable[Constraint]]
+"""`rule(op, group)`: what `op`, of one class, asks of its tiles."""
+
+
+def register_layout_rules(registry: Registry) -> None:
+    """Enters tilec's own rules into the registry's table "layouts"."""
+    rules: dict[type[Op], Rule] = {
+        Splat: _by_default,
+        LoadTile: _by_default,
+        Undefined: _by_default,
+        StoreTile: _store_tile,
+        Elementwise: _elementwise,
+        InsertTile: _insert_tile,
+        ExtractTile: _extract_tile,
+        ConvertLayout: _convert_layout,
+        Gemm: _gemm,
+        Parallel: _parallel,
+        For: _loop,
+        Pipeline: _loop,
+        If: _branches,
+        Stage: _branches,
+        Wait: _wait,
+        Send: _send,
+        Receive: _receive,
+    }
+    registry.table(TABLE).update(rules)
 
 
 def is_tile(value: Value) -> bool:
@@ -44,49 +96,45 @@ def tile_of(value: Value) -> TileType:
     return type_
 
 
-def uses_of(op: Op) -> list[tuple[int, Value]]:
-    """The tile operands of `op` before which a conversion may be put, with their numbers."""
-    match op:
-        case Elementwise():
-            return [(n, v) for n, v in enumerate(op.inputs) if is_tile(v)][1:]
-        case Parallel():
-            return list(enumerate(op.reads))
-        case InsertTile():
-            return [(0, op.tile)]
-    return []
-
-
 def demand(op: Op, number: int) -> tuple[str, Op, int]:
     """The variable of what `op` demands of its tile operand `number`."""
     return ("use", op, number)
 
 
-def constraints_of(block: Block, threads: int, target: Target) -> Iterator[Constraint]:
+def use(op: Op, number: int, value: Value) -> Convert:
+    """States that a conversion may stand between `value` and the op's tile operand `number`."""
+    return Convert(value, demand(op, number), why=why(op))
+
+
+def constraints_of(block: Block, threads: int, context: PassContext) -> Iterator[Constraint]:
     """All constraints of a block that `threads` threads run."""
+    group = Group(threads, context.target)
     for op in walk(block):
-        yield from _flow(op)
-        for number, value in uses_of(op):
-            yield Convert(value, demand(op, number), why=why(op))
-        match op:
-            case Splat() | LoadTile() | Undefined():
-                yield Default(op.result, default_layout(tile_of(op.result), threads), why=why(op))
-            case Elementwise() if op.results and is_tile(op.result):
-                tiles = [v for v in op.inputs if is_tile(v)]
-                yield Equal(tiles[0], op.result, why=why(op))
-                for number, _ in uses_of(op):
-                    yield Equal(demand(op, number), op.result, why=why(op))
-            case InsertTile():
-                yield Equal(op.into, op.result, why=why(op))
-                yield _slice(demand(op, 0), op.result, op.offsets, tile_of(op.tile).shape, op)
-            case ExtractTile():
-                yield _slice(op.result, op.tile, op.offsets, op.shape, op)
-            case Gemm():
-                yield from _gemm(op, threads, target)
-            case Parallel():
-                yield from _parallel(op, threads)
-            case StoreTile():
-                yield Default(op.tile, default_layout(tile_of(op.tile), threads), why=why(op))
-    yield from _channels(block)
+        rule = context.registry.lookup(TABLE, type(op))
+        if rule is not None:
+            yield from rule(op, group)
+        elif not op.terminator and any(is_tile(v) for v in (*op.inputs, *op.results)):
+            raise TargetUnsupported(
+                "TLC0408",
+                f"{op.name} says nothing of the layouts of its tiles",
+                loc=op.loc,
+                hint=f"enter a rule for its class in the registry's table {TABLE!r}",
+            )
+
+
+def uses_in(constraints: Iterable[Constraint]) -> dict[Op, list[tuple[int, Value]]]:
+    """The tile operands before which a conversion may be put, with their numbers, of every op."""
+    found: dict[Op, list[tuple[int, Value]]] = {}
+    for constraint in constraints:
+        match constraint:
+            case Convert(Value() as value, ("use", Op() as op, int(number))):
+                found.setdefault(op, []).append((number, value))
+    return found
+
+
+def why(op: Op) -> str:
+    """How a conflict names the op that a constraint comes from."""
+    return f"{op.name} at {op.loc}"
 
 
 def default_layout(tile: TileType, threads: int) -> RegisterLayout:
@@ -104,44 +152,85 @@ def _too_wide(tile: TileType, vector: int, threads: int) -> bool:
     return size // vector < threads and size >= threads
 
 
-def why(op: Op) -> str:
-    """How a conflict names the op that a constraint comes from."""
-    return f"{op.name} at {op.loc}"
+# Tiles
 
 
-def _flow(op: Op) -> Iterator[Constraint]:
-    """Values that are one over the edges of regions."""
-    pairs: list[tuple[Value, Value]] = []
-    match op:
-        case For() | Pipeline():
-            end = op.body.terminator
-            assert end is not None
-            pairs += zip(op.inits, op.body.params[1:], strict=True)
-            pairs += zip(op.body.params[1:], end.inputs, strict=True)
-            pairs += zip(end.inputs, op.results, strict=True)
-        case If():
-            for block in op.regions:
-                end = block.terminator
-                pairs += zip(end.inputs if end else (), op.results, strict=True)
-        case Stage():
-            end = op.body.terminator
-            pairs += zip(end.inputs if end else (), op.results, strict=True)
-        case Wait():
-            pairs.append((op.inflight, op.result))
-    for a, b in pairs:
-        if is_tile(a):
-            yield Equal(a, b, why=why(op))
+def _by_default(op: Splat | LoadTile | Undefined, group: Group) -> Iterator[Constraint]:
+    layout = default_layout(tile_of(op.result), group.threads)
+    yield Default(op.result, layout, why=why(op))
 
 
-def _channels(block: Block) -> Iterator[Constraint]:
-    sent = {op.channel: op.tile for op in walk(block) if isinstance(op, Send)}
-    for op in walk(block):
-        if isinstance(op, Receive) and op.channel in sent:
-            yield Equal(sent[op.channel], op.result, why=why(op))
-            yield Equal(op.channel, op.result, why=why(op))
+def _store_tile(op: StoreTile, group: Group) -> Iterator[Constraint]:
+    yield Default(op.tile, default_layout(tile_of(op.tile), group.threads), why=why(op))
 
 
-def _gemm(op: Gemm, threads: int, target: Target) -> Iterator[Constraint]:
+def _elementwise(op: Elementwise, group: Group) -> Iterator[Constraint]:
+    """One layout for all: the first tile's, to which the others are converted."""
+    tiles = [v for v in op.inputs if is_tile(v)]
+    if not tiles:
+        return
+    yield Equal(tiles[0], op.result, why=why(op))
+    for number, value in enumerate(op.inputs):
+        if is_tile(value) and value is not tiles[0]:
+            yield use(op, number, value)
+            yield Equal(demand(op, number), op.result, why=why(op))
+
+
+def _insert_tile(op: InsertTile, group: Group) -> Iterator[Constraint]:
+    yield use(op, 0, op.tile)
+    yield Equal(op.into, op.result, why=why(op))
+    yield _slice(demand(op, 0), op.result, op.offsets, tile_of(op.tile).shape, op)
+
+
+def _extract_tile(op: ExtractTile, group: Group) -> Iterator[Constraint]:
+    yield _slice(op.result, op.tile, op.offsets, op.shape, op)
+
+
+def _convert_layout(op: ConvertLayout, group: Group) -> Iterator[Constraint]:
+    yield Fixed(op.result, op.layout, why=why(op))
+
+
+# Values that are one over the edges of regions
+
+
+def _same(op: Op, a: Sequence[Value], b: Sequence[Value]) -> Iterator[Constraint]:
+    """Values of `a` and `b` that are the same registers, pair by pair."""
+    for x, y in zip(a, b, strict=True):
+        if is_tile(x):
+            yield Equal(x, y, why=why(op))
+
+
+def _loop(op: For | Pipeline, group: Group) -> Iterator[Constraint]:
+    end = op.body.terminator
+    assert end is not None
+    carried = op.body.params[1:]
+    yield from _same(op, op.inits, carried)
+    yield from _same(op, carried, end.inputs)
+    yield from _same(op, end.inputs, op.results)
+
+
+def _branches(op: If | Stage, group: Group) -> Iterator[Constraint]:
+    for block in op.regions:
+        end = block.terminator
+        yield from _same(op, end.inputs if end else (), op.results)
+
+
+def _wait(op: Wait, group: Group) -> Iterator[Constraint]:
+    yield Equal(op.inflight, op.result, why=why(op))
+
+
+def _send(op: Send, group: Group) -> Iterator[Constraint]:
+    yield Equal(op.channel, op.tile, why=why(op))
+
+
+def _receive(op: Receive, group: Group) -> Iterator[Constraint]:
+    yield Equal(op.channel, op.result, why=why(op))
+
+
+# Products
+
+
+def _gemm(op: Gemm, group: Group) -> Iterator[Constraint]:
     if is_tile(op.a) or is_tile(op.b):
         raise TargetUnsupported(
             "TLC0401",
@@ -150,11 +239,11 @@ def _gemm(op: Gemm, threads: int, target: Target) -> Iterator[Constraint]:
             hint="copy it to shared memory",
         )
     m, n, k = gemm_shape(op)
-    variants = variants_of(op, op.instruction, threads, target)
+    variants = variants_of(op, op.instruction, group.threads, group.target)
     if not variants:
         raise LayoutConflict(
             "TLC0402",
-            f"a gemm of {m} x {n} x {k} cannot be split over {threads} threads with "
+            f"a gemm of {m} x {n} x {k} cannot be split over {group.threads} threads with "
             f"{op.instruction} instructions",
             loc=op.loc,
             hint="make the tile a multiple of the instruction times the warps, or use fewer "
@@ -189,8 +278,13 @@ def _slice(
 # Parallel nests
 
 
-def _parallel(nest: Parallel, threads: int) -> Iterator[Constraint]:
+def _parallel(nest: Parallel, group: Group) -> Iterator[Constraint]:
+    """A fragment is held as the loop is, seen along the dimensions that index it. What the nest
+    reads is converted to that; what it writes has it.
+    """
     loop = ("loop", nest)
+    for number, value in enumerate(nest.reads):
+        yield use(nest, number, value)
     rank = len(nest.extents)
     indices = nest.body.params[:rank]
     handles = nest.body.params[rank:]
@@ -217,7 +311,7 @@ def _parallel(nest: Parallel, threads: int) -> Iterator[Constraint]:
     vector = max(1, VECTOR_BYTES * 8 // bits)
     while vector > 1 and nest.extents[-1] % vector:
         vector //= 2
-    yield Default(loop, blocked(nest.extents, threads, vector), why=why(nest))
+    yield Default(loop, blocked(nest.extents, group.threads, vector), why=why(nest))
 
 
 def _element_bits(nest: Parallel) -> int:

@@ -13,6 +13,7 @@ from ..ir.core import Program
 from ..ir.ops import builtin_registry
 from ..ir.registry import Registry
 from ..passes.context import Facts, PassContext, Remark
+from ..passes.layout_constraints import register_layout_rules
 from ..passes.lower_tiles import register_lowerings
 from ..passes.pipeline import Observer, Run, run_pipeline
 from ..target import Target
@@ -21,8 +22,9 @@ from .check_meaning import MeaningCheck
 
 @cache
 def standard_registry() -> Registry:
-    """tilec's own ops with their lowerings. Extend a copy of it, not this one."""
+    """tilec's own ops with what passes know of them. Extend a copy of it, not this one."""
     registry = builtin_registry()
+    register_layout_rules(registry)
     register_lowerings(registry)
     return registry
 
