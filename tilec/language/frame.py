@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from types import TracebackType
 from typing import Any
 
@@ -13,17 +14,20 @@ from ..ir.core import Block, Value
 from ..ir.dtypes import i32
 from ..ir.ops.arith import element_dtype
 from ..ir.ops.control import Launch, ThreadId
-from .operand import Expr, Operand, convert, is_number, value_of
+from .operand import Expr, Operand, convert, is_number, value_of, wrap
 from .simt import shape_launch
 from .trace import LaunchState, Region, Trace, current, refuse
 
 _MAX_THREADS = 1024
+_AXES = ("threadIdx.x", "threadIdx.y", "threadIdx.z")
 
 
 class LaunchFrame:
     """The context manager that T.Kernel gives; entering it yields the block indices."""
 
-    def __init__(self, grid: tuple[Value, ...], threads: int, persistent: bool, loc: Loc) -> None:
+    def __init__(
+        self, grid: tuple[Value, ...], threads: tuple[int, ...], persistent: bool, loc: Loc
+    ) -> None:
         self.grid = grid
         self.threads = threads
         self.persistent = persistent
@@ -43,6 +47,7 @@ class LaunchFrame:
             )
         self.region = trace.open_region("launch", self.loc)
         trace.launch = LaunchState(self.threads, persistent=self.persistent)
+        trace.launch.bindings["grid"] = tuple(Expr(v, trace.regions[0]) for v in self.grid)
         self.params = tuple(scalar(i32, hint) for hint in ("bx", "by", "bz"))
         blocks = tuple(Expr(value, self.region) for value in self.params[: len(self.grid)])
         trace.launch.bindings["blocks"] = blocks
@@ -60,13 +65,13 @@ class LaunchFrame:
         state = trace.launch
         assert self.region is not None and state is not None
         with trace.here(self.loc):
-            ops = shape_launch(trace.close_region(self.region), self.threads)
+            ops = shape_launch(trace.close_region(self.region), state.threads)
             trace.launch = None
             grid = self.grid + (value_of(1, i32),) * (3 - len(self.grid))
             op = Launch(
                 grid,
                 Block(self.params, tuple(ops)),
-                threads=self.threads,
+                threads=state.threads,
                 symbol=kernel_symbol(trace.name, trace.launches),
                 persistent=state.persistent,
                 panel=state.panel,
@@ -95,7 +100,8 @@ def Kernel(
 
     Args:
         blocks: one to three extents of the grid.
-        threads: of a block, 128 where not given: the program's threads, which bindings count.
+        threads: of a block, 128 where not given: the program's threads, which bindings count. A
+            tuple of up to three extents numbers them in as many dimensions, the first one fastest.
         persistent: whether fewer blocks may be launched, each running several logical ones.
     """
     trace = current("T.Kernel")
@@ -119,22 +125,18 @@ def _extent(block: Any) -> Value:
     return convert(value, i32)
 
 
-def _threads(threads: Any) -> int:
-    if threads is None:
-        return 128
-    if isinstance(threads, tuple | list) and len(threads) > 0:
-        if any(extra != 1 for extra in threads[1:]):
-            raise LanguageError(
-                "TLC0118",
-                f"threads={tuple(threads)}: a block has one dimension of threads here",
-                hint="give their number, and divide the thread index",
-            )
-        threads = threads[0]
-    if isinstance(threads, bool) or not isinstance(threads, int | np.integer):
-        raise LanguageError("TLC0118", f"threads={threads!r} is no compile-time int")
-    if not 1 <= threads <= _MAX_THREADS:
+def _threads(threads: Any) -> tuple[int, ...]:
+    """The extents of a block's threads, one to three."""
+    extents = (128,) if threads is None else threads
+    extents = tuple(extents) if isinstance(extents, tuple | list) else (extents,)
+    if not 1 <= len(extents) <= 3:
+        raise LanguageError("TLC0118", f"threads={extents}: a block has 1 to 3 dimensions")
+    for extent in extents:
+        if isinstance(extent, bool) or not isinstance(extent, int | np.integer):
+            raise LanguageError("TLC0118", f"threads={threads!r} is no compile-time int")
+    if not all(n >= 1 for n in extents) or math.prod(extents) > _MAX_THREADS:
         raise LanguageError("TLC0118", f"threads={threads}: a block has 1 to {_MAX_THREADS}")
-    return int(threads)
+    return tuple(int(n) for n in extents)
 
 
 def use_swizzle(panel_size: int, order: str = "row", enable: bool = True) -> None:
@@ -150,39 +152,51 @@ def use_swizzle(panel_size: int, order: str = "row", enable: bool = True) -> Non
 
 
 class ThreadBinding(Operand):
-    """T.thread_binding: as a value the thread's number, as a loop its one trip for each thread."""
+    """T.thread_binding: as a value the thread's index, as a loop its one trip for each thread."""
 
-    __slots__ = ("start", "stop", "value")
+    __slots__ = ("covers", "start", "stop", "value")
 
-    def __init__(self, value: Any, start: int, stop: int) -> None:
+    def __init__(self, value: Any, start: int, stop: int, covers: bool) -> None:
         self.value = value
         self.start = start
         self.stop = stop
+        self.covers = covers  # whether every thread of the block has a trip
 
     def _value(self) -> Value:
         return value_of(self.value)
 
 
-def thread_index(trace: Trace, what: str) -> Any:
-    """The number of the thread in the launch, one value for each region that asks."""
+def thread_index(trace: Trace, what: str, dim: int = 0) -> Any:
+    """The thread's index in a dimension of the block, one value for each region that asks."""
+    launch = trace.need_launch(what)
+    shape = launch.thread_shape
+    if not 0 <= dim < len(shape):
+        axis = _AXES[dim] if 0 <= dim < len(_AXES) else f"dimension {dim}"
+        raise refuse(
+            "TLC0118",
+            f"there is no {axis}: the block's threads are {shape}",
+            hint="T.Kernel(..., threads=(x, y, z)) gives them more dimensions",
+        )
     if trace.inside("parallel"):
         raise refuse(
             "TLC0120",
             f"{what} in T.Parallel, whose iterations belong to no thread that one could name",
         )
     with trace.here():
-        op = trace.builder.emit(ThreadId())
-        return Expr(op.result, trace.region)
+        number: Any = Expr(trace.builder.emit(ThreadId()).result, trace.region)
+    below = math.prod(shape[:dim])
+    number = number // below if below > 1 else number
+    return number % shape[dim] if math.prod(shape[dim + 1 :]) > 1 else number
 
 
 def thread_binding(
     start: Any, stop: Any = None, thread: str = "threadIdx.x", *, annotations: Any = None
 ) -> ThreadBinding:
-    """The thread's number, start … stop - 1: a value, or the iterable of a `for`.
+    """The thread's index along an axis, start … stop - 1: a value, or the iterable of a `for`.
 
     Raises:
-        LanguageError: another axis than threadIdx.x, or a count other than the block's threads
-            (as a loop fewer are allowed: the others skip it).
+        LanguageError: another axis than threadIdx.x, .y or .z, or a count above the block's
+            threads along it (as a loop fewer are allowed: the others skip it).
     """
     if isinstance(stop, str):
         stop, thread = None, stop
@@ -190,28 +204,34 @@ def thread_binding(
     launch = trace.need_launch("T.thread_binding")
     if annotations:
         raise refuse("TLC0122", "T.thread_binding takes no annotations")
-    if thread != "threadIdx.x":
-        raise refuse("TLC0118", f"T.thread_binding of {thread!r}: only threadIdx.x can be bound")
+    if thread not in _AXES:
+        hint = "T.Kernel gives the block's indices" if thread.startswith("blockIdx") else ""
+        raise refuse("TLC0118", f"T.thread_binding of {thread!r}, not of a threadIdx", hint=hint)
     if stop is None:
         start, stop = 0, start
     if not (isinstance(start, int) and isinstance(stop, int)) or stop <= start:
         raise refuse("TLC0118", "T.thread_binding takes compile-time bounds, start below stop")
-    if stop - start > launch.threads:
+    dim = _AXES.index(thread)
+    index = thread_index(trace, "T.thread_binding", dim)
+    extent = launch.thread_shape[dim]
+    if stop - start > extent:
         raise refuse(
-            "TLC0118",
-            f"T.thread_binding of {stop - start} threads: the block has {launch.threads}",
+            "TLC0118", f"T.thread_binding of {stop - start} threads: the block has {extent}"
         )
-    index = thread_index(trace, "T.thread_binding")
-    return ThreadBinding(index + start if start else index, start, stop)
+    return ThreadBinding(index + start if start else index, start, stop, stop - start == extent)
 
 
 def get_thread_binding(dim: int = 0) -> Any:
-    """The thread's number in the block."""
-    if dim != 0:
-        raise refuse("TLC0118", f"threads have one dimension here, not a dimension {dim}")
-    trace = current("T.get_thread_binding")
-    trace.need_launch("T.get_thread_binding")
-    return thread_index(trace, "T.get_thread_binding")
+    """The thread's index in a dimension of the block."""
+    return thread_index(current("T.get_thread_binding"), "T.get_thread_binding", dim)
+
+
+def get_thread_bindings() -> tuple[Any, ...]:
+    """The thread's indices in the block."""
+    what = "T.get_thread_bindings"
+    trace = current(what)
+    count = len(trace.need_launch(what).thread_shape)
+    return tuple(thread_index(trace, what, dim) for dim in range(count))
 
 
 def get_block_binding(dim: int = 0) -> Any:
@@ -229,7 +249,32 @@ def get_block_bindings() -> tuple[Any, ...]:
     return tuple(launch.bindings["blocks"])
 
 
+def get_block_extent(dim: int = 0) -> Any:
+    """The grid's extent in a dimension."""
+    return _grid("T.get_block_extent", dim)
+
+
+def get_block_extents() -> tuple[Any, ...]:
+    """The grid's extents."""
+    launch = current("T.get_block_extents").need_launch("T.get_block_extents")
+    return tuple(_grid("T.get_block_extents", d) for d in range(len(launch.bindings["grid"])))
+
+
+def _grid(what: str, dim: int) -> Any:
+    trace = current(what)
+    grid = trace.need_launch(what).bindings["grid"]
+    if not 0 <= dim < len(grid):
+        raise refuse("TLC0118", f"the grid has {len(grid)} dimensions, not a dimension {dim}")
+    return wrap(trace, grid[dim]._value())
+
+
 def get_thread_extent(dim: int = 0) -> int:
-    """The program's threads in a block."""
+    """The program's threads in a block, along a dimension."""
     launch = current("T.get_thread_extent").need_launch("T.get_thread_extent")
-    return launch.threads if dim == 0 else 1
+    shape = launch.thread_shape
+    return shape[dim] if 0 <= dim < len(shape) else 1
+
+
+def get_thread_extents() -> tuple[int, ...]:
+    """The program's threads in a block, along every dimension."""
+    return current("T.get_thread_extents").need_launch("T.get_thread_extents").thread_shape

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Callable, Iterable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -34,12 +35,17 @@ class Region:
 class LaunchState:
     """What statements say of the launch that is open."""
 
-    threads: int
+    thread_shape: tuple[int, ...]  # extents, the first dimension fastest
     bindings: dict[str, Any] = field(default_factory=dict)
     safe_values: dict[Value, float] = field(default_factory=dict)  # by global tensor
     panel: int = 0
     order: str = "row"
     persistent: bool = True
+
+    @property
+    def threads(self) -> int:
+        """How many the program has in a block."""
+        return math.prod(self.thread_shape)
 
 
 class Trace:

@@ -16,7 +16,7 @@ from ..ir.build import scalar
 from ..ir.core import Block, Op, Value, constant, constant_of
 from ..ir.dtypes import bool_, i32, promote
 from ..ir.ops.arith import BitAnd, BitOr, Compare, Not, Select, element_dtype
-from ..ir.ops.control import For, If, Parallel, While, Yield
+from ..ir.ops.control import If, Parallel, Yield
 from ..language.arithmetic import truth
 from ..language.buffers import Buffer
 from ..language.frame import ThreadBinding
@@ -36,6 +36,7 @@ from ..language.operand import (
 )
 from ..language.places import locate
 from ..language.trace import Region, Trace, refuse
+from .python_jumps import Jumps
 
 if TYPE_CHECKING:
     from .python_scope import NameRegion, Scope
@@ -137,7 +138,7 @@ class Branch(Names):
                 self.trace.builder.emit(If(self.condition, then, orelse))
 
 
-class _Jumps(Names):
+class _Jumping(Names):
     """Loops, as `break` and `continue` see them."""
 
     what = "loop"
@@ -146,23 +147,36 @@ class _Jumps(Names):
         super().__init__(scope, names)
         self.traced = False
         self.depth = len(scope.regions)
+        self.jumps = Jumps(self.trace)
+        self.unjumpable = ""  # why a trip of the loop cannot be left
 
-    def check_jump(self, word: str) -> None:
-        """Refuses a jump that is decided when the kernel runs."""
+    def jump(self, word: str) -> bool:
+        """Whether Python is to do a jump. In a loop of the kernel it is recorded."""
+        if self.traced and not self.unjumpable:
+            with self.trace.here():
+                self.jumps.record(word)
+            return False
         if self.traced or len(self.scope.regions) != self.depth:
-            region = self.scope.regions[-1]
+            where = self.unjumpable or "a loop that Python runs while the kernel is compiled"
             raise refuse(
                 "TLC0109",
-                f"`{word}` in {region.where}, which is decided when the kernel runs",
-                hint="put the rest of the body under `if`, or use `while` with a T.alloc_var",
+                f"`{word}`, decided when the kernel runs, in {where}",
+                hint="use a loop of T.serial, or put the rest of the body under `if`",
             )
+        return True
+
+    def goes_on(self) -> Any:
+        """Whether what follows a jump is reached: True, or a value of the kernel."""
+        with self.trace.here():
+            reached = self.jumps.none_taken()
+            return True if reached is None else wrap(self.trace, reached)
 
     def refuse_else(self, has_else: bool) -> None:
         if has_else:
             raise refuse("TLC0108", "a loop of the kernel has no `else`", loc=self.loc)
 
 
-class Loop(_Jumps):
+class Loop(_Jumping):
     """`for`: iterates once, with the index, where the loop is the kernel's."""
 
     def __init__(
@@ -170,11 +184,8 @@ class Loop(_Jumps):
     ) -> None:
         super().__init__(scope, names)
         self.iterable = iterable
-        launch = self.trace.launch
         if isinstance(iterable, ThreadBinding):
-            count = iterable.stop - iterable.start
-            assert launch is not None
-            if count == launch.threads:
+            if iterable.covers:
                 self.iterable = [iterable]
             else:
                 self.traced = True
@@ -190,6 +201,7 @@ class Loop(_Jumps):
         if self.traced:
             self.refuse_else(has_else)
             self.trace.need_launch("a loop of the kernel")
+            self.unjumpable = _unjumpable(iterable)
 
     def __iter__(self) -> Iterator[Any]:
         if not self.traced:
@@ -215,21 +227,13 @@ class Loop(_Jumps):
         yield exprs[0] if isinstance(self.iterable, Counted) else exprs
         self.exit()
         with self.trace.here(self.loc):
+            self.jumps.reset(regions[-1].ops)
             for region, index, loop in zip(regions[::-1], indices[::-1], loops[::-1], strict=True):
                 index.hint = index.hint or "i"
-                body = Block((index,), (*self.trace.close_region(region), *_END))
-                self.trace.builder.emit(
-                    For(
-                        loop.start,
-                        loop.stop,
-                        loop.step,
-                        (),
-                        body,
-                        kind=loop.kind,
-                        stages=loop.stages,
-                        unroll=loop.unroll,
-                    )
-                )
+                ops = self.trace.close_region(region)
+                if loop is loops[0]:
+                    self.jumps.allocate()
+                self.jumps.emit_counted(loop, index, ops)
 
     def _parallel(self, extents: tuple[int, ...]) -> Iterator[Any]:
         region = self.trace.open_region("parallel", self.loc)
@@ -256,7 +260,7 @@ class Loop(_Jumps):
             self.trace.builder.emit(If(condition, then, Block((), _END)))
 
 
-class WhileLoop(_Jumps):
+class WhileLoop(_Jumping):
     """`while`: the condition is looked at once to see whose loop it is."""
 
     def __init__(
@@ -308,8 +312,23 @@ class WhileLoop(_Jumps):
         assert self.body is not None
         self.exit()
         with self.trace.here(self.loc):
-            body = Block((), (*self.trace.close_region(self.body), *_END))
-            self.trace.builder.emit(While((), self.condition, body))
+            self.jumps.reset(self.body.ops)
+            ops = self.trace.close_region(self.body)
+            self.jumps.allocate()
+            self.jumps.emit_while(self.condition, ops)
+
+
+def _unjumpable(iterable: Any) -> str:
+    """Why a trip of a traced loop cannot be left by a jump, if so."""
+    kind = iterable.kind if isinstance(iterable, Counted) else ""
+    if isinstance(iterable, ParallelNest):
+        return "T.Parallel, whose iterations belong to no order"
+    if isinstance(iterable, ThreadBinding):
+        return "a loop over the block's threads"
+    return {
+        "pipelined": "T.Pipelined, whose iterations overlap",
+        "vectorized": "T.vectorized, whose trips are done at once",
+    }.get(kind, "")
 
 
 # Operators ------------------------------------------------------------------------------------

@@ -12,6 +12,10 @@ it stands for. With `s` for the scope:
     for i in e: A           r = s.loop(e, locals(), False)
                             for v in r: i = s.assign("i", v); A
                             <names>
+    break                   if r.jump("break"): break
+    A (after a jump)        q = s.rest(r, locals())
+                            if q.then(): A; q.end_then(); <names>
+                            q.close(); <names>
     while c: A              r = s.loop_while(lambda: c, locals(), False)
                             while r.next(): A
                             <names>
@@ -139,10 +143,15 @@ class _Rewriter(ast.NodeTransformer):
         return f"{SCOPE}_{self._count}"
 
     def _block(self, statements: Sequence[ast.stmt]) -> list[ast.stmt]:
+        """Statements in order; those that a jump may skip as a branch of their own."""
         found: list[ast.stmt] = []
-        for statement in statements:
+        for number, statement in enumerate(statements, start=1):
             new = self.visit(statement)
             found.extend(new if isinstance(new, list) else [new])
+            rest = statements[number:]
+            if rest and self._loops and _may_jump(statement):
+                opening = self._call(rest[0], "rest", _name(self._loops[-1]), _locals_call())
+                return found + self._branch(opening, rest, (), rest[0])
         return found
 
     def _settle_names(self, handle: str, names: Iterable[str], at: ast.AST) -> list[ast.stmt]:
@@ -264,21 +273,29 @@ class _Rewriter(ast.NodeTransformer):
     # Control flow -------------------------------------------------------------------------------
 
     def visit_If(self, node: ast.If) -> list[ast.stmt]:
+        opening = self._call(node.test, "branch", self.visit(node.test), _locals_call())
+        return self._branch(opening, node.body, node.orelse, node.test)
+
+    def _branch(
+        self,
+        opening: ast.expr,
+        then: Sequence[ast.stmt],
+        orelse: Sequence[ast.stmt],
+        at: ast.AST,
+    ) -> list[ast.stmt]:
+        """Two arms of which the branch that `opening` makes runs one, or records both."""
         handle = self._handle()
-        test = node.test
-        first = bound_names(node.body)
-        every = list(dict.fromkeys([*first, *bound_names(node.orelse)]))
-        found = [
-            self._assign(handle, self._call(test, "branch", self.visit(test), _locals_call()), test)
-        ]
-        end = _place(ast.Expr(self._call(test, "end_then", on=handle)), test)
-        body = [*self._block(node.body), end, *self._settle_names(handle, first, test)]
-        found.append(_place(ast.If(self._call(test, "then", on=handle), body, []), node))
-        if node.orelse:
-            other = self._call(test, "otherwise", on=handle)
-            found.append(_place(ast.If(other, self._block(node.orelse), []), node))
-        found.append(_place(ast.Expr(self._call(test, "close", on=handle)), test))
-        return found + self._settle_names(handle, every, test)
+        first = bound_names(then)
+        every = list(dict.fromkeys([*first, *bound_names(orelse)]))
+        found = [self._assign(handle, opening, at)]
+        end = _place(ast.Expr(self._call(at, "end_then", on=handle)), at)
+        body = [*self._block(then), end, *self._settle_names(handle, first, at)]
+        found.append(_place(ast.If(self._call(at, "then", on=handle), body, []), at))
+        if orelse:
+            other = self._call(at, "otherwise", on=handle)
+            found.append(_place(ast.If(other, self._block(orelse), []), at))
+        found.append(_place(ast.Expr(self._call(at, "close", on=handle)), at))
+        return found + self._settle_names(handle, every, at)
 
     def visit_For(self, node: ast.For) -> list[ast.stmt]:
         handle, item = self._handle(), self._handle()
@@ -323,10 +340,10 @@ class _Rewriter(ast.NodeTransformer):
             *self._settle_names(handle, bound_names(node.body), test),
         ]
 
-    def _jump(self, node: ast.Break | ast.Continue) -> list[ast.stmt]:
+    def _jump(self, node: ast.Break | ast.Continue) -> ast.stmt:
         word = ast.Constant("break" if isinstance(node, ast.Break) else "continue")
-        check = self._call(node, "check_jump", word, on=self._loops[-1])
-        return [_place(ast.Expr(check), node), node]
+        jumps = self._call(node, "jump", word, on=self._loops[-1])
+        return _place(ast.If(jumps, [node], []), node)
 
     visit_Break = visit_Continue = _jump
 
@@ -376,6 +393,18 @@ class _Rewriter(ast.NodeTransformer):
             traced = ast.Attribute(_name(SCOPE), "range", ast.Load())
             return _place(ast.Call(traced, [new.func, *new.args], new.keywords), node)
         return new
+
+
+def _may_jump(statement: ast.stmt) -> bool:
+    """Whether a `break` or `continue` in it leaves the loop that it stands in."""
+    pending: list[ast.AST] = [statement]
+    while pending:
+        node = pending.pop()
+        if isinstance(node, ast.Break | ast.Continue):
+            return True
+        if not isinstance(node, ast.For | ast.While | ast.FunctionDef | ast.expr):
+            pending.extend(ast.iter_child_nodes(node))
+    return False
 
 
 def _place(node: _Node, at: ast.AST) -> _Node:

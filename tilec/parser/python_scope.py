@@ -185,6 +185,10 @@ class Scope:
         """`if condition:`"""
         return Branch(self, condition, names)
 
+    def rest(self, loop: Any, names: Mapping[str, Any]) -> Any:
+        """What stands behind a statement that may leave a trip of `loop`."""
+        return Branch(self, loop.goes_on(), names)
+
     def loop(self, iterable: Any, names: Mapping[str, Any], has_else: bool) -> Any:
         """`for … in iterable:`"""
         return Loop(self, iterable, names, has_else)

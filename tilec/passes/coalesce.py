@@ -126,9 +126,7 @@ class _Coalescing:
                 case If():
                     live = self._if(op, live, depth)
                 case While():
-                    live |= _tiles_used(op)
-                    for inner in op.regions:
-                        self._scan(inner, live, depth + 1)
+                    live = self._while(op, live, depth)
                 case _:
                     self._leaf(op, results, depth)
                     live |= _tiles_used(op)
@@ -158,7 +156,18 @@ class _Coalescing:
             self._ties.append((-depth, len(self._ties), a, b))
 
     def _for(self, op: For, after: set[Value], depth: int) -> set[Value]:
-        params = op.body.params[1:]
+        return self._loop(op, op.body.params[1:], after, depth)
+
+    def _while(self, op: While, after: set[Value], depth: int) -> set[Value]:
+        for given, param in zip(op.condition.params, op.body.params, strict=True):
+            if is_tile(param):
+                self._group(given)
+                self._always.append((given, param))
+        return self._loop(op, op.body.params, after | _outer_tiles(op.condition), depth)
+
+    def _loop(
+        self, op: For | While, params: Sequence[Value], after: set[Value], depth: int
+    ) -> set[Value]:
         end = op.body.terminator
         assert end is not None
         for init, param, last, result in zip(op.inits, params, end.inputs, op.results, strict=True):

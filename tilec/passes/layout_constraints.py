@@ -26,7 +26,7 @@ from ..ir.layout.constraints import (
     Option,
 )
 from ..ir.ops.arith import Elementwise
-from ..ir.ops.control import For, If, Parallel
+from ..ir.ops.control import For, If, Parallel, While
 from ..ir.ops.memory import Load, Store
 from ..ir.ops.pipeline import Pipeline, Receive, Send, Stage, Wait
 from ..ir.ops.tile import (
@@ -76,6 +76,7 @@ def register_layout_rules(registry: Registry) -> None:
         Parallel: _parallel,
         For: _loop,
         Pipeline: _loop,
+        While: _while,
         If: _branches,
         Stage: _branches,
         Wait: _wait,
@@ -206,6 +207,15 @@ def _loop(op: For | Pipeline, group: Group) -> Iterator[Constraint]:
     carried = op.body.params[1:]
     yield from _same(op, op.inits, carried)
     yield from _same(op, carried, end.inputs)
+    yield from _same(op, end.inputs, op.results)
+
+
+def _while(op: While, group: Group) -> Iterator[Constraint]:
+    end = op.body.terminator
+    assert end is not None
+    yield from _same(op, op.inits, op.body.params)
+    yield from _same(op, op.body.params, op.condition.params)
+    yield from _same(op, op.body.params, end.inputs)
     yield from _same(op, end.inputs, op.results)
 
 

@@ -399,10 +399,21 @@ class Lowering:
             yield
 
     def _while(self, op: While) -> None:
+        end = op.body.terminator
+        assert end is not None
+        params = op.body.params
+        self._move([(p, i) for p, i in zip(params, op.inits, strict=True) if is_tile(p)])
         self.loops += 1
-        regions = [self.plain_block(block) for block in (op.condition, op.body)]
+        condition = self.plain_block(op.condition)
+        with self.b.region() as ops:
+            self._ops(op.body.with_ops(op.body.ops[:-1]))
+            self._move([(p, v) for p, v in zip(params, end.inputs, strict=True) if is_tile(p)])
+            self.op(end)
         self.loops -= 1
-        self._emit_control(op, While(self.values(op.inits), *regions))
+        inits = self.values([v for v in op.inits if not is_tile(v)])
+        scalars = tuple(p for p in condition.params if not is_tile(p))
+        body = Block(tuple(p for p in params if not is_tile(p)), tuple(ops))
+        self._emit_control(op, While(inits, Block(scalars, condition.ops), body))
 
     def _emit_control(self, old: Op, new: Op) -> None:
         self.b.emit(new)

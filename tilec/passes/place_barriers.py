@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ..errors import HazardError
-from ..ir.core import Access, Block, Op, Program, Value, at, walk
+from ..ir.core import Access, Block, Level, Op, Program, Value, at, walk
 from ..ir.ops.control import For, If, Launch, Role, Simt, While, Yield
 from ..ir.ops.memory import Alloc, Slot, memory_type
 from ..ir.ops.nvidia import CpAsyncCommit, CpAsyncWait, FenceProxyAsync
@@ -136,12 +136,25 @@ class _Placer:
             case Yield():
                 ops.append(op)
             case _:
+                self._check_collective(op)
                 accesses = self._accesses(op)
                 self._before(op, pending, ops, accesses)
                 self._note(accesses, pending)
                 if isinstance(op, Copy) and op.instruction == "cp_async":
                     pending.copies |= {b for access, b, _ in accesses if access is Access.WRITE}
                 ops.append(op)
+
+    def _check_collective(self, op: Op) -> None:
+        """Refuses what the whole block does together where some threads may not come."""
+        if self.divergent is None or op.level is not Level.TILE or op.pure:
+            return
+        if getattr(op, "instruction", "") != "tma":  # which one thread issues
+            raise HazardError(
+                "TLC0341",
+                "the whole block does this together, under control flow that depends on the thread",
+                loc=op.loc,
+                hint="let the condition be the same for all threads, or use statements of a thread",
+            )
 
     def _region(self, block: Block, pending: _Pending) -> Block:
         """A simt body: its accesses conflict with each other only where they are not private."""

@@ -227,25 +227,33 @@ def _parallel(op: Op, tiles: Tiles, ops: list[Op]) -> None:
 
 def _for(op: Op, tiles: Tiles, ops: list[Op]) -> None:
     assert isinstance(op, For)
-    _carry(op, tiles, ops, lambda new, body: new.replace(inits=body[0], body=body[1]))
+    written = _written(op.body)
+    inits = tuple(_current(h, tiles, ops) for h in written)
+    new = op.replace(inits=(*op.inits, *inits), body=_carrying(op.body, written, tiles))
+    _adopt(op, new, written, tiles, ops)
 
 
 def _while(op: Op, tiles: Tiles, ops: list[Op]) -> None:
-    if _written(*op.regions):
-        raise LanguageError(
-            "TLC0304", "a fragment is written in a while loop", hint="use a for loop"
-        )
-    _other(op, tiles, ops)
-
-
-def _carry(op: For, tiles: Tiles, ops: list[Op], rebuild: Callable[..., Op]) -> None:
+    assert isinstance(op, While)
     written = _written(op.body)
     inits = tuple(_current(h, tiles, ops) for h in written)
-    params = tuple(Value(_tile_type(h), h.hint) for h in written)
-    inner = {**tiles, **dict(zip(written, params, strict=True))}
-    body = _block(op.body, inner, params, written)
-    new = rebuild(op, ((*op.inits, *inits), body))
+    condition = op.condition  # of scalars: it is given the tiles, and uses none
+    new = op.replace(
+        inits=(*op.inits, *inits),
+        condition=Block((*condition.params, *_params(written)), condition.ops),
+        body=_carrying(op.body, written, tiles),
+    )
     _adopt(op, new, written, tiles, ops)
+
+
+def _params(written: tuple[Value, ...]) -> tuple[Value, ...]:
+    return tuple(Value(_tile_type(h), h.hint) for h in written)
+
+
+def _carrying(body: Block, written: tuple[Value, ...], tiles: Tiles) -> Block:
+    """A loop's body that takes the tiles of `written` and yields the next ones."""
+    params = _params(written)
+    return _block(body, {**tiles, **dict(zip(written, params, strict=True))}, params, written)
 
 
 def _if(op: Op, tiles: Tiles, ops: list[Op]) -> None:

@@ -1,0 +1,238 @@
+"""Loops, jumps and thread bindings: every machine does what Python would."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tilec
+import tilec.language as T
+from tests.kernels.legs import every_leg
+from tilec.errors import HazardError, TilecError
+from tilec.runtime.driver import lower
+
+pytestmark = pytest.mark.emulator
+
+
+@tilec.kernel
+def jumps(X: T.Tensor(("N", "M"), "int32"), Y: T.Tensor((4, "N"), "int32")):
+    N, M = X.shape
+    with T.Kernel(T.ceildiv(N, 64), threads=64) as bx:
+        i = bx * 64 + T.get_thread_binding()
+        total = T.alloc_var("int32", 0)
+        for j in T.serial(M):
+            if X[i, j] < 0:
+                break
+            if X[i, j] % 2 == 1:
+                continue
+            value = X[i, j]
+            total = total + value
+        Y[0, i] = total
+        count = T.alloc_var("int32", 0)
+        for a, b in T.grid(3, 4):
+            if a * 4 + b > i:
+                break
+            count = count + 1
+        Y[1, i] = count
+        count = 0
+        for a in T.unroll(6):
+            if a == i:
+                break
+            elif a == 3:
+                continue
+            count = count + 1
+        Y[2, i] = count
+        n = T.alloc_var("int32", 0)
+        count = 0
+        while n < 100:
+            n = n + 1
+            if n % 2 == 0:
+                continue
+            if n > i:
+                break
+            for k in T.serial(1, 8, 3):
+                if k > n:
+                    break
+                count = count + k
+        Y[3, i] = count
+
+
+def jumped(row: Any, i: int) -> tuple[int, int, int, int]:
+    """A row of `jumps`, by Python."""
+    found = [0, 0, 0, 0]
+    for x in row:
+        if x < 0:
+            break
+        if x % 2 == 1:
+            continue
+        found[0] += int(x)
+    for a, b in itertools.product(range(3), range(4)):
+        if a * 4 + b > i:
+            break
+        found[1] += 1
+    for a in range(6):
+        if a == i:
+            break
+        if a == 3:
+            continue
+        found[2] += 1
+    n = 0
+    while n < 100:
+        n += 1
+        if n % 2 == 0:
+            continue
+        if n > i:
+            break
+        for k in range(1, 8, 3):
+            if k > n:
+                break
+            found[3] += k
+    return found[0], found[1], found[2], found[3]
+
+
+@pytest.mark.parametrize("rows", [1, 63, 65])
+def test_jumps(rows: int) -> None:
+    x = np.random.default_rng(rows).integers(-1, 9, (rows, 9)).astype(np.int32)
+    exact = np.array([jumped(row, i) for i, row in enumerate(x)]).T
+    for device, (_, y) in every_leg(jumps, x, np.zeros((4, rows), np.int32)):
+        assert np.array_equal(y, exact), device
+
+
+@tilec.kernel
+def until_the_mark(
+    X: T.Tensor(("N", 64, 64), "float16"),
+    W: T.Tensor((64, 64), "float16"),
+    F: T.Tensor(("N",), "int32"),
+    Y: T.Tensor((64, 64), "float32"),
+):
+    """Horner's rule over the matrices X[j] @ W, those skipped that F marks, up to the end mark."""
+    with T.Kernel(1, threads=128):
+        A_s = T.alloc_shared((64, 64), "float16")
+        B_s = T.alloc_shared((64, 64), "float16")
+        total = T.alloc_fragment((64, 64), "float32")
+        product = T.alloc_fragment((64, 64), "float32")
+        T.clear(total)
+        T.copy(W, B_s)
+        for j in T.serial(X.shape[0]):
+            if F[j] < 0:
+                break
+            if F[j] == 0:
+                continue
+            T.copy(X[j, 0, 0], A_s)
+            T.gemm(A_s, B_s, product, clear_accum=True)
+            for i, k in T.Parallel(64, 64):
+                total[i, k] = total[i, k] * 2.0 + product[i, k]
+        T.copy(total, Y)
+
+
+@pytest.mark.parametrize("marks", [(1, 0, 1, 1, -1, 1), (-1,), (0,), (1, 1)])
+def test_the_whole_block_leaves_a_loop(marks: tuple[int, ...]) -> None:
+    random = np.random.default_rng(len(marks))
+    x = random.integers(-2, 3, (len(marks), 64, 64)).astype(np.float16)
+    w = random.integers(-2, 3, (64, 64)).astype(np.float16)
+    exact = np.zeros((64, 64))
+    for mark, matrix in zip(marks, x.astype(np.float64), strict=True):
+        if mark < 0:
+            break
+        if mark:
+            exact = exact * 2 + matrix @ w.astype(np.float64)
+    flags = np.array(marks, np.int32)
+    for device, (*_, y) in every_leg(until_the_mark, x, w, flags, np.zeros((64, 64), np.float32)):
+        assert np.array_equal(y, exact), device
+
+
+@tilec.kernel
+def halvings(Y: T.Tensor((2, 32), "float32")):
+    """A fragment that a while loop carries."""
+    with T.Kernel(1, threads=32):
+        F = T.alloc_fragment((32,), "float32")
+        G = T.alloc_fragment((32,), "float32")
+        n = T.alloc_var("int32", 3)
+        T.fill(F, 8.0)
+        T.fill(G, 1.0)
+        while n > 0:
+            for i in T.Parallel(32):
+                F[i] = F[i] / 2.0
+                G[i] = G[i] + F[i]
+            n = n - 1
+        T.copy(F, Y[0, 0:32])
+        T.copy(G, Y[1, 0:32])
+
+
+def test_a_while_loop_carries_fragments() -> None:
+    for device, (y,) in every_leg(halvings, np.zeros((2, 32), np.float32)):
+        assert (y[0] == 1).all() and (y[1] == 8).all(), device
+
+
+@tilec.kernel
+def transposed_threads(X: T.Tensor((2, 4, 8), "int32"), Y: T.Tensor((2, 4, 8), "int32")):
+    with T.Kernel(1, threads=(8, 4, 2)):
+        x, y, z = T.get_thread_bindings()
+        width, height, depth = T.get_thread_extents()
+        for k in T.thread_binding(3, thread="threadIdx.y"):
+            Y[z, k, x] = X[z, y, x] * 1000 + width * 100 + height * 10 + depth
+        if T.thread_binding(4, thread="threadIdx.y") == 3:
+            Y[z, y, x] = T.get_thread_binding(2)
+
+
+def test_three_dimensions_of_threads() -> None:
+    x = np.arange(64, dtype=np.int32).reshape(2, 4, 8)
+    exact = x * 1000 + 842
+    exact[:, 3] = np.arange(2)[:, None]
+    for device, (_, y) in every_leg(transposed_threads, x, np.zeros_like(x)):
+        assert np.array_equal(y, exact), device
+
+
+@tilec.kernel
+def three_dimensions(Y: T.Tensor((2, 3, 5, 4), "int32")):
+    with T.Kernel(5, 3, 2, threads=32) as (bx, by, bz):
+        t = T.get_thread_binding()
+        if t == 0:
+            Y[bz, by, bx, 0] = T.get_block_extent(0) + T.get_block_extents()[2]
+            Y[bz, by, bx, 1], Y[bz, by, bx, 2], Y[bz, by, bx, 3] = bx, by, bz
+
+
+def test_three_dimensions_of_blocks() -> None:
+    z, y, x = np.meshgrid(range(2), range(3), range(5), indexing="ij")
+    exact = np.stack([np.full_like(x, 7), x, y, z], axis=-1)
+    for device, (found,) in every_leg(three_dimensions, np.zeros((2, 3, 5, 4), np.int32)):
+        assert np.array_equal(found, exact), device
+
+
+@tilec.kernel
+def parted(X: T.Tensor((64,), "float32")):
+    with T.Kernel(1, threads=64):
+        F = T.alloc_fragment((64,), "float32")
+        n = T.alloc_var("int32", 0)
+        n = T.get_thread_binding() % 3
+        T.clear(F)
+        while n > 0:
+            T.copy(X, F)
+            n = n - 1
+        T.copy(F, X)
+
+
+@tilec.kernel
+def parted_around_a_barrier(X: T.Tensor((64,), "float32")):
+    with T.Kernel(1, threads=64):
+        S = T.alloc_shared((64,), "float32")
+        t = T.get_thread_binding()
+        for k in T.serial(4):
+            S[t] = X[t] + k
+            if X[t] > 2.0:
+                break
+            X[t] = S[63 - t]
+
+
+@pytest.mark.parametrize(
+    ("kernel", "code"), [(parted, "TLC0341"), (parted_around_a_barrier, "TLC0340")]
+)
+def test_threads_that_part_do_nothing_together(kernel: Any, code: str) -> None:
+    with pytest.raises(HazardError, match=code) as caught:
+        lower(kernel, (), "cuda:sm_80", {})
+    assert caught.value.loc.line and caught.value.hint
+    with pytest.raises(TilecError):  # and so the interpreter says
+        kernel(np.eye(1, 64, dtype=np.float32)[0] * 3, device="interpreter")
