@@ -12,7 +12,6 @@ from tests.passes import planned_kernels as kernels
 from tests.passes.planning import line_of, refused, specialised
 from tilec.errors import HazardError
 from tilec.ir.core import Block, Op, Program, walk
-from tilec.ir.ops import builtin_registry
 from tilec.ir.ops.control import For, If, Launch, Role, Simt, While
 from tilec.ir.ops.nvidia import CpAsyncCommit, CpAsyncWait, FenceProxyAsync
 from tilec.ir.ops.thread import Barrier
@@ -20,13 +19,14 @@ from tilec.ir.print import print_program
 from tilec.passes.context import Facts, PassContext
 from tilec.passes.pipeline import run_pipeline
 from tilec.passes.uniformity import differing
+from tilec.runtime.lowering import standard_registry
 from tilec.target import find_target
 
 OUT = T.Tensor((128,), "float32")
 
 
 def placed(kernel: Any, target: str = "cuda:sm_80", **constants: Any) -> Program:
-    context = PassContext(find_target(target), builtin_registry(), Facts())
+    context = PassContext(find_target(target), standard_registry(), Facts())
     return run_pipeline(specialised(kernel, **constants), context, after="place_barriers")
 
 
