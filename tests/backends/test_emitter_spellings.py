@@ -126,7 +126,7 @@ def test_every_op_of_the_thread_level_prints() -> None:
     """An op that may stand at thread level has a text, or a place of its own in the emitter."""
     own = {
         "yield", "for", "while", "if", "launch", "role", "symbol", "thread_id", "hardware_block",
-        "warp_uniform", "alloc", "load", "store", "slot", "flatten", "tensor_map",
+        "define", "return", "warp_uniform", "alloc", "load", "store", "slot", "flatten", "tensor_map",
     }  # fmt: skip
     for cls in builtin_registry().ops:
         if cls.level is not Level.TILE:

@@ -338,11 +338,10 @@ def test_launches_of_one_program_have_their_own_names_and_parameters() -> None:
         ["A", "scratch"],
         ["C", "scratch"],
     ]
-    assert [(p.name, p.access) for p in emitted.params] == [("A", "r"), ("C", "w")]  # type: ignore[union-attr]
-    assert [(w.name, w.access) for w in emitted.workspaces] == [("scratch", "rw")]
+    manifest = emitted.manifest()
+    assert [(p.name, p.access) for p in manifest.tensors] == [("A", "r"), ("C", "w")]
+    assert [(w.name, w.access) for w in manifest.workspaces] == [("scratch", "rw")]
     assert render(emitted).count("__global__") == 2
-    manifest = emitted.manifest(outputs=("C",))
-    assert manifest.workspaces == emitted.workspaces
 
 
 def test_a_tensor_that_a_bulk_store_writes_is_written() -> None:
@@ -356,7 +355,7 @@ def test_a_tensor_that_a_bulk_store_writes_is_written() -> None:
         k.b.emit(TmaStore(m, tile, (zero,), (zero, zero)))
     program = k.program((1, 1, 1), 32, shared_bytes=8192)
     emitted = emit_program(program, find_target("cuda:sm_90a"), builtin_registry())
-    assert emitted.params[0].access == "w"  # type: ignore[union-attr]
+    assert emitted.manifest().tensors[0].access == "w"
     assert [a.name for a in emitted.launches[0].arguments] == ["C_map", "C_map1"]
 
 

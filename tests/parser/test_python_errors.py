@@ -233,7 +233,7 @@ BODIES = [
     ("constant symbol", "⟦T.const('Q')⟧", "TLC0126", "the value of Q"),
     ("ternary of buffers", "x = ⟦S if n > 1 else F⟧", "TLC0124", "gives scalars"),
     ("endless loop", "while ⟦True⟧:\n    pass", "TLC0122", "has run"),
-    ("workspace", "⟦T.alloc_global((4,), 'int8')⟧", "TLC0130", "not supported yet"),
+    ("workspace", "⟦T.alloc_global((bx,), 'int8')⟧", "TLC0129", "computed in a launch"),
 ]
 
 
@@ -319,10 +319,10 @@ MODULES = [
     ),
     (
         "result",
-        "@tilec.kernel\ndef ⟦k⟧(A: T.Tensor('N', 'int8')):\n"
-        "    with T.Kernel(1):\n        pass\n    return A\n",
-        "TLC0130",
-        "returns a value",
+        "@tilec.kernel\ndef k(A: T.Tensor('N', 'int8')):\n"
+        "    with T.Kernel(1):\n        pass\n    ⟦return A⟧\n",
+        "TLC0133",
+        "k returns `A`",
     ),
     (
         "recursive macro",

@@ -163,7 +163,9 @@ def test_variants_are_compiled_when_they_are_picked(driver: CudaDriver) -> None:
     assert asked == ["scale.cu"]
 
 
-def test_outputs_are_made_and_returned(stub: Stub, driver: CudaDriver) -> None:
+def test_outputs_are_made_and_returned(
+    stub: Stub, driver: CudaDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
     made = load(CODE, manifest(outputs=("C",)), driver)(A, 2.0)
     assert isinstance(made, np.ndarray)
     assert (made.shape, made.dtype) == ((3, 1000), np.float16)
@@ -177,7 +179,10 @@ def test_outputs_are_made_and_returned(stub: Stub, driver: CudaDriver) -> None:
     )
     spec = replace(SCALE, arguments=SCALE.arguments[:2], grid=(1, 1, 1))
     two = Manifest(1, "two", "cuda:sm_90a", params, (), (Variant((), "s.cu", (spec,)),), ("A", "C"))
+    with pytest.raises(ArgumentError, match="cannot be allocated for arrays of cupy"):
+        load(CODE, two, driver)(5, 1.0)  # no array names a library, and none with a GPU is there
     both = load(CODE, two, driver)
+    monkeypatch.setattr("tilec.runtime.plan.library_on_device", lambda: "numpy")
     first, second = both(5, 1.0)
     assert (first.shape, second.dtype) == ((5, 8), np.dtype(ml_dtypes.bfloat16))
     assert both(6, 1.0)[0].shape == (6, 8)

@@ -11,30 +11,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ..errors import IRError
-from ..ir.core import Access, Block, Level, Op, Program, Value, walk
+from ..ir.core import Block, Level, Op, Program, Value, walk
 from ..ir.ops.control import Launch, Symbol
 from ..ir.ops.memory import Alloc, Flatten, memory_type
-from ..ir.ops.nvidia import TensorMap, TmaStore
+from ..ir.ops.nvidia import TensorMap
 from ..ir.registry import Registry
-from ..ir.types import MemoryType, ScalarType, Space
+from ..ir.types import MemoryType, ScalarType
 from ..target import Target
 from ..version import __version__
 from .control_flow import bind_thread_ids
 from .dialect import find_dialect
 from .expressions import Expression
 from .grids import launch_grid
-from .manifest import (
-    MANIFEST_VERSION,
-    Argument,
-    Fact,
-    LaunchSpec,
-    Manifest,
-    Param,
-    ScalarParam,
-    TensorMapSpec,
-    TensorParam,
-    Variant,
-)
+from .interface import Interface, root_memory, written_memory
+from .manifest import Argument, Fact, LaunchSpec, Manifest, TensorMapSpec, Variant
 from .names import comment_text, mangle
 from .prelude import FrameParameter, KernelFrame, render_source
 from .statements import BodyEmitter
@@ -44,16 +34,13 @@ from .uses import Uses
 
 @dataclass(frozen=True)
 class EmittedProgram:
-    """A program's kernels as bodies and frames, and its side of the manifest. `workspaces` are
-    memory that a call allocates."""
+    """A program's kernels as bodies and frames, and its side of the manifest."""
 
     name: str
     target: Target
     frames: tuple[KernelFrame, ...]
     launches: tuple[LaunchSpec, ...]
-    params: tuple[Param, ...]
-    symbols: tuple[str, ...]
-    workspaces: tuple[TensorParam, ...] = ()
+    interface: Interface
 
     @property
     def source_name(self) -> str:
@@ -64,18 +51,9 @@ class EmittedProgram:
         """This text as one variant of a program."""
         return Variant(requires, source or self.source_name, self.launches)
 
-    def manifest(self, outputs: tuple[str, ...] = ()) -> Manifest:
-        """The manifest of a program that has this text alone."""
-        return Manifest(
-            MANIFEST_VERSION,
-            self.name,
-            self.target.name,
-            self.params,
-            self.symbols,
-            (self.variant(),),
-            outputs,
-            self.workspaces,
-        )
+    def manifest(self, *variants: Variant) -> Manifest:
+        """The manifest of a program that has these variants, or this text alone."""
+        return self.interface.manifest(self.target.name, variants or (self.variant(),))
 
 
 def emit_program(program: Program, target: Target, registry: Registry) -> EmittedProgram:
@@ -99,9 +77,7 @@ def emit_program(program: Program, target: Target, registry: Registry) -> Emitte
         target,
         tuple(frame for frame, _ in emitted),
         tuple(spec for _, spec in emitted),
-        tuple(outline.param(value) for value in program.params),
-        program.symbols,
-        tuple(outline.tensor(value) for value in outline.workspaces),
+        outline,
     )
 
 
@@ -115,35 +91,8 @@ def render(emitted: EmittedProgram, backend: str = "") -> str:
     return render_source(dialect.name, frames, warp_size=emitted.target.warp_size)
 
 
-class _Outline:
-    """What all launches of a program share: its parameters' names, and the ops before the
-    launches."""
-
-    def __init__(self, program: Program) -> None:
-        self.program = program
-        self.definitions: dict[Value, Op] = {r: op for op in program.body.ops for r in op.results}
-        self.workspaces = tuple(
-            op.result
-            for op in program.body.ops
-            if isinstance(op, Alloc) and op.type.space is Space.GLOBAL
-        )
-        self.names: dict[Value, str] = {}
-        taken = set(program.symbols)
-        for value in (*program.params, *self.workspaces):
-            name = base = value.hint or "arg"
-            count = 0
-            while name in taken:
-                count += 1
-                name = f"{base}{count}"
-            taken.add(name)
-            self.names[value] = name
-        written = [
-            _written(op.body, self.definitions) for op in program.body.ops if isinstance(op, Launch)
-        ]
-        self.written = frozenset().union(*written)
-        self.read = frozenset().union(
-            *(_accessed(launch.body, Access.READ, self.definitions) for launch in self._launches)
-        )
+class _Outline(Interface):
+    """What all launches of a program share: its interface, and the ops before the launches."""
 
     @property
     def _launches(self) -> tuple[Launch, ...]:
@@ -162,18 +111,6 @@ class _Outline:
             taken.add(name)
             yield launch, name
 
-    def param(self, value: Value) -> Param:
-        """A parameter as the manifest has it."""
-        if isinstance(value.type, ScalarType):
-            return ScalarParam(self.names[value], value.type.dtype.name)
-        return self.tensor(value)
-
-    def tensor(self, value: Value) -> TensorParam:
-        type_ = memory_type(value)
-        written, read = value in self.written, value in self.read
-        access = "rw" if written and read else "w" if written else "r"
-        return TensorParam(self.names[value], type_.dtype.name, type_.shape, access)  # type: ignore[arg-type]
-
     def needed(self, launch: Launch) -> list[Op]:
         """The ops before a launch whose values its body uses, in order: the kernel computes them
         again."""
@@ -190,35 +127,6 @@ class _Outline:
             wanted.add(op)
             pending += op.inputs
         return [op for op in self.program.body.ops if op in wanted]
-
-
-def _root(value: Value, definitions: Mapping[Value, Op]) -> Value:
-    """The memory that a view is of."""
-    while isinstance(value.type, MemoryType) and value in definitions:
-        op = definitions[value]
-        if not op.pure or not op.inputs:
-            break
-        value = op.inputs[0]
-    return value
-
-
-def _accessed(block: Block, access: Access, outer: Mapping[Value, Op]) -> frozenset[Value]:
-    """The memories that ops of a block access so, by thread or by a bulk copy; views count for what
-    they view."""
-    definitions = dict(outer) | {r: op for op in walk(block) for r in op.results}
-    found: set[Value] = set()
-    for op in walk(block):
-        touched = [e.memory for e in op.effects() if e.access is access and e.memory is not None]
-        map_access = Access.WRITE if isinstance(op, TmaStore) else Access.READ
-        if access is map_access:
-            maps = (definitions.get(v) for v in op.inputs)
-            touched += [m.memory for m in maps if isinstance(m, TensorMap)]
-        found.update(_root(value, definitions) for value in touched)
-    return frozenset(found)
-
-
-def _written(block: Block, outer: Mapping[Value, Op]) -> frozenset[Value]:
-    return _accessed(block, Access.WRITE, outer)
 
 
 @dataclass(frozen=True)
@@ -254,10 +162,7 @@ def _emit_launch(
         body.writer.needs.found,
         min_blocks=launch.persistent_blocks,
     )
-    scalars = {
-        v: outline.names[v] for v in outline.program.params if isinstance(v.type, ScalarType)
-    }
-    grid = launch_grid(launch, outline.definitions, scalars)
+    grid = launch_grid(launch, outline.host)
     return frame, LaunchSpec(
         name, tuple(p.argument for p in parameters), grid, threads, launch.shared_bytes
     )
@@ -283,15 +188,15 @@ def _parameters(
     live = [op for op in walk(Block((), tuple(ops))) if body.uses.is_live(op)]
     definitions = {r: op for op in live for r in op.results}
     used = {
-        _root(v, definitions)
+        root_memory(v, definitions)
         for op in live
         if not isinstance(op, (TensorMap, Flatten))
         for v in op.inputs
     }
-    written = _written(launch.body, outline.definitions)
+    written = written_memory(launch.body, outline.definitions)
     found: list[_Parameter] = []
     memories = [
-        v for v in (*outline.program.params, *outline.workspaces) if isinstance(v.type, MemoryType)
+        v for v in (*outline.program.params, *outline.allocated) if isinstance(v.type, MemoryType)
     ]
     for value in memories:
         if value in used:
@@ -323,7 +228,7 @@ def _tensor_maps(
     names: dict[TensorMapSpec, str] = {}
     for op in live:
         if isinstance(op, TensorMap):
-            tensor = outline.names[_root(op.memory, definitions)]
+            tensor = outline.names[root_memory(op.memory, definitions)]
             spec = TensorMapSpec(tensor, op.box, op.swizzle)
             names[spec] = names.get(spec) or body.writer.names.new(f"{tensor}_map")
             body.values.set(op.result, Expression(names[spec]))

@@ -4,6 +4,7 @@ manifest."""
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from ..errors import UNKNOWN, TargetUnsupported
 from ..ir.core import Constant, Op, Value
@@ -18,16 +19,24 @@ _OPERATIONS: dict[type[Op], str] = {
 }  # fmt: skip
 
 
-def launch_grid(
-    launch: Launch, definitions: Mapping[Value, Op], scalars: Mapping[Value, str]
-) -> tuple[Expr, Expr, Expr]:
-    """The grid of a launch. `definitions`: the op of each value before it; `scalars`: names of
-    scalar parameters.
+@dataclass(frozen=True)
+class HostScalars:
+    """What the launcher knows: the op of each value before the launches, the names of scalar
+    parameters, and symbols that are computed from others.
+    """
+
+    definitions: Mapping[Value, Op]
+    names: Mapping[Value, str]
+    derived: Mapping[str, Expr] = field(default_factory=dict)
+
+
+def launch_grid(launch: Launch, known: HostScalars) -> tuple[Expr, Expr, Expr]:
+    """The grid of a launch.
 
     A persistent launch has as many blocks as are resident at once, but no more than logical ones.
     Raises TargetUnsupported for an extent that the host cannot compute.
     """
-    extents = [grid_expr(value, definitions, scalars) for value in launch.grid]
+    extents = [grid_expr(value, known) for value in launch.grid]
     x, y, z = (*extents, 1, 1)[:3]
     if not launch.persistent_blocks:
         return x, y, z
@@ -41,34 +50,35 @@ def _product(a: Expr, b: Expr) -> Expr:
     return a * b if isinstance(a, int) and isinstance(b, int) else ("mul", a, b)
 
 
-def grid_expr(value: Value, definitions: Mapping[Value, Op], scalars: Mapping[Value, str]) -> Expr:
-    """The manifest's expression of an integer computed before a launch."""
+def grid_expr(value: Value, known: HostScalars) -> Expr:
+    """The manifest's expression of an integer computed before a launch: an extent of its grid, or
+    of memory that the call allocates."""
     if isinstance(value, Constant):
         return int(value.value)
-    if value in scalars:
-        return scalars[value]
-    op = definitions.get(value)
+    if value in known.names:
+        return known.names[value]
+    op = known.definitions.get(value)
     if isinstance(op, Symbol):
-        return op.label
+        return known.derived.get(op.label, op.label)
     if isinstance(op, arith.Cast) and op.dtype.is_integer and op.dtype.bits >= 32:
-        return grid_expr(op.x, definitions, scalars)
+        return grid_expr(op.x, known)
     if isinstance(op, (arith.ShiftLeft, arith.ShiftRight)) and isinstance(op.y, Constant):
-        x = grid_expr(op.x, definitions, scalars)
+        x = grid_expr(op.x, known)
         return ("mul" if isinstance(op, arith.ShiftLeft) else "floordiv", x, 1 << int(op.y.value))
     operation = _OPERATIONS.get(type(op)) if op is not None else None
     if operation is None or not isinstance(op, arith.Binary):
-        what = f"{op.name} of a launch's grid" if op is not None else f"the grid extent {value!r}"
+        what = f"{op.name} of an extent of a launch" if op is not None else f"the extent {value!r}"
         raise TargetUnsupported(
             "TLC0516", f"{what} cannot be computed by the launcher", loc=op.loc if op else UNKNOWN
         )
-    if operation == "floordiv" and (numerator := _rounded_up(op, definitions)) is not None:
+    if operation == "floordiv" and (numerator := _rounded_up(op, known.definitions)) is not None:
         left, right = numerator, op.y
         return (
             "ceildiv",
-            grid_expr(left, definitions, scalars),
-            grid_expr(right, definitions, scalars),
+            grid_expr(left, known),
+            grid_expr(right, known),
         )
-    return (operation, grid_expr(op.x, definitions, scalars), grid_expr(op.y, definitions, scalars))
+    return (operation, grid_expr(op.x, known), grid_expr(op.y, known))
 
 
 def _rounded_up(division: arith.Binary, definitions: Mapping[Value, Op]) -> Value | None:

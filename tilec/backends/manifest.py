@@ -250,7 +250,8 @@ class Variant:
 class Manifest:
     """A program as its launcher sees it. Variants stand in order of preference: the first whose
     facts all hold runs. `outputs` names parameters that the caller does not pass: they are
-    allocated and returned. `workspaces` are allocated for the time of a call."""
+    allocated and returned. `workspaces` are allocated for the time of a call. `derived` are names
+    of values that the launcher computes from the others, in order."""
 
     version: int
     program: str
@@ -260,14 +261,19 @@ class Manifest:
     variants: tuple[Variant, ...]
     outputs: tuple[str, ...] = ()
     workspaces: tuple[TensorParam, ...] = ()
+    derived: tuple[tuple[str, Expr], ...] = ()
 
     def __post_init__(self) -> None:
         tensors = {t.name for t in self.params if isinstance(t, TensorParam)}
         names = [p.name for p in (*self.params, *self.workspaces)] + list(self.symbols)
+        names += [name for name, _ in self.derived]
         _require(len(set(names)) == len(names), f"a name is declared twice: {sorted(names)}")
         unknown = sorted(set(self.outputs) - tensors)
         _require(not unknown, f"outputs that are no tensor parameter: {unknown}")
         known = set(names) | {MULTIPROCESSORS}
+        for name, expr in self.derived:
+            _check_expr(expr)
+            _check_names(expr, known - {name for name, _ in self.derived}, name)
         for variant in self.variants:
             _check_variant(variant, known, tensors | {w.name for w in self.workspaces})
         for tensor in self.tensors + self.workspaces:
@@ -305,6 +311,7 @@ class Manifest:
             reader.items("variants", _read_variant),
             reader.items("outputs", read_text),
             reader.items("workspaces", _read_tensor),
+            reader.items("derived", _read_derived),
         )
         reader.done()
         return manifest
@@ -317,6 +324,12 @@ def _read_expr(data: object, path: str) -> Expr:
         left, right = _read_expr(data[1], f"{path}[1]"), _read_expr(data[2], f"{path}[2]")
         return (data[0], left, right)
     raise ValueError(f"{path}: not an expression: {data!r}")
+
+
+def _read_derived(data: object, path: str) -> tuple[str, Expr]:
+    if isinstance(data, list) and len(data) == 2 and isinstance(data[0], str):
+        return data[0], _read_expr(data[1], f"{path}[1]")
+    raise ValueError(f"{path}: not a name and an expression: {data!r}")
 
 
 def _read_tensor(data: object, path: str) -> TensorParam:

@@ -13,7 +13,7 @@ import click
 import numpy as np
 
 from ..errors import WrongResult
-from ..interpreter import assert_close, run_program
+from ..interpreter import assert_close, returned, run_program
 from ..ir.core import Access, Program, walk
 from ..ir.dtypes import DType
 from ..ir.types import MemoryType
@@ -63,14 +63,15 @@ def _run(name: str, kernel: Kernel, source: Source, defines: dict[str, Any]) -> 
     before = {n: a.copy() if isinstance(a, np.ndarray) else a for n, a in arrays.items()}
     compiled: CompiledKernel = compile_program(program, chosen.target)
     start = time.perf_counter()
-    compiled.run_on(chosen, list(arrays.values()))
+    made = compiled.run_on(chosen, list(arrays.values()))
     seconds = time.perf_counter() - start
+    inputs = [before[p.hint] for p in program.params if p.hint not in written(program)]
+    arrays |= dict(zip((v.hint for v in returned(program)), _as_tuple(made), strict=False))
     click.echo(f"{name} on {chosen.name}, because {chosen.why}: {seconds:.2f} s with compilation")
     for remark in compiled.remarks if chosen.name != "interpreter" else ():
         click.echo(str(remark), err=True)
-    outputs = written(program)
+    outputs = [*written(program), *(v.hint for v in returned(program))]
     if source.reference is not None:
-        inputs = [before[p.hint] for p in program.params if p.hint not in outputs]
         _compare(
             name,
             arrays,
@@ -85,10 +86,9 @@ def _run(name: str, kernel: Kernel, source: Source, defines: dict[str, Any]) -> 
             "no reference to compare with"
         )
     else:
-        run_program(program, before, registry=compiled.registry)
-        _compare(
-            name, arrays, outputs, tuple(before[o] for o in outputs), program, "the interpreter"
-        )
+        made = run_program(program, before, registry=compiled.registry)
+        expected = (*(before[o] for o in written(program)), *made)
+        _compare(name, arrays, outputs, expected, program, "the interpreter")
 
 
 def written(program: Program) -> list[str]:
@@ -115,7 +115,7 @@ def _compare(
         raise WrongResult(
             "TLC0762", f"the reference gives {len(expected)} results, {name} writes {len(outputs)}"
         )
-    types = {p.hint: p.type for p in program.params}
+    types = {v.hint: v.type for v in (*program.params, *returned(program))}
     for output, exact in zip(outputs, expected, strict=True):
         type_ = types[output]
         assert isinstance(type_, MemoryType)

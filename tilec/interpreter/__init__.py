@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from .compare import assert_close, assert_exact, tolerance
 from .frame import Finding, Frame, Rule
-from .run import bind_symbols, run_program
+from .run import bind_symbols, returned, run_program
 from .same import same_meaning
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "assert_close",
     "assert_exact",
     "bind_symbols",
+    "returned",
     "run_program",
     "same_meaning",
     "tolerance",

@@ -9,6 +9,7 @@ import numpy as np
 
 from ..ir.core import Access, Block, Op, Value, walk
 from ..ir.ops.control import (
+    Define,
     For,
     HardwareBlock,
     If,
@@ -357,6 +358,15 @@ def run_symbol(frame: Frame, op: Op) -> None:
     if op.label not in frame.run.symbols:
         raise frame.fault("TLC0732", f"symbol {op.label!r} has no value")
     frame.define(op.result, op.dtype.numpy.type(frame.run.symbols[op.label]))
+
+
+def run_define(frame: Frame, op: Op) -> None:
+    """An extent of memory that the program allocates."""
+    assert isinstance(op, Define)
+    value = frame.number(op.value, f"the extent {op.label}")
+    if value < 0:
+        raise frame.fault("TLC0732", f"the extent {op.label} is {value}")
+    frame.run.symbols[op.label] = value
 
 
 def run_thread_id(frame: Frame, op: Op) -> None:

@@ -28,6 +28,7 @@ RULES: dict[type[Op], Rule] = {
     control.Simt: structure.run_simt,
     control.Parallel: structure.run_parallel,
     control.Symbol: structure.run_symbol,
+    control.Define: structure.run_define,
     control.ThreadId: structure.run_thread_id,
     control.HardwareBlock: structure.run_hardware_block,
     tile.Copy: tiles.run_copy,

@@ -9,10 +9,12 @@ import numpy as np
 
 from ..errors import ArgumentError
 from ..ir.core import Access, Program, Value, walk
+from ..ir.ops.control import Define, Return
 from ..ir.registry import Registry
 from ..ir.types import MemoryType, ScalarType, Space
 from .frame import Finding, Frame, Run
 from .memory import Memory, Storage
+from .numbers import Array
 from .roles import finish
 from .rules import install
 
@@ -29,8 +31,8 @@ def run_program(
     seed: int = 0,
     check_bounds: bool = False,
     remark: Callable[[Finding], None] = _ignore,
-) -> None:
-    """Runs `program`, writing results into the arrays of `arguments`.
+) -> tuple[Array, ...]:
+    """Runs `program`, writing results into the arrays of `arguments`; gives what it returns.
 
     arguments: by the names of the parameters, arrays of the declared dtypes (bf16 may come as
     uint16 bits) and numbers. Symbols are bound from the shapes, or given by name. `seed` orders
@@ -52,6 +54,13 @@ def run_program(
     _bind(frame, program, arguments)
     with np.errstate(all="ignore"):
         finish(frame, frame.execute(program.body))
+    return tuple(frame.memory(value).storage.data for value in returned(program))
+
+
+def returned(program: Program) -> tuple[Value, ...]:
+    """The memory that a program allocates and gives to its caller."""
+    end = program.body.terminator
+    return end.inputs if isinstance(end, Return) else ()
 
 
 def bind_symbols(program: Program, arguments: Mapping[str, Any]) -> dict[str, int]:
@@ -81,8 +90,9 @@ def bind_symbols(program: Program, arguments: Mapping[str, Any]) -> dict[str, in
                     + (f" ({dim})" if isinstance(dim, str) else ""),
                     loc=program.loc,
                 )
+    defined = {op.label for op in program.body.ops if isinstance(op, Define)}
     for name in program.symbols:
-        if name not in symbols:
+        if name not in symbols and name not in defined:
             if name not in arguments:
                 raise ArgumentError("TLC0732", f"symbol {name!r} has no value", loc=program.loc)
             symbols[name] = int(arguments[name])

@@ -15,7 +15,7 @@ from ..ir.registry import Registry
 from ..ir.types import MemoryType, ScalarType
 from .compare import assert_close, assert_exact
 from .numbers import Array
-from .run import run_program
+from .run import returned, run_program
 
 _EXTENTS = (1, 7, 16, 33, 64, 100, 129)
 
@@ -74,11 +74,13 @@ def same_meaning(
     registry = builtin_registry() if registry is None else registry
     given = dict(arguments) if arguments is not None else random_arguments(before, seed)
     one, two = _copies(given), _copies(given)
-    run_program(before, one, registry=registry, seed=seed)
-    run_program(after, two, registry=registry, seed=seed + 1)
+    made = run_program(before, one, registry=registry, seed=seed)
+    made_after = run_program(after, two, registry=registry, seed=seed + 1)
     for param in before.params:
         if isinstance(param.type, MemoryType):
             _compare(param, one[param.hint], two[param.hint])
+    for value, x, y in zip(returned(before), made, made_after, strict=True):
+        _compare(value, x, y)
 
 
 def _copies(arguments: Mapping[str, Any]) -> dict[str, Any]:

@@ -37,6 +37,16 @@ class Builder:
         self._stack[-1].append(op)
         return op
 
+    def emit_outside(self, op: OpT) -> OpT:
+        """Appends an op to what stands around all open regions."""
+        self._stack[0].append(op)
+        return op
+
+    @property
+    def outermost(self) -> tuple[Op, ...]:
+        """What stands around all open regions so far."""
+        return tuple(self._stack[0])
+
     def extend(self, ops: Sequence[Op]) -> None:
         self._stack[-1].extend(ops)
 

@@ -17,7 +17,8 @@ from ..errors import IRError, TilecError
 from .attributes import attribute_types, conforms, describe
 from .core import Block, Constant, Level, Op, Program, Value
 from .opaque import OpaqueOp
-from .ops.control import For, Launch, Parallel, Role, Simt, Symbol, While, Yield
+from .ops.control import Define, For, Launch, Parallel, Return, Role, Simt, Symbol, While, Yield
+from .ops.memory import Alloc
 from .ops.pipeline import Commit, Free, Get, Pipeline, Put, Receive, Send, Stage, Wait
 from .ops.tile import Gemm
 from .print import print_program
@@ -196,7 +197,7 @@ class _Verifier:
             if not conforms(value, annotation):
                 wanted = describe(annotation)
                 self._fail(op, "TLC0295", f"{name} of {op.name} is a {wanted}, not {value!r}")
-        if isinstance(op, Symbol) and op.label not in self._program.symbols:
+        if isinstance(op, (Symbol, Define)) and op.label not in self._program.symbols:
             self._fail(op, "TLC0295", f"the program has no symbol {op.label}")
 
     def _types(self, op: Op) -> None:
@@ -228,6 +229,10 @@ class _Verifier:
             if parent is not None:
                 self._fail(op, "TLC0294", f"a launch inside of {parent.name}")
             self._roles(op)
+        elif isinstance(op, (Define, Return)) and parent is not None:
+            self._fail(op, "TLC0294", f"{op.name} inside of {parent.name}: it is the program's")
+        elif isinstance(op, Return):
+            self._returned(op)
         elif isinstance(op, Role) and not isinstance(parent, Launch):
             self._fail(op, "TLC0294", "a role stands directly in the body of a launch")
         elif isinstance(op, Stage) and not isinstance(parent, Pipeline):
@@ -236,6 +241,14 @@ class _Verifier:
             self._fail(op, "TLC0294", f"{op.name} in a pipeline, which consists of stages")
         elif isinstance(op, _CHANNEL_OPS) and not (place.stage or place.role):
             self._fail(op, "TLC0294", f"{op.name} outside of a stage or role")
+
+    def _returned(self, end: Return) -> None:
+        """What a program returns is its own, and each only once."""
+        own = {op.result for op in self._program.body.ops if isinstance(op, Alloc)}
+        for value in end.values:
+            if value not in own or end.values.count(value) > 1:
+                why = "twice" if value in own else "but does not allocate it"
+                self._fail(end, "TLC0294", f"the program returns %{value.hint or '?'} {why}")
 
     def _roles(self, launch: Launch) -> None:
         """Roles are the last ops, have labels of their own and share no threads."""

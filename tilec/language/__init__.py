@@ -63,6 +63,7 @@ from .frame import (
     thread_binding,
     use_swizzle,
 )
+from .global_memory import alloc_global, empty
 from .kernel import prim_func
 from .loops import (
     Parallel,
@@ -78,13 +79,11 @@ from .loops import (
 from .macro import macro
 from .memory import (
     alloc_fragment,
-    alloc_global,
     alloc_local,
     alloc_shared,
     alloc_var,
     annotate_layout,
     annotate_safe_value,
-    empty,
 )
 from .places import locate
 from .tensors import Buffer, Tensor, const, dynamic, symbolic

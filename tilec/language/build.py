@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 from ..errors import LanguageError, TilecError
 from ..ir.core import Block, Op, Program, Value
 from ..ir.dtypes import DType
-from ..ir.ops.control import Launch
-from ..ir.types import MemoryType, ScalarType, Space
+from ..ir.ops.control import Define, Launch, Return
+from ..ir.ops.memory import Alloc
+from ..ir.types import Dim, MemoryType, ScalarType, Space
 from .buffers import Buffer
 from .dtypes import ElementType
+from .global_memory import finish, returned
 from .operand import Expr
 from .parameters import Parameter
 from .places import locate_error
@@ -46,6 +48,7 @@ class _Parameters:
     def make(self, name: str, annotation: TensorSpec | DType) -> Any:
         if isinstance(annotation, DType):
             value = self.values[name] = Value(ScalarType(annotation), name)
+            self.trace.scalars.add(value)
             return Expr(value, self.trace.regions[0])
         type_ = _memory_type(annotation)
         self.trace.declare(type_)
@@ -94,8 +97,9 @@ def _memory_type(spec: TensorSpec) -> MemoryType:
 
 def _run(
     kernel: Kernel, staged: Staged, constants: Mapping[str, Any], dims: dict[str, int]
-) -> tuple[Trace, _Parameters]:
-    """Runs the function once. Whatever it raises becomes a LanguageError at the user's place."""
+) -> tuple[Trace, _Parameters, Any]:
+    """Runs the function once: what it built, and what it returned. Whatever it raises becomes a
+    LanguageError at the user's place."""
     trace = Trace(kernel.name, {})
     trace.const_dims = dims
     parameters = _Parameters(trace, kernel)
@@ -114,19 +118,16 @@ def _run(
                 f"{type(error).__name__} while {kernel.name} was traced: {error}",
                 loc=loc if loc.known else staged.loc,
             ) from error
-        if result is not None:
-            raise LanguageError(
-                "TLC0130",
-                f"{kernel.name} returns a value: outputs are written to tensor parameters",
-            )
-    return trace, parameters
+    return trace, parameters, result
 
 
 def build_program(
     kernel: Kernel, staged: Staged, constants: Mapping[str, Any], dims: Mapping[str, int]
 ) -> Program:
     """The program of a kernel for compile-time parameters and values of T.const."""
-    trace, parameters = _run(kernel, staged, constants, dict(dims))
+    trace, parameters, result = _run(kernel, staged, constants, dict(dims))
+    with trace.left or staged.loc:
+        outputs = returned(trace, result) if result is not None else ()
     with staged.loc:
         if trace.launches == 0:
             raise LanguageError(
@@ -135,22 +136,34 @@ def build_program(
                 hint="a kernel has at least one `with T.Kernel(...):`",
             )
         values = parameters.in_order()
-    body = Block((), tuple(_body(trace)))
-    return Program(kernel.name, values, body, tuple(trace.symbols), loc=staged.loc)
+        finish(trace, outputs, {*(v.hint for v in values), *trace.symbols})
+    body = _body(trace)
+    symbols = _symbols(trace, body)
+    return Program(kernel.name, values, Block((), tuple(body)), symbols, loc=staged.loc)
 
 
 def _body(trace: Trace) -> list[Op]:
-    """The launches, and what computes their grids and their symbols."""
+    """The launches, what computes their grids and their symbols, and the memory that they use."""
     used: set[Value] = set()
+    extents: set[Dim] = set()
     kept: list[Op] = []
     for op in reversed((*trace.symbol_ops, *trace.builder.ops)):
-        if isinstance(op, Launch) or any(result in used for result in op.results):
+        wanted = isinstance(op, Define) and op.label in extents
+        if wanted or isinstance(op, Launch | Return) or any(r in used for r in op.results):
             kept.append(op)
             used.update(v for inner in op.walk() for v in inner.inputs)
+            extents.update(op.type.shape if isinstance(op, Alloc) else ())
     return kept[::-1]
+
+
+def _symbols(trace: Trace, body: list[Op]) -> tuple[str, ...]:
+    """The symbols of tensors, and the extents of the memory that is left."""
+    defined = {op.label for op in trace.builder.ops if isinstance(op, Define)}
+    kept = {op.label for op in body if isinstance(op, Define)}
+    return tuple(name for name in trace.symbols if name not in defined or name in kept)
 
 
 def probe_dims(kernel: Kernel, head: Staged, constants: Mapping[str, Any]) -> dict[str, TensorSpec]:
     """The annotations in the body, with T.const giving names instead of values."""
-    _, parameters = _run(kernel, head, constants, ConstantNames())
+    _, parameters, _ = _run(kernel, head, constants, ConstantNames())
     return parameters.specs

@@ -90,18 +90,6 @@ def alloc_var(dtype: object, init: Any = None, scope: str = "local.var") -> Vari
     return variable
 
 
-def alloc_global(shape: Any, dtype: object) -> Buffer:
-    """A workspace in global memory. Not supported yet: refused with a located error."""
-    raise refuse(
-        "TLC0130", "T.alloc_global is not supported yet", hint="pass the workspace as a parameter"
-    )
-
-
-def empty(*shape: Any, dtype: object = "float32") -> Buffer:
-    """An output that the call returns. Not supported yet: refused with a located error."""
-    raise refuse("TLC0130", "T.empty is not supported yet", hint="pass the output as a parameter")
-
-
 def annotate_safe_value(values: Mapping[Buffer, Any]) -> None:
     """What reads outside of a tensor give from here on, {tensor: number}; 0 where nothing is said.
 

@@ -61,8 +61,11 @@ class Trace:
         self.symbols: dict[str, Value | None] = {}  # declared by a tensor; the value once asked for
         self.symbol_ops: list[Op] = []
         self.definitions: dict[Value, Op] = {}  # pure ops by their results
+        self.scalars: set[Value] = set()  # the scalar parameters
+        self.allocated: list[Value] = []  # global memory that the call allocates
         self.active: list[object] = []  # macros being expanded, outermost first
         self.until: CodeType | None = None
+        self.left: Loc | None = None  # where the kernel returned a value
         self.annotate: Callable[[str, Any], Any] | None = None
 
     # Places -----------------------------------------------------------------------------------
@@ -132,6 +135,11 @@ class Trace:
         for dim in type_.shape:
             if isinstance(dim, str):
                 self.symbols.setdefault(dim, None)
+
+    def host_values(self) -> set[Value]:
+        """What is known before the launches: symbols, scalar parameters, sums and products."""
+        ops = (*self.symbol_ops, *self.builder.outermost)
+        return self.scalars.union(*(op.results for op in ops if op.pure))
 
     # Rules ------------------------------------------------------------------------------------
 

@@ -23,7 +23,8 @@ from ..language.buffers import Element, Variable, name_buffer
 from ..language.dtypes import ElementType
 from ..language.loops import counted
 from ..language.operand import Expr, Operand, Poison
-from ..language.trace import Trace, current, refuse
+from ..language.places import locate
+from ..language.trace import Trace, current, refuse, tracing
 from .python_control import Branch, Lazy, Loop, WhileLoop, both, chain, choose, negate
 from .python_control import either as either_of
 from .python_guard import Snapshot, closure_values, visible
@@ -214,6 +215,9 @@ class Scope:
                 f"`return` in {self.regions[-1].where}, which is decided when the kernel runs",
                 hint="return after it",
             )
+        trace = tracing()
+        if trace is not None and not trace.active:
+            trace.left = locate(trace.until)
         return self.values(self._force(value))
 
     # Expressions --------------------------------------------------------------------------------

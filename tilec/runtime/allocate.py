@@ -4,6 +4,7 @@ library."""
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -60,11 +61,23 @@ def allocate(
         return cupy.empty(shape, dtype=numpy_dtype(dtype))
 
 
+def library_on_device() -> str:
+    """The library that makes arrays for a call which passes none."""
+    return "torch" if "torch" in sys.modules and "cupy" not in sys.modules else "cupy"
+
+
 def hand_over(library: str, array: Any) -> Any:
     """`array`, made by `allocate(library, ...)`, as an array of `library`; nothing is copied."""
     if library == "jax" and not isinstance(array, np.ndarray):
         return sys.modules["jax"].dlpack.from_dlpack(array)
     return array
+
+
+def as_result(made: Sequence[Any]) -> Any:
+    """What a call gives its caller: nothing, the only array, or a tuple of them."""
+    if len(made) == 1:
+        return made[0]
+    return tuple(made) or None
 
 
 def _torch_stream(

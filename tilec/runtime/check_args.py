@@ -100,9 +100,10 @@ def bind_arguments(manifest: Manifest, arguments: Sequence[object]) -> Bound:
             {**env, **{k: v for k, (v, _) in symbols.items()}},
             symbols,
         )
-    return Bound(
-        {name: value for name, (value, _) in symbols.items()}, views, scalars, device, library
-    )
+    values = {name: value for name, (value, _) in symbols.items()}
+    for name, expr in manifest.derived:
+        values[name] = evaluate(expr, {**env, **values})
+    return Bound(values, views, scalars, device, library)
 
 
 def check_scalar(program: str, param: ScalarParam, value: object) -> int | float:

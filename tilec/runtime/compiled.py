@@ -6,20 +6,12 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
-from ..backends.manifest import (
-    MANIFEST_VERSION,
-    LaunchSpec,
-    Manifest,
-    Param,
-    ScalarParam,
-    TensorParam,
-    Variant,
-)
+from ..backends.interface import Interface
+from ..backends.manifest import LaunchSpec, Manifest, Variant
 from ..errors import CompilerFailed
-from ..ir.core import Access, Program, Value, walk
+from ..ir.core import Program
 from ..ir.print import print_program
 from ..ir.registry import Registry
-from ..ir.types import MemoryType, ScalarType
 from ..passes.context import Facts, PassContext, Remark
 from ..passes.pipeline import run_pipeline
 from ..target import Target
@@ -81,10 +73,7 @@ class CompiledKernel:
     @cached_property
     def interface(self) -> Manifest:
         """Parameters and symbols alone: what can be checked without lowering anything."""
-        params = tuple(_param(value, self.program) for value in self.program.params)
-        return Manifest(
-            MANIFEST_VERSION, self.program.name, self.target.name, params, self.program.symbols, ()
-        )
+        return Interface(self.program).manifest(self.target.name)
 
     @property
     def lowered(self) -> Lowered:
@@ -109,18 +98,7 @@ class CompiledKernel:
     @property
     def manifest(self) -> Manifest:
         """The program's interface with the variants made so far."""
-        base = self.lowered.emitted.manifest()
-        variants = tuple(v.variant for v in self.variants)
-        return Manifest(
-            base.version,
-            base.program,
-            base.target,
-            base.params,
-            base.symbols,
-            variants,
-            base.outputs,
-            base.workspaces,
-        )
+        return self.lowered.emitted.manifest(*(v.variant for v in self.variants))
 
     @property
     def source(self) -> str:
@@ -233,13 +211,3 @@ def _arch_here(target: Target, driver: GpuDriver) -> str:
     major, minor = driver.capability(0)
     here = f"sm_{major}{minor}"
     return "" if here == target.arch else here
-
-
-def _param(value: Value, program: Program) -> Param:
-    if isinstance(value.type, ScalarType):
-        return ScalarParam(value.hint, value.type.dtype.name)
-    assert isinstance(value.type, MemoryType)
-    touched = [e.access for op in walk(program.body) for e in op.effects() if e.memory is value]
-    writes, reads = Access.WRITE in touched, Access.READ in touched
-    access = "rw" if writes and reads else "w" if writes else "r"
-    return TensorParam(value.hint, value.type.dtype.name, tuple(value.type.shape), access)  # type: ignore[arg-type]

@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, get_args
 
+import numpy as np
+
 from ..backends.manifest import ScalarParam
 from ..errors import ArgumentError, TilecError
 from ..target import Target, find_target
 from . import emulator
-from .arrays import is_array
+from .allocate import allocate, as_result
+from .arrays import ArrayView, is_array
 from .check_args import bind_arguments, pick_variant
 from .devices import DEFAULT_TARGET, register_device, stated_target
+from .plan import made_views
 
 MULTIPROCESSORS = 4  # of the emulated machine: few, so that persistent blocks take several tiles
 
@@ -40,10 +44,13 @@ class EmulatorDevice:
         return f"emulator:{self.target.name}"
 
     def run(self, compiled: Any, arrays: Sequence[object], stream: object = None) -> Any:
-        """Emulates every launch of the variant that the arguments pick, in place on NumPy arrays."""
+        """Emulates every launch of the variant that the arguments pick, in place on NumPy arrays;
+        returns what the program returns."""
         manifest = compiled.manifest
         bound = bind_arguments(manifest, arrays)
-        variant = pick_variant(manifest, bound.views, bound.environment(MULTIPROCESSORS))
+        env = bound.environment(MULTIPROCESSORS)
+        views = made_views(manifest, bound, env)
+        variant = pick_variant(manifest, views, env)
         lowered = next(v for v in compiled.variants if v.file_name == variant.source)
         library = emulator.build(lowered.emulated_text)
         values: dict[str, Any] = {**bound.symbols}
@@ -51,6 +58,8 @@ class EmulatorDevice:
             if not isinstance(param, ScalarParam) and not is_array(value):
                 raise ArgumentError("TLC0806", f"{param.name} is not an array")
             values[param.name] = value
+        made = {name: _unwritten(views[name]) for name in views if name not in bound.views}
+        values |= made
         for launch in variant.launches:
             emulator.run(
                 library,
@@ -61,7 +70,14 @@ class EmulatorDevice:
                 self.seed,
                 multiprocessors=MULTIPROCESSORS,
             )
-        return None
+        return as_result([made[name] for name in manifest.outputs])
+
+
+def _unwritten(view: ArrayView) -> np.ndarray[Any, Any]:
+    """An array for an output or a workspace, of bytes that nobody takes for a result: NaN, or -1."""
+    array: np.ndarray[Any, Any] = allocate("numpy", view.device, view.shape, view.dtype, None)
+    array.reshape(-1).view(np.uint8).fill(0xFF)
+    return array
 
 
 register_device("emulator", EmulatorDevice)

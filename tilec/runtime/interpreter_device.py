@@ -11,6 +11,7 @@ from .. import config
 from ..errors import ArgumentError
 from ..interpreter import run_program
 from ..target import Target, find_target
+from .allocate import as_result
 from .check_args import bind_arguments
 from .devices import DEFAULT_TARGET, register_device, stated_target
 
@@ -33,9 +34,9 @@ class InterpreterDevice:
         )
 
     def run(self, compiled: Any, arrays: Sequence[object], stream: object = None) -> Any:
-        """Interprets the program on NumPy arrays, in place."""
+        """Interprets the program on NumPy arrays, in place; returns what it returns."""
         bind_arguments(compiled.interface, arrays)
-        named = {p.name: a for p, a in zip(compiled.interface.params, arrays, strict=True)}
+        named = {p.name: a for p, a in zip(compiled.interface.inputs, arrays, strict=True)}
         for name, value in named.items():
             if not isinstance(value, (np.ndarray, np.generic, int, float, bool)):
                 raise ArgumentError(
@@ -43,13 +44,13 @@ class InterpreterDevice:
                     f"{name} is a {type(value).__module__} array; the interpreter takes NumPy's",
                     hint="copy it to the host first",
                 )
-        run_program(
+        made = run_program(
             compiled.program,
             named,
             registry=compiled.registry,
             check_bounds="bounds" in config.current().check,
         )
-        return None
+        return as_result(made)
 
 
 register_device("interpreter", InterpreterDevice)

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 from ..backends.manifest import Manifest, ScalarParam, TensorParam, Variant
 from ..errors import UNKNOWN, ArgumentError, Loc
 from ..target import find_target
-from .allocate import allocate, hand_over
+from .allocate import allocate, as_result, hand_over
 from .arrays import ADAPTERS, adapter_of, is_array, view_array
 from .check_args import bind_arguments, check_scalar
 from .cuda import cuda_driver
@@ -74,7 +74,7 @@ class Loaded:
             for call in plan.calls:
                 call.patch(pointers, scalars, _TENSOR_MAPS, self.driver)
             run_calls(self.driver, plan, number)
-        return _as_result(made)
+        return as_result(made)
 
     def prepare(self, *arguments: object) -> PreparedLaunch:
         """A call with everything computed, for these arrays and scalars. Outputs and workspaces are
@@ -89,7 +89,7 @@ class Loaded:
             spaces.append(array)
         for call in plan.calls:
             call.patch(pointers, scalars, _TENSOR_MAPS, self.driver)
-        return PreparedLaunch(self.driver, plan, _as_result(made), (self._table, arguments, spaces))
+        return PreparedLaunch(self.driver, plan, as_result(made), (self._table, arguments, spaces))
 
     def variant_for(self, *arguments: object) -> Variant:
         """The variant that these arguments pick, without loading it. Raises ArgumentError."""
@@ -229,9 +229,3 @@ def run_calls(driver: GpuDriver, plan: Plan, stream: int) -> None:
     finally:
         if several:
             driver.leave(previous)
-
-
-def _as_result(made: list[Any]) -> Any:
-    if len(made) == 1:
-        return made[0]
-    return tuple(made) or None

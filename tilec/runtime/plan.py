@@ -21,6 +21,7 @@ from ..backends.manifest import (
     names_in,
 )
 from ..errors import ArgumentError
+from .allocate import library_on_device
 from .arrays import ArrayDevice, ArrayView, contiguous_strides
 from .check_args import Bound, bind_arguments, pick_variant
 from .gpu_driver import GpuDriver
@@ -71,6 +72,8 @@ def deciding_scalars(manifest: Manifest) -> frozenset[str]:
     for tensor in manifest.tensors + manifest.workspaces:
         for expr in (*tensor.shape, *(tensor.strides or ())):
             names.update(names_in(expr))
+    for _, expr in manifest.derived:
+        names.update(names_in(expr))
     for variant in manifest.variants:
         for launch in variant.launches:
             for expr in launch.grid:
@@ -86,7 +89,7 @@ def variant_of(manifest: Manifest, driver: GpuDriver, arguments: Sequence[object
     bound = bind_arguments(manifest, arguments)
     index = bound.device.index if bound.device else 0
     env = bound.environment(driver.multiprocessors(index))
-    return pick_variant(manifest, _with_made(manifest, bound, env), env)
+    return pick_variant(manifest, made_views(manifest, bound, env), env)
 
 
 def make_plan(
@@ -100,15 +103,16 @@ def make_plan(
     Raises ArgumentError, OutOfResources, ExecutionError."""
     bound = bind_arguments(manifest, arguments)
     device = bound.device or ArrayDevice(driver.kind)
+    library = bound.library if bound.device is not None else library_on_device()
     if device.kind != driver.kind:
         raise ArgumentError(
             "TLC0803",
             f"{manifest.program}: the arrays are on {device}, the program is for {driver.kind}",
         )
     env = bound.environment(driver.multiprocessors(device.index))
-    views = _with_made(manifest, bound, env)
+    views = made_views(manifest, bound, env)
     variant = pick_variant(manifest, views, env)
-    current = current_stream_of(bound.library, device.index)
+    current = current_stream_of(library, device.index)
     calls: list[KernelCall] = []
     for spec in variant.launches:
         grid = _grid(manifest.program, spec, env)
@@ -120,7 +124,7 @@ def make_plan(
     return Plan(
         program=manifest.program,
         device=device,
-        library=bound.library,
+        library=library,
         variant=variant,
         calls=tuple(calls),
         outputs=_made(manifest, manifest.outputs, views),
@@ -130,7 +134,7 @@ def make_plan(
     )
 
 
-def _with_made(manifest: Manifest, bound: Bound, env: Mapping[str, int]) -> dict[str, ArrayView]:
+def made_views(manifest: Manifest, bound: Bound, env: Mapping[str, int]) -> dict[str, ArrayView]:
     """The arguments' views, and views of what will be allocated, which is aligned and row-major."""
     views = dict(bound.views)
     device = bound.device or ArrayDevice("cpu")

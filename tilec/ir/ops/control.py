@@ -8,7 +8,7 @@ from ...errors import TypeMismatch
 from ..core import Block, Level, Op, Value, attribute, operand, operands, region
 from ..dtypes import DType, bool_, i32
 from ..layout.register import RegisterLayout
-from ..types import ScalarType, Type
+from ..types import MemoryType, ScalarType, Space, Type
 
 
 def _types(values: tuple[Value, ...]) -> tuple[Type, ...]:
@@ -122,6 +122,32 @@ class Symbol(Op, name="symbol", pure=True):
         return (ScalarType(self.dtype),)
 
 
+class Define(Op, name="define"):
+    """Gives a symbol its value: the extent of memory that the program allocates, computed before
+    its launches from what the caller passes.
+    """
+
+    value: Value = operand()
+    label: str = attribute()
+
+    def infer(self) -> tuple[Type, ...]:
+        if not (isinstance(self.value.type, ScalarType) and self.value.type.dtype.is_integer):
+            raise TypeMismatch("TLC0223", f"an extent is a {self.value.type}, not an integer")
+        return ()
+
+
+class Return(Op, name="return", terminator=True):
+    """Ends a program: the global memory, allocated by it, that the call gives to its caller."""
+
+    values: tuple[Value, ...] = operands()
+
+    def infer(self) -> tuple[Type, ...]:
+        for value in self.values:
+            if not (isinstance(value.type, MemoryType) and value.type.space is Space.GLOBAL):
+                raise TypeMismatch("TLC0224", f"a program returns global memory, not {value.type}")
+        return ()
+
+
 class ThreadId(Op, name="thread_id", pure=True):
     """This thread's number in its role (program threads), or with `launched` in the whole launched
     block.
@@ -180,6 +206,6 @@ class Parallel(Op, name="parallel", level=Level.TILE):
 
 
 OPS: tuple[type[Op], ...] = (
-    Yield, For, While, If, Launch, Role, Symbol, ThreadId, HardwareBlock, WarpUniform, Simt,
-    Parallel,
+    Yield, For, While, If, Launch, Role, Symbol, Define, Return, ThreadId, HardwareBlock,
+    WarpUniform, Simt, Parallel,
 )  # fmt: skip
