@@ -22,8 +22,7 @@ from tilec.ir.types import InflightType, MemoryType, ScalarType, Space, TileType
 from tilec.passes.lower_mfma import lower_mfma
 from tilec.passes.lower_mma import lower_mma
 from tilec.passes.lower_wgmma import lower_wait, lower_wgmma
-from tilec.passes.matrix_operands import operand_layout
-from tilec.passes.variants import accumulator_layout
+from tilec.passes.variants import accumulator_layout, operand_layout
 
 Array = np.ndarray[Any, Any]
 Variant = tuple[str, int, int, int, int, int]
@@ -194,7 +193,8 @@ def test_left_operand_in_registers(family: str) -> None:
     }
     size = (128, 64, 64)
     base = Case(variants[family], size)  # type: ignore[arg-type]
-    tile = Value(TileType(f16, (128, 64), operand_layout(base.op, "a")), "p")
+    layout = operand_layout(base.op, variants[family], "a")  # type: ignore[arg-type]
+    tile = Value(TileType(f16, (128, 64), layout), "p")
     case = Case(variants[family], size)  # type: ignore[arg-type]
     case.op = case.op.replace(a=tile)  # type: ignore[assignment]
     case.lowering.share(case.accumulator, case.op.result)
@@ -207,23 +207,26 @@ def test_left_operand_in_registers(family: str) -> None:
     assert np.array_equal(
         get_tile(machine, case.lowering, case.accumulator), case.start + case.product
     )
-    wrong = Value(
-        TileType(f16, (128, 64), operand_layout(base.op, "a").transpose((1, 0)).reshape((128, 64))),
-        "p",
-    )
+    other = layout.transpose((1, 0)).reshape((128, 64))
+    wrong = Value(TileType(f16, (128, 64), other), "p")
     case.op = case.op.replace(a=wrong)  # type: ignore[assignment]
     with pytest.raises(LayoutConflict, match="TLC0421"):
         case.lower()
 
 
 def test_accumulator_of_one_gemm_is_the_operand_of_the_next() -> None:
-    """Attention: the second product takes the first from registers, without moving any, for mma and
-    wgmma.
+    """Attention: the second product takes the first from registers, without moving any; of MFMA
+    where it is swapped.
     """
-    for variant in (("mma", 16, 8, 16, 4, 1), ("wgmma", 64, 64, 16, 1, 1)):
-        first = accumulator_layout(variant, 64, 64)
+    for variant in (
+        ("mma", 16, 8, 16, 4, 1),
+        ("wgmma", 64, 64, 16, 1, 1),
+        ("mfma", 16, 16, 16, 4, 1, "swapped"),
+        ("mfma", 32, 32, 8, 2, 1, "swapped"),
+    ):
+        first = accumulator_layout(variant, 64, 64)  # type: ignore[arg-type]
         case = Case(variant, (64, 64, 64))  # type: ignore[arg-type]
-        assert operand_layout(case.op, "a") == first
+        assert operand_layout(case.op, variant, "a") == first  # type: ignore[arg-type]
 
 
 WGMMA = [

@@ -128,8 +128,8 @@ def _gemm_refusal(gemm: Gemm, threads: int, target: Target) -> str:
     matches = [i for i in target.matrix if i.family == "wgmma" and i.operand == dtype]
     if not matches or tile.dtype.name != matches[0].accumulator:
         return f"there is no wgmma of {dtype} into {tile.dtype}"
-    if not isinstance(gemm.b.type, MemoryType) or not isinstance(gemm.a.type, MemoryType):
-        return "an operand of gemm is in registers"
+    if not isinstance(gemm.b.type, MemoryType):
+        return "operand B of a gemm is in registers, and wgmma reads it from shared memory"
     m, n, k = gemm_shape(gemm)
     if not variants_of(gemm, "wgmma", threads, target):
         return f"wgmma cannot split {m} x {n} x {k} over {threads // WARPGROUP} warpgroups"
@@ -144,8 +144,8 @@ def _layout_refusal(gemm: Gemm) -> str:
         ("A", gemm.a, not gemm.transpose_a),
         ("B", gemm.b, gemm.transpose_b),
     ):
-        type_ = memory_type(value)
-        if type_.layout is None:
+        type_ = value.type
+        if not isinstance(type_, MemoryType) or type_.layout is None:
             continue
         major: Literal["k", "mn"] = "k" if k_major else "mn"
         if wgmma_operand(type_.layout, major, type_.dtype.bits) is None:

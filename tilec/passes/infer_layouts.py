@@ -161,13 +161,20 @@ class _Inference:
         values: dict[str, Any] = {}
         conversions: list[Op] = []
         converted = self._conversions(op, conversions)
+        position = 0  # among the op's inputs
+
+        def taken(value: Value) -> Value:
+            nonlocal position
+            position += 1
+            return converted.get(position - 1, self.names.get(value, value))
+
         for name, kind in op.fields:
             old = getattr(op, name)
             match kind:
                 case "operand":
-                    values[name] = converted.get(old, self.names.get(old, old))
+                    values[name] = taken(old)
                 case "operands":
-                    values[name] = tuple(converted.get(v, self.names.get(v, v)) for v in old)
+                    values[name] = tuple(taken(v) for v in old)
                 case "region":
                     values[name] = self.rebuild(old)
                 case _:
@@ -211,16 +218,16 @@ class _Inference:
         layout = self.layouts.get(channel.result)
         return tile.with_layout(layout) if layout is not None else tile
 
-    def _conversions(self, op: Op, ops: list[Op]) -> dict[Value, Value]:
-        """Converted operands, where what the op demands is not what the value has."""
-        converted: dict[Value, Value] = {}
+    def _conversions(self, op: Op, ops: list[Op]) -> dict[int, Value]:
+        """Converted operands by position, where what the op demands is not what the value has."""
+        converted: dict[int, Value] = {}
         for number, value in self.uses.get(op, ()):
             wanted = self.layouts.get(demand(op, number))
             if wanted is not None and wanted != self.layouts.get(value):
                 convert = ConvertLayout(self.names.get(value, value), layout=wanted)
                 convert.result.hint = value.hint
                 ops.append(convert)
-                converted[value] = convert.result
+                converted[number] = convert.result
                 self.context.remark(
                     Remark(
                         "TLC0410", f"{value.hint or 'a tile'} changes layout for {op.name}", op.loc

@@ -24,6 +24,7 @@ from ..ir.layout.constraints import (
     Equal,
     Fixed,
     Option,
+    Variable,
 )
 from ..ir.ops.arith import Elementwise
 from ..ir.ops.control import For, If, Parallel, While
@@ -43,9 +44,10 @@ from ..ir.registry import Registry
 from ..ir.types import InflightType, TileType
 from ..target import Target
 from .context import PassContext
-from .variants import accumulator_layout, gemm_shape, variants_of
+from .variants import Side, accumulator_layout, gemm_shape, operand_layout, variants_of
 
 VECTOR_BYTES = 16
+OPERAND_WEIGHT = 4.0  # of a conversion that a matrix instruction waits for
 TABLE = "layouts"
 
 
@@ -98,13 +100,13 @@ def tile_of(value: Value) -> TileType:
 
 
 def demand(op: Op, number: int) -> tuple[str, Op, int]:
-    """The variable of what `op` demands of its tile operand `number`."""
+    """The variable of what `op` demands of its tile operand, input `number`."""
     return ("use", op, number)
 
 
-def use(op: Op, number: int, value: Value) -> Convert:
-    """States that a conversion may stand between `value` and the op's tile operand `number`."""
-    return Convert(value, demand(op, number), why=why(op))
+def use(op: Op, number: int, value: Value, weight: float = 1.0) -> Convert:
+    """States that a conversion may stand between `value` and the op's input `number`."""
+    return Convert(value, demand(op, number), weight, why=why(op))
 
 
 def constraints_of(block: Block, threads: int, context: PassContext) -> Iterator[Constraint]:
@@ -241,13 +243,6 @@ def _receive(op: Receive, group: Group) -> Iterator[Constraint]:
 
 
 def _gemm(op: Gemm, group: Group) -> Iterator[Constraint]:
-    if is_tile(op.a) or is_tile(op.b):
-        raise TargetUnsupported(
-            "TLC0401",
-            "a gemm operand in registers is not supported",
-            loc=op.loc,
-            hint="copy it to shared memory",
-        )
     m, n, k = gemm_shape(op)
     variants = variants_of(op, op.instruction, group.threads, group.target)
     if not variants:
@@ -259,10 +254,20 @@ def _gemm(op: Gemm, group: Group) -> Iterator[Constraint]:
             hint="make the tile a multiple of the instruction times the warps, or use fewer "
             "threads",
         )
+    sides: tuple[tuple[Side, Value], ...] = (("a", op.a), ("b", op.b))
+    for number, (_, value) in enumerate(sides):
+        if is_tile(value):
+            yield use(op, number, value, OPERAND_WEIGHT)
     options = []
     for variant, cost in variants:
-        layout = accumulator_layout(variant, m, n)
-        options.append(Option(str(variant), {op.accumulator: layout, op.result: layout}, cost))
+        accumulator = accumulator_layout(variant, m, n)
+        layouts: dict[Variable, RegisterLayout] = {
+            demand(op, number): operand_layout(op, variant, side)
+            for number, (side, value) in enumerate(sides)
+            if is_tile(value)
+        }
+        layouts |= {op.accumulator: accumulator, op.result: accumulator}
+        options.append(Option(str(variant), layouts, cost))
     yield Choice(op, tuple(options), why=why(op))
     yield Equal(op.accumulator, op.result, why=why(op))
 

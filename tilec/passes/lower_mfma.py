@@ -10,6 +10,9 @@ One instruction takes m k / 64 consecutive k from each lane, 8 bytes where LDS i
 So two steps of k are read as one: lane group g holds k = 8 g ... 8 g + 7 of both, the first
 instruction takes the first half of every group and the second the rest. That permutes k in A and B
 alike, and the sum over k does not mind.
+
+A swapped variant hands the fragments over the other way round: the fragments of A and B are alike,
+so that this gives the transpose of each instruction tile, and nothing else differs.
 """
 
 from __future__ import annotations
@@ -54,14 +57,12 @@ def lower_mfma(op: Gemm, lowering: Lowering) -> None:
             b.unrolled(tiling.column_blocks, "j") as j,
         ):
             block = b.add(b.mul(i, tiling.column_blocks), j)
-            b.emit(
-                Mfma(
-                    accumulator, b.mul(block, tiling.accumulators),
-                    a.registers, a.offset(i, step, part),
-                    other.registers, other.offset(j, step, part),
-                    m=tiling.m, n=tiling.n, k=tiling.k,
-                )
-            )  # fmt: skip
+            left = a.registers, a.offset(i, step, part)
+            right = other.registers, other.offset(j, step, part)
+            operands = (*right, *left) if tiling.swapped else (*left, *right)
+            m, n = (tiling.n, tiling.m) if tiling.swapped else (tiling.m, tiling.n)
+            offset = b.mul(block, tiling.accumulators)
+            b.emit(Mfma(accumulator, offset, *operands, m=m, n=n, k=tiling.k))
 
 
 def steps_in_a_read(op: Gemm, tiling: Tiling) -> int:

@@ -10,23 +10,21 @@ which the C compiler folds into addresses.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from ..errors import LayoutConflict
 from ..ir.build import Builder
 from ..ir.core import Value, constant_of
-from ..ir.layout import RegisterLayout, SharedLayout, mfma, mma_m16n8, wgmma_a
+from ..ir.layout import RegisterLayout, SharedLayout
 from ..ir.ops.memory import memory_type
 from ..ir.ops.thread import FillRegisters, VectorLoad
 from ..ir.ops.tile import Gemm
 from ..ir.types import InflightType, MemoryType, TileType
 from .coordinates import coordinates, register_loops
+from .variants import SWAPPED, Side, operand_layout
 
 if TYPE_CHECKING:
     from .lower_tiles import Lowering
-
-Side = Literal["a", "b"]
-
 
 @dataclass(frozen=True)
 class Tiling:
@@ -46,6 +44,8 @@ class Tiling:
     row_blocks: int
     column_blocks: int
     steps: int
+    swapped: bool = False
+    """Whether instructions compute the transpose, B on their left."""
 
     @classmethod
     def of(cls, op: Gemm) -> Tiling:
@@ -64,7 +64,8 @@ class Tiling:
                 loc=op.loc,
             )
         blocks = tile.shape[0] // (m * rows), tile.shape[1] // (n * columns)
-        return cls(str(family), m, n, k, rows, columns, *blocks, extent_k // k)
+        swapped = op.variant[-1] == SWAPPED
+        return cls(str(family), m, n, k, rows, columns, *blocks, extent_k // k, swapped)
 
     def unit_place(self, b: Builder, unit: Value) -> tuple[Value, Value]:
         """Row and column of a unit in the arrangement."""
@@ -192,38 +193,12 @@ def load_fragment(
         )
 
 
-def operand_layout(op: Gemm, side: Side) -> RegisterLayout:
-    """The layout that a tile must have to be an operand of `op` in registers: fragments (block,
-    step), steps inner.
-
-    Units beside each other that need the same rows hold copies. Its shape is the tile's, stored
-    order included.
-    """
-    tiling = Tiling.of(op)
-    bits = op.operand_dtype.bits
-    if tiling.family == "wgmma":
-        fragment = wgmma_a(tiling.k)
-    elif tiling.family == "mma":
-        fragment = mma_m16n8(side, tiling.k, bits)
-    else:
-        fragment = mfma(side, tiling.m, tiling.n, tiling.k, bits)
-    if side == "a":
-        fragment = fragment.replicate(tiling.columns).repeat((tiling.rows, 1), "thread")
-        blocks = tiling.row_blocks
-    else:
-        fragment = fragment.repeat((tiling.columns, 1), "thread").replicate(tiling.rows)
-        blocks = tiling.column_blocks
-    layout = fragment.repeat((blocks, tiling.steps), "register")
-    k_first = op.transpose_a if side == "a" else not op.transpose_b
-    return layout.transpose((1, 0)) if k_first else layout
-
-
 def check_operand_tile(op: Gemm, side: Side, lowering: Lowering) -> None:
     """Raises LayoutConflict where the tile on a side of `op` is not laid out as its instructions
     take it.
     """
     value = op.a if side == "a" else op.b
-    if lowering.layout(value) != operand_layout(op, side):
+    if lowering.layout(value) != operand_layout(op, op.variant, side):  # type: ignore[arg-type]
         raise LayoutConflict(
             "TLC0421",
             f"{value.hint or side}, a gemm's operand in registers, is not laid out for "

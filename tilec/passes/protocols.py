@@ -9,8 +9,8 @@
 
 Freed by one arrive a warpgroup where only wgmma reads the buffer (its own wait orders it), else by
 one arrive a warp after a warp sync. Channels with the same writer, reader and slots share their
-pair of barriers (a bundle). Sources: PTX ISA 8.0, 9.7.13.15 (mbarrier), 9.7.9.25 (cp.async, bulk
-tensor copies).
+pair of barriers (a bundle) if nothing is read between one's free and the other's. Sources: PTX ISA
+8.0, 9.7.13.15 (mbarrier), 9.7.9.25 (cp.async, bulk tensor copies).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ..ir.build import Builder
-from ..ir.core import Block, Value, walk
+from ..ir.core import Block, Op, Value, walk
 from ..ir.dtypes import i32, mbarrier
 from ..ir.layout.shared import SharedLayout
 from ..ir.ops.control import Role, ThreadId
@@ -31,7 +31,7 @@ from ..ir.ops.nvidia import (
     MbarrierInitFence,
     MbarrierWait,
 )
-from ..ir.ops.pipeline import Channel, Get, Put, Stage
+from ..ir.ops.pipeline import Channel, Free, Get, Put, Stage
 from ..ir.ops.thread import Barrier, WarpSync
 from ..ir.ops.tile import Copy, Gemm
 from ..ir.types import MemoryType, Space
@@ -84,6 +84,13 @@ class Ring:
         users = [op for op in walk(self.reader.body) if any(v in handles for v in op.inputs)]
         return bool(users) and all(isinstance(op, Gemm) and op.asynchronous for op in users)
 
+    @property
+    def freed_after(self) -> int:
+        """How many of the reader's statements stand before the buffer is freed."""
+        ops = self.reader.body.ops
+        freed = (i for i, op in enumerate(ops) if _is_free(op, self.channel))
+        return sum(not isinstance(op, (Get, Free)) for op in ops[: next(freed, len(ops))])
+
     def _handles(self, kind: type[Put] | type[Get]) -> set[Value]:
         stage = self.writer if kind is Put else self.reader
         return {
@@ -108,6 +115,10 @@ class Ring:
         op = b.emit(Slot(self.alloc.result, index, layout_of_slot=type_.layout))
         op.result.hint = self.channel.label
         return op.result
+
+
+def _is_free(op: Op, channel: Channel) -> bool:
+    return isinstance(op, Free) and op.channel is channel.result
 
 
 @dataclass(eq=False)
@@ -176,11 +187,14 @@ def ring_type(type_: MemoryType, slots: int) -> MemoryType:
 
 
 def bundle_rings(rings: list[Ring]) -> list[Bundle]:
-    """Rings that cross roles, grouped by writer, reader and slots, with barriers allocated."""
-    groups: dict[tuple[int, int, int, bool], list[Ring]] = {}
+    """Rings that cross roles, grouped by writer, reader, slots and when they are freed, with
+    barriers allocated.
+    """
+    groups: dict[tuple[int, int, int, bool, int], list[Ring]] = {}
     for ring in rings:
         if ring.crosses_roles:
-            key = (id(ring.writer), id(ring.reader), ring.slots, ring.by_tma)
+            writer, reader = id(ring.writer), id(ring.reader)
+            key = (writer, reader, ring.slots, ring.by_tma, ring.freed_after)
             groups.setdefault(key, []).append(ring)
     bundles = []
     for group in groups.values():

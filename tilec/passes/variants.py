@@ -5,17 +5,25 @@ A variant is `(family, m, n, k, rows, columns)`: instructions of m x n x k, unit
 mfma, warpgroups for wgmma) arranged `rows` x `columns`. Units interleave: unit (r, c) takes
 instruction tiles r, r + rows, ... down the rows and c, c + columns, ... along the columns, so every
 unit spans the whole tile and slabs of columns need no exchange.
+
+MFMA has a second form of each, with "swapped" as a seventh part: the instruction is given B as its
+left operand and A as its right one, and so computes the transpose. A lane then holds consecutive
+columns of one row, which is how the next product takes its operands from registers.
 """
 
 from __future__ import annotations
 
-from ..ir.layout import RegisterLayout, mfma, mma_m16n8, wgmma_accumulator
+from typing import Literal
+
+from ..ir.layout import RegisterLayout, mfma, mma_m16n8, wgmma_a, wgmma_accumulator
 from ..ir.ops.tile import Gemm
 from ..ir.types import InflightType, MemoryType, TileType
 from ..target import Target
 
-Variant = tuple[str, int, int, int, int, int]
+Variant = tuple[str, int, int, int, int, int] | tuple[str, int, int, int, int, int, str]
+Side = Literal["a", "b"]
 
+SWAPPED = "swapped"
 WGMMA_COLUMNS = 256  # widest wgmma
 
 
@@ -49,7 +57,10 @@ def variants_of(
                 reads = float(columns * tile_m + rows * tile_n)
             preference = {"full_row": -rows, "full_col": -columns}.get(gemm.policy, 0) * 1e6
             small = 1.0 + 0.1 * (m * width < 512 and family == "mfma")  # fewer, larger instructions
-            found.append(((family, m, width, k, rows, columns), reads * small + preference))
+            cost = reads * small + preference
+            found.append(((family, m, width, k, rows, columns), cost))
+            if family == "mfma":  # the plain form where nothing asks for the other
+                found.append(((family, m, width, k, rows, columns, SWAPPED), cost + 1.0))
     return sorted(found, key=lambda pair: pair[1])
 
 
@@ -83,13 +94,42 @@ def _widest(most: int, tile_n: int, columns: int, k_major: bool) -> int:
 
 def accumulator_layout(variant: Variant, m: int, n: int) -> RegisterLayout:
     """The register layout of an m x n accumulator."""
-    family, im, n_, k, rows, columns = variant
+    family, im, n_, k, rows, columns, *swapped = variant
     if family == "wgmma":
         fragment = wgmma_accumulator(n_)
     elif family == "mma":
         fragment = mma_m16n8("c", k, 16)
+    elif swapped:
+        fragment = mfma("c", n_, im, k, 16).transpose((1, 0))
     else:
         fragment = mfma("c", im, n_, k, 16)
     return fragment.repeat((rows, columns), over="thread").repeat(
         (m // (im * rows), n // (n_ * columns)), over="register"
     )
+
+
+def operand_layout(gemm: Gemm, variant: Variant, side: Side) -> RegisterLayout:
+    """The layout that a tile must have to be an operand of `gemm` in registers: fragments (block,
+    step), steps inner.
+
+    Units beside each other that need the same rows hold copies. Its shape is the tile's, stored
+    order included.
+    """
+    family, im, n_, ik, rows, columns = variant[:6]
+    m, n, k = gemm_shape(gemm)
+    bits = gemm.operand_dtype.bits
+    if family == "wgmma":
+        fragment = wgmma_a(ik)
+    elif family == "mma":
+        fragment = mma_m16n8(side, ik, bits)
+    else:  # the fragments of both sides are alike: swapped or not makes no difference
+        fragment = mfma(side, im, n_, ik, bits)
+    if side == "a":
+        fragment = fragment.replicate(columns).repeat((rows, 1), "thread")
+        blocks = m // (im * rows)
+    else:
+        fragment = fragment.repeat((columns, 1), "thread").replicate(rows)
+        blocks = n // (n_ * columns)
+    layout = fragment.repeat((blocks, k // ik), "register")
+    k_first = gemm.transpose_a if side == "a" else not gemm.transpose_b
+    return layout.transpose((1, 0)) if k_first else layout
