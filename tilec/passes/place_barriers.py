@@ -9,6 +9,9 @@ threads wrote.
     %x = gemm %As, %Bs, %acc                     ->    cp_async_commit ; cp_async_wait <pending = 0> ; barrier
                                                        %x = gemm %As, %Bs, %acc
 
+What was written before a loop is met for ahead of it, where that saves a barrier in every
+iteration.
+
 Within a simt region a buffer whose every element only one thread touches (by enumeration of the
 indices) needs no barrier. A barrier that would stand under a condition or loop bound that depends
 on the thread is refused.
@@ -46,31 +49,38 @@ def _launch(launch: Launch) -> Launch:
 
 @dataclass
 class _Pending:
-    """Accesses since the last barrier, by buffer; writes that engines have not been shown; open
-    cp.async groups.
+    """Accesses since the last barrier, by buffer; writes that engines have not been shown; what
+    cp.async writes, before its group is committed and after.
     """
 
     reads: set[Value] = field(default_factory=set)
     writes: set[Value] = field(default_factory=set)
     unfenced: set[Value] = field(default_factory=set)
     copies: set[Value] = field(default_factory=set)
+    groups: set[Value] = field(default_factory=set)
+
+    def _sets(self) -> tuple[set[Value], ...]:
+        return self.reads, self.writes, self.unfenced, self.copies, self.groups
 
     def copy(self) -> _Pending:
-        return _Pending(set(self.reads), set(self.writes), set(self.unfenced), set(self.copies))
+        return _Pending(*map(set, self._sets()))
 
     def merge(self, other: _Pending) -> None:
-        self.reads |= other.reads
-        self.writes |= other.writes
-        self.unfenced |= other.unfenced
-        self.copies |= other.copies
+        for mine, more in zip(self._sets(), other._sets(), strict=True):
+            mine |= more
 
     def become(self, other: _Pending) -> None:
         """Is replaced by what another path leaves."""
-        self.reads, self.writes = set(other.reads), set(other.writes)
-        self.unfenced, self.copies = set(other.unfenced), set(other.copies)
+        for mine in self._sets():
+            mine.clear()
+        self.merge(other)
 
     def state(self) -> tuple[frozenset[Value], ...]:
-        return tuple(frozenset(s) for s in (self.reads, self.writes, self.unfenced, self.copies))
+        return tuple(map(frozenset, self._sets()))
+
+    def commit(self) -> None:
+        self.groups |= self.copies
+        self.copies.clear()
 
 
 class _Placer:
@@ -116,6 +126,7 @@ class _Placer:
                 ops.append(op.replace(body=body))
             case For() | While():
                 self._ahead(op, pending, ops)
+                self._ahead_of_loop(op, pending, ops)
                 ops.append(self._loop(op, pending))
             case If():
                 self._ahead(op, pending, ops)
@@ -132,6 +143,13 @@ class _Placer:
                 ops.append(op)
             case FenceProxyAsync():
                 pending.unfenced.clear()
+                ops.append(op)
+            case CpAsyncCommit():
+                pending.commit()
+                ops.append(op)
+            case CpAsyncWait():
+                if op.pending == 0:
+                    pending.groups.clear()
                 ops.append(op)
             case Yield():
                 ops.append(op)
@@ -165,6 +183,20 @@ class _Placer:
         """Before threads part ways they meet, if what they do then needs what others did before."""
         if self.divergent is None and self._parts(op):
             self._before(op, pending, ops, self._accesses(op))
+
+    def _ahead_of_loop(self, op: For | While, pending: _Pending, ops: list[Op]) -> None:
+        """Before a loop threads meet, if its iterations then meet less often."""
+        met, extra = pending.copy(), list[Op]()
+        self._before(op, met, extra, self._accesses(op))
+        if not extra:
+            return
+        barriers = [
+            sum(isinstance(inner, Barrier) for inner in self._loop(op, start.copy()).walk())
+            for start in (pending, met)
+        ]
+        if barriers[1] < barriers[0]:
+            ops += extra
+            pending.become(met)
 
     def _parts(self, op: For | While | If) -> bool:
         """Whether some threads may run the op's regions (as often) and others not."""
@@ -261,9 +293,10 @@ class _Placer:
                 loc=op.loc,
                 hint="move the statements out of the condition, or synchronise with T.sync_threads",
             )
-        if pending.copies:
+        if pending.copies or pending.groups:
             ops += [CpAsyncCommit(), CpAsyncWait(pending=0)]
             pending.copies.clear()
+            pending.groups.clear()
         if fence:
             ops.append(FenceProxyAsync())
             pending.unfenced.clear()
@@ -273,7 +306,7 @@ class _Placer:
     def _met(self, pending: _Pending) -> None:
         """After a barrier nothing is open, but what cp.async still brings."""
         pending.reads.clear()
-        pending.writes = set(pending.copies)
+        pending.writes = pending.copies | pending.groups
 
     def _note(self, accesses: list[tuple[Access, Value, str]], pending: _Pending) -> None:
         for access, buffer, proxy in accesses:
