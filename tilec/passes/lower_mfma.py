@@ -25,12 +25,12 @@ from ..ir.ops.amd import Mfma
 from ..ir.ops.tile import Gemm
 from .matrix_operands import (
     Operand,
-    Side,
     Tiling,
     check_operand_tile,
     load_fragment,
     start_accumulator,
 )
+from .variants import Side
 
 if TYPE_CHECKING:
     from .lower_tiles import Lowering

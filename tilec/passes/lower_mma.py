@@ -27,12 +27,12 @@ from ..ir.ops.nvidia import LdMatrix, Mma
 from ..ir.ops.tile import Gemm
 from .matrix_operands import (
     Operand,
-    Side,
     Tiling,
     check_operand_tile,
     load_fragment,
     start_accumulator,
 )
+from .variants import Side
 
 if TYPE_CHECKING:
     from .lower_tiles import Lowering

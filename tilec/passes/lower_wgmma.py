@@ -37,8 +37,9 @@ from ..ir.ops.nvidia import (
 from ..ir.ops.pipeline import Wait
 from ..ir.ops.tile import Gemm
 from .coordinates import apply_map
-from .matrix_operands import Operand, Side, Tiling, check_operand_tile
+from .matrix_operands import Operand, Tiling, check_operand_tile
 from .ranges import Range
+from .variants import Side
 
 if TYPE_CHECKING:
     from .lower_tiles import Lowering

@@ -26,6 +26,7 @@ from .variants import SWAPPED, Side, operand_layout
 if TYPE_CHECKING:
     from .lower_tiles import Lowering
 
+
 @dataclass(frozen=True)
 class Tiling:
     """How a gemm of M x N x K is cut: instructions of m x n x k, `rows` x `columns` interleaved
