@@ -92,7 +92,7 @@ class Interface:
         written, read = value in self._written, value in self._read
         access = "rw" if written and read else "w" if written else "r"
         shape = tuple(self._extent(dim) for dim in type_.shape)
-        return TensorParam(self.names[value], type_.dtype.name, shape, access)  # type: ignore[arg-type]
+        return TensorParam(self.names[value], type_.dtype.name, shape, access, type_.strides)  # type: ignore[arg-type]
 
     def _extent(self, dim: Dim) -> Expr:
         return self.derived.get(dim, dim) if isinstance(dim, str) else dim

@@ -130,9 +130,10 @@ Param: TypeAlias = TensorParam | ScalarParam
 class Fact:
     """Something that a variant takes for granted about its arguments.
 
-    `aligned`: the base address and every stride but the last, in bytes, are multiples of `bytes`,
-    those of single rows included (vectors read past the end of a row of an odd length), and there
-    are elements. `below`: the bytes from the first element to past the last are fewer than `bytes`.
+    `aligned`: the base address, every stride but the last and the length of a row, in bytes, are
+    multiples of `bytes`, those of single rows included (vectors read past the end of a row of an
+    odd length), no row is another one broadcast, and there are elements. `below`: the bytes from
+    the first element to past the last are fewer than `bytes`.
     """
 
     kind: Literal["aligned", "below"]

@@ -90,6 +90,12 @@ def bind_symbols(program: Program, arguments: Mapping[str, Any]) -> dict[str, in
                     + (f" ({dim})" if isinstance(dim, str) else ""),
                     loc=program.loc,
                 )
+    for param in program.params:
+        if isinstance(param.type, MemoryType) and param.type.strides is not None:
+            data = _argument(param, arguments)
+            for dim, step in zip(param.type.strides, np.asarray(data).strides, strict=True):
+                if isinstance(dim, str):
+                    symbols.setdefault(dim, step // data.itemsize)
     defined = {op.label for op in program.body.ops if isinstance(op, Define)}
     for name in program.symbols:
         if name not in symbols and name not in defined:

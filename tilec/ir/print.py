@@ -124,7 +124,10 @@ class Printer:
 
     def _array(self, type_: MemoryType | TileType) -> str:
         layout = f" {self.alias(type_.layout)}" if type_.layout is not None else ""
-        return f"{type_.dtype.name}[{', '.join(map(_dim, type_.shape))}]{layout}"
+        strides = ""
+        if isinstance(type_, MemoryType) and type_.strides is not None:
+            strides = f" strides [{', '.join(map(_dim, type_.strides))}]"
+        return f"{type_.dtype.name}[{', '.join(map(_dim, type_.shape))}]{strides}{layout}"
 
     def alias(self, layout: Layout) -> str:
         """The alias of a layout: its kind and a number, in order of first use."""

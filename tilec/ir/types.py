@@ -40,15 +40,24 @@ class ScalarType(Type):
 
 @dataclass(frozen=True)
 class MemoryType(Type):
-    """A handle of memory: `shared f16[128, 64] #layout`."""
+    """A handle of memory: `shared f16[128, 64] #layout`, `global f16[M, N] strides [ld, 1]`.
+
+    `strides`, of global memory only, are in elements; None is row-major without gaps.
+    """
 
     dtype: DType
     shape: tuple[Dim, ...]
     space: Space
     layout: SharedLayout | None = None
+    strides: tuple[Dim, ...] | None = None
 
     def __str__(self) -> str:
-        return f"{self.space.value} {_array(self.dtype, self.shape)}"
+        return f"{self.space.value} {_array(self.dtype, self.shape)}{strides_text(self.strides)}"
+
+    @property
+    def unit_stride(self) -> bool:
+        """Whether elements along the last dimension are known to lie side by side."""
+        return self.strides is None or self.strides[-1:] == (1,)
 
     def with_layout(self, layout: SharedLayout | None) -> MemoryType:
         return replace(self, layout=layout)
@@ -96,6 +105,11 @@ class ChannelType(Type):
 
     def __str__(self) -> str:
         return f"channel<{self.slots}> {self.memory}"
+
+
+def strides_text(strides: tuple[Dim, ...] | None) -> str:
+    """` strides [ld, 1]` as it follows a shape; nothing where there are none."""
+    return "" if strides is None else f" strides [{', '.join(map(str, strides))}]"
 
 
 def _array(dtype: DType, shape: tuple[Dim, ...]) -> str:

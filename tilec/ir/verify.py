@@ -128,7 +128,7 @@ class _Verifier:
             type_ = type_.memory
         if not isinstance(type_, MemoryType):
             return
-        for extent in type_.shape:
+        for extent in (*type_.shape, *(type_.strides or ())):
             known = extent == "*" or extent in self._program.symbols
             if isinstance(extent, str) and not known:
                 message = f"{extent} in {type_} is no symbol of the program"

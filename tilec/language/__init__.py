@@ -86,7 +86,7 @@ from .memory import (
     annotate_safe_value,
 )
 from .places import locate
-from .tensors import Buffer, Tensor, const, dynamic, symbolic
+from .tensors import Buffer, StridedTensor, Tensor, const, dynamic, symbolic
 from .tile import GemmWarpPolicy, clear, copy, fill, gemm
 from .trace import close_matches
 
@@ -98,6 +98,7 @@ __all__ = [
     "Pipelined",
     "Select",
     "Serial",
+    "StridedTensor",
     "Tensor",
     "Unroll",
     "Vectorized",

@@ -46,6 +46,18 @@ class Buffer:
         )
 
     @property
+    def strides(self) -> tuple[Any, ...]:
+        """The strides of a tensor in elements: ints, and symbols as values of the kernel."""
+        trace = current("the strides of a buffer")
+        strides = self.type.strides
+        if strides is None:
+            found: list[Any] = [1]
+            for extent in reversed(self.shape[1:]):
+                found.append(found[-1] * extent)
+            return tuple(found[::-1][-self.ndim :])
+        return tuple(wrap_symbol(trace, s) if isinstance(s, str) else s for s in strides)
+
+    @property
     def ndim(self) -> int:
         """The number of dimensions."""
         return len(self.type.shape)

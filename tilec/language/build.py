@@ -18,7 +18,7 @@ from .operand import Expr
 from .parameters import Parameter
 from .places import locate_error
 from .staging import Staged
-from .tensors import ConstantNames, ConstDim, Dynamic, TensorSpec
+from .tensors import ConstantNames, ConstDim, DimSpec, Dynamic, TensorSpec
 from .trace import Trace, activate, refuse
 
 if TYPE_CHECKING:
@@ -87,12 +87,14 @@ class _Parameters:
 
 
 def _memory_type(spec: TensorSpec) -> MemoryType:
-    dims: list[int | str] = []
-    for dim in spec.shape:
-        if isinstance(dim, ConstDim):
-            raise LanguageError("TLC0126", f"the value of {dim.name} is not known")
-        dims.append(dim.name if isinstance(dim, Dynamic) else dim)
-    return MemoryType(spec.dtype, tuple(dims), Space.GLOBAL)
+    strides = None if spec.strides is None else tuple(map(_dim, spec.strides))
+    return MemoryType(spec.dtype, tuple(map(_dim, spec.shape)), Space.GLOBAL, strides=strides)
+
+
+def _dim(dim: DimSpec) -> Dim:
+    if isinstance(dim, ConstDim):
+        raise LanguageError("TLC0126", f"the value of {dim.name} is not known")
+    return dim.name if isinstance(dim, Dynamic) else dim
 
 
 def _run(

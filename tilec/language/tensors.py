@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import Loc
 from ..ir.core import Value
 from ..ir.dtypes import DType, i32
 from .dtypes import ElementType, element_type
 from .operand import Operand
-from .trace import current, refuse, tracing
+from .trace import Here, current, refuse, tracing
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,14 +80,22 @@ DimSpec = int | str | Dynamic | ConstDim
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """The annotation of a tensor parameter: dimensions (int, symbol name, Dynamic) and dtype."""
+    """The annotation of a tensor parameter: dimensions (int, symbol name, Dynamic) and dtype;
+    strides in elements, or None for row-major without gaps."""
 
     shape: tuple[DimSpec, ...]
     dtype: DType
+    strides: tuple[DimSpec, ...] | None = None
 
     def __str__(self) -> str:
-        dims = ", ".join(str(getattr(d, "name", d)) for d in self.shape)
-        return f"T.Tensor(({dims}), {ElementType(self.dtype)})"
+        shape, dtype = _text(self.shape), ElementType(self.dtype)
+        if self.strides is None:
+            return f"T.Tensor({shape}, {dtype})"
+        return f"T.StridedTensor({shape}, {_text(self.strides)}, {dtype})"
+
+
+def _text(dims: tuple[DimSpec, ...]) -> str:
+    return f"({', '.join(str(getattr(d, 'name', d)) for d in dims)})"
 
 
 def _dims(shape: Any) -> tuple[DimSpec, ...]:
@@ -122,12 +131,37 @@ def Tensor(shape: Any, dtype: object = "float32") -> TensorSpec:
         LanguageError: a dimension is none of these.
         TypeMismatch: there is no such dtype.
     """
-    trace = tracing()
-    if trace is not None:
-        with trace.here():
-            return TensorSpec(_dims(shape), element_type(dtype))
-    with refuse("TLC0113", "").loc:
+    with _here():
         return TensorSpec(_dims(shape), element_type(dtype))
+
+
+def StridedTensor(shape: Any, strides: Any, dtype: object = "float32") -> TensorSpec:
+    """Annotates a parameter as a tensor in global memory whose elements may lie apart: a view, a
+    slice, a transposed or (where it is only read) a broadcast array.
+
+    Vectors and TMA need a last stride that is the int 1; what the others come to decides, call by
+    call, which variant of the kernel runs.
+
+    Args:
+        shape: as for T.Tensor.
+        strides: one for each dimension, in elements, not negative: an int (checked), or a symbol.
+        dtype: of the elements, in any spelling.
+
+    Raises:
+        LanguageError: a dimension or stride is none of these, or their numbers differ.
+        TypeMismatch: there is no such dtype.
+    """
+    with _here():
+        spec = TensorSpec(_dims(shape), element_type(dtype), _dims(strides))
+        if len(spec.shape) != len(spec.strides or ()):
+            raise refuse("TLC0113", f"{spec} has not one stride for each dimension")
+        return spec
+
+
+def _here() -> Here | Loc:
+    """Context: errors get the user's present place."""
+    trace = tracing()
+    return trace.here() if trace is not None else refuse("TLC0113", "").loc
 
 
 Buffer = Tensor

@@ -132,7 +132,7 @@ class Trace:
 
     def declare(self, type_: MemoryType) -> None:
         """Makes the symbols of a tensor's shape known, in order."""
-        for dim in type_.shape:
+        for dim in (*type_.shape, *(type_.strides or ())):
             if isinstance(dim, str):
                 self.symbols.setdefault(dim, None)
 

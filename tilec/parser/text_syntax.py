@@ -35,6 +35,7 @@ class ArrayNode(NamedTuple):
     head: Token
     dtype: Token
     dims: list[Token]
+    strides: list[Token] | None
     layout: Token | None
 
 
@@ -166,7 +167,8 @@ class _Nodes:
         return ScalarNode(*c)
 
     def array_type(self, c: list[Any]) -> ArrayNode:
-        return ArrayNode(*c)
+        head, dtype, dims, _, strides, layout = c
+        return ArrayNode(head, dtype, dims, strides, layout)
 
     def channel_type(self, c: list[Any]) -> ChannelNode:
         return ChannelNode(*c)

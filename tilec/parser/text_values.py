@@ -168,10 +168,13 @@ class ValueReader:
         dtype = self.dtype(node.dtype)
         shape = tuple(map(self._dim, node.dims))
         layout = None if node.layout is None else self._layout(node.layout)
+        strides = None if node.strides is None else tuple(map(self._dim, node.strides))
+        if strides is not None and (node.head != "global" or len(strides) != len(shape)):
+            self._fail("TLC0286", "strides are those of global memory, one a dimension", node.head)
         if node.head in _SPACES:
             if isinstance(layout, RegisterLayout):
                 self._fail("TLC0287", "a register layout on memory", node.layout or node.head)
-            return MemoryType(dtype, shape, _SPACES[node.head], layout)
+            return MemoryType(dtype, shape, _SPACES[node.head], layout, strides)
         extents = tuple(d for d in shape if isinstance(d, int))
         if len(extents) < len(shape):
             self._fail("TLC0286", "the extents of a tile are numbers", node.head)

@@ -90,6 +90,7 @@ def _without_roles(copy: Copy, context: PassContext) -> str:
         and copy.safe_value == 0
         and copy.source_dims[-1] == len(source.shape) - 1
         and inner % ASYNC_BYTES == 0
+        and source.unit_stride
         and context.facts.aligned(copy.source.hint, ASYNC_BYTES)
     ):
         return "cp_async"
@@ -183,6 +184,8 @@ def _tma_refusal(
             and tma_boxes(destination.layout, type_.dtype.bits) is None
         ):
             return f"TMA cannot write the layout that the program gives the buffer of {name}"
+    if not type_.unit_stride:
+        return f"the elements of a row of {name} do not lie side by side"
     if not context.facts.aligned(name, ASYNC_BYTES):
         return f"{name} may be aligned to less than {ASYNC_BYTES} bytes"
     return ""

@@ -30,9 +30,9 @@ class Remark:
 class Facts:
     """What holds for the arguments of a variant, and a record of what was asked (its launch class).
 
-    A fact is ("aligned", tensor, bytes): base address and every stride but the last are multiples
-    of `bytes`; or ("below", tensor, bytes): the tensor's extent in bytes is smaller. `holds(fact)`
-    records the question: facts that were never asked do not make variants.
+    A fact is ("aligned", tensor, bytes): base address, rows and every stride but the last are
+    multiples of `bytes`; or ("below", tensor, bytes): the tensor's extent in bytes is smaller.
+    `holds(fact)` records the question: facts that were never asked do not make variants.
     """
 
     def __init__(self, assume: bool = True) -> None:

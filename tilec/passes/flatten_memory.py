@@ -12,6 +12,7 @@ swizzle(x + y) = swizzle(x) ^ swizzle(y) for x, y of different bits, + whole per
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -151,7 +152,8 @@ class _Flattening:
         if handle in self._places:
             return self._places[handle]
         memory = self._value(handle)
-        if memory_type(handle).space is Space.GLOBAL and len(memory_type(memory).shape) > 1:
+        type_ = memory_type(memory)
+        if type_.space is Space.GLOBAL and (len(type_.shape) > 1 or type_.strides is not None):
             memory = self.b.emit(Flatten(memory)).result  # at each use: it costs nothing
             memory.hint = handle.hint
         return _Place(memory, memory_type(handle), handle)
@@ -219,10 +221,14 @@ class _Flattening:
 
     def _row_major(self, place: _Place, indices: Sequence[Value]) -> Value:
         b = self.b
-        dims = place.type.shape
-        if len(indices) == 1:
+        dims, strides = place.type.shape, place.type.strides
+        if len(indices) == 1 and place.type.unit_stride:
             return indices[0]
         dtype = i32 if is_below(place.root, self.context) else i64
+        if strides is not None:
+            steps = [b.cast(extent_value(b, stride), dtype) for stride in strides]
+            terms = [b.mul(b.cast(i, dtype), s) for i, s in zip(indices, steps, strict=True)]
+            return functools.reduce(b.add, terms)
         total = b.cast(indices[0], dtype)
         for index, dim in zip(indices[1:], dims[1:], strict=True):
             extent = b.cast(extent_value(b, dim), dtype)

@@ -6,6 +6,7 @@ TMA copies are one thread's: they stand under its condition already.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Iterator, Sequence
@@ -272,12 +273,18 @@ def _fill_tensor(op: Fill, lowering: Lowering) -> None:
     """A tensor whose extents the launch knows, one element a thread at a time."""
     memory, value = lowering.value(op.memory), lowering.value(op.value)
     b = lowering.b
-    count: Value = b.const(1)
-    for dim in memory_type(memory).shape:
-        count = b.mul(count, extent_value(b, dim))
-    flat = b.emit(Flatten(memory)).result
+    type_ = memory_type(memory)
+    extents = [extent_value(b, dim) for dim in type_.shape]
+    count = functools.reduce(b.mul, extents, b.value(1))
+    if type_.strides is None:
+        memory = b.emit(Flatten(memory)).result
+        extents = [count]
     with b.loop(lowering.thread(), count, lowering.threads) as index:
-        b.emit(Store(value, flat, (index,), in_bounds=True))
+        place: list[Value] = []
+        for extent in reversed(extents[1:]):
+            place.append(b.floormod(index, extent))
+            index = b.floordiv(index, extent)
+        b.emit(Store(value, memory, (index, *reversed(place)), in_bounds=True))
 
 
 def _fill_spread(op: Fill, lowering: Lowering, type_: MemoryType) -> None:

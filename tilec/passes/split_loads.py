@@ -93,7 +93,7 @@ def _registers(copy: Copy, launch: Launch, context: PassContext) -> int:
     """
     type_ = memory_type(copy.source)
     size, inner = type_.dtype.bytes, type_.shape[-1]
-    whole = not isinstance(inner, int) or inner * size % FACT_BYTES == 0
+    whole = type_.unit_stride and (not isinstance(inner, int) or inner * size % FACT_BYTES == 0)
     elements = _elements(copy, launch)
     if size < WORD and whole and context.facts.aligned(copy.source.hint, FACT_BYTES):
         return -(-elements * size // WORD)

@@ -19,7 +19,7 @@ from ..ir.ops import arith
 from ..ir.ops.amd import BufferLoad, BufferStore, MakeBuffer
 from ..ir.ops.memory import Load, Store, memory_type
 from ..ir.ops.thread import FillRegisters, VectorLoad, VectorStore
-from ..ir.types import MemoryType, Space
+from ..ir.types import Dim, MemoryType, Space
 from .context import PassContext
 from .coordinates import both, extent_value, guard, predicate_of
 from .index_builder import IndexBuilder
@@ -50,6 +50,8 @@ class VectorAccess:
             return 1
         if type_.space is Space.SHARED and type_.layout is not None:
             return min(widest, type_.layout.vector_width())
+        if not type_.unit_stride:
+            return 1
         if type_.space is Space.GLOBAL:
             return min(widest, max(1, self.alignment(memory) // type_.dtype.bytes))
         return 1
@@ -78,9 +80,9 @@ class VectorAccess:
         if not memory.hint or type_.shape[-1] == "*":
             return type_.dtype.bytes
         wanted = FACT_BYTES
-        if len(type_.shape) > 1 and isinstance(type_.shape[-1], int):
-            row = type_.shape[-1] * type_.dtype.bytes
-            wanted = min(FACT_BYTES, row & -row)
+        for count in rows_of(type_):
+            if isinstance(count, int):
+                wanted = math.gcd(wanted, count * type_.dtype.bytes)
         if wanted > type_.dtype.bytes and self.context.facts.aligned(memory.hint, wanted):
             return wanted
         return type_.dtype.bytes
@@ -265,9 +267,15 @@ class VectorAccess:
 
     def _make_buffer(self, memory: Value) -> Value:
         b = self.b
+        type_ = memory_type(memory)
         count: Value = b.const(1)
-        for dim in memory_type(memory).shape:
-            count = b.mul(count, extent_value(b, dim))
+        if type_.strides is None:
+            for dim in type_.shape:
+                count = b.mul(count, extent_value(b, dim))
+        else:
+            for dim, stride in zip(type_.shape, type_.strides, strict=True):
+                reach = b.mul(b.sub(extent_value(b, dim), 1), extent_value(b, stride))
+                count = b.add(count, b.max(reach, 0))
         buffer = b.emit(MakeBuffer(memory, count)).result
         buffer.hint = f"{memory.hint}_buffer"
         return buffer
@@ -280,14 +288,27 @@ _Access = Callable[[tuple[Value, ...], Value, "Value | None"], None]
 def is_below(memory: Value, context: PassContext) -> bool:
     """Whether a tensor takes less than 2^31 bytes: by its extents, or as a fact of the launch."""
     type_ = memory_type(memory)
-    if all(isinstance(d, int) for d in type_.shape):
+    if all(isinstance(d, int) for d in (*type_.shape, *(type_.strides or ()))):
         return static_bytes(type_) < LIMIT_BYTES
     return context.facts.below(memory.hint, LIMIT_BYTES)
 
 
 def static_bytes(type_: MemoryType) -> int:
-    """The bytes of a memory whose extents are all numbers."""
-    return math.prod(int(d) for d in type_.shape) * type_.dtype.bytes
+    """The bytes of a memory whose extents and strides are all numbers."""
+    extents = [int(d) for d in type_.shape]
+    if type_.strides is None or 0 in extents:
+        return math.prod(extents) * type_.dtype.bytes
+    reach = sum((n - 1) * int(s) for n, s in zip(extents, type_.strides, strict=True))
+    return (reach + 1) * type_.dtype.bytes
+
+
+def rows_of(type_: MemoryType) -> tuple[Dim, ...]:
+    """What must be multiples of a vector's elements for the rows of a tensor to be: its last
+    extent, and the strides of the others.
+    """
+    if len(type_.shape) < 2:
+        return ()
+    return (type_.shape[-1], *(type_.strides or ())[:-1])
 
 
 def _moved(b: IndexBuilder, indices: Sequence[Value], step: Value) -> tuple[Value, ...]:

@@ -139,7 +139,10 @@ def fact_holds(fact: Fact, view: ArrayView) -> bool:
     # Nothing can be said of an array of no elements: it has no address, and TMA no map of it.
     if view.empty or view.pointer % fact.bytes:
         return False
-    return all(stride % fact.bytes == 0 for stride in view.strides[:-1])
+    outer = zip(view.shape[:-1], view.strides[:-1], strict=True)
+    if any(s % fact.bytes or (s <= 0 and n > 1) for n, s in outer):
+        return False
+    return len(view.shape) < 2 or view.shape[-1] * view.itemsize % fact.bytes == 0
 
 
 class NoVariant(ArgumentError):
@@ -194,7 +197,11 @@ def describe_fact(fact: Fact, view: ArrayView) -> str:
         return (
             f"{fact.tensor} starts at {view.pointer:#x}, expected a multiple of {fact.bytes} bytes"
         )
-    return f"{fact.tensor} has strides of {view.strides} bytes, expected multiples of {fact.bytes}"
+    row = view.shape[-1] * view.itemsize if view.shape else 0
+    return (
+        f"{fact.tensor} has strides of {view.strides} bytes and rows of {row}, expected multiples "
+        f"of {fact.bytes}, no outer stride of 0"
+    )
 
 
 def is_contiguous(view: ArrayView) -> bool:
@@ -282,10 +289,10 @@ def _sizes(param: TensorParam, view: ArrayView) -> list[tuple[Expr, int]]:
     sizes = list(zip(param.shape, view.shape, strict=True))
     if param.strides is not None:
         itemsize = DTYPE_BYTES[param.dtype]
-        sizes += [
-            (expr, stride // itemsize)
-            for expr, stride in zip(param.strides, view.strides, strict=True)
-        ]
+        steps = zip(param.strides, view.strides, view.shape, strict=True)
+        # The stride of a single element says nothing, and may be anything.
+        sizes += [(expr, stride // itemsize if n > 1 else max(0, stride // itemsize))
+                  for expr, stride, n in steps]  # fmt: skip
     return sizes
 
 
@@ -346,8 +353,21 @@ def _check_shape(
                 "pass a contiguous copy, or declare the parameter as T.StridedTensor",
             )  # fmt: skip
         return
+    _check_strides(program, param, view, env)
+
+
+def _check_strides(
+    program: str, param: TensorParam, view: ArrayView, env: Mapping[str, int]
+) -> None:
+    assert param.strides is not None
     itemsize = DTYPE_BYTES[param.dtype]
     for expr, extent, stride in zip(param.strides, view.shape, view.strides, strict=True):
+        if extent > 1 and stride < 0:
+            raise _refuse(
+                program,
+                f"{param.name} has strides of {view.strides} bytes, expected none below 0",
+                "pass a copy",
+            )
         wanted = evaluate(expr, env) * itemsize
         if extent > 1 and stride != wanted:
             raise _refuse(
@@ -355,6 +375,24 @@ def _check_shape(
                 f"{param.name} has strides of {view.strides} bytes, expected {format_expr(expr)} "
                 f"elements = {wanted} bytes where it has {stride}",
             )
+    if "w" in param.access and overlaps(view):
+        raise _refuse(
+            program,
+            f"{param.name} has strides of {view.strides} bytes for shape {view.shape}: its "
+            "elements may overlap, and the kernel writes it",
+            "pass a copy that can be written",
+        )
+
+
+def overlaps(view: ArrayView) -> bool:
+    """Whether two indices may mean one element: some stride is within the reach of smaller ones."""
+    reach = view.itemsize
+    for stride, extent in sorted(zip(view.strides, view.shape, strict=True)):
+        if extent > 1:
+            if stride < reach:
+                return True
+            reach += (extent - 1) * stride
+    return False
 
 
 def _shape_text(shape: tuple[Expr, ...]) -> str:

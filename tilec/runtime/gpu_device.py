@@ -9,11 +9,12 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from numpy.lib.stride_tricks import as_strided
 
 from ..backends.manifest import Manifest, TensorParam
 from ..errors import MissingTool, NoDevice
 from ..target import Target, find_target
-from .arrays import ArrayDevice, ArrayView, contiguous_strides, short_dtype
+from .arrays import ArrayDevice, ArrayView, contiguous_strides, short_dtype, view_array
 from .check_args import bind_arguments
 from .devices import (
     Runnable,
@@ -74,9 +75,14 @@ def _upload(to_device: Callable[[Any], Any], place: ArrayDevice, array: object) 
     """A copy on the GPU, as bytes: libraries there lack some element types, bytes they all have."""
     if not isinstance(array, np.ndarray):
         return array
-    flat = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    strides = array.strides
+    if array.flags.c_contiguous or array.size == 0:
+        flat = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+        strides = contiguous_strides(array.shape, array.itemsize)
+    else:  # all bytes from the first element to the last: the kernel sees the same strides
+        first = as_strided(array, (1,), (array.itemsize,)).view(np.uint8)
+        flat = as_strided(first, (view_array(array).extent_bytes,), (1,))
     there = to_device(flat)
-    strides = contiguous_strides(array.shape, array.itemsize)
     return ArrayView(
         int(there.data.ptr),
         array.shape,
@@ -99,7 +105,8 @@ def _copy_back(
         if not isinstance(param, TensorParam) or "w" not in param.access:
             continue
         if isinstance(array, np.ndarray) and isinstance(view, ArrayView):
-            array[...] = to_host(view.owner).view(array.dtype).reshape(array.shape)
+            found = np.ascontiguousarray(to_host(view.owner))
+            array[...] = np.ndarray(array.shape, array.dtype, found.data, strides=view.strides)
 
 
 def _as_numpy(array: Any, to_host: Callable[[Any], Any]) -> Any:

@@ -21,6 +21,7 @@ from ..backends.manifest import (
     names_in,
 )
 from ..errors import ArgumentError
+from ..passes.ranges import SYMBOL_LIMIT
 from .allocate import library_on_device
 from .arrays import ArrayDevice, ArrayView, contiguous_strides
 from .check_args import Bound, bind_arguments, pick_variant
@@ -30,7 +31,7 @@ from .modules import ModuleTable
 from .streams import current_stream_of
 
 _GRID_LIMITS = ((1 << 31) - 1, 65535, 65535)
-_SYMBOL_LIMITS = {"i32": 1 << 31, "i64": 1 << 63}
+_SYMBOL_LIMITS = {"i32": SYMBOL_LIMIT, "i64": 1 << 63}
 
 
 @dataclass(frozen=True)
@@ -187,7 +188,9 @@ def _check_symbol(program: str, argument: Argument, value: int) -> None:
     dtype = argument.dtype or "i32"
     if value >= _SYMBOL_LIMITS[dtype]:
         raise ArgumentError(
-            "TLC0803", f"{program}: {argument.name} is {value}, which {dtype} cannot hold"
+            "TLC0803",
+            f"{program}: {argument.name} is {value}, expected less than {_SYMBOL_LIMITS[dtype]}",
+            hint="pass the array in parts",
         )
 
 
