@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 from pathlib import Path
 
 import pytest
 
 from tilec.ir.print import print_program
+from tilec.parser.python_source import find_definition
 
 from .programs import HEAD, body_text, in_frame, load, traced
 
@@ -299,6 +301,14 @@ def test_two_traces_give_one_text(tmp_path: Path) -> None:
     assert again is not first and print_program(again, locations=True) == print_program(
         first, locations=True
     )
+
+
+def test_staging_leaves_the_tree_of_the_file_as_it_is(tmp_path: Path) -> None:
+    """The tree is kept for all functions of the file, and for all kernels that a factory makes."""
+    kernel = load(tmp_path, in_frame("L[0] = S[0, 0] if n > 2 and n < 9 else n")).k
+    before = ast.dump(find_definition(kernel.function))
+    traced(kernel)
+    assert ast.dump(find_definition(kernel.function)) == before
 
 
 def test_every_op_has_its_place(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ it stands for. With `s` for the scope:
 from __future__ import annotations
 
 import ast
+import copy
 from collections.abc import Iterable, Sequence
 from typing import NoReturn, TypeVar
 
@@ -84,8 +85,11 @@ def parameter_names(arguments: ast.arguments) -> list[str]:
 
 
 def rewrite_definition(definition: ast.FunctionDef, file: str) -> ast.FunctionDef:
-    """A new definition that traces. Raises LanguageError for what has no meaning in a kernel."""
-    return _Rewriter(definition, file).definition()
+    """A new definition that traces. Raises LanguageError for what has no meaning in a kernel.
+
+    The old one stays as it is: the tree of a file serves every function that is made of it.
+    """
+    return _Rewriter(copy.deepcopy(definition), file).definition()
 
 
 class _Rewriter(ast.NodeTransformer):
