@@ -31,6 +31,8 @@ class Config:
         return Path(self.dump) if self.dump else None
 
 
+VARIABLES = tuple("TILEC_" + f.name.upper() for f in fields(Config))
+
 _override: ContextVar[Config | None] = ContextVar("tilec_config", default=None)
 
 

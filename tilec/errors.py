@@ -39,6 +39,17 @@ class Loc:
             outer = self.call_site.called_from(site)
         return Loc(self.file, self.line, self.column, self.end_column, self.function, outer)
 
+    def to_json(self) -> list[dict[str, object]]:
+        """The place and those that it was inlined into, innermost first; empty where unknown."""
+        chain: list[dict[str, object]] = []
+        at: Loc | None = self if self.known else None
+        while at is not None:
+            chain.append(
+                {"file": at.file, "line": at.line, "column": at.column + 1, "function": at.function}
+            )
+            at = at.call_site
+        return chain
+
     def __enter__(self) -> Loc:
         return self
 
@@ -79,19 +90,12 @@ class TilecError(Exception):
 
     def to_json(self) -> dict[str, object]:
         """The error as plain data, for `--format json`."""
-        chain: list[dict[str, object]] = []
-        at: Loc | None = self.loc if self.loc.known else None
-        while at is not None:
-            chain.append(
-                {"file": at.file, "line": at.line, "column": at.column + 1, "function": at.function}
-            )
-            at = at.call_site
         return {
             "code": self.code,
             "kind": type(self).__name__,
             "message": self.message,
             "hint": self.hint,
-            "locations": chain,
+            "locations": self.loc.to_json(),
         }
 
 
@@ -149,6 +153,12 @@ class NoDevice(TilecError):
     """There is no device that can run this here."""
 
     exit_status = 4
+
+
+class TimedOut(TilecError):
+    """Something took longer than it may."""
+
+    exit_status = 6
 
 
 class WrongResult(TilecError):

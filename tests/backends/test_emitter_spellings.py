@@ -139,7 +139,7 @@ def test_inner_names_are_in_the_preludes_and_free_for_users() -> None:
     assert not INNER_NAMES & all_prelude_names()
     assert find_dialect("hip").names <= all_prelude_names()
     assert {f16.name, bool_.name} <= find_dialect("cuda").names
-    with pytest.raises(TargetUnsupported, match="TLC0510"):
+    with pytest.raises(TargetUnsupported, match="TLC0517"):
         find_dialect("metal")
     assert ThreadId.name == "thread_id"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 import re
 import subprocess
 import sys
@@ -142,7 +143,7 @@ def test_build_without_a_compiler(
     """The text is the product: it is written, and its check left out; asked-for code is 3."""
 
     def none_here(*_: object) -> None:
-        raise MissingTool("TLC0700", "no compiler for cuda is here")
+        raise MissingTool("TLC0702", "no compiler for cuda is here")
 
     monkeypatch.setattr("tilec.cli.build.pick_compiler", none_here)
     common = ["build", GEMM, *SMALL, "--target", "cuda:sm_80", "-o", tmp_path / "out"]
@@ -150,7 +151,7 @@ def test_build_without_a_compiler(
     assert status == 0 and "not compiled here (no compiler for cuda is here)" in err
     assert (tmp_path / "out" / "matmul.cu").exists() and out
     status, _, err = tilec(capfd, *common, "--emit", "binary")
-    assert status == 3 and "TLC0700" in err
+    assert status == 3 and "TLC0702" in err
 
 
 # show, opt
@@ -259,7 +260,7 @@ def test_a_pass_that_does_not_exist_is_1(capfd: Capture, tmp_path: Path) -> None
     path = tmp_path / "empty.tir"
     path.write_text("tilec.ir 1\nprogram @empty() <level = tile> {\n}\n")
     status, _, err = tilec(capfd, "opt", path, "--passes", "wish")
-    assert status == 1 and "TLC0211" in err and "plan_pipelines" in err
+    assert status == 1 and "TLC0214" in err and "plan_pipelines" in err
 
 
 def test_text_that_is_no_ir_is_1(capfd: Capture, tmp_path: Path) -> None:
@@ -295,3 +296,155 @@ def test_as_a_module() -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "matmul for cuda:sm_80" in done.stdout
+
+
+# doctor, cache, repro, json
+# -------------------------------------------------------------------------------------------------
+
+
+def test_doctor_says_what_is_here(capfd: Capture) -> None:
+    status, out, _ = tilec(capfd, "doctor", "--format", "json")
+    about = json.loads(out)
+    assert status == 0 and about["python"] == platform.python_version()
+    tools = {tool["name"]: tool for tool in about["compilers"]}
+    assert set(tools) >= {"nvrtc", "nvcc", "hiprtc", "clang", "C++"}
+    for tool in tools.values():
+        assert bool(tool["version"]) != bool(tool["problem"])
+    assert [d["kind"] for d in about["drivers"]] == ["cuda", "hip"]
+    status, out, _ = tilec(capfd, "doctor")
+    assert status == 0 and "device     " in out and "because" in out and "hip:gfx942" in out
+
+
+def test_doctor_with_two_gpus_and_nothing_else(
+    capfd: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Driver:
+        count = 2
+
+        def capability(self, index: int) -> tuple[int, int]:
+            return (9, 0) if index == 0 else (3, 5)
+
+        def device_name(self, index: int) -> str:
+            return f"GPU {index}"
+
+        def version(self) -> int:
+            return 13010
+
+        def multiprocessors(self, index: int) -> int:
+            return 132
+
+        max_shared_bytes = multiprocessors
+
+    def absent(name: str) -> tuple[str, str, MissingTool]:
+        return (name, name, MissingTool("TLC0702", f"no {name}", hint=f"install {name}"))
+
+    monkeypatch.setattr("tilec.cli.doctor.driver_of", lambda kind: Driver())
+    monkeypatch.setattr("tilec.cli.doctor.find_compilers", lambda: [absent("cuda"), absent("hip")])
+    status, out, _ = tilec(capfd, "doctor")
+    assert status == 0
+    assert "GPU 0 (cuda 9.0, driver 13010): cuda:sm_90a" in out
+    assert "GPU 1 (cuda 3.5, driver 13010): no listed target runs on" in out
+    assert "to compile CUDA text: install cuda" in out and "to compile HIP text: install hip" in out
+
+
+def test_cache_holds_what_build_compiled(
+    capfd: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("TILEC_CACHE_DIR", str(folder))
+    assert tilec(capfd, "cache", "path")[1] == f"{folder}\n"
+    build = ["build", GEMM, *SMALL, "--target", "cuda:sm_80", "-o", tmp_path / "out"]
+    assert tilec(capfd, *build)[0] == 0
+    _, out, _ = tilec(capfd, "cache", "list", "--format=json")
+    entries = json.loads(out)["entries"]
+    assert entries and all("matmul" in e["name"] and e["compiler"] for e in entries)
+    assert tilec(capfd, "cache", "size")[1].startswith(f"{len(entries)} entries, ")
+    assert tilec(capfd, "cache", "verify")[0] == 0
+    victim = next(folder.rglob("*.tlc"))
+    victim.write_bytes(victim.read_bytes()[:-1])
+    status, out, _ = tilec(capfd, "cache", "verify")
+    assert status == 1 and f"{victim.name}: damaged, removed" in out and not victim.exists()
+    assert tilec(capfd, "cache", "clear")[0] == 0
+    assert tilec(capfd, "cache", "size")[1].startswith("0 entries")
+
+
+def test_a_cache_that_is_off(capfd: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TILEC_CACHE", "0")
+    status, out, err = tilec(capfd, "cache", "path")
+    assert status == 0 and not out and "TILEC_CACHE=0" in err
+
+
+def test_repro_packs_a_file_and_replays_a_failed_pass(
+    capfd: Capture, double: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "packed"
+    status, out, _ = tilec(capfd, "repro", double, "-o", folder, "--target", "hip:gfx942")
+    assert status == 0 and out == f"{folder}\n"
+    assert (folder / "double.py").read_text() == double.read_text()
+    assert (folder / "double-hip-gfx942" / "00_input.tir").read_text() == (
+        folder / "double.tir"
+    ).read_text()
+    assert list((folder / "double-hip-gfx942").glob("*.hip"))
+    assert json.loads((folder / "about.json").read_text())["target"] == "hip:gfx942"
+
+    broken = tmp_path / "broken"
+    traced = tmp_path / "matmul.tir"
+    traced.write_text(tilec(capfd, "show", "ir", GEMM)[1])
+    status, _, err = tilec(capfd, "opt", traced, "--passes", "lower_tiles", "--dump", broken)
+    assert status == 70 and f"tilec repro {broken}" in err
+    status, _, err = tilec(capfd, "repro", broken)
+    assert status == 70 and "pass lower_tiles failed" in err
+
+    about = json.loads((broken / "reproducer.json").read_text())
+    (broken / "reproducer.json").write_text(json.dumps(about | {"pass": "canonicalize"}))
+    status, out, _ = tilec(capfd, "repro", broken)
+    assert status == 0 and "canonicalize on" in out and "does not fail" in out
+
+    (broken / "reproducer.json").write_text("{}")
+    status, _, err = tilec(capfd, "repro", broken)
+    assert status == 1 and "TLC0194" in err
+
+
+def test_repro_keeps_the_error_of_a_file(capfd: Capture, double: Path, tmp_path: Path) -> None:
+    double.write_text(KERNEL.replace("FACTOR", "2").replace("T.Parallel(step)", "T.Paralel(step)"))
+    status, _, err = tilec(capfd, "repro", double, "-o", tmp_path / "p")
+    assert status == 1 and "TLC0101" in err
+    assert "TLC0101" in json.loads((tmp_path / "p" / "about.json").read_text())["error"]
+
+
+def test_every_product_as_json(capfd: Capture, double: Path, tmp_path: Path) -> None:
+    """stdout is one document and nothing else; each line of stderr is one."""
+    noisy = double.with_name("noisy.py")
+    noisy.write_text(double.read_text() + "\nprint('hello')\n")
+    traced = tmp_path / "double.tir"
+    traced.write_text(tilec(capfd, "show", "ir", double)[1])
+    for arguments in (
+        ["run", noisy, "--device", "interpreter"], ["check", noisy], ["show", "ir", double],
+        ["show", "source", double], ["show", "pipeline", noisy], ["opt", traced],
+        ["build", double, "-o", tmp_path / "out"], ["cache", "size"], ["explain", "TLC0101"],
+        ["repro", double, "-o", tmp_path / "packed"],
+    ):  # fmt: skip
+        status, out, err = tilec(capfd, *arguments, "--format", "json")
+        assert status == 0, (arguments, err)
+        assert isinstance(json.loads(out), dict), arguments
+        for line in err.splitlines():
+            assert line == "hello" or "kind" in json.loads(line), (arguments, line)
+
+
+def test_a_usage_error_as_json(capfd: Capture) -> None:
+    status, _, err = tilec(capfd, "check", "--format", "json", "absent.py")
+    assert status == 2 and json.loads(err)["kind"] == "UsageError"
+
+
+def test_a_main_that_raises_is_the_users(capfd: Capture, tmp_path: Path) -> None:
+    path = tmp_path / "main.py"
+    path.write_text("def main():\n    return {}['lost']\n")
+    status, _, err = tilec(capfd, "run", path)
+    assert status == 1 and "main.py:2" in err and "KeyError: 'lost'" in err
+
+
+def test_a_syntax_error_has_its_caret(capfd: Capture, tmp_path: Path) -> None:
+    path = tmp_path / "typo.py"
+    path.write_text("x = 1\ndef f(:\n    pass\n")
+    status, _, err = tilec(capfd, "check", path)
+    assert status == 1 and "typo.py:2:7" in err and "TLC0190" in err and "      ^" in err

@@ -359,7 +359,7 @@ def test_a_nest_in_any_order_of_dimensions_is_laid_out() -> None:
     ("kernel", "code"),
     [
         (other_index, "TLC0403"), (two_ways, "TLC0404"), (part, "TLC0405"),
-        (diagonal, "TLC0407"), (summed, "TLC0407"),
+        (diagonal, "TLC0407"), (summed, "TLC0411"),
     ],
     ids=lambda x: getattr(x, "name", x),
 )  # fmt: skip

@@ -107,17 +107,23 @@ def test_a_fault_of_a_pass_names_it_and_can_be_replayed(tmp_path: Path, fault: o
     assert "gemm_nt" in line_of(error.loc) and str(tmp_path) in error.hint
     about = json.loads((tmp_path / "reproducer.json").read_text())
     assert about["pass"] == name and about["target"] == "cuda:sm_80"
-    assert about["replay"] == f"tilec opt reproducer.tir --passes {name} --target cuda:sm_80"
+    assert about["replay"] == "tilec repro ." and about["assume"] is True
+    assert "Traceback" in about["error"] or "TLC" in about["error"]
     reproducer = parse_program((tmp_path / "reproducer.tir").read_text(), REGISTRY, "r.tir")
     with pytest.raises(InternalError):
         run_pipeline(reproducer, context(), (fault,))  # type: ignore[arg-type]
 
 
-def test_without_a_folder_the_error_says_how_to_get_one() -> None:
+def test_without_a_folder_the_reproducer_goes_to_a_new_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     with pytest.raises(InternalError) as caught:
         run_pipeline(gemm(), context(), (breaks,))
     assert "ZeroDivisionError: a bug" in caught.value.message
-    assert caught.value.hint == "set TILEC_DUMP=folder for a reproducer"
+    (folder,) = tmp_path.iterdir()
+    assert str(folder) in caught.value.hint
+    assert sorted(p.name for p in folder.iterdir()) == ["reproducer.json", "reproducer.tir"]
 
 
 def test_garbage_is_found_only_where_it_is_looked_for() -> None:
@@ -134,7 +140,7 @@ def test_a_refusal_is_the_users_and_passes_through(tmp_path: Path) -> None:
 def test_passes_are_found_by_name() -> None:
     assert find_passes(["promote_fragments", "canonicalize"]) == (PIPELINE[1], PIPELINE[0])
     assert find_passes([]) == ()
-    error = refused("TLC0211", lambda: find_passes(["promote_fragments", "promote"]))
+    error = refused("TLC0214", lambda: find_passes(["promote_fragments", "promote"]))
     assert isinstance(error, IRError) and "'promote'" in error.message
     assert all(name in error.hint for name in NAMES)
 
@@ -142,9 +148,9 @@ def test_passes_are_found_by_name() -> None:
 def test_after_must_be_among_the_passes() -> None:
     assert (
         "no pass 'nonsense'"
-        in refused("TLC0211", lambda: run_pipeline(gemm(), context(), after="nonsense")).message
+        in refused("TLC0214", lambda: run_pipeline(gemm(), context(), after="nonsense")).message
     )
     error = refused(
-        "TLC0211", lambda: run_pipeline(gemm(), context(), PLANNING[:2], after="plan_pipelines")
+        "TLC0214", lambda: run_pipeline(gemm(), context(), PLANNING[:2], after="plan_pipelines")
     )
     assert "not among those to run" in error.message

@@ -206,7 +206,7 @@ def runtime_corner(A: T.Tensor((16, 16), "float32"), n: T.int32):
 
 
 def test_a_refusal_names_the_line() -> None:
-    error = refused("TLC0303", lambda: promoted(runtime_corner))
+    error = refused("TLC0313", lambda: promoted(runtime_corner))
     assert isinstance(error, LanguageError)
     assert line_of(error.loc).endswith("# HERE"), error
     assert error.hint
@@ -220,7 +220,7 @@ def test_text_with_an_element_of_a_fragment_is_refused() -> None:
     out = tensor("A", f32, 4)
     with s.launch(1):
         s.store(s.load(s.fragment("F", f32, 4), 1), out, 0)
-    error = refused("TLC0301", lambda: run_pass(promote_fragments, s.program(out)))
+    error = refused("TLC0311", lambda: run_pass(promote_fragments, s.program(out)))
     assert "'F'" in error.message and error.loc.line == 2
 
 
@@ -229,7 +229,7 @@ def test_text_with_a_gemm_into_shared_memory_is_refused() -> None:
     with s.launch(1):
         a = s.shared("a", f16, 16, 16)
         s.emit(Gemm(a, a, s.shared("c", f32, 16, 16)))
-    assert refused("TLC0302", lambda: run_pass(promote_fragments, s.program())).loc.line == 3
+    assert refused("TLC0312", lambda: run_pass(promote_fragments, s.program())).loc.line == 3
 
 
 def test_text_with_a_fill_inside_a_nest_is_refused() -> None:
@@ -238,4 +238,4 @@ def test_text_with_a_fill_inside_a_nest_is_refused() -> None:
         f = s.fragment("F", f32, 4)
         with s.parallel(4):
             s.fill(f, 1.0)
-    assert refused("TLC0305", lambda: run_pass(promote_fragments, s.program())).loc.line == 2
+    assert refused("TLC0315", lambda: run_pass(promote_fragments, s.program())).loc.line == 2

@@ -110,6 +110,10 @@ CUresult CUDAAPI cuEventCreate(CUevent *event, unsigned flags) { *event = (CUeve
 CUresult CUDAAPI cuEventRecord(CUevent event, CUstream) { return (CUresult)((uint64_t)event == 0x5002 ? 0 : 1); }
 CUresult CUDAAPI cuEventDestroy_v2(CUevent) { return (CUresult)0; }
 CUresult CUDAAPI cuStreamWaitEvent(CUstream, CUevent, unsigned) { state.waits++; return (CUresult)0; }
+CUresult CUDAAPI cuDriverGetVersion(int *version) { *version = 13010; return (CUresult)0; }
+CUresult CUDAAPI cuDeviceGetName(char *name, int length, CUdevice) {
+    strncpy(name, "Stub GPU", length); return (CUresult)0;
+}
 CUresult CUDAAPI cuGetErrorName(CUresult status, const char **text) {
     *text = (int)status == 700 ? "CUDA_ERROR_ILLEGAL_ADDRESS" : "CUDA_ERROR_OTHER"; return (CUresult)0;
 }
@@ -153,6 +157,8 @@ int hipEventCreateWithFlags(void **event, unsigned flags) { *event = (void *)(ui
 int hipEventRecord(void *event, void *) { return (uint64_t)event == 0x5002 ? 0 : 1; }
 int hipEventDestroy(void *) { return 0; }
 int hipStreamWaitEvent(void *, void *, unsigned) { state.waits++; return 0; }
+int hipDriverGetVersion(int *version) { *version = 70125; return 0; }
+int hipDeviceGetName(char *name, int length, int) { strncpy(name, "Stub AMD GPU", length); return 0; }
 const char *hipGetErrorName(int) { return "hipErrorOther"; }
 const char *hipGetErrorString(int) { return "as the stub says"; }
 

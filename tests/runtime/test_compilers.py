@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tilec.errors import CompilerFailed, MissingTool, TargetUnsupported
+from tilec.errors import CompilerFailed, MissingTool, TargetUnsupported, TimedOut
 from tilec.runtime import compilers, nvrtc
 from tilec.runtime.binary import Binary, Finding, KernelResources
 from tilec.runtime.compilers import available_compilers, pick_compiler
@@ -131,7 +131,7 @@ def test_a_program_compiler_that_fails_or_hangs_is_an_error(tmp_path: Path) -> N
         )
     slow = fake_tool(tmp_path, "import time\ntime.sleep(60)")
     hasty = OfflineCompiler("tool", "cuda", slow.where, "1.2", ".cu", "-arch={}", (), timeout=0.2)
-    with pytest.raises(CompilerFailed, match=r"took longer than 0\.2 s"):
+    with pytest.raises(TimedOut, match=r"took longer than 0\.2 s"):
         hasty.compile("", "kernel.cu", "x")
 
 
@@ -166,7 +166,7 @@ def test_the_choice_follows_preference_and_says_what_is_missing(
     def absent(what: str) -> MissingTool:
         raise MissingTool("TLC0702", f"{what} was not found", hint=f"install {what}")
 
-    nothing = {"cuda": (lambda: absent("one"), lambda: absent("other"))}
+    nothing = {"cuda": {"one": lambda: absent("one"), "other": lambda: absent("other")}}
     monkeypatch.setattr(compilers, "_FINDERS", nothing)
     assert available_compilers() == ()
     with pytest.raises(MissingTool, match="one was not found; other was not found"):

@@ -50,7 +50,7 @@ def find_dialect(backend: str) -> Dialect:
     if backend in DIALECTS:
         return DIALECTS[backend]
     raise TargetUnsupported(
-        "TLC0510",
+        "TLC0517",
         f"nothing prints programs for {backend!r}",
         hint="there are " + ", ".join(DIALECTS),
     )

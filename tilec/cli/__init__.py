@@ -1,21 +1,31 @@
 """The command line: `tilec` and `python -m tilec`.
 
 stdout is the product, stderr the diagnostics. Exit status: 0 ok, 1 errors in the input, 2 usage, 3
-a tool is missing, 4 no device, 5 wrong result, 70 internal.
+a tool is missing, 4 no device, 5 wrong result, 6 time-out, 70 internal.
 """
 
 from __future__ import annotations
 
-import json
+import os
 import sys
-from itertools import pairwise
 from typing import Any
 
 import click
 
-from ..errors import InternalError, TilecError, render_error
+from ..errors import TilecError
+from .output import FORMAT, Output
 
-COMMANDS = ("run", "build", "check", "opt", "show")
+COMMANDS = {
+    "run": "Run a file's kernels and check the results.",
+    "build": "Write what a file's kernels compile to.",
+    "check": "Trace and lower a file's kernels, with every check.",
+    "opt": "Run passes over IR text.",
+    "show": "Print layouts, pipelines, IR, source or resources.",
+    "cache": "The disk cache: path, size, list, verify, clear.",
+    "doctor": "What is installed here, and what is missing.",
+    "explain": "The page of an error's code.",
+    "repro": "Pack or replay a reproducer.",
+}
 
 
 class _Commands(click.Group):
@@ -30,7 +40,13 @@ class _Commands(click.Group):
         if cmd_name not in COMMANDS:
             return None
         command: click.Command = import_module("." + cmd_name, __name__).command
+        if FORMAT not in command.params:
+            command.params.append(FORMAT)
         return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
 
 
 def _version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
@@ -41,7 +57,9 @@ def _version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
         ctx.exit()
 
 
-@click.command(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(
+    cls=_Commands, params=[FORMAT], context_settings={"help_option_names": ["-h", "--help"]}
+)
 @click.option(
     "--version",
     is_flag=True,
@@ -50,17 +68,8 @@ def _version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
     callback=_version,
     help="Print the version.",
 )
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(["text", "json"]),
-    default="text",
-    help="How errors are printed.",
-)
-@click.pass_context
-def cli(context: click.Context, form: str) -> None:
+def cli() -> None:
     """Compile and run tile programs."""
-    context.obj = form
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -70,41 +79,26 @@ def main(arguments: list[str] | None = None) -> None:
 
 def run(arguments: list[str]) -> int:
     """Runs a command line; its exit status."""
-    form = (
-        "json"
-        if "--format=json" in arguments or _follows(arguments, "--format", "json")
-        else "text"
-    )
+    output = Output()
     try:
-        result: Any = cli.main(arguments, prog_name="tilec", standalone_mode=False)
+        result: Any = cli.main(arguments, prog_name="tilec", standalone_mode=False, obj=output)
     except click.exceptions.Exit as leave:
         return leave.exit_code
     except click.ClickException as error:
-        error.show()
+        output.usage(error)
         return 2
     except click.Abort:
         return 130
+    except BrokenPipeError:  # the reader of a pipe has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except TilecError as error:
-        _report(error, form)
+        output.error(error)
         return error.exit_status
     except Exception as cause:  # noqa: BLE001  a bug: told as one, with its cause
-        wrapped = InternalError(
-            "TLC9000",
-            f"{type(cause).__name__}: {cause}",
-            hint="this is a bug of tilec; run with TILEC_DUMP=folder",
-        )
-        wrapped.__cause__ = cause
-        _report(wrapped, form)
+        from ..passes.reproducer import internal_error
+
+        wrapped = internal_error("TLC9000", "tilec " + " ".join(arguments), cause)
+        output.error(wrapped)
         return wrapped.exit_status
     return result if isinstance(result, int) else 0
-
-
-def _follows(arguments: list[str], option: str, value: str) -> bool:
-    return any(a == option and b == value for a, b in pairwise(arguments))
-
-
-def _report(error: TilecError, form: str) -> None:
-    if form == "json":
-        click.echo(json.dumps(error.to_json()), err=True)
-    else:
-        click.echo(render_error(error), err=True)

@@ -14,6 +14,7 @@ from ..runtime.compiled import CompiledKernel
 from ..runtime.compilers import pick_compiler
 from ..runtime.driver import compile_program
 from ..target import find_target
+from .output import output
 from .programs import DEFINES, FILE, load_file, need_kernels, read_defines, trace
 
 EMIT = ("source", "ir", "binary", "manifest")
@@ -50,9 +51,11 @@ def command(
             raise click.BadParameter(
                 f"{kind!r} is not one of {', '.join(EMIT)}", param_hint="--emit"
             )
-    source = load_file(file)
+    with output().users_code():
+        source = load_file(file)
     values = read_defines(defines)
     folder.mkdir(parents=True, exist_ok=True)
+    files: list[str] = []
     for name in targets:
         target = find_target(name)
         for kernel in need_kernels(source, file).values():
@@ -60,42 +63,48 @@ def command(
             compiled.add_general()
             place = folder / f"{target.backend}-{target.arch}" if len(targets) > 1 else folder
             place.mkdir(exist_ok=True)
-            _write(compiled, place, wanted)
+            files += [str(path) for path in _write(compiled, place, wanted)]
+    for path in files:
+        output().say(path)
+    output().result({"files": files})
     return 0
 
 
-def _write(compiled: CompiledKernel, folder: Path, wanted: list[str]) -> None:
+def _write(compiled: CompiledKernel, folder: Path, wanted: list[str]) -> list[Path]:
     name = compiled.program.name
+    files: list[Path] = []
     for remark in compiled.remarks:
-        click.echo(str(remark), err=True)
+        output().remark(remark)
     for lowered in compiled.variants:
         if "source" in wanted:
-            _text(folder / lowered.file_name, lowered.text)
+            files.append(_text(folder / lowered.file_name, lowered.text))
         if "ir" in wanted:
-            _text(folder / (lowered.file_name + ".tir"), print_program(lowered.program))
+            files.append(
+                _text(folder / (lowered.file_name + ".tir"), print_program(lowered.program))
+            )
     if "manifest" in wanted:
-        _text(folder / f"{name}.json", compiled.manifest.to_json())
+        files.append(_text(folder / f"{name}.json", compiled.manifest.to_json()))
     try:
         compiler = pick_compiler(compiled.target)
     except MissingTool as missing:
         if "binary" in wanted:
             raise
-        click.echo(f"{name}: not compiled here ({missing.message})", err=True)
-        return
+        output().note(f"{name}: not compiled here ({missing.message})")
+        return files
     for lowered in compiled.variants:
         binary = compiled.compiled(lowered.variant)
         for finding in binary.findings:
-            click.echo(f"{lowered.file_name}: {finding.kind}: {finding.text}", err=True)
+            output().note(f"{lowered.file_name}: {finding.kind}: {finding.text}")
         if "binary" in wanted:
             path = folder / (lowered.file_name + ".bin")
             path.write_bytes(binary.code)
-            click.echo(str(path))
-    click.echo(
-        f"{name}: {len(compiled.variants)} variants compiled by {compiler.name} {compiler.version}",
-        err=True,
+            files.append(path)
+    output().note(
+        f"{name}: {len(compiled.variants)} variants compiled by {compiler.name} {compiler.version}"
     )
+    return files
 
 
-def _text(path: Path, text: str) -> None:
+def _text(path: Path, text: str) -> Path:
     path.write_text(text if text.endswith("\n") else text + "\n")
-    click.echo(str(path))
+    return path

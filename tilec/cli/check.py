@@ -13,6 +13,7 @@ from ..passes.check_hazards import CHECKS
 from ..passes.context import Facts, PassContext
 from ..runtime.lowering import lower_program, standard_registry
 from ..target import find_target
+from .output import output
 from .programs import DEFINES, FILE, load_file, need_kernels, read_defines, trace
 
 
@@ -29,8 +30,11 @@ from .programs import DEFINES, FILE, load_file, need_kernels, read_defines, trac
 @DEFINES
 def command(file: Path, targets: tuple[str, ...], defines: tuple[str, ...]) -> int:
     """Trace and lower FILE's kernels, verifying the IR between passes; write nothing."""
-    source = load_file(file)
+    out = output()
+    with out.users_code():
+        source = load_file(file)
     values = read_defines(defines)
+    done: list[dict[str, object]] = []
     for name, kernel in need_kernels(source, file).items():
         for target_name in targets:
             target = find_target(target_name)
@@ -39,15 +43,17 @@ def command(file: Path, targets: tuple[str, ...], defines: tuple[str, ...]) -> i
                 context = PassContext(target, standard_registry(), Facts(assume))
 
                 def observe(
-                    done: str, _: Program, after: Program, context: PassContext = context
+                    pass_: str, _: Program, after: Program, context: PassContext = context
                 ) -> None:
-                    if done in CHECKS:
-                        CHECKS[done](after, context)
+                    if pass_ in CHECKS:
+                        CHECKS[pass_](after, context)
 
                 lowered = lower_program(
                     program, target, assume=assume, checked=True, observers=(observe,)
                 )
                 for remark in lowered.remarks if assume else ():
-                    click.echo(str(remark), err=True)
-            click.echo(f"{name} for {target.name}: ok")
+                    out.remark(remark)
+            out.say(f"{name} for {target.name}: ok")
+            done.append({"kernel": name, "target": target.name, "ok": True})
+    out.result({"checked": done})
     return 0

@@ -14,6 +14,7 @@ from ..passes.context import Facts, PassContext
 from ..passes.pipeline import PIPELINE, find_passes, run_pipeline
 from ..runtime.lowering import standard_registry
 from ..target import find_target
+from .output import output
 
 
 @click.command("opt")
@@ -38,7 +39,9 @@ def command(file: TextIO, passes: str, target: str, general: bool, dump: Path | 
         find_target(target),
         registry,
         Facts(not general),
-        lambda remark: click.echo(str(remark), err=True),
+        output().remark,
     )
-    click.echo(print_program(run_pipeline(program, context, chosen, dump=dump)), nl=False)
+    text = print_program(run_pipeline(program, context, chosen, dump=dump))
+    output().write(text)
+    output().result({"passes": [p.__name__ for p in chosen], "target": target, "ir": text})
     return 0

@@ -63,19 +63,44 @@ def load_file(path: Path) -> Source:
     sys.modules[name] = module
     sys.path.insert(0, str(path.resolve().parent))
     try:
-        spec.loader.exec_module(module)
-    except TilecError:
-        raise
-    except Exception as cause:
-        raise LanguageError(
-            "TLC0191",
-            f"{path.name} raises {type(cause).__name__}: {cause}",
-            loc=_place(cause, path),
-        ) from cause
+        run_users(lambda: spec.loader.exec_module(module), path)  # type: ignore[union-attr]
     finally:
         sys.path.pop(0)
     kernels = {name: value for name, value in vars(module).items() if isinstance(value, Kernel)}
     return Source(module, kernels)
+
+
+def run_users(function: Callable[[], object], path: Path) -> None:
+    """Calls code of the user's file. Raises LanguageError, at the line of the file, for what it
+    raises itself; an exception that comes out of tilec is tilec's own.
+    """
+    try:
+        function()
+    except TilecError:
+        raise
+    except SyntaxError as wrong:
+        column = max((wrong.offset or 1) - 1, 0)
+        loc = Loc(wrong.filename or str(path), wrong.lineno or 0, column)
+        raise LanguageError("TLC0190", f"not Python: {wrong.msg}", loc=loc) from wrong
+    except (Exception, SystemExit) as cause:
+        if _is_ours(cause, path):
+            raise
+        what = f"{type(cause).__name__}: {cause}" if str(cause) else type(cause).__name__
+        raise LanguageError(
+            "TLC0191", f"{path.name} raises {what}", loc=_place(cause, path)
+        ) from cause
+
+
+def _is_ours(error: BaseException, path: Path) -> bool:
+    """Whether tilec's own code, and what that called, raised the error: not the user's file."""
+    package = str(Path(__file__).resolve().parents[1])
+    trace, ours = error.__traceback__, False
+    while trace is not None:
+        file = trace.tb_frame.f_code.co_filename
+        if file != __file__:
+            ours = file.startswith(package) or (ours and file != str(path))
+        trace = trace.tb_next
+    return ours
 
 
 def _place(error: BaseException, path: Path) -> Loc:

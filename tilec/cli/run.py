@@ -22,6 +22,7 @@ from ..runtime.compiled import CompiledKernel
 from ..runtime.devices import device as device_context
 from ..runtime.devices import select_device
 from ..runtime.driver import compile_program
+from .output import output
 from .programs import (
     DEFINES,
     FILE,
@@ -30,6 +31,7 @@ from .programs import (
     make_inputs,
     need_kernels,
     read_defines,
+    run_users,
     trace,
 )
 
@@ -44,19 +46,26 @@ from .programs import (
 @DEFINES
 def command(file: Path, device: str, defines: tuple[str, ...]) -> int:
     """Run FILE's main, or its kernels on generated inputs, and check the results."""
-    source = load_file(file)
-    with device_context(device) if device else nullcontext():
+    out = output()
+    with device_context(device) if device else nullcontext(), out.users_code():
+        source = load_file(file)
         if source.main is not None:
             start = time.perf_counter()
-            source.main()
-            click.echo(f"main: {time.perf_counter() - start:.2f} s", err=True)
-            return 0
-        for name, kernel in need_kernels(source, file).items():
-            _run(name, kernel, source, read_defines(defines))
+            run_users(source.main, file)
+            seconds = time.perf_counter() - start
+            out.note(f"main: {seconds:.2f} s")
+            ran: list[dict[str, object]] = [{"main": str(file), "seconds": seconds}]
+        else:
+            values = read_defines(defines)
+            kernels = need_kernels(source, file).items()
+            ran = [_run(name, kernel, source, values) for name, kernel in kernels]
+    out.result({"ran": ran})
     return 0
 
 
-def _run(name: str, kernel: Kernel, source: Source, defines: dict[str, Any]) -> None:
+def _run(name: str, kernel: Kernel, source: Source, defines: dict[str, Any]) -> dict[str, object]:
+    """Runs one kernel; what there is to say of it."""
+    out = output()
     chosen = select_device([])
     program = trace(kernel, defines, chosen.target)
     arrays = make_inputs(program, defines)
@@ -67,28 +76,32 @@ def _run(name: str, kernel: Kernel, source: Source, defines: dict[str, Any]) -> 
     seconds = time.perf_counter() - start
     inputs = [before[p.hint] for p in program.params if p.hint not in written(program)]
     arrays |= dict(zip((v.hint for v in returned(program)), _as_tuple(made), strict=False))
-    click.echo(f"{name} on {chosen.name}, because {chosen.why}: {seconds:.2f} s with compilation")
+    out.say(f"{name} on {chosen.name}, because {chosen.why}: {seconds:.2f} s with compilation")
     for remark in compiled.remarks if chosen.name != "interpreter" else ():
-        click.echo(str(remark), err=True)
+        out.remark(remark)
     outputs = [*written(program), *(v.hint for v in returned(program))]
     if source.reference is not None:
-        _compare(
-            name,
-            arrays,
-            outputs,
-            _as_tuple(source.reference(*inputs)),
-            program,
-            "the file's reference",
-        )
+        expected, against = _as_tuple(source.reference(*inputs)), "the file's reference"
+        _compare(name, arrays, outputs, expected, program, against)
     elif chosen.name == "interpreter":
-        click.echo(
+        against = ""
+        out.say(
             f"  {name}: bounds, conflicts and uninitialised memory checked as it ran; "
             "no reference to compare with"
         )
     else:
+        against = "the interpreter"
         made = run_program(program, before, registry=compiled.registry)
         expected = (*(before[o] for o in written(program)), *made)
-        _compare(name, arrays, outputs, expected, program, "the interpreter")
+        _compare(name, arrays, outputs, expected, program, against)
+    return {
+        "kernel": name,
+        "device": chosen.name,
+        "why": chosen.why,
+        "seconds": seconds,
+        "outputs": outputs,
+        "agrees_with": against,
+    }
 
 
 def written(program: Program) -> list[str]:
@@ -104,7 +117,7 @@ def _as_tuple(value: Any) -> tuple[Any, ...]:
 
 
 def _compare(
-    name: str,
+    kernel: str,
     arrays: dict[str, Any],
     outputs: list[str],
     expected: tuple[Any, ...],
@@ -113,21 +126,17 @@ def _compare(
 ) -> None:
     if len(expected) != len(outputs):
         raise WrongResult(
-            "TLC0762", f"the reference gives {len(expected)} results, {name} writes {len(outputs)}"
+            "TLC0762",
+            f"the reference gives {len(expected)} results, {kernel} writes {len(outputs)}",
         )
     types = {v.hint: v.type for v in (*program.params, *returned(program))}
-    for output, exact in zip(outputs, expected, strict=True):
-        type_ = types[output]
+    for name, exact in zip(outputs, expected, strict=True):
+        type_ = types[name]
         assert isinstance(type_, MemoryType)
         exact64 = np.asarray(exact).astype(np.float64)
-        assert_close(
-            arrays[output],
-            exact64,
-            _allowed(exact64, arrays, type_.dtype),
-            type_.dtype,
-            f"{name}'s {output}",
-        )
-        click.echo(f"  {output}: {arrays[output].size} elements agree with {what}")
+        allowed = _allowed(exact64, arrays, type_.dtype)
+        assert_close(arrays[name], exact64, allowed, type_.dtype, f"{kernel}'s {name}")
+        output().say(f"  {name}: {arrays[name].size} elements agree with {what}")
 
 
 def _allowed(exact: np.ndarray, arrays: dict[str, Any], dtype: DType) -> np.ndarray:

@@ -15,6 +15,7 @@ from ..passes.pipeline import run_pipeline
 from ..runtime.driver import compile_program
 from ..runtime.lowering import standard_registry
 from ..target import Target, find_target
+from .output import output
 from .programs import DEFINES, FILE, load_file, need_kernels, read_defines, trace
 
 
@@ -28,19 +29,23 @@ from .programs import DEFINES, FILE, load_file, need_kernels, read_defines, trac
 @DEFINES
 def command(what: str, file: Path, target: str, after: str, defines: tuple[str, ...]) -> int:
     """Print the IR, the source or the pipelines of FILE's kernels."""
-    source = load_file(file)
+    out = output()
+    with out.users_code():
+        source = load_file(file)
     values = read_defines(defines)
     aim = find_target(target)
-    for kernel in need_kernels(source, file).values():
+    shown: dict[str, str] = {}
+    for name, kernel in need_kernels(source, file).items():
         program = trace(kernel, values, aim)
         compiled = compile_program(program, aim)
         if what == "ir":
-            click.echo(compiled.ir(after), nl=False)
+            shown[name] = compiled.ir(after)
         elif what == "source":
-            click.echo(compiled.source, nl=False)
+            shown[name] = compiled.source
         else:
-            for line in draw_pipelines(program, aim):
-                click.echo(line)
+            shown[name] = "\n".join(draw_pipelines(program, aim))
+        out.write(shown[name])
+    out.result({"what": what, "target": aim.name, "kernels": shown})
     return 0
 
 

@@ -256,7 +256,7 @@ def number_value(number: Number, dtype: DType) -> Constant:
     if dtype.kind == "bool" and not isinstance(number, bool) and number in (0, 1):
         number = bool(number)
     if not fits(number, dtype):
-        raise TypeMismatch("TLC0123", f"{number!r} is no {dtype}", hint="say what is meant: T.cast")
+        raise TypeMismatch("TLC0138", f"{number!r} is no {dtype}", hint="say what is meant: T.cast")
     return constant(number, dtype)
 
 
@@ -300,7 +300,7 @@ def operand_dtype(dtype: DType, number: Number) -> DType:
             span = (1 << (dtype.bits - 1 if dtype.kind == "int" else dtype.bits)) - 1
             if fits(number, wider) and fits(span, wider):
                 return wider
-    raise TypeMismatch("TLC0123", f"{number!r} is no {dtype}", hint="cast one of the operands")
+    raise TypeMismatch("TLC0138", f"{number!r} is no {dtype}", hint="cast one of the operands")
 
 
 def common(x: Any, y: Any) -> tuple[Value, Value]:

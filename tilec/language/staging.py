@@ -64,5 +64,5 @@ def installed() -> bool:
 def frontend() -> Frontend:
     """The Python frontend. Raises InternalError where nothing has imported it."""
     if not _frontend:
-        raise InternalError("TLC0901", "the Python frontend is not loaded")
+        raise InternalError("TLC9003", "the Python frontend is not loaded")
     return _frontend[0]

@@ -36,7 +36,7 @@ class Facts:
     """
 
     def __init__(self, assume: bool = True) -> None:
-        self._assume = assume
+        self.assumes = assume
         self.asked: dict[tuple[str, str, int], None] = {}
 
     def aligned(self, tensor: str, size: int) -> bool:
@@ -49,7 +49,7 @@ class Facts:
 
     def _ask(self, fact: tuple[str, str, int]) -> bool:
         self.asked[fact] = None
-        return self._assume
+        return self.assumes
 
 
 def _ignore(remark: Remark) -> None:

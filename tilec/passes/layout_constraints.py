@@ -386,7 +386,7 @@ def _written_once(nest: Parallel, handle: Value, dims: tuple[int, ...]) -> None:
     for dim, extent in enumerate(nest.extents):
         if dim not in dims and extent > 1:
             raise LayoutConflict(
-                "TLC0407",
+                "TLC0411",
                 f"all {extent} iterations of loop {dim + 1} of the nest write the same elements of "
                 f"fragment {handle.hint!r}",
                 loc=nest.loc,

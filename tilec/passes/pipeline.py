@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import difflib
-import json
-import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..errors import InternalError, IRError, TilecError
+from ..errors import IRError, TilecError
 from ..ir.core import Program
 from ..ir.print import print_program
 from ..ir.verify import verify
@@ -31,6 +29,7 @@ from .place_barriers import place_barriers
 from .plan_pipelines import plan_pipelines
 from .plan_shared import plan_shared
 from .promote_fragments import promote_fragments
+from .reproducer import failed_step
 from .schedule_stages import schedule_stages
 from .simplify_indices import simplify_indices
 from .split_loads import split_loads
@@ -98,8 +97,8 @@ def run_pipeline(
     """Runs `passes` in order; with `after`, up to and including the last pass of that name.
 
     `checked` verifies between passes. `dump` receives numbered IR, diffs and times. An error that
-    is not a TilecError becomes an InternalError that names the pass, with a reproducer in `dump`
-    where there is one.
+    is not a TilecError becomes an InternalError that names the pass and a folder with a reproducer:
+    `dump`, or a new one.
     """
     run = run or Run()
     chosen = list(_until(passes, after))
@@ -126,7 +125,7 @@ def find_passes(names: Sequence[str]) -> tuple[Pass, ...]:
     for name in names:
         if name not in known:
             raise IRError(
-                "TLC0211", f"there is no pass {name!r}", hint="passes are " + ", ".join(known)
+                "TLC0214", f"there is no pass {name!r}", hint="passes are " + ", ".join(known)
             )
     return tuple(known[name] for name in names)
 
@@ -138,7 +137,7 @@ def _until(passes: Sequence[Pass], after: str) -> Iterator[Pass]:
     last = max((n for n, p in enumerate(passes) if p.__name__ == after), default=None)
     if last is None:
         find_passes([after])
-        raise IRError("TLC0211", f"pass {after!r} is not among those to run")
+        raise IRError("TLC0214", f"pass {after!r} is not among those to run")
     yield from passes[: last + 1]
 
 
@@ -152,30 +151,11 @@ def _guarded(
             verify(after, context.registry)
         return after
     except IRError as error:
-        raise _internal(pass_, program, context, error, dump) from error
+        raise failed_step(pass_.__name__, program, context, error, dump) from error
     except TilecError:
         raise
     except Exception as error:
-        raise _internal(pass_, program, context, error, dump) from error
-
-
-def _internal(
-    pass_: Pass, program: Program, context: PassContext, error: Exception, dump: Path | None
-) -> InternalError:
-    name = pass_.__name__
-    hint = "set TILEC_DUMP=folder for a reproducer"
-    if dump is not None:
-        _write(dump, "reproducer", program, None)
-        about = {
-            "pass": name,
-            "target": context.target.name,
-            "python": platform.python_version(),
-            "replay": f"tilec opt reproducer.tir --passes {name} --target {context.target.name}",
-        }
-        (dump / "reproducer.json").write_text(json.dumps(about, indent=2) + "\n")
-        hint = f"reproducer in {dump}"
-    reason = error.message if isinstance(error, TilecError) else f"{type(error).__name__}: {error}"
-    return InternalError("TLC9001", f"pass {name} failed: {reason}", loc=program.loc, hint=hint)
+        raise failed_step(pass_.__name__, program, context, error, dump) from error
 
 
 def _write(folder: Path, name: str, program: Program, before: Program | None) -> None:

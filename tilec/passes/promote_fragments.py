@@ -101,7 +101,7 @@ def _other(op: Op, tiles: Tiles, ops: list[Op]) -> None:
     for value in op.inputs:
         if _is_fragment(value):
             raise LanguageError(
-                "TLC0301",
+                "TLC0311",
                 f"{op.name} uses fragment {value.hint!r} element by element",
                 hint="access fragments in T.Parallel, T.copy, T.fill or T.gemm",
             )
@@ -131,7 +131,7 @@ def _gemm(op: Op, tiles: Tiles, ops: list[Op]) -> None:
     a, b = (_current(v, tiles, ops) if _is_fragment(v) else v for v in (op.a, op.b))
     if not _is_fragment(op.accumulator):
         raise LanguageError(
-            "TLC0302", "gemm accumulates into a fragment", hint="use T.alloc_fragment"
+            "TLC0312", "gemm accumulates into a fragment", hint="use T.alloc_fragment"
         )
     if op.clear:
         type_ = _tile_type(op.accumulator)
@@ -179,7 +179,7 @@ def _offsets(
     numbers = tuple(constant_of(i) for i in indices)
     if len(dims) != len(memory_type(handle).shape) or any(n is None for n in numbers):
         raise LanguageError(
-            "TLC0303",
+            "TLC0313",
             f"a region of fragment {handle.hint!r} must have constant corners and all of its "
             "dimensions",
             hint="registers cannot be indexed at run time",
@@ -312,7 +312,7 @@ def _rename(block: Block, names: dict[Value, Value]) -> Block:
 
     def one(op: Op) -> Op:
         if any(v in names for v in op.inputs) and not isinstance(op, (Load, Store)):
-            raise LanguageError("TLC0305", f"{op.name} of a fragment inside T.Parallel", loc=op.loc)
+            raise LanguageError("TLC0315", f"{op.name} of a fragment inside T.Parallel", loc=op.loc)
         return op.map(value, inner)
 
     return dataclasses.replace(block, ops=inner(block).ops)

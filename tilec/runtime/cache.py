@@ -170,6 +170,15 @@ class DiskCache:
         entries = [status.st_size for path, status in files if path.suffix == SUFFIX]
         return CacheStats(len(entries), sum(entries), len(files) - len(entries))
 
+    def entries(self) -> Iterator[Entry]:
+        """Every whole entry, in the order of keys."""
+        for path, _ in list(self._files()):
+            if path.suffix == SUFFIX:
+                with suppress(OSError):
+                    entry = _decode(path.stem, path.read_bytes())
+                    if entry is not None:
+                        yield entry
+
     def verify(self) -> tuple[str, ...]:
         """Reads every entry, removes the damaged ones and returns their file names."""
         bad: list[str] = []

@@ -41,7 +41,7 @@ class Launch:
         """What the vendor's compiler reports. Raises MissingTool, CompilerFailed."""
         found = self._owner.binary.kernel(self.name)
         if found is None:
-            raise CompilerFailed("TLC0704", f"the compiler says nothing about {self.name}")
+            raise CompilerFailed("TLC0705", f"the compiler says nothing about {self.name}")
         return found
 
     @property

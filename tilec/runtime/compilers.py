@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from ..errors import MissingTool
@@ -38,22 +38,28 @@ class Compiler(Protocol):
 
 
 # In order of preference.
-_FINDERS: dict[str, tuple[Callable[[], Compiler], ...]] = {
-    "cuda": (find_nvrtc, find_nvcc),
-    "hip": (find_hiprtc, find_amd_clang),
+_FINDERS: dict[str, dict[str, Callable[[], Compiler]]] = {
+    "cuda": {"nvrtc": find_nvrtc, "nvcc": find_nvcc},
+    "hip": {"hiprtc": find_hiprtc, "clang": find_amd_clang},
 }
+
+
+def find_compilers(backend: str | None = None) -> Iterator[tuple[str, str, Compiler | MissingTool]]:
+    """Every compiler that is looked for, for one backend or for all: its name, the backend, and the
+    compiler or why it is not here."""
+    for kind, finders in _FINDERS.items():
+        for name, find in finders.items() if backend in (None, kind) else ():
+            try:
+                yield name, kind, find()
+            except MissingTool as missing:
+                yield name, kind, missing
 
 
 def available_compilers(backend: str | None = None) -> tuple[Compiler, ...]:
     """Every compiler found, in order of preference, for one backend or for all."""
-    found: list[Compiler] = []
-    for kind, finders in _FINDERS.items():
-        for find in finders if backend in (None, kind) else ():
-            try:
-                found.append(find())
-            except MissingTool:
-                continue
-    return tuple(found)
+    return tuple(
+        found for _, _, found in find_compilers(backend) if not isinstance(found, MissingTool)
+    )
 
 
 def pick_compiler(target: str | Target) -> Compiler:
@@ -61,7 +67,7 @@ def pick_compiler(target: str | Target) -> Compiler:
     absent."""
     backend = find_target(target).backend
     reasons: list[MissingTool] = []
-    for find in _FINDERS[backend]:
+    for find in _FINDERS[backend].values():
         try:
             return find()
         except MissingTool as missing:

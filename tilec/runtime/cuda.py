@@ -28,6 +28,8 @@ NAMES = DriverNames(
         "retain": "cuDevicePrimaryCtxRetain",
         "get_context": "cuCtxGetCurrent",
         "set_context": "cuCtxSetCurrent",
+        "version": "cuDriverGetVersion",
+        "device_name": "cuDeviceGetName",
         "error_name": "cuGetErrorName",
         "error_text": "cuGetErrorString",
         "encode_tiled": "cuTensorMapEncodeTiled",

@@ -61,6 +61,12 @@ class GpuDriver(Protocol):
     def capability(self, device: int) -> tuple[int, int]:
         """The compute capability (9, 0)."""
 
+    def device_name(self, device: int) -> str:
+        """The vendor's name of a device."""
+
+    def version(self) -> int:
+        """The driver's version as its vendor counts: 13010 is CUDA 13.1."""
+
     def is_capturing(self, stream: int) -> bool:
         """Whether launches on the stream are being recorded into a graph."""
 
@@ -155,6 +161,17 @@ class CtypesDriver(ABC):
     def capability(self, device: int) -> tuple[int, int]:
         major, minor = self._names.capability
         return self._attribute(major, device), self._attribute(minor, device)
+
+    def device_name(self, device: int) -> str:
+        text = ctypes.create_string_buffer(256)
+        status = self._call("device_name", text, ctypes.c_int(256), ctypes.c_int(device))
+        self.check(status, f"asking for the name of {self.kind}:{device}")
+        return text.value.decode(errors="replace")
+
+    def version(self) -> int:
+        number = ctypes.c_int()
+        self.check(self._call("version", ctypes.byref(number)), "asking for the version")
+        return number.value
 
     def is_capturing(self, stream: int) -> bool:
         state = ctypes.c_int()

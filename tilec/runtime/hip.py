@@ -30,6 +30,8 @@ NAMES = DriverNames(
         "attribute": "hipDeviceGetAttribute",
         "get_device": "hipGetDevice",
         "set_device": "hipSetDevice",
+        "version": "hipDriverGetVersion",
+        "device_name": "hipDeviceGetName",
         "error_name": "hipGetErrorName",
         "error_text": "hipGetErrorString",
     },

@@ -5,10 +5,12 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from functools import cache, cached_property
+from pathlib import Path
 
 from .. import config
 from ..backends.emitter import EmittedProgram, emit_program, render
 from ..backends.manifest import Fact, Variant
+from ..errors import IRError, TilecError
 from ..ir.core import Program
 from ..ir.ops import builtin_registry
 from ..ir.registry import Registry
@@ -16,6 +18,7 @@ from ..passes.context import Facts, PassContext, Remark
 from ..passes.layout_constraints import register_layout_rules
 from ..passes.lower_tiles import register_lowerings
 from ..passes.pipeline import Observer, Run, run_pipeline
+from ..passes.reproducer import EMISSION, failed_step
 from ..target import Target
 from .check_meaning import MeaningCheck
 
@@ -99,7 +102,7 @@ def lower_program(
         observers=observers,
         run=Run(),
     )
-    emitted = emit_program(lowered, target, registry)
+    emitted = _emitted(lowered, context, dump)
     result = Lowered(
         lowered,
         emitted,
@@ -111,3 +114,15 @@ def lower_program(
     if dump is not None:
         (dump / result.file_name).write_text(result.text)
     return result
+
+
+def _emitted(program: Program, context: PassContext, dump: Path | None) -> EmittedProgram:
+    """The text of a lowered program; what is wrong with the program here is a pass's fault."""
+    try:
+        return emit_program(program, context.target, context.registry)
+    except IRError as error:
+        raise failed_step(EMISSION, program, context, error, dump) from error
+    except TilecError:
+        raise
+    except Exception as error:
+        raise failed_step(EMISSION, program, context, error, dump) from error

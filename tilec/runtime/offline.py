@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from ..errors import CompilerFailed, MissingTool
+from ..errors import MissingTool, TimedOut
 from .binary import Binary
 from .rtc import refused
 
@@ -38,8 +38,7 @@ class OfflineCompiler:
     timeout: float = TIMEOUT_SECONDS
 
     def compile(self, text: str, name: str, arch: str) -> Binary:
-        """`text` compiled for `arch`. Raises CompilerFailed with the log, also when time runs
-        out."""
+        """`text` compiled for `arch`. Raises CompilerFailed with the log, TimedOut."""
         label = f"{self.name} {self.version}"
         with tempfile.TemporaryDirectory(prefix="tilec-") as folder:
             source = Path(folder) / f"source{self.suffix}"
@@ -57,15 +56,15 @@ class OfflineCompiler:
 
 
 def run_tool(command: Sequence[str], folder: str, timeout: float) -> tuple[int, str]:
-    """Exit status and output of a compiler. Raises CompilerFailed when it takes longer than
-    `timeout` s."""
+    """Exit status and output of a compiler. Raises TimedOut when it takes longer than `timeout`
+    s."""
     try:
         done = subprocess.run(
             command, cwd=folder, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT, timeout=timeout, check=False,
         )  # fmt: skip
     except subprocess.TimeoutExpired as late:
-        raise CompilerFailed("TLC0704", f"{command[0]} took longer than {timeout:g} s") from late
+        raise TimedOut("TLC0704", f"{command[0]} took longer than {timeout:g} s") from late
     return done.returncode, done.stdout.decode(errors="replace")
 
 

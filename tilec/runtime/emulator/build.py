@@ -14,7 +14,7 @@ from pathlib import Path
 from platformdirs import user_cache_dir
 
 from ... import config
-from ...errors import CompilerFailed, MissingTool
+from ...errors import CompilerFailed, MissingTool, TimedOut
 
 OPTIONS = (
     "-std=c++17", "-fPIC", "-shared", "-fvisibility=hidden", "-ffp-contract=off",
@@ -103,8 +103,8 @@ def _compile(host: HostCompiler, source_text: str, library: Path) -> None:
                 check=False,
             )
         except subprocess.TimeoutExpired as late:
-            raise CompilerFailed(
-                "TLC0622", f"{host.command[0]} took more than {TIMEOUT_SECONDS:.0f} s"
+            raise TimedOut(
+                "TLC0623", f"{host.command[0]} took more than {TIMEOUT_SECONDS:.0f} s"
             ) from late
         if done.returncode or not result.exists():
             log = done.stderr.replace(str(source), "kernel.cpp")

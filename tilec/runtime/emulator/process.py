@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 
-from .errors import EmulatorError
+from .errors import EmulatorError, EmulatorTimedOut
 from .memory import SharedMemory
 
 
@@ -40,7 +40,7 @@ class Worker:
             line = b""
         if line is None:
             self.stop()
-            raise EmulatorError(
+            raise EmulatorTimedOut(
                 "TLC0783", f"kernel {request['symbol']}: no end after {timeout:g} s"
             )
         if not line:
