@@ -17,7 +17,7 @@ import numpy as np
 
 from ..errors import TargetUnsupported
 from ..ir.core import Constant, Op
-from ..ir.dtypes import DType, bf16, bool_, f16, f32, f64
+from ..ir.dtypes import DType, bf16, bool_, e4m3, e5m2, f16, f32, f64, tf32
 from ..ir.ops import arith
 from ..ir.ops.arith import CALL, element_dtype
 from ..ir.types import ScalarType
@@ -78,6 +78,17 @@ def is_narrow(dtype: DType) -> bool:
     return dtype.kind == "bool" or (dtype.is_integer and dtype.bits < 32)
 
 
+_INFINITY = {
+    f16: 0x7C00, bf16: 0x7F80, f32: 0x7F800000, tf32: 0x7F800000, f64: 0x7FF0000000000000,
+    e4m3: 0x78, e5m2: 0x7C,
+}  # fmt: skip
+_QUIET = {
+    f16: 0x0200, bf16: 0x0040, f32: 0x00400000, tf32: 0x00400000, f64: 0x0008000000000000,
+    e4m3: 0x07, e5m2: 0x03,
+}  # fmt: skip
+"""What makes a NaN of an infinity's bits. e4m3 has no infinity: all bits set are its NaN."""
+
+
 def constant_expression(value: Constant) -> Expression:
     """A constant, exactly."""
     assert isinstance(value.type, ScalarType)
@@ -110,21 +121,20 @@ def _float_constant(number: float, dtype: DType) -> Expression:
             repr(number), UNARY if math.copysign(1, number) < 0 else CALL, exact=False
         )
     text = f"{np.float32(number)!s}f"
-    if dtype == f32:
+    if dtype in (f32, tf32):
         return Expression(text, UNARY if text.startswith("-") else CALL, exact=False)
     return Expression(f"convert<{dtype}>({text})")
 
 
 def _special_constant(number: float, dtype: DType) -> Expression:
-    bits = {f16: 0x7C00, bf16: 0x7F80, f32: 0x7F800000, f64: 0x7FF0000000000000}.get(dtype)
-    if bits is None:
+    if dtype not in _INFINITY or math.isinf(number) and dtype == e4m3:
         raise TargetUnsupported("TLC0511", f"{dtype} has no {number}")
-    quiet = {f16: 0x0200, bf16: 0x0040, f32: 0x00400000, f64: 0x0008000000000000}[dtype]
-    bits |= quiet if math.isnan(number) else 0
+    bits = _INFINITY[dtype]
+    bits |= _QUIET[dtype] if math.isnan(number) else 0
     bits |= 1 << (dtype.bits - 1) if number < 0 else 0
-    if dtype.bits == 16:
-        return Expression(f"reinterpret<{dtype}>(convert<u16>({bits:#x}))")
-    return Expression(f"reinterpret<{dtype}>({bits:#x}{'u' if dtype == f32 else 'ull'})")
+    if dtype.bits < 32:
+        return Expression(f"reinterpret<{dtype}>(convert<u{dtype.bits}>({bits:#x}))")
+    return Expression(f"reinterpret<{dtype}>({bits:#x}{'ull' if dtype == f64 else 'u'})")
 
 
 def elementwise_expression(op: arith.Elementwise, operands: Sequence[Expression]) -> Expression:

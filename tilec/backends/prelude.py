@@ -21,7 +21,8 @@ from .prelude_entry import PreludeEntry
 NeedArgument: TypeAlias = int | str | bool
 
 DIALECTS = ("cuda", "hip", "cpu")
-"""Every dialect is a package beside this file: `table.py` with TABLE, and `templates/`."""
+"""Every dialect is a package beside this file: `table.py` with TABLE, and `templates/`. What the
+text of vendors shares is in `templates/` beside this file."""
 
 
 @dataclass(frozen=True)
@@ -168,11 +169,12 @@ def _table(dialect_name: str) -> Mapping[str, PreludeEntry]:
 
 @cache
 def _environment(dialect_name: str) -> Environment:
-    folder = resources.files(__package__).joinpath(dialect_name, "templates")
+    package = resources.files(__package__)
+    folders = (package.joinpath(dialect_name, "templates"), package.joinpath("templates"))
 
     def load(name: str) -> str | None:
-        file = folder.joinpath(name)
-        return file.read_text(encoding="utf-8") if file.is_file() else None
+        files = (folder.joinpath(name) for folder in folders)
+        return next((f.read_text(encoding="utf-8") for f in files if f.is_file()), None)
 
     return Environment(
         loader=FunctionLoader(load),

@@ -14,6 +14,7 @@ import numpy as np
 
 from ..errors import WrongResult
 from ..interpreter import assert_close, returned, run_program
+from ..interpreter.compare import EPSILON
 from ..ir.core import Access, Program, walk
 from ..ir.dtypes import DType
 from ..ir.types import MemoryType
@@ -153,6 +154,6 @@ def _allowed(exact: np.ndarray, arrays: dict[str, Any], dtype: DType) -> np.ndar
     k = max(
         (max(a.shape) for a in arrays.values() if isinstance(a, np.ndarray) and a.ndim), default=1
     )
-    eps = {"f16": 2.0**-10, "bf16": 2.0**-7, "f32": 2.0**-23, "f64": 2.0**-52}[dtype.name]
+    eps = EPSILON[dtype.name]
     largest = float(np.nanmax(np.abs(exact), initial=0.0)) if floats else 0.0
     return np.asarray(eps * np.abs(exact) + k * 2.0**-23 * largest + 2.0**-24)

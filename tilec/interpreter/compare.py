@@ -9,19 +9,16 @@ from typing import Any
 import numpy as np
 
 from ..errors import WrongResult
+from ..ir.conversion import largest_finite
 from ..ir.dtypes import DType, f32
 from .numbers import Array, bits_of
 
-# The distance from 1 to the next number. Accumulators that truncate, as tensor cores do, stay
+# The distance from 1 to the next number, by dtype. Accumulators that truncate, as tensor cores do, stay
 # within k of these too.
-_EPSILON = {"f16": 2.0**-10, "bf16": 2.0**-7, "f32": 2.0**-23, "f64": 2.0**-52}
-_SMALLEST = {"f16": 2.0**-24, "bf16": 2.0**-133, "f32": 2.0**-149, "f64": 2.0**-1074}
-_LARGEST = {
-    "f16": 65504.0,
-    "bf16": 3.3895313892515355e38,
-    "f32": float(np.finfo(np.float32).max),
-    "f64": float(np.finfo(np.float64).max),
-}
+EPSILON = {"f16": 2.0**-10, "bf16": 2.0**-7, "f32": 2.0**-23, "f64": 2.0**-52,
+           "tf32": 2.0**-23, "e4m3": 2.0**-3, "e5m2": 2.0**-2}  # fmt: skip
+_SMALLEST = {"f16": 2.0**-24, "bf16": 2.0**-133, "f32": 2.0**-149, "f64": 2.0**-1074,
+             "tf32": 2.0**-149, "e4m3": 2.0**-9, "e5m2": 2.0**-16}  # fmt: skip
 
 
 def tolerance(
@@ -47,7 +44,7 @@ def tolerance(
     magnitude = size
     if a is not None and b is not None:
         magnitude = np.abs(np.asarray(a, np.float64)) @ np.abs(np.asarray(b, np.float64))
-    allowed: Array = _EPSILON[dtype.name] * size + k * _EPSILON[accumulator.name] * magnitude
+    allowed: Array = EPSILON[dtype.name] * size + k * EPSILON[accumulator.name] * magnitude
     return allowed + _SMALLEST[dtype.name] / 2
 
 
@@ -68,7 +65,7 @@ def assert_close(
         error = np.abs(got - expected)
         right = error <= limit
         if dtype.is_float:
-            beyond = np.abs(expected) + limit >= _LARGEST[dtype.name]
+            beyond = np.abs(expected) + limit >= largest_finite(dtype)
             right |= np.isinf(got) & beyond & (np.sign(got) == np.sign(expected))
     if right.all():
         return

@@ -15,17 +15,6 @@ Bits = NDArray[np.bool_]
 _UNSIGNED = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
 
 
-def convert(x: Array, target: DType) -> Array:
-    """x in `target`, as the op `cast` has it: to integers truncating, to narrower floats to nearest
-    even.
-    """
-    if x.dtype == target.numpy:
-        return x
-    if target.is_integer and x.dtype.kind not in "iub":
-        return np.trunc(x.astype(np.float64)).astype(np.int64).astype(target.numpy)
-    return x.astype(target.numpy)
-
-
 def bits_of(x: Array) -> Array:
     """The bit patterns of x as unsigned integers of the same size: NaNs compare by their bits."""
     return np.ascontiguousarray(x).view(_UNSIGNED[x.dtype.itemsize]).reshape(x.shape)
@@ -45,6 +34,12 @@ def widened(x: Array) -> Array:
     if x.dtype.kind in "iub":
         return x.astype(np.float64)
     return x.astype(np.float32)
+
+
+def as_tf32(x: Array) -> Array:
+    """An f32 array as a gemm reads it where it is declared tf32: without its low 13 bits."""
+    cut: Array = (x.view(np.uint32) & np.uint32(0xFFFFE000)).view(np.float32)
+    return np.where(np.isfinite(x), cut, x)
 
 
 def product(a: Array, b: Array, accumulator: Array | None, dtype: DType) -> Array:

@@ -18,6 +18,9 @@ from .numbers import Array
 from .roles import finish
 from .rules import install
 
+_HOLDERS = {"bf16": ("uint16",), "e4m3": ("int8", "uint8"), "e5m2": ("int8", "uint8")}
+"""What arrays hold dtypes that NumPy itself lacks, as bits."""
+
 
 def _ignore(finding: Finding) -> None:
     """Where findings go when nobody listens."""
@@ -34,8 +37,8 @@ def run_program(
 ) -> tuple[Array, ...]:
     """Runs `program`, writing results into the arrays of `arguments`; gives what it returns.
 
-    arguments: by the names of the parameters, arrays of the declared dtypes (bf16 may come as
-    uint16 bits) and numbers. Symbols are bound from the shapes, or given by name. `seed` orders
+    arguments: by the names of the parameters, arrays of the declared dtypes (those that
+    NumPy lacks may come as their bits) and numbers. Symbols are bound from the shapes, or given by name. `seed` orders
     blocks and roles. `check_bounds` makes element accesses outside global memory errors. `remark`
     is told of what is no error.
 
@@ -137,7 +140,7 @@ def _array(param: Value, type_: MemoryType, given: Any, written: bool) -> np.nda
             "TLC0733", f"{param.hint} is a {type(given).__name__}, not a NumPy array"
         )
     data = given
-    if type_.dtype.name == "bf16" and data.dtype == np.uint16:
+    if data.dtype.name in _HOLDERS.get(type_.dtype.name, ()):
         data = data.view(type_.dtype.numpy)
     if data.dtype != type_.dtype.numpy:
         raise ArgumentError("TLC0734", f"{param.hint} has dtype {data.dtype}, not {type_.dtype}")

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from ..ir.conversion import convert_array
 from ..ir.core import Op, Value
-from ..ir.dtypes import DType
+from ..ir.dtypes import DType, tf32
 from ..ir.ops.arith import Select
 from ..ir.ops.pipeline import Wait
 from ..ir.ops.tile import (
@@ -28,7 +29,7 @@ from .channels import RingGuard
 from .clocks import Clock
 from .frame import Frame
 from .memory import Memory
-from .numbers import Array, Bits, convert, garbage_value, product, widened
+from .numbers import Array, Bits, as_tf32, garbage_value, product, widened
 from .regions import Region, read_region, region, whole, write_region
 
 
@@ -60,7 +61,7 @@ def _land(frame: Frame, op: Copy, clock: Clock | None, source: Region, target: R
 
 def _move(frame: Frame, source: Region, target: Region, safe_value: float) -> None:
     data, bad = read_region(frame, source, safe_value)
-    write_region(frame, target, convert(data, target.memory.dtype), bad)
+    write_region(frame, target, convert_array(data, target.memory.dtype), bad)
     if target.entire and source.inside and bad is None and source.memory.storage.settled:
         if source.memory.dtype == target.memory.dtype and len(source.shape) == len(
             target.memory.shape
@@ -300,4 +301,6 @@ def _accumulator_type(op: Gemm) -> TileType:
 
 
 def _multiply(op: Gemm, a: Array, b: Array, before: Array | None, dtype: DType) -> Array:
+    if op.operand_dtype == tf32:
+        a, b = as_tf32(a), as_tf32(b)
     return product(a.T if op.transpose_a else a, b.T if op.transpose_b else b, before, dtype)

@@ -17,14 +17,18 @@ value is its object: identity, a type, a name hint.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, ClassVar, dataclass_transform
 
+import numpy as np
+
 from ..errors import UNKNOWN, IRError, Loc
-from .dtypes import DType
+from .conversion import convert_array
+from .dtypes import DType, e4m3
 from .types import ScalarType, Type, refines
 
 
@@ -333,7 +337,9 @@ def constant(value: bool | int | float, dtype: DType) -> Constant:
     elif dtype.is_integer:
         value = _wrap(int(value), dtype)
     else:
-        value = float(dtype.numpy.type(value))
+        value = float(value)
+        if not math.isinf(value) or dtype == e4m3:  # which has none
+            value = float(convert_array(np.asarray(value), dtype))
     return Constant(value, ScalarType(dtype))
 
 

@@ -35,6 +35,11 @@ class DType:
         return self.kind in ("int", "uint")
 
     @property
+    def computes(self) -> bool:
+        """Whether arithmetic on it is done in it; else `arithmetic_dtype` says in what."""
+        return self.kind != "opaque" and self.name not in _COMPUTED_IN
+
+    @property
     def numpy(self) -> np.dtype[Any]:
         """The NumPy dtype that holds values of this type."""
         return _numpy_dtype(self.name)
@@ -48,6 +53,10 @@ i8, i16, i32, i64 = (DType(f"i{bits}", bits, "int") for bits in (8, 16, 32, 64))
 u8, u16, u32, u64 = (DType(f"u{bits}", bits, "uint") for bits in (8, 16, 32, 64))
 f16, f32, f64 = (DType(f"f{bits}", bits, "float") for bits in (16, 32, 64))
 bf16 = DType("bf16", 16, "float")
+# 8-bit floats (OCP OFP8, revision 1.0): values to move, to convert and to multiply as matrices.
+e4m3 = DType("e4m3", 8, "float")
+e5m2 = DType("e5m2", 8, "float")
+tf32 = DType("tf32", 32, "float")  # an f32 whose low 13 bits a gemm does not read
 mbarrier = DType("mbarrier", 64, "opaque")
 tensor_map = DType("tensor_map", 1024, "opaque")
 descriptor = DType("wgmma_descriptor", 64, "opaque")
@@ -56,7 +65,7 @@ DTYPES: dict[str, DType] = {
     dtype.name: dtype
     for dtype in (
         bool_, i8, i16, i32, i64, u8, u16, u32, u64, f16, bf16, f32, f64,
-        mbarrier, tensor_map, descriptor,
+        e4m3, e5m2, tf32, mbarrier, tensor_map, descriptor,
     )
 }  # fmt: skip
 
@@ -64,8 +73,12 @@ _LONG_NAMES = {
     **{f"int{bits}": f"i{bits}" for bits in (8, 16, 32, 64)},
     **{f"uint{bits}": f"u{bits}" for bits in (8, 16, 32, 64)},
     "float16": "f16", "float32": "f32", "float64": "f64", "bfloat16": "bf16",
+    "float8_e4m3fn": "e4m3", "float8_e5m2": "e5m2", "tfloat32": "tf32",
     "half": "f16", "float": "f32",
 }  # fmt: skip
+_USERS_NAMES = {short: full for full, short in _LONG_NAMES.items() if full not in ("half", "float")}
+
+_COMPUTED_IN = {"e4m3": f32, "e5m2": f32, "tf32": f32}
 
 
 def find_dtype(spec: object) -> DType:
@@ -90,19 +103,30 @@ def find_dtype(spec: object) -> DType:
 
 @cache
 def _numpy_dtype(name: str) -> np.dtype[Any]:
-    if name == "bf16":
+    if name == "tf32":
+        return np.dtype(np.float32)
+    long = long_name(name)
+    if name in ("bf16", "e4m3", "e5m2"):
         import ml_dtypes
 
-        bfloat16: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
-        return bfloat16
-    if name == "bool":
-        return np.dtype(np.bool_)
-    long = {short: full for full, short in _LONG_NAMES.items() if full not in ("half", "float")}
-    return np.dtype(long[name])
+        found: np.dtype[Any] = np.dtype(getattr(ml_dtypes, long))
+        return found
+    return np.dtype(long)
+
+
+def long_name(name: str) -> str:
+    """The name that users know a dtype by, from its short one: "float16" for "f16"."""
+    return _USERS_NAMES.get(name, name)
+
+
+def arithmetic_dtype(dtype: DType) -> DType:
+    """The type in which arithmetic on `dtype` is done: itself, but f32 for 8-bit floats and tf32."""
+    return _COMPUTED_IN.get(dtype.name, dtype)
 
 
 def promote(a: DType, b: DType) -> DType:
     """The type in which an operation of the two is done: the wider of a kind, float over integer.
+    Where they differ, never one that has no arithmetic.
 
     Raises TypeMismatch for pairs with no common type that holds both (f16 with bf16).
     """
@@ -115,9 +139,12 @@ def promote(a: DType, b: DType) -> DType:
     if b.kind == "bool":
         return a
     if a.is_float != b.is_float:
-        return a if a.is_float else b
+        return arithmetic_dtype(a if a.is_float else b)
     if a.bits != b.bits:
-        return a if a.bits > b.bits else b
-    if a.is_float:
+        return arithmetic_dtype(a if a.bits > b.bits else b)
+    if a.is_integer:
+        return a if a.kind == "uint" else b
+    wide = arithmetic_dtype(a)
+    if wide != arithmetic_dtype(b):
         raise TypeMismatch("TLC0111", f"{a} and {b} have no common type", hint="cast one of them")
-    return a if a.kind == "uint" else b
+    return wide

@@ -37,6 +37,8 @@ from .arithmetic import (
 )
 from .dtypes import (
     bfloat16,
+    float8_e4m3fn,
+    float8_e5m2,
     float16,
     float32,
     float64,
@@ -44,6 +46,7 @@ from .dtypes import (
     int16,
     int32,
     int64,
+    tfloat32,
     uint8,
     uint16,
     uint32,
@@ -128,6 +131,8 @@ __all__ = [
     "exp",
     "exp2",
     "fill",
+    "float8_e4m3fn",
+    "float8_e5m2",
     "float16",
     "float32",
     "float64",
@@ -164,6 +169,7 @@ __all__ = [
     "sqrt",
     "symbolic",
     "tanh",
+    "tfloat32",
     "thread_binding",
     "uint8",
     "uint16",

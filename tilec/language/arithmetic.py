@@ -2,26 +2,74 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from ..errors import LanguageError
 from ..ir.core import Value
-from ..ir.dtypes import bool_, f32
+from ..ir.dtypes import arithmetic_dtype, bool_, e4m3, e5m2, f32
 from ..ir.ops import arith, functions
 from .dtypes import element_type
-from .operand import Operand, binary, common, is_number, plain, shift, unary, value_of, wrap
-from .trace import current, refuse
+from .operand import (
+    Operand,
+    binary,
+    common,
+    computed,
+    convert,
+    is_number,
+    plain,
+    shift,
+    unary,
+    value_of,
+    wrap,
+)
+from .trace import Trace, current, refuse
 
 
-def cast(value: Any, dtype: object) -> Any:
-    """`value` as `dtype`: floats to integers truncate, to narrower floats round to nearest even."""
+def cast(value: Any, dtype: object, round: str = "", sat: bool = True) -> Any:
+    """`value` as `dtype`: floats round to nearest even; to integers they truncate, what does not
+    fit gives the nearest that does, NaN 0. Integers wrap around.
+
+    Args:
+        round: "" or "rn", to nearest even.
+        sat: what is out of the range of an 8-bit float, infinities too, gives its largest finite
+            value; without it, an infinity (float8_e5m2) or NaN (float8_e4m3fn). Other floats
+            always go to infinity.
+    """
     trace = current("T.cast")
     with trace.here():
+        if round not in ("", "rn"):
+            raise LanguageError("TLC0150", f"T.cast rounds to nearest even, not {round!r}")
         target = element_type(dtype)
         source = value_of(plain(value) if is_number(value) else value)
         if arith.element_dtype(source) == target:
             return wrap(trace, source)
-        return wrap(trace, trace.pure(arith.Cast(source, dtype=target)))
+        result = trace.pure(arith.Cast(source, dtype=target))
+        return wrap(trace, result if sat else _unsaturated(trace, source, result))
+
+
+# A source that is this, or more, rounds to what is no finite value.
+_OVERFLOW = {e4m3: ("gt", 464.0), e5m2: ("ge", 61440.0)}
+
+
+def _unsaturated(trace: Trace, source: Value, result: Value) -> Value:
+    """`result`, but where `source` is out of range what its 8-bit float has for that."""
+    target = arith.element_dtype(result)
+    if target not in _OVERFLOW:
+        return result
+    predicate, limit = _OVERFLOW[target]
+    own = arithmetic_dtype(arith.element_dtype(source))
+    wide = convert(source, own if own.is_float else f32)
+    size = trace.pure(arith.Abs(wide))
+    beyond = value_of(math.nan, target)
+    if target != e4m3:
+        zero = value_of(0.0, arith.element_dtype(wide))
+        negative = trace.pure(arith.Compare(wide, zero, predicate="lt"))
+        infinities = (value_of(x, target) for x in (-math.inf, math.inf))
+        beyond = trace.pure(arith.Select(negative, *infinities))
+    bound = value_of(limit, arith.element_dtype(wide))
+    outside = trace.pure(arith.Compare(size, bound, predicate=predicate))
+    return trace.pure(arith.Select(outside, beyond, result))
 
 
 def reinterpret(value: Any, dtype: object) -> Any:
@@ -48,10 +96,11 @@ Select = if_then_else
 def truth(condition: Any) -> Value:
     """A condition as a bool value: integers and floats are compared with 0."""
     value = value_of(condition)
+    trace = current("a condition")
+    value = convert(value, arithmetic_dtype(arith.element_dtype(value)))
     dtype = arith.element_dtype(value)
     if dtype == bool_:
         return value
-    trace = current("a condition")
     zero = value_of(0.0 if dtype.is_float else 0, dtype)
     return trace.pure(arith.Compare(value, zero, predicate="ne"))
 
@@ -96,8 +145,8 @@ def _of_float(name: str, op: type[arith.Unary], x: Any) -> Any:
     trace = current(f"T.{name}")
     with trace.here():
         value = value_of(x)
-        if not arith.element_dtype(value).is_float:
-            value = value_of(x, f32)
+        dtype = arith.element_dtype(value)
+        value = value_of(x, arithmetic_dtype(dtype) if dtype.is_float else f32)
         return wrap(trace, trace.pure(op(value)))
 
 
@@ -154,7 +203,7 @@ def ceildiv(x: Any, y: Any) -> Any:
         return -(plain(x) // -plain(y))
     trace = current("T.ceildiv")
     with trace.here():
-        a, b = common(x, y)
+        a, b = computed(x, y)
         if not arith.element_dtype(a).is_integer:
             raise LanguageError("TLC0123", "T.ceildiv is for integers")
         one = value_of(1, arith.element_dtype(a))

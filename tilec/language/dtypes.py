@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..ir.dtypes import DTYPES, DType, find_dtype
-
-_LONG = {"i": "int", "u": "uint", "f": "float", "bf": "bfloat"}
+from ..ir.dtypes import DTYPES, DType, find_dtype, long_name
 
 
 class ElementType:
@@ -33,8 +31,7 @@ class ElementType:
         return cast(value, self)
 
     def __str__(self) -> str:
-        letters = self.ir.name.rstrip("0123456789")
-        return _LONG.get(letters, letters) + self.ir.name[len(letters) :]
+        return long_name(self.ir.name)
 
     def __repr__(self) -> str:
         return f"T.{self}"
@@ -57,10 +54,12 @@ def element_type(spec: object) -> DType:
 
 (
     int8, int16, int32, int64, uint8, uint16, uint32, uint64, float16, float32, float64, bfloat16,
+    float8_e4m3fn, float8_e5m2, tfloat32,
 ) = (
     ElementType(DTYPES[name])
     for name in (
         "i8", "i16", "i32", "i64", "u8", "u16", "u32", "u64", "f16", "f32", "f64", "bf16",
+        "e4m3", "e5m2", "tf32",
     )
 )  # fmt: skip
 bool_ = ElementType(DTYPES["bool"])

@@ -7,13 +7,15 @@ the next integer type that holds both, so that a value is never changed silently
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 import numpy as np
 
 from ..errors import LanguageError, TypeMismatch
+from ..ir.conversion import largest_finite
 from ..ir.core import Constant, Value, constant
-from ..ir.dtypes import DType, bool_, f32, i32, i64, promote
+from ..ir.dtypes import DType, arithmetic_dtype, bool_, e4m3, f32, i32, i64, promote
 from ..ir.ops import arith
 from ..ir.types import ScalarType
 from .dtypes import ElementType
@@ -236,9 +238,7 @@ def fits(number: Number, dtype: DType) -> bool:
     if dtype.kind == "bool":
         return isinstance(number, bool)
     if dtype.is_float:
-        return not math.isfinite(number) or abs(number) <= float(
-            np.finfo(np.float64).max if dtype.bits == 64 else _max(dtype)
-        )
+        return abs(number) <= largest_finite(dtype) or _is_special(number, dtype)
     if isinstance(number, float):
         if not number.is_integer():
             return False
@@ -247,8 +247,9 @@ def fits(number: Number, dtype: DType) -> bool:
     return low <= number < low + (1 << dtype.bits)
 
 
-def _max(dtype: DType) -> float:
-    return {"f16": 65504.0, "bf16": 3.3895313892515355e38, "f32": 3.4028234663852886e38}[dtype.name]
+def _is_special(number: Number, dtype: DType) -> bool:
+    """Whether it is a NaN, or an infinity where the dtype has those."""
+    return math.isnan(number) or math.isinf(number) and dtype != e4m3
 
 
 def number_value(number: Number, dtype: DType) -> Constant:
@@ -305,16 +306,25 @@ def operand_dtype(dtype: DType, number: Number) -> DType:
 
 def common(x: Any, y: Any) -> tuple[Value, Value]:
     """Both operands as values of one dtype."""
+    return _meet(x, y, lambda dtype: dtype)
+
+
+def computed(x: Any, y: Any) -> tuple[Value, Value]:
+    """Both operands as values of the dtype in which arithmetic on them is done."""
+    return _meet(x, y, arithmetic_dtype)
+
+
+def _meet(x: Any, y: Any, widen: Callable[[DType], DType]) -> tuple[Value, Value]:
     if isinstance(x, Operand) and isinstance(y, Operand):
         a, b = x._value(), y._value()
-        dtype = promote(arith.element_dtype(a), arith.element_dtype(b))
+        dtype = widen(promote(arith.element_dtype(a), arith.element_dtype(b)))
         return convert(a, dtype), convert(b, dtype)
     if isinstance(x, Operand):
         a = x._value()
-        dtype = operand_dtype(arith.element_dtype(a), plain(y))
+        dtype = operand_dtype(widen(arith.element_dtype(a)), plain(y))
         return convert(a, dtype), number_value(plain(y), dtype)
     if isinstance(y, Operand):
-        b, a = common(y, x)
+        b, a = _meet(y, x, widen)
         return a, b
     number = default_dtype(plain(x))
     dtype = promote(number, default_dtype(plain(y)))
@@ -331,7 +341,7 @@ def binary(op: type[arith.Binary], x: Any, y: Any) -> Any:
         return NotImplemented
     trace = current(f"{op.name} of values of a kernel")
     with trace.here():
-        a, b = common(x, y)
+        a, b = computed(x, y)
         dtype = arith.element_dtype(a)
         if dtype == bool_ and op not in (arith.BitAnd, arith.BitOr, arith.BitXor):
             a, b = convert(a, i32), convert(b, i32)
@@ -356,7 +366,8 @@ def shift(op: type[arith.Binary], x: Any, y: Any) -> Any:
     trace = current("a shift of values of a kernel")
     with trace.here():
         a = value_of(x)
-        dtype = arith.element_dtype(a)
+        dtype = arithmetic_dtype(arith.element_dtype(a))
+        a = convert(a, dtype)
         amount = plain(y) if is_number(y) else None
         if amount is not None and not 0 <= amount < dtype.bits:
             raise LanguageError("TLC0123", f"a shift of {dtype} by {amount}")
@@ -369,7 +380,7 @@ def compare(predicate: str, x: Any, y: Any) -> Any:
         return NotImplemented
     trace = current("a comparison of values of a kernel")
     with trace.here():
-        a, b = common(x, y)
+        a, b = computed(x, y)
         return wrap(trace, trace.pure(arith.Compare(a, b, predicate=predicate)))
 
 
@@ -377,7 +388,9 @@ def unary(op: type[arith.Unary], x: Any) -> Any:
     """`op` of one operand."""
     trace = current(f"{op.name} of a value of a kernel")
     with trace.here():
-        return wrap(trace, trace.pure(op(value_of(x))))
+        value = value_of(x)
+        dtype = arithmetic_dtype(arith.element_dtype(value))
+        return wrap(trace, trace.pure(op(convert(value, dtype))))
 
 
 def _describe(x: object) -> str:

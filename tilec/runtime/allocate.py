@@ -28,6 +28,8 @@ def numpy_dtype(dtype: str) -> np.dtype[Any]:
     """The NumPy dtype of a short name; two 4-bit elements are one byte."""
     if dtype in ("i4", "u4"):
         return np.dtype(f"{'u' if dtype == 'u4' else ''}int8")
+    if dtype == "tf32":
+        return np.dtype(np.float32)
     if dtype in _ML_DTYPES:
         import ml_dtypes
 

@@ -28,19 +28,24 @@ from ..backends.manifest import (
 from ..errors import ArgumentError
 from .arrays import ArrayDevice, ArrayView, contiguous_strides, is_array, view_array
 
-# Libraries without these types keep them in bytes; between two of them nothing is reinterpreted.
-_IN_BYTES = ("e4m3", "e5m2", "e4m3fnuz", "e5m2fnuz", "i4", "u4")
+_BYTES = ("i8", "u8")
+# Libraries without these types keep them in others; between two of them nothing is reinterpreted.
+_HOLDERS = {
+    "e4m3": _BYTES, "e5m2": _BYTES, "e4m3fnuz": _BYTES, "e5m2fnuz": _BYTES, "i4": _BYTES,
+    "u4": _BYTES, "tf32": ("f32",),
+}  # fmt: skip
 _INTEGERS = {"i8": (-(1 << 7), 1 << 7), "i16": (-(1 << 15), 1 << 15), "i32": (-(1 << 31), 1 << 31),
              "i64": (-(1 << 63), 1 << 63), "u8": (0, 1 << 8), "u16": (0, 1 << 16),
              "u32": (0, 1 << 32),
              "u64": (0, 1 << 64), "bool": (0, 2)}  # fmt: skip
-_WIDE = ("f16", "bf16", "f32", "f64")  # what a usual number fits without a closer look
+_WIDE = ("f16", "bf16", "f32", "tf32", "f64")  # what a usual number fits without a closer look
 _FINITE = ("e4m3", "e4m3fnuz", "e5m2fnuz")  # these have no infinity
 # From these on a finite number rounds to infinity, or to NaN where there is none.
 _FLOATS = {
     "f16": 65520.0,
     "bf16": (2 - 2**-8) * 2.0**127,
     "f32": (2 - 2**-24) * 2.0**127,
+    "tf32": (2 - 2**-24) * 2.0**127,
     "f64": math.inf,
     "e4m3": 464.0,
     "e5m2": 61440.0,
@@ -216,8 +221,7 @@ def is_contiguous(view: ArrayView) -> bool:
 
 def _check_element(program: str, param: TensorParam, view: ArrayView) -> None:
     name = param.name
-    as_bytes = param.dtype in _IN_BYTES and view.dtype in ("i8", "u8")
-    if view.dtype != param.dtype and not as_bytes:
+    if view.dtype != param.dtype and view.dtype not in _HOLDERS.get(param.dtype, ()):
         raise _refuse(program, f"{name} has dtype {view.dtype}, expected {param.dtype}")
     if len(view.shape) != len(param.shape):
         expected = _shape_text(param.shape)

@@ -9,9 +9,6 @@ from __future__ import annotations
 
 import ctypes
 import math
-import shutil
-import subprocess
-from pathlib import Path
 from typing import Any
 
 import ml_dtypes
@@ -19,6 +16,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from tests.backends.host_text import compile_here
 from tilec.backends.prelude import Need, render_prelude
 
 pytestmark = pytest.mark.hip
@@ -39,8 +37,7 @@ _OPERATIONS = {"add": "+", "sub": "-", "mul": "*", "div": "/"}
 
 
 def _functions() -> str:
-    text = ['extern "C" {']
-    text += [
+    text = [
         f"void {name}_n(const f32* x, f32* y, int n)"
         f" {{ for (int i = 0; i < n; ++i) y[i] = {name}(x[i]); }}"
         for name in UNARY
@@ -66,29 +63,12 @@ def _functions() -> str:
         f" {{ for (int i = 0; i < n; ++i) y[i] = {name}(a[i], b[i]); }}"
         for name in ("floordiv", "floormod", "min", "max")
     ]
-    return "\n".join([*text, "}"])
-
-
-# Rounding to bf16 is the compiler's own sequence on gfx942; here it is a call, which older
-# libraries lack. Its result lies in the low half of a float register.
-_LIBRARY_CALL = """
-float __truncsfbf2(float x) {
-  unsigned bits;
-  __builtin_memcpy(&bits, &x, 4);
-  bits = (x != x ? 0x7fc00000u : bits + 0x7fff + (bits >> 16 & 1)) >> 16;
-  __builtin_memcpy(&x, &bits, 4);
-  return x;
-}
-"""
+    return "\n".join(text)
 
 
 @pytest.fixture(scope="module")
 def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
-    clang = shutil.which("clang++-19") or shutil.which("clang++")
-    assert clang, "clang++-19 is needed: apt-get install clang-19"
-    folder = Path(tmp_path_factory.mktemp("hip-scalars"))
     names = (*UNARY, "convert", "floordiv", "floormod", "min", "max", "f16", "bf16")
-    prelude = render_prelude("hip", [Need(name) for name in names])
     stand_ins = """
 #define TURN 6.283185307179586
 #define __device__
@@ -96,32 +76,8 @@ static inline float __builtin_amdgcn_exp2f(float x) { return __builtin_exp2f(x);
 static inline float __builtin_amdgcn_sinf(float x) { return (float)__builtin_sin(x * TURN); }
 static inline float __builtin_amdgcn_cosf(float x) { return (float)__builtin_cos(x * TURN); }
 """
-    source = folder / "scalars.cpp"
-    source.write_text(f"{stand_ins}\nnamespace tilec {{\n{prelude}\n{_functions()}\n}}\n")
-    call = folder / "call.c"
-    call.write_text(_LIBRARY_CALL)
-    result = folder / "scalars.so"
-    compiler = clang.replace("clang++", "clang")
-    made = subprocess.run(
-        (compiler, "-O1", "-fPIC", "-c", "-o", str(call) + ".o", str(call)), check=False
-    )
-    assert made.returncode == 0
-    options = (
-        "-std=c++17",
-        "-O1",
-        "-fPIC",
-        "-shared",
-        "-ffp-contract=fast-honor-pragmas",
-        "-Wall",
-        "-Werror",
-        "-Wno-unused-function",
-    )
-    done = subprocess.run(
-        (clang, *options, "-o", str(result), str(source), f"{call}.o", "-lm"),
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return ctypes.CDLL(str(result))
+    prelude = render_prelude("hip", [Need(name) for name in names])
+    return compile_here(stand_ins, prelude, _functions(), tmp_path_factory.mktemp("hip-scalars"))
 
 
 def call(library: ctypes.CDLL, name: str, out: Any, *inputs: NDArray[Any]) -> NDArray[Any]:

@@ -11,7 +11,10 @@ TABLE = make_table(
         Entry(name, "scalars.j2", ("base",), "builtin")
         for name in ("i8", "i16", "i32", "i64", "u8", "u16", "u32", "u64", "f32", "f64", "bool")
     ),
-    *(Entry(name, "scalars.j2", ("base",), "builtin") for name in ("f16", "bf16", "e4m3", "e5m2")),
+    *(
+        Entry(name, "scalars.j2", ("base",), "builtin")
+        for name in ("f16", "bf16", "e4m3", "e5m2", "tf32")
+    ),
     Entry("regs", "memory.j2", ("base",)),
     Entry("global", "memory.j2", ("base",)),
     Entry("shared", "memory.j2", ("base",)),

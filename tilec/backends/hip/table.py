@@ -11,8 +11,12 @@ _FUNCTIONS = ("tanh", "erf", "floor", "ceil", "round", "trunc", "fma")
 TABLE = make_table(
     Entry("base", "types.j2"),
     *(Entry(name, "types.j2", ("base",), "builtin") for name in _SCALARS),
+    Entry("to_odd", "scalars.j2", ("base",)),
     Entry("f16", "types.j2", ("base",)),
-    Entry("bf16", "types.j2", ("base",)),
+    Entry("bf16", "types.j2", ("base", "to_odd")),
+    Entry("e4m3", "types.j2", ("base", "to_odd")),
+    Entry("e5m2", "types.j2", ("base", "to_odd")),
+    Entry("tf32", "types.j2", ("base",)),
     Entry("regs", "types.j2", ("base",)),
     Entry("global", "types.j2", ("base",)),
     Entry("shared", "types.j2", ("base",)),

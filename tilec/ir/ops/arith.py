@@ -12,8 +12,9 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ...errors import TypeMismatch
+from ..conversion import convert_array
 from ..core import Op, Value, attribute, operand
-from ..dtypes import DType, bool_
+from ..dtypes import DType, arithmetic_dtype, bool_
 from ..types import ScalarType, TileType, Type
 
 CALL = 100  # precedence of a call or a name
@@ -62,12 +63,19 @@ class Binary(Elementwise):
         dx, dy = element_dtype(self.x), element_dtype(self.y)
         if dx != dy:
             raise TypeMismatch("TLC0203", f"{self.name} of {dx} and {dy}", hint="cast one of them")
-        if dx.kind not in self.accepts:
-            raise TypeMismatch("TLC0204", f"{self.name} is not defined for {dx}")
+        _check_defined(self, dx)
         return (elementwise_type((self.x, self.y), self.result_dtype(dx)),)
 
     def result_dtype(self, dtype: DType) -> DType:
         return dtype
+
+
+def _check_defined(op: Binary | Unary, dtype: DType) -> None:
+    if dtype.kind not in op.accepts:
+        raise TypeMismatch("TLC0204", f"{op.name} is not defined for {dtype}")
+    if not dtype.computes:
+        wide = arithmetic_dtype(dtype)
+        raise TypeMismatch("TLC0204", f"{dtype} has no {op.name}", hint=f"cast it to {wide}")
 
 
 def _wrapping(function: Any, x: Any, y: Any) -> Any:
@@ -306,8 +314,7 @@ class Unary(Elementwise):
 
     def infer(self) -> tuple[Type, ...]:
         dtype = element_dtype(self.x)
-        if dtype.kind not in self.accepts:
-            raise TypeMismatch("TLC0204", f"{self.name} is not defined for {dtype}")
+        _check_defined(self, dtype)
         return (elementwise_type((self.x,), dtype),)
 
 
@@ -377,7 +384,7 @@ class Select(Elementwise, name="select", pure=True):
 
 
 class Cast(Elementwise, name="cast", pure=True):
-    """x as `dtype`: to integers truncating, to narrower floats rounding to nearest even."""
+    """x as `dtype`: conversion.py says how."""
 
     text = "convert<{dtype}>({x})"
     x: Value = operand()
@@ -388,11 +395,7 @@ class Cast(Elementwise, name="cast", pure=True):
         return (elementwise_type((self.x,), self.dtype),)
 
     def evaluate(self, *inputs: Any) -> Any:
-        x = np.asarray(inputs[0])
-        with np.errstate(all="ignore"):
-            if self.dtype.is_integer and x.dtype.kind not in "iub":
-                return np.trunc(x.astype(np.float64)).astype(np.int64).astype(self.dtype.numpy)
-            return x.astype(self.dtype.numpy)
+        return convert_array(np.asarray(inputs[0]), self.dtype)
 
 
 class Reinterpret(Elementwise, name="reinterpret", pure=True):
@@ -409,7 +412,7 @@ class Reinterpret(Elementwise, name="reinterpret", pure=True):
         return (elementwise_type((self.x,), self.dtype),)
 
     def evaluate(self, *inputs: Any) -> Any:
-        return np.ascontiguousarray(inputs[0]).view(self.dtype.numpy)
+        return np.asarray(inputs[0], order="C").view(self.dtype.numpy)
 
 
 OPS: tuple[type[Op], ...] = (

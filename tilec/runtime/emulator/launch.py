@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
 from ...backends.manifest import MULTIPROCESSORS, Argument, LaunchSpec, TensorMapSpec, evaluate
+from ...ir.dtypes import find_dtype
 from .errors import EmulatorError
 from .memory import Extent, place_arrays
 from .process import LOCK, current_worker
@@ -21,13 +21,6 @@ Order: TypeAlias = Literal["forward", "reverse", "random"]
 Value: TypeAlias = "NDArray[Any] | int | float"
 
 ORDERS: tuple[Order, ...] = ("forward", "reverse", "random")
-
-_DTYPES: Mapping[str, Any] = {
-    "bool": np.bool_, "i8": np.int8, "i16": np.int16, "i32": np.int32, "i64": np.int64,
-    "u8": np.uint8, "u16": np.uint16, "u32": np.uint32, "u64": np.uint64, "f16": np.float16,
-    "f32": np.float32, "f64": np.float64, "bf16": ml_dtypes.bfloat16,
-    "e4m3": ml_dtypes.float8_e4m3fn, "e5m2": ml_dtypes.float8_e5m2,
-}  # fmt: skip
 
 
 def run(
@@ -95,7 +88,9 @@ def _describe(
     value = arguments.get(argument.name)
     if value is None or isinstance(value, np.ndarray):
         raise EmulatorError("TLC0781", f"{argument.name}: a number is needed")
-    return {"value": np.asarray(value).astype(_DTYPES[argument.dtype or "i32"]).tobytes().hex()}
+    return {
+        "value": np.asarray(value).astype(find_dtype(argument.dtype or "i32").numpy).tobytes().hex()
+    }
 
 
 def _array(name: str, arguments: Mapping[str, Value]) -> NDArray[Any]:

@@ -1,0 +1,163 @@
+"""Conversions between element types against ml_dtypes, exhaustively where a source has 8 or 16
+bits, and against exact fractions where ml_dtypes rounds twice."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from tilec.ir.conversion import LARGEST, convert_array, largest_finite
+from tilec.ir.core import constant
+from tilec.ir.dtypes import DTYPES, DType, bf16, e4m3, e5m2, f16, f32, f64, tf32
+
+RANDOM = np.random.default_rng(3)
+FLOAT8 = (e4m3, e5m2)
+DIGITS = {bf16: (8, -133), e4m3: (4, -9), e5m2: (3, -16)}  # of the significand, smallest exponent
+# About the limits of every integer type, and what has no integer.
+EDGES = [
+    sign * 2.0**b + d
+    for b in (7, 8, 15, 16, 31, 32, 63, 64)
+    for d in (-1, 0, 1)
+    for sign in (1, -1)
+]
+EDGES += [0.0, -0.0, 0.9, -0.9, 1.5, np.nan, np.inf, -np.inf, 1e300, -1e300]
+INTEGERS = tuple(d for d in DTYPES.values() if d.is_integer)
+
+
+def every_pattern(dtype: DType) -> NDArray[Any]:
+    """All values of an 8- or 16-bit type, NaNs and subnormals among them."""
+    kind = {8: np.uint8, 16: np.uint16}[dtype.bits]
+    return np.arange(1 << dtype.bits).astype(kind).view(dtype.numpy)
+
+
+def saturated(x: NDArray[Any], target: DType) -> NDArray[Any]:
+    """By ml_dtypes, which rounds f32 to nearest even, but does not saturate."""
+    limit = np.float32(LARGEST[target])
+    with np.errstate(all="ignore"):
+        return np.clip(x.astype(np.float32), -limit, limit).astype(target.numpy)
+
+
+def check_bits(got: NDArray[Any], expected: NDArray[Any], canonical: bool = False) -> None:
+    """Equal bits; a NaN for a NaN, 0x7f where there is one form of it."""
+    assert got.dtype == expected.dtype and got.shape == expected.shape
+    nan = np.isnan(expected.astype(np.float64))
+    raw = got.view(f"u{got.itemsize}"), expected.view(f"u{got.itemsize}")
+    np.testing.assert_array_equal(np.isnan(got.astype(np.float64)), nan)
+    np.testing.assert_array_equal(raw[0][~nan], raw[1][~nan])
+    assert not canonical or (raw[0][nan] == 0x7F).all()
+
+
+@pytest.mark.parametrize("target", FLOAT8, ids=str)
+@pytest.mark.parametrize("source", [f16, bf16, e4m3, e5m2], ids=str)
+def test_to_eight_bits_exhaustively(source: DType, target: DType) -> None:
+    x = every_pattern(source)
+    got = convert_array(x, target)
+    if source == target:
+        assert got is x
+        return
+    check_bits(got, saturated(x, target), canonical=True)
+    assert np.abs(got[np.isinf(x.astype(np.float32))].astype(np.float32)).tolist() == [
+        LARGEST[target]
+    ] * int(np.isinf(x.astype(np.float32)).sum())
+
+
+@pytest.mark.parametrize("target", [f16, bf16, f32, tf32, f64], ids=str)
+@pytest.mark.parametrize("source", [e4m3, e5m2, f16, bf16], ids=str)
+def test_from_sixteen_bits_or_fewer(source: DType, target: DType) -> None:
+    x = every_pattern(source)
+    with np.errstate(all="ignore"):
+        check_bits(convert_array(x, target), x.astype(np.float32).astype(target.numpy))
+
+
+def nearest(value: float | int, target: DType) -> float:
+    """`value` rounded once to nearest even, in exact arithmetic; saturated, or an infinity."""
+    digits, smallest = DIGITS[target]
+    exact = Fraction(value)
+    if exact == 0:
+        return 0.0
+    exponent = 0
+    while abs(exact) >= Fraction(2) ** (exponent + 1):
+        exponent += 1
+    while abs(exact) < Fraction(2) ** exponent:
+        exponent -= 1
+    unit = Fraction(2) ** max(exponent - digits + 1, smallest)
+    rounded = round(exact / unit) * unit
+    limit = largest_finite(target)
+    if abs(rounded) > limit:
+        rounded = Fraction(limit) if target in LARGEST else Fraction(0)
+        return float(rounded or "inf") * (1 if exact > 0 else -1)
+    return float(rounded)
+
+
+@pytest.mark.parametrize("target", [bf16, e4m3, e5m2], ids=str)
+def test_wide_sources_round_once(target: DType) -> None:
+    digits = DIGITS[target][0]
+    ties = (1 + (2 * np.arange(1 << digits) + 1) * 2.0**-digits) * 2.0 ** RANDOM.integers(
+        -12, 9, 1 << digits
+    )
+    beside = [ties * (1 + sign * 2.0**-30) for sign in (-1, 0, 1)]
+    x = np.concatenate([*beside, -ties, RANDOM.standard_normal(300) * 100, [1e300, -1e39, 3.4e38]])
+    got = convert_array(x, target).astype(np.float64)
+    assert got.tolist() == [nearest(float(v), target) for v in x]
+
+
+@pytest.mark.parametrize("kind", ["i32", "u32", "i64", "u64"])
+def test_wide_integers_to_bf16_round_once(kind: str) -> None:
+    dtype = DTYPES[kind]
+    info = np.iinfo(dtype.numpy)
+    values = [(2 * k + 1 << s) + d for k in (128, 131, 200) for s in range(56) for d in (-1, 0, 1)]
+    values += [-v for v in values] + [info.min, info.max, 0, 1, -1, -3]
+    kept = [v for v in values if info.min <= v <= info.max]
+    got = convert_array(np.array(kept, dtype.numpy), bf16).astype(np.float64)
+    assert got.tolist() == [nearest(v, bf16) for v in kept]
+
+
+@pytest.mark.parametrize("target", INTEGERS, ids=str)
+@pytest.mark.parametrize("source", [f16, bf16, e4m3, e5m2, f32, f64], ids=str)
+def test_floats_to_integers_truncate_and_saturate(source: DType, target: DType) -> None:
+    x = convert_array(np.array(EDGES), source)
+    low, high = np.iinfo(target.numpy).min, np.iinfo(target.numpy).max
+    expected = [
+        0
+        if np.isnan(v)
+        else high
+        if v == np.inf
+        else low
+        if v == -np.inf
+        else max(low, min(high, int(v)))
+        for v in x.astype(np.float64).tolist()
+    ]
+    assert convert_array(x, target).tolist() == expected
+
+
+def test_bool() -> None:
+    x = np.array([0.0, -0.0, np.nan, 2.0**-9, -1])
+    for source in (f16, bf16, e4m3, e5m2, f32, f64):
+        got = convert_array(convert_array(x, source), DTYPES["bool"])
+        assert got.tolist() == [False, False, True, True, True], source
+
+
+def test_integers_wrap() -> None:
+    x = np.array([300, -1, 1 << 40], np.int64)
+    assert convert_array(x, DTYPES["u8"]).tolist() == [44, 255, 0]
+    assert convert_array(x, DTYPES["i8"]).tolist() == [44, -1, 0]
+
+
+def test_constants_convert_as_values_do() -> None:
+    assert constant(1000.0, e4m3).value == 448.0 and constant(-1e9, e5m2).value == -57344.0
+    assert constant(0.3, e4m3).value == 0.3125
+    assert constant(1 + 2.0**-8 + 2.0**-40, bf16).value == 1 + 2.0**-7
+    assert constant(float("inf"), f16).value == float("inf")
+
+
+def test_ml_dtypes_is_the_source_of_the_types() -> None:
+    assert e4m3.numpy == ml_dtypes.float8_e4m3fn and e5m2.numpy == ml_dtypes.float8_e5m2
+    assert tf32.numpy == np.float32
+    assert [largest_finite(d) for d in (f16, bf16, e4m3, e5m2)] == [
+        float(ml_dtypes.finfo(d.numpy).max) for d in (f16, bf16, e4m3, e5m2)
+    ]

@@ -1,0 +1,81 @@
+"""What a conversion between element types gives, on NumPy arrays: the meaning of `cast`.
+
+Conversions round once, to nearest even. Out of range, a float becomes an infinity in f16, bf16, f32
+and f64, and the largest finite value of its sign in the 8-bit floats, whose NaN is 0x7f; a float that becomes an
+integer is truncated, and is the nearest that there is where it lies outside; NaN becomes 0.
+Integers wrap around. f32 and tf32 are the same numbers.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .dtypes import DType, bf16, e4m3, e5m2
+
+Array = NDArray[Any]
+
+LARGEST = {e4m3: 448.0, e5m2: 57344.0}
+"""The largest finite values of the types that saturate. e4m3 has no infinity."""
+
+
+def largest_finite(dtype: DType) -> float:
+    """The largest finite value of a float dtype."""
+    if dtype in LARGEST:
+        return LARGEST[dtype]
+    if dtype == bf16:
+        return (2 - 2.0**-7) * 2.0**127
+    return float(np.finfo(dtype.numpy).max)
+
+
+def convert_array(x: Array, target: DType) -> Array:
+    """x in `target`: an array of `target.numpy`, of the shape of x. x itself where that is so."""
+    if x.dtype == target.numpy:
+        return x
+    with np.errstate(all="ignore"):
+        if target.is_integer and x.dtype.kind not in "iub":
+            return _to_integer(x.astype(np.float64), target)
+        if target == bf16:
+            return _to_odd(x).astype(target.numpy)
+        if target in LARGEST:
+            return _to_float8(_to_odd(x), target)
+        return x.astype(target.numpy)
+
+
+def _to_integer(x: Array, target: DType) -> Array:
+    """f64 truncated; limited to what `target` holds; NaN gives 0."""
+    info = np.iinfo(target.numpy)
+    whole = np.trunc(x)
+    high, low = whole > float(info.max), whole < float(info.min)  # in f64, max + 1 stands for max
+    high |= (whole == float(info.max)) & (target.bits == 64)
+    inside: Array = np.where(high | low | np.isnan(whole), 0, whole).astype(target.numpy)
+    inside[high], inside[low] = info.max, info.min
+    return inside
+
+
+def _to_float8(x: Array, target: DType) -> Array:
+    limit = np.float32(LARGEST[target])
+    bits = np.clip(x, -limit, limit).astype(target.numpy).view(np.uint8)
+    result: Array = np.where(np.isnan(x), np.uint8(0x7F), bits).view(target.numpy)
+    return result
+
+
+def _to_odd(x: Array) -> Array:
+    """x in f32, rounded to odd: the next rounding, to 8 digits or fewer, is as if it were the only
+    one (Boldo and Melquiond, "Emulation of a FMA and correctly rounded sums", 2008, section 2).
+    """
+    if x.dtype.kind in "iu" and x.dtype.itemsize == 8:
+        large = np.abs(x.astype(np.float64)) >= 2.0**48  # below, f64 holds it
+        x = np.where(large, (x >> 11 | ((x & 0x7FF) != 0)) * 2.0**11, x)
+    if x.dtype.itemsize < 4 or x.dtype == np.float32:
+        return x.astype(np.float32)
+    wide = x.astype(np.float64)
+    y = wide.astype(np.float32)
+    back = y.astype(np.float64)
+    inexact = (back != wide) & ~np.isnan(wide)
+    bits = y.view(np.uint32)
+    nearer_zero = bits - (np.abs(back) > np.abs(wide)).astype(np.uint32)
+    odd: Array = np.where(inexact, nearer_zero | np.uint32(1), bits).view(np.float32)
+    return odd
