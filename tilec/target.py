@@ -44,6 +44,7 @@ class Target:
     stmatrix: bool = False
     tma: bool = False  # bulk tensor copies that complete on an mbarrier
     warp_roles: bool = False  # registers can move between warpgroups, so roles pay
+    atomic_widths: tuple[tuple[str, int], ...] = ()  # dtype, most elements of one atomic addition
     buffer_loads: bool = False  # bounds-checked buffer resources
     multiprocessors: int = 0  # of the usual part, for choices made before a device is known
 
@@ -75,15 +76,18 @@ TARGETS: dict[str, Target] = {
         Target(
             "cuda", "sm_80", warp_size=32, shared_bytes=166912, registers=65536,
             matrix=_mma(("f16", "bf16")), async_copy=True, ldmatrix=True, multiprocessors=108,
+            atomic_widths=(("f16", 2),),
         ),
         Target(
             "cuda", "sm_90a", warp_size=32, shared_bytes=232448, registers=65536,
             matrix=_WGMMA + _mma(("f16", "bf16")), async_copy=True, ldmatrix=True, stmatrix=True,
             tma=True, warp_roles=True, multiprocessors=132,
+            atomic_widths=(("f16", 2), ("bf16", 2), ("f32", 4)),
         ),
         Target(
             "hip", "gfx942", warp_size=64, shared_bytes=65536, registers=131072, max_registers=512,
             matrix=_MFMA, buffer_loads=True, multiprocessors=304,
+            atomic_widths=(("f16", 2), ("bf16", 2)),
         ),
     )
 }  # fmt: skip

@@ -1,4 +1,5 @@
-"""One call of a kernel on the interpreter and on every emulated machine."""
+"""One kernel on every machine: its call on the interpreter and in the emulator, its text by the
+vendors' compilers."""
 
 from __future__ import annotations
 
@@ -8,6 +9,9 @@ from typing import Any
 import numpy as np
 
 from tests.kernels.machines import TARGETS
+from tilec.runtime.clang import find_amd_clang
+from tilec.runtime.driver import lower
+from tilec.runtime.nvrtc import find_nvrtc
 
 DEVICES = ("interpreter", *(f"emulator:{target}" for target in TARGETS))
 
@@ -18,3 +22,22 @@ def every_leg(kernel: Any, *arrays: Any, **constants: Any) -> Iterator[tuple[str
         own = [np.array(x) if isinstance(x, np.ndarray) else x for x in arrays]
         kernel(*own, device=device, **constants)
         yield device, own
+
+
+def compile_texts(kernel: Any, **constants: Any) -> dict[str, str]:
+    """Has the vendors' compilers take the kernel's text for every target, without a spill. Gives
+    the texts by target."""
+    texts: dict[str, str] = {}
+    for target in TARGETS:
+        backend, _, arch = target.partition(":")
+        lowered = lower(kernel, (), target, constants)
+        lowered.add_general()
+        for variant in lowered.variants:
+            if backend == "cuda":
+                for used in find_nvrtc().compile(variant.text, variant.file_name, arch).resources:
+                    assert (used.spill_stores, used.spill_loads) == (0, 0), target
+            else:
+                for isa in find_amd_clang().assemble(variant.text, variant.file_name, arch).kernels:
+                    assert (isa.vgpr_spills, isa.sgpr_spills) == (0, 0), target
+        texts[target] = lowered.variants[0].text
+    return texts

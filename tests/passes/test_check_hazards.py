@@ -13,7 +13,6 @@ import pytest
 from tests.passes.seeded_faults import FOLDER, LOWERED, PLANNED, Fault
 from tilec.errors import HazardError, IRError
 from tilec.ir.core import Level, Program, walk
-from tilec.ir.ops import builtin_registry
 from tilec.ir.ops.control import Launch
 from tilec.ir.verify import verify
 from tilec.parser.text import parse_program
@@ -22,10 +21,11 @@ from tilec.passes.context import PassContext
 from tilec.passes.hazards.cases import Bounds
 from tilec.passes.hazards.slicing import Slice
 from tilec.passes.pipeline import run_pipeline
+from tilec.runtime.lowering import standard_registry
 from tilec.target import TARGETS, find_target
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
-REGISTRY = builtin_registry()
+REGISTRY = standard_registry()
 SYNCHRONISES = re.compile(
     " *(barrier|warp_sync|fence|mbarrier_|bulk_|cp_async_(wait|commit)|commit|free"
     "|store %[0-9]+, %ring)"

@@ -6,7 +6,6 @@ import pytest
 
 from tilec.errors import OutOfResources
 from tilec.ir.core import Op, Program, walk
-from tilec.ir.ops import builtin_registry
 from tilec.ir.ops.control import Launch
 from tilec.ir.ops.memory import Alloc
 from tilec.ir.ops.nvidia import CpAsyncWait
@@ -14,9 +13,10 @@ from tilec.ir.verify import verify
 from tilec.parser.text import parse_program
 from tilec.passes.context import PassContext
 from tilec.passes.plan_shared import plan_shared
+from tilec.runtime.lowering import standard_registry
 from tilec.target import find_target
 
-REGISTRY = builtin_registry()
+REGISTRY = standard_registry()
 
 
 def planned(body: str, target: str = "cuda:sm_80", level: str = "thread") -> Program:

@@ -20,7 +20,7 @@ from ..ir.ops.control import (
     While,
     Yield,
 )
-from ..ir.ops.memory import Alloc, Flatten, Load, Store, memory_type
+from ..ir.ops.memory import Alloc, Atomic, Flatten, Load, Store, memory_type
 from ..ir.ops.nvidia import TensorMap, WgmmaWait
 from ..ir.registry import Registry
 from ..ir.types import MemoryType, ScalarType, Space
@@ -85,6 +85,8 @@ class BodyEmitter:
                 self._load(op)
             case Store():
                 self._store(op)
+            case Atomic():
+                self._atomic(op)
             case For():
                 control_flow.emit_for(self, op)
             case While():
@@ -166,6 +168,25 @@ class BodyEmitter:
 
         declared = "" if op.indices or op.predicate else type_text(op.memory)
         self._statement(op, make, declared)
+
+    def _atomic(self, op: Atomic) -> None:
+        dtype = memory_type(op.memory).dtype
+        condition = self.values.get(op.predicate[0]) if op.predicate else None
+        given = {"value": self.values.typed(op.value)}
+
+        def call() -> str:
+            return spell(op.text, op, self.values.text, given)
+
+        if not op.results or not self.uses.count(op.result):
+            guard = f"if ({condition.text}) " if condition else ""
+            self._statement(op, lambda: f"{guard}{call()};")
+            return
+        if condition is None:
+            self._result(op, lambda: Expression(call()))
+            return
+        none = constant_expression(constant(0, dtype)).typed(dtype)
+        text = condition.within(TERNARY)
+        self._result(op, lambda: Expression(f"{text} ? {call()} : {none}", TERNARY))
 
     def _statement(self, op: Op, make: Callable[[], str], declared: str = "") -> None:
         """Prints what `make` gives once the loads that it does not hold have names.

@@ -2,8 +2,8 @@
 
 An episode is a stretch of execution in which some parties (the iterations of a Parallel, the
 threads under a condition that depends on the thread, the blocks of a launch) run in no order. Each
-element remembers the last party that wrote it and the party that read it, in numbers that rise from
-episode to episode, so that nothing is cleared between them.
+element remembers the last party that wrote it, the party that read it and the party that changed it
+by an atomic, in numbers that rise from episode to episode, so that nothing is cleared between them.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ class AccessLog:
     def __init__(self, shape: tuple[int, ...]) -> None:
         self.writer = np.full(shape, -1, np.int32)
         self.reader = np.full(shape, -1, np.int32)
+        self.updater: Array | None = None  # by an atomic; made by the first
         self.episode = -1
         self._base = 0
         self._many = 0  # the reader of an element that several parties have read
@@ -40,6 +41,7 @@ class AccessLog:
         if self._many >= 2**31 - 1:
             self.writer.fill(-1)
             self.reader.fill(-1)
+            self.updater = None
             self._base, self._many = 0, parties
 
     def number(self, party: Array | int) -> Array | int:
@@ -51,27 +53,41 @@ class AccessLog:
 
         Where `index` names an element twice, `writer` afterwards holds one of the two parties.
         """
-        me = party + self._base
-        written, read = self.writer[index], self.reader[index]
-        others = np.asarray((written >= self._base) & (written != me))
-        readers = np.asarray((read >= self._base) & (read != me))
-        self.writer[index] = me
-        return others, readers
+        clashes = self._others(self.writer, index, party), self._others(self.reader, index, party)
+        self.writer[index] = party + self._base
+        return clashes
 
     def read(self, index: Index, party: Array | int, repeats: bool) -> Bits:
         """Notes a read. Gives where another party has written."""
-        me = party + self._base
-        written, read = self.writer[index], self.reader[index]
-        self.reader[index] = np.where((read < self._base) | (read == me), me, self._many)
-        if repeats:
-            several = self.reader[index] != me
-            if several.any():
-                self._mark_many(index, several)
-        return np.asarray((written >= self._base) & (written != me))
+        clash = self._others(self.writer, index, party)
+        self._mark(self.reader, index, party, repeats)
+        return clash
 
-    def _mark_many(self, index: Index, several: Bits) -> None:
-        arrays = np.broadcast_arrays(*index, several)
-        self.reader[tuple(a[arrays[-1]] for a in arrays[:-1])] = self._many
+    def updated(self, index: Index, party: Array | int) -> Bits | None:
+        """Where another party's atomic has changed an element; None where no atomic has run."""
+        return None if self.updater is None else self._others(self.updater, index, party)
+
+    def update(self, index: Index, party: Array | int) -> tuple[Bits, Bits]:
+        """Notes an atomic. Gives where another party has written, and where another has read."""
+        if self.updater is None:
+            self.updater = np.full(self.writer.shape, -1, np.int32)
+        clashes = self._others(self.writer, index, party), self._others(self.reader, index, party)
+        self._mark(self.updater, index, party, True)
+        return clashes
+
+    def _others(self, log: Array, index: Index, party: Array | int) -> Bits:
+        found = log[index]
+        return np.asarray((found >= self._base) & (found != party + self._base))
+
+    def _mark(self, log: Array, index: Index, party: Array | int, repeats: bool) -> None:
+        """Writes the party into a log that knows of several."""
+        me = party + self._base
+        found = log[index]
+        log[index] = np.where((found < self._base) | (found == me), me, self._many)
+        several = np.asarray(log[index] != me) if repeats else np.False_
+        if several.any():
+            arrays = np.broadcast_arrays(*index, several)
+            log[tuple(a[arrays[-1]] for a in arrays[:-1])] = self._many
 
     def other(self, index: Index) -> int:
         """The party in the log at one element: its last writer, else its reader; -1 for several or

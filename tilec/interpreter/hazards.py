@@ -31,6 +31,7 @@ def note_read(frame: Frame, memory: Memory, access: Access) -> None:
         clash = log.read(index, party, True)
         if clash.any():
             raise _conflict(frame, memory, log, index, party, clash, "reads", "writes")
+        _refuse_updated(frame, memory, log, index, party, "reads")
     if storage.blocks is not None or storage.clocks is not None:
         index = access.index
         if access.keep is not None:
@@ -58,6 +59,36 @@ def note_write(
         note_region(frame, memory, index, True, value, repeats)
 
 
+def note_update(frame: Frame, memory: Memory, index: Index, party: Array | int) -> None:
+    """An atomic on elements by lanes: no conflict with other atomics, but with all else."""
+    storage, lanes = memory.storage, frame.lanes
+    if lanes is not None and not (lanes.kind == "thread" and frame.mask is None):
+        log = storage.lane_log(frame.run.episode, lanes.count)
+        _check_update(frame, memory, log, index, party)
+    if storage.clocks is not None and frame.clock is not None:
+        storage.clocks.note(frame, memory, index, True)
+    if storage.blocks is not None and frame.place is not None:
+        storage.blocks.enter(frame.launch, frame.place.count)
+        _check_update(frame, memory, storage.blocks, index, frame.place.number)
+
+
+def _check_update(
+    frame: Frame, memory: Memory, log: AccessLog, index: Index, party: Array | int
+) -> None:
+    for clash, before in zip(log.update(index, party), ("writes", "reads"), strict=True):
+        if clash.any():
+            raise _conflict(frame, memory, log, index, party, clash, "changes", before)
+
+
+def _refuse_updated(
+    frame: Frame, memory: Memory, log: AccessLog, index: Index, party: Array | int, now: str
+) -> None:
+    """Raises where another party's atomic has changed what is read or written now."""
+    clash = log.updated(index, party)
+    if clash is not None and clash.any():
+        raise _conflict(frame, memory, log, index, party, clash, now, "changes by an atomic")
+
+
 def _check_write(
     frame: Frame,
     memory: Memory,
@@ -67,6 +98,7 @@ def _check_write(
     party: Array,
     repeats: bool,
 ) -> None:
+    _refuse_updated(frame, memory, log, index, party, "writes")
     before, readers = log.write(index, party)
     if readers.any():
         raise _conflict(frame, memory, log, index, party, readers, "writes", "reads")
@@ -142,6 +174,7 @@ def note_region(
         return
     log.enter(frame.launch, frame.place.count)
     party = frame.place.number
+    _refuse_updated(frame, memory, log, index, party, "writes" if write else "reads")
     if not write:
         clash = log.read(index, party, repeats)
         if clash.any():

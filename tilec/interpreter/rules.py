@@ -7,7 +7,7 @@ from __future__ import annotations
 from ..ir.core import Op
 from ..ir.ops import arith, control, memory, pipeline, thread, tile
 from ..ir.registry import Registry
-from . import channels, elements, roles, tiles
+from . import atomics, channels, elements, roles, tiles
 from . import control as structure
 from . import pipeline as loops
 from .frame import Rule
@@ -19,6 +19,7 @@ RULES: dict[type[Op], Rule] = {
     memory.Alloc: structure.run_alloc,
     memory.Load: elements.run_load,
     memory.Store: elements.run_store,
+    memory.Atomic: atomics.run_atomic,
     memory.Slot: structure.run_slot,
     memory.Flatten: structure.run_flatten,
     control.For: structure.run_for,

@@ -35,6 +35,7 @@ from .arithmetic import (
     sqrt,
     tanh,
 )
+from .atomics import atomic_add, atomic_max, atomic_min
 from .dtypes import (
     bfloat16,
     float8_e4m3fn,
@@ -113,6 +114,9 @@ __all__ = [
     "alloc_var",
     "annotate_layout",
     "annotate_safe_value",
+    "atomic_add",
+    "atomic_max",
+    "atomic_min",
     "bfloat16",
     "bitwise_and",
     "bitwise_or",

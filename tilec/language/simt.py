@@ -23,7 +23,7 @@ from ..ir.core import Block, Level, Op, Value, at, constant, walk, with_results
 from ..ir.dtypes import i32
 from ..ir.ops.arith import element_dtype
 from ..ir.ops.control import Simt, ThreadId, While, Yield
-from ..ir.ops.memory import Alloc, Load, Store
+from ..ir.ops.memory import Alloc, Atomic, Load, Store
 from ..ir.rewrite import transform
 from ..ir.types import MemoryType, Space
 
@@ -115,7 +115,7 @@ class _Grouper:
             elif op.terminator or is_collective(op) or _holds_collective(op):
                 self._flush(out, run, local)
                 self._collective(op, out)
-            elif needed and not private:
+            elif needed and not private and not isinstance(op, Atomic):
                 self._flush(out, run, local)
                 out.append(op)
             else:

@@ -110,13 +110,13 @@ def _extent(
     return extent
 
 
-def _from_other(area: Area, other: Area) -> Area:
+def _from_other(what: str, area: Area, other: Area) -> Area:
     """An element as the area of the other side's extents, aligned from the last dimension."""
     shape, rank = other.shape or (1,), len(area.indices)
     if len(shape) > rank:
         raise LanguageError(
             "TLC0117",
-            f"T.copy of {len(shape)} dimensions {_times(shape)} to or from an element of "
+            f"{what} of {len(shape)} dimensions {_times(shape)} to or from an element of "
             f"{area.buffer.label}, which has {rank}",
         )
     return Area(area.buffer, area.indices, (1,) * (rank - len(shape)) + shape)
@@ -126,22 +126,23 @@ def _times(shape: tuple[int, ...]) -> str:
     return "(" + ", ".join(str(n) for n in shape) + ")"
 
 
-def _pair(trace: Trace, src: Any, dst: Any) -> tuple[Area, Area]:
-    source, target = _area(trace, "T.copy", src), _area(trace, "T.copy", dst)
+def paired_areas(trace: Trace, what: str, src: Any, dst: Any) -> tuple[Area, Area]:
+    """Both sides of a move, an element being given the extents of the other side."""
+    source, target = _area(trace, what, src), _area(trace, what, dst)
     if source.extents is None and target.extents is None:
         raise LanguageError(
             "TLC0117",
-            "T.copy between two elements has no extent",
+            f"{what} between two elements has no extent",
             hint="give a buffer or a slice on one side, or assign the element",
         )
     if source.extents is None:
-        source = _from_other(source, target)
+        source = _from_other(what, source, target)
     elif target.extents is None:
-        target = _from_other(target, source)
+        target = _from_other(what, target, source)
     if source.shape != target.shape:
         raise LanguageError(
             "TLC0117",
-            f"T.copy of {_times(source.extents or ())} from {source.buffer.label} to "
+            f"{what} of {_times(source.extents or ())} from {source.buffer.label} to "
             f"{_times(target.extents or ())} of {target.buffer.label}",
             hint="dimensions of extent 1 aside, both sides must have the same shape",
         )
@@ -175,7 +176,7 @@ def copy(
         raise LanguageError("TLC0117", "T.copy takes no annotations and no loop_layout")
     trace.need_launch("T.copy")
     with trace.here():
-        source, target = _pair(trace, src, dst)
+        source, target = paired_areas(trace, "T.copy", src, dst)
         if Space.LOCAL in (source.buffer.type.space, target.buffer.type.space):
             _copy_by_thread(trace, source, target)
             return
@@ -204,15 +205,16 @@ def _copy_by_thread(trace: Trace, source: Area, target: Area) -> None:
 
     def move(indices: tuple[Value, ...]) -> None:
         safe = trace.safe_value(source.memory)
-        op = Load(source.memory, _shifted(trace, source, indices), safe_value=safe)
+        op = Load(source.memory, shifted(trace, source, indices), safe_value=safe)
         load = trace.builder.emit(op)
         value = convert(load.result, target.buffer.type.dtype)
-        trace.builder.emit(Store(value, target.memory, _shifted(trace, target, indices)))
+        trace.builder.emit(Store(value, target.memory, shifted(trace, target, indices)))
 
     _each(trace, source.shape, move)
 
 
-def _shifted(trace: Trace, area: Area, offsets: tuple[Value, ...]) -> tuple[Value, ...]:
+def shifted(trace: Trace, area: Area, offsets: tuple[Value, ...]) -> tuple[Value, ...]:
+    """The indices of the element of an area at `offsets` along its `shape`."""
     indices = list(area.indices)
     for d, offset in zip(area.kept, offsets, strict=True):
         indices[d] = trace.pure(Add(indices[d], convert(offset, i32)))
@@ -252,7 +254,7 @@ def fill(buffer: Any, value: Any) -> None:
             )
 
         def write(indices: tuple[Value, ...]) -> None:
-            trace.builder.emit(Store(stored, area.memory, _shifted(trace, area, indices)))
+            trace.builder.emit(Store(stored, area.memory, shifted(trace, area, indices)))
 
         if area.buffer.type.space is Space.LOCAL:
             _each(trace, area.shape, write)
@@ -261,11 +263,18 @@ def fill(buffer: Any, value: Any) -> None:
         if isinstance(buffer, Buffer):
             trace.builder.emit(Fill(area.memory, stored))
             return
-        shape = area.shape or (1,)
-        indices = tuple(scalar(i32, name) for name, _ in zip("ijklmnop", shape, strict=False))
-        with trace.builder.region() as ops:
-            write(indices if area.shape else ())
-        trace.builder.emit(Parallel((), (), Block(indices, (*ops, Yield(()))), extents=shape))
+        each_in_parallel(trace, area.shape, write)
+
+
+def each_in_parallel(
+    trace: Trace, shape: tuple[int, ...], body: Callable[[tuple[Value, ...]], None]
+) -> None:
+    """`body` for every index of `shape`, in a Parallel nest."""
+    extents = shape or (1,)
+    indices = tuple(scalar(i32, name) for name, _ in zip("ijklmnop", extents, strict=False))
+    with trace.builder.region() as ops:
+        body(indices if shape else ())
+    trace.builder.emit(Parallel((), (), Block(indices, (*ops, Yield(()))), extents=extents))
 
 
 def clear(buffer: Any) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from ..ir.core import Access, Block, Op, Value, constant_of
 from ..ir.ops.arith import Elementwise
 from ..ir.ops.control import For, If, Parallel, Simt
-from ..ir.ops.memory import Load, Store
+from ..ir.ops.memory import Atomic, Load, Store
 
 Array = np.ndarray[Any, Any]
 MOST = 1 << 22  # iterations that are enumerated in reasonable time; more count as unknown
@@ -78,6 +78,8 @@ class _Enumeration:
             match op:
                 case Load() | Store() if isinstance(op, self.kind) and op.memory is self.buffer:
                     self.found.append(self.access(op.indices, path))
+                case Atomic() if op.memory is self.buffer:
+                    self.found.append(None)  # whose element it is, is not the question
                 case For():
                     bounds = [constant_of(v) for v in (op.start, op.stop, op.step)]
                     known = path.known and all(b is not None for b in bounds)

@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..errors import LayoutConflict
 from ..ir.core import Block, Op, Value, at, walk
 from ..ir.layout import RegisterLayout
 from ..ir.ops.control import For, If, Parallel, Simt, While, Yield
-from ..ir.ops.memory import Load, Store, memory_type
+from ..ir.ops.memory import Atomic, ElementAccess, Load, Store, memory_type
 from ..ir.types import Space
 from .coordinates import apply_map, both, coordinates, predicate_of, primary, register_loops
 from .lower_copies import spread
@@ -79,7 +80,7 @@ def _vector(op: Parallel, layout: RegisterLayout) -> int:
     bits = [
         memory_type(inner.memory).dtype.bits
         for inner in op.body.ops
-        if isinstance(inner, (Load, Store))
+        if isinstance(inner, ElementAccess)
         and memory_type(inner.memory).space in (Space.GLOBAL, Space.SHARED)
     ]
     if not bits:
@@ -135,7 +136,15 @@ class _Body:
                         in_bounds=True,
                     )
                 )
-            case Store() if (
+            case Atomic() if self.primary is not None and op.fetch:
+                raise LayoutConflict(
+                    "TLC0409",
+                    "several threads run each iteration of this nest, as its fragments lie, and "
+                    "only one of them knows what an atomic gives",
+                    loc=op.loc,
+                    hint="do without return_prev, or read through shared memory",
+                )
+            case Store() | Atomic() if (
                 self.primary is not None and memory_type(op.memory).space is not Space.LOCAL
             ):
                 own = self.lowering.value(op.predicate[0]) if op.predicate else None

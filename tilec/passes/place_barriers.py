@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ..errors import HazardError
-from ..ir.core import Access, Block, Level, Op, Program, Value, at, walk
+from ..ir.core import Access, Block, Effect, Level, Op, Program, Value, at, walk
 from ..ir.ops.control import For, If, Launch, Role, Simt, While, Yield
 from ..ir.ops.memory import Alloc, Slot, memory_type
 from ..ir.ops.nvidia import CpAsyncCommit, CpAsyncWait, FenceProxyAsync
@@ -55,12 +55,20 @@ class _Pending:
 
     reads: set[Value] = field(default_factory=set)
     writes: set[Value] = field(default_factory=set)
+    updates: set[Value] = field(default_factory=set)  # atomics, unordered among themselves
     unfenced: set[Value] = field(default_factory=set)
     copies: set[Value] = field(default_factory=set)
     groups: set[Value] = field(default_factory=set)
 
     def _sets(self) -> tuple[set[Value], ...]:
-        return self.reads, self.writes, self.unfenced, self.copies, self.groups
+        return (
+            self.reads,
+            self.writes,
+            self.updates,
+            self.unfenced,
+            self.copies,
+            self.groups,
+        )
 
     def copy(self) -> _Pending:
         return _Pending(*map(set, self._sets()))
@@ -74,6 +82,24 @@ class _Pending:
         for mine in self._sets():
             mine.clear()
         self.merge(other)
+
+    def conflict(self, effect: Effect, buffer: Value) -> bool:
+        """Whether an access to a buffer must come after what is open."""
+        if effect.atomic:
+            return buffer in self.writes or buffer in self.reads
+        writes = effect.access is Access.WRITE
+        return buffer in self.writes or buffer in self.updates or (writes and buffer in self.reads)
+
+    def note(self, effect: Effect, buffer: Value) -> None:
+        """An access to a buffer is open."""
+        if effect.atomic:
+            self.updates.add(buffer)
+        elif effect.access is Access.READ:
+            self.reads.add(buffer)
+        else:
+            self.writes.add(buffer)
+        if effect.access is Access.WRITE and effect.proxy == "generic":
+            self.unfenced.add(buffer)
 
     def state(self) -> tuple[frozenset[Value], ...]:
         return tuple(map(frozenset, self._sets()))
@@ -159,7 +185,7 @@ class _Placer:
                 self._before(op, pending, ops, accesses)
                 self._note(accesses, pending)
                 if isinstance(op, Copy) and op.instruction == "cp_async":
-                    pending.copies |= {b for access, b, _ in accesses if access is Access.WRITE}
+                    pending.copies |= {b for e, b in accesses if e.access is Access.WRITE}
                 ops.append(op)
 
     def _check_collective(self, op: Op) -> None:
@@ -253,9 +279,9 @@ class _Placer:
 
     # Accesses
 
-    def _accesses(self, op: Op) -> list[tuple[Access, Value, str]]:
-        """(access, buffer, proxy) of every effect of `op` and its regions on a buffer of ours."""
-        found: list[tuple[Access, Value, str]] = []
+    def _accesses(self, op: Op) -> list[tuple[Effect, Value]]:
+        """Every effect of `op` and its regions on a buffer of ours, with the buffer."""
+        found: list[tuple[Effect, Value]] = []
         for inner in op.walk() if isinstance(op, Simt) or not op.regions else [op, *_inside(op)]:
             for effect in inner.effects():
                 if effect.memory is not None and effect.access in (Access.READ, Access.WRITE):
@@ -263,7 +289,7 @@ class _Placer:
                     if buffer is not None and (
                         self.simt is None or isinstance(op, Simt) or buffer not in self.private
                     ):
-                        found.append((effect.access, buffer, effect.proxy))
+                        found.append((effect, buffer))
         return found
 
     def _buffer(self, handle: Value) -> Value | None:
@@ -273,16 +299,11 @@ class _Placer:
         return handle if handle in self.buffers else None
 
     def _before(
-        self, op: Op, pending: _Pending, ops: list[Op], accesses: list[tuple[Access, Value, str]]
+        self, op: Op, pending: _Pending, ops: list[Op], accesses: list[tuple[Effect, Value]]
     ) -> None:
         """Emits what must stand before `op`."""
-        fence = any(
-            proxy == "async" and buffer in pending.unfenced for _, buffer, proxy in accesses
-        )
-        conflict = any(
-            buffer in pending.writes or (access is Access.WRITE and buffer in pending.reads)
-            for access, buffer, _ in accesses
-        )
+        fence = any(e.proxy == "async" and buffer in pending.unfenced for e, buffer in accesses)
+        conflict = any(pending.conflict(effect, buffer) for effect, buffer in accesses)
         if not conflict and not fence:
             return
         if self.divergent is not None:
@@ -306,16 +327,12 @@ class _Placer:
     def _met(self, pending: _Pending) -> None:
         """After a barrier nothing is open, but what cp.async still brings."""
         pending.reads.clear()
+        pending.updates.clear()
         pending.writes = pending.copies | pending.groups
 
-    def _note(self, accesses: list[tuple[Access, Value, str]], pending: _Pending) -> None:
-        for access, buffer, proxy in accesses:
-            if access is Access.READ:
-                pending.reads.add(buffer)
-            else:
-                pending.writes.add(buffer)
-                if proxy == "generic":
-                    pending.unfenced.add(buffer)
+    def _note(self, accesses: list[tuple[Effect, Value]], pending: _Pending) -> None:
+        for effect, buffer in accesses:
+            pending.note(effect, buffer)
 
 
 def _inside(op: Op) -> list[Op]:

@@ -28,7 +28,7 @@ from ..ir.build import fold
 from ..ir.core import Block, Constant, Op, Program, Value, at, constant
 from ..ir.dtypes import bool_
 from ..ir.ops import arith
-from ..ir.ops.memory import Load, Store
+from ..ir.ops.memory import ElementAccess
 from ..ir.types import MemoryType, ScalarType
 from .context import PassContext
 from .linear_forms import Forms, Linear
@@ -81,7 +81,7 @@ class _Simplifier:
                     changed[name] = new
         if changed:
             mapped = mapped.replace(**changed)
-        if isinstance(mapped, (Load, Store)):
+        if isinstance(mapped, ElementAccess):
             mapped = self._in_bounds(mapped)
         self._stand_for(op, mapped)
         value = self._simplified(mapped)
@@ -326,7 +326,7 @@ class _Simplifier:
 
     # Memory ---------------------------------------------------------------------------------------
 
-    def _in_bounds(self, op: Load | Store) -> Op:
+    def _in_bounds(self, op: ElementAccess) -> Op:
         """The access, marked where its indices are provably inside."""
         type_ = op.memory.type
         if op.in_bounds or not isinstance(type_, MemoryType):

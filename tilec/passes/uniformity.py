@@ -1,15 +1,16 @@
 """Which values may differ between the threads of a block.
 
-A thread's number differs; so does what is computed from a value that differs, what is kept in a
-thread's own memory under a condition that differs, and what a loop or branch with such a bound or
-condition gives. A load from shared or global memory is the same for all threads if its indices are.
+A thread's number differs, and what an atomic gives it; so does what is computed from a value that
+differs, what is kept in a thread's own memory under a condition that differs, and what a loop or
+branch with such a bound or condition gives. A load from shared or global memory is the same for all
+threads if its indices are.
 """
 
 from __future__ import annotations
 
 from ..ir.core import Block, Op, Value
 from ..ir.ops.control import For, If, Parallel, Simt, ThreadId, While
-from ..ir.ops.memory import Store
+from ..ir.ops.memory import Atomic, Store
 from ..ir.types import MemoryType, Space
 
 
@@ -26,7 +27,7 @@ def differing(block: Block) -> set[Value]:
 def _visit(block: Block, diverged: bool, found: set[Value]) -> None:
     """One round; `diverged`: the threads that run this block may not be all."""
     for op in block.ops:
-        if isinstance(op, ThreadId) or _any_input(op, found):
+        if isinstance(op, ThreadId | Atomic) or _any_input(op, found):
             found.update(op.results)  # of a load too: its memory is an operand
         match op:
             case Store() if _is_local(op.memory) and (diverged or _any_input(op, found)):

@@ -17,8 +17,8 @@ from ..ir.core import Value, constant
 from ..ir.dtypes import bool_
 from ..ir.ops import arith
 from ..ir.ops.amd import BufferLoad, BufferStore, MakeBuffer
-from ..ir.ops.memory import Load, Store, memory_type
-from ..ir.ops.thread import FillRegisters, VectorLoad, VectorStore
+from ..ir.ops.memory import Atomic, Load, Store, memory_type
+from ..ir.ops.thread import FillRegisters, VectorAtomic, VectorLoad, VectorStore
 from ..ir.types import Dim, MemoryType, Space
 from .context import PassContext
 from .coordinates import both, extent_value, guard, predicate_of
@@ -66,6 +66,14 @@ class VectorAccess:
         while found > 1 and not self.b.is_multiple(indices[-1], found):
             found //= 2
         return found
+
+    def atomic_width(self, memory: Value, indices: Sequence[Value], run: int) -> int:
+        """The widest atomic addition to `run` consecutive elements."""
+        type_ = memory_type(memory)
+        if type_.space is not Space.GLOBAL:
+            return 1
+        widest = dict(self.context.target.atomic_widths).get(type_.dtype.name, 1)
+        return min(widest, self.width(memory, indices, run))
 
     def alignment(self, memory: Value) -> int:
         """Bytes of which the base and the rows of a tensor are multiples: asked once, or else an
@@ -158,6 +166,31 @@ class VectorAccess:
                 memory, at, registers, self.b.add(offset, step), p
             ),
         )
+
+    def add(
+        self,
+        memory: Value,
+        indices: Sequence[Value],
+        registers: Value,
+        offset: Value,
+        run: int,
+        predicate: Value | None = None,
+    ) -> None:
+        """Adds `run` registers atomically; what is outside, or where `predicate` is false, is
+        dropped.
+        """
+        b = self.b
+        width = self.atomic_width(memory, indices, run)
+
+        def vector(at: tuple[Value, ...], step: Value, p: Value | None) -> None:
+            place = b.add(offset, step)
+            b.emit(VectorAtomic(memory, at, registers, place, predicate_of(p), count=width))
+
+        def element(at: tuple[Value, ...], step: Value, p: Value | None) -> None:
+            value = b.emit(Load(registers, (b.add(offset, step),), in_bounds=True)).result
+            b.emit(Atomic(value, memory, at, predicate_of(p), kind="add", in_bounds=True))
+
+        self._runs(memory, indices, run, width, predicate, vector, element)
 
     def _runs(
         self,

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from ..ir.core import Access, Block, Level, Op, Program, Value, at, constant_of, walk
 from ..ir.ops import arith
 from ..ir.ops.control import For, If, Launch, Role
-from ..ir.ops.memory import Alloc, Load, Slot, Store, memory_type
+from ..ir.ops.memory import Alloc, Atomic, ElementAccess, Load, Slot, Store, memory_type
 from ..ir.types import MemoryType, Space
 from .affine import depends
 from .context import PassContext, Remark
@@ -46,9 +46,9 @@ def _launch(launch: Launch, context: PassContext) -> Launch:
 
 @dataclass(frozen=True)
 class _Run:
-    """A load or store of a vectorised loop that walks along consecutive elements."""
+    """An access of a vectorised loop that walks along consecutive elements."""
 
-    op: Load | Store
+    op: ElementAccess
     indices: tuple[Value, ...]  # at the loop's first iteration
 
 
@@ -73,7 +73,7 @@ class _Vectorizer:
         match op:
             case For() if op.kind == "vectorized":
                 self._loop(op.map(self._value))
-            case Load() | Store():
+            case Load() | Store() | Atomic():
                 self._emit(op, self._guarded(op.map(self._value)))
             case For():
                 self.b.enter_for(op)
@@ -119,7 +119,7 @@ class _Vectorizer:
 
     def _guarded(self, op: Op) -> Op:
         """The access with a predicate that keeps it inside its tensor, unless it is known to be."""
-        assert isinstance(op, (Load, Store))
+        assert isinstance(op, ElementAccess)
         if op.in_bounds or memory_type(op.memory).space is not Space.GLOBAL:
             return op
         own = op.predicate[0] if op.predicate else None
@@ -150,11 +150,10 @@ class _Vectorizer:
                 )
         self._emit(op, self._iterations(op, arrays))
         for run in runs:
-            if isinstance(run.op, Store):
-                memory = self._value(run.op.memory)
-                self.access.store(
-                    memory, run.indices, arrays[run.op], zero, count, self._predicate(run)
-                )
+            if not isinstance(run.op, Load):
+                memory, array = self._value(run.op.memory), arrays[run.op]
+                put = self.access.store if isinstance(run.op, Store) else self.access.add
+                put(memory, run.indices, array, zero, count, self._predicate(run))
 
     def _hoisted(self, op: For) -> For:
         """The loop without the pure ops at its top that are the same in every iteration: they come
@@ -180,7 +179,7 @@ class _Vectorizer:
         array.hint = f"{run.op.memory.hint or 'x'}_run"
         return array
 
-    def _iterations(self, op: For, arrays: dict[Load | Store, Value]) -> For:
+    def _iterations(self, op: For, arrays: dict[ElementAccess, Value]) -> For:
         """The loop with its vectors' elements in registers."""
         index = op.body.params[0]
         with self.b.region() as ops:
@@ -188,7 +187,7 @@ class _Vectorizer:
                 with at(inner.loc), inner.loc:
                     if isinstance(inner, Load) and inner in arrays:
                         self._emit(inner, Load(arrays[inner], (index,), in_bounds=True))
-                    elif isinstance(inner, Store) and inner in arrays:
+                    elif isinstance(inner, Store | Atomic) and inner in arrays:
                         value = self._value(inner.value)
                         self.b.emit(Store(value, arrays[inner], (index,), in_bounds=True))
                     else:
@@ -235,16 +234,23 @@ class _Vectorizer:
             self.b.note(inner)
         found: list[_Run] = []
         for inner in op.body.ops:
-            if not isinstance(inner, (Load, Store)) or not inner.indices:
+            if not isinstance(inner, ElementAccess) or not inner.indices:
                 continue
             if memory_type(inner.memory).space is Space.LOCAL or not inside.isdisjoint(
                 (inner.memory, *inner.predicate)
             ):
                 continue
             start = self._start(inner.indices, index, inside)
-            if start is not None and self.access.width(self._value(inner.memory), start, count) > 1:
+            if start is not None and self._width(inner, start, count) > 1:
                 found.append(_Run(inner, start))
         return [run for run in found if not self._stored_twice(run, found)]
+
+    def _width(self, op: ElementAccess, start: Sequence[Value], count: int) -> int:
+        memory = self._value(op.memory)
+        if not isinstance(op, Atomic):
+            return self.access.width(memory, start, count)
+        adds = op.kind == "add" and not op.fetch
+        return self.access.atomic_width(memory, start, count) if adds else 1
 
     def _stored_twice(self, run: _Run, runs: Sequence[_Run]) -> bool:
         """Whether another store of the loop may write the same elements in between."""

@@ -70,6 +70,11 @@ TABLE = make_table(
     Entry("copy_registers", "memory.j2", ("regs",)),
     Entry("fill_registers", "memory.j2", ("regs",)),
     Entry("undefined_registers", "memory.j2", ("regs",)),
+    # Atomics
+    Entry("atomic_add", "atomics.j2", ("base",)),
+    Entry("atomic_max", "atomics.j2", ("max",)),
+    Entry("atomic_min", "atomics.j2", ("min",)),
+    Entry("atomic_add_global", "atomics.j2", ("regs", "global", "atomic_add")),
     # Asynchronous copies, matrices
     Entry("copy_groups", "async_copies.j2", ("shared", "global")),
     Entry("cp_async", "async_copies.j2", ("copy_groups",)),

@@ -62,6 +62,12 @@ TABLE = make_table(
     Entry("copy_registers", "memory.j2", ("regs",)),
     Entry("fill_registers", "memory.j2", ("regs",)),
     Entry("undefined_registers", "memory.j2", ("regs",)),
+    # Atomics
+    Entry("exchange_bits", "atomics.j2", ("base",)),
+    Entry("atomic_add", "atomics.j2", ("exchange_bits",)),
+    Entry("atomic_max", "atomics.j2", ("exchange_bits", "max")),
+    Entry("atomic_min", "atomics.j2", ("exchange_bits", "min")),
+    Entry("atomic_add_global", "atomics.j2", ("regs", "global")),
     # Asynchronous copies, matrices
     Entry("shared_address", "memory.j2", ("shared",)),
     Entry("cp_async", "matrix.j2", ("shared_address", "global")),

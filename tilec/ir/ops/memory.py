@@ -88,6 +88,49 @@ class Store(Op, name="store"):
         return (Effect(Access.WRITE, self.memory),)
 
 
+class Atomic(Op, name="atomic"):
+    """memory[indices] becomes `kind` of itself and `value`, in one step: "add", "max" or "min" (of
+    floats a NaN gives way to a number). Outside global memory, or where `predicate` is false, it is
+    dropped.
+
+    Integers wrap around, floats round to nearest even once. No order is implied for other memory.
+    With `fetch` the result is what the element held before, 0 where the op is dropped.
+    """
+
+    value: Value = operand()
+    memory: Value = operand()
+    indices: tuple[Value, ...] = operands()
+    predicate: tuple[Value, ...] = operands(default=())
+    kind: str = attribute(default="add")
+    fetch: bool = attribute(default=False)
+    in_bounds: bool = attribute(default=False)
+
+    @property
+    def text(self) -> str:
+        """The call of the prelude that does it."""
+        return f"atomic_{self.kind}({{memory}}, {{indices}}, {{value}})"
+
+    def infer(self) -> tuple[Type, ...]:
+        type_ = check_indices(self.memory, self.indices)
+        if self.kind not in ("add", "max", "min"):
+            raise TypeMismatch("TLC0234", f"there is no atomic {self.kind!r}")
+        if type_.space not in (Space.GLOBAL, Space.SHARED) or type_.dtype.bits < 16:
+            raise TypeMismatch("TLC0234", f"there is no atomic on {type_}")
+        if self.value.type != ScalarType(type_.dtype):
+            raise TypeMismatch("TLC0233", f"a {self.value.type} for {type_}", hint="cast it")
+        return (ScalarType(type_.dtype),) if self.fetch else ()
+
+    def effects(self) -> tuple[Effect, ...]:
+        return (
+            Effect(Access.READ, self.memory, atomic=True),
+            Effect(Access.WRITE, self.memory, atomic=True),
+        )
+
+
+ElementAccess = Load | Store | Atomic
+"""Ops that touch one element, which `in_bounds` and `predicate` speak of."""
+
+
 class Slot(Op, name="slot", pure=True):
     """Buffer `index` of a ring: `ring` has one more dimension, outermost."""
 
@@ -118,4 +161,4 @@ class Flatten(Op, name="flatten", pure=True):
         return (MemoryType(type_.dtype, (size,), type_.space),)
 
 
-OPS: tuple[type[Op], ...] = (Alloc, Load, Store, Slot, Flatten)
+OPS: tuple[type[Op], ...] = (Alloc, Load, Store, Atomic, Slot, Flatten)

@@ -83,6 +83,33 @@ class VectorStore(Statement, name="vector_store", level=Level.THREAD):
         return (Effect(Access.WRITE, self.memory), Effect(Access.READ, self.registers))
 
 
+class VectorAtomic(Statement, name="vector_atomic", level=Level.THREAD):
+    """Adds `count` registers to consecutive elements of global memory, each in one step. Where
+    `predicate` is false: nothing.
+    """
+
+    text = "atomic_add_global<{count}>({memory}, {indices}, {registers}, {offset}{, predicate})"
+    memory: Value = operand()
+    indices: tuple[Value, ...] = operands()
+    registers: Value = operand()
+    offset: Value = operand()
+    predicate: tuple[Value, ...] = operands()
+    count: int = attribute()
+
+    def infer(self) -> tuple[Type, ...]:
+        type_ = check_indices(self.memory, self.indices)
+        if check_registers(self.registers).dtype != type_.dtype:
+            raise TypeMismatch("TLC0261", f"{self.registers.type} added to {type_}")
+        return ()
+
+    def effects(self) -> tuple[Effect, ...]:
+        return (
+            Effect(Access.READ, self.memory, atomic=True),
+            Effect(Access.WRITE, self.memory, atomic=True),
+            Effect(Access.READ, self.registers),
+        )
+
+
 class ConvertRegisters(Statement, name="convert_registers", level=Level.THREAD):
     """`count` registers converted to the destination's dtype (copied where it is the same)."""
 
@@ -178,5 +205,6 @@ class Shuffle(Op, name="shuffle", level=Level.THREAD):
 
 
 OPS: tuple[type[Op], ...] = (
-    VectorLoad, VectorStore, ConvertRegisters, FillRegisters, UndefinedRegisters, Barrier, WarpSync, Shuffle,
+    VectorLoad, VectorStore, VectorAtomic, ConvertRegisters, FillRegisters, UndefinedRegisters, Barrier,
+    WarpSync, Shuffle,
 )  # fmt: skip

@@ -211,15 +211,17 @@ class SyncMachine(Machine):
     # Accesses -------------------------------------------------------------------------------------
 
     def _accesses(self, agent: SyncAgent, op: Op) -> None:
-        found: dict[tuple[Place, bool, bool], Access] = {}
+        found: dict[tuple[Place, bool, bool, bool], Access] = {}
         for inner in op.walk() if isinstance(op, (Simt, Parallel)) else (op,):
             for effect in inner.effects():
                 place = resolve(agent, effect.memory) if effect.memory is not None else None
                 if place is None or effect.access not in (Kind.READ, Kind.WRITE):
                     continue
-                key = (place, effect.access is Kind.WRITE, effect.proxy == "async")
+                writes, engine = effect.access is Kind.WRITE, effect.proxy == "async"
+                key = (place, writes, engine, effect.atomic)
                 if key not in found:
-                    found[key] = Access(agent, agent.threads, inner, key[1], key[2], None, place)
+                    found[key] = Access(agent, agent.threads, inner, writes, engine, None, place)
+                    found[key].atomic = effect.atomic
         accesses = list(found.values())
         now = agent.tick()
         for access in accesses:

@@ -52,7 +52,7 @@ class Access:
 
     `landing`: the mbarrier key and phase on which a copy engine completes it. `shown`: when a proxy
     fence showed it to the asynchronous proxy. `elements`: linear indices by thread, where they are
-    known.
+    known. `atomic` accesses need no order between themselves.
     """
 
     agent: SyncAgent
@@ -66,6 +66,7 @@ class Access:
     shown: int | None = None
     elements: tuple[Vector, Vector] | None = None
     grouped: bool = False
+    atomic: bool = False
 
 
 class SyncAgent(Agent):
@@ -182,7 +183,11 @@ class Memory:
         for access in accesses:
             if access.writes:
                 self._taken = {k: v for k, v in self._taken.items() if k[0] != access.place}
-                kept = [a for a in self._writes.get(access.place, []) if _by_element(a, access)]
+                kept = [
+                    a
+                    for a in self._writes.get(access.place, [])
+                    if _by_element(a, access) or (a.atomic and access.atomic)
+                ]
                 self._writes[access.place] = [*kept, access]
                 own = [
                     a
@@ -206,6 +211,8 @@ class Memory:
             )
         earlier = [*writes, *self._reads.get(access.place, [])] if access.writes else writes
         for other in earlier:
+            if other.atomic and access.atomic:
+                continue
             if not ordered(other, access.agent, access.engine and not access.writes) and not _apart(
                 other, access
             ):
