@@ -211,6 +211,12 @@ def _shuffle(m: Machine, op: thread.Shuffle) -> None:
     m.env[op.result] = m.all(op.x)[m.thread // m.warp_size * m.warp_size + lane]
 
 
+def _shuffle_xor(m: Machine, op: thread.ShuffleXor) -> None:
+    assert m.mask.all(), "a shuffle that not all lanes take part in"
+    assert 0 < op.mask < m.warp_size and (m.thread ^ op.mask).max() < m.threads
+    m.env[op.result] = m.all(op.x)[m.thread ^ op.mask]
+
+
 # Matrix instructions ------------------------------------------------------------------------------
 
 
@@ -371,6 +377,7 @@ RULES: dict[type[Op], Callable[[Machine, Any], None]] = {
     thread.ConvertRegisters: _convert,
     thread.FillRegisters: _fill,
     thread.Shuffle: _shuffle,
+    thread.ShuffleXor: _shuffle_xor,
     thread.Barrier: _nothing,
     nvidia.LdMatrix: _ldmatrix,
     nvidia.Mma: lambda m, op: _product(m, op, 32, _mma_places),

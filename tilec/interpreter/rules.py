@@ -5,9 +5,9 @@ their `evaluate`.
 from __future__ import annotations
 
 from ..ir.core import Op
-from ..ir.ops import arith, control, memory, pipeline, thread, tile
+from ..ir.ops import arith, control, memory, pipeline, reduce, thread, tile
 from ..ir.registry import Registry
-from . import atomics, channels, elements, roles, tiles
+from . import atomics, channels, elements, reductions, roles, tiles
 from . import control as structure
 from . import pipeline as loops
 from .frame import Rule
@@ -42,6 +42,7 @@ RULES: dict[type[Op], Rule] = {
     tile.ExtractTile: tiles.run_extract,
     tile.ConvertLayout: tiles.run_convert_layout,
     tile.Gemm: tiles.run_gemm,
+    reduce.Reduce: reductions.run_reduction,
     pipeline.Channel: channels.run_channel,
     pipeline.Put: channels.run_put,
     pipeline.Commit: channels.run_commit,

@@ -36,7 +36,7 @@ from .regions import Region, read_region, region, whole, write_region
 def run_copy(frame: Frame, op: Op) -> None:
     """Moves a region. An asynchronous one into a slot of a ring lands when that slot is got."""
     assert isinstance(op, Copy)
-    _collective(frame, op)
+    collective(frame, op)
     source = region(frame, op.source, op.source_indices, op.source_dims, op.shape)
     target = region(frame, op.destination, op.destination_indices, op.destination_dims, op.shape)
     guard = target.memory.guard
@@ -69,7 +69,7 @@ def _move(frame: Frame, source: Region, target: Region, safe_value: float) -> No
             target.memory.storage.came_from(source.memory.storage, source.part)
 
 
-def _collective(frame: Frame, op: Op) -> None:
+def collective(frame: Frame, op: Op) -> None:
     if frame.lanes is not None:
         raise frame.fault(
             "TLC0748",
@@ -79,7 +79,7 @@ def _collective(frame: Frame, op: Op) -> None:
 
 def run_load_tile(frame: Frame, op: Op) -> None:
     assert isinstance(op, LoadTile)
-    _collective(frame, op)
+    collective(frame, op)
     place = region(frame, op.source, op.indices, op.dims, op.shape)
     data, bad = read_region(frame, place, op.safe_value)
     frame.define(op.result, np.array(data), bad)
@@ -87,7 +87,7 @@ def run_load_tile(frame: Frame, op: Op) -> None:
 
 def run_store_tile(frame: Frame, op: Op) -> None:
     assert isinstance(op, StoreTile)
-    _collective(frame, op)
+    collective(frame, op)
     tile = frame.tile(op.tile)
     place = region(frame, op.destination, op.indices, op.dims, tile.shape)
     write_region(frame, place, tile, frame.shadow.get(op.tile))
@@ -95,7 +95,7 @@ def run_store_tile(frame: Frame, op: Op) -> None:
 
 def run_fill(frame: Frame, op: Op) -> None:
     assert isinstance(op, Fill)
-    _collective(frame, op)
+    collective(frame, op)
     memory = frame.memory(op.memory)
     if memory.guard is not None:
         memory.guard.check(frame, memory, True)
@@ -214,7 +214,7 @@ class Inflight:
 def run_gemm(frame: Frame, op: Op) -> None:
     """accumulator + a @ b, into a fragment, as a new tile, or in flight."""
     assert isinstance(op, Gemm)
-    _collective(frame, op)
+    collective(frame, op)
     starts_at_zero = op.clear or (
         bool(op.accumulate) and not frame.number(op.accumulate[0], "the condition of a gemm")
     )

@@ -90,6 +90,17 @@ from .memory import (
     annotate_safe_value,
 )
 from .places import locate
+from .reductions import (
+    reduce,
+    reduce_absmax,
+    reduce_abssum,
+    reduce_bitand,
+    reduce_bitor,
+    reduce_bitxor,
+    reduce_max,
+    reduce_min,
+    reduce_sum,
+)
 from .tensors import Buffer, StridedTensor, Tensor, const, dynamic, symbolic
 from .tile import GemmWarpPolicy, clear, copy, fill, gemm
 from .trace import close_matches
@@ -164,6 +175,15 @@ __all__ = [
     "max",
     "min",
     "prim_func",
+    "reduce",
+    "reduce_absmax",
+    "reduce_abssum",
+    "reduce_bitand",
+    "reduce_bitor",
+    "reduce_bitxor",
+    "reduce_max",
+    "reduce_min",
+    "reduce_sum",
     "reinterpret",
     "rsqrt",
     "serial",

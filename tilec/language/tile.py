@@ -112,7 +112,9 @@ def _extent(
 
 def _from_other(what: str, area: Area, other: Area) -> Area:
     """An element as the area of the other side's extents, aligned from the last dimension."""
-    shape, rank = other.shape or (1,), len(area.indices)
+    shape, rank = other.extents or (1,), len(area.indices)
+    if len(shape) > rank:
+        shape = other.shape or (1,)
     if len(shape) > rank:
         raise LanguageError(
             "TLC0117",
@@ -181,20 +183,71 @@ def copy(
             _copy_by_thread(trace, source, target)
             return
         trace.need_tile_level("T.copy")
-        shape = source.shape or (1,)
-        trace.builder.emit(
-            Copy(
-                source.memory,
-                source.indices,
-                target.memory,
-                target.indices,
-                (),
-                shape=shape,
-                source_dims=source.kept or (len(source.indices) - 1,),
-                destination_dims=target.kept or (len(target.indices) - 1,),
-                safe_value=trace.safe_value(source.memory),
+        if Space.FRAGMENT in (source.buffer.type.space, target.buffer.type.space):
+            _copy_fragment(trace, source, target)
+        else:
+            _emit_copy(
+                trace,
+                source,
+                target,
+                source.shape or (1,),
+                source.kept or (len(source.indices) - 1,),
+                target.kept or (len(target.indices) - 1,),
             )
+
+
+def _emit_copy(
+    trace: Trace,
+    source: Area,
+    target: Area,
+    shape: tuple[int, ...],
+    source_dims: tuple[int, ...],
+    target_dims: tuple[int, ...],
+) -> None:
+    trace.builder.emit(
+        Copy(
+            source.memory,
+            source.indices,
+            target.memory,
+            target.indices,
+            (),
+            shape=shape,
+            source_dims=source_dims,
+            destination_dims=target_dims,
+            safe_value=trace.safe_value(source.memory),
         )
+    )
+
+
+def _copy_fragment(trace: Trace, source: Area, target: Area) -> None:
+    """A copy of a fragment, all of whose dimensions take part, those of extent 1 too: of a region
+    of the same rank, or element by element.
+    """
+    if source.extents == target.extents:
+        dims = tuple(range(len(source.indices)))
+        _emit_copy(trace, source, target, source.extents or (), dims, dims)
+        return
+    whole = [
+        len(area.kept) == len(area.indices)
+        for area in (source, target)
+        if area.buffer.type.space is Space.FRAGMENT
+    ]
+    if all(whole):
+        _emit_copy(trace, source, target, source.shape, source.kept, target.kept)
+        return
+    shape = source.shape or (1,)
+    indices = tuple(scalar(i32, name) for name, _ in zip("ijklmnop", shape, strict=False))
+    with trace.builder.region() as ops:
+        _move_element(trace, source, target, indices if source.shape else ())
+    trace.builder.emit(Parallel((), (), Block(indices, (*ops, Yield(()))), extents=shape))
+
+
+def _move_element(trace: Trace, source: Area, target: Area, indices: tuple[Value, ...]) -> None:
+    """One element of a copy, converted."""
+    safe = trace.safe_value(source.memory)
+    op = Load(source.memory, shifted(trace, source, indices), safe_value=safe)
+    value = convert(trace.builder.emit(op).result, target.buffer.type.dtype)
+    trace.builder.emit(Store(value, target.memory, shifted(trace, target, indices)))
 
 
 def _copy_by_thread(trace: Trace, source: Area, target: Area) -> None:
@@ -203,14 +256,7 @@ def _copy_by_thread(trace: Trace, source: Area, target: Area) -> None:
         if area.buffer.type.space is Space.FRAGMENT:
             raise LanguageError("TLC0119", "T.copy between a fragment and a thread's own memory")
 
-    def move(indices: tuple[Value, ...]) -> None:
-        safe = trace.safe_value(source.memory)
-        op = Load(source.memory, shifted(trace, source, indices), safe_value=safe)
-        load = trace.builder.emit(op)
-        value = convert(load.result, target.buffer.type.dtype)
-        trace.builder.emit(Store(value, target.memory, shifted(trace, target, indices)))
-
-    _each(trace, source.shape, move)
+    _each(trace, source.shape, lambda indices: _move_element(trace, source, target, indices))
 
 
 def shifted(trace: Trace, area: Area, offsets: tuple[Value, ...]) -> tuple[Value, ...]:

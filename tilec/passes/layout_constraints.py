@@ -11,9 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from ..errors import LayoutConflict, TargetUnsupported
-from ..ir.core import Block, Op, Value, walk
+from ..ir.core import Block, Op, Value, constant_of, walk
 from ..ir.layout import RegisterLayout, blocked
 from ..ir.layout.constraints import (
     Choice,
@@ -30,6 +31,7 @@ from ..ir.ops.arith import Elementwise
 from ..ir.ops.control import For, If, Parallel, While
 from ..ir.ops.memory import Load, Store
 from ..ir.ops.pipeline import Pipeline, Receive, Send, Stage, Wait
+from ..ir.ops.reduce import Reduce
 from ..ir.ops.tile import (
     ConvertLayout,
     ExtractTile,
@@ -75,6 +77,7 @@ def register_layout_rules(registry: Registry) -> None:
         ExtractTile: _extract_tile,
         ConvertLayout: _convert_layout,
         Gemm: _gemm,
+        Reduce: _reduce,
         Parallel: _parallel,
         For: _loop,
         Pipeline: _loop,
@@ -191,6 +194,17 @@ def _extract_tile(op: ExtractTile, group: Group) -> Iterator[Constraint]:
 
 def _convert_layout(op: ConvertLayout, group: Group) -> Iterator[Constraint]:
     yield Fixed(op.result, op.layout, why=why(op))
+
+
+def _reduce(op: Reduce, group: Group) -> Iterator[Constraint]:
+    """The result is held by all threads that share what is reduced."""
+    extent = tile_of(op.source).shape[op.dim]
+
+    def inverse(layout: RegisterLayout) -> RegisterLayout:
+        return (layout.reduce(op.dim) if op.keep else layout).broadcast(op.dim, extent)
+
+    yield use(op, 0, op.source)
+    yield Derived(op.result, demand(op, 0), op.result_layout, inverse, why=why(op))
 
 
 # Values that are one over the edges of regions
@@ -310,15 +324,16 @@ def _parallel(nest: Parallel, group: Group) -> Iterator[Constraint]:
             continue
         if not is_read:
             _written_once(nest, handle, dims)
-        forward = _projection(dims, rank)
         variable = demand(nest, position) if is_read else nest.updates[position - len(nest.reads)]
         if dims == tuple(range(rank)):
             yield Equal(loop, variable, why=why(nest))
         else:
-            yield Derived(variable, loop, forward, why=why(nest))
-            if len(dims) == rank:  # the same dimensions in another order: either decides the other
-                backward = _projection(tuple(dims.index(d) for d in range(rank)), rank)
-                yield Derived(loop, variable, backward, why=why(nest))
+            yield Derived(variable, loop, partial(RegisterLayout.along, dims=dims), why=why(nest))
+            if all(d in dims for d in range(rank)):  # in another order: either decides the other
+                back = tuple(dims.index(d) for d in range(rank))
+                yield Derived(
+                    loop, variable, partial(RegisterLayout.along, dims=back), why=why(nest)
+                )
         if not is_read:
             yield Equal(variable, nest.results[position - len(nest.reads)], why=why(nest))
     first = next((v for v in (*nest.updates, *nest.reads)), None)
@@ -341,12 +356,18 @@ def _element_bits(nest: Parallel) -> int:
 
 def _accessed_along(
     nest: Parallel, handle: Value, indices: tuple[Value, ...]
-) -> tuple[int, ...] | None:
-    """The loop dimension along each dimension of a fragment; None where it is not accessed."""
-    found: set[tuple[int, ...]] = set()
+) -> tuple[int | None, ...] | None:
+    """The loop dimension along each dimension of a fragment (None along one of extent 1 that is
+    indexed by 0); None where it is not accessed.
+    """
+    shape = handle.type.shape  # type: ignore[attr-defined]
+    found: set[tuple[int | None, ...]] = set()
     for op in walk(nest.body):
         if isinstance(op, (Load, Store)) and op.memory is handle:
-            if any(i not in indices for i in op.indices):
+            single = [
+                n == 1 and constant_of(i) == 0 for i, n in zip(op.indices, shape, strict=True)
+            ]
+            if any(i not in indices and not one for i, one in zip(op.indices, single, strict=True)):
                 raise LayoutConflict(
                     "TLC0403",
                     f"fragment {handle.hint!r} is indexed by something else than the loop "
@@ -354,7 +375,7 @@ def _accessed_along(
                     loc=op.loc,
                     hint="one index tuple of loop variables for each fragment in a T.Parallel nest",
                 )
-            found.add(tuple(indices.index(i) for i in op.indices))
+            found.add(tuple(indices.index(i) if i in indices else None for i in op.indices))
     if not found:
         return None
     if len(found) > 1:
@@ -362,15 +383,15 @@ def _accessed_along(
             "TLC0404", f"fragment {handle.hint!r} is indexed in two ways in one nest", loc=nest.loc
         )
     (dims,) = found
-    if len(set(dims)) < len(dims):
+    varied = [d for d in dims if d is not None]
+    if len(set(varied)) < len(varied):
         raise LayoutConflict(
             "TLC0407",
             f"fragment {handle.hint!r} is indexed twice by one loop variable",
             loc=nest.loc,
             hint="a nest covers its fragments: one loop variable for each dimension",
         )
-    shape = handle.type.shape  # type: ignore[attr-defined]
-    if any(nest.extents[d] != extent for d, extent in zip(dims, shape, strict=True)):
+    if any(d is not None and nest.extents[d] != n for d, n in zip(dims, shape, strict=True)):
         raise LayoutConflict(
             "TLC0405",
             f"a nest over {nest.extents} touches a part of fragment {handle.hint!r} of "
@@ -381,7 +402,7 @@ def _accessed_along(
     return dims
 
 
-def _written_once(nest: Parallel, handle: Value, dims: tuple[int, ...]) -> None:
+def _written_once(nest: Parallel, handle: Value, dims: tuple[int | None, ...]) -> None:
     """Raises LayoutConflict where iterations of the nest share an element that they write."""
     for dim, extent in enumerate(nest.extents):
         if dim not in dims and extent > 1:
@@ -392,19 +413,3 @@ def _written_once(nest: Parallel, handle: Value, dims: tuple[int, ...]) -> None:
                 loc=nest.loc,
                 hint="iterations of T.Parallel run at the same time: each writes its own elements",
             )
-
-
-def _projection(
-    dims: tuple[int, ...], rank: int
-) -> Callable[[RegisterLayout], RegisterLayout | None]:
-    """A loop layout seen along some of its dimensions: the others reduced away, the rest in the
-    given order.
-    """
-
-    def forward(layout: RegisterLayout) -> RegisterLayout | None:
-        for dim in sorted(set(range(rank)) - set(dims), reverse=True):
-            layout = layout.reduce(dim)
-        kept = sorted(dims)
-        return layout.transpose(tuple(kept.index(d) for d in dims))
-
-    return forward

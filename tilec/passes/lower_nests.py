@@ -182,8 +182,8 @@ class _Body:
         """The register of a fragment's element: the nest's register, mapped where the fragment has
         other dimensions.
         """
-        assert self.nest.layout is not None and all(i in self.indices for i in indices)
-        dims = tuple(self.indices.index(i) for i in indices)
+        assert self.nest.layout is not None
+        dims = tuple(self.indices.index(i) if i in self.indices else None for i in indices)
         numbers = register_map(self.nest.layout, self.lowering.layout(self.tiles[handle]), dims)
         return apply_map(self.lowering.b, self.register, numbers)
 
@@ -195,15 +195,17 @@ def op_block(op: Op) -> Block:
 
 @lru_cache(maxsize=512)
 def register_map(
-    nest: RegisterLayout, tile: RegisterLayout, dims: tuple[int, ...]
+    nest: RegisterLayout, tile: RegisterLayout, dims: tuple[int | None, ...]
 ) -> tuple[int, ...]:
     """For each register of a nest's layout, the register of a tile that holds the element at
-    indices `dims` of it.
+    indices `dims` of it (None: at 0).
 
     By enumeration: every thread must hold the elements of its own iterations, all in the same
     registers.
     """
-    places = nest.coords()[..., list(dims)]
+    coords = nest.coords()
+    zero = np.zeros(coords.shape[:-1], coords.dtype)
+    places = np.stack([zero if d is None else coords[..., d] for d in dims], axis=-1)
     _, numbers = tile.owner(places)
     assert (numbers == numbers[:1]).all(), f"threads hold {tile} in different registers for {nest}"
     held = np.take_along_axis(tile.coords(), numbers[..., None], axis=1)

@@ -23,6 +23,7 @@ from ..ir.ops.arith import Elementwise
 from ..ir.ops.control import For, If, Launch, Parallel, Role, Simt, ThreadId, While, Yield
 from ..ir.ops.memory import Alloc
 from ..ir.ops.pipeline import Wait
+from ..ir.ops.reduce import Reduce
 from ..ir.ops.thread import Barrier, ConvertRegisters
 from ..ir.ops.tile import (
     ConvertLayout,
@@ -53,6 +54,7 @@ from .lower_elementwise import (
 from .lower_mfma import lower_mfma
 from .lower_mma import lower_mma
 from .lower_nests import lower_parallel, lower_simt
+from .lower_reductions import lower_reduce
 from .lower_tile_moves import lower_load_tile, lower_store_tile
 from .lower_wgmma import lower_wait, lower_wgmma
 from .ranges import Range
@@ -86,6 +88,7 @@ def register_lowerings(registry: Registry) -> None:
         Parallel: lower_parallel,
         Simt: lower_simt,
         Gemm: _lower_gemm,
+        Reduce: lower_reduce,
         Wait: lower_wait,
         ConvertLayout: lower_convert_layout,
     }

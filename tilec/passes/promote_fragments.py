@@ -30,9 +30,11 @@ from ..ir.core import (
     walk,
     with_results,
 )
+from ..ir.dtypes import i32
 from ..ir.ops.arith import Cast
 from ..ir.ops.control import For, If, Parallel, While, Yield
 from ..ir.ops.memory import Alloc, Load, Store, memory_type
+from ..ir.ops.reduce import Reduce, Reduction
 from ..ir.ops.tile import (
     Copy,
     ExtractTile,
@@ -140,6 +142,46 @@ def _gemm(op: Op, tiles: Tiles, ops: list[Op]) -> None:
     else:
         accumulator = _current(op.accumulator, tiles, ops)
     _define(op.accumulator, op.replace(a=a, b=b, accumulator=accumulator, clear=False), tiles, ops)
+
+
+def _reduction(op: Op, tiles: Tiles, ops: list[Op]) -> None:
+    """The whole source as a tile, reduced in the accumulation dtype; then what is asked of the
+    destination.
+    """
+    assert isinstance(op, Reduction)
+
+    def append(op: Op) -> Value:
+        ops.append(op)
+        return op.result
+
+    (destination,) = op.destination
+    changes: dict[str, object] = {"source": _whole(op.source, tiles, ops), "destination": ()}
+    if isinstance(op, Reduce):
+        changes["clear"] = True
+    found = append(op.replace(**changes))
+    if isinstance(op, Reduce) and not op.clear:
+        old = _whole(destination, tiles, ops)
+        found = op.join(append, found, op.element(append, old))
+    target = memory_type(destination)
+    if op.dtype != target.dtype:
+        found = append(Cast(found, dtype=target.dtype))
+    if _is_fragment(destination):
+        tiles[destination] = found
+        found.hint = destination.hint
+    else:
+        rank = len(target.shape)
+        zeros = (constant(0, i32),) * rank
+        ops.append(StoreTile(found, destination, zeros, dims=tuple(range(rank))))
+
+
+def _whole(handle: Value, tiles: Tiles, ops: list[Op]) -> Value:
+    """All of a fragment or of shared memory as a tile."""
+    if _is_fragment(handle):
+        return _current(handle, tiles, ops)
+    shape = tuple(int(d) for d in memory_type(handle).shape)
+    zeros = (constant(0, i32),) * len(shape)
+    ops.append(LoadTile(handle, zeros, shape=shape, dims=tuple(range(len(shape)))))
+    return ops[-1].result
 
 
 def _copy(op: Op, tiles: Tiles, ops: list[Op]) -> None:
@@ -323,6 +365,7 @@ _RULES: dict[type[Op], Callable[[Op, Tiles, list[Op]], None]] = {
     Fill: _fill,
     Gemm: _gemm,
     Copy: _copy,
+    Reduce: _reduction,
     Parallel: _parallel,
     For: _for,
     While: _while,

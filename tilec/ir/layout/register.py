@@ -316,7 +316,7 @@ class RegisterLayout:
         position = f.dims[dim].index(cut)
         fixed = set(f.dims[dim][:position])
         extents = {**f.extents, cut: count}
-        strides = _strides(f, f.reg)
+        strides = strides_of(f, f.reg)
         kept = [entry for entry in f.reg if entry not in fixed]
         registers = [base]
         for entry in kept:
@@ -341,11 +341,23 @@ class RegisterLayout:
         dims = (*f.dims[:dim], *(((),) if keep else ()), *f.dims[dim + 1 :])
         return RegisterLayout.of_factors(Factors(dims, f.extents, thread, reg))
 
+    def along(self, dims: Sequence[int | None]) -> RegisterLayout:
+        """The layout of what is read at indices `dims` of every element: dimension d of it runs
+        along this one's `dims[d]`, or has extent 1 where that is None. Dimensions that are not
+        named become copies.
+        """
+        f = self.factors()
+        kept = {name for d in dims if d is not None for name in f.dims[d]}
+        thread = tuple(x if isinstance(x, int) or x in kept else -f.extent(x) for x in f.thread)
+        reg = tuple(x for x in f.reg if x in kept)
+        named = tuple(() if d is None else f.dims[d] for d in dims)
+        return RegisterLayout.of_factors(Factors(named, f.extents, thread, reg))
+
     def reduction_registers(self, dim: int) -> tuple[tuple[int, ...], ...]:
         """For each register of `reduce(dim)`, the registers here that fold into it, in order."""
         f = self.factors()
         gone = set(f.dims[dim % self.rank])
-        strides = _strides(f, f.reg)
+        strides = strides_of(f, f.reg)
         kept, folded = [0], [0]
         for entry in f.reg:
             if entry not in gone:
@@ -431,7 +443,7 @@ class RegisterLayout:
 def _digits(layout: RegisterLayout) -> tuple[Digit, ...]:
     """Every mode of the layout, in the order of their numbers."""
     f = layout.factors()
-    strides = {"thread": _strides(f, f.thread), "register": _strides(f, f.reg)}
+    strides = {"thread": strides_of(f, f.thread), "register": strides_of(f, f.reg)}
     top = {name[0] for name in (f.thread, f.reg) if name}
     out = []
     for dim, names in enumerate(f.dims):
@@ -446,7 +458,7 @@ def _digits(layout: RegisterLayout) -> tuple[Digit, ...]:
     return tuple(out)
 
 
-def _strides(f: Factors, entries: Sequence[Entry]) -> dict[Entry, int]:
+def strides_of(f: Factors, entries: Sequence[Entry]) -> dict[Entry, int]:
     """What a step of each label is worth in the index whose digits are `entries`."""
     strides: dict[Entry, int] = {}
     stride = 1

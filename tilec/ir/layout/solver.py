@@ -231,7 +231,13 @@ class _Search:
         for choice in self.choices:
             if choice.name not in state.choices:
                 return iter([(o.layouts, choice, o) for o in choice.options])
-        return self.soft(state, False) or self.one_of(state) or self.soft(state, True)
+        return (
+            self.soft(state, False)
+            or self.one_of(state)
+            or self.soft(state, True)
+            or self.soft(state, False, underived=True)
+            or self.soft(state, True, underived=True)
+        )
 
     def is_loose(self, var: Variable) -> bool:
         """Whether only soft edges and its own candidates constrain a variable.
@@ -280,10 +286,18 @@ class _Search:
                 return iter([({several.var: x}, several, None) for x, _ in several.candidates])
         return None
 
-    def soft(self, state: _State, default: bool) -> Iterator[Branch] | None:
-        """The proposals for the first variable that has some, or its default."""
+    def soft(
+        self, state: _State, default: bool, underived: bool = False
+    ) -> Iterator[Branch] | None:
+        """The proposals for the first variable that has some, or its default.
+
+        A variable that is derived from another waits until that one is decided, which may have no
+        layout that it is derived from; `underived` lets it go first.
+        """
         for var in self.system.variables:
             if var in state.layouts or (var in self.candidates and not default):
+                continue
+            if not underived and self.awaits(state, var):
                 continue
             proposals = self.proposals(state, var, default)
             if proposals and default:
@@ -291,6 +305,13 @@ class _Search:
             if proposals:
                 return self.suggested(state, var)
         return None
+
+    def awaits(self, state: _State, var: Variable) -> bool:
+        """Whether a variable is derived from one that has no layout yet."""
+        return any(
+            isinstance(c, Derived) and c.a == var and c.b not in state.layouts
+            for c in self.touching[var]
+        )
 
     def suggested(self, state: _State, var: Variable) -> Iterator[Branch]:
         """Every proposal for a variable, of neighbours that are known and of those that are not."""

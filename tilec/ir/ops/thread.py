@@ -204,7 +204,23 @@ class Shuffle(Op, name="shuffle", level=Level.THREAD):
         return (Effect(Access.SYNCHRONISE),)
 
 
+class ShuffleXor(Op, name="shuffle_xor", level=Level.THREAD):
+    """The value of x in the lane of the same warp whose number differs in the bits of `mask`. All
+    lanes take part.
+    """
+
+    text: ClassVar[str] = "shuffle_xor({x}, {mask})"
+    x: Value = operand()
+    mask: int = attribute()
+
+    def infer(self) -> tuple[Type, ...]:
+        return (self.x.type,)
+
+    def effects(self) -> tuple[Effect, ...]:
+        return (Effect(Access.SYNCHRONISE),)
+
+
 OPS: tuple[type[Op], ...] = (
     VectorLoad, VectorStore, VectorAtomic, ConvertRegisters, FillRegisters, UndefinedRegisters, Barrier,
-    WarpSync, Shuffle,
+    WarpSync, Shuffle, ShuffleXor,
 )  # fmt: skip
