@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from ..ir.conversion import convert_array
 from ..ir.core import Op, Value
 from ..ir.ops.reduce import Reduce, Reduction
 from ..ir.types import MemoryType
 from .frame import Frame
-from .numbers import Array, convert
+from .numbers import Array
 from .regions import read_region, whole, write_region
 from .tiles import collective
 
@@ -23,7 +24,7 @@ def run_reduction(frame: Frame, op: Op) -> None:
         frame.define(op.result, found)
         return
     memory = frame.memory(op.destination[0])
-    write_region(frame, whole(memory), convert(found, memory.dtype), None)
+    write_region(frame, whole(memory), convert_array(found, memory.dtype), None)
 
 
 def _elements(frame: Frame, value: Value, op: Reduction) -> Array:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import TypeMismatch
+from ..conversion import convert_array
 from ..core import Access, Effect, Level, Op, Value, attribute, operand, operands
 from ..dtypes import DType, f32, i32, u32
 from ..layout.register import RegisterLayout
@@ -99,7 +100,7 @@ class Reduction(Op):
 
     def elements(self, x: Any) -> Any:
         """`element` in NumPy."""
-        x = Cast.evaluate(self, x)  # type: ignore[arg-type]
+        x = convert_array(np.asarray(x), self.dtype)
         return np.abs(x) if KINDS[self.kind][1] else x
 
     @property
