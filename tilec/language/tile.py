@@ -111,8 +111,11 @@ def _extent(
 
 
 def _from_other(what: str, area: Area, other: Area) -> Area:
-    """An element as the area of the other side's extents, aligned from the last dimension."""
-    shape, rank = other.extents or (1,), len(area.indices)
+    """An element as the area of the other side's extents, aligned from the last dimension. Those
+    of 1 count, A[i, j] for a tile of (8, 1) being a column, unless there are too many dimensions.
+    """
+    rank = len(area.indices)
+    shape = other.extents or (1,)
     if len(shape) > rank:
         shape = other.shape or (1,)
     if len(shape) > rank:
@@ -166,7 +169,8 @@ def copy(
 
     Args:
         src, dst: a buffer, a region `A[i : i + 64, k]`, or an element `A[i, j]` as the start
-            address, the other side giving the extents. Dimensions of extent 1 are skipped.
+            address, the other side giving the extents. Dimensions of extent 1 are skipped where the
+            two sides, or the start address and the extents, have not as many.
         coalesced_width, disable_tma, eviction_policy, prefer_instruction: hints on how it is done;
             they change no result, and tilec decides by itself.
 
