@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, fields, replace
@@ -33,6 +33,11 @@ class Config:
 
 VARIABLES = tuple("TILEC_" + f.name.upper() for f in fields(Config))
 
+_ENVIRONMENT: Mapping[bytes, bytes] | None = (
+    getattr(os.environ, "_data", None) if os.name == "posix" else None
+)
+"""What os.environ keeps, ten times faster to ask than itself, which decodes; None where unknown."""
+
 _override: ContextVar[Config | None] = ContextVar("tilec_config", default=None)
 
 
@@ -58,9 +63,13 @@ def from_environment() -> Config:
     return replace(Config(), **values)  # type: ignore[arg-type]
 
 
-def device_variables() -> tuple[str | None, str | None]:
-    """TILEC_DEVICE and TILEC_TARGET as they stand: all that the path of every call asks for."""
-    return os.environ.get("TILEC_DEVICE"), os.environ.get("TILEC_TARGET")
+def device_variables() -> tuple[object, object]:
+    """TILEC_DEVICE and TILEC_TARGET as they stand, to compare with how they stood: all that the
+    path of every call asks for.
+    """
+    if _ENVIRONMENT is None:
+        return os.environ.get("TILEC_DEVICE"), os.environ.get("TILEC_TARGET")
+    return _ENVIRONMENT.get(b"TILEC_DEVICE"), _ENVIRONMENT.get(b"TILEC_TARGET")
 
 
 @contextmanager

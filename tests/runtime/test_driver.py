@@ -13,7 +13,7 @@ import pytest
 import tilec
 import tilec.language as T
 from tilec.errors import ArgumentError, TilecError
-from tilec.runtime import devices, driver
+from tilec.runtime import devices
 from tilec.target import find_target
 
 
@@ -37,8 +37,7 @@ def test_quick_calls_do_what_slow_calls_do() -> None:
         a, b = arrays(n)
         kernel(a, b)
         assert np.array_equal(b, a * 2)
-    memory = driver._memories[kernel]
-    assert len(memory.found) == 1  # symbolic extents: one program for all of them
+    assert len(kernel.remembered.found) == 1  # symbolic extents: one program for all of them
 
 
 def test_constants_and_devices_are_not_mixed_up() -> None:

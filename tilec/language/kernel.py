@@ -57,6 +57,7 @@ class Kernel:
         self._staged: Staged | None = None
         self._programs: dict[object, Program] = {}
         self._heads: dict[object, Mapping[str, TensorSpec]] = {}
+        self.remembered: Any = None  # what the driver knows of earlier calls
         functools.update_wrapper(self, function)
         self._signature = inspect.Signature(
             [
@@ -233,6 +234,7 @@ class Kernel:
         return _driver().lower(self, examples, target, constants)
 
 
+@functools.cache
 def _driver() -> Any:
     from ..runtime import driver
 

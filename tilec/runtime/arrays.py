@@ -6,6 +6,7 @@ by its own; every other array by `__cuda_array_interface__` or `__dlpack__`."""
 
 from __future__ import annotations
 
+import operator
 import sys
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
@@ -85,12 +86,13 @@ device."""
 
 @dataclass(frozen=True, slots=True)
 class Adapter:
-    """How to read the arrays of one library: `view` in full, `fingerprint` for the path of every
-    call."""
+    """How to read the arrays of one library: `view` in full; for the path of every call
+    `fingerprint`, and `place`, which is equal for arrays of one type on one device alone."""
 
     library: str
     view: Callable[[Any], ArrayView]
     fingerprint: Fingerprint
+    place: Callable[[Any], Hashable]
 
 
 def item_bytes(dtype: str) -> int:
@@ -153,17 +155,19 @@ def _protocol(value: object) -> str:
 def _find_adapter(array: object) -> Adapter:
     match _protocol(array):
         case "numpy":
-            return Adapter("numpy", _view_numpy, _fingerprint_numpy)
+            return Adapter("numpy", _view_numpy, _fingerprint_numpy, lambda array: _CPU)
         case "cupy":
-            return Adapter("cupy", _view_cupy, _fingerprint_cupy)
+            return Adapter(
+                "cupy", _view_cupy, _fingerprint_cupy, operator.attrgetter("data.device_id")
+            )
         case "torch":
-            return Adapter("torch", _view_torch, _fingerprint_torch)
+            return Adapter("torch", _view_torch, _fingerprint_torch, operator.attrgetter("device"))
         case "interface":
             library = type(array).__module__.partition(".")[0]
-            return Adapter(library, _view_interface, _fingerprint_view(_view_interface))
+            return _slow_adapter(library, _view_interface)
         case "dlpack":
             library = type(array).__module__.partition(".")[0].removesuffix("lib")
-            return Adapter(library, _view_exporter, _fingerprint_view(_view_exporter))
+            return _slow_adapter(library, _view_exporter)
     raise ArgumentError(
         "TLC0801",
         f"an array was expected, not {type(array).__name__}",
@@ -245,6 +249,11 @@ def _view_exporter(array: Any) -> ArrayView:
     )  # fmt: skip
 
 
+def _slow_adapter(library: str, view: Callable[[Any], ArrayView]) -> Adapter:
+    """The adapter of a library whose arrays are known by their views alone."""
+    return Adapter(library, view, _fingerprint_view(view), lambda array: view(array).device)
+
+
 def _fingerprint_view(view: Callable[[Any], ArrayView]) -> Fingerprint:
     def fingerprint(array: Any) -> tuple[int, Hashable]:
         seen = view(array)
@@ -258,7 +267,7 @@ def _same(view: ArrayView) -> ArrayView:
     return view
 
 
-ADAPTERS[ArrayView] = Adapter("view", _same, _fingerprint_view(_same))
+ADAPTERS[ArrayView] = _slow_adapter("view", _same)
 
 
 def contiguous_strides(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:

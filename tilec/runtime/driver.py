@@ -10,7 +10,6 @@ from collections.abc import Hashable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from .. import config
 from ..errors import ArgumentError
@@ -19,7 +18,7 @@ from ..language.kernel import Kernel
 from ..language.spec import ArraySpec
 from ..parser import python as _frontend  # installs itself as the language's frontend
 from ..target import Target, find_target
-from .arrays import is_array, view_array
+from .arrays import ADAPTERS, adapter_of, is_array
 from .compiled import CompiledKernel
 from .devices import Device, device, override, select_device, stated_target
 
@@ -28,18 +27,17 @@ __all__ = ["call", "compile", "compile_program", "device", "lower"]
 _FRONTEND = _frontend
 _compiled: dict[tuple[int, str], tuple[Program, CompiledKernel]] = {}
 _MAX_COMPILED = 4096
-_memories: WeakKeyDictionary[Kernel, _Memory] = WeakKeyDictionary()
 
 
 def call(kernel: Kernel, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     """Runs a kernel. Beside its own parameters a call takes `stream`, `device` (a name), `target`
     (a name) and `check` (what TILEC_CHECK says, for this call).
     """
-    memory = _memory(kernel)
+    memory: _Memory = kernel.remembered or _memory(kernel)
     key = memory.key(args, kwargs)
-    if key in memory.found:
-        chosen, compiled = memory.found[key]
-        return compiled.run_on(chosen, args, kwargs.get("stream"))
+    found = memory.found.get(key) if key is not None else None
+    if found is not None:
+        return found[1].run_on(found[0], args, kwargs.get("stream") if kwargs else None)
     given = dict(kwargs)
     stream, where = given.pop("stream", None), given.pop("device", None)
     target, check = given.pop("target", None), given.pop("check", None)
@@ -71,24 +69,29 @@ class _Memory:
 
     def key(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Hashable:
         """What the outcome of the call depends on; None for a call that is not remembered."""
-        if len(args) != self.runtime or not kwargs.keys() <= {"stream"} or config.scoped():
+        if len(args) != self.runtime or (kwargs and kwargs.keys() != _STREAM_ONLY):
             return None
-        if not is_array(args[0]):
+        if config.scoped():
             return None
+        kind = type(args[0])
+        adapter = ADAPTERS.get(kind)
+        if adapter is None:
+            if not is_array(args[0]):
+                return None
+            adapter = adapter_of(args[0])
         shapes = tuple(getattr(a, "shape", None) for a in args) if self.by_shape else None
-        place = view_array(args[0]).device
-        return (override(), *config.device_variables(), place, shapes)
+        return (override(), *config.device_variables(), kind, adapter.place(args[0]), shapes)
+
+
+_STREAM_ONLY = {"stream"}
 
 
 def _memory(kernel: Kernel) -> _Memory:
-    memory = _memories.get(kernel)
-    if memory is None:
-        kinds = [p.kind != "constant" for p in kernel.parameters]
-        runtime = sum(kinds)
-        first = runtime if runtime and all(kinds[:runtime]) else -1
-        memory = _Memory(first, kernel.heuristic is not None or kernel.has_const_dims)
-        _memories[kernel] = memory
-    return memory
+    kinds = [p.kind != "constant" for p in kernel.parameters]
+    runtime = sum(kinds)
+    first = runtime if runtime and all(kinds[:runtime]) else -1
+    kernel.remembered = _Memory(first, kernel.heuristic is not None or kernel.has_const_dims)
+    return kernel.remembered  # type: ignore[no-any-return]
 
 
 def compile(

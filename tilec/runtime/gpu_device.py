@@ -55,7 +55,10 @@ class GpuDevice:
         """Runs a program on its arguments: in place for arrays on the GPU; NumPy arrays are copied
         there, and those that the program writes back, before this returns."""
         loaded = compiled.loaded()
-        if not any(isinstance(array, np.ndarray) for array in arrays):
+        for array in arrays:
+            if isinstance(array, np.ndarray):
+                break
+        else:  # the path of every call
             return loaded(*arrays, stream=stream)
         bind_arguments(loaded.manifest, arrays)
         cupy = _import_cupy(self.kind)

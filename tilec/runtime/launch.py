@@ -65,7 +65,7 @@ class Loaded:
         if plan is None:
             plan = self._remember(key, self._plan(arguments, handle))
         number = plan.current_stream() if handle is None else handle
-        made = self._make_outputs(plan, pointers, handle) if plan.outputs else []
+        made = self._make_outputs(plan, pointers, handle) if plan.outputs else None
         for space in plan.workspaces:
             pointers[space.place] = self._workspace(plan, space, number)
         if plan.waits:
@@ -74,7 +74,7 @@ class Loaded:
             for call in plan.calls:
                 call.patch(pointers, scalars, _TENSOR_MAPS, self.driver)
             run_calls(self.driver, plan, number)
-        return as_result(made)
+        return as_result(made) if made else None
 
     def prepare(self, *arguments: object) -> PreparedLaunch:
         """A call with everything computed, for these arrays and scalars. Outputs and workspaces are
@@ -100,15 +100,17 @@ class Loaded:
         """Addresses, scalars, and the key of the plan. This is on the path of every call."""
         if len(arguments) != len(self._inputs):
             self._refuse(arguments)
-        program = self.manifest.program
         pointers = [0] * self._pointers
         scalars: list[Number] = []
         key: list[Hashable] = []
-        for (param, place), argument in zip(self._inputs, arguments, strict=True):
+        at = 0
+        for argument in arguments:
+            param, place = self._inputs[at]
+            at += 1
             if place < 0:
                 assert isinstance(param, ScalarParam)
                 try:
-                    number = check_scalar(program, param, argument)
+                    number = check_scalar(self.manifest.program, param, argument)
                 except ArgumentError:
                     self._refuse(arguments)
                 scalars.append(number)
@@ -214,18 +216,25 @@ def load(
 
 def run_calls(driver: GpuDriver, plan: Plan, stream: int) -> None:
     """The launches of a plan, in order. Raises ExecutionError for a status that is not success."""
-    handle = ctypes.c_void_p(stream)
-    several = driver.count > 1
-    previous = driver.enter(plan.device.index) if several else None
-    try:
-        for call in plan.calls:
-            status = call.launch(handle)
-            if status and driver.is_context_error(status):
-                # A thread that has not used the device yet: launches need it to be the current one.
-                driver.enter(plan.device.index)
-                status = call.launch(handle)
-            if status:
-                raise driver.failure(status, f"launching {call.spec.symbol} of {plan.program}")
-    finally:
-        if several:
+    handle = plan.handle
+    if handle.value != (stream or None):
+        handle = plan.handle = ctypes.c_void_p(stream)  # a new one: another thread may use the old
+    if driver.count > 1:
+        previous = driver.enter(plan.device.index)
+        try:
+            _launch(driver, plan, handle)
+        finally:
             driver.leave(previous)
+    else:
+        _launch(driver, plan, handle)
+
+
+def _launch(driver: GpuDriver, plan: Plan, handle: ctypes.c_void_p) -> None:
+    for call in plan.calls:
+        status = call.launch(handle)
+        if status and driver.is_context_error(status):
+            # A thread that has not used the device yet: launches need it to be the current one.
+            driver.enter(plan.device.index)
+            status = call.launch(handle)
+        if status:
+            raise driver.failure(status, f"launching {call.spec.symbol} of {plan.program}")

@@ -5,6 +5,7 @@ alignment."""
 
 from __future__ import annotations
 
+import ctypes
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -60,6 +61,7 @@ class Plan:
     current_stream: Callable[[], int]
     waits: bool
     lock: threading.Lock = field(default_factory=threading.Lock)
+    handle: ctypes.c_void_p = field(default_factory=ctypes.c_void_p)  # the last call's stream
 
 
 def places_of(manifest: Manifest) -> dict[str, int]:
