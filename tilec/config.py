@@ -24,6 +24,7 @@ class Config:
     )
     device: str = ""  # "" : the arrays decide
     dump: str = ""  # a folder: numbered IR, diffs, source, compiler's log
+    plugins: bool = True  # 0: packages that extend tilec are not loaded
     target: str = ""  # "" : the device's
     cxx: str = ""  # the host compiler of the emulator; "" : $CXX, g++, clang++, zig
 

@@ -93,6 +93,12 @@ TARGETS: dict[str, Target] = {
 }  # fmt: skip
 
 
+def register_target(target: Target) -> None:
+    """Makes a target known by its name. Raises TargetUnsupported where another has it."""
+    if TARGETS.setdefault(target.name, target) != target:
+        raise TargetUnsupported("TLC0502", f"there is another target {target.name!r}")
+
+
 def find_target(name: str | Target) -> Target:
     """The target called `name` ("cuda:sm_90a"). Raises TargetUnsupported with the list of names."""
     if isinstance(name, Target):

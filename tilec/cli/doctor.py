@@ -16,6 +16,7 @@ from ..runtime.build import user_cache
 from ..runtime.compilers import find_compilers
 from ..runtime.devices import driver_of, select_device, target_for_capability
 from ..runtime.emulator import find_host_compiler
+from ..runtime.plugins import load_plugins
 from ..target import TARGETS
 from ..version import __version__
 from .output import Output, output
@@ -42,6 +43,7 @@ class Tool:
 @click.command("doctor")
 def command() -> int:
     """Print what is installed here: compilers, GPUs, packages, cache; and what to install."""
+    plugins = _plugins()  # first: they bring targets
     packages = _packages()
     tools = _tools()
     drivers = [_driver(kind) for kind in ("cuda", "hip")]
@@ -55,6 +57,7 @@ def command() -> int:
         "compilers": [asdict(tool) for tool in tools],
         "drivers": drivers,
         "device": {"name": chosen.name, "why": chosen.why, "target": chosen.target.name},
+        "plugins": plugins,
         "targets": sorted(TARGETS),
         "cache": {
             "path": str(cache.directory) if cache else "",
@@ -76,6 +79,14 @@ def _packages() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
+
+
+def _plugins() -> list[str]:
+    """The names of loaded plugins, or why they do not load."""
+    try:
+        return list(load_plugins())
+    except TilecError as broken:
+        return [broken.message]
 
 
 def _tools() -> list[Tool]:
@@ -155,6 +166,8 @@ def _print(out: Output, data: dict[str, Any]) -> None:
             )
     device = data["device"]
     out.say(f"device     {device['name']}, because {device['why']}")
+    if data["plugins"]:
+        out.say(f"plugins    {', '.join(data['plugins'])}")
     out.say(f"targets    {', '.join(data['targets'])}")
     cache = data["cache"]
     out.say(f"cache      {cache['path']}{': ' if cache['problem'] else ''}{cache['problem']}")

@@ -11,8 +11,9 @@ from ..ir.print import print_program
 from ..ir.verify import verify
 from ..parser.text import parse_program
 from ..passes.context import Facts, PassContext
-from ..passes.pipeline import PIPELINE, find_passes, run_pipeline
+from ..passes.pipeline import find_passes, pipeline_of, run_pipeline
 from ..runtime.lowering import standard_registry
+from ..runtime.plugins import load_plugins
 from ..target import find_target
 from .output import output
 
@@ -31,10 +32,12 @@ from .output import output
 )
 def command(file: TextIO, passes: str, target: str, general: bool, dump: Path | None) -> int:
     """Run passes over the IR in FILE (- for standard input) and print the result."""
+    load_plugins()
     registry = standard_registry()
     program = parse_program(file.read(), registry, getattr(file, "name", "<text>"))
     verify(program, registry)
-    chosen = PIPELINE if passes == "all" else find_passes([n for n in passes.split(",") if n])
+    whole = pipeline_of(registry)
+    chosen = whole if passes == "all" else find_passes([n for n in passes.split(",") if n], whole)
     context = PassContext(
         find_target(target),
         registry,

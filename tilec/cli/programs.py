@@ -19,6 +19,7 @@ from ..errors import LanguageError, Loc, TilecError
 from ..ir.core import Program, Value
 from ..ir.types import MemoryType, ScalarType
 from ..language.kernel import Kernel
+from ..runtime.plugins import load_plugins
 
 DEFAULT_EXTENT = 256  # of a symbol that -D does not give
 
@@ -53,7 +54,10 @@ class Source:
 
 
 def load_file(path: Path) -> Source:
-    """Executes a user's file. Raises LanguageError, at the line of the file, for what it raises."""
+    """Executes a user's file, plugins being loaded before. Raises LanguageError, at the line of the
+    file, for what it raises.
+    """
+    load_plugins()
     # a name that no other file has: two files called gemm.py, or one called json.py, are no matter
     name = f"{path.stem} at {path.resolve()}"
     spec = importlib.util.spec_from_file_location(name, path)

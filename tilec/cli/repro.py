@@ -16,9 +16,10 @@ from ..ir.core import Program
 from ..ir.print import print_program
 from ..parser.text import parse_program
 from ..passes.context import Facts, PassContext
-from ..passes.pipeline import find_passes, run_pipeline
+from ..passes.pipeline import find_passes, pipeline_of, run_pipeline
 from ..passes.reproducer import ABOUT, EMISSION, TEXT
 from ..runtime.lowering import lower_program, standard_registry
+from ..runtime.plugins import load_plugins
 from ..target import find_target
 from ..version import __version__
 from .output import output
@@ -48,6 +49,7 @@ def command(what: Path, folder: Path, target: str, defines: tuple[str, ...]) -> 
 
 def _replay(folder: Path) -> int:
     """Runs the step that failed. The same failure is raised again; no failure is status 0."""
+    load_plugins()
     try:
         about = json.loads((folder / ABOUT).read_text())
         step, target = str(about["pass"]), find_target(str(about["target"]))
@@ -64,7 +66,7 @@ def _replay(folder: Path) -> int:
     if step == EMISSION:
         emit_program(program, target, registry)
     else:
-        run_pipeline(program, context, find_passes([step]))
+        run_pipeline(program, context, find_passes([step], pipeline_of(registry)))
     output().say(f"{step} on {folder / TEXT} does not fail (tilec {__version__})")
     output().result({"pass": step, "target": target.name, "fails": False})
     return 0
@@ -72,6 +74,7 @@ def _replay(folder: Path) -> int:
 
 def _pack(path: Path, folder: Path, target_name: str, defines: tuple[str, ...]) -> int:
     """Packs as far as the file goes: an error ends up in the folder, and is then raised."""
+    load_plugins()
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(path, folder / path.name)
     target = find_target(target_name)

@@ -21,6 +21,7 @@ class Registry:
     def __init__(self, ops: Iterable[type[Op]] = ()) -> None:
         self._ops: dict[str, type[Op]] = {}
         self._tables: dict[str, dict[type[Op], Any]] = {}
+        self._passes: list[tuple[str, str, Any]] = []
         for op in ops:
             self.register(op)
 
@@ -52,8 +53,20 @@ class Registry:
                 return entries[cls]
         return None
 
+    def insert_pass(self, where: str, anchor: str, pass_: Any) -> None:
+        """A pass from outside: "before" the first or "after" the last pass called `anchor`. The
+        pipeline checks the name.
+        """
+        self._passes.append((where, anchor, pass_))
+
+    @property
+    def passes(self) -> tuple[tuple[str, str, Any], ...]:
+        """Passes from outside, in the order in which they were inserted: where, anchor, pass."""
+        return tuple(self._passes)
+
     def copy(self) -> Registry:
         """An independent registry with the same ops and entries, to extend."""
         other = Registry(self._ops.values())
+        other._passes = list(self._passes)
         other._tables = {name: dict(entries) for name, entries in self._tables.items()}
         return other

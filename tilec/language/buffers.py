@@ -13,7 +13,7 @@ from ..ir.dtypes import DType, i32, i64
 from ..ir.ops.arith import element_dtype
 from ..ir.ops.memory import Load, Store, memory_type
 from ..ir.types import MemoryType, Space
-from .dtypes import ElementType
+from .dtypes import ElementType, StoredType
 from .operand import Expr, Operand, convert, is_number, number_value, plain, value_of
 from .trace import Region, Trace, current, refuse
 
@@ -21,12 +21,15 @@ from .trace import Region, Trace, current, refuse
 class Buffer:
     """A handle of memory: a tensor parameter, or what T.alloc_* gave."""
 
-    __slots__ = ("name", "region", "value")
+    __slots__ = ("elements", "name", "region", "value")
 
-    def __init__(self, value: Value, region: Region, name: str = "") -> None:
+    def __init__(
+        self, value: Value, region: Region, name: str = "", elements: DType | None = None
+    ) -> None:
         self.value = value
         self.region = region
         self.name = name
+        self.elements = elements or self.type.dtype  # a StoredType, or what memory holds
 
     @property
     def type(self) -> MemoryType:
@@ -35,7 +38,7 @@ class Buffer:
     @property
     def dtype(self) -> ElementType:
         """The element type."""
-        return ElementType(self.type.dtype)
+        return ElementType(self.elements)
 
     @property
     def shape(self) -> tuple[Any, ...]:
@@ -66,8 +69,17 @@ class Buffer:
         """The memory space: global, shared, local or fragment."""
         return self.type.space.value
 
-    def handle(self) -> Value:
-        """The IR value. Raises LanguageError once the region that allocated it has ended."""
+    def handle(self, bits: bool = False) -> Value:
+        """The IR value. Raises LanguageError once the region that allocated it has ended, and,
+        unless the caller means the `bits` of elements, for a dtype that is stored in another.
+        """
+        if isinstance(self.elements, StoredType) and not bits:
+            raise refuse(
+                "TLC0139",
+                f"{self.label} holds {self.elements}, stored as {self.elements.storage}: this would "
+                "take the bits for values",
+                hint="read and write its elements in T.Parallel, or T.copy it to the same dtype",
+            )
         if not self.region.open:
             raise refuse(
                 "TLC0107",
@@ -130,10 +142,12 @@ class Element(Operand):
         self.loaded: Expr | None = None
         self.refusal = element_refusal(trace, buffer)
         if self.refusal is None:
-            memory = buffer.handle()
+            memory = buffer.handle(bits=True)
             load = Load(memory, self.indices, safe_value=trace.safe_value(memory))
             op = trace.builder.emit(load)
             self.loaded = Expr(op.result, trace.region)
+            if isinstance(buffer.elements, StoredType):
+                self.loaded = buffer.elements.decode(self.loaded)
 
     def _value(self) -> Value:
         if self.loaded is None:
@@ -213,12 +227,14 @@ def store(trace: Trace, buffer: Buffer, indices: tuple[Value, ...], value: Any) 
     refusal = element_refusal(trace, buffer)
     if refusal is not None:
         raise refusal
-    stored = stored_value(value, buffer.type.dtype)
-    trace.builder.emit(Store(stored, buffer.handle(), indices))
+    stored = stored_value(value, buffer.elements)
+    trace.builder.emit(Store(stored, buffer.handle(bits=True), indices))
 
 
 def stored_value(value: Any, dtype: DType) -> Value:
     """A value as an element of the dtype: numbers must fit, values are cast."""
+    if isinstance(dtype, StoredType):
+        return stored_value(dtype.encode(value), dtype.storage)
     if is_number(value):
         return number_value(plain(value), dtype)
     return convert(value_of(value), dtype)

@@ -12,7 +12,7 @@ from ..ir.ops.control import Define, Launch, Return
 from ..ir.ops.memory import Alloc
 from ..ir.types import Dim, MemoryType, ScalarType, Space
 from .buffers import Buffer
-from .dtypes import ElementType
+from .dtypes import ElementType, storage_of
 from .global_memory import finish, returned
 from .operand import Expr
 from .parameters import Parameter
@@ -53,7 +53,7 @@ class _Parameters:
         type_ = _memory_type(annotation)
         self.trace.declare(type_)
         value = self.values[name] = Value(type_, name)
-        return Buffer(value, self.trace.regions[0], name)
+        return Buffer(value, self.trace.regions[0], name, annotation.dtype)
 
     def annotate(self, name: str, annotation: Any) -> Any:
         """A parameter that a statement of the body annotates."""
@@ -88,7 +88,8 @@ class _Parameters:
 
 def _memory_type(spec: TensorSpec) -> MemoryType:
     strides = None if spec.strides is None else tuple(map(_dim, spec.strides))
-    return MemoryType(spec.dtype, tuple(map(_dim, spec.shape)), Space.GLOBAL, strides=strides)
+    shape = tuple(map(_dim, spec.shape))
+    return MemoryType(storage_of(spec.dtype), shape, Space.GLOBAL, strides=strides)
 
 
 def _dim(dim: DimSpec) -> Dim:

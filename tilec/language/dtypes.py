@@ -2,9 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from ..ir.dtypes import DTYPES, DType, find_dtype, long_name
+
+
+@dataclass(frozen=True, eq=False)
+class StoredType(DType):
+    """An element type from outside of tilec: memory holds it in the bits of `storage`.
+
+    `decode` makes the value of an element from its bits, `encode` the bits from a value; both take
+    and give scalars of the kernel, and are traced where an element is read or written. IR knows
+    only the storage.
+    """
+
+    storage: DType
+    decode: Callable[[Any], Any]
+    encode: Callable[[Any], Any]
+
+
+def storage_of(dtype: DType) -> DType:
+    """What memory of a dtype holds."""
+    return dtype.storage if isinstance(dtype, StoredType) else dtype
 
 
 class ElementType:
@@ -25,9 +46,12 @@ class ElementType:
         return self.ir.bytes
 
     def __call__(self, value: Any) -> Any:
-        """`value`, a scalar of the kernel or a number, converted to this type."""
+        """`value`, a scalar of the kernel or a number, converted to this type; to a StoredType:
+        rounded as one that is stored and read again."""
         from .arithmetic import cast
 
+        if isinstance(self.ir, StoredType):
+            return self.ir.decode(self.ir.encode(value))
         return cast(value, self)
 
     def __str__(self) -> str:

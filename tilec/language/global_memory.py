@@ -14,7 +14,7 @@ from ..ir.ops.control import Define, Return, Symbol
 from ..ir.ops.memory import Alloc
 from ..ir.types import Dim, MemoryType, Space
 from .buffers import Buffer
-from .dtypes import ElementType, element_type
+from .dtypes import ElementType, element_type, storage_of
 from .operand import Operand, value_of
 from .tensors import ConstDim, Dynamic
 from .trace import Trace, current, refuse
@@ -105,10 +105,11 @@ def _allocate(what: str, shape: Any, dtype: object) -> Buffer:
         dims = tuple(_extent(trace, what, dim) for dim in ((shape,) if single else tuple(shape)))
         if not dims:
             raise LanguageError("TLC0129", f"{what} without an extent")
-        op = Alloc(type=MemoryType(element_type(dtype), dims, Space.GLOBAL))
+        elements = element_type(dtype)
+        op = Alloc(type=MemoryType(storage_of(elements), dims, Space.GLOBAL))
         trace.builder.emit_outside(op)
         trace.allocated.append(op.result)
-        return Buffer(op.result, trace.regions[0])
+        return Buffer(op.result, trace.regions[0], elements=elements)
 
 
 def _extent(trace: Trace, what: str, dim: Any) -> Dim:

@@ -12,7 +12,7 @@ from ..ir.layout import SharedLayout
 from ..ir.ops.memory import Alloc
 from ..ir.types import MemoryType, Space
 from .buffers import Buffer, Variable
-from .dtypes import element_type
+from .dtypes import element_type, storage_of
 from .operand import is_number, number_value, plain
 from .trace import current, refuse
 
@@ -40,8 +40,10 @@ def _allocate(what: str, space: Space, shape: Any, dtype: object) -> Buffer:
     else:
         trace.need_launch(what)
     with trace.here():
-        type_ = MemoryType(element_type(dtype), _shape(what, shape), space)
-        return Buffer(trace.builder.emit(Alloc(type=type_)).result, trace.region)
+        elements = element_type(dtype)
+        type_ = MemoryType(storage_of(elements), _shape(what, shape), space)
+        memory = trace.builder.emit(Alloc(type=type_)).result
+        return Buffer(memory, trace.region, elements=elements)
 
 
 def _scope(what: str, scope: str, accepted: tuple[str, ...]) -> None:

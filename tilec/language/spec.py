@@ -7,7 +7,7 @@ from typing import Any
 
 from ..errors import ArgumentError
 from ..ir.dtypes import DType
-from .dtypes import element_type
+from .dtypes import element_type, storage_of
 
 
 @dataclass(frozen=True)
@@ -33,4 +33,4 @@ def spec(shape: Any, dtype: object, align: int = 16) -> ArraySpec:
     dims = (shape,) if isinstance(shape, int) else tuple(int(n) for n in shape)
     if any(n < 0 for n in dims) or align < 1 or align & (align - 1):
         raise ArgumentError("TLC0304", f"spec({shape!r}, {dtype!r}, align={align}) is no array")
-    return ArraySpec(dims, element_type(dtype), align)
+    return ArraySpec(dims, storage_of(element_type(dtype)), align)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
 
@@ -30,10 +30,11 @@ class Area:
     buffer: Buffer
     indices: tuple[Value, ...]
     extents: tuple[int, ...] | None
+    bits: bool = False  # the bits of elements are moved, whatever they mean
 
     @property
     def memory(self) -> Value:
-        return self.buffer.handle()
+        return self.buffer.handle(bits=self.bits)
 
     @property
     def kept(self) -> tuple[int, ...]:
@@ -183,6 +184,8 @@ def copy(
     trace.need_launch("T.copy")
     with trace.here():
         source, target = paired_areas(trace, "T.copy", src, dst)
+        if source.buffer.elements == target.buffer.elements:
+            source, target = replace(source, bits=True), replace(target, bits=True)
         if Space.LOCAL in (source.buffer.type.space, target.buffer.type.space):
             _copy_by_thread(trace, source, target)
             return
@@ -297,7 +300,8 @@ def fill(buffer: Any, value: Any) -> None:
     trace.need_launch("T.fill")
     with trace.here():
         area = _area(trace, "T.fill", buffer)
-        stored = stored_value(value, area.buffer.type.dtype)
+        stored = stored_value(value, area.buffer.elements)
+        area = replace(area, bits=True)
         if area.extents is None:
             raise LanguageError(
                 "TLC0117", "T.fill of one element", hint="assign it: A[i, j] = value"

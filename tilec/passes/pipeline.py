@@ -11,6 +11,7 @@ from pathlib import Path
 from ..errors import IRError, TilecError
 from ..ir.core import Program
 from ..ir.print import print_program
+from ..ir.registry import Registry
 from ..ir.verify import verify
 from .assign_roles import assign_roles
 from .canonicalize import canonicalize
@@ -86,7 +87,7 @@ Observer = Callable[[str, Program, Program], None]
 def run_pipeline(
     program: Program,
     context: PassContext,
-    passes: Sequence[Pass] = PIPELINE,
+    passes: Sequence[Pass] | None = None,
     *,
     after: str = "",
     checked: bool = True,
@@ -94,14 +95,16 @@ def run_pipeline(
     observers: Sequence[Observer] = (),
     run: Run | None = None,
 ) -> Program:
-    """Runs `passes` in order; with `after`, up to and including the last pass of that name.
+    """Runs `passes` (by default the whole pipeline) in order; with `after`, up to and including the
+    last pass of that name.
 
     `checked` verifies between passes. `dump` receives numbered IR, diffs and times. An error that
     is not a TilecError becomes an InternalError that names the pass and a folder with a reproducer:
     `dump`, or a new one.
     """
     run = run or Run()
-    chosen = list(_until(passes, after))
+    whole = pipeline_of(context.registry)
+    chosen = list(_until(whole if passes is None else passes, after, whole))
     if dump is not None:
         _write(dump, "00_input", program, None)
     for number, pass_ in enumerate(chosen, start=1):
@@ -119,9 +122,21 @@ def run_pipeline(
     return program
 
 
-def find_passes(names: Sequence[str]) -> tuple[Pass, ...]:
-    """Passes by name, for `tilec opt`. Raises IRError with the list of names."""
-    known = {p.__name__: p for p in PIPELINE}
+def pipeline_of(registry: Registry) -> tuple[Pass, ...]:
+    """The pipeline with the passes that the registry inserts. Raises IRError for an insertion at a
+    pass that there is not.
+    """
+    passes = list(PIPELINE)
+    for where, anchor, pass_ in registry.passes:
+        find_passes([anchor], passes)
+        places = [n for n, p in enumerate(passes) if p.__name__ == anchor]
+        passes.insert(places[0] if where == "before" else places[-1] + 1, pass_)
+    return tuple(passes)
+
+
+def find_passes(names: Sequence[str], pipeline: Sequence[Pass] = PIPELINE) -> tuple[Pass, ...]:
+    """Passes of a pipeline by name, for `tilec opt`. Raises IRError with the list of names."""
+    known = {p.__name__: p for p in pipeline}
     for name in names:
         if name not in known:
             raise IRError(
@@ -130,13 +145,13 @@ def find_passes(names: Sequence[str]) -> tuple[Pass, ...]:
     return tuple(known[name] for name in names)
 
 
-def _until(passes: Sequence[Pass], after: str) -> Iterator[Pass]:
+def _until(passes: Sequence[Pass], after: str, whole: Sequence[Pass]) -> Iterator[Pass]:
     if not after:
         yield from passes
         return
     last = max((n for n, p in enumerate(passes) if p.__name__ == after), default=None)
     if last is None:
-        find_passes([after])
+        find_passes([after], whole)
         raise IRError("TLC0214", f"pass {after!r} is not among those to run")
     yield from passes[: last + 1]
 

@@ -21,6 +21,7 @@ from ..target import Target, find_target
 from .arrays import ADAPTERS, adapter_of, is_array
 from .compiled import CompiledKernel
 from .devices import Device, device, override, select_device, stated_target
+from .plugins import load_plugins
 
 __all__ = ["call", "compile", "compile_program", "device", "lower"]
 
@@ -38,6 +39,7 @@ def call(kernel: Kernel, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     found = memory.found.get(key) if key is not None else None
     if found is not None:
         return found[1].run_on(found[0], args, kwargs.get("stream") if kwargs else None)
+    load_plugins()
     given = dict(kwargs)
     stream, where = given.pop("stream", None), given.pop("device", None)
     target, check = given.pop("target", None), given.pop("check", None)
@@ -111,6 +113,7 @@ def lower(
     kernel: Kernel, examples: Sequence[Any], target: Any, constants: Mapping[str, Any]
 ) -> CompiledKernel:
     """The kernel lowered to text: needs neither compiler nor GPU."""
+    load_plugins()
     aim = _target(target, examples)
     runtime, chosen = _specialise(kernel, examples, constants, aim)
     compiled = compile_program(_program(kernel, runtime, chosen), aim)
