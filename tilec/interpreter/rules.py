@@ -42,7 +42,7 @@ RULES: dict[type[Op], Rule] = {
     tile.ExtractTile: tiles.run_extract,
     tile.ConvertLayout: tiles.run_convert_layout,
     tile.Gemm: tiles.run_gemm,
-    reduce.Reduce: reductions.run_reduction,
+    reduce.Reduction: reductions.run_reduction,
     pipeline.Channel: channels.run_channel,
     pipeline.Put: channels.run_put,
     pipeline.Commit: channels.run_commit,

@@ -91,6 +91,8 @@ from .memory import (
 )
 from .places import locate
 from .reductions import (
+    cummax,
+    cumsum,
     reduce,
     reduce_absmax,
     reduce_abssum,
@@ -141,6 +143,8 @@ __all__ = [
     "const",
     "copy",
     "cos",
+    "cummax",
+    "cumsum",
     "dynamic",
     "empty",
     "exp",

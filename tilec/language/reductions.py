@@ -1,11 +1,11 @@
-"""Reductions of tiles along a dimension: `T.reduce_sum`, `T.reduce_max`, …"""
+"""Reductions and scans of tiles along a dimension: `T.reduce_sum`, `T.cumsum`, …"""
 
 from __future__ import annotations
 
 from typing import Any
 
 from ..errors import LanguageError
-from ..ir.ops.reduce import KINDS, Reduce, accumulation_dtype
+from ..ir.ops.reduce import KINDS, Reduce, Scan, accumulation_dtype
 from ..ir.types import Space
 from .buffers import Buffer
 from .trace import current
@@ -171,3 +171,48 @@ def reduce_bitor(buffer: Any, out: Any, dim: int = -1, clear: bool = True, batch
 def reduce_bitxor(buffer: Any, out: Any, dim: int = -1, clear: bool = True, batch: int = 1) -> None:
     """The bitwise exclusive or along `dim`; see `T.reduce`."""
     reduce(buffer, out, "bitxor", dim, clear, batch)
+
+
+def cumsum(src: Any, dst: Any = None, dim: int = 0, reverse: bool = False) -> None:
+    """Every element of `src` plus all before it along `dim`, or plus all after it (`reverse`).
+
+    Elements are added in the dtype of `dst` (in 32 bits where that is narrower). `src` and `dst`
+    are fragments or shared memory of one shape; without `dst` it is done in place.
+
+    Raises:
+        LanguageError: other memory, or shapes that differ.
+    """
+    _scan("T.cumsum", "sum", src, dst, dim, reverse)
+
+
+def cummax(src: Any, dst: Any = None, dim: int = 0, reverse: bool = False) -> None:
+    """The largest of every element of `src` and all before it along `dim`; see `T.cumsum`. A NaN
+    gives way to numbers.
+    """
+    _scan("T.cummax", "max", src, dst, dim, reverse)
+
+
+def _scan(what: str, kind: str, src: Any, dst: Any, dim: int, reverse: bool) -> None:
+    trace = current(what)
+    trace.need_launch(what)
+    trace.need_tile_level(what)
+    with trace.here():
+        dst = src if dst is None else dst
+        shape, result = extents(what, src), extents(what, dst)
+        axis = dimension(what, src, dim)
+        if shape != result:
+            raise LanguageError(
+                "TLC0133",
+                f"{what} of {src.label} {list(shape)} into {dst.label} {list(result)}",
+                hint="both have the same shape",
+            )
+        trace.builder.emit(
+            Scan(
+                src.handle(),
+                (dst.handle(),),
+                kind=kind,
+                dim=axis,
+                dtype=accumulation_dtype(dst.type.dtype),
+                reverse=bool(reverse),
+            )
+        )

@@ -31,7 +31,7 @@ from ..ir.ops.arith import Elementwise
 from ..ir.ops.control import For, If, Parallel, While
 from ..ir.ops.memory import Load, Store
 from ..ir.ops.pipeline import Pipeline, Receive, Send, Stage, Wait
-from ..ir.ops.reduce import Reduce
+from ..ir.ops.reduce import Reduce, Scan
 from ..ir.ops.tile import (
     ConvertLayout,
     ExtractTile,
@@ -78,6 +78,7 @@ def register_layout_rules(registry: Registry) -> None:
         ConvertLayout: _convert_layout,
         Gemm: _gemm,
         Reduce: _reduce,
+        Scan: _scan,
         Parallel: _parallel,
         For: _loop,
         Pipeline: _loop,
@@ -205,6 +206,11 @@ def _reduce(op: Reduce, group: Group) -> Iterator[Constraint]:
 
     yield use(op, 0, op.source)
     yield Derived(op.result, demand(op, 0), op.result_layout, inverse, why=why(op))
+
+
+def _scan(op: Scan, group: Group) -> Iterator[Constraint]:
+    yield use(op, 0, op.source)
+    yield Equal(demand(op, 0), op.result, why=why(op))
 
 
 # Values that are one over the edges of regions

@@ -23,7 +23,7 @@ from ..ir.ops.arith import Elementwise
 from ..ir.ops.control import For, If, Launch, Parallel, Role, Simt, ThreadId, While, Yield
 from ..ir.ops.memory import Alloc
 from ..ir.ops.pipeline import Wait
-from ..ir.ops.reduce import Reduce
+from ..ir.ops.reduce import Reduce, Scan
 from ..ir.ops.thread import Barrier, ConvertRegisters
 from ..ir.ops.tile import (
     ConvertLayout,
@@ -55,6 +55,7 @@ from .lower_mfma import lower_mfma
 from .lower_mma import lower_mma
 from .lower_nests import lower_parallel, lower_simt
 from .lower_reductions import lower_reduce
+from .lower_scans import lower_scan
 from .lower_tile_moves import lower_load_tile, lower_store_tile
 from .lower_wgmma import lower_wait, lower_wgmma
 from .ranges import Range
@@ -89,6 +90,7 @@ def register_lowerings(registry: Registry) -> None:
         Simt: lower_simt,
         Gemm: _lower_gemm,
         Reduce: lower_reduce,
+        Scan: lower_scan,
         Wait: lower_wait,
         ConvertLayout: lower_convert_layout,
     }

@@ -34,7 +34,7 @@ from ..ir.dtypes import i32
 from ..ir.ops.arith import Cast
 from ..ir.ops.control import For, If, Parallel, While, Yield
 from ..ir.ops.memory import Alloc, Load, Store, memory_type
-from ..ir.ops.reduce import Reduce, Reduction
+from ..ir.ops.reduce import Reduce, Reduction, Scan
 from ..ir.ops.tile import (
     Copy,
     ExtractTile,
@@ -366,6 +366,7 @@ _RULES: dict[type[Op], Callable[[Op, Tiles, list[Op]], None]] = {
     Gemm: _gemm,
     Copy: _copy,
     Reduce: _reduction,
+    Scan: _reduction,
     Parallel: _parallel,
     For: _for,
     While: _while,

@@ -28,7 +28,7 @@ from .conversion import Conversion, ShuffleStep, classify
 from .distributions import blocked, replicated
 from .fragments import MFMA_SHAPES, mfma, mma_m8n8, mma_m16n8, wgmma_a, wgmma_accumulator
 from .operands import TmaBoxes, WgmmaOperand, box_bytes, tma_boxes, wgmma_operand
-from .reduction import ReductionPlan, plan_reduction
+from .reduction import ReductionPlan, ScanStep, plan_reduction, plan_scan
 from .register import Digit, RegisterLayout
 from .shared import SharedLayout, choose_swizzle
 from .solver import FUEL, Solution, solve
@@ -54,6 +54,7 @@ __all__ = [
     "Option",
     "ReductionPlan",
     "RegisterLayout",
+    "ScanStep",
     "SharedLayout",
     "ShuffleStep",
     "Solution",
@@ -82,6 +83,7 @@ __all__ = [
     "mma_m16n8",
     "parse_layout",
     "plan_reduction",
+    "plan_scan",
     "replicated",
     "solve",
     "tma_boxes",

@@ -157,8 +157,33 @@ class Reduce(Reduction, name="reduce", level=Level.TILE):
         return found
 
 
+class Scan(Reduction, name="scan", level=Level.TILE):
+    """Every element joined with all before it along `dim`, or with all after it (`reverse`)."""
+
+    source: Value = operand()
+    destination: tuple[Value, ...] = operands()
+    kind: str = attribute()
+    dim: int = attribute()
+    dtype: DType = attribute()
+    reverse: bool = attribute(default=False)
+    propagate_nan: bool = attribute(default=False)
+
+    def result_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        return shape
+
+    def result_layout(self, layout: Any) -> RegisterLayout | None:
+        return layout if isinstance(layout, RegisterLayout) else None
+
+    def evaluate(self, *inputs: Any) -> Any:
+        with np.errstate(all="ignore"):
+            x = self.elements(inputs[0])
+            x = np.flip(x, self.dim) if self.reverse else x
+            found = self.ufunc.accumulate(x, axis=self.dim, dtype=x.dtype)
+        return np.flip(found, self.dim) if self.reverse else found
+
+
 def _is_memory(value: Value) -> bool:
     return isinstance(value.type, MemoryType)
 
 
-OPS: tuple[type[Op], ...] = (Reduce,)
+OPS: tuple[type[Op], ...] = (Reduce, Scan)
