@@ -270,3 +270,46 @@ def test_reducing_what_was_never_written() -> None:
     with pytest.raises(TilecError) as caught:
         InterpreterDevice("", "a test").run(compiled, (np.zeros(8, np.float32),))
     assert caught.value.code == "TLC0743" and "a reduce" in caught.value.message
+
+
+@tilec.kernel
+def scans(
+    X: T.Tensor(("M", 96), "float16"),
+    Y: T.Tensor(("M", 96), "float32"),
+    Z: T.Tensor(("M", 96), "int32"),
+    bm: int = 8,
+    reverse: bool = False,
+    space: str = "fragment",
+):
+    """Y: sums along the rows of each tile; Z: the largest down its columns, in place."""
+    with T.Kernel(T.ceildiv(X.shape[0], bm), threads=96) as bx:
+        alloc = T.alloc_fragment if space == "fragment" else T.alloc_shared
+        x = alloc((bm, 96), "float16")
+        y = alloc((bm, 96), "float32")
+        z = alloc((bm, 96), "int32")
+        T.copy(X[bx * bm, 0], x)
+        T.cumsum(x, y, dim=-1, reverse=reverse)
+        T.copy(y, Y[bx * bm, 0])
+        T.copy(x, z)
+        T.cummax(z, dim=0, reverse=reverse)
+        T.copy(z, Z[bx * bm, 0])
+
+
+@pytest.mark.parametrize("space", ["fragment", "shared"])
+@pytest.mark.parametrize("reverse", [False, True])
+def test_scans(reverse: bool, space: str) -> None:
+    m, bm = 21, 8
+    x = np.random.default_rng(0).integers(-20, 20, (m, 96)).astype(np.float16)
+    turn = (lambda a, axis: np.flip(a, axis)) if reverse else (lambda a, axis: a)
+    y = turn(np.cumsum(turn(x.astype(np.float64), 1), 1), 1)
+    padded = np.zeros((24, 96), np.int32)
+    padded[:m] = x
+    tiles = padded.reshape(3, bm, 96)
+    z = turn(np.maximum.accumulate(turn(tiles, 1), 1), 1).reshape(24, 96)[:m]
+    for target in TARGETS:
+        compiled = lower(scans, (), target, {"reverse": reverse, "space": space})
+        devices = [EmulatorDevice(target, "a test", *SCHEDULES[-1], seed=5)]
+        for device in (*devices, InterpreterDevice("", "a test")):
+            found = np.zeros((m, 96), np.float32), np.zeros((m, 96), np.int32)
+            device.run(compiled, (x, *found))
+            assert np.array_equal(found[0], y) and np.array_equal(found[1], z)

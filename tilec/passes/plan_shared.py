@@ -15,6 +15,7 @@ A life goes from the first to the last statement of the launch that touches the 
 loop or branch of it. Where roles run side by side, or engines (TMA, wgmma) touch memory at times
 that the order of statements does not tell, all buffers live throughout.
 
+Small buffers (those of reductions) share no place, which would cost a barrier, while there is room.
 A buffer goes to the first place that is free, in order of declaration: swizzled ones (all of 1024
 bytes or more) first, aligned to the period of the widest swizzle, 1024 bytes; small ones to 16.
 """
@@ -36,6 +37,7 @@ from .dependence import is_shared
 
 LARGE, SMALL = 1024, 16  # alignments in bytes
 SWIZZLED = 256  # bytes from which a buffer may be swizzled
+NOT_SHARED = 1024  # bytes that are not worth a barrier, while there is room
 
 
 def plan_shared(program: Program, context: PassContext) -> Program:
@@ -66,12 +68,11 @@ class _Place:
 def _launch(launch: Launch, context: PassContext) -> Launch:
     buffers = [op for op in walk(launch.body) if isinstance(op, Alloc) and is_shared(op.result)]
     lives = _lives(launch.body)
-    places: dict[Alloc, _Place] = {}
     always = (0, len(launch.body.ops), False)
-    for op in sorted(buffers, key=lambda b: _size(b) < SWIZZLED):
-        life = lives.get(op.result, always)
-        places[op] = _first_free(op, life, tuple(places.values()))
-    end = max((place.end for place in places.values()), default=0)
+    apart = {op.result: always for op in buffers if _size(op) <= NOT_SHARED}
+    places, end = _placed(buffers, {**lives, **apart}, always)
+    if end > context.target.shared_bytes:
+        places, end = _placed(buffers, lives, always)
     if end > context.target.shared_bytes:
         raise OutOfResources(
             "TLC0510",
@@ -82,6 +83,19 @@ def _launch(launch: Launch, context: PassContext) -> Launch:
         )
     body = _with_turns(launch.body, tuple(places.values()))
     return launch.replace(body=_with_offsets(body, places), shared_bytes=end)  # type: ignore[return-value]
+
+
+def _placed(
+    buffers: Sequence[Alloc],
+    lives: Mapping[Value, tuple[int, int, bool]],
+    always: tuple[int, int, bool],
+) -> tuple[dict[Alloc, _Place], int]:
+    """A place for every buffer, and where the last one ends."""
+    places: dict[Alloc, _Place] = {}
+    for op in sorted(buffers, key=lambda b: _size(b) < SWIZZLED):
+        life = lives.get(op.result, always)
+        places[op] = _first_free(op, life, tuple(places.values()))
+    return places, max((place.end for place in places.values()), default=0)
 
 
 def _first_free(op: Alloc, life: tuple[int, int, bool], placed: Sequence[_Place]) -> _Place:

@@ -123,9 +123,6 @@ class VectorAccess:
         false, the safe value.
         """
         width = self.width(memory, indices, run)
-        if safe_value != 0:
-            outside = guard(self.b, memory, indices, _spans(indices, run))
-            width = width if predicate is None and outside is None else 1
         self._runs(
             memory,
             indices,
@@ -133,7 +130,7 @@ class VectorAccess:
             width,
             predicate,
             lambda at, step, p: self._load(
-                registers, self.b.add(offset, step), memory, at, width, p
+                registers, self.b.add(offset, step), memory, at, width, p, safe_value
             ),
             lambda at, step, p: self._load_element(
                 registers, self.b.add(offset, step), memory, at, p, safe_value
@@ -231,15 +228,17 @@ class VectorAccess:
         at: tuple[Value, ...],
         width: int,
         p: Value | None,
+        safe: float,
     ) -> None:
         b, buffer = self.b, self._buffer(memory)
-        if buffer is not None:
+        if p is not None and (safe != 0 or memory_type(memory).space is Space.SHARED):
+            # Predicated accesses give zeros, and those of shared memory have no predicate.
+            value = b.const(safe, memory_type(memory).dtype)
+            b.emit(FillRegisters(registers, offset, value, count=width))
+            with b.when(p):
+                self._load(registers, offset, memory, at, width, None, 0)
+        elif buffer is not None:
             b.emit(BufferLoad(registers, offset, buffer, at, _bool(p), count=width))
-        elif p is not None and memory_type(memory).space is Space.SHARED:
-            zero = b.const(0, memory_type(memory).dtype)
-            b.emit(FillRegisters(registers, offset, zero, count=width))
-            with b.when(p):  # shared accesses have no predicate of their own
-                b.emit(VectorLoad(registers, offset, memory, at, (), count=width))
         else:
             b.emit(VectorLoad(registers, offset, memory, at, predicate_of(p), count=width))
 
