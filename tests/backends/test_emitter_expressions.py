@@ -34,7 +34,7 @@ from tilec.ir.dtypes import (
     u32,
     u64,
 )
-from tilec.ir.ops import arith, builtin_registry
+from tilec.ir.ops import arith, builtin_registry, functions
 from tilec.ir.ops.control import ThreadId
 from tilec.runtime.emulator import build, run
 from tilec.target import find_target
@@ -280,10 +280,10 @@ def test_narrow_integers_wrap_where_they_can_overflow() -> None:
 
 
 def test_what_only_f32_has_goes_through_it() -> None:
-    assert show(arith.Exp2(scalar(f32)), _A) == "exp2(a)"
-    assert show(arith.Exp2(scalar(f16)), _A) == "convert<f16>(exp2(convert<f32>(a)))"
+    assert show(functions.Exp2(scalar(f32)), _A) == "exp2(a)"
+    assert show(functions.Exp2(scalar(f16)), _A) == "convert<f16>(exp2(convert<f32>(a)))"
     with pytest.raises(TargetUnsupported, match="TLC0512"):
-        elementwise_expression(arith.Exp2(scalar(f64)), [_A])
+        elementwise_expression(functions.Exp2(scalar(f64)), [_A])
 
 
 @pytest.mark.parametrize(

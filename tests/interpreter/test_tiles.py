@@ -9,8 +9,9 @@ from tests.interpreter.programs import Sketch, handle, number, run, tensor
 from tilec.errors import ExecutionError
 from tilec.ir.core import Block, Program, Value
 from tilec.ir.dtypes import f16, f32
-from tilec.ir.ops.arith import Add, Cast, Compare, Exp2, Select
+from tilec.ir.ops.arith import Add, Cast, Compare, Select
 from tilec.ir.ops.control import For, If, Parallel, Yield
+from tilec.ir.ops.functions import Exp2
 from tilec.ir.ops.tile import ExtractTile, Gemm, InsertTile, LoadTile, Splat, StoreTile, Undefined
 from tilec.ir.types import Space, TileType
 

@@ -34,13 +34,6 @@ _BITWISE = (
 TRIVIAL_COLUMNS = 14
 _TRIVIAL = re.compile(r"\w+ (?:[-+*&|^]|<<|>>) \w+")
 
-F32_FUNCTIONS = frozenset(
-    {"exp2", "log2", "exp", "log", "pow", "sqrt", "rsqrt", "tanh", "sin", "cos", "erf", "fma"}
-    | {"floor", "ceil", "round", "trunc"}
-)
-"""What the preludes define for f32 alone. 16-bit floats go through it, which rounds once; f64 is
-refused."""
-
 
 @dataclass(frozen=True)
 class Expression:
@@ -246,7 +239,7 @@ def _operand_fields(op: Op) -> list[str]:
 def _call(op: arith.Elementwise, operands: dict[str, Expression]) -> Expression:
     dtypes = {name: element_dtype(getattr(op, name)) for name in operands}
     result = element_dtype(op.result)
-    wide = op.text.partition("(")[0] in F32_FUNCTIONS and result != f32
+    wide = op.computed_in_f32 and result != f32
     if wide and result == f64:
         raise TargetUnsupported(
             "TLC0512",
@@ -257,7 +250,7 @@ def _call(op: arith.Elementwise, operands: dict[str, Expression]) -> Expression:
     only_constants = all(isinstance(value, Constant) for value in op.inputs)
     texts = {
         name: f"convert<f32>({e.text})"
-        if wide
+        if wide and dtypes[name].is_float
         else e.typed(dtypes[name])
         if only_constants
         else e.text

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ..ir.ops import functions
+
 
 @dataclass(frozen=True)
 class PreludeEntry:
@@ -25,6 +27,17 @@ class PreludeEntry:
     def macro_name(self) -> str:
         """The Jinja macro that prints this entry."""
         return self.macro or self.name
+
+
+def function_entries(**requires: tuple[str, ...]) -> tuple[PreludeEntry, ...]:
+    """An entry for each function of `ir.ops.functions`, in that order: a macro of its name.
+
+    `requires` are those of functions whose text needs more than the base.
+    """
+    return tuple(
+        PreludeEntry(op.name, "functions.j2", requires.get(op.name, ("base",)))
+        for op in functions.OPS
+    )
 
 
 def make_table(*entries: PreludeEntry) -> dict[str, PreludeEntry]:

@@ -8,7 +8,7 @@ from typing import Any
 from ..errors import LanguageError
 from ..ir.core import Value
 from ..ir.dtypes import arithmetic_dtype, bool_, e4m3, e5m2, f32
-from ..ir.ops import arith, functions
+from ..ir.ops import arith
 from .dtypes import element_type
 from .operand import (
     Operand,
@@ -139,60 +139,6 @@ def abs(x: Any) -> Any:  # the name that users know
     if _numbers(x):
         return x if x >= 0 else -x
     return unary(arith.Abs, x)
-
-
-def _of_float(name: str, op: type[arith.Unary], x: Any) -> Any:
-    trace = current(f"T.{name}")
-    with trace.here():
-        value = value_of(x)
-        dtype = arith.element_dtype(value)
-        value = value_of(x, arithmetic_dtype(dtype) if dtype.is_float else f32)
-        return wrap(trace, trace.pure(op(value)))
-
-
-def exp2(x: Any) -> Any:
-    """2 to the x, of a float; integers are converted to float32."""
-    return _of_float("exp2", arith.Exp2, x)
-
-
-def exp(x: Any) -> Any:
-    """e to the x, of a float; integers are converted to float32."""
-    return _of_float("exp", functions.Exp, x)
-
-
-def log(x: Any) -> Any:
-    """The natural logarithm, of a float; integers are converted to float32."""
-    return _of_float("log", functions.Log, x)
-
-
-def log2(x: Any) -> Any:
-    """The logarithm to base 2, of a float; integers are converted to float32."""
-    return _of_float("log2", functions.Log2, x)
-
-
-def sqrt(x: Any) -> Any:
-    """The square root, of a float; integers are converted to float32."""
-    return _of_float("sqrt", functions.Sqrt, x)
-
-
-def rsqrt(x: Any) -> Any:
-    """1 / sqrt(x), of a float; integers are converted to float32."""
-    return _of_float("rsqrt", functions.Rsqrt, x)
-
-
-def tanh(x: Any) -> Any:
-    """The hyperbolic tangent, of a float; integers are converted to float32."""
-    return _of_float("tanh", functions.Tanh, x)
-
-
-def sin(x: Any) -> Any:
-    """The sine, x in radians, of a float; integers are converted to float32."""
-    return _of_float("sin", functions.Sin, x)
-
-
-def cos(x: Any) -> Any:
-    """The cosine, x in radians, of a float; integers are converted to float32."""
-    return _of_float("cos", functions.Cos, x)
 
 
 def ceildiv(x: Any, y: Any) -> Any:

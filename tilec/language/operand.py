@@ -147,6 +147,16 @@ class Operand:
     def __rrshift__(self, other: Any) -> Any:
         return shift(arith.ShiftRight, other, self)
 
+    def __pow__(self, other: Any) -> Any:
+        from .functions import pow as power
+
+        return power(self, other) if _known(other) else NotImplemented
+
+    def __rpow__(self, other: Any) -> Any:
+        from .functions import pow as power
+
+        return power(other, self) if _known(other) else NotImplemented
+
     def __neg__(self) -> Any:
         return unary(arith.Neg, self)
 

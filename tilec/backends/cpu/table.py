@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..prelude_entry import PreludeEntry as Entry
-from ..prelude_entry import make_table
+from ..prelude_entry import function_entries, make_table
 
 TABLE = make_table(
     Entry("base", "fibers.j2"),
@@ -26,26 +26,7 @@ TABLE = make_table(
     Entry("abs", "scalars.j2", ("base",)),
     Entry("floordiv", "scalars.j2", ("base",)),
     Entry("floormod", "scalars.j2", ("base",)),
-    *(
-        Entry(name, "scalars.j2", ("base",))
-        for name in (
-            "exp2",
-            "log2",
-            "exp",
-            "log",
-            "sqrt",
-            "rsqrt",
-            "tanh",
-            "sin",
-            "cos",
-            "erf",
-            "floor",
-            "ceil",
-            "round",
-            "trunc",
-        )
-    ),
-    Entry("pow", "scalars.j2", ("base",)),
+    *function_entries(),
     Entry("fma", "scalars.j2", ("base",)),
     # Threads, blocks
     Entry("thread_id", "threads.j2", ("base",)),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..prelude_entry import PreludeEntry as Entry
-from ..prelude_entry import make_table
+from ..prelude_entry import function_entries, make_table
 
 TABLE = make_table(
     Entry("base", "types.j2"),
@@ -29,16 +29,8 @@ TABLE = make_table(
     Entry("abs", "scalars.j2", ("base",)),
     Entry("floordiv", "scalars.j2", ("base",)),
     Entry("floormod", "scalars.j2", ("base",)),
-    Entry("exp2", "scalars.j2", ("base",)),
-    Entry("log2", "scalars.j2", ("base",)),
-    Entry("exp", "scalars.j2", ("exp2",)),
-    Entry("log", "scalars.j2", ("log2",)),
-    Entry("pow", "scalars.j2", ("exp2", "log2")),
-    Entry("sqrt", "scalars.j2", ("base",)),
-    Entry("rsqrt", "scalars.j2", ("base",)),
-    *(
-        Entry(name, "scalars.j2", ("base",))
-        for name in ("tanh", "sin", "cos", "erf", "floor", "ceil", "round", "trunc")
+    *function_entries(
+        exp=("exp2",), log=("log2",), exp10=("exp2",), log10=("log2",), sigmoid=("exp2",)
     ),
     Entry("fma", "scalars.j2", ("base",)),
     # Threads, blocks

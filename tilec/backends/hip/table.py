@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from ..prelude_entry import PreludeEntry as Entry
-from ..prelude_entry import make_table
+from ..prelude_entry import function_entries, make_table
 
 _SCALARS = ("i8", "i16", "i32", "i64", "u8", "u16", "u32", "u64", "f32", "f64", "bool")
-_FUNCTIONS = ("tanh", "erf", "floor", "ceil", "round", "trunc", "fma")
 
 TABLE = make_table(
     Entry("base", "types.j2"),
@@ -29,17 +28,23 @@ TABLE = make_table(
     Entry("abs", "scalars.j2", ("base",)),
     Entry("floordiv", "scalars.j2", ("base",)),
     Entry("floormod", "scalars.j2", ("base",)),
-    Entry("exp2", "scalars.j2", ("base",)),
-    Entry("log2", "scalars.j2", ("base",)),
-    Entry("exp", "scalars.j2", ("base",)),
-    Entry("log", "scalars.j2", ("base",)),
-    Entry("pow", "scalars.j2", ("exp2", "log2")),
-    Entry("sqrt", "scalars.j2", ("base",)),
-    Entry("rsqrt", "scalars.j2", ("base",)),
-    Entry("turns", "scalars.j2", ("base",)),
-    Entry("sin", "scalars.j2", ("turns",)),
-    Entry("cos", "scalars.j2", ("turns",)),
-    *(Entry(name, "scalars.j2", ("base",)) for name in _FUNCTIONS),
+    Entry("turns", "functions.j2", ("base",)),
+    Entry("arcs", "functions.j2", ("base",)),
+    Entry("log_1p", "functions.j2", ("base",)),
+    *function_entries(
+        sin=("turns",),
+        cos=("turns",),
+        tan=("turns",),
+        asin=("arcs",),
+        acos=("arcs",),
+        atan=("arcs",),
+        atan2=("arcs",),
+        log1p=("log_1p",),
+        asinh=("log_1p",),
+        acosh=("log_1p",),
+        atanh=("log_1p",),
+    ),
+    Entry("fma", "scalars.j2", ("base",)),
     # Threads, blocks
     Entry("thread_id", "threads.j2", ("base",)),
     Entry("block_id", "threads.j2", ("base",)),

@@ -25,6 +25,7 @@ class Elementwise(Op):
 
     text: ClassVar[str] = ""
     precedence: ClassVar[int] = CALL
+    computed_in_f32: ClassVar[bool] = False  # the prelude has it for f32 alone
 
 
 def element_dtype(value: Value) -> DType:
@@ -354,17 +355,6 @@ class Abs(Unary, name="abs", pure=True):
         return np.abs(inputs[0])
 
 
-class Exp2(Unary, name="exp2", pure=True):
-    """2 to the x."""
-
-    text = "exp2({x})"
-    accepts = ("float",)
-    x: Value = operand()
-
-    def evaluate(self, *inputs: Any) -> Any:
-        return np.exp2(inputs[0])
-
-
 class Select(Elementwise, name="select", pure=True):
     """x where condition, else y. Both are evaluated."""
 
@@ -417,5 +407,5 @@ class Reinterpret(Elementwise, name="reinterpret", pure=True):
 
 OPS: tuple[type[Op], ...] = (
     Add, Sub, Mul, Div, FloorDiv, FloorMod, TruncDiv, TruncMod, Min, Max, BitAnd, BitOr, BitXor, ShiftLeft,
-    ShiftRight, Compare, Neg, Not, Abs, Exp2, Select, Cast, Reinterpret,
+    ShiftRight, Compare, Neg, Not, Abs, Select, Cast, Reinterpret,
 )  # fmt: skip

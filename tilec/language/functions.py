@@ -1,0 +1,199 @@
+"""Mathematical functions of scalars: `T.exp`, `T.atan2`, `T.clz`, …
+
+Integers are converted to float32 where a float is meant.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from ..errors import LanguageError
+from ..ir.core import Op, Value, constant
+from ..ir.dtypes import DType, arithmetic_dtype, bf16, f16, f32, f64, i32, promote
+from ..ir.ops import functions
+from ..ir.ops.arith import element_dtype
+from .arithmetic import ceildiv, if_then_else
+from .dtypes import element_type
+from .operand import Expr, convert, is_number, value_of, wrap
+from .trace import current
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+def _float(x: Any) -> Value:
+    value = value_of(x)
+    dtype = element_dtype(value)
+    return value_of(x, arithmetic_dtype(dtype) if dtype.is_float else f32)
+
+
+def _unary(op: type[functions.Function]) -> Callable[[Any], Any]:
+    """The function that makes `op` of a float."""
+
+    def function(x: Any) -> Any:
+        trace = current(f"T.{op.name}")
+        with trace.here():
+            return wrap(trace, trace.pure(op(_float(x))))
+
+    return _named(function, op)
+
+
+def _binary(op: type[functions.Function2]) -> Callable[[Any, Any], Any]:
+    """The function that makes `op` of two floats."""
+
+    def function(x: Any, y: Any) -> Any:
+        trace = current(f"T.{op.name}")
+        with trace.here():
+            return wrap(trace, trace.pure(op(*_floats(x, y))))
+
+    return _named(function, op)
+
+
+def _of_bits(op: type[functions.BitFunction]) -> Callable[[Any], Any]:
+    """The function that makes `op` of an integer."""
+
+    def function(x: Any) -> Any:
+        trace = current(f"T.{op.name}")
+        with trace.here():
+            return wrap(trace, trace.pure(op(value_of(x))))
+
+    return _named(function, op)
+
+
+def _named(function: _F, op: type[Op]) -> _F:
+    function.__name__ = function.__qualname__ = op.name
+    function.__doc__ = op.__doc__
+    return function
+
+
+def _floats(x: Any, y: Any) -> tuple[Value, Value]:
+    """Two floats of one dtype: a number takes the other's."""
+    a, b = _float(x), _float(y)
+    if is_number(y):
+        return a, value_of(y, element_dtype(a))
+    if is_number(x):
+        return value_of(x, element_dtype(b)), b
+    dtype = promote(element_dtype(a), element_dtype(b))
+    return convert(a, dtype), convert(b, dtype)
+
+
+exp = _unary(functions.Exp)
+exp2 = _unary(functions.Exp2)
+exp10 = _unary(functions.Exp10)
+log = _unary(functions.Log)
+log2 = _unary(functions.Log2)
+log10 = _unary(functions.Log10)
+log1p = _unary(functions.Log1p)
+sqrt = _unary(functions.Sqrt)
+rsqrt = _unary(functions.Rsqrt)
+sigmoid = _unary(functions.Sigmoid)
+erf = _unary(functions.Erf)
+sin = _unary(functions.Sin)
+cos = _unary(functions.Cos)
+tan = _unary(functions.Tan)
+asin = _unary(functions.Asin)
+acos = _unary(functions.Acos)
+atan = _unary(functions.Atan)
+sinh = _unary(functions.Sinh)
+cosh = _unary(functions.Cosh)
+tanh = _unary(functions.Tanh)
+asinh = _unary(functions.Asinh)
+acosh = _unary(functions.Acosh)
+atanh = _unary(functions.Atanh)
+floor = _unary(functions.Floor)
+ceil = _unary(functions.Ceil)
+round = _unary(functions.Round)
+trunc = _unary(functions.Trunc)
+nearbyint = round
+pow = _binary(functions.Pow)
+atan2 = _binary(functions.Atan2)
+hypot = _binary(functions.Hypot)
+fmod = _binary(functions.Fmod)
+copysign = _binary(functions.Copysign)
+nextafter = _binary(functions.Nextafter)
+clz = _of_bits(functions.Clz)
+popcount = _of_bits(functions.Popcount)
+
+
+def ldexp(x: Any, exponent: Any) -> Any:
+    """x times 2 to the `exponent`, an integer."""
+    trace = current("T.ldexp")
+    with trace.here():
+        return wrap(trace, trace.pure(functions.Ldexp(_float(x), value_of(exponent, i32))))
+
+
+def isnan(x: Any) -> Any:
+    """Whether a float is no number."""
+    return _operand("T.isnan", x) != _operand("T.isnan", x)
+
+
+def isinf(x: Any) -> Any:
+    """Whether a float is infinite."""
+    return abs(_operand("T.isinf", x)) == math.inf
+
+
+def isfinite(x: Any) -> Any:
+    """Whether a float is neither infinite nor a NaN."""
+    return abs(_operand("T.isfinite", x)) < math.inf
+
+
+def _operand(what: str, x: Any) -> Expr:
+    trace = current(what)
+    with trace.here():
+        return Expr(_float(x), trace.region)
+
+
+def truncdiv(x: Any, y: Any) -> Any:
+    """x / y of integers without the fraction, as C has it."""
+    quotient = abs(x) // abs(y)
+    return if_then_else((x < 0) != (y < 0), -quotient, quotient)
+
+
+def truncmod(x: Any, y: Any) -> Any:
+    """What truncdiv leaves: it has the sign of x."""
+    rest = abs(x) % abs(y)
+    return if_then_else(x < 0, -rest, rest)
+
+
+def align_up(x: Any, multiple: Any) -> Any:
+    """The least multiple not below x."""
+    return ceildiv(x, multiple) * multiple
+
+
+def infinity(dtype: object = "float32") -> Any:
+    """The infinite value of a float dtype."""
+    trace = current("T.infinity")
+    with trace.here():
+        if element_type(dtype) not in (f16, bf16, f32, f64):
+            raise LanguageError("TLC0123", f"{element_type(dtype)} has no infinity")
+        return wrap(trace, constant(math.inf, element_type(dtype)))
+
+
+def max_value(dtype: object) -> Any:
+    """The greatest finite value of a dtype."""
+    return _limit("T.max_value", element_type(dtype), True)
+
+
+def min_value(dtype: object) -> Any:
+    """The least finite value of a dtype."""
+    return _limit("T.min_value", element_type(dtype), False)
+
+
+def limit(dtype: DType, greatest: bool) -> bool | int | float:
+    """The greatest or least finite value of a dtype."""
+    if dtype.kind == "bool":
+        return greatest
+    if dtype.is_float:
+        import ml_dtypes  # which takes longer to import than a kernel without it to trace
+
+        info: Any = ml_dtypes.finfo(dtype.numpy)  # type: ignore[no-untyped-call]
+        return float(info.max if greatest else info.min)
+    bits = dtype.bits - (dtype.kind == "int")
+    return (1 << bits) - 1 if greatest else -(1 << bits) if dtype.kind == "int" else 0
+
+
+def _limit(what: str, dtype: DType, greatest: bool) -> Any:
+    trace = current(what)
+    with trace.here():
+        return wrap(trace, constant(limit(dtype, greatest), dtype))
