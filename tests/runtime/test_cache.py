@@ -17,10 +17,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tilec import config
-from tilec.runtime import build, cache
+from tilec.runtime import cache
 from tilec.runtime.binary import Binary
-from tilec.runtime.build import compile_variant, user_cache
+from tilec.runtime.build import compile_variant
 from tilec.runtime.cache import ORPHAN_SECONDS, DiskCache, cache_key, source_hash
+from tilec.runtime.user_cache import user_cache
 
 KEY = "ab" + 62 * "0"
 OTHER = "cd" + 62 * "1"
@@ -304,7 +305,7 @@ def test_the_settings_choose_the_cache(tmp_path: Path) -> None:
         compile_variant("text", "cuda:sm_80", "k", compiler)
         compile_variant("text", "cuda:sm_80", "k", compiler)
     assert compiler.calls == 3
-    assert build.user_cache() is not found
+    assert user_cache() is not found
 
 
 def test_nvrtc_through_the_cache(disk: DiskCache) -> None:

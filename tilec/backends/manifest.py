@@ -246,6 +246,16 @@ class Variant:
         )
         _require(bool(plain), f"not the name of a file: {self.source!r}")
 
+    def to_data(self) -> object:
+        """The variant as dicts, lists, strings and ints."""
+        return to_data(self)
+
+    @classmethod
+    def from_json(cls, text: str) -> Variant:
+        """The variant that `to_data` gave, from its JSON. ValueError with the path of what is
+        wrong."""
+        return _read_variant(json.loads(text), "variant")
+
 
 @dataclass(frozen=True)
 class Manifest:

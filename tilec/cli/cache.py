@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
-from ..runtime.build import user_cache
 from ..runtime.cache import DiskCache
+from ..runtime.user_cache import user_cache
 from .output import output
 
 ACTIONS = ("path", "size", "list", "verify", "clear")

@@ -12,11 +12,11 @@ import click
 
 from ..config import VARIABLES
 from ..errors import NoDevice, TilecError
-from ..runtime.build import user_cache
 from ..runtime.compilers import find_compilers
 from ..runtime.devices import driver_of, select_device, target_for_capability
 from ..runtime.emulator import find_host_compiler
 from ..runtime.plugins import load_plugins
+from ..runtime.user_cache import user_cache
 from ..target import TARGETS
 from ..version import __version__
 from .output import Output, output

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from functools import cache
-from pathlib import Path
-
-import platformdirs
-
-from .. import config
 from ..target import Target, find_target
 from .binary import Binary
 from .cache import DiskCache, cache_key
 from .compilers import Compiler, pick_compiler
+from .user_cache import user_cache
 
 
 def compile_variant(
@@ -40,17 +35,3 @@ def compile_variant(
     binary = chosen.compile(text, name, arch)
     disk.put(key, {"log": binary.log, "compiler": binary.compiler, "name": name}, binary.code)
     return binary
-
-
-def user_cache() -> DiskCache | None:
-    """The cache that TILEC_CACHE_DIR and TILEC_CACHE_SIZE describe; None where TILEC_CACHE=0."""
-    settings = config.current()
-    if not settings.cache:
-        return None
-    folder = settings.cache_dir or str(Path(platformdirs.user_cache_dir("tilec", appauthor=False)))
-    return _open(folder, settings.cache_size)
-
-
-@cache
-def _open(folder: str, limit: int) -> DiskCache:
-    return DiskCache(folder, limit)

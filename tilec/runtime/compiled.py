@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..backends.interface import Interface
 from ..backends.manifest import LaunchSpec, Manifest, Variant
@@ -12,16 +12,17 @@ from ..errors import CompilerFailed
 from ..ir.core import Program
 from ..ir.print import print_program
 from ..ir.registry import Registry
-from ..passes.context import Facts, PassContext, Remark
-from ..passes.pipeline import run_pipeline
 from ..target import Target
 from .binary import Binary, KernelResources
-from .build import compile_variant
 from .check_args import NoVariant
 from .devices import driver_of, open_device, select_device
 from .gpu_driver import GpuDriver
 from .launch import Loaded, PreparedLaunch, load
-from .lowering import Lowered, lower_program, standard_registry
+from .stored import StoredVariant, read_variant, store_variant
+
+if TYPE_CHECKING:
+    from ..passes.context import Remark
+    from .lowering import Lowered
 
 
 class Launch:
@@ -63,10 +64,21 @@ class CompiledKernel:
     def __init__(self, program: Program, target: Target, registry: Registry | None = None) -> None:
         self.program = program
         self.target = target
-        self.registry = registry or standard_registry()
-        self._lowered: list[Lowered] = []
+        self._registry = registry
+        self._lowered: dict[bool, Lowered] = {}  # by whether facts are assumed
+        self._stored: dict[bool, StoredVariant] = {}
+        self._general = False
         self._loaded: Loaded | None = None
         self._binaries: dict[tuple[str, str], Binary] = {}
+
+    @property
+    def registry(self) -> Registry:
+        """The ops, and what passes know of them."""
+        if self._registry is None:
+            from .lowering import standard_registry
+
+            return standard_registry()
+        return self._registry
 
     # Text
 
@@ -78,22 +90,33 @@ class CompiledKernel:
     @property
     def lowered(self) -> Lowered:
         """The first variant."""
-        if not self._lowered:
-            self._lowered.append(lower_program(self.program, self.target, self.registry))
-        return self._lowered[0]
+        return self._lower(assume=True)
+
+    def _lower(self, assume: bool) -> Lowered:
+        if assume not in self._lowered:
+            from .lowering import lower_program  # passes and templates: not for what is stored
+
+            lowered = lower_program(self.program, self.target, self.registry, assume=assume)
+            self._lowered[assume] = lowered
+        return self._lowered[assume]
 
     def add_general(self) -> bool:
         """Adds the variant that takes any arguments; False if it is there."""
-        if not self.lowered.requires or len(self._lowered) > 1:
+        first = self._stored.get(True)
+        requires = self.lowered.requires if first is None else first.variant.requires
+        if not requires or self._general:
             return False
-        self._lowered.append(lower_program(self.program, self.target, self.registry, assume=False))
+        self._general = True
         self._loaded = None
         return True
 
     @property
     def variants(self) -> tuple[Lowered, ...]:
         """The variants made so far."""
-        return (self.lowered, *self._lowered[1:])
+        return tuple(self._lower(assume) for assume in self._assumed())
+
+    def _assumed(self) -> tuple[bool, ...]:
+        return (True, False) if self._general else (True,)
 
     @property
     def manifest(self) -> Manifest:
@@ -141,6 +164,9 @@ class CompiledKernel:
         """The IR as text: as traced, or after the last pass called `after`."""
         if not after:
             return print_program(self.program)
+        from ..passes.context import Facts, PassContext
+        from ..passes.pipeline import run_pipeline
+
         context = PassContext(self.target, self.registry, Facts())
         return print_program(run_pipeline(self.program, context, after=after))
 
@@ -151,11 +177,26 @@ class CompiledKernel:
         CompilerFailed."""
         key = (variant.source, arch)
         if key not in self._binaries:
-            lowered = next(v for v in self.variants if v.file_name == variant.source)
-            self._binaries[key] = compile_variant(
-                lowered.text, self.target, variant.source, arch=arch
-            )
+            from .build import compile_variant
+
+            lowered = next(v for v in self._lowered.values() if v.file_name == variant.source)
+            binary = compile_variant(lowered.text, self.target, variant.source, arch=arch)
+            self._binaries[key] = binary
+            if self._registry is None:
+                assume = lowered is self._lowered.get(True)
+                stored = StoredVariant(lowered.variant, binary)
+                store_variant(self.program, self.target, arch, assume, stored)
         return self._binaries[key]
+
+    def _launchable(self, assume: bool, arch: str) -> Variant:
+        """A variant as the launcher sees it: stored by an earlier process, or lowered now."""
+        if self._registry is None and assume not in self._lowered and assume not in self._stored:
+            found = read_variant(self.program, self.target, arch, assume)
+            if found is not None:
+                self._stored[assume] = found
+                self._binaries[found.variant.source, arch] = found.binary
+        stored = self._stored.get(assume)
+        return self._lower(assume).variant if stored is None else stored.variant
 
     @property
     def binary(self) -> Binary:
@@ -167,9 +208,10 @@ class CompiledKernel:
         if self._loaded is None:
             driver = driver_of(self.target.backend)
             arch = _arch_here(self.target, driver)
+            variants = tuple(self._launchable(assume, arch) for assume in self._assumed())
             self._loaded = load(
                 lambda variant: self.compiled(variant, arch),
-                self.manifest,
+                Interface(self.program).manifest(self.target.name, variants),
                 driver,
                 self.program.loc,
             )
