@@ -1,0 +1,93 @@
+"""Scalar run-time parameters of every dtype, on every machine, and dimensions that are promised."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+import tilec
+import tilec.language as T
+from tilec.errors import ArgumentError
+
+DEVICES = (
+    "interpreter",
+    "emulator:cuda:sm_80",
+    "emulator:cuda:sm_90a",
+    "emulator:hip:gfx942",
+)
+VALUES: dict[str, tuple[Any, ...]] = {
+    "bool": (False, True),
+    "int8": (-128, 0, 127), "int16": (-(1 << 15), 77, (1 << 15) - 1),
+    "int32": (-(1 << 31), 5, (1 << 31) - 1), "int64": (-(1 << 63), 1 << 40, (1 << 63) - 1),
+    "uint8": (0, 255), "uint16": (1, 65535), "uint32": (0, (1 << 32) - 1),
+    "uint64": (3, (1 << 64) - 1), "float16": (-1.5, 65504.0), "bfloat16": (0.15625, -3e38),
+    "float32": (1e-30, -2.5), "float64": (1e300, 0.1),
+}  # fmt: skip
+
+
+def keeper(dtype: str) -> Any:
+    """A kernel that writes its scalar, which counts in a condition too, to a tensor."""
+
+    @tilec.kernel
+    def keep(x: getattr(T, dtype), C: T.Tensor("N", dtype), n: T.int32):
+        with T.Kernel(1, threads=32):
+            for i in T.Parallel(32):
+                if i < n:
+                    C[i] = x
+
+    return keep
+
+
+@pytest.mark.emulator
+@pytest.mark.parametrize("dtype", VALUES)
+def test_scalars_arrive(dtype: str) -> None:
+    element = np.dtype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
+    kernel = keeper(dtype)
+    for device in DEVICES:
+        for value in VALUES[dtype]:
+            c = np.zeros(32, element)
+            with tilec.device(device):
+                kernel(value, c, 30)
+            expected = np.zeros(32, element)
+            expected[:30] = value
+            assert c.tobytes() == expected.tobytes(), (device, value)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "value", "message"),
+    [
+        ("int8", 128, "x is 128, which i8 cannot hold"),
+        ("uint32", -1, "x is -1, which u32 cannot hold"),
+        ("int32", 1.5, r"x is 1.5, expected an integer \(i32\)"),
+        ("float16", 1e6, "x is 1e\\+06, which f16 cannot hold"),
+        ("int32", "3", r"x is str, expected a number \(i32\)"),
+        ("int32", np.zeros(1), r"x is ndarray, expected a number \(i32\)"),
+        ("bool", 2, "x is 2, which bool cannot hold"),
+    ],
+)
+def test_scalars_that_would_change_are_refused(dtype: str, value: Any, message: str) -> None:
+    element = np.dtype(dtype)
+    with pytest.raises(ArgumentError, match="keep: " + message):
+        keeper(dtype)(value, np.zeros(4, element), 4)
+
+
+def test_a_scalar_in_the_grid_and_in_shapes() -> None:
+    @tilec.kernel
+    def blocks(n: T.int32, C: T.Tensor("N", "int32")):
+        rest = T.empty((n + 1,), "int32")
+        with T.Kernel(n, threads=32) as bx:
+            for i in T.Parallel(1):
+                C[bx + i] = n
+                rest[bx + 1 + i] = bx
+        return rest
+
+    for device in DEVICES:
+        for n in (0, 1, 5):
+            c = np.zeros(5, np.int32)
+            with tilec.device(device):
+                rest = blocks(n, c)
+            assert c.tolist() == [n] * n + [0] * (5 - n)
+            assert rest.shape == (n + 1,) and rest[1:].tolist() == list(range(n))
