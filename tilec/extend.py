@@ -55,6 +55,7 @@ from .passes.context import Pass, PassContext, Remark
 from .passes.layout_constraints import demand, use
 from .passes.pipeline import PIPELINE, find_passes
 from .runtime.lowering import standard_registry
+from .runtime.stored import withhold
 from .target import TARGETS, MatrixInstruction, Target, register_target
 
 __all__ = [
@@ -192,13 +193,16 @@ def install(extension: Extension, registry: Registry | None = None) -> None:
     another that is passed about by hand. Targets are known by name afterwards. A name that
     something else has is refused, and then nothing is entered. Raises TilecError.
     """
-    registry = standard_registry() if registry is None else registry
+    own = standard_registry()
+    registry = own if registry is None else registry
     for op in extension._ops:
         if registry.find(op.name) not in (None, op):
             raise IRError("TLC0210", f"two ops are called {op.name!r}")
     for target in extension._targets:
         if TARGETS.get(target.name, target) != target:
             raise TargetUnsupported("TLC0502", f"there is another target {target.name!r}")
+    if registry is own:
+        withhold(extension.namespace)
     for op in extension._ops:
         registry.register(op)
     for table, op, entry in extension._entries:

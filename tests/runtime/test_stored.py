@@ -15,9 +15,11 @@ import tilec
 from tests.runtime.stored_program import add
 from tilec import config
 from tilec.backends.manifest import Variant
-from tilec.runtime import build
+from tilec.extend import Extension, install
+from tilec.runtime import build, stored
 from tilec.runtime.binary import Binary
 from tilec.runtime.compiled import CompiledKernel
+from tilec.runtime.lowering import standard_registry
 from tilec.runtime.stored import read_variant
 from tilec.runtime.user_cache import user_cache
 from tilec.target import find_target
@@ -67,6 +69,16 @@ def test_those_who_look_at_passes_get_them(folder: Path, setting: dict[str, Any]
     program = make().program
     with config.scope(**setting):
         assert read_variant(program, SM_80, "sm_90", True) is None
+
+
+def test_extensions_compile_for_themselves(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = make().program
+    monkeypatch.setattr(stored, "_withheld", [])
+    assert read_variant(program, SM_80, "sm_90", True) is not None
+    install(Extension("acme"), standard_registry().copy())
+    assert read_variant(program, SM_80, "sm_90", True) is not None
+    install(Extension("acme"))
+    assert read_variant(program, SM_80, "sm_90", True) is None
 
 
 def test_an_entry_of_no_use_is_made_anew(folder: Path) -> None:

@@ -17,6 +17,14 @@ from .binary import Binary
 from .cache import cache_key
 from .user_cache import user_cache
 
+_withheld: list[str] = []
+
+
+def withhold(extension: str) -> None:
+    """From now on nothing is read or kept: `extension` changes what the standard registry makes of
+    a program, which its text does not tell."""
+    _withheld.append(extension)
+
 
 @dataclass(frozen=True)
 class StoredVariant:
@@ -28,10 +36,11 @@ class StoredVariant:
 
 def read_variant(program: Program, target: Target, arch: str, assume: bool) -> StoredVariant | None:
     """The variant that assumes what the passes ask (or nothing), compiled for `arch`; None where it
-    is not stored, or where TILEC_CHECK or TILEC_DUMP want to see the passes at work."""
+    is not stored, where TILEC_CHECK or TILEC_DUMP want to see the passes at work, or where an
+    extension is installed."""
     disk = user_cache()
     settings = config.current()
-    if disk is None or settings.check or settings.dump:
+    if disk is None or settings.check or settings.dump or _withheld:
         return None
     entry = disk.get(_key(program, target, arch, assume))
     if entry is None:
@@ -49,7 +58,7 @@ def store_variant(
 ) -> None:
     """Keeps a variant for later processes, where there is a cache."""
     disk = user_cache()
-    if disk is not None:
+    if disk is not None and not _withheld:
         binary = stored.binary
         metadata = {
             "variant": json.dumps(stored.variant.to_data()),
