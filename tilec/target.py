@@ -5,6 +5,7 @@ architecture by name.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from .errors import TargetUnsupported
 
@@ -15,7 +16,7 @@ class MatrixInstruction:
     `operand`).
 
     `family` is "mma" (PTX mma.sync), "wgmma" or "mfma"; for wgmma `n` is the largest, any multiple
-    of 8 below it exists.
+    of 8 below it exists. Dtypes are those of tilec.ir.dtypes.
     """
 
     family: str
@@ -35,7 +36,8 @@ class Target:
     warp_size: int
     shared_bytes: int  # most dynamic shared memory of a block
     registers: int  # 32-bit registers of a multiprocessor
-    max_threads: int = 1024
+    multiprocessor_shared_bytes: int  # of all blocks, with 1 KiB each that the system takes
+    max_threads: int = 1024  # of a block
     max_registers: int = 255  # of a thread
     vector_bytes: int = 16  # widest access of a thread
     matrix: tuple[MatrixInstruction, ...] = ()
@@ -43,10 +45,11 @@ class Target:
     ldmatrix: bool = False
     stmatrix: bool = False
     tma: bool = False  # bulk tensor copies that complete on an mbarrier
-    warp_roles: bool = False  # registers can move between warpgroups, so roles pay
     atomic_widths: tuple[tuple[str, int], ...] = ()  # dtype, most elements of one atomic addition
+    warp_roles: bool = False  # warpgroups of their own registers feed a wgmma, so roles pay
     buffer_loads: bool = False  # bounds-checked buffer resources
     multiprocessors: int = 0  # of the usual part, for choices made before a device is known
+    exact: bool = False  # it has instructions that later minor versions have not (CUDA)
 
     @property
     def name(self) -> str:
@@ -59,34 +62,72 @@ class Target:
         return replace(self, **features)  # type: ignore[arg-type]
 
 
-def _mma(k16: tuple[str, ...]) -> tuple[MatrixInstruction, ...]:
-    return tuple(MatrixInstruction("mma", 16, 8, 16, dtype, "f32") for dtype in k16)
+Shape = tuple[int, int, int]
 
 
+def _mma(shape: Shape, operand: str, *accumulators: str) -> tuple[MatrixInstruction, ...]:
+    return tuple(MatrixInstruction("mma", *shape, operand, a) for a in accumulators)
+
+
+# mma.sync by the compute capability that it came with (PTX ISA, "Matrix multiply-accumulate
+# operation using mma instruction").
+_MMA_75 = (
+    *_mma((16, 8, 8), "f16", "f32", "f16"),
+    *_mma((8, 8, 16), "i8", "i32"), *_mma((8, 8, 16), "u8", "i32"),
+)  # fmt: skip
+_MMA_80 = (
+    *_mma((16, 8, 16), "f16", "f32", "f16"), *_mma((16, 8, 8), "f16", "f32", "f16"),
+    *_mma((16, 8, 16), "bf16", "f32"), *_mma((16, 8, 8), "bf16", "f32"),
+    *_mma((16, 8, 8), "tf32", "f32"), *_mma((16, 8, 4), "tf32", "f32"),
+    *_mma((16, 8, 32), "i8", "i32"), *_mma((16, 8, 16), "i8", "i32"),
+    *_mma((16, 8, 32), "u8", "i32"), *_mma((16, 8, 16), "u8", "i32"),
+    *_mma((8, 8, 4), "f64", "f64"),
+)  # fmt: skip
+_MMA_89 = (*_MMA_80, *_mma((16, 8, 32), "e4m3", "f32"), *_mma((16, 8, 32), "e5m2", "f32"))
 _WGMMA = tuple(MatrixInstruction("wgmma", 64, 256, 16, dtype, "f32") for dtype in ("f16", "bf16"))
 _MFMA = tuple(
     MatrixInstruction("mfma", m, m, k, dtype, "f32")
     for dtype in ("f16", "bf16")
     for m, k in ((32, 8), (16, 16))
 )
+_ATOMICS = (("f16", 2),)
+_ATOMICS_90 = (*_ATOMICS, ("bf16", 2), ("f32", 4))
+KIB = 1024
+
+
+def _nvidia(
+    arch: str, shared: int, shared_in_all: int, multiprocessors: int, **features: Any
+) -> Target:
+    """An NVIDIA target; shared memory in KiB (CUDA Programming Guide, "Compute Capabilities")."""
+    return Target(
+        "cuda", arch, 32, shared * KIB, 65536, shared_in_all * KIB,
+        ldmatrix=True, multiprocessors=multiprocessors,
+        atomic_widths=_ATOMICS_90 if features.get("tma") else _ATOMICS, **features,
+    )  # fmt: skip
+
 
 TARGETS: dict[str, Target] = {
     target.name: target
     for target in (
-        Target(
-            "cuda", "sm_80", warp_size=32, shared_bytes=166912, registers=65536,
-            matrix=_mma(("f16", "bf16")), async_copy=True, ldmatrix=True, multiprocessors=108,
-            atomic_widths=(("f16", 2),),
+        _nvidia("sm_75", 64, 64, 40, matrix=_MMA_75),
+        _nvidia("sm_80", 163, 164, 108, matrix=_MMA_80, async_copy=True),
+        _nvidia("sm_86", 99, 100, 84, matrix=_MMA_80, async_copy=True),
+        _nvidia("sm_89", 99, 100, 142, matrix=_MMA_89, async_copy=True),
+        _nvidia(
+            "sm_90a", 227, 228, 132, matrix=_WGMMA + _MMA_89, async_copy=True, stmatrix=True,
+            tma=True, warp_roles=True, exact=True,
+        ),
+        # Blackwell by what it has in common with Ampere: its tensor memory is not used.
+        _nvidia(
+            "sm_100a", 227, 228, 148, matrix=_MMA_89, async_copy=True, stmatrix=True, tma=True,
+        ),
+        _nvidia(
+            "sm_120a", 99, 100, 188, matrix=_MMA_89, async_copy=True, stmatrix=True, tma=True,
         ),
         Target(
-            "cuda", "sm_90a", warp_size=32, shared_bytes=232448, registers=65536,
-            matrix=_WGMMA + _mma(("f16", "bf16")), async_copy=True, ldmatrix=True, stmatrix=True,
-            tma=True, warp_roles=True, multiprocessors=132,
-            atomic_widths=(("f16", 2), ("bf16", 2), ("f32", 4)),
-        ),
-        Target(
-            "hip", "gfx942", warp_size=64, shared_bytes=65536, registers=131072, max_registers=512,
-            matrix=_MFMA, buffer_loads=True, multiprocessors=304,
+            "hip", "gfx942", warp_size=64, shared_bytes=64 * KIB, registers=131072,
+            multiprocessor_shared_bytes=64 * KIB, max_registers=512, matrix=_MFMA,
+            buffer_loads=True, multiprocessors=304,
             atomic_widths=(("f16", 2), ("bf16", 2)),
         ),
     )

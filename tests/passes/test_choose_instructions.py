@@ -9,8 +9,7 @@ import pytest
 import tilec
 import tilec.language as T
 from tests.passes import planned_kernels as kernels
-from tests.passes.planning import Planned, keeps_meaning, line_of, plan, refused, specialised
-from tilec.errors import TargetUnsupported
+from tests.passes.planning import Planned, keeps_meaning, line_of, plan, specialised
 from tilec.ir.ops.tile import Copy, Gemm, StoreTile
 
 
@@ -93,7 +92,8 @@ def test_the_reason_and_its_line_are_remarked(
 ) -> None:
     result = chosen(varied, "cuda:sm_90a", **changes)
     copies, gemms, stores = instructions(result)
-    assert "tma" not in copies | stores and gemms == {"mma"}
+    assert "tma" not in copies | stores
+    assert gemms == ({"fma"} if changes.get("threads") == 96 else {"mma"})  # 3 warps split nothing
     remark = result.remark("TLC0320")
     assert reason in remark.message, remark
     assert where in line_of(remark.loc), remark
@@ -129,12 +129,32 @@ def test_a_loop_without_copies_has_no_instructions_to_choose() -> None:
     assert result.codes == ["TLC0310"]
 
 
-def test_a_dtype_without_an_instruction_is_refused_at_the_gemm() -> None:
-    error = refused(
-        "TLC0322", lambda: chosen(varied, "cuda:sm_80", operand="float64", total="float64")
-    )
-    assert isinstance(error, TargetUnsupported) and "f64" in error.message
-    assert line_of(error.loc).endswith("# GEMM")
+@pytest.mark.parametrize(
+    ("target", "operand", "total", "changes", "family", "reason"),
+    [
+        ("cuda:sm_80", "float64", "float64", {}, "mma", ""),
+        ("cuda:sm_75", "float16", "float32", {}, "mma", ""),
+        ("cuda:sm_75", "int8", "int32", {}, "mma", ""),
+        ("cuda:sm_80", "uint8", "int32", {}, "mma", ""),
+        ("cuda:sm_75", "bfloat16", "float32", {}, "fma",
+         "cuda:sm_75 has no matrix instruction for bf16 into f32"),
+        ("cuda:sm_90a", "float32", "float32", {}, "fma", "no matrix instruction for f32 into f32"),
+        ("cuda:sm_75", "float64", "float64", {}, "fma", "no matrix instruction for f64 into f64"),
+        ("hip:gfx942", "float16", "float16", {}, "fma", "no matrix instruction for f16 into f16"),
+        ("cuda:sm_80", "float16", "float32", {"bm": 24, "bn": 40, "bk": 12}, "fma",
+         "no mma of f16 splits 24 x 40 x 12 over 128 threads"),
+    ],
+)  # fmt: skip
+def test_what_multiplies(
+    target: str, operand: str, total: str, changes: dict[str, int], family: str, reason: str
+) -> None:
+    result = chosen(varied, target, operand=operand, total=total, **changes)
+    assert instructions(result)[1] == {family}
+    if not reason:
+        assert "TLC0322" not in result.codes
+        return
+    remark = result.remark("TLC0322")
+    assert reason in remark.message and line_of(remark.loc).endswith("# GEMM")
 
 
 def test_a_converting_copy_passes_through_registers() -> None:

@@ -65,8 +65,9 @@ def check(result: Planned) -> None:
         assert len(layouts) <= 1, f"{op} mixes layouts"
     for gemm in result.all(Gemm):
         tile = tile_of(gemm.result)
-        assert tile is not None
-        assert tile.layout == accumulator_layout(gemm.variant, *tile.shape)  # type: ignore[arg-type]
+        assert tile is not None and tile.layout is not None
+        layout = accumulator_layout(gemm.variant, *tile.shape, tile.layout.replication)  # type: ignore[arg-type]
+        assert tile.layout == layout
         accumulator = tile_of(gemm.accumulator)
         assert accumulator is not None and accumulator.layout == tile.layout
     for memory in shared(result).values():
@@ -117,18 +118,23 @@ def allowed(target: str, m: int, n: int, k: int, threads: int) -> bool:
 
 
 @pytest.mark.parametrize("target", ["cuda:sm_80", "hip:gfx942"])
-def test_products_divide_over_warps_or_are_refused(target: str) -> None:
+def test_products_divide_over_warps_or_over_threads(target: str) -> None:
     outcomes = []
     for m, n, k, threads in SHAPES:
         constants = {"bm": m, "bn": n, "bk": k, "threads": threads, "stages": 2}
-        if allowed(target, m, n, k, threads):
-            check(inferred(kernels.gemm_nt, target, **constants))
-            outcomes.append(True)
-        else:
-            error = refused("TLC0402", lambda c=constants: inferred(kernels.gemm_nt, target, **c))
-            assert f"{m} x {n} x {k}" in error.message and "T.gemm" in line_of(error.loc)
-            outcomes.append(False)
+        planned = inferred(kernels.gemm_nt, target, **constants)
+        check(planned)
+        (gemm,) = planned.all(Gemm)
+        outcomes.append(allowed(target, m, n, k, threads))
+        assert (gemm.instruction != "fma") == outcomes[-1]
     assert 10 < sum(outcomes) < len(outcomes)
+
+
+def test_a_product_whose_accumulators_fit_no_registers_is_refused() -> None:
+    """Three warps divide 128 x 128 in no way; 32 threads would hold 512 accumulators each."""
+    constants = {"bm": 128, "bn": 128, "bk": 16, "threads": 96, "stages": 2}
+    error = refused("TLC0402", lambda: inferred(kernels.gemm_nt, "cuda:sm_80", **constants))
+    assert "128 x 128 x 16" in error.message and "T.gemm" in line_of(error.loc)
 
 
 @pytest.mark.parametrize(

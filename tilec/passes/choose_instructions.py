@@ -3,7 +3,8 @@
 Needs: planned pipelines. Leaves: `instruction` set on every copy of a load stage ("tma",
 "cp_async", "registers") and on every store of a tile to global memory ("tma" where it is staged
 through shared memory); on gemms "wgmma" where the launch's pipelines are fed by TMA and every gemm
-has one, else "mma" or "mfma". All or nothing in a launch: one copy that TMA cannot do (another
+has one, else "mma" or "mfma", or "fma" where no matrix instruction takes the dtype or fits the
+tile. All or nothing in a launch: one copy that TMA cannot do (another
 dtype, an inner dimension that is not the tensor's, arrays that are not 16-byte aligned) and the
 launch is run by one role.
 
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from ..errors import Loc, TargetUnsupported
+from ..errors import Loc
 from ..ir.core import Block, Op, Program, Value, walk
 from ..ir.layout import tma_boxes, wgmma_operand
 from ..ir.ops.control import Launch
@@ -25,7 +26,7 @@ from ..ir.types import MemoryType, TileType
 from ..target import Target
 from .context import PassContext, Remark
 from .dependence import is_global, is_shared
-from .variants import gemm_shape, variants_of
+from .variants import accumulator_type, gemm_shape, multiplied_dtype, variants_of
 
 WARPGROUP = 128  # threads that issue one wgmma
 BOX = 256  # most elements of a TMA box along one dimension
@@ -48,13 +49,16 @@ def _launch(launch: Launch, context: PassContext) -> Launch:
                 Remark("TLC0320", f"one role runs the whole launch: {refusal[0]}", refusal[1])
             )
             roles = False
-    return launch.replace(body=_rewrite(launch.body, roles, context))  # type: ignore[return-value]
+    body = _rewrite(launch.body, launch.threads, roles, context)
+    return launch.replace(body=body)  # type: ignore[return-value]
 
 
-def _rewrite(block: Block, roles: bool, context: PassContext, staged: bool = False) -> Block:
+def _rewrite(
+    block: Block, threads: int, roles: bool, context: PassContext, staged: bool = False
+) -> Block:
     def one(op: Op) -> Op:
         inside = staged or (isinstance(op, Stage) and op.label.startswith("load"))
-        op = op.map(lambda v: v, lambda b: _rewrite(b, roles, context, inside))
+        op = op.map(lambda v: v, lambda b: _rewrite(b, threads, roles, context, inside))
         match op:
             case Copy() if is_global(op.source) and is_shared(op.destination):
                 return op.replace(
@@ -63,22 +67,39 @@ def _rewrite(block: Block, roles: bool, context: PassContext, staged: bool = Fal
             case StoreTile() if roles and _tma_store(op, context):
                 return op.replace(instruction="tma")
             case Gemm():
-                return op.replace(instruction=_family(op, roles, context.target))
+                return op.replace(
+                    instruction="wgmma" if roles else _without_wgmma(op, threads, context)
+                )
         return op
 
     return block.with_ops([one(op) for op in block.ops])
 
 
-def _family(gemm: Gemm, roles: bool, target: Target) -> str:
-    if roles:
-        return "wgmma"
-    dtype = gemm.operand_dtype.name
-    families = [i.family for i in target.matrix if i.operand == dtype and i.family != "wgmma"]
-    if not families:
-        raise TargetUnsupported(
-            "TLC0322", f"{target.name} has no matrix instruction for {dtype}", loc=gemm.loc
-        )
-    return families[0]
+def _without_wgmma(gemm: Gemm, threads: int, context: PassContext) -> str:
+    """The family of matrix instructions of a warp or wave that does a gemm, or "fma". What is
+    slower than the program may expect is remarked on.
+    """
+    target = context.target
+    families = dict.fromkeys(i.family for i in target.matrix if i.family != "wgmma")
+    reason = f"{target.name} has no matrix instruction for {_dtypes(gemm)}"
+    for family in families:
+        dtype = multiplied_dtype(gemm, family, target)
+        if dtype is None:
+            continue
+        if variants_of(gemm, family, threads, target):
+            if dtype != gemm.operand_dtype:
+                text = f"{reason}: operands are converted to {dtype}"
+                context.remark(Remark("TLC0326", text, gemm.loc))
+            return family
+        m, n, k = gemm_shape(gemm)
+        reason = f"no {family} of {dtype} splits {m} x {n} x {k} over {threads} threads"
+    text = f"{reason}: threads multiply and add"
+    context.remark(Remark("TLC0322", text, gemm.loc))
+    return "fma"
+
+
+def _dtypes(gemm: Gemm) -> str:
+    return f"{gemm.operand_dtype} into {accumulator_type(gemm).dtype}"
 
 
 def _without_roles(copy: Copy, context: PassContext) -> str:
@@ -123,12 +144,9 @@ def _refusal(
 
 
 def _gemm_refusal(gemm: Gemm, threads: int, target: Target) -> str:
-    tile = gemm.result.type
-    assert isinstance(tile, TileType)
-    dtype = gemm.operand_dtype.name
-    matches = [i for i in target.matrix if i.family == "wgmma" and i.operand == dtype]
-    if not matches or tile.dtype.name != matches[0].accumulator:
-        return f"there is no wgmma of {dtype} into {tile.dtype}"
+    dtype = multiplied_dtype(gemm, "wgmma", target)
+    if dtype is None or dtype != gemm.operand_dtype:
+        return f"there is no wgmma of {_dtypes(gemm)}"
     if not isinstance(gemm.b.type, MemoryType):
         return "operand B of a gemm is in registers, and wgmma reads it from shared memory"
     m, n, k = gemm_shape(gemm)

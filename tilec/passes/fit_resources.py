@@ -24,13 +24,13 @@ from .choose_instructions import WARPGROUP
 from .context import PassContext, Remark
 from .dependence import is_shared
 from .schedule_stages import LOADS
-from .variants import WGMMA_COLUMNS, gemm_shape
+from .variants import ADDRESS_REGISTERS, WGMMA_COLUMNS, accumulator_type, gemm_shape
 
 ALIGNMENT = 1024  # of every shared buffer: the period of the widest swizzle
+WORD_BITS = 32  # of a register
 BARRIER_BYTES = 1024  # set aside for mbarriers
 RESERVED_BYTES = 1024  # of each block, taken by the system
 STAGING_COLUMN_BYTES = 128  # width of a slab on its way to a TMA store
-ADDRESS_REGISTERS = 48  # what a consumer needs beside its accumulators
 
 
 def fit_resources(program: Program, context: PassContext) -> Program:
@@ -180,7 +180,7 @@ def _resident(launch: Launch, target: Target) -> int:
     """Blocks of the launch that a multiprocessor holds, at most two, with registers enough for the
     accumulators.
     """
-    fit = (target.shared_bytes + RESERVED_BYTES) // (shared_bytes(launch) + RESERVED_BYTES)
+    fit = target.multiprocessor_shared_bytes // (shared_bytes(launch) + RESERVED_BYTES)
     blocks = max(1, min(2, fit)) if launch.persistent_blocks else 1
     needed = accumulators(launch) + ADDRESS_REGISTERS
     entry = target.registers // (blocks * launch.launched_threads) // 8 * 8
@@ -218,5 +218,11 @@ def _split(groups: int, blocks: int, target: Target) -> tuple[int, int]:
 
 def accumulators(launch: Launch) -> int:
     """Accumulator registers a thread of the largest gemm."""
-    shapes = [gemm_shape(op) for op in walk(launch.body) if isinstance(op, Gemm)]
-    return max((m * n // launch.threads for m, n, _ in shapes), default=0)
+    gemms = [op for op in walk(launch.body) if isinstance(op, Gemm)]
+    return max((_accumulators(op) // launch.threads for op in gemms), default=0)
+
+
+def _accumulators(gemm: Gemm) -> int:
+    """Registers of all threads that hold a gemm's accumulator once."""
+    m, n, _ = gemm_shape(gemm)
+    return -(-m * n * accumulator_type(gemm).dtype.bits // WORD_BITS)

@@ -46,7 +46,15 @@ from ..ir.registry import Registry
 from ..ir.types import InflightType, TileType
 from ..target import Target
 from .context import PassContext
-from .variants import Side, accumulator_layout, gemm_shape, operand_layout, variants_of
+from .variants import (
+    Side,
+    accumulator_layout,
+    copies_of,
+    gemm_shape,
+    multiplied_dtype,
+    operand_layout,
+    variants_of,
+)
 
 VECTOR_BYTES = 16
 OPERAND_WEIGHT = 4.0  # of a conversion that a matrix instruction waits for
@@ -271,18 +279,20 @@ def _gemm(op: Gemm, group: Group) -> Iterator[Constraint]:
             f"a gemm of {m} x {n} x {k} cannot be split over {group.threads} threads with "
             f"{op.instruction} instructions",
             loc=op.loc,
-            hint="make the tile a multiple of the instruction times the warps, or use fewer "
-            "threads",
+            hint="make the tile a multiple of 16 x 8 for every warp, or smaller for the threads",
         )
+    dtype = multiplied_dtype(op, op.instruction, group.target)
+    assert dtype is not None, "there are variants"
     sides: tuple[tuple[Side, Value], ...] = (("a", op.a), ("b", op.b))
     for number, (_, value) in enumerate(sides):
         if is_tile(value):
             yield use(op, number, value, OPERAND_WEIGHT)
     options = []
     for variant, cost in variants:
-        accumulator = accumulator_layout(variant, m, n)
+        copies = copies_of(variant, group.threads, group.target)
+        accumulator = accumulator_layout(variant, m, n, copies)
         layouts: dict[Variable, RegisterLayout] = {
-            demand(op, number): operand_layout(op, variant, side)
+            demand(op, number): operand_layout(op, variant, side, dtype.bits, copies)
             for number, (side, value) in enumerate(sides)
             if is_tile(value)
         }

@@ -28,7 +28,9 @@ from .matrix_operands import (
     Tiling,
     check_operand_tile,
     load_fragment,
+    registers_in,
     start_accumulator,
+    taken_dtype,
 )
 from .variants import Side
 
@@ -45,7 +47,7 @@ def lower_mfma(op: Gemm, lowering: Lowering) -> None:
     tiling = Tiling.of(op)
     accumulator = start_accumulator(op, lowering)
     row, column = tiling.unit_place(b, lowering.warp())
-    pack = steps_in_a_read(op, tiling)
+    pack = steps_in_a_read(op, tiling, taken_dtype(op, lowering).bits)
     a = _Fragments(op, "a", lowering, tiling, pack, row)
     other = _Fragments(op, "b", lowering, tiling, pack, column)
     with b.unrolled(tiling.steps // pack, "kk") as step:
@@ -65,14 +67,13 @@ def lower_mfma(op: Gemm, lowering: Lowering) -> None:
             b.emit(Mfma(accumulator, offset, *operands, m=m, n=n, k=tiling.k))
 
 
-def steps_in_a_read(op: Gemm, tiling: Tiling) -> int:
+def steps_in_a_read(op: Gemm, tiling: Tiling, bits: int) -> int:
     """Steps of k that one wide read of both operands covers; 1 where an operand has its k apart, or
     in registers.
     """
     operands = [Operand.of(op, "a", op.a), Operand.of(op, "b", op.b)]
     if any(o.in_registers for o in operands) or not any(o.k_major for o in operands):
         return 1
-    bits = op.operand_dtype.bits
     held = mfma("a", tiling.m, tiling.n, tiling.k, bits).registers
     widest = max(o.vector for o in operands if o.k_major)
     pack = min(READ_BYTES * 8 // bits, widest) // held
@@ -105,18 +106,19 @@ class _Fragments:
             if side == "a"
             else (tiling.column_blocks, tiling.columns)
         )
-        self.fragment = packed_fragment(side, tiling, op.operand_dtype.bits, pack)
+        dtype = taken_dtype(op, lowering)
+        self.fragment = packed_fragment(side, tiling, dtype.bits, pack)
         self.size = self.fragment.registers // pack
         source = op.a if side == "a" else op.b
         self.operand = Operand.of(op, side, source)
         self.in_registers = self.operand.in_registers
         if self.in_registers:
             check_operand_tile(op, side, lowering)
-            self.registers = lowering.registers(source)
+            self.registers = registers_in(source, dtype, lowering)
             return
         self.operand = Operand.of(op, side, lowering.value(source))
         count = self.blocks * self.fragment.registers
-        self.registers = lowering.scratch(op.operand_dtype, count, f"{side}_frag")
+        self.registers = lowering.scratch(dtype, count, f"{side}_frag")
 
     def offset(self, block: Value, step: Value, part: Value) -> Value:
         """Where the fragment of a block for one instruction is in the registers, in elements."""
@@ -136,5 +138,6 @@ class _Fragments:
             offset = b.mul(block, self.fragment.registers)
             origin = (mn, b.mul(step, depth))
             load_fragment(
-                self.lowering, self.operand, self.fragment, self.registers, offset, origin
-            )
+                self.lowering, self.operand, self.fragment, self.registers, offset, origin,
+                self.lowering.lane(),
+            )  # fmt: skip

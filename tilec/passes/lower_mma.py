@@ -5,11 +5,15 @@
                                for j { ldmatrix<4> b[8 j], %Bs[...] }      two blocks of 8 columns
                                for i, j { mma acc[(i * blocks + j) * 4], a[8 i], b[4 j] } }
 
-ldmatrix gives lane l two elements of row l / 4 of each 8x8 matrix, columns 2 (l % 4) and the next;
-with .trans, of the transposed matrix. Lane l states where row l % 8 of matrix l / 8 is. The
-matrices of A are (rows, k), (rows + 8, k), (rows, k + 8), (rows + 8, k + 8); of two blocks of B (k,
-columns), (k + 8, columns), then those of the second block: the order of registers in the fragments
-of mma.m16n8k16 (PTX ISA, "ldmatrix" and "Matrix fragments for mma.m16n8k16").
+ldmatrix gives lane l four bytes of row l / 4 of each matrix of 8 rows of 16 bytes, the (l % 4)-th;
+with .trans, two elements of 16 bits of the transposed matrix. That is how a fragment of mma holds 8
+rows (or columns of B) and 16 bytes of k, whatever the dtype, if it is of 32 bits or less. Lane l
+states where row l % 8 of matrix l / 8 is. The matrices of A are (rows, k), (rows + 8, k), then the
+next 16 bytes of k; those of B (columns, k), then the next 16 bytes; then those of the next block:
+the order of registers in the fragments (PTX ISA, "ldmatrix" and "Matrix fragments for mma").
+
+Lanes load elements where that does not serve: f64, operands of other than 16 bits with k not
+contiguous, dtypes that are converted on the way, rows that are no multiples of 16 bytes.
 
 A's fragment, twice the registers of B's, stays while j runs; every other i runs through j backwards,
 so that each instruction has an operand in common with the one before it (docs/decisions.md 22).
@@ -17,12 +21,11 @@ so that each instruction has an operand in common with the one before it (docs/d
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from ..errors import TargetUnsupported
 from ..ir.build import Builder
 from ..ir.core import Value
-from ..ir.layout import mma_m16n8
 from ..ir.ops.nvidia import LdMatrix, Mma
 from ..ir.ops.tile import Gemm
 from .matrix_operands import (
@@ -30,27 +33,24 @@ from .matrix_operands import (
     Tiling,
     check_operand_tile,
     load_fragment,
+    registers_in,
     start_accumulator,
+    taken_dtype,
 )
-from .variants import Side
+from .variants import Side, fragment_of
 
 if TYPE_CHECKING:
     from .lower_tiles import Lowering
 
-ROW = 8  # elements of a row of an 8x8 matrix: 16 bytes
-A_FRAGMENT, B_FRAGMENT, C_FRAGMENT = 8, 4, 4  # registers of one instruction's operands
+ROWS = 8  # of a matrix that ldmatrix loads
+ROW_BITS = 128  # of one of its rows
+LOADS = (4, 2, 1)  # matrices that one ldmatrix can load
 
 
 def lower_mma(op: Gemm, lowering: Lowering) -> None:
     """Lowers a gemm whose instruction is "mma"."""
     b = lowering.b
     tiling = Tiling.of(op)
-    if (tiling.m, tiling.n, tiling.k) != (16, 8, 16) or op.operand_dtype.bits != 16:
-        raise TargetUnsupported(
-            "TLC0422",
-            f"there is no mma of {tiling.m} x {tiling.n} x {tiling.k} on {op.operand_dtype}",
-            loc=op.loc,
-        )
     accumulator = start_accumulator(op, lowering)
     row, column = tiling.unit_place(b, lowering.warp())
     a = _Fragments(op, "a", lowering, tiling, row)
@@ -66,9 +66,9 @@ def lower_mma(op: Gemm, lowering: Lowering) -> None:
             block = b.add(b.mul(i, tiling.column_blocks), j)
             b.emit(
                 Mma(
-                    accumulator, b.mul(block, C_FRAGMENT),
+                    accumulator, b.mul(block, tiling.accumulators),
                     a.registers, a.offset(b, i, step), other.registers, other.offset(b, j, step),
-                    m=16, n=8, k=16,
+                    m=tiling.m, n=tiling.n, k=tiling.k,
                 )
             )  # fmt: skip
 
@@ -88,23 +88,31 @@ class _Fragments:
         self, op: Gemm, side: Side, lowering: Lowering, tiling: Tiling, unit: Value
     ) -> None:
         self.lowering, self.tiling, self.side, self.unit = lowering, tiling, side, unit
-        self.blocks, self.units, self.extent, self.size = (
-            (tiling.row_blocks, tiling.rows, tiling.m, A_FRAGMENT)
+        self.blocks, self.units, self.extent = (
+            (tiling.row_blocks, tiling.rows, tiling.m)
             if side == "a"
-            else (tiling.column_blocks, tiling.columns, tiling.n, B_FRAGMENT)
+            else (tiling.column_blocks, tiling.columns, tiling.n)
         )
+        dtype = taken_dtype(op, lowering)
+        self.fragment = fragment_of("mma", side, tiling.shape, dtype.bits)
+        self.size = self.fragment.registers
         source = op.a if side == "a" else op.b
         self.operand = Operand.of(op, side, source)
         if self.operand.in_registers:
             check_operand_tile(op, side, lowering)
-            self.registers = lowering.registers(source)
+            self.registers = registers_in(source, dtype, lowering)
             return
         self.operand = Operand.of(op, side, lowering.value(source))
-        self.registers = lowering.scratch(op.operand_dtype, self.blocks * self.size, f"{side}_frag")
-        self.by_matrices = lowering.context.target.ldmatrix and self.operand.vector % ROW == 0
-        self.lane_parts = self._lane_parts(paired=side == "a" or self.blocks > 1)
-        odd = side == "b" and self.blocks % 2 and self.blocks > 1
-        self.tail_parts = self._lane_parts(paired=False) if odd else self.lane_parts
+        self.registers = lowering.scratch(dtype, self.blocks * self.size, f"{side}_frag")
+        self.chunk = ROW_BITS // dtype.bits
+        self.by_matrices = (
+            lowering.context.target.ldmatrix
+            and dtype == op.operand_dtype
+            and (dtype.bits <= 32 if self.operand.k_major else dtype.bits == 16)
+            and self.operand.vector % self.chunk == 0
+        )
+        if self.by_matrices:
+            self.parts = {n: self._lane_parts(n) for n in {n for n, _, _ in self._groups()}}
 
     def offset(self, b: Builder, block: Value, step: Value) -> Value:
         """Where the fragment of a block is in the registers, in elements."""
@@ -119,41 +127,48 @@ class _Fragments:
         b = self.lowering.b
         if not self.by_matrices:
             self._load_elements(step)
-        elif self.side == "a":
-            with b.unrolled(self.blocks, "i") as block:
-                self._load_matrices(block, step, 4, self.lane_parts)
-        else:
-            if self.blocks > 1:
-                with b.unrolled(self.blocks // 2, "j") as pair:
-                    self._load_matrices(b.mul(pair, 2), step, 4, self.lane_parts)
-            if self.blocks % 2:
-                self._load_matrices(b.const(self.blocks - 1), step, 2, self.tail_parts)
+            return
+        for matrices, first, count in self._groups():
+            together = matrices // self.matrices
+            with b.unrolled(count, "i" if self.side == "a" else "j") as group:
+                self._load_matrices(b.add(b.mul(group, together), first), step, matrices)
 
-    def _lane_parts(self, paired: bool) -> tuple[Value, Value]:
-        """What the lane adds to mn and k of the row that it states; the unit's first row or column
-        is in mn.
+    @property
+    def matrices(self) -> int:
+        """Matrices of one fragment."""
+        return self.extent // ROWS * (self.tiling.k // self.chunk)
+
+    def _groups(self) -> Iterator[tuple[int, int, int]]:
+        """(matrices of a load, its first block, such loads): as many blocks at once as may be."""
+        done = 0
+        for matrices in LOADS:
+            together = matrices // self.matrices
+            count = (self.blocks - done) // together if together else 0
+            if count:
+                yield matrices, done, count
+                done += count * together
+
+    def _lane_parts(self, matrices: int) -> tuple[Value, Value]:
+        """What the lane adds to mn and k of the row that it states in a load of so many matrices;
+        the unit's first row or column is in mn.
         """
         b, lane = self.lowering.b, self.lowering.lane()
-        inner = b.floormod(lane, ROW)
-        second = b.floormod(b.floordiv(lane, ROW), 2)
-        fourth = b.floordiv(lane, 2 * ROW) if paired else b.const(0)
-        if self.side == "a":
-            mn_half, k_half = second, fourth
-            mn: Value = b.mul(mn_half, ROW)
-        else:  # the second half of the lanes states the next block of this unit
-            k_half = second
-            mn = b.mul(fourth, ROW * self.units)
+        inner = b.floormod(lane, ROWS)
+        number = b.floormod(b.floordiv(lane, ROWS), matrices)
+        halves = self.extent // ROWS
+        block = b.floordiv(number, self.matrices)
+        mn = b.add(b.mul(b.floormod(number, halves), ROWS), b.mul(block, self.extent * self.units))
+        k = b.mul(b.floordiv(b.floormod(number, self.matrices), halves), self.chunk)
         start = b.mul(self.unit, self.extent)
         if self.operand.k_major:
-            return b.add(start, b.add(mn, inner)), b.mul(k_half, ROW)
-        return b.add(start, mn), b.add(b.mul(k_half, ROW), inner)
+            return b.add(start, b.add(mn, inner)), k
+        return b.add(start, mn), b.add(k, inner)
 
-    def _load_matrices(
-        self, block: Value, step: Value, matrices: int, parts: tuple[Value, Value]
-    ) -> None:
+    def _load_matrices(self, block: Value, step: Value, matrices: int) -> None:
         b = self.lowering.b
-        mn = b.add(b.mul(block, self.units * self.extent), parts[0])
-        k = b.add(b.mul(step, self.tiling.k), parts[1])
+        mn_part, k_part = self.parts[matrices]
+        mn = b.add(b.mul(block, self.units * self.extent), mn_part)
+        k = b.add(b.mul(step, self.tiling.k), k_part)
         b.emit(
             LdMatrix(
                 self.registers, b.mul(block, self.size),
@@ -163,11 +178,13 @@ class _Fragments:
         )  # fmt: skip
 
     def _load_elements(self, step: Value) -> None:
-        """Where rows of 16 bytes do not lie together: each lane its own elements."""
+        """Each lane its own elements."""
         b = self.lowering.b
-        fragment = mma_m16n8(self.side, self.tiling.k, 16)
         with b.unrolled(self.blocks, "i" if self.side == "a" else "j") as block:
             unit = b.add(b.mul(block, self.units), self.unit)
             origin = (b.mul(unit, self.extent), b.mul(step, self.tiling.k))
             offset = b.mul(block, self.size)
-            load_fragment(self.lowering, self.operand, fragment, self.registers, offset, origin)
+            load_fragment(
+                self.lowering, self.operand, self.fragment, self.registers, offset, origin,
+                self.lowering.lane(),
+            )  # fmt: skip

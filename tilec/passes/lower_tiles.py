@@ -51,6 +51,7 @@ from .lower_elementwise import (
     lower_splat,
     lower_undefined,
 )
+from .lower_fma import lower_fma
 from .lower_mfma import lower_mfma
 from .lower_mma import lower_mma
 from .lower_nests import lower_parallel, lower_simt
@@ -98,7 +99,9 @@ def register_lowerings(registry: Registry) -> None:
 
 
 def _lower_gemm(op: Gemm, lowering: Lowering) -> None:
-    families: dict[str, Rule] = {"mma": lower_mma, "wgmma": lower_wgmma, "mfma": lower_mfma}
+    families: dict[str, Rule] = {
+        "mma": lower_mma, "wgmma": lower_wgmma, "mfma": lower_mfma, "fma": lower_fma
+    }  # fmt: skip
     assert op.instruction in families, f"a gemm by {op.instruction!r}"
     families[op.instruction](op, lowering)
 

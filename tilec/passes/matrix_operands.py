@@ -1,7 +1,7 @@
 """A gemm cut into instructions: where each unit's blocks start, how its operands are stored, how
 fragments are read.
 
-Shared by the lowerings of the three families. Rows and columns here are those of the product: `mn`
+Shared by the lowerings of all families. Rows and columns here are those of the product: `mn`
 is a row of A or a column of B, `k` the other index of either. Indices are sums of a part that
 follows the thread, computed once outside of all loops, and a part that follows unrolled loops,
 which the C compiler folds into addresses.
@@ -12,16 +12,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..errors import LayoutConflict
+from ..errors import LayoutConflict, TargetUnsupported
 from ..ir.build import Builder
 from ..ir.core import Value, constant_of
+from ..ir.dtypes import DType
 from ..ir.layout import RegisterLayout, SharedLayout
 from ..ir.ops.memory import memory_type
-from ..ir.ops.thread import FillRegisters, VectorLoad
+from ..ir.ops.thread import ConvertRegisters, FillRegisters, VectorLoad
 from ..ir.ops.tile import Gemm
 from ..ir.types import InflightType, MemoryType, TileType
 from .coordinates import coordinates, register_loops
-from .variants import SWAPPED, Side, operand_layout
+from .variants import SWAPPED, Side, Variant, copies_of, multiplied_dtype, operand_layout
 
 if TYPE_CHECKING:
     from .lower_tiles import Lowering
@@ -78,8 +79,12 @@ class Tiling:
     @property
     def accumulators(self) -> int:
         """Registers of one thread that one instruction tile takes."""
-        threads = {"mma": 32, "mfma": 64, "wgmma": 128}[self.family]
+        threads = {"mma": 32, "mfma": 64, "wgmma": 128, "fma": 1}[self.family]
         return self.m * self.n // threads
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return self.m, self.n, self.k
 
 
 def product_type(op: Gemm) -> TileType:
@@ -172,26 +177,51 @@ def load_fragment(
     registers: Value,
     offset: Value,
     origin: tuple[Value, Value],
+    lane: Value,
 ) -> None:
     """One fragment [mn, k] from shared memory at `origin` (mn, k), with vectors as wide as both
     layouts allow.
 
-    `fragment` is over the lanes of one warp or wave; its registers go to `registers` from `offset`
-    on.
+    `fragment` is over the lanes of one unit; its registers go to `registers` from `offset` on, in
+    their dtype.
     """
     b = lowering.b
-    width = 1
-    if operand.k_major:
-        width = min(
-            fragment.vector_width(1), operand.vector, 128 // memory_type(registers).dtype.bits
-        )
+    stored, dtype = memory_type(operand.value).dtype, memory_type(registers).dtype
+    inner = 1 if operand.k_major else 0
+    width = min(fragment.vector_width(inner), operand.vector, 128 // stored.bits)
     with register_loops(b, fragment, width) as register:
-        inside = coordinates(b, fragment, lowering.lane(), register)
+        inside = coordinates(b, fragment, lane, register)
         mn, k = (b.add(start, at) for start, at in zip(origin, inside, strict=True))
         indices = operand.indices(b, mn, k)
-        b.emit(
-            VectorLoad(registers, b.add(offset, register), operand.value, indices, (), count=width)
+        place = b.add(offset, register)
+        if stored == dtype:
+            b.emit(VectorLoad(registers, place, operand.value, indices, (), count=width))
+        else:
+            raw, zero = lowering.scratch(stored, width, "raw"), b.const(0)
+            b.emit(VectorLoad(raw, zero, operand.value, indices, (), count=width))
+            b.emit(ConvertRegisters(registers, place, raw, zero, count=width))
+
+
+def taken_dtype(op: Gemm, lowering: Lowering) -> DType:
+    """The dtype in which the instructions of a gemm take its operands. Raises TargetUnsupported
+    where the target has no such instruction.
+    """
+    target = lowering.context.target
+    tiling = Tiling.of(op)
+    dtype = multiplied_dtype(op, tiling.family, target)
+    shapes = [
+        (i.m, i.n, i.k)
+        for i in target.matrix
+        if dtype is not None and (i.family, i.operand) == (tiling.family, dtype.name)
+    ]
+    if dtype is None or (tiling.family != "fma" and tiling.shape not in shapes):
+        raise TargetUnsupported(
+            "TLC0422",
+            f"{target.name} has no {tiling.family} of {tiling.m} x {tiling.n} x {tiling.k} on "
+            f"{op.operand_dtype}",
+            loc=op.loc,
         )
+    return dtype
 
 
 def check_operand_tile(op: Gemm, side: Side, lowering: Lowering) -> None:
@@ -199,7 +229,10 @@ def check_operand_tile(op: Gemm, side: Side, lowering: Lowering) -> None:
     take it.
     """
     value = op.a if side == "a" else op.b
-    if lowering.layout(value) != operand_layout(op, op.variant, side):  # type: ignore[arg-type]
+    variant: Variant = op.variant  # type: ignore[assignment]
+    copies = copies_of(variant, lowering.threads, lowering.context.target)
+    wanted = operand_layout(op, variant, side, taken_dtype(op, lowering).bits, copies)
+    if lowering.layout(value) != wanted:
         raise LayoutConflict(
             "TLC0421",
             f"{value.hint or side}, a gemm's operand in registers, is not laid out for "
@@ -207,6 +240,16 @@ def check_operand_tile(op: Gemm, side: Side, lowering: Lowering) -> None:
             loc=op.loc,
             hint="copy it to shared memory",
         )
+
+
+def registers_in(tile: Value, dtype: DType, lowering: Lowering) -> Value:
+    """The registers of a tile, converted where it is of another dtype than `dtype`."""
+    registers, count = lowering.registers(tile), lowering.layout(tile).registers
+    if memory_type(registers).dtype == dtype:
+        return registers
+    converted, zero = lowering.scratch(dtype, count, tile.hint), lowering.b.const(0)
+    lowering.b.emit(ConvertRegisters(converted, zero, registers, zero, count=count))
+    return converted
 
 
 def start_accumulator(op: Gemm, lowering: Lowering) -> Value:

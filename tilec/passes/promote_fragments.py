@@ -190,6 +190,7 @@ def _copy(op: Op, tiles: Tiles, ops: list[Op]) -> None:
     if not source and not destination:
         ops.append(op)
         return
+    op = _with_single_rows(op, op.source if source else op.destination)
     if source:
         tile = _read(op, tiles, ops)
     else:
@@ -212,6 +213,29 @@ def _copy(op: Op, tiles: Tiles, ops: list[Op]) -> None:
         ops.append(
             StoreTile(tile, op.destination, op.destination_indices, dims=op.destination_dims)
         )
+
+
+def _with_single_rows(op: Copy, fragment: Value) -> Copy:
+    """The copy along dimensions of the fragment of which the region has one element too, where the
+    other side has dimensions that may stand for them.
+    """
+    held, other = op.source_dims, op.destination_dims
+    if fragment is not op.source:
+        held, other = other, held
+    pairs = list(zip(held, other, op.shape, strict=True))
+    rank = len(memory_type(op.destination if fragment is op.source else op.source).shape)
+    for dim in range(len(memory_type(fragment).shape)):
+        at = sum(d < dim for d, _, _ in pairs)
+        before = pairs[at - 1][1] if at else -1
+        after = pairs[at][1] if at < len(pairs) else rank
+        if dim not in held and after - before > 1:
+            pairs.insert(at, (dim, after - 1, 1))
+    if len(pairs) == len(held):
+        return op
+    held, other, shape = (tuple(values) for values in zip(*pairs, strict=True))
+    if fragment is not op.source:
+        held, other = other, held
+    return op.replace(shape=shape, source_dims=held, destination_dims=other)  # type: ignore[return-value]
 
 
 def _offsets(

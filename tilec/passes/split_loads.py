@@ -27,7 +27,8 @@ from ..ir.ops.tile import Copy, LoadTile, StoreTile
 from ..ir.types import ChannelType, TileType
 from .context import PassContext, Remark
 from .dependence import is_statement, slice_of
-from .fit_resources import ADDRESS_REGISTERS, accumulators
+from .fit_resources import accumulators
+from .variants import ADDRESS_REGISTERS
 
 WORD = 4  # bytes of a register
 FACT_BYTES = 16  # of the widest access

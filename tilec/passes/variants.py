@@ -1,10 +1,13 @@
-"""The ways to do a gemm: instruction shapes, and arrangements of warps (or warpgroups) over the
-tile.
+"""The ways to do a gemm: instruction shapes, and arrangements of units over the tile.
 
 A variant is `(family, m, n, k, rows, columns)`: instructions of m x n x k, units (warps for mma and
-mfma, warpgroups for wgmma) arranged `rows` x `columns`. Units interleave: unit (r, c) takes
-instruction tiles r, r + rows, ... down the rows and c, c + columns, ... along the columns, so every
-unit spans the whole tile and slabs of columns need no exchange.
+mfma, warpgroups for wgmma, threads for fma) arranged `rows` x `columns`. Units interleave: unit
+(r, c) takes instruction tiles r, r + rows, ... down the rows and c, c + columns, ... along the
+columns, so every unit spans the whole tile and slabs of columns need no exchange.
+
+Family "fma" is no matrix instruction: a thread multiplies and adds elements, m x n of the tile and
+k steps at a time. It serves any dtype and tile, so where there are more threads than elements,
+units beyond `rows` x `columns` hold copies.
 
 MFMA has a second form of each, with "swapped" as a seventh part: the instruction is given B as its
 left operand and A as its right one, and so computes the transpose. A lane then holds consecutive
@@ -13,23 +16,55 @@ columns of one row, which is how the next product takes its operands from regist
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from typing import Literal
 
-from ..ir.layout import RegisterLayout, mfma, mma_m16n8, wgmma_a, wgmma_accumulator
+from ..ir.dtypes import DTYPES, DType, f32, f64
+from ..ir.layout import (
+    RegisterLayout,
+    mfma,
+    mma_m8n8,
+    mma_m16n8,
+    replicated,
+    wgmma_a,
+    wgmma_accumulator,
+)
+from ..ir.layout.fragments import Operand
 from ..ir.ops.tile import Gemm
 from ..ir.types import InflightType, MemoryType, TileType
-from ..target import Target
+from ..target import MatrixInstruction, Target
 
 Variant = tuple[str, int, int, int, int, int] | tuple[str, int, int, int, int, int, str]
 Side = Literal["a", "b"]
 
 SWAPPED = "swapped"
 WGMMA_COLUMNS = 256  # widest wgmma
+ADDRESS_REGISTERS = 48  # what a thread needs beside accumulators and fragments
+WORD = 32  # bits of a register
+MOST_ARRANGEMENTS = 8  # of threads that are offered to the choice of layouts
+CONVERTED = {"e4m3": ("f16",), "e5m2": ("f16",)}
+"""The next dtypes that hold every value of one, narrowest first: where no instruction takes it."""
 
 
 def unit_threads(family: str, target: Target) -> int:
     """Threads that issue one instruction together."""
-    return 128 if family == "wgmma" else target.warp_size
+    return {"wgmma": 128, "fma": 1}.get(family, target.warp_size)
+
+
+def multiplied_dtype(gemm: Gemm, family: str, target: Target) -> DType | None:
+    """The dtype in which instructions of `family` take the operands: their own, or the next wider
+    one; None where the target has none. By fma it is the dtype in which a thread computes.
+    """
+    own, total = gemm.operand_dtype, accumulator_type(gemm).dtype
+    if family == "fma":
+        if not total.is_float:
+            return total
+        return f64 if 64 in (own.bits, total.bits) else f32
+    for name in (own.name, *CONVERTED.get(own.name, ())):
+        if any(_instructions(family, name, total.name, target)):
+            return DTYPES[name]
+    return None
 
 
 def variants_of(
@@ -40,13 +75,18 @@ def variants_of(
 
     The policy "full_row" ("full_col") puts as many units as fit along the rows (columns).
     """
+    if family == "fma":
+        return _by_threads(gemm, threads, target)
     tile_m, tile_n, tile_k = gemm_shape(gemm)
     units = threads // unit_threads(family, target)
+    dtype = multiplied_dtype(gemm, family, target)
     found: list[tuple[Variant, float]] = []
-    for m, n, k in _shapes(family, gemm.operand_dtype.name, target):
-        for rows in range(1, units + 1):
-            columns = units // rows
-            if rows * columns != units or tile_m % (m * rows) or tile_k % k:
+    if dtype is None or threads % unit_threads(family, target):
+        return found
+    for i in _instructions(family, dtype.name, accumulator_type(gemm).dtype.name, target):
+        m, n, k = i.m, i.n, i.k
+        for rows, columns in _arrangements(units):
+            if tile_m % (m * rows) or tile_k % k:
                 continue
             width = _widest(n, tile_n, columns, gemm.transpose_b) if family == "wgmma" else n
             if width == 0 or tile_n % (width * columns):
@@ -55,26 +95,52 @@ def variants_of(
                 reads = tile_m // m * (tile_n // width) * float(m + width)
             else:  # a unit keeps what it read in registers
                 reads = float(columns * tile_m + rows * tile_n)
-            preference = {"full_row": -rows, "full_col": -columns}.get(gemm.policy, 0) * 1e6
-            small = 1.0 + 0.1 * (m * width < 512 and family == "mfma")  # fewer, larger instructions
-            cost = reads * small + preference
+            cost = reads * (1.0 + 0.1 * _smallness(i, width)) + _bias(gemm, rows, columns)
             found.append(((family, m, width, k, rows, columns), cost))
             if family == "mfma":  # the plain form where nothing asks for the other
                 found.append(((family, m, width, k, rows, columns, SWAPPED), cost + 1.0))
     return sorted(found, key=lambda pair: pair[1])
 
 
+def _arrangements(units: int) -> Iterator[tuple[int, int]]:
+    """Every rows x columns of all units."""
+    for rows in range(1, units + 1):
+        if units % rows == 0:
+            yield rows, units // rows
+
+
+def _bias(gemm: Gemm, rows: int, columns: int) -> float:
+    return {"full_row": -rows, "full_col": -columns}.get(gemm.policy, 0) * 1e6
+
+
+def _smallness(instruction: MatrixInstruction, width: int) -> float:
+    """How far an instruction is from the largest of its family: fewer, larger ones are better."""
+    if instruction.family == "mfma":
+        return float(instruction.m * width < 512)
+    return 1.0 / instruction.k if instruction.family == "mma" else 0.0
+
+
 def gemm_shape(gemm: Gemm) -> tuple[int, int, int]:
     """M, N and K of a gemm."""
-    type_ = gemm.accumulator.type
-    tile = type_.tile if isinstance(type_, InflightType) else type_
-    a = gemm.a.type
-    assert isinstance(tile, TileType) and isinstance(a, (MemoryType, TileType))
+    tile, a = accumulator_type(gemm), gemm.a.type
+    assert isinstance(a, (MemoryType, TileType))
     return tile.shape[0], tile.shape[1], int(a.shape[0] if gemm.transpose_a else a.shape[1])
 
 
-def _shapes(family: str, dtype: str, target: Target) -> list[tuple[int, int, int]]:
-    return [(i.m, i.n, i.k) for i in target.matrix if i.family == family and i.operand == dtype]
+def accumulator_type(gemm: Gemm) -> TileType:
+    """The type of a gemm's accumulator as a tile."""
+    type_ = gemm.accumulator.type
+    tile = type_.tile if isinstance(type_, InflightType) else type_
+    assert isinstance(tile, TileType)
+    return tile
+
+
+def _instructions(
+    family: str, operand: str, accumulator: str, target: Target
+) -> Iterator[MatrixInstruction]:
+    for i in target.matrix:
+        if (i.family, i.operand, i.accumulator) == (family, operand, accumulator):
+            yield i
 
 
 def _widest(most: int, tile_n: int, columns: int, k_major: bool) -> int:
@@ -92,44 +158,108 @@ def _widest(most: int, tile_n: int, columns: int, k_major: bool) -> int:
     return 0
 
 
-def accumulator_layout(variant: Variant, m: int, n: int) -> RegisterLayout:
-    """The register layout of an m x n accumulator."""
-    family, im, n_, k, rows, columns, *swapped = variant
-    if family == "wgmma":
-        fragment = wgmma_accumulator(n_)
-    elif family == "mma":
-        fragment = mma_m16n8("c", k, 16)
-    elif swapped:
-        fragment = mfma("c", n_, im, k, 16).transpose((1, 0))
-    else:
-        fragment = mfma("c", im, n_, k, 16)
-    return fragment.repeat((rows, columns), over="thread").repeat(
-        (m // (im * rows), n // (n_ * columns)), over="register"
-    )
+# Threads that multiply and add
 
 
-def operand_layout(gemm: Gemm, variant: Variant, side: Side) -> RegisterLayout:
-    """The layout that a tile must have to be an operand of `gemm` in registers: fragments (block,
-    step), steps inner.
+def _by_threads(gemm: Gemm, threads: int, target: Target) -> list[tuple[Variant, float]]:
+    """The arrangements of threads whose elements and fragments fit registers, cheapest first.
 
-    Units beside each other that need the same rows hold copies. Its shape is the tile's, stored
-    order included.
+    A thread reads vectors: of consecutive k where an operand is stored with k contiguous, else of
+    consecutive rows (columns). Elements are interleaved otherwise, since lanes that read
+    consecutive rows of a swizzled tile find them in different banks.
     """
-    family, im, n_, ik, rows, columns = variant[:6]
-    m, n, k = gemm_shape(gemm)
-    bits = gemm.operand_dtype.bits
+    tile_m, tile_n, tile_k = gemm_shape(gemm)
+    total = accumulator_type(gemm).dtype
+    wide = multiplied_dtype(gemm, "fma", target)
+    assert wide is not None
+    vector = target.vector_bytes // gemm.operand_dtype.bytes
+    limit = min(target.max_registers, target.registers // threads)
+    found: list[tuple[Variant, float]] = []
+    for units in range(1, threads + 1):
+        if threads % units:
+            continue
+        for rows, columns in _arrangements(units):
+            if tile_m % rows or tile_n % columns:
+                continue
+            down, across = tile_m // rows, tile_n // columns
+            m = math.gcd(down, vector) if gemm.transpose_a else 1
+            n = 1 if gemm.transpose_b else math.gcd(across, vector)
+            held = -(-down * across * total.bits // WORD) + ADDRESS_REGISTERS
+            fragment = (down + across) * -(-wide.bits // WORD)
+            k = math.gcd(tile_k, vector)
+            while k > 1 and held + k * fragment > limit * 3 // 4:
+                k //= 2
+            if held + k * fragment > limit:
+                continue
+            loads = down / (m if gemm.transpose_a else k) + across / (k if gemm.transpose_b else n)
+            cost = 1e3 * down * across + loads + _bias(gemm, rows, columns)
+            found.append((("fma", m, n, k, rows, columns), cost))
+    return sorted(found, key=lambda pair: pair[1])[:MOST_ARRANGEMENTS]
+
+
+# Layouts
+
+
+def fragment_of(
+    family: str, operand: Operand, shape: tuple[int, int, int], bits: int
+) -> RegisterLayout:
+    """What one unit holds of an operand of one instruction, m x n x k in `shape`: "a" [m, k],
+    "b" [n, k] or "c" [m, n]. `bits` of an element of A and B as they are multiplied.
+
+    Raises:
+        ValueError: there is no such instruction.
+    """
+    m, n, k = shape
+    if family == "fma":
+        return replicated({"a": (m, k), "b": (n, k), "c": (m, n)}[operand], 1)
+    if family == "mfma":
+        return mfma(operand, m, n, k, bits)
     if family == "wgmma":
-        fragment = wgmma_a(ik)
-    elif family == "mma":
-        fragment = mma_m16n8(side, ik, bits)
-    else:  # the fragments of both sides are alike: swapped or not makes no difference
-        fragment = mfma(side, im, n_, ik, bits)
+        return wgmma_accumulator(n) if operand == "c" else wgmma_a(k)
+    if operand == "c":  # the same for every k and dtype
+        return mma_m8n8("c", 16, 8) if m == 8 else mma_m16n8("c", 16, 16)
+    return mma_m8n8(operand, k, bits) if m == 8 else mma_m16n8(operand, k, bits)
+
+
+def copies_of(variant: Variant, threads: int, target: Target) -> int:
+    """How many units hold the same part of the accumulator: 1 but for "fma"."""
+    rows, columns = variant[4:6]
+    return threads // (unit_threads(variant[0], target) * rows * columns)
+
+
+def accumulator_layout(variant: Variant, m: int, n: int, copies: int = 1) -> RegisterLayout:
+    """The register layout of an m x n accumulator, `copies` of it in further units."""
+    family, im, in_, k, rows, columns, *swapped = variant
+    if swapped:
+        fragment = fragment_of(family, "c", (in_, im, k), 16).transpose((1, 0))
+    else:
+        fragment = fragment_of(family, "c", (im, in_, k), 16)
+    layout = fragment.repeat((rows, columns), over="thread").repeat(
+        (m // (im * rows), n // (in_ * columns)), over="register"
+    )
+    return layout.replicate(copies) if copies > 1 else layout
+
+
+def operand_layout(
+    gemm: Gemm, variant: Variant, side: Side, bits: int = 0, copies: int = 1
+) -> RegisterLayout:
+    """The layout that a tile must have to be an operand of `gemm` in registers: fragments (block,
+    step), steps inner. `bits` of an element as it is multiplied, if not those of the operand.
+
+    Units beside each other that need the same rows hold copies; all of it has `copies`. Its shape
+    is the tile's, stored order included.
+    """
+    family, im, in_, ik, rows, columns = variant[:6]
+    m, n, k = gemm_shape(gemm)
+    # Fragments of both sides are alike where a variant may be swapped: that makes no difference.
+    fragment = fragment_of(family, side, (im, in_, ik), bits or gemm.operand_dtype.bits)
     if side == "a":
         fragment = fragment.replicate(columns).repeat((rows, 1), "thread")
         blocks = m // (im * rows)
     else:
         fragment = fragment.repeat((columns, 1), "thread").replicate(rows)
-        blocks = n // (n_ * columns)
+        blocks = n // (in_ * columns)
     layout = fragment.repeat((blocks, k // ik), "register")
+    layout = layout.replicate(copies) if copies > 1 else layout
     k_first = gemm.transpose_a if side == "a" else not gemm.transpose_b
     return layout.transpose((1, 0)) if k_first else layout
