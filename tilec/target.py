@@ -55,6 +55,21 @@ class Target:
     def name(self) -> str:
         return f"{self.backend}:{self.arch}"
 
+    @property
+    def capability(self) -> tuple[int, int] | None:
+        """The compute capability, (9, 0) of sm_90a; None for another vendor's machine."""
+        number = self.arch.removeprefix("sm_").rstrip("af")
+        return divmod(int(number), 10) if self.backend == "cuda" and number.isdigit() else None
+
+    def runs_on(self, major: int, minor: int) -> bool:
+        """Whether a GPU of that compute capability can run code for this target: of the same major
+        version and no older, and the same where the target is exact (CUDA Programming Guide,
+        "Binary compatibility").
+        """
+        if self.capability is None or self.capability[0] != major:
+            return False
+        return self.capability[1] == minor or (not self.exact and self.capability[1] < minor)
+
     def without(self, **features: bool) -> Target:
         """The same machine with features left unused, e.g. `without(tma=False)` for arrays TMA
         cannot read.

@@ -30,11 +30,11 @@ CASES = tuple(covering_cases())
 NVIDIA = tuple(case for case in CASES if case.target.startswith("cuda"))
 AMD = tuple(case for case in CASES if case.target.startswith("hip"))
 
-# Mnemonic in SASS -> the ops that it is made for.
+# Mnemonics in SASS, and the ops that they are made for.
 SASS = {
-    "HMMA": ("mma",), "HGMMA": ("wgmma", "wgmma_registers"), "LDSM": ("ldmatrix",),
-    "STSM": ("stmatrix",), "LDGSTS": ("cp_async",), "UTMALDG": ("tma_load",),
-    "UTMASTG": ("tma_store",),
+    ("HMMA", "IMMA", "DMMA", "QMMA"): ("mma",), ("HGMMA",): ("wgmma", "wgmma_registers"),
+    ("LDSM",): ("ldmatrix",), ("STSM",): ("stmatrix",), ("LDGSTS",): ("cp_async",),
+    ("UTMALDG",): ("tma_load",), ("UTMASTG",): ("tma_store",),
 }  # fmt: skip
 AMD_ISA = {
     "v_mfma": "mfma", "buffer_load_dwordx4": "load_buffer_16", "ds_read_b128": "load_shared_16",
@@ -62,15 +62,16 @@ def sass(code: bytes, folder: Path) -> Counter[str]:
     )
 
 
-def check_nvidia(variant: Lowered, arch: str, folder: Path) -> None:
+def check_nvidia(variant: Lowered, arch: str, folder: Path, *, matrix: bool = True) -> None:
     binary = find_nvrtc().compile(variant.text, variant.file_name, arch)
     (resources,) = binary.resources
     assert (resources.spill_stores, resources.spill_loads, resources.stack) == (0, 0, 0)
     assert binary.findings == () and not re.search(r"C7\d\d\d", binary.log), binary.log
     found, expected = sass(binary.code, folder), count_instructions(variant.program)
-    for mnemonic, ops in SASS.items():
-        assert found[mnemonic] == sum(expected[op] for op in ops), mnemonic
-    assert found["HMMA"] + found["HGMMA"] > 0
+    for mnemonics, ops in SASS.items():
+        count = sum(found[mnemonic] for mnemonic in mnemonics)
+        assert count == sum(expected[op] for op in ops), mnemonics
+    assert (expected["mma"] + expected["wgmma"] > 0) == matrix
     assert found["LDL"] == found["STL"] == 0
 
 

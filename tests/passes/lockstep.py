@@ -18,7 +18,7 @@ from tilec.ir.core import Constant, Op, Value
 from tilec.ir.layout import SharedLayout
 from tilec.ir.ops import amd, arith, nvidia, thread
 from tilec.ir.ops.control import For, If, ThreadId, WarpUniform, Yield
-from tilec.ir.ops.memory import Alloc, Load, Slot, Store
+from tilec.ir.ops.memory import Alloc, Load, Slot, Store, memory_type
 from tilec.ir.types import MemoryType, Space
 
 Array = np.ndarray[Any, Any]
@@ -223,14 +223,16 @@ def _shuffle_xor(m: Machine, op: thread.ShuffleXor) -> None:
 def _ldmatrix(m: Machine, op: nvidia.LdMatrix) -> None:
     handle, at = m.place(op.memory, op.indices)
     used = m.thread % 32 < 8 * op.matrices
-    assert (at[used] % 8 == 0).all(), "a row of a matrix that is not aligned"
-    rows = m.memory[handle][np.where(used, at, 0)[:, None] + np.arange(8)]
+    each = 4 // m.memory[handle].itemsize  # elements of a register
+    assert each <= 2 or not op.transposed, "only elements of 16 bits are transposed"
+    assert (at[used] % (4 * each) == 0).all(), "a row of a matrix that is not aligned"
+    rows = m.memory[handle][np.where(used, at, 0)[:, None] + np.arange(4 * each)]
     lane, warp = m.thread % 32, m.thread // 32 * 32
     parts = []
     for number in range(op.matrices):
         first = warp + 8 * number
-        for half in (0, 1):
-            row, column = lane // 4, 2 * (lane % 4) + half
+        for part in range(each):
+            row, column = lane // 4, each * (lane % 4) + part
             if op.transposed:
                 row, column = column, row
             parts.append(rows[first + row, column])
@@ -253,34 +255,42 @@ def _product(m: Machine, op: nvidia.Mma | amd.Mfma, group: int, places: Callable
         for name, value in values.items():
             lane, register = np.indices((group, counts[name]))
             full[name] = np.full(shapes[name], np.nan)
-            full[name][places(name, lane, register, op.m, op.n)] = value[first : first + group]
+            full[name][places(name, lane, register, op)] = value[first : first + group]
         total = full["c"] + full["a"] @ full["b"]
         lane, register = np.indices((group, counts["c"]))
-        values["c"][first : first + group] = total[places("c", lane, register, op.m, op.n)]
+        values["c"][first : first + group] = total[places("c", lane, register, op)]
     m.write(op.accumulator, op.accumulator_offset, values["c"])
 
 
-def _mma_places(name: str, lane: Array, register: Array, m: int, n: int) -> tuple[Array, Array]:
-    """PTX ISA, fragments of mma.m16n8k16 with .f16."""
-    group, inside = lane // 4, lane % 4
-    if name == "a":
-        low = register % 4 < 2
-        return group + np.where(low, 0, 8), 2 * inside + register % 2 + np.where(register < 4, 0, 8)
+def _mma_places(name: str, lane: Array, register: Array, op: nvidia.Mma) -> tuple[Array, Array]:
+    """PTX ISA, "Matrix fragments for mma": registers of 32 bits, the upper eight rows, the lower
+    eight, then the next k.
+    """
+    if name == "c":
+        return lane // 4 + 8 * (register // 2), 2 * (lane % 4) + register % 2
+    each = max(1, 32 // memory_type(op.a).dtype.bits)
     if name == "b":
-        return 2 * inside + register % 2 + np.where(register < 2, 0, 8), group
-    return group + np.where(register < 2, 0, 8), 2 * inside + register % 2
+        row, k = _a_places(lane, register, each, 1)
+        return k, row
+    return _a_places(lane, register, each, op.m // 8)
 
 
-def _mfma_places(name: str, lane: Array, register: Array, m: int, n: int) -> tuple[Array, Array]:
+def _a_places(lane: Array, register: Array, each: int, halves: int) -> tuple[Array, Array]:
+    """Row and k of A with `each` elements in 32 bits, and one or two halves of eight rows."""
+    word, inside = register // each, each * (lane % 4) + register % each
+    return lane // 4 + 8 * (word % halves), inside + 4 * each * (word // halves)
+
+
+def _mfma_places(name: str, lane: Array, register: Array, op: amd.Mfma) -> tuple[Array, Array]:
     """CDNA3 ISA: each lane holds consecutive k of row lane % m; 16x16 and 32x32 results by
     quadruples of rows.
     """
     each = register.shape[1]
     if name == "a":
-        return lane % m, each * (lane // m) + register
+        return lane % op.m, each * (lane // op.m) + register
     if name == "b":
-        return each * (lane // n) + register, lane % n
-    if m == 16:
+        return each * (lane // op.n) + register, lane % op.n
+    if op.m == 16:
         return 4 * (lane // 16) + register, lane % 16
     return 8 * (register // 4) + 4 * (lane // 32) + register % 4, lane % 32
 
@@ -328,7 +338,7 @@ def _wgmma(m: Machine, op: nvidia.Wgmma | nvidia.WgmmaRegisters) -> None:
         t = np.arange(128)
         if in_registers:
             lane, register = np.indices((128, 8))
-            row, column = _mma_places("a", lane % 32, register, 16, 8)
+            row, column = _a_places(lane % 32, register, 2, 2)
             a = np.full((64, 16), np.nan)
             a[row + 16 * (lane // 32), column] = m.read(op.a, op.a_offset, 8)[own]
         else:

@@ -10,7 +10,7 @@ import pytest
 from tests.passes.rule_harness import RuleLowering, get_tile, machine_for, put_tile
 from tilec.errors import LayoutConflict
 from tilec.ir.core import Value, constant
-from tilec.ir.dtypes import DType, bf16, bool_, f16, f32, i32
+from tilec.ir.dtypes import DType, bf16, bool_, f16, f32, f64, i8, i32, i64, u8
 from tilec.ir.layout import SharedLayout, choose_swizzle
 from tilec.ir.ops.amd import Mfma
 from tilec.ir.ops.memory import Slot
@@ -19,6 +19,7 @@ from tilec.ir.ops.pipeline import Wait
 from tilec.ir.ops.thread import VectorLoad
 from tilec.ir.ops.tile import Gemm
 from tilec.ir.types import InflightType, MemoryType, ScalarType, Space, TileType
+from tilec.passes.lower_fma import lower_fma
 from tilec.passes.lower_mfma import lower_mfma
 from tilec.passes.lower_mma import lower_mma
 from tilec.passes.lower_wgmma import lower_wait, lower_wgmma
@@ -26,10 +27,10 @@ from tilec.passes.variants import accumulator_layout, operand_layout
 
 Array = np.ndarray[Any, Any]
 Variant = tuple[str, int, int, int, int, int]
-RULES = {"mma": lower_mma, "wgmma": lower_wgmma, "mfma": lower_mfma}
-TARGETS = {"mma": "cuda:sm_80", "wgmma": "cuda:sm_90a", "mfma": "hip:gfx942"}
+RULES = {"mma": lower_mma, "wgmma": lower_wgmma, "mfma": lower_mfma, "fma": lower_fma}
+TARGETS = {"mma": "cuda:sm_80", "wgmma": "cuda:sm_90a", "mfma": "hip:gfx942", "fma": "hip:gfx942"}
 TRANSPOSES = {"NT": (False, True), "NN": (False, False), "TN": (True, False), "TT": (True, True)}
-LANES = {"mma": 32, "wgmma": 128, "mfma": 64}
+LANES = {"mma": 32, "wgmma": 128, "mfma": 64, "fma": 1}
 
 
 def shared(dtype: DType, shape: tuple[int, ...], layout: SharedLayout | None = None) -> Value:
@@ -44,17 +45,19 @@ class Case:
 
     def __init__(
         self, variant: Variant, size: tuple[int, int, int], transposes: str = "NT",
-        dtype: DType = f16,
+        dtype: DType = f16, total: DType = f32, target: str = "",
         layouts: tuple[SharedLayout | None, SharedLayout | None] = (None, None), **options: Any,
     ) -> None:  # fmt: skip
         (m, n, k), family = size, variant[0]
         ta, tb = TRANSPOSES[transposes]
-        self.lowering = RuleLowering(TARGETS[family], LANES[family] * variant[4] * variant[5])
+        copies = options.pop("copies", 1)
+        threads = LANES[family] * variant[4] * variant[5] * copies
+        self.lowering = RuleLowering(target or TARGETS[family], threads)
         shapes = ((k, m) if ta else (m, k), (n, k) if tb else (k, n))
         self.a, self.b = (
             shared(dtype, s, layout) for s, layout in zip(shapes, layouts, strict=True)
         )
-        tile = TileType(f32, (m, n), accumulator_layout(variant, m, n))
+        tile = TileType(total, (m, n), accumulator_layout(variant, m, n, copies))
         self.accumulator = Value(tile)
         options = {"asynchronous": family == "wgmma", **options}
         self.op = Gemm(
@@ -67,9 +70,10 @@ class Case:
             self.lowering.share(self.accumulator, self.wait.result)
         random = np.random.default_rng(m + n + k)
         self.left, self.right = (
-            random.integers(-4, 5, s).astype(dtype.numpy) for s in ((m, k), (k, n))
+            random.integers(0 if dtype.kind == "uint" else -4, 5, s).astype(dtype.numpy)
+            for s in ((m, k), (k, n))
         )
-        self.start = random.integers(-4, 5, (m, n)).astype(np.float32)
+        self.start = random.integers(-4, 5, (m, n)).astype(total.numpy)
         self.stored = (self.left.T if ta else self.left, self.right.T if tb else self.right)
 
     @property
@@ -116,6 +120,59 @@ MMA = [
 @pytest.mark.parametrize(("variant", "size"), MMA)
 def test_mma_multiplies(variant: Variant, size: tuple[int, int, int], transposes: str) -> None:
     case = Case(variant, size, transposes)
+    assert np.array_equal(case.run(), case.start + case.product)
+
+
+SHAPES = [
+    (("mma", 16, 8, 8, 2, 2), (64, 48, 24), f16, f32, "cuda:sm_75"),
+    (("mma", 16, 8, 8, 1, 2), (48, 16, 8), f16, f16, "cuda:sm_75"),
+    (("mma", 16, 8, 8, 2, 1), (32, 40, 40), bf16, f32, "cuda:sm_80"),
+    (("mma", 8, 8, 16, 2, 2), (48, 112, 48), i8, i32, "cuda:sm_75"),
+    (("mma", 8, 8, 16, 1, 1), (8, 8, 16), u8, i32, "cuda:sm_75"),
+    (("mma", 16, 8, 32, 2, 2), (64, 48, 96), i8, i32, "cuda:sm_80"),
+    (("mma", 16, 8, 32, 4, 1), (64, 8, 32), u8, i32, "cuda:sm_90a"),
+    (("mma", 16, 8, 16, 2, 1), (96, 40, 48), i8, i32, "cuda:sm_86"),
+    (("mma", 8, 8, 4, 2, 2), (48, 32, 20), f64, f64, "cuda:sm_80"),
+]
+
+
+@pytest.mark.parametrize("transposes", TRANSPOSES)
+@pytest.mark.parametrize(("variant", "size", "dtype", "total", "target"), SHAPES)
+def test_every_shape_of_mma_multiplies(
+    variant: Variant, size: tuple[int, int, int], dtype: DType, total: DType, target: str,
+    transposes: str,
+) -> None:  # fmt: skip
+    case = Case(variant, size, transposes, dtype, total, target)
+    assert np.array_equal(case.run(), case.start + case.product)
+    loads = {op.registers.hint for op in case.machine.executed if isinstance(op, LdMatrix)}
+    k_major = {"a_frag": transposes[0] == "N", "b_frag": transposes[1] == "T"}
+    by_matrices = {
+        side
+        for side, contiguous in k_major.items()
+        if dtype.bits <= (32 if contiguous else 16) and (contiguous or dtype.bits == 16)
+    }
+    assert loads == by_matrices
+
+
+FMA = [
+    (("fma", 1, 1, 4, 16, 8), (64, 64, 32), f32, f32),
+    (("fma", 1, 4, 2, 8, 4), (32, 48, 12), f32, f32),
+    (("fma", 4, 2, 1, 2, 8), (24, 32, 5), f64, f64),
+    (("fma", 8, 1, 8, 1, 2), (8, 6, 24), bf16, f32),
+    (("fma", 1, 1, 8, 4, 4), (12, 20, 16), f16, f16),
+    (("fma", 1, 2, 16, 2, 2), (6, 8, 48), i8, i32),
+    (("fma", 1, 1, 1, 1, 1), (1, 3, 7), u8, i64),
+]
+
+
+@pytest.mark.parametrize("copies", [1, 2])
+@pytest.mark.parametrize("transposes", TRANSPOSES)
+@pytest.mark.parametrize(("variant", "size", "dtype", "total"), FMA)
+def test_threads_multiply_and_add(
+    variant: Variant, size: tuple[int, int, int], dtype: DType, total: DType, transposes: str,
+    copies: int,
+) -> None:  # fmt: skip
+    case = Case(variant, size, transposes, dtype, total, copies=copies)
     assert np.array_equal(case.run(), case.start + case.product)
 
 
@@ -184,12 +241,13 @@ def test_clear_and_accumulate(family: str) -> None:
         assert np.array_equal(get_tile(machine, case.lowering, case.accumulator), expected)
 
 
-@pytest.mark.parametrize("family", ["mma", "mfma", "wgmma"])
+@pytest.mark.parametrize("family", ["mma", "mfma", "wgmma", "fma"])
 def test_left_operand_in_registers(family: str) -> None:
     variants = {
         "mma": ("mma", 16, 8, 16, 2, 2),
         "mfma": ("mfma", 16, 16, 16, 2, 2),
         "wgmma": ("wgmma", 64, 64, 16, 2, 1),
+        "fma": ("fma", 1, 1, 8, 32, 16),
     }
     size = (128, 64, 64)
     base = Case(variants[family], size)  # type: ignore[arg-type]

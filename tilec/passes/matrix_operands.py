@@ -209,12 +209,13 @@ def taken_dtype(op: Gemm, lowering: Lowering) -> DType:
     target = lowering.context.target
     tiling = Tiling.of(op)
     dtype = multiplied_dtype(op, tiling.family, target)
-    shapes = [
-        (i.m, i.n, i.k)
+    exists = any(
+        (i.family, i.operand, i.m, i.k) == (tiling.family, dtype.name, tiling.m, tiling.k)
+        and (tiling.n == i.n or tiling.family == "wgmma" and tiling.n < i.n)
         for i in target.matrix
-        if dtype is not None and (i.family, i.operand) == (tiling.family, dtype.name)
-    ]
-    if dtype is None or (tiling.family != "fma" and tiling.shape not in shapes):
+        if dtype is not None
+    )
+    if dtype is None or not (exists or tiling.family == "fma"):
         raise TargetUnsupported(
             "TLC0422",
             f"{target.name} has no {tiling.family} of {tiling.m} x {tiling.n} x {tiling.k} on "

@@ -248,8 +248,7 @@ class CompiledKernel:
 def _arch_here(target: Target, driver: GpuDriver) -> str:
     """The architecture to compile for on this machine: text for an older one (sm_80 on an H100) is
     compiled for the device itself, since machine code does not carry over."""
-    if target.backend != "cuda" or target.arch.endswith("a"):
+    if target.capability is None or target.exact:
         return ""
     major, minor = driver.capability(0)
-    here = f"sm_{major}{minor}"
-    return "" if here == target.arch else here
+    return "" if (major, minor) == target.capability else f"sm_{major}{minor}"

@@ -157,17 +157,9 @@ def driver_of(kind: str) -> GpuDriver:
 
 
 def target_for_capability(major: int, minor: int) -> Target:
-    """The newest listed CUDA target of the same major version that a GPU of that compute capability
-    can run. Code for `sm_XYa` runs on XY alone, other code runs on later minor versions too (CUDA
-    Programming Guide, "Binary compatibility"). Raises NoDevice where none is listed."""
-    fitting: list[tuple[int, bool, Target]] = []
-    for target in TARGETS.values():
-        digits = target.arch.removeprefix("sm_").rstrip("af")
-        if target.backend != "cuda" or not digits.isdigit() or int(digits) // 10 != major:
-            continue
-        number, exact = int(digits), target.arch.endswith("a")
-        if number == major * 10 + minor or (not exact and number < major * 10 + minor):
-            fitting.append((number, exact, target))
+    """The newest listed CUDA target that a GPU of that compute capability can run. Raises NoDevice
+    where none is listed."""
+    fitting = [target for target in TARGETS.values() if target.runs_on(major, minor)]
     if not fitting:
         known = ", ".join(name for name in sorted(TARGETS) if name.startswith("cuda"))
         raise NoDevice(
@@ -175,4 +167,4 @@ def target_for_capability(major: int, minor: int) -> Target:
             f"no listed target runs on a GPU of compute capability {major}.{minor}",
             hint=f"targets are {known}; set TILEC_TARGET to try one",
         )
-    return max(fitting, key=lambda item: item[:2])[2]
+    return max(fitting, key=lambda target: (target.capability or (0, 0), target.exact))

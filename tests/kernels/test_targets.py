@@ -1,0 +1,173 @@
+"""Every target and every way to multiply: the emulated text against exact products, NVRTC's machine
+code against the IR.
+
+Small integers, whose products and sums are exact in every dtype and order.
+"""
+
+from __future__ import annotations
+
+import itertools
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tilec
+import tilec.language as T
+from tests.kernels import programs
+from tests.kernels.test_vendor_compilers import check_nvidia
+from tilec.ir.core import walk
+from tilec.ir.dtypes import find_dtype
+from tilec.ir.ops.nvidia import CpAsync, Mma
+from tilec.runtime.compiled import CompiledKernel
+from tilec.runtime.driver import lower
+from tilec.runtime.emulator_device import EmulatorDevice
+from tilec.runtime.interpreter_device import InterpreterDevice
+from tilec.target import TARGETS
+
+NVIDIA = tuple(name for name in TARGETS if name.startswith("cuda"))
+TRANSPOSES = tuple(itertools.product((False, True), repeat=2))
+Size = tuple[int, int, int]
+
+
+@cache
+def product(dtype: str, total: str, out: str, ta: bool, tb: bool) -> Any:
+    """C = A B, each stored as it is or transposed."""
+    a_shape, b_shape = (("K", "M") if ta else ("M", "K")), (("N", "K") if tb else ("K", "N"))
+
+    @tilec.kernel
+    def multiply(
+        A: T.Tensor(a_shape, dtype),
+        B: T.Tensor(b_shape, dtype),
+        C: T.Tensor(("M", "N"), out),
+        bm: int = 64,
+        bn: int = 64,
+        bk: int = 32,
+        stages: int = 3,
+        threads: int = 128,
+    ):
+        M, N, K = C.shape[0], C.shape[1], A.shape[0 if ta else 1]
+        with T.Kernel(T.ceildiv(N, bn), T.ceildiv(M, bm), threads=threads) as (bx, by):
+            A_s = T.alloc_shared((bk, bm) if ta else (bm, bk), dtype)
+            B_s = T.alloc_shared((bn, bk) if tb else (bk, bn), dtype)
+            acc = T.alloc_fragment((bm, bn), total)
+            T.clear(acc)
+            for k in T.Pipelined(T.ceildiv(K, bk), num_stages=stages):
+                if ta:
+                    T.copy(A[k * bk, by * bm], A_s)
+                else:
+                    T.copy(A[by * bm, k * bk], A_s)
+                if tb:
+                    T.copy(B[bx * bn, k * bk], B_s)
+                else:
+                    T.copy(B[k * bk, bx * bn], B_s)
+                T.gemm(A_s, B_s, acc, transpose_A=ta, transpose_B=tb)
+            T.copy(acc, C[by * bm, bx * bn])
+
+    return multiply
+
+
+def lowered(kernel: Any, target: str, **constants: int) -> CompiledKernel:
+    compiled = lower(kernel, (), target, constants)
+    compiled.add_general()
+    return compiled
+
+
+def operands(dtype: str, size: Size) -> tuple[Any, Any]:
+    found = find_dtype(dtype)
+    m, n, k = size
+    random = np.random.default_rng(m * n + k)
+    low = 0 if found.kind == "uint" else -3
+    a, b = (random.integers(low, 4, s).astype(np.float32) for s in ((m, k), (k, n)))
+    return a.astype(found.numpy), b.astype(found.numpy)
+
+
+def check(device: Any, compiled: CompiledKernel, ta: bool, tb: bool, out: str, size: Size) -> None:
+    """The product on a device is exactly that of float64."""
+    dtype = compiled.program.params[0].type.dtype.name  # type: ignore[attr-defined]
+    a, b = operands(dtype, size)
+    exact = a.astype(np.float64) @ b.astype(np.float64)
+    c = np.full(exact.shape, -77, find_dtype(out).numpy)
+    stored = (np.ascontiguousarray(x.T if t else x) for x, t in ((a, ta), (b, tb)))
+    compiled.run_on(device, (*stored, c))
+    assert np.array_equal(c.astype(np.float64), exact), f"{compiled.target.name} at {size}"
+
+
+# Dtype, accumulator, result; target, whether by a matrix instruction.
+WAYS = [
+    ("float16", "float32", "float16", "cuda:sm_75", True),
+    ("float16", "float16", "float16", "cuda:sm_75", True),
+    ("int8", "int32", "int32", "cuda:sm_75", True),
+    ("bfloat16", "float32", "bfloat16", "cuda:sm_75", False),
+    ("float64", "float64", "float64", "cuda:sm_75", False),
+    ("float16", "float16", "float32", "cuda:sm_80", True),
+    ("uint8", "int32", "int32", "cuda:sm_86", True),
+    ("int8", "int32", "float32", "cuda:sm_89", True),
+    ("float64", "float64", "float64", "cuda:sm_80", True),
+    ("int8", "int32", "int32", "cuda:sm_90a", True),
+    ("float32", "float32", "float32", "cuda:sm_90a", False),
+    ("int16", "int64", "int64", "cuda:sm_80", False),
+    ("int8", "int32", "int32", "hip:gfx942", False),
+    ("float32", "float32", "float32", "hip:gfx942", False),
+    ("float16", "float16", "float16", "hip:gfx942", False),
+    ("float64", "float64", "float64", "hip:gfx942", False),
+]
+SIZES: tuple[tuple[Size, dict[str, int]], ...] = (
+    ((72, 80, 96), {}),
+    ((65, 63, 37), {"bn": 48, "stages": 2}),
+    ((1, 1, 1), {}),
+    ((33, 9, 0), {}),
+    ((45, 50, 30), {"bm": 24, "bn": 40, "bk": 12}),  # no instruction fits
+    ((9, 20, 40), {"bm": 1, "bn": 8, "bk": 16}),
+    ((70, 33, 70), {"bm": 32, "bn": 16, "bk": 8, "threads": 96, "stages": 1}),
+)
+
+
+@pytest.mark.emulator
+@pytest.mark.parametrize(("dtype", "total", "out", "target", "matrix"), WAYS)
+def test_every_way_to_multiply(dtype: str, total: str, out: str, target: str, matrix: bool) -> None:
+    for (ta, tb), (size, tile) in itertools.product(TRANSPOSES, SIZES):
+        compiled = lowered(product(dtype, total, out, ta, tb), target, **tile)
+        check(EmulatorDevice(target, "a test", "late", "reverse"), compiled, ta, tb, out, size)
+        if not tile:
+            assert matrix != ("TLC0322" in [remark.code for remark in compiled.remarks])
+
+
+def test_the_interpreter_multiplies_the_same() -> None:
+    for dtype, total, out, *_ in WAYS:
+        compiled = lower(product(dtype, total, out, False, True), (), "cuda:sm_80", {})
+        check(InterpreterDevice("", "a test"), compiled, False, True, out, (45, 50, 30))
+
+
+@pytest.mark.emulator
+@pytest.mark.parametrize("target", NVIDIA)
+def test_the_gemm_on_every_nvidia_target(target: str) -> None:
+    compiled = lowered(product("float16", "float32", "float16", False, True), target)
+    check(EmulatorDevice(target, "a test"), compiled, False, True, "float16", (130, 72, 152))
+    copies = [op for op in walk(compiled.lowered.program.body) if isinstance(op, CpAsync)]
+    assert bool(copies) == (target not in ("cuda:sm_75", "cuda:sm_90a"))
+
+
+@pytest.mark.parametrize("target", NVIDIA)
+def test_machine_code_of_the_gemm_and_the_origin(target: str, tmp_path: Path) -> None:
+    arch = target.partition(":")[2]
+    for variant in lowered(programs.gemm(), target).variants:
+        check_nvidia(variant, arch, tmp_path)
+    check_nvidia(lower(programs.origin(), (), target, {}).lowered, arch, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "total", "out", "target", "matrix"), [w for w in WAYS if w[3].startswith("cuda")]
+)
+def test_machine_code_of_every_way_to_multiply(
+    dtype: str, total: str, out: str, target: str, matrix: bool, tmp_path: Path
+) -> None:
+    for transposes in ((False, True), (True, False)):
+        tile = {"bm": 128, "bn": 64, "threads": 256}
+        compiled = lowered(product(dtype, total, out, *transposes), target, **tile)
+        for variant in compiled.variants:
+            multiplies = [op for op in walk(variant.program.body) if isinstance(op, Mma)]
+            assert bool(multiplies) == matrix
+            check_nvidia(variant, target.partition(":")[2], tmp_path, matrix=matrix)
