@@ -80,7 +80,7 @@ def test_a_signature() -> None:
     cuda = render_kernel("cuda", frame)
     assert cuda.startswith("// one\n// two\n")
     assert (
-        'extern "C" __global__ void __launch_bounds__(96) k(const __grid_constant__ tensor_map '
+        'extern "C" __global__ void __launch_bounds__(96, 1) k(const __grid_constant__ tensor_map '
         "A_map, const bf16* __restrict__ B, f32* C, i32 M, i64 N, f32 scale) {\n  C[0] = scale;\n}"
     ) in cuda
     assert "#include" not in cuda

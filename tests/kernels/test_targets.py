@@ -109,11 +109,18 @@ WAYS = [
     ("int8", "int32", "int32", "cuda:sm_90a", True),
     ("float32", "float32", "float32", "cuda:sm_90a", False),
     ("int16", "int64", "int64", "cuda:sm_80", False),
+    ("tfloat32", "float32", "float32", "cuda:sm_80", True),
+    ("tfloat32", "float32", "float32", "cuda:sm_75", False),
+    ("float8_e4m3fn", "float32", "float16", "cuda:sm_89", True),
+    ("float8_e5m2", "float32", "float32", "cuda:sm_120a", True),
+    ("float8_e4m3fn", "float32", "float32", "cuda:sm_86", True),  # converted to f16
+    ("float8_e5m2", "float32", "float32", "hip:gfx942", True),  # likewise
     ("int8", "int32", "int32", "hip:gfx942", False),
     ("float32", "float32", "float32", "hip:gfx942", False),
     ("float16", "float16", "float16", "hip:gfx942", False),
     ("float64", "float64", "float64", "hip:gfx942", False),
 ]
+NO_FLOAT8 = ("cuda:sm_86", "hip:gfx942")
 SIZES: tuple[tuple[Size, dict[str, int]], ...] = (
     ((72, 80, 96), {}),
     ((65, 63, 37), {"bn": 48, "stages": 2}),
@@ -128,11 +135,14 @@ SIZES: tuple[tuple[Size, dict[str, int]], ...] = (
 @pytest.mark.emulator
 @pytest.mark.parametrize(("dtype", "total", "out", "target", "matrix"), WAYS)
 def test_every_way_to_multiply(dtype: str, total: str, out: str, target: str, matrix: bool) -> None:
-    for (ta, tb), (size, tile) in itertools.product(TRANSPOSES, SIZES):
+    for number, (size, tile) in enumerate(SIZES):
+        ta, tb = TRANSPOSES[(number + WAYS.index((dtype, total, out, target, matrix))) % 4]
         compiled = lowered(product(dtype, total, out, ta, tb), target, **tile)
         check(EmulatorDevice(target, "a test", "late", "reverse"), compiled, ta, tb, out, size)
         if not tile:
-            assert matrix != ("TLC0322" in [remark.code for remark in compiled.remarks])
+            codes = [remark.code for remark in compiled.remarks]
+            assert matrix != ("TLC0322" in codes)
+            assert ("TLC0326" in codes) == (target in NO_FLOAT8 and dtype.startswith("float8"))
 
 
 def test_the_interpreter_multiplies_the_same() -> None:
@@ -164,8 +174,10 @@ def test_machine_code_of_the_gemm_and_the_origin(target: str, tmp_path: Path) ->
 def test_machine_code_of_every_way_to_multiply(
     dtype: str, total: str, out: str, target: str, matrix: bool, tmp_path: Path
 ) -> None:
-    for transposes in ((False, True), (True, False)):
-        tile = {"bm": 128, "bn": 64, "threads": 256}
+    # ptxas runs the first iteration of a loop without ldmatrix apart where the target is Blackwell.
+    peels = target in ("cuda:sm_100a", "cuda:sm_120a")
+    for transposes in ((False, True), (True, False))[: 1 if peels else 2]:
+        tile = {"bm": 128, "bn": 64, "bk": 512 // find_dtype(dtype).bits, "threads": 256}
         compiled = lowered(product(dtype, total, out, *transposes), target, **tile)
         for variant in compiled.variants:
             multiplies = [op for op in walk(variant.program.body) if isinstance(op, Mma)]

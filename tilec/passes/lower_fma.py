@@ -18,8 +18,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..ir.core import Value
+from ..ir.dtypes import f32, tf32, u32
 from ..ir.layout import RegisterLayout
-from ..ir.ops.arith import element_dtype
+from ..ir.ops.arith import Reinterpret, element_dtype
 from ..ir.ops.memory import Load, Store, memory_type
 from ..ir.ops.tile import Gemm
 from .matrix_operands import (
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from .lower_tiles import Lowering
 
 UNROLLED_STEPS = 2  # a loop of no more than these is no loop
+TF32_BITS = 0xFFFFE000  # of an f32 that a gemm declared tf32 reads
 
 
 def lower_fma(op: Gemm, lowering: Lowering) -> None:
@@ -89,7 +91,7 @@ class _Fragments:
             if side == "a"
             else (tiling.column_blocks, tiling.columns, tiling.n)
         )
-        self.dtype = taken_dtype(op, lowering)
+        self.stored, self.dtype = op.operand_dtype, taken_dtype(op, lowering)
         self.fragment = fragment_of("fma", side, tiling.shape, self.dtype.bits)
         source = op.a if side == "a" else op.b
         self.operand = Operand.of(op, side, source)
@@ -127,5 +129,8 @@ class _Fragments:
         k_inner = self.operand.k_major or self.operand.in_registers
         at = b.add(b.mul(inner, k), p) if k_inner else b.add(b.mul(p, m), inner)
         place = b.add(b.mul(block, self.fragment.registers), at)
-        found = b.emit(Load(self.registers, (place,), in_bounds=True)).result
-        return b.cast(found, self.dtype)
+        found = b.cast(b.emit(Load(self.registers, (place,), in_bounds=True)).result, self.dtype)
+        if self.stored != tf32:
+            return found
+        bits = b.bit_and(b.pure(Reinterpret(found, dtype=u32)), b.const(TF32_BITS, u32))
+        return b.pure(Reinterpret(bits, dtype=f32))

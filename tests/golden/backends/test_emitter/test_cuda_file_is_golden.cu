@@ -41,6 +41,7 @@ DEVICE f32 widen(f16 x) { f32 y; asm("cvt.f32.f16 %0, %1;" : "=f"(y) : "h"(x.bit
 DEVICE f16 convert_to(as<f16>, f32 x) { f16 y; asm("cvt.rn.f16.f32 %0, %1;" : "=h"(y.bits) : "f"(x)); return y; }
 DEVICE f16 convert_to(as<f16>, f64 x) { f16 y; asm("cvt.rn.f16.f64 %0, %1;" : "=h"(y.bits) : "d"(x)); return y; }
 DEVICE f16 convert_to(as<f16>, f16 x) { return x; }
+DEVICE f32 to_odd(f16 x) { return widen(x); }
 template <class S> DEVICE f16 convert_to(as<f16>, S x) { return convert_to(as<f16>{}, static_cast<f32>(x)); }
 template <class T> DEVICE T convert_to(as<T>, f16 x) { return convert_to(as<T>{}, widen(x)); }
 DEVICE f16 operator+(f16 a, f16 b) { asm("add.rn.f16 %0, %0, %1;" : "+h"(a.bits) : "h"(b.bits)); return a; }
@@ -56,11 +57,14 @@ DEVICE bool operator==(f16 a, f16 b) { return widen(a) == widen(b); }
 DEVICE bool operator!=(f16 a, f16 b) { return widen(a) != widen(b); }
 
 template <class T> using global = T*;
+
+// A float that is out of an integer's range gives the nearest that is in it, NaN 0: cvt does so, except for NaN and 64 bits.
 template <class T, class S> DEVICE T convert(S x) { return convert_to(as<T>{}, x); }
+
 DEVICE i32 thread_id() { return threadIdx.x; }
 template <int D> DEVICE i32 block_id() { return D == 0 ? blockIdx.x : D == 1 ? blockIdx.y : blockIdx.z; }
 
-extern "C" __global__ void __launch_bounds__(256) scale_kernel(const f16* __restrict__ A, f16* C, i32 N, f32 alpha) {
+extern "C" __global__ void __launch_bounds__(256, 1) scale_kernel(const f16* __restrict__ A, f16* C, i32 N, f32 alpha) {
   const i32 i = block_id<0>() * 256 + thread_id();
   const bool inside = i < N;
   const f32 x = convert<f32>(inside ? A[i] : convert<f16>(0.0f)) * alpha - 0.5f;

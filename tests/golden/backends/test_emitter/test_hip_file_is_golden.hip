@@ -53,6 +53,18 @@ DEVICE _Float16 plain(f16 x) { return x.value; }
 template <typename T> struct conversion {
   template <typename S> static DEVICE T from(S x) { return (T)x; }
 };
+// A float that is out of an integer's range gives the nearest that is in it, NaN 0.
+template <typename S> constexpr bool is_float = false;
+template <> constexpr bool is_float<_Float16> = true;
+template <> constexpr bool is_float<f32> = true;
+template <> constexpr bool is_float<f64> = true;
+template <> struct conversion<i32> {
+  template <typename S> static DEVICE i32 from(S x) {
+    constexpr i32 high = 2147483647, low = -high - 1;
+    if constexpr (is_float<S>) return x != x ? 0 : x >= 2147483648.0f ? high : x <= -2147483648.0f ? low : (i32)x;
+    return (i32)x;
+  }
+};
 template <> struct conversion<f16> {
   template <typename S> static DEVICE f16 from(S x) { return { (_Float16)x }; }
 };
