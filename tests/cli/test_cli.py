@@ -115,28 +115,6 @@ def test_check_the_examples_for_every_target(capfd: Capture, example: str) -> No
     assert "remark [TLC0321]" in err  # what was chosen for sm_90a
 
 
-def test_build_writes_the_same_bytes_twice(capfd: Capture, tmp_path: Path) -> None:
-    first, second = tmp_path / "one", tmp_path / "two"
-    for folder in (first, second):
-        status, out, err = tilec(
-            capfd, "build", GEMM, *SMALL, "--target", "cuda:sm_80", "--target", "hip:gfx942",
-            "-o", folder, "--emit", "source,ir,manifest",
-        )  # fmt: skip
-        assert status == 0, err
-        assert sorted(out.split()) == sorted(str(p) for p in folder.rglob("*") if p.is_file())
-    files = sorted(p.relative_to(first) for p in first.rglob("*") if p.is_file())
-    assert [str(f) for f in files if f.suffix in (".cu", ".hip")] == [
-        "cuda-sm_80/matmul.cu", "cuda-sm_80/matmul_generic.cu",
-        "hip-gfx942/matmul.hip", "hip-gfx942/matmul_generic.hip",
-    ]  # fmt: skip
-    for file in files:
-        assert (first / file).read_bytes() == (second / file).read_bytes(), file
-    manifest = json.loads((first / "cuda-sm_80" / "matmul.json").read_text())
-    assert manifest["target"] == "cuda:sm_80" and len(manifest["variants"]) == 2
-    saved = (first / "cuda-sm_80" / "matmul.cu.tir").read_text()
-    assert parse_program(saved, builtin_registry(), "saved.tir").name == "matmul"
-
-
 def test_build_without_a_compiler(
     capfd: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

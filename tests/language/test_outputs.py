@@ -208,7 +208,7 @@ def test_what_is_refused() -> None:
     assert refused(in_a_launch).code == "TLC0118"
     assert "computed in a launch" in refused(by_a_block).message
     error = refused(an_argument)
-    assert error.code == "TLC0133" and "`A`" in error.message and "T.empty" in error.hint
+    assert error.code == "TLC0136" and "`A`" in error.message and "T.empty" in error.hint
     assert error.loc.function == "an_argument" and error.loc.line > 0
     assert refused(a_number).message == "a_number returns 3"
     assert refused(twice).message == "twice returns `C` twice"

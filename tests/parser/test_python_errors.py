@@ -159,26 +159,26 @@ BODIES = [
     (
         "memory order",
         "⟦T.atomic_add(B[0, 0], 1, memory_order='acquire')⟧",
-        "TLC0133",
+        "TLC0135",
         "memory_order='acquire'",
     ),
-    ("atomic on a thread's own", "⟦T.atomic_add(L[0], 1)⟧", "TLC0133", "`L`, which is in local"),
+    ("atomic on a thread's own", "⟦T.atomic_add(L[0], 1)⟧", "TLC0135", "`L`, which is in local"),
     (
         "atomic on a fragment",
         "for i, j in T.Parallel(64, 64):\n    ⟦T.atomic_max(F[i, j], 1)⟧",
-        "TLC0133",
+        "TLC0135",
         "`F`, which is in fragment",
     ),
     (
         "atomic on bytes",
         "Z = T.alloc_shared(8, 'int8')\n⟦T.atomic_min(Z[0], 1)⟧",
-        "TLC0133",
+        "TLC0135",
         "16 bits",
     ),
     (
         "previous tile",
         "⟦T.atomic_add(B, F, return_prev=True)⟧",
-        "TLC0133",
+        "TLC0135",
         "return_prev",
     ),
     ("atomic of two shapes", "⟦T.atomic_add(B[0:32, 0:64], F)⟧", "TLC0117", "T.atomic_add of"),
@@ -347,7 +347,7 @@ MODULES = [
         "result",
         "@tilec.kernel\ndef k(A: T.Tensor('N', 'int8')):\n"
         "    with T.Kernel(1):\n        pass\n    ⟦return A⟧\n",
-        "TLC0133",
+        "TLC0136",
         "k returns `A`",
     ),
     (

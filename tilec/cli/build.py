@@ -1,23 +1,28 @@
-"""`tilec build`: source, manifest, IR and machine code of a file's kernels, byte-identical on every
-build.
+"""`tilec build`: for each kernel of a file and each target one source file with every variant, a
+manifest and a cupy launcher; IR, PTX and machine code where they are asked for. Byte-identical on
+every build.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import click
 
+from ..backends.bundle import Bundle, bundle
 from ..errors import MissingTool
 from ..ir.print import print_program
+from ..runtime.binary import Binary
+from ..runtime.build import compile_variant
 from ..runtime.compiled import CompiledKernel
-from ..runtime.compilers import pick_compiler
+from ..runtime.compilers import assemble, pick_compiler
 from ..runtime.driver import compile_program
-from ..target import find_target
+from ..target import Target, find_target
 from .output import output
 from .programs import DEFINES, FILE, load_file, need_kernels, read_defines, trace
 
-EMIT = ("source", "ir", "binary", "manifest")
+EMIT = ("source", "ir", "ptx", "binary", "manifest", "launcher")
 
 
 @click.command("build")
@@ -39,7 +44,10 @@ EMIT = ("source", "ir", "binary", "manifest")
     show_default=True,
 )
 @click.option(
-    "--emit", default="source,manifest", show_default=True, help="Any of " + ",".join(EMIT) + "."
+    "--emit",
+    default="source,manifest,launcher",
+    show_default=True,
+    help=f"Any of {','.join(EMIT)}; ptx is assembly on AMD.",
 )
 def command(
     file: Path, targets: tuple[str, ...], defines: tuple[str, ...], folder: Path, emit: str
@@ -54,57 +62,88 @@ def command(
     with output().users_code():
         source = load_file(file)
     values = read_defines(defines)
-    folder.mkdir(parents=True, exist_ok=True)
-    files: list[str] = []
-    for name in targets:
-        target = find_target(name)
+    built: list[dict[str, object]] = []
+    for target in map(find_target, targets):
+        place = folder / f"{target.backend}-{target.arch}" if len(targets) > 1 else folder
         for kernel in need_kernels(source, file).values():
             compiled = compile_program(trace(kernel, values, target), target)
-            compiled.add_general()
-            place = folder / f"{target.backend}-{target.arch}" if len(targets) > 1 else folder
-            place.mkdir(exist_ok=True)
-            files += [str(path) for path in _write(compiled, place, wanted)]
-    for path in files:
-        output().say(path)
-    output().result({"files": files})
+            build = _Build(compiled, place, wanted)
+            built.append(build.run())
+    output().result({"built": built})
     return 0
 
 
-def _write(compiled: CompiledKernel, folder: Path, wanted: list[str]) -> list[Path]:
-    name = compiled.program.name
-    files: list[Path] = []
-    for remark in compiled.remarks:
-        output().remark(remark)
-    for lowered in compiled.variants:
-        if "source" in wanted:
-            files.append(_text(folder / lowered.file_name, lowered.text))
-        if "ir" in wanted:
-            files.append(
-                _text(folder / (lowered.file_name + ".tir"), print_program(lowered.program))
-            )
-    if "manifest" in wanted:
-        files.append(_text(folder / f"{name}.json", compiled.manifest.to_json()))
-    try:
-        compiler = pick_compiler(compiled.target)
-    except MissingTool as missing:
-        if "binary" in wanted:
-            raise
-        output().note(f"{name}: not compiled here ({missing.message})")
-        return files
-    for lowered in compiled.variants:
-        binary = compiled.compiled(lowered.variant)
-        for finding in binary.findings:
-            output().note(f"{lowered.file_name}: {finding.kind}: {finding.text}")
-        if "binary" in wanted:
-            path = folder / (lowered.file_name + ".bin")
+@dataclass
+class _Build:
+    """One kernel for one target."""
+
+    compiled: CompiledKernel
+    folder: Path
+    wanted: list[str]
+    files: list[str] = field(default_factory=list)
+
+    def run(self) -> dict[str, object]:
+        """Writes the files; what there is to say of them."""
+        compiled, name = self.compiled, self.compiled.program.name
+        compiled.add_general()
+        for remark in compiled.remarks:
+            output().remark(remark)
+        whole = bundle([(v.emitted, v.requires, v.suffix) for v in compiled.variants])
+        stem = Path(whole.source_name).stem
+        if "source" in self.wanted:
+            self._write(whole.source_name, whole.text)
+        if "ir" in self.wanted:
+            for lowered in compiled.variants:
+                self._write(f"{stem}{lowered.suffix}.tir", print_program(lowered.program))
+        if "manifest" in self.wanted:
+            self._write(f"{stem}.json", whole.manifest.to_json())
+        if "launcher" in self.wanted:
+            self._write(f"{stem}_launch.py", whole.launcher)
+        if "ptx" in self.wanted:
+            target = compiled.target
+            suffix = "ptx" if target.backend == "cuda" else "s"
+            text = assemble(whole.text, whole.source_name, target)
+            self._write(f"{stem}.{target.arch}.{suffix}", text)
+        return {
+            "kernel": name,
+            "target": compiled.target.name,
+            "files": self.files,
+            **self._compile(whole, stem),
+        }
+
+    def _compile(self, whole: Bundle, stem: str) -> dict[str, object]:
+        """Compiles the file, for the check's sake, with whatever compiler is here."""
+        target = self.compiled.target
+        try:
+            compiler = pick_compiler(target)
+        except MissingTool as missing:
+            if "binary" in self.wanted:
+                raise
+            output().note(f"{whole.source_name}: not compiled here ({missing.message})")
+            return {"compiler": None}
+        binary = compile_variant(whole.text, target, whole.source_name, compiler)
+        if "binary" in self.wanted:
+            path = self._path(f"{stem}.{target.arch}.bin")
             path.write_bytes(binary.code)
-            files.append(path)
-    output().note(
-        f"{name}: {len(compiled.variants)} variants compiled by {compiler.name} {compiler.version}"
+        for finding in binary.findings:
+            output().note(f"{whole.source_name}: {finding.kind}: {finding.text}")
+        output().note(_checked(whole, target, binary))
+        return {"compiler": binary.compiler, "kernels": [r.name for r in binary.resources]}
+
+    def _write(self, name: str, text: str) -> None:
+        self._path(name).write_text(text if text.endswith("\n") else text + "\n", encoding="utf-8")
+
+    def _path(self, name: str) -> Path:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / name
+        self.files.append(str(path))
+        output().say(str(path))
+        return path
+
+
+def _checked(whole: Bundle, target: Target, binary: Binary) -> str:
+    kernels = "; ".join(
+        f"{r.name} {r.registers} registers, {r.spill_stores + r.spill_loads} bytes spilled"
+        for r in binary.resources
     )
-    return files
-
-
-def _text(path: Path, text: str) -> Path:
-    path.write_text(text if text.endswith("\n") else text + "\n")
-    return path
+    return f"{whole.source_name} compiles for {target.name} with {binary.compiler}: {kernels}"

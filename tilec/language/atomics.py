@@ -56,7 +56,7 @@ def _atomic(kind: str, dst: Any, value: Any, memory_order: str | None, return_pr
     trace.need_launch(what)
     if memory_order not in (None, "relaxed"):
         raise refuse(
-            "TLC0133",
+            "TLC0135",
             f"{what} with memory_order={memory_order!r}",
             hint="only 'relaxed' is there: it orders no other memory, and a launch orders all",
         )
@@ -66,7 +66,7 @@ def _atomic(kind: str, dst: Any, value: Any, memory_order: str | None, return_pr
             return _one(trace, kind, dst.buffer, dst.indices, value, return_prev)
         if return_prev:
             raise LanguageError(
-                "TLC0133", f"{what} of a tile has no return_prev", hint="do it element by element"
+                "TLC0135", f"{what} of a tile has no return_prev", hint="do it element by element"
             )
         _tile(trace, kind, dst, value)
         return None
@@ -87,7 +87,7 @@ def _tile(trace: Trace, kind: str, dst: Any, value: Any) -> None:
     source, target = paired_areas(trace, what, value, dst)
     _check_place(what, target.buffer)
     if source.buffer.type.space is Space.LOCAL:
-        raise LanguageError("TLC0133", f"{what} of a thread's own memory, which is no tile")
+        raise LanguageError("TLC0135", f"{what} of a thread's own memory, which is no tile")
 
     def change(indices: tuple[Value, ...]) -> None:
         safe = trace.safe_value(source.memory)
@@ -103,11 +103,11 @@ def _check_place(what: str, buffer: Buffer) -> None:
     type_ = buffer.type
     if type_.space not in (Space.GLOBAL, Space.SHARED):
         raise LanguageError(
-            "TLC0133",
+            "TLC0135",
             f"{what} on {buffer.label}, which is in {buffer.scope()} memory",
             hint="an atomic changes global or shared memory; other memory is one thread's own",
         )
     if type_.dtype.bits < 16:
         raise LanguageError(
-            "TLC0133", f"{what} on {buffer.label} of {type_.dtype}: elements have 16 bits or more"
+            "TLC0135", f"{what} on {buffer.label} of {type_.dtype}: elements have 16 bits or more"
         )

@@ -77,9 +77,9 @@ def returned(trace: Trace, result: Any) -> tuple[Value, ...]:
             hint = "return what T.empty gave"
             if isinstance(one, Buffer) and one.type.space is Space.GLOBAL:
                 hint = "the caller has its own arrays already: return what T.empty gave"
-            raise LanguageError("TLC0133", f"{trace.name} returns {shown}", hint=hint)
+            raise LanguageError("TLC0136", f"{trace.name} returns {shown}", hint=hint)
         if one.value in found:
-            raise LanguageError("TLC0133", f"{trace.name} returns {one.label} twice")
+            raise LanguageError("TLC0136", f"{trace.name} returns {one.label} twice")
         found.append(one.value)
     return tuple(found)
 

@@ -62,6 +62,14 @@ def available_compilers(backend: str | None = None) -> tuple[Compiler, ...]:
     )
 
 
+def assemble(text: str, name: str, target: Target) -> str:
+    """`text` (called `name` in messages) as PTX, or as AMD assembly. Raises MissingTool,
+    CompilerFailed."""
+    if target.backend == "cuda":
+        return find_nvrtc().assemble(text, name, target.arch)
+    return find_amd_clang().assemble(text, name, target.arch).assembly
+
+
 def pick_compiler(target: str | Target) -> Compiler:
     """The preferred compiler for `target`. Raises MissingTool with the reason for each that is
     absent."""

@@ -21,6 +21,7 @@ from .rtc import RtcLibrary, RtcNames
 
 OPTIONS = ("-std=c++17", "-default-device", "--ptxas-options=-v")
 _NAMES = RtcNames("nvrtc", "GetCUBINSize", "GetCUBIN")
+_PTX_NAMES = RtcNames("nvrtc", "GetPTXSize", "GetPTX")
 _WHEELS = ("nvidia-cuda-nvrtc", "nvidia-cuda-nvrtc-cu13", "nvidia-cuda-nvrtc-cu12")
 _LIBRARY = re.compile(r"(libnvrtc\.so(\.\d+)*|nvrtc64_[\d_]+\.dll)$")
 _BUILTINS = ("libnvrtc-builtins.so*", "nvrtc-builtins64_*.dll")
@@ -60,6 +61,13 @@ class NvrtcCompiler:
         label = f"nvrtc {self.version}"
         code, log = self._library.compile(text, name, options, label)
         return Binary.from_log(code, log, label)
+
+    def assemble(self, text: str, name: str, arch: str) -> str:
+        """`text` as PTX for `arch`. Raises CompilerFailed with the log."""
+        options = (f"--gpu-architecture={arch.replace('sm_', 'compute_')}", *OPTIONS[:2])
+        library = RtcLibrary(self._library.path, _PTX_NAMES)
+        ptx, _ = library.compile(text, name, options, f"nvrtc {self.version}")
+        return ptx.rstrip(b"\0").decode()
 
 
 @cache

@@ -1,0 +1,204 @@
+"""What `tilec build` writes: the same bytes in any process and folder, and a launcher that runs the
+program without tilec. cupy is played here by NumPy arrays and the emulator.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tilec.backends.bundle import bundle
+from tilec.backends.manifest import Manifest, evaluate
+from tilec.cli import run as command_line
+from tilec.cli.programs import load_file, trace
+from tilec.runtime import emulator
+from tilec.runtime.compiled import CompiledKernel
+from tilec.target import find_target
+
+ROOT = Path(__file__).resolve().parents[2]
+GEMM = ROOT / "examples" / "gemm.py"
+SIZES = {"block_M": 64, "block_N": 64, "block_K": 32, "threads": 128}
+SMALL = [x for name, value in SIZES.items() for x in ("-D", f"{name}={value}")]
+TARGETS = ("cuda:sm_80", "cuda:sm_90a", "hip:gfx942")
+EMIT = "source,ir,ptx,binary,manifest,launcher"
+
+
+@pytest.mark.hip
+def test_the_same_bytes_in_another_process_and_folder(tmp_path: Path) -> None:
+    made: list[dict[str, bytes]] = []
+    for seed, folder, file in (("1", ROOT, "examples/gemm.py"), ("77", tmp_path, str(GEMM))):
+        out = tmp_path / f"out{seed}"
+        targets = [x for target in TARGETS for x in ("--target", target)]
+        done = subprocess.run(
+            [sys.executable, "-m", "tilec", "build", file, *SMALL, *targets, "-o", str(out),
+             "--emit", EMIT],
+            capture_output=True, text=True, check=False, cwd=folder, timeout=300,
+            env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(ROOT), "TILEC_CACHE": "0"},
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        files = sorted(p for p in out.rglob("*") if p.is_file())
+        assert sorted(done.stdout.split()) == sorted(map(str, files))
+        assert "0 bytes spilled" in done.stderr
+        made.append({str(p.relative_to(out)): p.read_bytes() for p in files})
+    assert list(made[0]) == list(made[1])
+    assert [name for name in made[0] if made[0][name] != made[1][name]] == []
+    assert {f"cuda-sm_80/{name}" for name in (
+        "matmul.cu", "matmul.tir", "matmul_generic.tir", "matmul.json", "matmul_launch.py",
+        "matmul.sm_80.ptx", "matmul.sm_80.bin",
+    )} | {"hip-gfx942/matmul.hip", "hip-gfx942/matmul.gfx942.s"} <= set(made[0])  # fmt: skip
+
+
+def test_one_file_has_every_variant(tmp_path: Path) -> None:
+    assert command_line(["build", str(GEMM), *SMALL, "-o", str(tmp_path)]) == 0
+    text = (tmp_path / "matmul.cu").read_text()
+    manifest = Manifest.from_json((tmp_path / "matmul.json").read_text())
+    symbols = [launch.symbol for v in manifest.variants for launch in v.launches]
+    assert symbols == ["matmul_kernel", "matmul_kernel_generic"]
+    assert all(text.count(f" {symbol}(") == 1 for symbol in symbols)
+    assert {v.source for v in manifest.variants} == {"matmul.cu"}
+    assert text.count("namespace tilec {") == 1
+    assert manifest.variants[0].requires and not manifest.variants[-1].requires
+
+
+class Array:
+    """What the launcher uses of a cupy array, over a NumPy array."""
+
+    def __init__(self, host: np.ndarray, offset: int = 0) -> None:
+        self.host = host
+        self.shape, self.strides, self.dtype = host.shape, host.strides, host.dtype
+        self.ndim, self.size, self.flags = host.ndim, host.size, host.flags
+        self.data = SimpleNamespace(ptr=0x10000 + offset)
+
+
+class Function:
+    """A kernel of one variant."""
+
+    max_dynamic_shared_size_bytes = 0
+
+    def __init__(self, gpu: Cupy, lowered: Any, spec: Any) -> None:
+        self.gpu, self.lowered, self.spec = gpu, lowered, spec
+
+    def __call__(self, grid: Any, block: Any, arguments: Any, shared_mem: int) -> None:
+        assert shared_mem <= max(48 * 1024, self.max_dynamic_shared_size_bytes)
+        self.gpu.run(self.lowered, self.spec, grid, block, arguments, shared_mem)
+
+
+class Cupy:
+    """A GPU that runs what the emulator runs, and writes down what was launched."""
+
+    def __init__(self, compiled: CompiledKernel, capability: str) -> None:
+        self.compiled = compiled
+        self.manifest = bundle(
+            [(v.emitted, v.requires, v.suffix) for v in compiled.variants]
+        ).manifest
+        self.launched: list[str] = []
+        device = SimpleNamespace(
+            attributes={"MultiProcessorCount": 3}, compute_capability=capability
+        )
+        self.module = ModuleType("cupy")
+        self.module.__dict__.update(
+            cuda=SimpleNamespace(Device=lambda: device), RawModule=self.raw_module,
+            empty=lambda shape, dtype: Array(np.empty(shape, dtype)),
+        )  # fmt: skip
+
+    def raw_module(self, path: str) -> Any:
+        assert Path(path).read_bytes()
+        return SimpleNamespace(get_function=self.get_function)
+
+    def get_function(self, symbol: str) -> Any:
+        for lowered, variant in zip(self.compiled.variants, self.manifest.variants, strict=True):
+            for spec, own in zip(variant.launches, lowered.emitted.launches, strict=True):
+                if spec.symbol == symbol:
+                    return Function(self, lowered, own)
+        raise KeyError(symbol)
+
+    def run(
+        self, lowered: Any, spec: Any, grid: Any, block: Any, arguments: Any, shared: int
+    ) -> None:
+        self.launched.append(lowered.suffix)
+        named: dict[str, Any] = {}
+        for argument, value in zip(spec.arguments, arguments, strict=True):
+            if argument.kind == "tensor_map":
+                assert value.size == 1 and value.itemsize == 128
+            elif argument.kind == "pointer":
+                named[argument.name] = value.host
+            else:
+                assert (
+                    value.dtype
+                    == {"i32": np.int32, "i64": np.int64, "f32": np.float32}[
+                        argument.dtype or "i32"
+                    ]
+                )
+                named[argument.name] = value.item()
+        for argument in spec.arguments:
+            if argument.tensor_map is not None:
+                named[argument.tensor_map.tensor] = self.arrays[argument.tensor_map.tensor].host
+        names = {**named, "@multiprocessors": 3}
+        assert grid == tuple(evaluate(extent, names) for extent in spec.grid)
+        assert block == spec.block_extents and shared == spec.shared_bytes
+        library = emulator.build(lowered.emulated_text)
+        emulator.run(library, spec, {**named, "@multiprocessors": 3}, "late")
+
+    arrays: dict[str, Array]
+
+
+def load_launcher(path: Path) -> Any:
+    spec = importlib.util.spec_from_file_location("matmul_launch", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(("target", "capability"), [("cuda:sm_80", "80"), ("cuda:sm_90a", "90")])
+def test_the_launcher_runs_without_tilec(
+    target: str, capability: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build = ["build", str(GEMM), *SMALL, "--target", target, "-o", str(tmp_path), "--emit", EMIT]
+    assert command_line(build) == 0
+    launcher = load_launcher(tmp_path / "matmul_launch.py")
+    assert "tilec" not in launcher.__dict__
+    aim = find_target(target)
+    compiled = CompiledKernel(trace(load_file(GEMM).kernels["matmul"], dict(SIZES), aim), aim)
+    compiled.add_general()
+    cupy = Cupy(compiled, capability)
+    monkeypatch.setitem(sys.modules, "cupy", cupy.module)
+    maps: list[int] = []
+
+    def encode(address: ctypes.c_void_p, *rest: Any) -> int:
+        maps.append(len(rest))
+        return 0
+
+    library = SimpleNamespace(cuTensorMapEncodeTiled=encode)
+    monkeypatch.setattr(launcher, "driver_library", lambda: library)
+    random = np.random.default_rng(3)
+    for m, n, k, suffix, offset in (
+        (64, 64, 64, "", 0), (65, 33, 40, "_generic", 0), (64, 64, 64, "_generic", 2),
+    ):  # fmt: skip
+        a, b = (random.integers(-2, 3, s).astype(np.float16) for s in ((m, k), (n, k)))
+        c = np.full((m, n), np.nan, np.float16)
+        cupy.arrays = {"A": Array(a, offset), "B": Array(b), "C": Array(c)}
+        assert launcher.launch(*cupy.arrays.values()) is None
+        assert cupy.launched.pop() == suffix and not cupy.launched
+        assert np.array_equal(c, (a.astype(np.float32) @ b.astype(np.float32).T).astype(np.float16))
+    assert bool(maps) == aim.tma
+    a = Array(np.zeros((64, 64), np.float16))
+    launcher.launch(Array(np.zeros((0, 64), np.float16)), a, Array(np.zeros((0, 64), np.float16)))
+    assert not cupy.launched, "an empty grid launches nothing"
+    for wrong, error in (
+        ((a, a), TypeError),
+        ((a, a, Array(np.zeros((64, 64), np.float32))), TypeError),
+        ((a, a, Array(np.zeros((64, 32), np.float16))), ValueError),
+        ((a, a, Array(np.zeros((64, 64), np.float16).T)), ValueError),
+    ):
+        with pytest.raises(error):
+            launcher.launch(*wrong)

@@ -1,0 +1,269 @@
+"""Launches the kernels of PROGRAM with cupy alone: tilec is not needed to run this file.
+
+`launch(*arrays_and_numbers, stream=None)` checks the arguments against MANIFEST, takes the first
+variant whose facts hold, and launches its kernels on cupy's current stream, or on `stream`. Outputs
+that the program makes are returned. The machine code is read from the binary beside this file where
+there is one for the GPU at hand, and made from the source by NVRTC (or hiprtc) otherwise.
+
+Written by `tilec build`, which fills in MANIFEST; as part of tilec this file is that template.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import math
+import tempfile
+from collections.abc import Callable
+from contextlib import nullcontext
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+MANIFEST: dict[str, Any] = json.loads("{}")
+
+DTYPES = {
+    "bool": "bool", "i8": "int8", "u8": "uint8", "i16": "int16", "u16": "uint16", "i32": "int32",
+    "u32": "uint32", "i64": "int64", "u64": "uint64", "f16": "float16", "f32": "float32",
+    "tf32": "float32", "f64": "float64",
+}  # fmt: skip
+BYTES = {"bf16": 2, "e4m3": 1, "e5m2": 1, "i4": 1, "u4": 1}
+"""Dtypes that NumPy has not: any array of elements of this size is taken for one of them."""
+TENSOR_MAP_DTYPES = {
+    "bool": 0, "u8": 0, "i8": 0, "e4m3": 0, "e5m2": 0, "i4": 0, "u4": 0, "u16": 1, "i16": 1,
+    "u32": 2, "i32": 3, "u64": 4, "i64": 5, "f16": 6, "f32": 7, "tf32": 7, "f64": 8, "bf16": 9,
+}  # fmt: skip
+OPERATIONS: dict[str, Callable[[int, int], int]] = {
+    "add": lambda a, b: a + b,
+    "sub": lambda a, b: a - b,
+    "mul": lambda a, b: a * b,
+    "floordiv": lambda a, b: a // b,
+    "mod": lambda a, b: a % b,
+    "ceildiv": lambda a, b: -(-a // b),
+    "min": min,
+    "max": max,
+}
+
+
+def launch(*arguments: Any, stream: Any = None) -> Any:
+    """Runs the program on its inputs, in order: cupy arrays, and numbers. Raises TypeError or
+    ValueError for arguments that do not fit.
+    """
+    import cupy
+
+    arrays, names = bind(arguments)
+    multiprocessors = cupy.cuda.Device().attributes["MultiProcessorCount"]
+    names["@multiprocessors"] = multiprocessors
+    for name, expression in MANIFEST["derived"]:
+        names[name] = evaluate(expression, names)
+    made = [t for t in MANIFEST["params"] if t["name"] in MANIFEST["outputs"]]
+    with stream or nullcontext():
+        for tensor in (*made, *MANIFEST["workspaces"]):
+            shape = tuple(evaluate(extent, names) for extent in tensor["shape"])
+            arrays[tensor["name"]] = cupy.empty(shape, numpy_dtype(tensor["dtype"]))
+        variant = pick(arrays)
+        for spec in variant["launches"]:
+            grid = tuple(evaluate(extent, names) for extent in spec["grid"])
+            if min(grid) > 0:
+                block = tuple(spec["block"] or (spec["threads"], 1, 1))
+                values = tuple(argument(a, arrays, names) for a in spec["arguments"])
+                run = kernel(variant["source"], spec["symbol"], spec["shared_bytes"])
+                run(grid, block, values, shared_mem=spec["shared_bytes"])
+    results = tuple(arrays[name] for name in MANIFEST["outputs"])
+    return results[0] if len(results) == 1 else results or None
+
+
+def bind(arguments: tuple[Any, ...]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Arrays by name, and what the names of scalars and symbols mean."""
+    inputs = [p for p in MANIFEST["params"] if p["name"] not in MANIFEST["outputs"]]
+    if len(arguments) != len(inputs):
+        wanted = ", ".join(p["name"] for p in inputs)
+        raise TypeError(f"{MANIFEST['program']} takes {wanted}; {len(arguments)} came")
+    arrays = {p["name"]: a for p, a in zip(inputs, arguments, strict=True) if "shape" in p}
+    names = {p["name"]: a for p, a in zip(inputs, arguments, strict=True) if "shape" not in p}
+    tensors = [p for p in inputs if "shape" in p]
+    for tensor in tensors:
+        array = arrays[tensor["name"]]
+        size = BYTES.get(tensor["dtype"])
+        if array.dtype.itemsize != size and array.dtype != DTYPES.get(tensor["dtype"]):
+            raise TypeError(f"{tensor['name']} is {array.dtype}, expected {tensor['dtype']}")
+        if array.ndim != len(tensor["shape"]):
+            raise ValueError(f"{tensor['name']} has {array.ndim} dimensions")
+        for extent, found in sizes(tensor, array):
+            if isinstance(extent, str):
+                names.setdefault(extent, found)
+    for tensor in tensors:
+        check(tensor, arrays[tensor["name"]], names)
+    return arrays, names
+
+
+def sizes(tensor: dict[str, Any], array: Any) -> list[tuple[Any, int]]:
+    """What the manifest says of each extent and stride (in elements), with what the array has."""
+    found = list(zip(tensor["shape"], array.shape, strict=True))
+    if tensor["strides"] is not None:
+        strides = (s // array.dtype.itemsize for s in array.strides)
+        found += list(zip(tensor["strides"], strides, strict=True))
+    return found
+
+
+def check(tensor: dict[str, Any], array: Any, names: dict[str, Any]) -> None:
+    """Raises ValueError for an array of another shape or other strides than its parameter's."""
+    for extent, found in sizes(tensor, array):
+        if evaluate(extent, names) != found:
+            raise ValueError(
+                f"{tensor['name']} has shape {array.shape} and strides {array.strides}: "
+                f"{found} is not {evaluate(extent, names)} ({extent})"
+            )
+    if tensor["strides"] is None and not array.flags.c_contiguous:
+        raise ValueError(f"{tensor['name']} is not row-major without gaps")
+
+
+def pick(arrays: dict[str, Any]) -> dict[str, Any]:
+    """The first variant whose facts hold; the last one asks for nothing."""
+    for variant in MANIFEST["variants"]:
+        if all(holds(fact, arrays[fact["tensor"]]) for fact in variant["requires"]):
+            found: dict[str, Any] = variant
+            return found
+    raise ValueError("no variant takes these arrays")
+
+
+def holds(fact: dict[str, Any], array: Any) -> bool:
+    """`aligned`: address, outer strides and rows are multiples of so many bytes. `below`: the array
+    spans fewer bytes."""
+    size = fact["bytes"]
+    if fact["kind"] == "below":
+        reach = sum((n - 1) * s for n, s in zip(array.shape, array.strides, strict=True))
+        return bool(array.size == 0 or reach + array.dtype.itemsize < size)
+    if array.size == 0 or array.data.ptr % size:
+        return False
+    outer = zip(array.shape[:-1], array.strides[:-1], strict=True)
+    if any(s % size or (s <= 0 and n > 1) for n, s in outer):
+        return False
+    return bool(array.ndim < 2 or array.shape[-1] * array.dtype.itemsize % size == 0)
+
+
+def argument(spec: dict[str, Any], arrays: dict[str, Any], names: dict[str, Any]) -> Any:
+    """One argument of a kernel, as cupy passes it by value."""
+    if spec["kind"] == "pointer":
+        return arrays[spec["name"]]
+    if spec["kind"] == "tensor_map":
+        return tensor_map(spec["tensor_map"], arrays[spec["tensor_map"]["tensor"]])
+    dtype = spec["dtype"] or "i32"
+    if dtype not in DTYPES:
+        raise TypeError(f"a number of type {dtype} cannot be passed from here")
+    value = np.dtype(DTYPES[dtype]).type(names[spec["name"]])
+    return value
+
+
+def tensor_map(spec: dict[str, Any], array: Any) -> Any:
+    """A TMA descriptor of a whole array, 128 bytes by value (CUDA Driver API,
+    cuTensorMapEncodeTiled)."""
+    memory = ctypes.create_string_buffer(128 + 128)
+    address = -(-ctypes.addressof(memory) // 128) * 128
+    rank = array.ndim
+    dims = [max(1, n) for n in reversed(array.shape)]
+    strides, span = [], -(-dims[0] * array.dtype.itemsize // 16) * 16
+    for extent, stride in zip(
+        reversed(array.shape[:-1]), reversed(array.strides[:-1]), strict=True
+    ):
+        strides.append(stride if extent > 1 else span)
+        span = max(span, strides[-1] * max(1, extent))
+    dtype = next(p["dtype"] for p in MANIFEST["params"] if p["name"] == spec["tensor"])
+    status = driver_library().cuTensorMapEncodeTiled(
+        ctypes.c_void_p(address), ctypes.c_int(TENSOR_MAP_DTYPES[dtype]), ctypes.c_uint32(rank),
+        ctypes.c_void_p(array.data.ptr), (ctypes.c_uint64 * rank)(*dims),
+        (ctypes.c_uint64 * max(1, rank - 1))(*strides),
+        (ctypes.c_uint32 * rank)(*reversed(spec["box"])), (ctypes.c_uint32 * rank)(*[1] * rank),
+        ctypes.c_int(0), ctypes.c_int({0: 0, 32: 1, 64: 2, 128: 3}[spec["swizzle"]]),
+        ctypes.c_int({0: 0, 64: 1, 128: 2, 256: 3}[spec["l2promotion"]]), ctypes.c_int(0),
+    )  # fmt: skip
+    if status:
+        raise ValueError(f"TMA cannot read {spec['tensor']}: cuTensorMapEncodeTiled gave {status}")
+    words = np.dtype([("words", "<u8", 16)])
+    return np.frombuffer(ctypes.string_at(address, 128), words).copy()
+
+
+@cache
+def driver_library() -> Any:
+    """libcuda, for the one function that cupy has not."""
+    return ctypes.CDLL("libcuda.so.1")
+
+
+@cache
+def kernel(source: str, symbol: str, shared_bytes: int) -> Any:
+    """The kernel of a name, allowed to have so much shared memory. For one GPU a process."""
+    found = module(source).get_function(symbol)
+    if shared_bytes > 48 * 1024 and MANIFEST["target"].startswith("cuda"):
+        found.max_dynamic_shared_size_bytes = shared_bytes
+    return found
+
+
+@cache
+def module(source: str) -> Any:
+    """The machine code of a source file, on the current GPU."""
+    import cupy
+
+    backend, _, arch = MANIFEST["target"].partition(":")
+    text = Path(__file__).with_name(source)
+    here = f"sm_{cupy.cuda.Device().compute_capability}"
+    if backend == "hip" or arch.rstrip("af") == here:
+        here = arch
+    binary = text.with_suffix(f".{arch}.bin")
+    if binary.exists() and here == arch:
+        return cupy.RawModule(path=str(binary))
+    with tempfile.NamedTemporaryFile(suffix=".bin", delete=False) as file:
+        file.write(compiled(text, backend, here))
+    return cupy.RawModule(path=file.name)
+
+
+def compiled(text: Path, backend: str, arch: str) -> bytes:
+    """Machine code by the run-time compiler that cupy has. Its own entry points would add options
+    that change numbers, and take sm_90 for sm_90a."""
+    from cupy_backends.cuda.libs import nvrtc
+
+    program = nvrtc.createProgram(text.read_text(), text.name, (), ())
+    if backend == "hip":
+        nvrtc.compileProgram(program, (f"--offload-arch={arch}", "-std=c++17"))
+        return bytes(nvrtc.getPTX(program))
+    options = (f"--gpu-architecture={arch}", "-std=c++17", "-default-device")
+    nvrtc.compileProgram(program, options)
+    return bytes(nvrtc.getCUBIN(program))
+
+
+def evaluate(expression: Any, names: dict[str, Any]) -> int:
+    """An int, a name, or [operation, left, right]; division rounds down."""
+    if isinstance(expression, str):
+        return int(names[expression])
+    if isinstance(expression, list):
+        operation, left, right = expression
+        return int(OPERATIONS[operation](evaluate(left, names), evaluate(right, names)))
+    return int(expression)
+
+
+def numpy_dtype(name: str) -> str:
+    """The dtype of an array that this file makes; those that NumPy has not come as their bits."""
+    return DTYPES.get(name) or {1: "uint8", 2: "uint16"}[BYTES[name]]
+
+
+def _demo() -> None:
+    """Launches once on zeros, every symbol being 256: a check that the files are whole."""
+    import cupy
+
+    names: dict[str, Any] = {name: 256 for name in MANIFEST["symbols"]}
+    inputs: list[Any] = []
+    for param in (p for p in MANIFEST["params"] if p["name"] not in MANIFEST["outputs"]):
+        if "shape" in param:
+            shape = tuple(evaluate(extent, names) for extent in param["shape"])
+            inputs.append(cupy.zeros(shape, numpy_dtype(param["dtype"])))
+        else:
+            inputs.append(1)
+    launch(*inputs)
+    cupy.cuda.Device().synchronize()
+    count = sum(math.prod(a.shape) for a in inputs if hasattr(a, "shape"))
+    print(f"{MANIFEST['program']} for {MANIFEST['target']} ran on {count} elements")
+
+
+if __name__ == "__main__":
+    _demo()
