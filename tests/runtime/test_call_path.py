@@ -151,10 +151,20 @@ def test_a_captured_call_after_a_warm_up_makes_its_outputs_and_nothing_else(
     assert [x.shape for x in cupy.made] == [(128,), (8, 128)] and first is cupy.made[0]
     assert stub.launch(0).parameter(1, "u8") == stub.launch(1).parameter(0, "u8")
     loads = stub.count("loads")
+    workspace = stub.launch().parameter(0, "u8")
     stub.library.stub_capture(1)
     second = total(a)
     assert cupy.made[2:] == [second] and stub.count("loads") == loads
+    assert stub.launch().parameter(0, "u8") == workspace
+    longer = CupyArray((2000,), 0x7F00_0000_0000)
+    total(longer)
+    assert stub.launch().parameter(0, "u8") != workspace
+    kept = next(iter(total.remembered.found.values()))[1].loaded()._outgrown
+    assert [x.data.ptr for x in kept] == [workspace]  # the graph that was captured first uses it
     stub.library.stub_capture(0)
+    total(a)
+    graphs = stub.launch().parameter(0, "u8")
+    assert graphs not in (workspace, cupy.made[4].data.ptr), "calls share no memory with graphs"
     compiled = next(iter(total.remembered.found.values()))[1]
     prepared = compiled.prepare(a)
     made = len(cupy.made)

@@ -42,7 +42,8 @@ class Loaded:
         self.loc = loc
         self._table = ModuleTable(binaries, manifest, driver)
         self._plans: dict[Hashable, Plan] = {}
-        self._workspaces: dict[tuple[int, int, int], tuple[int, Any, int]] = {}
+        self._workspaces: dict[tuple[int, int, int, bool], tuple[int, Any, int]] = {}
+        self._outgrown: list[Any] = []  # workspaces that graphs still use
         self._lock = threading.Lock()
         places = places_of(manifest)
         self._pointers = len(places)
@@ -154,14 +155,23 @@ class Loaded:
 
     def _workspace(self, plan: Plan, space: Made, stream: int) -> int:
         """The address of scratch memory that calls on one stream share: they run one after
-        another."""
-        key = (space.place, plan.device.index, stream)
+        another. Calls that are captured on it have their own, which stays as long as the program:
+        a graph goes on using it. The first of them takes over what the warm-up left."""
+        eager = (space.place, plan.device.index, stream, False)
+        captured = self.driver.is_capturing(stream)
+        key = (*eager[:3], captured)
         size = 1
         for extent in space.shape:
             size *= extent
         with self._lock:
             held = self._workspaces.get(key)
+            if held is None and captured:
+                held = self._workspaces.pop(eager, None)
+            if held is not None:
+                self._workspaces[key] = held
             if held is None or held[0] < size:
+                if held is not None and captured:
+                    self._outgrown.append(held[1])
                 array = allocate(plan.library, plan.device, space.shape, space.dtype, stream)
                 held = self._workspaces[key] = (size, array, view_array(array).pointer)
             return held[2]
