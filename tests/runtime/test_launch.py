@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -356,6 +357,9 @@ def test_with_several_devices_the_arrays_choose_and_the_callers_stays(stub: Stub
 
 
 def test_modules_are_unloaded_with_their_program(stub: Stub, driver: CudaDriver) -> None:
+    gc.collect()  # programs of other tests, which an exception may still hold
+    stub.reset()
+    stub.sizes(*SIZES)
     loaded = load(CODE, manifest(), driver)
     loaded(A, C, 1.0)
     prepared = loaded.prepare(A, C, 1.0)

@@ -142,6 +142,7 @@ from .reductions import (
     reduce_min,
     reduce_sum,
 )
+from .reshape import reshape, view
 from .tensors import Buffer, StridedTensor, Tensor, const, dynamic, symbolic
 from .tile import GemmWarpPolicy, clear, copy, fill, gemm
 from .trace import close_matches
@@ -258,6 +259,7 @@ __all__ = [
     "reduce_min",
     "reduce_sum",
     "reinterpret",
+    "reshape",
     "round",
     "rsqrt",
     "serial",
@@ -282,6 +284,7 @@ __all__ = [
     "unroll",
     "use_swizzle",
     "vectorized",
+    "view",
 ]
 
 

@@ -222,6 +222,10 @@ class Loop(_Jumping):
             self.trace.need_tile_level("T.Pipelined")
         regions = [self.trace.open_region("for", self.loc) for _ in loops]
         indices = [scalar(i32) for _ in loops]
+        for index, loop in zip(indices, loops, strict=True):
+            stop = constant_of(loop.stop)
+            if constant_of(loop.start) == 0 and stop is not None:
+                self.trace.extents[index] = int(stop)
         self.enter()
         exprs = tuple(Expr(v, r) for v, r in zip(indices, regions, strict=True))
         yield exprs[0] if isinstance(self.iterable, Counted) else exprs
@@ -238,6 +242,7 @@ class Loop(_Jumping):
     def _parallel(self, extents: tuple[int, ...]) -> Iterator[Any]:
         region = self.trace.open_region("parallel", self.loc)
         indices = tuple(scalar(i32) for _ in extents)
+        self.trace.extents.update(zip(indices, extents, strict=True))
         self.enter()
         exprs = tuple(Expr(value, region) for value in indices)
         yield exprs[0] if len(exprs) == 1 else exprs

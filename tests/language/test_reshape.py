@@ -1,0 +1,168 @@
+"""T.reshape and T.view: the same elements under other indices, and nothing past the edges."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tilec
+import tilec.language as T
+from tilec.errors import LanguageError
+from tilec.language.reshape import _groups
+
+DEVICES = (
+    "interpreter",
+    "emulator:cuda:sm_80",
+    "emulator:cuda:sm_90a",
+    "emulator:hip:gfx942",
+)
+
+
+@tilec.kernel
+def halves(A: T.Tensor(("M", 64), "int32"), C: T.Tensor(("M", 2, 32), "int32")):
+    """Splits rows, through shared memory that is one row; a tensor and a buffer are reshaped."""
+    split = T.reshape(A, (A.shape[0], 2, 32))
+    with T.Kernel(T.ceildiv(A.shape[0], 8), threads=64) as bx:
+        S = T.alloc_shared((8 * 64,), "int32")
+        rows = T.view(S, (8, 2, 32))
+        for i, h, j in T.Parallel(8, 2, 32):
+            rows[i, h, j] = split[bx * 8 + i, h, j]
+        for i, h, j in T.Parallel(8, 2, 32):
+            C[bx * 8 + i, h, j] = S[i * 64 + h * 32 + j] + rows[i, 1 - h, j]
+
+
+@pytest.mark.emulator
+@pytest.mark.parametrize("device", DEVICES)
+def test_dimensions_are_split(device: str) -> None:
+    for m in (0, 1, 7, 8, 9, 17):
+        a = np.arange(m * 64, dtype=np.int32).reshape(m, 64)
+        c = np.zeros((m, 2, 32), np.int32)
+        with tilec.device(device):
+            halves(a, c)
+        b = a.reshape(m, 2, 32)
+        assert np.array_equal(c, b + b[:, ::-1])
+
+
+@pytest.mark.emulator
+@pytest.mark.parametrize("device", DEVICES)
+def test_outside_stays_outside(device: str) -> None:
+    """What is outside of a reshaped tensor reads as 0 and is not written, in whatever dimension."""
+
+    @tilec.kernel
+    def shifted(A: T.Tensor((6, 5), "int32"), C: T.Tensor((30,), "int32")):
+        merged = T.reshape(C, (5, 6))
+        with T.Kernel(1, threads=32):
+            for i, j in T.Parallel(8, 8):
+                merged[i, j - 1] = T.reshape(A, (5, 6))[i, j] + 1
+
+    a = np.arange(1, 31, dtype=np.int32).reshape(6, 5)
+    c = np.zeros(30, np.int32)
+    with tilec.device(device):
+        shifted(a, c)
+    wide = np.zeros((8, 8), np.int32)
+    wide[:5, :6] = a.reshape(5, 6)
+    assert np.array_equal(c.reshape(5, 6), wide[:5, 1:7] + 1)
+
+
+@pytest.mark.emulator
+@pytest.mark.parametrize("device", DEVICES)
+def test_dimensions_are_merged_and_bits_are_read(device: str) -> None:
+    @tilec.kernel
+    def bits(A: T.Tensor(("M", 3, 4), "float32"), C: T.Tensor(("M", 12), "uint32")):
+        flat = T.view(A, (A.shape[0], 12), "uint32")
+        back = T.view(C, dtype="float32")
+        with T.Kernel(A.shape[0], threads=32) as bx:
+            for j in T.Parallel(16):
+                if flat[bx, j] > 0x4000_0000:
+                    C[bx, j] = flat[bx, j]
+                else:
+                    back[bx, j] = 1.5
+
+    a = np.random.default_rng(0).standard_normal((5, 3, 4)).astype(np.float32) * 3
+    c = np.zeros((5, 12), np.uint32)
+    with tilec.device(device):
+        bits(a, c)
+    flat = a.reshape(5, 12).view(np.uint32)
+    expected = np.where(flat > 0x4000_0000, flat, np.float32(1.5).view(np.uint32))
+    assert np.array_equal(c, expected)
+
+
+def test_a_dimension_of_one_element_has_an_outside_too() -> None:
+    @tilec.kernel
+    def beside(A: T.Tensor((4,), "int32"), C: T.Tensor((4,), "int32")):
+        with T.Kernel(1, threads=32):
+            for i, k in T.Parallel(4, 1):
+                C[i] = T.reshape(A, (1, 4, 1))[0, i, k + 1] + T.reshape(A, (1, 4, 1))[0, i, k]
+
+    c = np.zeros(4, np.int32)
+    beside(np.arange(4, dtype=np.int32), c)
+    assert c.tolist() == [0, 1, 2, 3]
+
+
+def test_the_interpreter_finds_what_leaves_a_dimension_of_shared_memory() -> None:
+    @tilec.kernel
+    def leaves(C: T.Tensor((4,), "int32")):
+        with T.Kernel(1, threads=32):
+            S = T.alloc_shared((4, 4), "int32")
+            T.fill(S, 1)
+            for i in T.Parallel(4):
+                C[i] = T.reshape(S, (2, 8))[0, i + 6]
+
+    with pytest.raises(tilec.errors.ExecutionError, match="-1"):
+        leaves(np.zeros(4, np.int32))
+
+
+def test_groups() -> None:
+    def found(new: tuple[Any, ...], old: tuple[Any, ...]) -> list[tuple[list[int], list[int]]]:
+        return [(list(a), list(b)) for a, b in _groups(new, old)]
+
+    assert found(("M", 2, 32), ("M", 64)) == [([0], [0]), ([1, 2], [1])]
+    assert found((64, "N"), (8, 8, "N")) == [([0], [0, 1]), ([1], [2])]
+    assert found(("M", "N"), ("N", "M")) == [([0, 1], [0, 1])]
+    assert found((4, 6), (2, 3, 4)) == [([0, 1], [0, 1, 2])]
+    assert found((1, 8, 1), (8,)) == [([0, 1, 2], [0])]
+    assert found((8,), (1, 8, 1)) == [([0], [0, 1]), ([], [2])]
+
+
+def refused(function: Any) -> str:
+    with pytest.raises(LanguageError) as caught:
+        tilec.kernel(function).lower_to_ir()
+    assert caught.value.loc.known
+    return caught.value.message
+
+
+def test_what_is_refused() -> None:
+    def another_size(A: T.Tensor(("M", 64), "int32")):
+        T.reshape(A, (A.shape[0], 2, 16))
+
+    def another_symbol(A: T.Tensor(("M", 64), "int32"), B: T.Tensor(("N",), "int32")):
+        T.reshape(A, ("N", 64))
+
+    def wider(A: T.Tensor(("M", 64), "int32")):
+        T.view(A, dtype="int64")
+
+    def a_number(A: T.Tensor(("M", 64), "int32")):
+        T.reshape(3, (3,))
+
+    def rank(A: T.Tensor(("M", 64), "int32")):
+        with T.Kernel(1):
+            A[0, 0] = T.reshape(A, ("M", 8, 8))[0, 0]
+
+    def address(A: T.Tensor(("M", 64), "int32")):
+        with T.Kernel(1):
+            S = T.alloc_shared((8, 8), "int32")
+            T.copy(T.reshape(A, ("M", 8, 8))[0, 0, 0], S)
+
+    def tile(A: T.Tensor(("M", 64), "int32")):
+        with T.Kernel(1):
+            T.clear(T.reshape(A, ("M", 8, 8)))
+
+    assert refused(another_size) == "`A` of shape (M, 64) has not the elements of (M, 2, 16)"
+    assert "has not the elements of (N, 64)" in refused(another_symbol)
+    assert "whose elements have 64 bits: it has int32 of 32" in refused(wider)
+    assert "a view of 3, which is no buffer" in refused(a_number)
+    assert "`A` as int32[M, 8, 8] takes 3 indices" in refused(rank)
+    assert "`A` as int32[M, 8, 8]" in refused(tile)
+    assert "T.copy takes a buffer" in refused(address)
