@@ -17,9 +17,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..ir.core import Block, Level, Op, Program, Value, at
+from ..ir.core import Block, Constant, Level, Op, Program, Value, at
 from ..ir.dtypes import i32, i64
 from ..ir.layout import SharedLayout, Swizzle
+from ..ir.ops.arith import Elementwise
 from ..ir.ops.control import For, If, Launch, Role
 from ..ir.ops.memory import Alloc, Flatten, Slot, memory_type
 from ..ir.ops.nvidia import MakeDescriptor, TensorMap, TmaLoad, TmaStore
@@ -256,8 +257,8 @@ class _Flattening:
 
     def _swizzled(self, form: Form, swizzle: Swizzle) -> Value:
         b = self.b
-        fixed = Form(tuple(t for t in form.terms if t[0] not in self._unrolled), 0)
-        moving = Form(tuple(t for t in form.terms if t[0] in self._unrolled), form.constant)
+        fixed = Form(tuple(t for t in form.terms if not self._is_unrolled(t[0])), 0)
+        moving = Form(tuple(t for t in form.terms if self._is_unrolled(t[0])), form.constant)
         if (
             not fixed.terms
             or (not moving.terms and not moving.constant)
@@ -266,6 +267,13 @@ class _Flattening:
             return self._exchange(b.build(form), swizzle)
         moved = b.build(moving)
         return b.bit_xor(self._exchange(b.build(fixed), swizzle), self._exchange(moved, swizzle))
+
+    def _is_unrolled(self, value: Value) -> bool:
+        """Whether a value is known once loops are unrolled: the index of one, or made of such."""
+        if value in self._unrolled or isinstance(value, Constant):
+            return True
+        op = self.b.definitions.get(value)
+        return isinstance(op, Elementwise) and all(self._is_unrolled(v) for v in op.inputs)
 
     def _exchange(self, offset: Value, swizzle: Swizzle) -> Value:
         b = self.b

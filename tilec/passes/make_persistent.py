@@ -21,6 +21,7 @@ from ..ir.ops.memory import Alloc
 from ..ir.ops.pipeline import Channel, Pipeline
 from ..ir.ops.tile import Copy
 from .context import PassContext, Remark
+from .dependence import is_global
 from .rasters import rasterize
 
 PANEL = 16
@@ -47,14 +48,40 @@ def _launch(launch: Launch, context: PassContext) -> Launch:
 
 
 def _shares_operands(launch: Launch) -> bool:
-    """Whether blocks in one row or column of a two-dimensional grid walk over the same data."""
-    plane = constant_of(launch.grid[0]) != 1 and constant_of(launch.grid[1]) != 1
-    return plane and any(isinstance(op, Pipeline) for op in walk(launch.body))
+    """Whether pipelines load the same data in blocks of one row of the grid, and the same in blocks
+    of one column, so that it matters in which order the plane is taken.
+    """
+    if constant_of(launch.grid[0]) == 1 or constant_of(launch.grid[1]) == 1:
+        return False
+    loads = [
+        op
+        for pipeline in walk(launch.body)
+        if isinstance(pipeline, Pipeline)
+        for op in pipeline.walk()
+        if isinstance(op, Copy) and is_global(op.source)
+    ]
+    by_x, by_y = (_follows(launch.body, index) for index in launch.body.params[:2])
+    return any(by_x.isdisjoint(op.source_indices) for op in loads) and any(
+        by_y.isdisjoint(op.source_indices) for op in loads
+    )
+
+
+def _follows(block: Block, root: Value) -> set[Value]:
+    """The values that are computed from `root`, itself included. What a region is given counts as
+    computed from all that its op takes.
+    """
+    found = {root}
+    for op in walk(block):
+        if not found.isdisjoint(op.inputs):
+            found.update(op.results)
+            found.update(param for region in op.regions for param in region.params)
+    return found
 
 
 def _persistent(launch: Launch) -> Launch:
     memory = [op for op in launch.body.ops if isinstance(op, (Alloc, Channel))]
     rest = [op for op in launch.body.ops if not isinstance(op, (Alloc, Channel))]
+    panel = launch.panel or (PANEL if _shares_operands(launch) else 0)
     b = Builder()
     with at(launch.loc):
         gx, gy, gz = launch.grid
@@ -62,7 +89,7 @@ def _persistent(launch: Launch) -> Launch:
         first, count = b.emit(HardwareBlock()).result, b.emit(HardwareBlock(count=True)).result
         tile = scalar(i32, "tile")
         with b.region() as inner:
-            indices = rasterize(b, tile, (gx, gy, gz), launch.panel or PANEL, launch.order)
+            indices = rasterize(b, tile, (gx, gy, gz), panel, launch.order)
             renaming: Renaming = dict(zip(launch.body.params, indices, strict=True))
             _name(launch.body.params, indices)
             for op in rest:

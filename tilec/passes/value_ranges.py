@@ -88,8 +88,12 @@ class Scope:
         return self.known[value] if value in self.known else _unknown(value)
 
     def is_below(self, x: Value, y: Value) -> bool:
-        """Whether a loop or condition around this point says x < y."""
-        return any((x, y) in layer for layer in self._below)
+        """Whether a loop, a grid or a condition around this point says x < y. Where y is a symbol,
+        any value of it counts.
+        """
+        symbol = self.defined_by.get(y)
+        same = self.symbols[symbol.label] if isinstance(symbol, Symbol) else [y]
+        return any((x, bound) in layer for layer in self._below for bound in same)
 
     def learn(self, op: Op) -> None:
         """Takes in the results of an op."""
