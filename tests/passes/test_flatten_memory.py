@@ -149,23 +149,27 @@ def test_indices_of_any_integer_type(dtype: object) -> None:
 # Swizzles -----------------------------------------------------------------------------------------
 
 
-def swizzled_reads(step: int) -> Lowered:
-    """ldmatrix of rows by lane, along the columns of a tile in an unrolled loop."""
+def swizzled_reads(step: int, rounds: int = 1) -> Lowered:
+    """ldmatrix of rows by lane, along the columns of a tile in an unrolled loop, `rounds` times."""
     s = Bench()
     with s.launch(1, threads=32):
         tile = s.laid_out("S", f16, SWIZZLED)
         with s.simt(32) as t:
             registers = s.local("r", f16, 8)
             row, column = s.floormod(t, 16), s.mul(s.floordiv(t, 16), 8)
-            with s.loop(0, 64 // step, unroll=0) as k:
+            with s.loop(0, rounds * 64 // step, unroll=0) as k:
+                k = s.floormod(k, 64 // step) if rounds > 1 else k
                 at = (row, s.add(column, s.mul(k, step)))
                 s.emit(LdMatrix(registers, s.value(0), tile, at, matrices=4))
     return Lowered(s.program(), "cuda:sm_80", SHORT)
 
 
-def test_the_swizzle_of_the_thread_is_taken_once() -> None:
-    """Columns by 16 and lanes' columns of 8 share no bit: the loop's part is one exclusive or."""
-    lowered = swizzled_reads(16)
+@pytest.mark.parametrize("rounds", [1, 2])
+def test_the_swizzle_of_the_thread_is_taken_once(rounds: int) -> None:
+    """Columns by 16 and lanes' columns of 8 share no bit: the loop's part is one exclusive or, be
+    it the index or a remainder of it.
+    """
+    lowered = swizzled_reads(16, rounds)
     (loop,) = (op for op in lowered.ops if isinstance(op, For))
     dependent = {loop.body.params[0]}
     mixed = 0

@@ -39,6 +39,20 @@ def pinned(A: T.Tensor(("M", "K"), "float16"), C: T.Tensor(("M", 64), "float32")
         T.copy(acc, C[bx * 64, 0])
 
 
+@tilec.kernel
+def one_row_of_loads(A: T.Tensor(("M", "K"), "float16"), C: T.Tensor(("M", "N"), "float32")):
+    """What a block loads follows its row of the grid alone: columns share it, rows share nothing."""
+    M, N, K = A.shape[0], C.shape[1], A.shape[1]
+    with T.Kernel(T.ceildiv(N, 64), T.ceildiv(M, 64), threads=128) as (bx, by):
+        A_s = T.alloc_shared((64, 32), "float16")
+        acc = T.alloc_fragment((64, 64), "float32")
+        T.clear(acc)
+        for k in T.Pipelined(T.ceildiv(K, 32), num_stages=3):
+            T.copy(A[by * 64, k * 32], A_s)
+            T.gemm(A_s, A_s, acc, transpose_B=True)
+        T.copy(acc, C[by * 64, bx * 64])
+
+
 def persistent(kernel: Any, target: str = "cuda:sm_90a", **constants: Any) -> Planned:
     return plan(specialised(kernel, **constants), "make_persistent", target)
 
@@ -81,6 +95,13 @@ def test_a_raster_runs_every_block_once(panel: int, order: str) -> None:
     y, x, z = np.indices(seen.shape)
     assert np.array_equal(seen, (z * 6 + y) * 5 + x)
     assert persistent(stamped, "cuda:sm_80").text != result.text
+
+
+def test_panels_are_for_grids_whose_axes_both_share_loads() -> None:
+    assert persistent(kernels.gemm_nt, "cuda:sm_80").one(Launch).panel > 0
+    result = persistent(one_row_of_loads, "cuda:sm_80")
+    assert result.one(Launch).panel == 0 and "floormod" not in result.text
+    keeps_meaning(one_row_of_loads.lower_to_ir(), persistent(one_row_of_loads).program)
 
 
 def test_golden(golden: Any) -> None:

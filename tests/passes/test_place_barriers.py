@@ -95,6 +95,35 @@ def test_channels_are_left_alone() -> None:
     assert names(loop.body).count("barrier") == 1
 
 
+@tilec.kernel
+def loaded_before(A: kernels.IN, B: kernels.IN, C: kernels.OUT, stages: int = 2):
+    """A_s is filled before the loop that reads it in every iteration."""
+    with T.Kernel(1, threads=128):
+        A_s = T.alloc_shared((64, 32), "float16")
+        B_s = T.alloc_shared((64, 32), "float16")
+        acc = T.alloc_fragment((64, 64), "float32")
+        T.clear(acc)
+        T.copy(A[0, 0], A_s)
+        for k in T.Pipelined(T.ceildiv(B.shape[0], 64), num_stages=stages):
+            T.copy(B[k * 64, 0], B_s)
+            T.gemm(A_s, B_s, acc, transpose_B=True)
+        T.copy(acc, C[0, 0])
+
+
+@pytest.mark.parametrize(
+    ("target", "stages", "inside"),
+    [("cuda:sm_80", 2, 1), ("cuda:sm_80", 0, 2), ("cuda:sm_90a", 2, 0), ("hip:gfx942", 2, 1)],
+)
+def test_threads_meet_once_for_what_stands_before_a_loop(
+    target: str, stages: int, inside: int
+) -> None:
+    """In the loop there are only the barriers of its own buffer."""
+    program = placed(loaded_before, target, stages=stages)
+    loops = [op for op in walk(program.body) if isinstance(op, For)]
+    (loop,) = [x for x in loops if any(op.name == "gemm" for op in x.body.ops)]
+    assert names(loop.body).count("barrier") == inside
+
+
 # Threads
 # -------------------------------------------------------------------------------------------------
 

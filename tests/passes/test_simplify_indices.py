@@ -236,6 +236,30 @@ program @p(%A: global f16[M, 8], %x: i32) <symbols = [M]> {
     assert marks == [True, False, True, True, False]
 
 
+def test_a_grid_bounds_its_indices() -> None:
+    """By whichever value of the symbol."""
+    text = """tilec.ir 1
+program @p(%A: global i32[M, N]) <symbols = [M, N]> {
+  %m = symbol <label = "M"> : i32
+  launch %m, 4, 1 <threads = 32> (%bx: i32, %by: i32, %bz: i32) {
+    %m1 = symbol <label = "M"> : i32
+    %n1 = symbol <label = "N"> : i32
+    %p = compare %bx, %m1 <predicate = "lt"> : bool
+    %q = compare %bx, %n1 <predicate = "lt"> : bool
+    %a = load %A[%bx, 0], [%p] : i32
+    store %a, %A[%bx, 1], [%q]
+    yield
+  }
+  yield
+}
+"""
+    program = parse_program(text, REGISTRY, "p.tir")
+    new = program.with_body(canonical(indices_simplified(program.body)))
+    found = print_program(new)
+    assert found.count("compare") == 1, found
+    assert "compare %bx, %n1" in found
+
+
 def test_ranges_of_indices() -> None:
     text = """tilec.ir 1
 program @p() <symbols = [M]> {
