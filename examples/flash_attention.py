@@ -41,21 +41,41 @@ def choose_tiles(target: Any, shapes: Mapping[str, tuple[int, ...]]) -> dict[str
     return {"block_M": 128, "block_N": 48 if D > 96 else 64}
 
 
+@tilec.macro
+def mask(scores, start, limit, end, causal):
+    """Hides the keys that a query does not see: those from `end` on, and with `causal` those from
+    `limit` on, which is one more for each further query. `start` is the key of the first column.
+    """
+    rows, columns = scores.shape
+    if start + columns > limit:  # across the diagonal or the end: the other blocks are whole
+        for i, j in T.Parallel(rows, columns):
+            last = T.min(limit + i, end) if causal else end
+            scores[i, j] = T.if_then_else(start + j < last, scores[i, j], -math.inf)
+
+
+@tilec.macro
+def weigh(scores, out, peak, before, total, scale):
+    """Scores become weights relative to the largest score so far; `total`, their sum, and `out`
+    are brought to the same scale.
+    """
+    rows, columns = scores.shape
+    T.copy(peak, before)
+    T.reduce_max(scores, peak, dim=1, clear=False)
+    for i, j in T.Parallel(rows, columns):
+        scores[i, j] = T.exp2(scores[i, j] * scale - peak[i] * scale)
+    for i in T.Parallel(rows):
+        before[i] = T.exp2((before[i] - peak[i]) * scale)
+        total[i] = total[i] * before[i]
+    T.reduce_sum(scores, total, dim=1, clear=False)
+    for i, j in T.Parallel(rows, out.shape[1]):
+        out[i, j] = out[i, j] * before[i]
+
+
 @tilec.heuristic(choose_tiles)
 @tilec.kernel
-def attention(
-    Q,
-    K,
-    V,
-    Out,
-    causal: bool = False,
-    heads_first: bool = True,
-    dtype: str = "float16",
-    block_M: int = 128,
-    block_N: int = 64,
-    stages: int = 2,
-    threads: int = 128,
-):
+def attention(Q, K, V, Out, causal: bool = False, heads_first: bool = True, dtype: str = "float16",
+              block_M: int = 128, block_N: int = 64, stages: int = 2,
+              threads: int = 128):  # fmt: skip
     """Q and Out are (B, H, N, D), K and V (B, H, S, D); (B, N, H, D) without `heads_first`.
 
     With `causal` the last query sees all keys, the one before it all but the last, and so on.
@@ -68,14 +88,14 @@ def attention(
     rows = 2 if heads_first else 1  # the dimension of queries, or keys
     B, H, N, S = Q.shape[0], Q.shape[3 - rows], Q.shape[rows], K.shape[rows]
     scale = LOG2_E / math.sqrt(D)  # exp(x / sqrt(D)) == exp2(scale * x)
+    by_rows = T.GemmWarpPolicy.FullRow
 
     with T.Kernel(T.ceildiv(N, block_M), H, B, threads=threads) as (block, h, b):
 
         def part(X, start, count):
             """`count` rows of this head, from `start` on."""
-            if heads_first:
-                return X[b, h, start : start + count, 0:D]
-            return X[b, start : start + count, h, 0:D]
+            area = slice(start, start + count)
+            return X[b, h, area, 0:D] if heads_first else X[b, area, h, 0:D]
 
         Q_s = T.alloc_shared((block_M, D), dtype)
         K_s = T.alloc_shared((block_N, D), dtype)
@@ -86,46 +106,23 @@ def attention(
         peak = T.alloc_fragment((block_M,), "float32")  # the largest score so far
         before = T.alloc_fragment((block_M,), "float32")  # the same, one block of keys ago
         total = T.alloc_fragment((block_M,), "float32")  # the sum of weights, relative to peak
-        added = T.alloc_fragment((block_M,), "float32")
 
-        first = block * block_M
+        # long rows first, so that the short ones fill up the end
+        first = (T.ceildiv(N, block_M) - 1 - block if causal else block) * block_M
+        limit = first + 1 + S - N if causal else S  # of the keys that the first query sees
+        seen = T.max(T.min(S, limit + block_M - 1), 0) if causal else S
         T.copy(part(Q, first, block_M), Q_s)
         T.clear(out)
         T.clear(total)
         T.fill(peak, LOWEST)
-        # the first query sees the keys below `limit`, each further one one more
-        limit = first + 1 + S - N if causal else S
-        seen = T.min(S, first + block_M + S - N) if causal else S
         for k in T.Pipelined(T.ceildiv(seen, block_N), num_stages=stages):
-            start = k * block_N
-            T.copy(part(K, start, block_N), K_s)
-            T.copy(part(V, start, block_N), V_s)
-            T.gemm(
-                Q_s,
-                K_s,
-                scores,
-                transpose_B=True,
-                clear_accum=True,
-                policy=T.GemmWarpPolicy.FullRow,
-            )
-            if (
-                start + block_N > limit
-            ):  # across the diagonal or the end: the other blocks are whole
-                for i, j in T.Parallel(block_M, block_N):
-                    end = T.min(limit + i, S) if causal else S
-                    scores[i, j] = T.if_then_else(start + j < end, scores[i, j], -math.inf)
-            T.copy(peak, before)
-            T.reduce_max(scores, peak, dim=1, clear=False)
-            for i, j in T.Parallel(block_M, block_N):
-                scores[i, j] = T.exp2(scores[i, j] * scale - peak[i] * scale)
-            T.reduce_sum(scores, added, dim=1)
+            T.copy(part(K, k * block_N, block_N), K_s)
+            T.copy(part(V, k * block_N, block_N), V_s)
+            T.gemm(Q_s, K_s, scores, transpose_B=True, clear_accum=True, policy=by_rows)
+            mask(scores, k * block_N, limit, S, causal)
+            weigh(scores, out, peak, before, total, scale)
             T.copy(scores, weights)
-            for i in T.Parallel(block_M):
-                before[i] = T.exp2((before[i] - peak[i]) * scale)
-                total[i] = total[i] * before[i] + added[i]
-            for i, j in T.Parallel(block_M, D):
-                out[i, j] = out[i, j] * before[i]
-            T.gemm(weights, V_s, out, policy=T.GemmWarpPolicy.FullRow)
+            T.gemm(weights, V_s, out, policy=by_rows)
         for i in T.Parallel(block_M):
             total[i] = 1 / T.max(total[i], 1e-30)
         for i, j in T.Parallel(block_M, D):
