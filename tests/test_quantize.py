@@ -97,3 +97,8 @@ def test_wrong_storage_is_refused() -> None:
     with pytest.raises(LanguageError) as caught:
         k.lower_to_ir()
     assert caught.value.code == "TLC0132" and caught.value.loc.line > 0
+
+
+def test_no_rows() -> None:
+    packed = pack(np.zeros((0, 8), np.int8))
+    assert packed.shape == (0, 4) and unpack(packed).shape == (0, 8)

@@ -75,7 +75,7 @@ def pack(values: NDArray[Any], nbit: int = 4) -> NDArray[np.int8]:
     if values.shape[-1] % per_byte:
         raise ValueError(f"{values.shape[-1]} values of {nbit} bits fill no whole bytes")
     low = (values.astype(np.int64) & ((1 << nbit) - 1)).astype(np.uint8)
-    groups = low.reshape(*values.shape[:-1], -1, per_byte)
+    groups = low.reshape(*values.shape[:-1], values.shape[-1] // per_byte, per_byte)
     packed = np.zeros(groups.shape[:-1], np.uint8)
     for i in range(per_byte):
         packed |= groups[..., i] << np.uint8(i * nbit)
@@ -96,7 +96,7 @@ def unpack(packed: NDArray[Any], nbit: int = 4, signed: bool = False) -> NDArray
     raw = np.ascontiguousarray(packed).view(np.uint8)
     shifts = np.arange(per_byte, dtype=np.uint8) * np.uint8(nbit)
     parts = (raw[..., None] >> shifts) & np.uint8((1 << nbit) - 1)
-    values = parts.reshape(*packed.shape[:-1], -1)
+    values = parts.reshape(*packed.shape[:-1], packed.shape[-1] * per_byte)
     if not signed:
         return values
     wide = values.astype(np.int16)

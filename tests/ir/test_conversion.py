@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from tilec.ir.conversion import LARGEST, convert_array, largest_finite
 from tilec.ir.core import constant
-from tilec.ir.dtypes import DTYPES, DType, bf16, e4m3, e5m2, f16, f32, f64, tf32
+from tilec.ir.dtypes import DTYPES, PAIRS, DType, bf16, e4m3, e5m2, f16, f32, f64, i4, tf32, u4
 
 RANDOM = np.random.default_rng(3)
 FLOAT8 = (e4m3, e5m2)
@@ -26,7 +26,7 @@ EDGES = [
     for sign in (1, -1)
 ]
 EDGES += [0.0, -0.0, 0.9, -0.9, 1.5, np.nan, np.inf, -np.inf, 1e300, -1e300]
-INTEGERS = tuple(d for d in DTYPES.values() if d.is_integer)
+INTEGERS = tuple(d for d in DTYPES.values() if d.is_integer and d not in PAIRS.values())
 
 
 def every_pattern(dtype: DType) -> NDArray[Any]:
@@ -121,7 +121,8 @@ def test_wide_integers_to_bf16_round_once(kind: str) -> None:
 @pytest.mark.parametrize("source", [f16, bf16, e4m3, e5m2, f32, f64], ids=str)
 def test_floats_to_integers_truncate_and_saturate(source: DType, target: DType) -> None:
     x = convert_array(np.array(EDGES), source)
-    low, high = np.iinfo(target.numpy).min, np.iinfo(target.numpy).max
+    low = -(1 << (target.bits - 1)) if target.kind == "int" else 0
+    high = low + (1 << target.bits) - 1
     expected = [
         0
         if np.isnan(v)
@@ -146,6 +147,17 @@ def test_integers_wrap() -> None:
     x = np.array([300, -1, 1 << 40], np.int64)
     assert convert_array(x, DTYPES["u8"]).tolist() == [44, 255, 0]
     assert convert_array(x, DTYPES["i8"]).tolist() == [44, -1, 0]
+
+
+def test_four_bits() -> None:
+    x = np.arange(-40, 300)
+    assert convert_array(x, u4).tolist() == (x % 16).tolist()
+    assert convert_array(x, i4).tolist() == ((x + 8) % 16 - 8).tolist()
+    assert convert_array(np.array([True, False]), i4).tolist() == [1, 0]
+    every = np.arange(-8, 8).astype(np.int8)
+    for target in (f16, bf16, f32, e4m3, e5m2, DTYPES["i8"]):
+        got = convert_array(convert_array(every, i4), target)
+        assert got.astype(np.float64).tolist() == every.tolist()
 
 
 def test_constants_convert_as_values_do() -> None:

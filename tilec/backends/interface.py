@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ..ir.core import Access, Block, Op, Program, Value, walk
+from ..ir.dtypes import PAIRS
 from ..ir.ops.control import Define, Launch, Return
 from ..ir.ops.memory import Alloc, memory_type
 from ..ir.ops.nvidia import TensorMap, TmaStore
@@ -92,10 +93,18 @@ class Interface:
         written, read = value in self._written, value in self._read
         access = "rw" if written and read else "w" if written else "r"
         shape = tuple(self._extent(dim) for dim in type_.shape)
-        return TensorParam(self.names[value], type_.dtype.name, shape, access, type_.strides)  # type: ignore[arg-type]
+        if type_.dtype in PAIRS:
+            shape = (*shape[:-1], _half(shape[-1]))
+        dtype = type_.dtype.name.removesuffix("x2")
+        return TensorParam(self.names[value], dtype, shape, access, type_.strides)  # type: ignore[arg-type]
 
     def _extent(self, dim: Dim) -> Expr:
         return self.derived.get(dim, dim) if isinstance(dim, str) else dim
+
+
+def _half(extent: Expr) -> Expr:
+    """The bytes of a row of 4-bit elements."""
+    return extent // 2 if isinstance(extent, int) else ("floordiv", extent, 2)
 
 
 def root_memory(value: Value, definitions: Mapping[Value, Op]) -> Value:

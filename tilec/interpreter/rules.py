@@ -40,6 +40,8 @@ RULES: dict[type[Op], Rule] = {
     tile.Undefined: tiles.run_undefined,
     tile.InsertTile: tiles.run_insert,
     tile.ExtractTile: tiles.run_extract,
+    tile.UnpackTile: tiles.run_unpack,
+    tile.PackTile: tiles.run_pack,
     tile.ConvertLayout: tiles.run_convert_layout,
     tile.Gemm: tiles.run_gemm,
     reduce.Reduction: reductions.run_reduction,

@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 
 from ..errors import ArgumentError
+from ..ir.conversion import pack_pairs, unpack_pairs
 from ..ir.core import Access, Program, Value, walk
+from ..ir.dtypes import PAIRS
 from ..ir.ops.control import Define, Return
 from ..ir.registry import Registry
 from ..ir.types import MemoryType, ScalarType, Space
@@ -18,7 +20,8 @@ from .numbers import Array
 from .roles import finish
 from .rules import install
 
-_HOLDERS = {"bf16": ("uint16",), "e4m3": ("int8", "uint8"), "e5m2": ("int8", "uint8")}
+_HOLDERS = {"bf16": ("uint16",), "e4m3": ("int8", "uint8"), "e5m2": ("int8", "uint8"),
+            **dict.fromkeys(("i4", "u4", "i4x2", "u4x2"), ("int8", "uint8"))}  # fmt: skip
 """What arrays hold dtypes that NumPy itself lacks, as bits."""
 
 
@@ -57,7 +60,8 @@ def run_program(
     _bind(frame, program, arguments)
     with np.errstate(all="ignore"):
         finish(frame, frame.execute(program.body))
-    return tuple(frame.memory(value).storage.data for value in returned(program))
+    _pack_back(frame, program, arguments)
+    return tuple(_result(frame.memory(value)) for value in returned(program))
 
 
 def returned(program: Program) -> tuple[Value, ...]:
@@ -78,6 +82,8 @@ def bind_symbols(program: Program, arguments: Mapping[str, Any]) -> dict[str, in
         if not isinstance(type_, MemoryType):
             continue
         shape = np.shape(_argument(param, arguments))
+        if type_.dtype in PAIRS and shape:
+            shape = (*shape[:-1], 2 * shape[-1])
         if len(shape) != len(type_.shape):
             raise ArgumentError(
                 "TLC0731",
@@ -127,11 +133,27 @@ def _bind(frame: Frame, program: Program, arguments: Mapping[str, Any]) -> None:
             continue
         assert isinstance(type_, MemoryType)
         data = _array(param, type_, given, param in written)
-        key = (data.__array_interface__["data"][0], data.shape, data.strides, data.dtype)
-        storage = storages.setdefault(key, Storage(data, None))
+        key = (data.__array_interface__["data"][0], data.shape, data.strides, type_.dtype)
+        if key not in storages:
+            held = unpack_pairs(data, type_.dtype) if type_.dtype in PAIRS else data
+            storages[key] = Storage(held, None)
+        storage = storages[key]
         memory = Memory(param.hint, type_.dtype, Space.GLOBAL, storage)
         frame.define(param, memory)
         frame.run.globals_[param] = memory
+
+
+def _result(memory: Memory) -> Array:
+    data = memory.storage.data
+    return pack_pairs(data) if memory.dtype in PAIRS else data
+
+
+def _pack_back(frame: Frame, program: Program, arguments: Mapping[str, Any]) -> None:
+    """Writes 4-bit elements, which the interpreter holds one a byte, back into the arguments."""
+    for param in program.params:
+        type_, given = param.type, _argument(param, arguments)
+        if isinstance(type_, MemoryType) and type_.dtype in PAIRS and given.flags.writeable:
+            given.view(np.uint8)[...] = pack_pairs(frame.memory(param).storage.data)
 
 
 def _array(param: Value, type_: MemoryType, given: Any, written: bool) -> np.ndarray[Any, Any]:

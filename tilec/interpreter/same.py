@@ -9,7 +9,7 @@ import numpy as np
 
 from ..errors import WrongResult
 from ..ir.core import Program, Value
-from ..ir.dtypes import DType
+from ..ir.dtypes import PAIRS, DType, u8
 from ..ir.ops import builtin_registry
 from ..ir.registry import Registry
 from ..ir.types import MemoryType, ScalarType
@@ -33,11 +33,17 @@ def random_arguments(program: Program, seed: int) -> dict[str, Any]:
             for dim in param.type.shape:
                 if isinstance(dim, str) and dim not in sizes:
                     sizes[dim] = int(random.choice(_EXTENTS))
+            last = param.type.shape[-1] if param.type.shape else 0
+            if param.type.dtype in PAIRS and isinstance(last, str):
+                sizes[last] += sizes[last] % 2
     found: dict[str, Any] = dict(sizes)
     for param in program.params:
         type_ = param.type
         if isinstance(type_, MemoryType):
             shape = tuple(sizes[d] if isinstance(d, str) else d for d in type_.shape)
+            if type_.dtype in PAIRS:
+                found[param.hint] = _random(random, (*shape[:-1], shape[-1] // 2), u8)
+                continue
             found[param.hint] = _random(random, shape, type_.dtype)
         elif isinstance(type_, ScalarType):
             found[param.hint] = _random(random, (), type_.dtype)[()]

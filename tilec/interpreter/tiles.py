@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from ..ir.conversion import convert_array
+from ..ir.conversion import convert_array, pack_pairs, unpack_pairs
 from ..ir.core import Op, Value
-from ..ir.dtypes import DType, tf32
+from ..ir.dtypes import DType, i4, i4x2, tf32, u4
 from ..ir.ops.arith import Select
 from ..ir.ops.pipeline import Wait
 from ..ir.ops.tile import (
@@ -20,9 +20,11 @@ from ..ir.ops.tile import (
     Gemm,
     InsertTile,
     LoadTile,
+    PackTile,
     Splat,
     StoreTile,
     Undefined,
+    UnpackTile,
 )
 from ..ir.types import InflightType, MemoryType, TileType
 from .channels import RingGuard
@@ -144,6 +146,24 @@ def run_extract(frame: Frame, op: Op) -> None:
     if part is not None:
         part = part[window] if part[window].any() else None
     frame.define(op.result, tile[window], part)
+
+
+def run_unpack(frame: Frame, op: Op) -> None:
+    assert isinstance(op, UnpackTile)
+    pairs, bad = frame.tile(op.tile), frame.shadow.get(op.tile)
+    assert isinstance(op.tile.type, TileType)
+    dtype = i4 if op.tile.type.dtype == i4x2 else u4
+    both = None if bad is None else np.repeat(np.broadcast_to(bad, pairs.shape), 2, axis=-1)
+    frame.define(op.result, unpack_pairs(pairs, dtype), both)
+
+
+def run_pack(frame: Frame, op: Op) -> None:
+    assert isinstance(op, PackTile)
+    elements, bad = frame.tile(op.tile), frame.shadow.get(op.tile)
+    either = None if bad is None else np.broadcast_to(bad, elements.shape)
+    if either is not None:
+        either = either[..., 0::2] | either[..., 1::2]
+    frame.define(op.result, pack_pairs(elements), either)
 
 
 def run_convert_layout(frame: Frame, op: Op) -> None:

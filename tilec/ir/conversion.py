@@ -32,11 +32,13 @@ def largest_finite(dtype: DType) -> float:
 
 def convert_array(x: Array, target: DType) -> Array:
     """x in `target`: an array of `target.numpy`, of the shape of x. x itself where that is so."""
-    if x.dtype == target.numpy:
+    if x.dtype == target.numpy and target.bits != 4:
         return x
     with np.errstate(all="ignore"):
         if target.is_integer and x.dtype.kind not in "iub":
             return _to_integer(x.astype(np.float64), target)
+        if target.bits == 4:
+            return _to_four_bits(x, target)
         if target == bf16:
             return _to_odd(x).astype(target.numpy)
         if target in LARGEST:
@@ -46,13 +48,34 @@ def convert_array(x: Array, target: DType) -> Array:
 
 def _to_integer(x: Array, target: DType) -> Array:
     """f64 truncated; limited to what `target` holds; NaN gives 0."""
-    info = np.iinfo(target.numpy)
+    least = -(1 << (target.bits - 1)) if target.kind == "int" else 0
+    most = least + (1 << target.bits) - 1
     whole = np.trunc(x)
-    high, low = whole > float(info.max), whole < float(info.min)  # in f64, max + 1 stands for max
-    high |= (whole == float(info.max)) & (target.bits == 64)
+    high, low = whole > float(most), whole < float(least)  # in f64, most + 1 stands for most
+    high |= (whole == float(most)) & (target.bits == 64)
     inside: Array = np.where(high | low | np.isnan(whole), 0, whole).astype(target.numpy)
-    inside[high], inside[low] = info.max, info.min
+    inside[high], inside[low] = most, least
     return inside
+
+
+def _to_four_bits(x: Array, target: DType) -> Array:
+    """The low bits of integers, read as the target has them."""
+    low = x.astype(np.uint8) & np.uint8(15)
+    signed: Array = (low ^ np.uint8(8)).astype(np.int8) - np.int8(8)
+    return signed if target.kind == "int" else low
+
+
+def unpack_pairs(raw: Array, dtype: DType) -> Array:
+    """Bytes [..., N / 2] as 4-bit elements [..., N] of `dtype`, the low half of a byte first."""
+    halves = np.stack([raw.view(np.uint8), raw.view(np.uint8) >> 4], axis=-1)
+    return convert_array(halves.reshape(*raw.shape[:-1], 2 * raw.shape[-1]), dtype)
+
+
+def pack_pairs(elements: Array) -> Array:
+    """4-bit elements [..., N] as bytes [..., N / 2], uint8. N is even."""
+    low = elements.astype(np.uint8) & np.uint8(15)
+    packed: Array = low[..., 0::2] | low[..., 1::2] << np.uint8(4)
+    return packed
 
 
 def _to_float8(x: Array, target: DType) -> Array:

@@ -23,8 +23,9 @@ class DType:
 
     @property
     def bytes(self) -> int:
-        """Size in memory; sub-byte types have none of their own."""
-        return max(1, self.bits // 8)
+        """Size in memory; a 4-bit element has none of its own."""
+        assert self.bits % 8 == 0, f"{self.name} is not packed yet"
+        return self.bits // 8
 
     @property
     def is_float(self) -> bool:
@@ -41,7 +42,7 @@ class DType:
 
     @property
     def numpy(self) -> np.dtype[Any]:
-        """The NumPy dtype that holds values of this type."""
+        """The NumPy dtype that holds values of this type: one each, 4-bit integers too."""
         return _numpy_dtype(self.name)
 
     def __str__(self) -> str:
@@ -57,6 +58,11 @@ bf16 = DType("bf16", 16, "float")
 e4m3 = DType("e4m3", 8, "float")
 e5m2 = DType("e5m2", 8, "float")
 tf32 = DType("tf32", 32, "float")  # an f32 whose low 13 bits a gemm does not read
+# 4-bit integers. In global and shared memory two lie in a byte, the first in its low half, so that
+# a row has an even number; pack_elements makes that visible, as memory of pairs.
+i4, u4 = DType("i4", 4, "int"), DType("u4", 4, "uint")
+i4x2, u4x2 = DType("i4x2", 8, "uint"), DType("u4x2", 8, "uint")
+PAIRS = {i4: i4x2, u4: u4x2}
 mbarrier = DType("mbarrier", 64, "opaque")
 tensor_map = DType("tensor_map", 1024, "opaque")
 descriptor = DType("wgmma_descriptor", 64, "opaque")
@@ -65,7 +71,7 @@ DTYPES: dict[str, DType] = {
     dtype.name: dtype
     for dtype in (
         bool_, i8, i16, i32, i64, u8, u16, u32, u64, f16, bf16, f32, f64,
-        e4m3, e5m2, tf32, mbarrier, tensor_map, descriptor,
+        e4m3, e5m2, tf32, i4, u4, i4x2, u4x2, mbarrier, tensor_map, descriptor,
     )
 }  # fmt: skip
 
@@ -74,11 +80,13 @@ _LONG_NAMES = {
     **{f"uint{bits}": f"u{bits}" for bits in (8, 16, 32, 64)},
     "float16": "f16", "float32": "f32", "float64": "f64", "bfloat16": "bf16",
     "float8_e4m3fn": "e4m3", "float8_e5m2": "e5m2", "tfloat32": "tf32",
+    "int4": "i4", "uint4": "u4",
     "half": "f16", "float": "f32",
 }  # fmt: skip
 _USERS_NAMES = {short: full for full, short in _LONG_NAMES.items() if full not in ("half", "float")}
 
-_COMPUTED_IN = {"e4m3": f32, "e5m2": f32, "tf32": f32}
+_HOLDERS = {"tf32": "float32", "i4": "int8", "u4": "uint8", "i4x2": "uint8", "u4x2": "uint8"}
+_COMPUTED_IN = {"e4m3": f32, "e5m2": f32, "tf32": f32, "i4": i32, "u4": i32}
 
 
 def find_dtype(spec: object) -> DType:
@@ -103,8 +111,8 @@ def find_dtype(spec: object) -> DType:
 
 @cache
 def _numpy_dtype(name: str) -> np.dtype[Any]:
-    if name == "tf32":
-        return np.dtype(np.float32)
+    if name in _HOLDERS:
+        return np.dtype(_HOLDERS[name])
     long = long_name(name)
     if name in ("bf16", "e4m3", "e5m2"):
         import ml_dtypes
@@ -120,7 +128,9 @@ def long_name(name: str) -> str:
 
 
 def arithmetic_dtype(dtype: DType) -> DType:
-    """The type in which arithmetic on `dtype` is done: itself, but f32 for 8-bit floats and tf32."""
+    """The type in which arithmetic on `dtype` is done: itself, but f32 for 8-bit floats and tf32,
+    i32 for 4-bit integers.
+    """
     return _COMPUTED_IN.get(dtype.name, dtype)
 
 
@@ -142,7 +152,7 @@ def promote(a: DType, b: DType) -> DType:
         return arithmetic_dtype(a if a.is_float else b)
     if a.bits != b.bits:
         return arithmetic_dtype(a if a.bits > b.bits else b)
-    if a.is_integer:
+    if a.is_integer and a.computes:
         return a if a.kind == "uint" else b
     wide = arithmetic_dtype(a)
     if wide != arithmetic_dtype(b):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..ir.dtypes import DTYPES, DType, find_dtype, long_name
+from ..errors import TypeMismatch
+from ..ir.dtypes import DTYPES, PAIRS, DType, find_dtype, long_name
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,8 +43,8 @@ class ElementType:
 
     @property
     def itemsize(self) -> int:
-        """Bytes of an element."""
-        return self.ir.bytes
+        """Bytes of an element; of a 4-bit one where it stands alone."""
+        return max(1, self.ir.bits // 8)
 
     def __call__(self, value: Any) -> Any:
         """`value`, a scalar of the kernel or a number, converted to this type; to a StoredType:
@@ -76,14 +77,26 @@ def element_type(spec: object) -> DType:
     return spec.ir if isinstance(spec, ElementType) else find_dtype(spec)
 
 
+def row_dtype(spec: object, shape: Sequence[object]) -> DType:
+    """The dtype of memory of a shape. Raises TypeMismatch where a row would end within a byte."""
+    dtype = element_type(spec)
+    last = shape[-1] if shape else 0
+    if dtype in PAIRS and (not shape or isinstance(last, int) and last % 2):
+        raise TypeMismatch(
+            "TLC0151", f"a row of {last} elements of {ElementType(dtype)}",
+            hint="two elements share a byte: make the last extent even",
+        )  # fmt: skip
+    return dtype
+
+
 (
     int8, int16, int32, int64, uint8, uint16, uint32, uint64, float16, float32, float64, bfloat16,
-    float8_e4m3fn, float8_e5m2, tfloat32,
+    float8_e4m3fn, float8_e5m2, tfloat32, int4, uint4,
 ) = (
     ElementType(DTYPES[name])
     for name in (
         "i8", "i16", "i32", "i64", "u8", "u16", "u32", "u64", "f16", "f32", "f64", "bf16",
-        "e4m3", "e5m2", "tf32",
+        "e4m3", "e5m2", "tf32", "i4", "u4",
     )
 )  # fmt: skip
 bool_ = ElementType(DTYPES["bool"])

@@ -14,7 +14,7 @@ from ..ir.ops.control import Define, Return, Symbol
 from ..ir.ops.memory import Alloc
 from ..ir.types import Dim, MemoryType, Space
 from .buffers import Buffer
-from .dtypes import ElementType, element_type, storage_of
+from .dtypes import ElementType, row_dtype, storage_of
 from .operand import Operand, value_of
 from .tensors import ConstDim, Dynamic
 from .trace import Trace, current, refuse
@@ -105,7 +105,7 @@ def _allocate(what: str, shape: Any, dtype: object) -> Buffer:
         dims = tuple(_extent(trace, what, dim) for dim in ((shape,) if single else tuple(shape)))
         if not dims:
             raise LanguageError("TLC0129", f"{what} without an extent")
-        elements = element_type(dtype)
+        elements = row_dtype(dtype, dims)
         op = Alloc(type=MemoryType(storage_of(elements), dims, Space.GLOBAL))
         trace.builder.emit_outside(op)
         trace.allocated.append(op.result)
@@ -114,7 +114,7 @@ def _allocate(what: str, shape: Any, dtype: object) -> Buffer:
 
 def _extent(trace: Trace, what: str, dim: Any) -> Dim:
     if isinstance(dim, ConstDim):
-        return 1  # only the annotations are wanted, not yet their values
+        return 2  # any even number: only the annotations are wanted, not yet their values
     if isinstance(dim, Dynamic):
         dim = dim.name
     if isinstance(dim, str):

@@ -12,6 +12,7 @@ from typing import Any
 
 from ..errors import ArgumentError, LanguageError, Loc
 from ..ir.core import Program
+from ..ir.dtypes import PAIRS
 from .build import build_program, probe_dims
 from .macro import defining_scope, need_function
 from .parameters import Parameter, read_parameters
@@ -174,7 +175,10 @@ class Kernel:
         """
         found: dict[str, tuple[int, str]] = {}
         for name, spec in self.tensor_specs(constants).items():
-            for dim, extent in zip(spec.shape, shapes.get(name, ()), strict=False):
+            shape = list(shapes.get(name, ()))
+            if spec.dtype in PAIRS and shape:
+                shape[-1] *= 2
+            for dim, extent in zip(spec.shape, shape, strict=False):
                 if type(dim) is not ConstDim:
                     continue
                 value, first = found.setdefault(dim.name, (int(extent), name))

@@ -12,7 +12,7 @@ from ..ir.layout import SharedLayout
 from ..ir.ops.memory import Alloc
 from ..ir.types import MemoryType, Space
 from .buffers import Buffer, Variable
-from .dtypes import element_type, storage_of
+from .dtypes import element_type, row_dtype, storage_of
 from .operand import is_number, number_value, plain
 from .trace import current, refuse
 
@@ -40,8 +40,9 @@ def _allocate(what: str, space: Space, shape: Any, dtype: object) -> Buffer:
     else:
         trace.need_launch(what)
     with trace.here():
-        elements = element_type(dtype)
-        type_ = MemoryType(storage_of(elements), _shape(what, shape), space)
+        dims = _shape(what, shape)
+        elements = row_dtype(dtype, dims) if space is Space.SHARED else element_type(dtype)
+        type_ = MemoryType(storage_of(elements), dims, space)
         memory = trace.builder.emit(Alloc(type=type_)).result
         return Buffer(memory, trace.region, elements=elements)
 

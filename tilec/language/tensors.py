@@ -10,8 +10,8 @@ import numpy as np
 
 from ..errors import Loc
 from ..ir.core import Value
-from ..ir.dtypes import DType, i32
-from .dtypes import ElementType, element_type
+from ..ir.dtypes import PAIRS, DType, i32
+from .dtypes import ElementType, element_type, row_dtype
 from .operand import Operand
 from .trace import Here, current, refuse, tracing
 
@@ -129,10 +129,11 @@ def Tensor(shape: Any, dtype: object = "float32") -> TensorSpec:
 
     Raises:
         LanguageError: a dimension is none of these.
-        TypeMismatch: there is no such dtype.
+        TypeMismatch: there is no such dtype, or a row of 4-bit elements ends within a byte.
     """
     with _here():
-        return TensorSpec(_dims(shape), element_type(dtype))
+        dims = _dims(shape)
+        return TensorSpec(dims, row_dtype(dtype, dims))
 
 
 def StridedTensor(shape: Any, strides: Any, dtype: object = "float32") -> TensorSpec:
@@ -153,6 +154,8 @@ def StridedTensor(shape: Any, strides: Any, dtype: object = "float32") -> Tensor
     """
     with _here():
         spec = TensorSpec(_dims(shape), element_type(dtype), _dims(strides))
+        if spec.dtype in PAIRS:
+            raise refuse("TLC0152", f"{spec}: 4-bit elements lie row by row, two to a byte")
         if len(spec.shape) != len(spec.strides or ()):
             raise refuse("TLC0113", f"{spec} has not one stride for each dimension")
         return spec

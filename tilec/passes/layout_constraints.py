@@ -38,9 +38,11 @@ from ..ir.ops.tile import (
     Gemm,
     InsertTile,
     LoadTile,
+    PackTile,
     Splat,
     StoreTile,
     Undefined,
+    UnpackTile,
 )
 from ..ir.registry import Registry
 from ..ir.types import InflightType, TileType
@@ -83,6 +85,8 @@ def register_layout_rules(registry: Registry) -> None:
         Elementwise: _elementwise,
         InsertTile: _insert_tile,
         ExtractTile: _extract_tile,
+        UnpackTile: _unpack_tile,
+        PackTile: _pack_tile,
         ConvertLayout: _convert_layout,
         Gemm: _gemm,
         Reduce: _reduce,
@@ -199,6 +203,47 @@ def _insert_tile(op: InsertTile, group: Group) -> Iterator[Constraint]:
 
 def _extract_tile(op: ExtractTile, group: Group) -> Iterator[Constraint]:
     yield _slice(op.result, op.tile, op.offsets, op.shape, op)
+
+
+def _unpack_tile(op: UnpackTile, group: Group) -> Iterator[Constraint]:
+    yield Derived(op.result, op.tile, unpacked_layout, packed_layout, why=why(op))
+
+
+def _pack_tile(op: PackTile, group: Group) -> Iterator[Constraint]:
+    """Bytes lie as they are best stored; the elements are converted to that."""
+    pairs = default_layout(tile_of(op.result), group.threads)
+    layouts: dict[Variable, RegisterLayout] = {
+        op.result: pairs,
+        demand(op, 0): unpacked_layout(pairs),
+    }
+    yield use(op, 0, op.tile)
+    yield Choice(op, (Option("pairs", layouts, 0.0),), why=why(op))
+
+
+def unpacked_layout(pairs: RegisterLayout) -> RegisterLayout:
+    """The layout of elements whose pairs have a layout: the halves in registers side by side."""
+    half = sum(map(len, pairs.modes))
+    return RegisterLayout(
+        (*pairs.shape[:-1], 2 * pairs.shape[-1]),
+        (*pairs.modes[:-1], (*pairs.modes[-1], 2)),
+        pairs.thread,
+        (*pairs.reg, half),
+    )
+
+
+def packed_layout(elements: RegisterLayout) -> RegisterLayout | None:
+    """The inverse of unpacked_layout; None where a thread does not hold both halves of a byte."""
+    inner = sum(map(len, elements.modes)) - 1
+    extent = elements.modes[-1][-1] if elements.modes[-1] else 1
+    if not elements.reg or elements.reg[-1] != inner or extent % 2:
+        return None
+    rest = (extent // 2,) if extent > 2 else ()
+    return RegisterLayout(
+        (*elements.shape[:-1], elements.shape[-1] // 2),
+        (*elements.modes[:-1], (*elements.modes[-1][:-1], *rest)),
+        elements.thread,
+        elements.reg if rest else elements.reg[:-1],
+    )
 
 
 def _convert_layout(op: ConvertLayout, group: Group) -> Iterator[Constraint]:

@@ -62,8 +62,8 @@ def _lift(nest: Parallel) -> tuple[Op, ...] | None:
     ):
         return None
     variables = nest.body.params
-    source = _corner(load.indices, variables, defined_by)
-    destination = _corner(store.indices, variables, defined_by)
+    source = find_corner(load.indices, variables, defined_by)
+    destination = find_corner(store.indices, variables, defined_by)
     if source is None or destination is None or source[0].keys() != destination[0].keys():
         return None
     return _copy(nest, load, store, source, destination, defined_by)
@@ -73,9 +73,10 @@ Corner = tuple[dict[Value, int], list[Value]]
 """Which dimension each loop variable runs along, and the indices' values."""
 
 
-def _corner(
+def find_corner(
     indices: tuple[Value, ...], variables: tuple[Value, ...], defined_by: Mapping[Value, Op]
 ) -> Corner | None:
+    """`indices` as base + loop variable, each variable along one dimension, in order; or None."""
     along: dict[Value, int] = {}
     for dim, index in enumerate(indices):
         form = affine(index, frozenset(variables), defined_by)

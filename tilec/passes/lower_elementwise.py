@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING
 
 from ..errors import LayoutConflict
 from ..ir.core import Op, Value
+from ..ir.dtypes import i4, i4x2, u4
 from ..ir.layout import RegisterLayout
 from ..ir.ops.arith import Cast, Elementwise, element_dtype
 from ..ir.ops.memory import Load, Store
 from ..ir.ops.thread import ConvertRegisters, FillRegisters, UndefinedRegisters
-from ..ir.ops.tile import ExtractTile, InsertTile, Splat, Undefined
+from ..ir.ops.tile import ExtractTile, InsertTile, PackTile, Splat, Undefined, UnpackTile
 from .coalesce import is_tile
 from .coordinates import mapping_terms
+from .nibbles import packed, unpacked
 
 if TYPE_CHECKING:
     from .lower_tiles import Lowering
@@ -111,6 +113,30 @@ def _selected(
         numbers = tuple(numbers[r] for r in chosen)
     assert layout == part, f"{op.name}: {part} is not the region's layout {layout}"
     return numbers
+
+
+def lower_unpack(op: UnpackTile, lowering: Lowering) -> None:
+    """Each byte's halves to two registers."""
+    b, pairs = lowering.b, lowering.registers(op.tile)
+    dtype = i4 if element_dtype(op.tile) == i4x2 else u4
+    with b.unrolled(lowering.layout(op.tile).registers, hint="r") as register:
+        pair = b.emit(Load(pairs, (register,), in_bounds=True)).result
+        for half in (0, 1):
+            place = b.add(b.mul(register, 2), half)
+            part = unpacked(b, pair, half, dtype)
+            b.emit(Store(part, lowering.registers(op.result), (place,), in_bounds=True))
+
+
+def lower_pack(op: PackTile, lowering: Lowering) -> None:
+    """Two registers to a byte."""
+    b, elements = lowering.b, lowering.registers(op.tile)
+    with b.unrolled(lowering.layout(op.result).registers, hint="r") as register:
+        places = (b.add(b.mul(register, 2), half) for half in (0, 1))
+        first, second = (
+            b.emit(Load(elements, (place,), in_bounds=True)).result for place in places
+        )
+        pair = packed(b, first, second, op.dtype)
+        b.emit(Store(pair, lowering.registers(op.result), (register,), in_bounds=True))
 
 
 def move_registers(

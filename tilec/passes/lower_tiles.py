@@ -33,9 +33,11 @@ from ..ir.ops.tile import (
     Gemm,
     InsertTile,
     LoadTile,
+    PackTile,
     Splat,
     StoreTile,
     Undefined,
+    UnpackTile,
 )
 from ..ir.registry import Registry
 from ..ir.types import InflightType, MemoryType, Space
@@ -48,8 +50,10 @@ from .lower_elementwise import (
     lower_elementwise,
     lower_extract,
     lower_insert,
+    lower_pack,
     lower_splat,
     lower_undefined,
+    lower_unpack,
 )
 from .lower_fma import lower_fma
 from .lower_mfma import lower_mfma
@@ -87,6 +91,8 @@ def register_lowerings(registry: Registry) -> None:
         Undefined: lower_undefined,
         InsertTile: lower_insert,
         ExtractTile: lower_extract,
+        UnpackTile: lower_unpack,
+        PackTile: lower_pack,
         Parallel: lower_parallel,
         Simt: lower_simt,
         Gemm: _lower_gemm,

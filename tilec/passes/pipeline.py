@@ -19,6 +19,7 @@ from .choose_instructions import choose_instructions
 from .context import Pass, PassContext
 from .fit_resources import fit_resources
 from .flatten_memory import flatten_memory
+from .gather_pairs import gather_pairs
 from .infer_layouts import infer_layouts
 from .issue_gemms import issue_gemms
 from .lift_copies import lift_copies
@@ -26,6 +27,7 @@ from .lower_pipelines import lower_pipelines
 from .lower_tiles import lower_tiles
 from .make_persistent import make_persistent
 from .overlap_fragments import overlap_fragments
+from .pack_elements import pack_elements
 from .place_barriers import place_barriers
 from .plan_pipelines import plan_pipelines
 from .plan_shared import plan_shared
@@ -40,7 +42,9 @@ from .vectorize import vectorize
 
 PIPELINE: tuple[Pass, ...] = (
     canonicalize,
-    promote_fragments,  # first: from here tiles are values, so that dependence is SSA
+    gather_pairs,  # before promotion, since it makes fragments
+    promote_fragments,  # early: from here tiles are values, so that dependence is SSA
+    pack_elements,  # what follows knows no element of less than a byte
     lift_copies,  # before planning, which looks for copies
     canonicalize,
     plan_pipelines,  # target-independent; needs whole statements, so before anything is lowered

@@ -29,6 +29,7 @@ from ..errors import ArgumentError
 from .arrays import ArrayDevice, ArrayView, contiguous_strides, is_array, view_array
 
 _BYTES = ("i8", "u8")
+PACKED = ("i4", "u4")  # two to a byte, along the last dimension
 # Libraries without these types keep them in others; between two of them nothing is reinterpreted.
 _HOLDERS = {
     "e4m3": _BYTES, "e5m2": _BYTES, "e4m3fnuz": _BYTES, "e5m2fnuz": _BYTES, "i4": _BYTES,
@@ -291,6 +292,8 @@ def _bind_symbols(
 def _sizes(param: TensorParam, view: ArrayView) -> list[tuple[Expr, int]]:
     """Expressions of a parameter with the sizes that came: extents, then strides in elements."""
     sizes = list(zip(param.shape, view.shape, strict=True))
+    if param.dtype in PACKED and isinstance(param.shape[-1], tuple):
+        sizes[-1] = (param.shape[-1][1], 2 * view.shape[-1])
     if param.strides is not None:
         itemsize = DTYPE_BYTES[param.dtype]
         steps = zip(param.strides, view.strides, view.shape, strict=True)
@@ -331,6 +334,14 @@ def _check_shape(
     symbols: Mapping[str, tuple[int, str]],
 ) -> None:
     expected = tuple(evaluate(expr, env) for expr in param.shape)
+    if param.dtype in PACKED and isinstance(param.shape[-1], tuple):
+        elements = evaluate(param.shape[-1][1], env)
+        if elements % 2:
+            raise _refuse(
+                program,
+                f"a row of {param.name} is {elements} elements of {param.dtype}; two share a byte",
+                "pass an even number of columns",
+            )
     if view.shape != expected:
         names = dict.fromkeys(
             name for expr in param.shape for name in names_in(expr) if name in symbols

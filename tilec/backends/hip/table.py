@@ -16,6 +16,8 @@ TABLE = make_table(
     Entry("e4m3", "types.j2", ("base", "to_odd")),
     Entry("e5m2", "types.j2", ("base", "to_odd")),
     Entry("tf32", "types.j2", ("base",)),
+    Entry("i4x2", "types.j2", ("base",)),
+    Entry("u4x2", "types.j2", ("base",)),
     Entry("regs", "types.j2", ("base",)),
     Entry("global", "types.j2", ("base",)),
     Entry("shared", "types.j2", ("base",)),

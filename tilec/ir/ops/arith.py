@@ -402,6 +402,8 @@ class Reinterpret(Elementwise, name="reinterpret", pure=True):
         return (elementwise_type((self.x,), self.dtype),)
 
     def evaluate(self, *inputs: Any) -> Any:
+        if self.dtype.bits == 4:
+            return convert_array(np.asarray(inputs[0]), self.dtype)
         return np.asarray(inputs[0], order="C").view(self.dtype.numpy)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ...errors import TypeMismatch
 from ..core import Access, Effect, Level, Op, Value, attribute, operand, operands
-from ..dtypes import DType
+from ..dtypes import DType, i4x2, i8, u4x2, u8
 from ..layout.register import RegisterLayout
 from ..types import InflightType, MemoryType, ScalarType, Space, TileType, Type
 from .memory import check_indices, memory_type
@@ -172,6 +172,32 @@ class ExtractTile(Op, name="extract_tile", level=Level.TILE, pure=True):
         return (TileType(tile.dtype, self.shape, self.layout),)
 
 
+class UnpackTile(Op, name="unpack_tile", level=Level.TILE, pure=True):
+    """A tile of pairs of 4-bit integers [..., N / 2] as one element a byte [..., N]: i8 or u8."""
+
+    tile: Value = operand()
+
+    def infer(self) -> tuple[Type, ...]:
+        type_ = self.tile.type
+        if not isinstance(type_, TileType) or type_.dtype not in (i4x2, u4x2):
+            raise TypeMismatch("TLC0247", f"a {type_} holds no pairs")
+        shape = (*type_.shape[:-1], 2 * type_.shape[-1])
+        return (TileType(i8 if type_.dtype == i4x2 else u8, shape),)
+
+
+class PackTile(Op, name="pack_tile", level=Level.TILE, pure=True):
+    """The inverse: the low four bits of elements [..., N] of i8 or u8, in pairs of `dtype`."""
+
+    tile: Value = operand()
+    dtype: DType = attribute()
+
+    def infer(self) -> tuple[Type, ...]:
+        type_ = self.tile.type
+        if not isinstance(type_, TileType) or type_.dtype not in (i8, u8) or type_.shape[-1] % 2:
+            raise TypeMismatch("TLC0247", f"a {type_} cannot be packed in pairs")
+        return (TileType(self.dtype, (*type_.shape[:-1], type_.shape[-1] // 2)),)
+
+
 class ConvertLayout(Op, name="convert_layout", level=Level.TILE, pure=True):
     """The same tile held by other threads and registers."""
 
@@ -253,5 +279,6 @@ def _matrix(value: Value) -> tuple[int, int]:
 
 
 OPS: tuple[type[Op], ...] = (
-    Copy, LoadTile, StoreTile, Fill, Splat, Undefined, InsertTile, ExtractTile, ConvertLayout, Gemm,
+    Copy, LoadTile, StoreTile, Fill, Splat, Undefined, InsertTile, ExtractTile,
+    UnpackTile, PackTile, ConvertLayout, Gemm,
 )  # fmt: skip
