@@ -15,6 +15,7 @@ from .dialect import Dialect, all_prelude_names
 from .prelude import Need, NeedArgument
 
 _USE = re.compile(r"\b([A-Za-z_]\w*)(?:<([^<>()]*)>)?")
+_STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
 BY_TYPES = (Mma, Mfma)
 """Families that the prelude picks from by the types of the operands too."""
 
@@ -44,7 +45,7 @@ class Needs:
                 self._needs[Need(name, arguments)] = None
 
     def _uses(self, text: str, op: Op | None) -> Iterator[tuple[str, tuple[NeedArgument, ...]]]:
-        for name, arguments in _USE.findall(text.partition("//")[0]):
+        for name, arguments in _USE.findall(_STRING.sub('""', text).partition("//")[0]):
             if name in self._names:
                 yield (
                     name,

@@ -9,7 +9,9 @@ import numpy as np
 
 from ..ir.core import Access, Block, Op, Value, walk
 from ..ir.ops.control import (
+    Assume,
     Define,
+    DeviceAssert,
     For,
     HardwareBlock,
     If,
@@ -351,6 +353,30 @@ def run_flatten(frame: Frame, op: Op) -> None:
         op.result,
         Memory(memory.name, memory.dtype, memory.space, memory.storage.flat(), memory.guard),
     )
+
+
+def run_assume(frame: Frame, op: Op) -> None:
+    assert isinstance(op, Assume)
+    _require(frame, op.condition, "TLC0765", "what T.assume says does not hold")
+
+
+def run_assert(frame: Frame, op: Op) -> None:
+    assert isinstance(op, DeviceAssert)
+    _require(frame, op.condition, "TLC0764", op.message or "T.device_assert failed")
+
+
+def _require(frame: Frame, value: Value, code: str, message: str) -> None:
+    """Raises where a condition does not hold in an active lane."""
+    condition, bad = frame.pair(value)
+    frame.arrive(bad, "a condition")
+    wrong = ~condition if frame.mask is None else ~condition & frame.mask
+    if not np.any(wrong):
+        return
+    where = ""
+    if frame.lanes is not None and np.ndim(wrong):
+        full = np.broadcast_to(wrong, frame.lanes.shape)
+        where = f", in {frame.lanes.describe(int(np.flatnonzero(full)[0]))}"
+    raise frame.fault(code, message + where)
 
 
 def run_symbol(frame: Frame, op: Op) -> None:

@@ -28,6 +28,8 @@ RULES: dict[type[Op], Rule] = {
     control.Launch: structure.run_launch,
     control.Simt: structure.run_simt,
     control.Parallel: structure.run_parallel,
+    control.Assume: structure.run_assume,
+    control.DeviceAssert: structure.run_assert,
     control.Symbol: structure.run_symbol,
     control.Define: structure.run_define,
     control.ThreadId: structure.run_thread_id,

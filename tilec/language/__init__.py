@@ -27,6 +27,7 @@ from .arithmetic import (
     shift_right,
 )
 from .atomics import atomic_add, atomic_max, atomic_min
+from .checks import assume, device_assert, sync_threads
 from .dtypes import (
     bfloat16,
     float8_e4m3fn,
@@ -174,6 +175,7 @@ __all__ = [
     "annotate_safe_value",
     "asin",
     "asinh",
+    "assume",
     "atan",
     "atan2",
     "atanh",
@@ -199,6 +201,7 @@ __all__ = [
     "cosh",
     "cummax",
     "cumsum",
+    "device_assert",
     "dynamic",
     "empty",
     "erf",
@@ -273,6 +276,7 @@ __all__ = [
     "sinh",
     "sqrt",
     "symbolic",
+    "sync_threads",
     "tan",
     "tanh",
     "tfloat32",

@@ -22,7 +22,7 @@ from ..ir.clone import Renaming, clone_op
 from ..ir.core import Block, Level, Op, Value, at, constant, walk, with_results
 from ..ir.dtypes import i32
 from ..ir.ops.arith import element_dtype
-from ..ir.ops.control import Simt, ThreadId, While, Yield
+from ..ir.ops.control import Assume, Simt, ThreadId, While, Yield
 from ..ir.ops.memory import Alloc, Atomic, Load, Store
 from ..ir.rewrite import transform
 from ..ir.types import MemoryType, Space
@@ -112,6 +112,8 @@ class _Grouper:
                 self.private.add(op.result)
             elif isinstance(op, Alloc) and not is_collective(op) or op.pure and not private:
                 out.append(op)
+            elif isinstance(op, Assume) and not private:
+                out.append(op)  # said of the whole block
             elif op.terminator or is_collective(op) or _holds_collective(op):
                 self._flush(out, run, local)
                 self._collective(op, out)

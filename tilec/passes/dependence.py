@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from ..ir.core import Access, Block, Op, Value, constant_of, walk
-from ..ir.ops.control import For, If, Parallel, Simt, Yield
+from ..ir.ops.control import Assume, For, If, Parallel, Simt, Yield
 from ..ir.ops.memory import Alloc, Load, memory_type
 from ..ir.ops.tile import Copy, Fill, Gemm, StoreTile
 from ..ir.types import InflightType, MemoryType, Space, TileType
@@ -44,7 +44,7 @@ def is_statement(op: Op) -> bool:
     makes a tile.
     """
     return any(
-        (not inner.pure and not isinstance(inner, (Yield, Load, For, If)))
+        (not inner.pure and not isinstance(inner, (Yield, Load, For, If, Assume)))
         or any(isinstance(r.type, (TileType, InflightType)) for r in inner.results)
         for inner in op.walk()
     )

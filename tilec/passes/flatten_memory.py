@@ -21,7 +21,7 @@ from ..ir.core import Block, Constant, Level, Op, Program, Value, at
 from ..ir.dtypes import i32, i64
 from ..ir.layout import SharedLayout, Swizzle
 from ..ir.ops.arith import Elementwise
-from ..ir.ops.control import For, If, Launch, Role
+from ..ir.ops.control import Assume, For, If, Launch, Role
 from ..ir.ops.memory import Alloc, Flatten, Slot, memory_type
 from ..ir.ops.nvidia import MakeDescriptor, TensorMap, TmaLoad, TmaStore
 from ..ir.types import MemoryType, Space
@@ -86,6 +86,8 @@ class _Flattening:
                 self._slot(op)
             case Flatten():
                 self._flatten(op)
+            case Assume():
+                pass  # whoever asks about indices has asked
             case TensorMap():
                 self._emit(op, op)  # of the tensor itself, whose shape the host reads
             case For():

@@ -165,8 +165,15 @@ class _Placer:
                 pending.become(after)
                 ops.append(op.replace(then=branches[0], orelse=branches[1]))
             case Barrier():
+                if self.divergent is not None:
+                    raise HazardError(
+                        "TLC0341",
+                        "a barrier stands under control flow that depends on the thread",
+                        loc=op.loc,
+                        hint="move it out of the condition: all threads must come",
+                    )
                 self._met(pending)
-                ops.append(op)
+                ops.append(op if op.barrier else self.barrier.replace())
             case FenceProxyAsync():
                 pending.unfenced.clear()
                 ops.append(op)

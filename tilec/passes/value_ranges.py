@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from ..ir.core import Block, Constant, Op, Value
 from ..ir.ops import arith
 from ..ir.ops.control import (
+    Assume,
     For,
     HardwareBlock,
     If,
@@ -97,6 +98,8 @@ class Scope:
 
     def learn(self, op: Op) -> None:
         """Takes in the results of an op."""
+        if isinstance(op, Assume) and self._refined:
+            self._assume(op.condition, True, self._refined[-1], self._below[-1])
         for value in op.results:
             self.defined_by[value] = op
         if isinstance(op, Symbol):
@@ -210,6 +213,18 @@ class Scope:
                 refined[x] = old.clipped(other.low, old.high)
             case "eq":
                 refined[x] = old.clipped(other.low, other.high)
+                self._congruent(x, other, refined)
+
+    def _congruent(self, x: Value, rest: Range, refined: dict[Value, Range]) -> None:
+        """Takes in what x, if it is a remainder, says of what was divided."""
+        op = self.defined_by.get(x)
+        if not isinstance(op, arith.FloorMod) or isinstance(op.x, Constant):
+            return
+        divisor = self.of(op.y).number
+        if divisor is not None and divisor > 1 and rest.number is not None:
+            old = refined.get(op.x, self.of(op.x))
+            if old.modulus <= divisor:
+                refined[op.x] = Range.between(old.low, old.high, divisor, rest.number)
 
 
 _NEGATED = {"lt": "ge", "le": "gt", "gt": "le", "ge": "lt", "eq": "ne", "ne": "eq"}

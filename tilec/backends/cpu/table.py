@@ -33,6 +33,7 @@ TABLE = make_table(
     Entry("block_id", "threads.j2", ("base",)),
     Entry("block_count", "threads.j2", ("base",)),
     Entry("barriers", "threads.j2", ("base",)),
+    Entry("device_assert", "threads.j2", ("base",)),
     Entry("barrier", "threads.j2", ("barriers",)),
     Entry("named_barrier", "threads.j2", ("barriers",)),
     Entry("warp_sync", "threads.j2", ("base",)),

@@ -39,6 +39,7 @@ TABLE = make_table(
     Entry("thread_id", "threads.j2", ("base",)),
     Entry("block_id", "threads.j2", ("base",)),
     Entry("block_count", "threads.j2", ("base",)),
+    Entry("device_assert", "threads.j2", ("base",)),
     Entry("barrier", "threads.j2", ("base",)),
     Entry("named_barrier", "threads.j2", ("base",)),
     Entry("warp_sync", "threads.j2", ("base",)),

@@ -4,6 +4,8 @@ symbols).
 
 from __future__ import annotations
 
+from pathlib import PurePath
+
 from ...errors import TypeMismatch
 from ..core import Block, Level, Op, Value, attribute, operand, operands, region
 from ..dtypes import DType, bool_, i32
@@ -66,8 +68,7 @@ class If(Op, name="if"):
     orelse: Block = region()
 
     def infer(self) -> tuple[Type, ...]:
-        if self.condition.type != ScalarType(bool_):
-            raise TypeMismatch("TLC0222", f"a condition is a {self.condition.type}, not a bool")
+        _check_condition(self.condition)
         end = self.then.terminator
         return _types(end.inputs) if end is not None else ()
 
@@ -177,6 +178,58 @@ class WarpUniform(Op, name="warp_uniform", pure=True, level=Level.THREAD):
         return (self.x.type,)
 
 
+class Assume(Op, name="assume"):
+    """`condition` holds here: a fact about indices, which the interpreter checks. No code."""
+
+    condition: Value = operand()
+
+    def infer(self) -> tuple[Type, ...]:
+        _check_condition(self.condition)
+        return ()
+
+
+class DeviceAssert(Op, name="device_assert"):
+    """The program stops, with `message` and its place, in a thread where `condition` is false."""
+
+    condition: Value = operand()
+    message: str = attribute(default="")
+
+    @property
+    def text(self) -> str:
+        """The call of the prelude that does it."""
+        return "device_assert({condition}, {told})"
+
+    @property
+    def told(self) -> str:
+        """What it says, as a literal of C. No folders, so that builds are alike everywhere."""
+        place = f"{PurePath(self.loc.file).name}:{self.loc.line}: " if self.loc.known else ""
+        return c_string(f"{place}{self.message or 'device_assert'}")
+
+    def infer(self) -> tuple[Type, ...]:
+        _check_condition(self.condition)
+        return ()
+
+
+def _check_condition(value: Value) -> None:
+    if value.type != ScalarType(bool_):
+        raise TypeMismatch("TLC0222", f"a condition is a {value.type}, not a bool")
+
+
+def c_string(text: str) -> str:
+    """A literal of C with the UTF-8 bytes of `text`: all but letters, digits and some signs as
+    octal numbers.
+    """
+    plain = frozenset(b" !#$&'()*+,-./:;<=>@[]^_`{|}~")
+    return (
+        '"'
+        + "".join(
+            chr(b) if chr(b).isalnum() and b < 128 or b in plain else f"\\{b:03o}"
+            for b in text.encode()
+        )
+        + '"'
+    )
+
+
 class Simt(Op, name="simt", level=Level.TILE):
     """Thread-level code within tile-level code: `body(t)` for every program thread t, one op to the
     planner.
@@ -207,5 +260,5 @@ class Parallel(Op, name="parallel", level=Level.TILE):
 
 OPS: tuple[type[Op], ...] = (
     Yield, For, While, If, Launch, Role, Symbol, Define, Return, ThreadId, HardwareBlock,
-    WarpUniform, Simt, Parallel,
+    WarpUniform, Assume, DeviceAssert, Simt, Parallel,
 )  # fmt: skip
