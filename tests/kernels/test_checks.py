@@ -29,7 +29,7 @@ def test_an_assertion_that_holds() -> None:
     for device, (_, y) in every_leg(checked, x, np.zeros_like(x)):
         assert np.array_equal(y, 2 * x), device
     texts = compile_texts(checked)
-    assert r"test_checks.py:25: below 0: \042max\042" in texts["cuda:sm_80"]
+    assert r"test_checks.py:23: below 0: \042max\042" in texts["cuda:sm_80"]
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -39,10 +39,10 @@ def test_an_assertion_that_fails(device: str) -> None:
     with pytest.raises(TilecError, match="below 0") as caught:
         checked(x, np.zeros_like(x), device=device)
     if device == "interpreter":
-        assert caught.value.code == "TLC0764" and caught.value.loc.line == 25
+        assert caught.value.code == "TLC0764" and caught.value.loc.line == 23
         assert "thread 2" in str(caught.value) and "block (1" in str(caught.value)
     else:
-        assert "test_checks.py:25" in str(caught.value)
+        assert "test_checks.py:23" in str(caught.value)
 
 
 @tilec.kernel
@@ -65,7 +65,7 @@ def test_what_is_assumed_is_used_and_checked() -> None:
     assert "/ 4" not in text and "floordiv" not in text  # a multiple of 4: nothing is left over
     with pytest.raises(ExecutionError, match="TLC0765") as caught:
         assumed(x, np.zeros_like(x), 130, device="interpreter")
-    assert caught.value.loc.line == 56
+    assert caught.value.loc.line == 54
 
 
 @tilec.kernel
