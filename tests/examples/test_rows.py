@@ -119,3 +119,11 @@ def test_main_runs(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     """As a user runs it: through the heuristic, in NumPy."""
     example(name).main()
     assert "error" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["online_softmax", "cumsum"])
+def test_a_warp_holds_whole_rows(name: str) -> None:
+    """Where a block has several rows, no warp waits for another."""
+    for target in TARGETS:
+        source = lower(kernel_of(example(name)), (), target, {}).source
+        assert "shuffle" in source and "barrier()" not in source.split("_kernel(")[-1]

@@ -313,3 +313,78 @@ def test_scans(reverse: bool, space: str) -> None:
             found = np.zeros((m, 96), np.float32), np.zeros((m, 96), np.int32)
             device.run(compiled, (x, *found))
             assert np.array_equal(found[0], y) and np.array_equal(found[1], z)
+
+
+@tilec.kernel
+def pipelined(X: T.Tensor(("M", "N"), "float16"), Y: T.Tensor(("M",), "float32"), stages: int = 3):
+    """Reductions of a buffer that a pipeline fills, by cp.async, TMA or registers."""
+    M, N = X.shape
+    with T.Kernel(T.ceildiv(M, 64), threads=128) as bx:
+        tile = T.alloc_shared((64, 64), "float16")
+        total = T.alloc_fragment((64,), "float32")
+        T.clear(total)
+        for k in T.Pipelined(T.ceildiv(N, 64), num_stages=stages):
+            T.copy(X[bx * 64, k * 64], tile)
+            T.reduce_sum(tile, total, dim=1, clear=False)
+        T.copy(total, Y[bx * 64])
+
+
+@pytest.mark.parametrize("stages", [2, 3])
+def test_buffers_of_pipelines(stages: int) -> None:
+    x = np.random.default_rng(0).integers(-9, 9, (100, 256)).astype(np.float16)
+    for found in results(pipelined, (x,), np.zeros(100, np.float32), stages=stages):
+        assert np.array_equal(found, x.astype(np.float64).sum(1))
+
+
+@tilec.kernel
+def outer_sum(X: T.Tensor((64,), "float32"), Y: T.Tensor((64, 64), "float32")):
+    """One vector read along both loops of a nest."""
+    with T.Kernel(1, threads=128):
+        x = T.alloc_fragment((64,), "float32")
+        y = T.alloc_fragment((64, 64), "float32")
+        T.copy(X, x)
+        for i, j in T.Parallel(64, 64):
+            y[i, j] = 2 * x[i] + x[j]
+        T.copy(y, Y)
+
+
+def test_one_vector_along_both_loops() -> None:
+    x = np.arange(64, dtype=np.float32)
+    for found in results(outer_sum, (x,), np.zeros((64, 64), np.float32)):
+        assert np.array_equal(found, 2 * x[:, None] + x)
+
+
+@tilec.kernel
+def in_turn(X: T.Tensor((32, 64), "float32"), Y: T.Tensor((32,), "float32")):
+    """A carried row vector that tiles of two layouts give and take."""
+    with T.Kernel(1, threads=64):
+        x = T.alloc_fragment((32, 64), "float32")
+        y = T.alloc_fragment((64, 32), "float32")
+        s = T.alloc_fragment((32,), "float32")
+        m = T.alloc_fragment((32,), "float32")
+        T.copy(X, x)
+        T.clear(s)
+        for j, i in T.Parallel(64, 32):
+            y[j, i] = X[i, j]
+        for _ in T.serial(3):
+            T.reduce_sum(x, s, dim=1, clear=False)
+            T.reduce_max(y, m, dim=0)
+            for i in T.Parallel(32):
+                s[i] += m[i]
+            for j, i in T.Parallel(64, 32):
+                y[j, i] += s[i]
+            for i, j in T.Parallel(32, 64):
+                x[i, j] -= m[i]
+        for i in T.Parallel(32):
+            T.atomic_add(Y[i], s[i])  # once, though several threads hold it
+
+
+def test_layouts_in_turn() -> None:
+    given = np.random.default_rng(0).integers(-9, 9, (32, 64)).astype(np.float32)
+    x, y, s = given.astype(np.float64), given.T.astype(np.float64), np.zeros(32)
+    for _ in range(3):
+        m = y.max(0)
+        s = s + x.sum(1) + m
+        x, y = x - m[:, None], y + s
+    for found in results(in_turn, (given,), np.zeros(32, np.float32)):
+        assert np.array_equal(found, s)

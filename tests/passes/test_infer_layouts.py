@@ -309,7 +309,7 @@ def two_ways(A: T.Tensor((16, 16), "float32")):
         T.copy(A, F)
         T.copy(A, G)
         for i, j in T.Parallel(16, 16):  # HERE
-            F[i, j] = G[i, j] + G[j, i]
+            F[i, j] = G[i, j] + F[j, i]
         T.copy(F, A)
 
 

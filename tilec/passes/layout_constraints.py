@@ -15,7 +15,7 @@ from functools import partial
 
 from ..errors import LayoutConflict, TargetUnsupported
 from ..ir.core import Block, Op, Value, constant_of, walk
-from ..ir.layout import RegisterLayout, blocked
+from ..ir.layout import RegisterLayout, blocked, rows_over_warps
 from ..ir.layout.constraints import (
     Choice,
     Constraint,
@@ -156,12 +156,22 @@ def why(op: Op) -> str:
     return f"{op.name} at {op.loc}"
 
 
-def default_layout(tile: TileType, threads: int) -> RegisterLayout:
+def default_layout(tile: TileType, group: Group) -> RegisterLayout:
     """Rows over threads in vectors of 16 bytes, or as wide as the row divides."""
     vector = VECTOR_BYTES * 8 // tile.dtype.bits
-    while vector > 1 and (tile.shape[-1] % vector or _too_wide(tile, vector, threads)):
+    while vector > 1 and (tile.shape[-1] % vector or _too_wide(tile, vector, group.threads)):
         vector //= 2
-    return blocked(tile.shape, threads, vector)
+    return _spread(tile.shape, vector, group)
+
+
+def _spread(shape: tuple[int, ...], vector: int, group: Group) -> RegisterLayout:
+    """Rows over warps where a warp takes whole vectors of one, so that what is joined along rows
+    stays in warps; else one vector after the other over all threads.
+    """
+    lanes = group.target.warp_size
+    if group.threads % lanes == 0 and shape[-1] % (vector * lanes) == 0:
+        return rows_over_warps(shape, group.threads // lanes, lanes, vector)
+    return blocked(shape, group.threads, vector)
 
 
 def _too_wide(tile: TileType, vector: int, threads: int) -> bool:
@@ -175,12 +185,12 @@ def _too_wide(tile: TileType, vector: int, threads: int) -> bool:
 
 
 def _by_default(op: Splat | LoadTile | Undefined, group: Group) -> Iterator[Constraint]:
-    layout = default_layout(tile_of(op.result), group.threads)
+    layout = default_layout(tile_of(op.result), group)
     yield Default(op.result, layout, why=why(op))
 
 
 def _store_tile(op: StoreTile, group: Group) -> Iterator[Constraint]:
-    yield Default(op.tile, default_layout(tile_of(op.tile), group.threads), why=why(op))
+    yield Default(op.tile, default_layout(tile_of(op.tile), group), why=why(op))
 
 
 def _elementwise(op: Elementwise, group: Group) -> Iterator[Constraint]:
@@ -402,7 +412,7 @@ def _parallel(nest: Parallel, group: Group) -> Iterator[Constraint]:
     vector = max(1, VECTOR_BYTES * 8 // bits)
     while vector > 1 and nest.extents[-1] % vector:
         vector //= 2
-    yield Default(loop, blocked(nest.extents, group.threads, vector), why=why(nest))
+    yield Default(loop, _spread(nest.extents, vector, group), why=why(nest))
 
 
 def _element_bits(nest: Parallel) -> int:

@@ -15,7 +15,7 @@ fragment outside Parallel bodies; a fragment written in a loop or branch is a ca
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from ..errors import LanguageError
 from ..ir.core import (
@@ -275,12 +275,13 @@ def _write(op: Copy, tile: Value, tiles: Tiles, ops: list[Op]) -> None:
 def _parallel(op: Op, tiles: Tiles, ops: list[Op]) -> None:
     assert isinstance(op, Parallel)
     written = _written(op.body)
-    read = [v for v in _touched(op.body) if v not in written]
-    inner = [Value(memory_type(v), v.hint) for v in (*read, *written)]
-    names = dict(zip((*read, *written), inner, strict=True))
+    read = _read_ways(op.body, written)
+    keys = (*read, *((v, ()) for v in written))
+    inner = [Value(memory_type(v), v.hint) for v, _ in keys]
+    names = dict(zip(keys, inner, strict=True))
     body = _rename(Block((*op.body.params, *inner), op.body.ops), names)
     new = Parallel(
-        tuple(_current(v, tiles, ops) for v in read),
+        tuple(_current(v, tiles, ops) for v, _ in read),
         tuple(_current(v, tiles, ops) for v in written),
         body,
         extents=op.extents,
@@ -367,19 +368,39 @@ def _written(*blocks: Block) -> tuple[Value, ...]:
     return tuple(v for v in found if v not in local)
 
 
-def _rename(block: Block, names: dict[Value, Value]) -> Block:
-    """The block with handles replaced, for the body of a Parallel (loads and stores only)."""
+Way = tuple[Value, tuple[object, ...]]
+"""A fragment's handle and the indices of a load; none for one that is written."""
 
-    def value(v: Value) -> Value:
-        return names.get(v, v)
+
+def _read_ways(block: Block, written: Sequence[Value]) -> tuple[Way, ...]:
+    """Fragments that a nest reads and does not write, once for each way it indexes them: read along
+    other loops, a fragment is needed in another layout.
+    """
+    loads = [op for op in walk(block) if isinstance(op, Load) and _is_fragment(op.memory)]
+    return tuple(dict.fromkeys(_way(op) for op in loads if op.memory not in written))
+
+
+def _way(op: Load | Store) -> Way:
+    numbers = (constant_of(i) for i in op.indices)
+    return op.memory, tuple(i if n is None else n for i, n in zip(op.indices, numbers, strict=True))
+
+
+def _rename(block: Block, names: dict[Way, Value]) -> Block:
+    """The block with handles replaced, for the body of a Parallel (loads and stores only)."""
+    handles = {handle for handle, _ in names}
 
     def inner(b: Block) -> Block:
         return Block(b.params, tuple(one(op) for op in b.ops))
 
     def one(op: Op) -> Op:
-        if any(v in names for v in op.inputs) and not isinstance(op, (Load, Store)):
-            raise LanguageError("TLC0315", f"{op.name} of a fragment inside T.Parallel", loc=op.loc)
-        return op.map(value, inner)
+        if not handles.isdisjoint(op.inputs) or any(_is_fragment(v) for v in op.inputs):
+            if not isinstance(op, (Load, Store)):
+                raise LanguageError(
+                    "TLC0315", f"{op.name} of a fragment inside T.Parallel", loc=op.loc
+                )
+            new = names.get((op.memory, ())) or names[_way(op)]
+            return op.map(lambda v: new if v is op.memory else v, inner)
+        return op.map(lambda v: v, inner)
 
     return dataclasses.replace(block, ops=inner(block).ops)
 

@@ -135,6 +135,29 @@ def test_defaults_serve_only_where_nothing_else_does() -> None:
     assert solution.conversions == ()
 
 
+def test_what_is_derived_waits_for_what_it_is_derived_from() -> None:
+    """A row vector in another layout is converted: it does not keep the loop from its default."""
+    system = System(
+        (
+            Fixed("vector", blocked(ROWS.reduce(1).shape, ROWS.threads)),
+            Convert("vector", "use"),
+            Derived("use", "loop", row_sum),
+            Default("loop", ROWS),
+        )
+    )
+    found = solve(system).assignments
+    assert found["loop"] == ROWS and found["use"] == row_sum(ROWS)
+
+
+def test_the_largest_default_leads() -> None:
+    """Row vectors follow the tile, whichever is named first."""
+    vector = blocked(row_sum(ROWS).shape, ROWS.threads)
+    system = System(
+        (Default("sum", vector), Derived("sum", "tile", row_sum), Default("tile", ROWS))
+    )
+    assert solve(system).assignments == {"tile": ROWS, "sum": row_sum(ROWS)}
+
+
 def test_soft_edges_never_fail() -> None:
     edges = tuple(Convert(f"v{i}", f"v{i + 1}") for i in range(9))
     solution = solve(System((*edges, Fixed("v0", ROWS), Fixed("v9", ACC))))

@@ -25,7 +25,7 @@ from .constraints import (
     Variable,
 )
 from .conversion import Conversion, ShuffleStep, classify
-from .distributions import blocked, replicated
+from .distributions import blocked, replicated, rows_over_warps
 from .fragments import MFMA_SHAPES, mfma, mma_m8n8, mma_m16n8, wgmma_a, wgmma_accumulator
 from .operands import TmaBoxes, WgmmaOperand, box_bytes, tma_boxes, wgmma_operand
 from .reduction import ReductionPlan, ScanStep, plan_reduction, plan_scan
@@ -85,6 +85,7 @@ __all__ = [
     "plan_reduction",
     "plan_scan",
     "replicated",
+    "rows_over_warps",
     "solve",
     "tma_boxes",
     "to_attributes",

@@ -59,6 +59,26 @@ def blocked(
     return RegisterLayout.of_factors(f)
 
 
+def rows_over_warps(shape: Sequence[int], warps: int, lanes: int, vector: int) -> RegisterLayout:
+    """Every warp holds whole rows, its lanes consecutive vectors of them, wrapping round.
+
+    Warps that are more than the rows divide share rows; those that are left over hold copies.
+
+    Raises:
+        ValueError: the lanes' vectors do not divide a row.
+    """
+    if not shape or shape[-1] % (lanes * vector):
+        raise ValueError(f"vectors of {vector} in {lanes} lanes do not divide rows of {shape}")
+    span = (*(1 for _ in shape[:-1]), lanes * vector)
+    layout, rest = blocked(span, lanes, vector), warps
+    for dim in range(len(shape)):  # rows first, then along them
+        share = math.gcd(rest, shape[dim] // span[dim])
+        rest //= share
+        layout = layout.repeat(tuple(share if d == dim else 1 for d in range(len(shape))), "thread")
+    counts = tuple(n // have for n, have in zip(shape, layout.shape, strict=True))
+    return layout.replicate(rest).repeat(counts, "register")
+
+
 def _with_ones(
     dims: Sequence[Sequence[Label]], extents: dict[Label, int], reg: Sequence[Entry]
 ) -> tuple[Entry, ...]:

@@ -80,6 +80,11 @@ class RegisterLayout:
         return len(self.shape)
 
     @property
+    def size(self) -> int:
+        """The number of elements of the tile."""
+        return math.prod(self.shape)
+
+    @property
     def threads(self) -> int:
         """The number of threads that hold the tile."""
         flat = self._extents()

@@ -130,6 +130,9 @@ class _Search:
             var: [e for e in touching if isinstance(e, Convert) and e.a != e.b]
             for var, touching in self.touching.items()
         }
+        size = {c.var: c.layout.size for c in system.constraints if isinstance(c, Default)}
+        # The largest first: row vectors follow the tiles that they go with.
+        self.by_default = sorted(system.variables, key=lambda v: -size.get(v, 0))
         self.loose = [v for v in system.variables if self.is_loose(v)]
         self.conflict: Unsatisfiable | None = None
         self.conflict_depth = -1
@@ -294,7 +297,7 @@ class _Search:
         A variable that is derived from another waits until that one is decided, which may have no
         layout that it is derived from; `underived` lets it go first.
         """
-        for var in self.system.variables:
+        for var in self.by_default if default else self.system.variables:
             if var in state.layouts or (var in self.candidates and not default):
                 continue
             if not underived and self.awaits(state, var):
