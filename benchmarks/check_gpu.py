@@ -3,9 +3,10 @@
     python benchmarks/check_gpu.py [--quick] [--output FILE]
 
 Writes docs/measurements/<commit>.json. Correctness: every configuration of the GEMM and the
-dequantising kernel at the sizes of tests/kernels/programs.py, by sm_80 and by sm_90a code. Speed:
-median over interleaved pairs of t_peer / t_ours, random data, the L2 flushed before every launch,
-results checked before timing; peer is torch.matmul(out=) (cuBLAS).
+dequantising kernel at the sizes of tests/kernels/programs.py, and the other examples at regular and
+boundary sizes (check_examples.py), by sm_80 and by sm_90a code. Speed: median over interleaved pairs
+of t_peer / t_ours, random data, the L2 flushed before every launch, results checked before timing;
+peers are torch.matmul(out=) (cuBLAS), a device copy, torch's FlashAttention-2.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from benchmarks import check_examples  # noqa: E402
 from tests.kernels import programs  # noqa: E402
 from tilec.ir.dtypes import find_dtype  # noqa: E402
 from tilec.runtime.compiled import CompiledKernel  # noqa: E402
@@ -280,12 +282,17 @@ def main() -> int:
         row = {"shape": [4096] * 3, **attempt(time_origin, target, 4096, 4096, 4096)}
         print(json.dumps(row), flush=True)
         report["origin_speed"].append(row)
+    report["example_speed"] = []
+    for row in (*check_examples.time_rows(race), *check_examples.time_attention(race)):
+        print(json.dumps(row), flush=True)
+        report["example_speed"].append(row)
     report["host"] = attempt(host_times)
     print(json.dumps(report["host"]), flush=True)
     if not arguments.no_sizes:
+        report["examples"] = check_examples.check_examples()
         report["origin_sizes"] = check_origin()
         report["gemm_sizes"] = check_gemms(arguments.quick)
-    checked = [r for key in ("origin_sizes", "gemm_sizes") for r in report.get(key, [])]
+    checked = [r for key in ("examples", "origin_sizes", "gemm_sizes") for r in report.get(key, [])]
     bad = [r for r in checked if r["failures"]]
     report["seconds"] = time.time() - started
     commit = subprocess.run(

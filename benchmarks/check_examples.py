@@ -1,0 +1,181 @@
+"""The examples on a GPU: each beside its reference in 64 bits, and some beside the vendor's speed.
+
+Called by check_gpu.py. A case is a module of examples/, a kernel in it, what it is called with and
+what it must give; every case runs by sm_80 and by sm_90a code.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+
+from tilec.runtime.compiled import CompiledKernel
+from tilec.runtime.driver import lower
+
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+TARGETS = ("cuda:sm_80", "cuda:sm_90a")
+Race = Callable[[Any, Any], dict[str, float]]
+
+
+@cache
+def example(name: str) -> ModuleType:
+    """The module examples/<name>.py."""
+    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def random(*shape: int, dtype: torch.dtype = torch.float16) -> torch.Tensor:
+    """Normal numbers on the GPU."""
+    return torch.randn(*shape, device="cuda", dtype=torch.float32).to(dtype)
+
+
+def unwritten(*shape: int, dtype: torch.dtype = torch.float16) -> torch.Tensor:
+    """NaN, which no comparison lets pass."""
+    return torch.full(shape, math.nan, device="cuda", dtype=dtype)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A call of an example's kernel: inputs, outputs, and the outputs in 64 bits."""
+
+    label: str
+    kernel: Any
+    inputs: tuple[torch.Tensor, ...]
+    outputs: tuple[torch.Tensor, ...]
+    exact: tuple[np.ndarray, ...]
+    slack: float  # how far an element may be, beside one rounding of the result
+    constants: dict[str, Any] = field(default_factory=dict)
+
+    def compiled(self, target: str) -> CompiledKernel:
+        """The kernel for arguments like these."""
+        arrays = (*self.inputs, *self.outputs)
+        return lower(self.kernel, arrays, target, self.constants)
+
+    def wrong(self, target: str) -> int:
+        """How many elements are out of tolerance."""
+        for output in self.outputs:
+            output.fill_(math.nan)
+        self.compiled(target)(*self.inputs, *self.outputs)
+        torch.cuda.synchronize()
+        bad = 0
+        for output, exact in zip(self.outputs, self.exact, strict=True):
+            rounding = torch.finfo(output.dtype).eps
+            allowed = rounding * np.abs(exact) + self.slack
+            found = output.double().cpu().numpy()
+            bad += int((~(np.abs(found - exact) <= allowed)).sum())
+        return bad
+
+
+SIZES = ((1, 2), (5, 255), (37, 1000), (64, 4096), (3, 4104))
+
+
+def row_cases() -> Iterator[Case]:
+    """Softmax, norms, sums and scans of rows."""
+    for name in ("softmax", "online_softmax", "rms_norm", "layer_norm", "cumsum", "reductions"):
+        module = example(name)
+        kernel = module.sums if name == "reductions" else getattr(module, name)
+        dtype = torch.float32 if name == "cumsum" else torch.float16
+        vectors = {"rms_norm": 1, "layer_norm": 2}.get(name, 0)
+        for m, n in SIZES:
+            inputs = (random(m, n, dtype=dtype), *(random(n) for _ in range(vectors)))
+            exact = module.reference(*(x.cpu().numpy() for x in inputs))
+            if name == "reductions":
+                outputs = tuple(unwritten(k, dtype=torch.float32) for k in (m, n))
+            else:
+                outputs, exact = (unwritten(m, n, dtype=dtype),), (exact,)
+            slack = 4 * (8 + m + n) * np.finfo(np.float32).eps  # of 32-bit steps on numbers near 1
+            yield Case(f"{name} {m}x{n}", kernel, inputs, outputs, exact, slack)
+
+
+def attention_cases() -> Iterator[Case]:
+    """Attention forward, causal or not, at lengths that no tile divides. An element is a mean of
+    values by weights of 16 bits.
+    """
+    module = example("flash_attention")
+    for n, s, d, causal in (
+        (1, 1, 64, False), (127, 127, 64, True), (130, 70, 96, False), (257, 257, 128, True),
+        (512, 512, 128, False), (129, 200, 256, False), (64, 64, 256, True),
+    ):  # fmt: skip
+        q, k, v = random(1, 2, n, d), random(1, 2, s, d), random(1, 2, s, d)
+        exact = module.reference(*(x.cpu().numpy() for x in (q, k, v)), causal=causal)
+        yield Case(
+            f"flash_attention {n}x{s}x{d} causal {causal}", module.attention, (q, k, v),
+            (unwritten(1, 2, n, d),), (exact,), 2.0**-10 * float(v.abs().max()), {"causal": causal},
+        )  # fmt: skip
+
+
+def check_examples() -> list[dict[str, Any]]:
+    """One row a case and target: how many elements were wrong, or what failed."""
+    rows = []
+    for case in (*row_cases(), *attention_cases()):
+        for target in TARGETS:
+            failures = []
+            try:
+                if bad := case.wrong(target):
+                    failures.append(f"{bad} wrong")
+            except Exception as error:  # noqa: BLE001  a case that does not run is a result
+                failures.append(f"{type(error).__name__}: {str(error)[:300]}")
+            if failures:
+                print("FAIL", target, case.label, failures, flush=True)
+            rows.append({"config": f"{target} {case.label}", "sizes": 1, "failures": failures})
+    return rows
+
+
+def time_rows(race: Race, m: int = 8192, n: int = 4096) -> Iterator[dict[str, Any]]:
+    """Kernels bound by memory beside a device copy that moves as many bytes."""
+    x, y, w = random(m, n), unwritten(m, n), random(n)
+    bare = torch.empty(x.numel(), dtype=torch.float16, device="cuda")
+    copy = torch.empty_like(bare)
+    for name, arrays in (("softmax", (x, y)), ("rms_norm", (x, w, y))):
+        kernel = getattr(example(name), name)
+        for target in TARGETS:
+            launch = lower(kernel, arrays, target, {}).prepare(*arrays)
+            row = race(launch, lambda: copy.copy_(bare))
+            moved = 2 * x.numel() * 2
+            yield {
+                "config": f"{target} {name} {m}x{n}",
+                **row,
+                "GB/s": moved / row["ours_ms"] * 1e-6,
+            }
+
+
+def time_attention(race: Race) -> Iterator[dict[str, Any]]:
+    """Attention forward beside torch's own FlashAttention-2, (B, H, N, D) in 16-bit floats."""
+    module = example("flash_attention")
+    for b, h, n, d, causal in (
+        (4, 32, 4096, 128, False),
+        (4, 32, 4096, 128, True),
+        (4, 32, 4096, 64, False),
+    ):
+        q, k, v = (random(b, h, n, d) for _ in range(3))
+        out = unwritten(b, h, n, d)
+
+        def peer(q: Any = q, k: Any = k, v: Any = v, causal: bool = causal) -> torch.Tensor:
+            with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.FLASH_ATTENTION):
+                return torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=causal)
+
+        expected = peer()
+        for target in TARGETS:
+            compiled = lower(module.attention, (q, k, v, out), target, {"causal": causal})
+            launch = compiled.prepare(q, k, v, out)
+            launch()
+            error = float((out.float() - expected.float()).norm() / expected.float().norm())
+            row = race(launch, peer) if error < 2e-3 else {"ratio": 0.0}
+            flops = 4.0 * b * h * n * n * d / (2 if causal else 1)
+            yield {
+                "config": f"{target} attention {b}x{h}x{n}x{d} causal {causal}", "error": error, **row,
+                "tflops": flops / row["ours_ms"] * 1e-9 if error < 2e-3 else 0.0,
+                "registers": compiled.launches[0].registers, "spills": compiled.launches[0].spills,
+            }  # fmt: skip
