@@ -180,12 +180,9 @@ SCALAR_PROBES = Probes(
 MOVE_PROBES = Probes(MOVES)
 EIGHT_BIT_PROBES = Probes(
     {
+        **{f"convert_{s}": _conversion(s, ("e4m3", "e5m2")) for s in ("f16", "bf16", "f32", "i32")},
         **{
-            f"convert_{s}": _conversion(s, ("e4m3", "e5m2"), "sm_90a")
-            for s in ("f16", "bf16", "f32", "i32")
-        },
-        **{
-            f"convert_{s}": _conversion(s, ("f16", "bf16", "f32", "f64", "i32"), "sm_90a")
+            f"convert_{s}": _conversion(s, ("f16", "bf16", "f32", "f64", "i32"))
             for s in ("e4m3", "e5m2")
         },
     }
