@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Generator, Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ from ..ir.ops.control import (
     If,
     Launch,
     Parallel,
+    Print,
     Role,
     Simt,
     Symbol,
@@ -363,6 +365,23 @@ def run_assume(frame: Frame, op: Op) -> None:
 def run_assert(frame: Frame, op: Op) -> None:
     assert isinstance(op, DeviceAssert)
     _require(frame, op.condition, "TLC0764", op.message or "T.device_assert failed")
+
+
+def run_print(frame: Frame, op: Op) -> None:
+    """A line for each active lane, in the order of their numbers."""
+    assert isinstance(op, Print)
+    lanes = frame.lanes.shape if frame.lanes is not None else ()
+    parts = [np.broadcast_to(frame.value(v), lanes).reshape(-1) for v in op.values]
+    active = np.broadcast_to(True if frame.mask is None else frame.mask, lanes).reshape(-1)
+    for number in np.flatnonzero(active):
+        who = f", {frame.lanes.describe(int(number))}" if frame.lanes is not None else ""
+        place = f"[{parts[1][number]}]" if len(parts) > 1 else ""
+        value = (
+            f" {float(parts[0][number]):g}"
+            if parts and parts[0].dtype.kind not in "iub"
+            else (f" {int(parts[0][number])}" if parts else "")
+        )
+        print(f"{op.message}{place}{value} ({frame.place}{who})", file=sys.stderr)
 
 
 def _require(frame: Frame, value: Value, code: str, message: str) -> None:

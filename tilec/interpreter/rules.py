@@ -30,6 +30,7 @@ RULES: dict[type[Op], Rule] = {
     control.Parallel: structure.run_parallel,
     control.Assume: structure.run_assume,
     control.DeviceAssert: structure.run_assert,
+    control.Print: structure.run_print,
     control.Symbol: structure.run_symbol,
     control.Define: structure.run_define,
     control.ThreadId: structure.run_thread_id,

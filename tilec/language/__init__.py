@@ -27,7 +27,7 @@ from .arithmetic import (
     shift_right,
 )
 from .atomics import atomic_add, atomic_max, atomic_min
-from .checks import assume, device_assert, sync_threads
+from .checks import assume, device_assert, print, sync_threads
 from .dtypes import (
     bfloat16,
     float8_e4m3fn,
@@ -255,6 +255,7 @@ __all__ = [
     "popcount",
     "pow",
     "prim_func",
+    "print",
     "reduce",
     "reduce_absmax",
     "reduce_abssum",

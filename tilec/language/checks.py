@@ -1,14 +1,21 @@
-"""What a kernel says of itself: `T.assume`, `T.device_assert`, `T.sync_threads`."""
+"""What a kernel says of itself: `T.assume`, `T.device_assert`, `T.print`; `T.sync_threads`."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from ..ir.ops.control import Assume, DeviceAssert
+from ..ir.core import Block, Value, constant
+from ..ir.dtypes import i32
+from ..ir.ops.arith import Add, Compare, Mul
+from ..ir.ops.control import Assume, DeviceAssert, If, Print, ThreadId, Yield
+from ..ir.ops.memory import Load
 from ..ir.ops.thread import Barrier
+from ..ir.types import Space
 from .arithmetic import truth
-from .operand import Operand
-from .trace import current, refuse
+from .buffers import Buffer
+from .operand import Operand, value_of
+from .tile import each_in_series
+from .trace import Trace, current, refuse
 
 
 def assume(condition: Any) -> None:
@@ -47,6 +54,66 @@ def device_assert(condition: Any, msg: str = "", no_stack_info: bool = False) ->
         return
     with trace.here():
         trace.builder.emit(DeviceAssert(truth(condition), message=msg))
+
+
+def print(obj: Any = None, msg: str = "", warp_group_id: int = 0, warp_id: int = 0) -> None:
+    """Writes a line with `msg` and a value, by every thread (or iteration) that comes here.
+
+    Args:
+        obj: a scalar, or a buffer in global or shared memory, whose elements one thread writes, a
+            line each; of a thread's own memory each thread its own. None: the message alone.
+        msg: text known at compile time.
+        warp_group_id, warp_id: hints that change nothing.
+
+    The interpreter and the emulator write to the standard error stream, in the order of the
+    threads; a CUDA device to its output. For AMD devices it is refused.
+    """
+    trace = current("T.print")
+    trace.need_launch("T.print")
+    if not isinstance(msg, str):
+        raise refuse("TLC0142", f"the message of T.print is {msg!r}, not text")
+    if isinstance(obj, Buffer):
+        _print_buffer(trace, obj, msg or obj.name or "buffer")
+        return
+    with trace.here():
+        values = () if obj is None else (value_of(obj),)
+        trace.builder.emit(Print(values, message=msg))
+
+
+def _print_buffer(trace: Trace, buffer: Buffer, msg: str) -> None:
+    """Element by element, in row-major order."""
+    space = buffer.type.space
+    if space is Space.FRAGMENT:
+        raise refuse(
+            "TLC0142",
+            f"T.print of {buffer.label}, a fragment, which is spread over the threads",
+            hint="T.copy it to shared memory, or print its elements in T.Parallel",
+        )
+    if not all(isinstance(extent, int) for extent in buffer.type.shape):
+        raise refuse(
+            "TLC0142", f"T.print of {buffer.label}, whose extents are known only at run time"
+        )
+    shape = tuple(int(extent) for extent in buffer.type.shape)
+    if space is not Space.LOCAL:
+        trace.need_tile_level("T.print of a buffer")
+    with trace.here():
+
+        def line(indices: tuple[Value, ...]) -> None:
+            place: Value = constant(0, i32)
+            for index, extent in zip(indices, shape, strict=True):
+                place = trace.pure(Add(trace.pure(Mul(place, constant(extent, i32))), index))
+            load = trace.builder.emit(Load(buffer.handle(), indices))
+            trace.builder.emit(Print((load.result, place), message=msg))
+
+        with trace.builder.region() as ops:
+            each_in_series(trace, shape, line)
+        if space is Space.LOCAL:
+            trace.builder.extend(ops)
+            return
+        thread = trace.builder.emit(ThreadId()).result
+        first = trace.pure(Compare(thread, constant(0, i32), predicate="eq"))
+        end = (Yield(()),)
+        trace.builder.emit(If(first, Block((), (*ops, *end)), Block((), end)))
 
 
 def sync_threads(barrier_id: Any = None, arrive_count: Any = None) -> None:

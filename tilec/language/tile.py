@@ -263,7 +263,9 @@ def _copy_by_thread(trace: Trace, source: Area, target: Area) -> None:
         if area.buffer.type.space is Space.FRAGMENT:
             raise LanguageError("TLC0119", "T.copy between a fragment and a thread's own memory")
 
-    _each(trace, source.shape, lambda indices: _move_element(trace, source, target, indices))
+    each_in_series(
+        trace, source.shape, lambda indices: _move_element(trace, source, target, indices)
+    )
 
 
 def shifted(trace: Trace, area: Area, offsets: tuple[Value, ...]) -> tuple[Value, ...]:
@@ -274,7 +276,9 @@ def shifted(trace: Trace, area: Area, offsets: tuple[Value, ...]) -> tuple[Value
     return tuple(indices)
 
 
-def _each(trace: Trace, shape: tuple[int, ...], body: Callable[[tuple[Value, ...]], None]) -> None:
+def each_in_series(
+    trace: Trace, shape: tuple[int, ...], body: Callable[[tuple[Value, ...]], None]
+) -> None:
     """`body` for every index of `shape`, in serial loops of a thread."""
 
     def level(indices: tuple[Value, ...]) -> None:
@@ -311,7 +315,7 @@ def fill(buffer: Any, value: Any) -> None:
             trace.builder.emit(Store(stored, area.memory, shifted(trace, area, indices)))
 
         if area.buffer.type.space is Space.LOCAL:
-            _each(trace, area.shape, write)
+            each_in_series(trace, area.shape, write)
             return
         trace.need_tile_level("T.fill")
         if isinstance(buffer, Buffer):

@@ -19,7 +19,7 @@ import numpy as np
 from ..errors import LayoutConflict
 from ..ir.core import Block, Op, Value, at, walk
 from ..ir.layout import RegisterLayout
-from ..ir.ops.control import For, If, Parallel, Simt, While, Yield
+from ..ir.ops.control import For, If, Parallel, Print, Simt, While, Yield
 from ..ir.ops.memory import Atomic, ElementAccess, Load, Store, memory_type
 from ..ir.types import Space
 from .coordinates import apply_map, both, coordinates, predicate_of, primary, register_loops
@@ -149,6 +149,9 @@ class _Body:
             ):
                 own = self.lowering.value(op.predicate[0]) if op.predicate else None
                 self.lowering.nested(op.replace(predicate=predicate_of(both(b, own, self.primary))))
+            case Print() if self.primary is not None:
+                with b.when(self.primary):
+                    self.lowering.nested(op)
             case For() | If() | While() if any(
                 m in self.tiles for i in walk(op_block(op)) for m in i.inputs
             ):

@@ -33,6 +33,7 @@ TABLE = make_table(
     Entry("block_id", "threads.j2", ("base",)),
     Entry("block_count", "threads.j2", ("base",)),
     Entry("barriers", "threads.j2", ("base",)),
+    Entry("print_value", "threads.j2", ("thread_id", "block_id")),
     Entry("device_assert", "threads.j2", ("base",)),
     Entry("barrier", "threads.j2", ("barriers",)),
     Entry("named_barrier", "threads.j2", ("barriers",)),

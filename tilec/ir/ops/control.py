@@ -210,6 +210,23 @@ class DeviceAssert(Op, name="device_assert"):
         return ()
 
 
+class Print(Op, name="print"):
+    """Writes a line: `message`, and a scalar with, for an element of a buffer, its number there."""
+
+    values: tuple[Value, ...] = operands(default=())
+    message: str = attribute(default="")
+
+    @property
+    def text(self) -> str:
+        """The call of the prelude that does it."""
+        return "print_value({told}{, values})"
+
+    @property
+    def told(self) -> str:
+        """The message as a literal of C."""
+        return c_string(self.message)
+
+
 def _check_condition(value: Value) -> None:
     if value.type != ScalarType(bool_):
         raise TypeMismatch("TLC0222", f"a condition is a {value.type}, not a bool")
@@ -260,5 +277,5 @@ class Parallel(Op, name="parallel", level=Level.TILE):
 
 OPS: tuple[type[Op], ...] = (
     Yield, For, While, If, Launch, Role, Symbol, Define, Return, ThreadId, HardwareBlock,
-    WarpUniform, Assume, DeviceAssert, Simt, Parallel,
+    WarpUniform, Assume, DeviceAssert, Print, Simt, Parallel,
 )  # fmt: skip

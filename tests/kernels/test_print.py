@@ -1,0 +1,62 @@
+"""T.print: the same lines from the interpreter and the emulator."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import tilec
+import tilec.language as T
+from tilec.errors import TargetUnsupported
+from tilec.runtime.driver import lower
+from tilec.runtime.emulator.process import current_worker
+from tilec.runtime.nvrtc import find_nvrtc
+
+pytestmark = pytest.mark.emulator
+DEVICES = ("interpreter", "emulator:cuda:sm_80", "emulator:cuda:sm_90a")
+
+
+@tilec.kernel
+def told(X: T.Tensor((40,), "float16"), Y: T.Tensor((2, 2), "int32")):
+    with T.Kernel(1, threads=32):
+        t = T.get_thread_binding()
+        S = T.alloc_shared((2, 2), "int32")
+        if t < 4:
+            S[t // 2, t % 2] = t * 10
+        if t > 29:
+            T.print(X[t], msg='half: "x" %d')
+            T.print(t * 2, "twice")
+        if t == 1:
+            T.print(msg="here")
+        T.print(S, "S")
+        T.copy(S, Y)
+
+
+LINES = [
+    'half: "x" %d 15 (block (0, 0, 0), thread 30)',
+    'half: "x" %d 15.5 (block (0, 0, 0), thread 31)',
+    "twice 60 (block (0, 0, 0), thread 30)",
+    "twice 62 (block (0, 0, 0), thread 31)",
+    "here (block (0, 0, 0), thread 1)",
+    *(f"S[{i}] {10 * i} (block (0, 0, 0), thread 0)" for i in range(4)),
+]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_what_is_printed(device: str, capfd: pytest.CaptureFixture[str]) -> None:
+    current_worker().stop()  # the next one has the error stream of this test
+    x = (np.arange(40) / 2).astype(np.float16)
+    told(x, np.zeros((2, 2), np.int32), device=device)
+    lines = capfd.readouterr().err.splitlines()
+    assert sorted(lines) == sorted(LINES)
+    if device == "interpreter":
+        assert lines == LINES
+    told(x, np.zeros((2, 2), np.int32), device=device)
+    assert capfd.readouterr().err.splitlines() == lines  # a stable order
+
+
+def test_nvrtc_takes_it_and_amd_refuses() -> None:
+    lowered = lower(told, (), "cuda:sm_80", {})
+    find_nvrtc().compile(lowered.variants[0].text, "told.cu", "sm_80")
+    with pytest.raises(TargetUnsupported, match="TLC0515"):
+        _ = lower(told, (), "hip:gfx942", {}).variants[0].text
