@@ -1,0 +1,100 @@
+"""Extents at their ends: none at all, and those near 2^31, without memory that large."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+
+import tilec
+import tilec.language as T
+from tilec.errors import ArgumentError
+from tilec.passes.ranges import SYMBOL_LIMIT
+from tilec.runtime.arrays import ArrayView
+from tilec.runtime.binary import Binary
+from tilec.runtime.check_args import bind_arguments, pick_variant
+from tilec.runtime.compiled import CompiledKernel
+from tilec.runtime.cuda import CudaDriver
+from tilec.runtime.launch import load
+from tilec.runtime.nvrtc import find_nvrtc
+
+from .conftest import Stub, device_array
+
+DEVICES = (
+    "interpreter",
+    "emulator:cuda:sm_80",
+    "emulator:cuda:sm_90a",
+    "emulator:hip:gfx942",
+)
+
+
+@tilec.kernel
+def transpose(A: T.Tensor(("M", "N"), "float32"), C: T.Tensor(("N", "M"), "float32")):
+    with T.Kernel(T.ceildiv(A.shape[0], 32), T.ceildiv(A.shape[1], 32), threads=128) as (bx, by):
+        for i, j in T.Parallel(32, 32):
+            C[by * 32 + j, bx * 32 + i] = A[bx * 32 + i, by * 32 + j]
+
+
+@pytest.mark.emulator
+@pytest.mark.parametrize("device", DEVICES)
+def test_no_elements(device: str) -> None:
+    for m, n in ((0, 5), (5, 0), (0, 0), (1, 1), (33, 31)):
+        a = np.random.default_rng(m).standard_normal((m, n)).astype(np.float32)
+        c = np.full((n, m), np.nan, np.float32)
+        with tilec.device(device):
+            transpose(a, c)
+        assert np.array_equal(c, a.T)
+
+
+def variants() -> CompiledKernel:
+    compiled = transpose.lower(target="cuda:sm_80")
+    compiled.add_general()
+    return compiled
+
+
+def arrays(m: int, n: int) -> tuple[ArrayView, ArrayView]:
+    return device_array((m, n), "f32"), device_array((n, m), "f32", 0x7FF0_0000_0000)
+
+
+def test_offsets_of_64_bits_where_32_do_not_reach() -> None:
+    compiled = variants()
+    small, general = compiled.variants
+
+    def chosen(m: int, n: int) -> str:
+        manifest = compiled.manifest
+        return pick_variant(manifest, bind_arguments(manifest, arrays(m, n)).views).source
+
+    assert chosen(4096, 1 << 17 - 4) == small.file_name
+    assert chosen((1 << 29) // 64 - 4, 64) == small.file_name  # 2^31 bytes less 1024
+    assert chosen((1 << 29) // 64, 64) == general.file_name  # 2^31 bytes
+    assert chosen(1 << 20, 1 << 14) == general.file_name  # 2^34 elements
+    body = general.text[general.text.index("transpose_kernel") :]
+    assert re.search(r"A\[\w+ \* convert<i64>\(N\) \+ \w+\]", body), body
+    assert "i64" not in small.text[small.text.index("transpose_kernel") :]
+
+
+def test_extents_that_are_numbers_decide_at_compile_time() -> None:
+    @tilec.kernel
+    def huge(A: T.Tensor((70000, 70000), "int8"), C: T.Tensor((70000, 70000), "int8")):
+        with T.Kernel(70000, threads=128) as bx:
+            for i in T.Parallel(70000):
+                C[bx, i] = A[bx, i]
+
+    text = huge.lower(target="cuda:sm_80").source
+    assert "i64" in text[text.index("huge_kernel") :]
+    assert find_nvrtc().compile(text, "huge.cu", "sm_80").code
+
+
+def test_extents_that_ranges_do_not_hold_for_are_refused(stub: Stub) -> None:
+    """`extent + tile - 1` must be an i32 for every tile up to 65536."""
+    compiled = variants()
+    loaded = load(Binary(b"cubin", ""), compiled.manifest, CudaDriver(stub.path))
+    stub.sizes(8, 8, 4, 4)
+    loaded(*arrays(SYMBOL_LIMIT - 1, 1))
+    assert tuple(stub.launch().grid) == (-(-(SYMBOL_LIMIT - 1) // 32), 1, 1)
+    with pytest.raises(ArgumentError, match=rf"M is {SYMBOL_LIMIT}, expected less than") as caught:
+        loaded(*arrays(SYMBOL_LIMIT, 1))
+    assert "in parts" in caught.value.hint
+    loaded(*arrays(0, SYMBOL_LIMIT - 1))
+    assert stub.count("launches") == 1
