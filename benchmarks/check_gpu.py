@@ -26,6 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks import check_examples  # noqa: E402
+from benchmarks.host_times import host_times  # noqa: E402
 from tests.kernels import programs  # noqa: E402
 from tilec.ir.dtypes import find_dtype  # noqa: E402
 from tilec.runtime.compiled import CompiledKernel  # noqa: E402
@@ -222,41 +223,6 @@ def timed(
         "target": target, "error": error, **row, "registers": resources.registers, "spills": resources.spills,
         "shared_bytes": resources.shared_bytes,
     }  # fmt: skip
-
-
-def host_times() -> dict[str, float]:
-    """Seconds: passes and emission of the GEMM, decorator to first synchronised result in a fresh
-    process, import.
-    """
-    code = (
-        "import time; t0 = time.perf_counter()\n"
-        "import tilec; t1 = time.perf_counter()\n"
-        "import torch; torch.zeros(1, device='cuda'); torch.cuda.synchronize()\n"
-        "from tests.kernels import programs\n"
-        "a, b = (torch.randn(256, 256, device='cuda', dtype=torch.float16) for _ in range(2))\n"
-        "c = torch.zeros_like(a); torch.cuda.synchronize(); t2 = time.perf_counter()\n"
-        "k = programs.gemm(); k(a, b, c); torch.cuda.synchronize(); t3 = time.perf_counter()\n"
-        "from tilec.runtime.driver import compile_program\n"
-        "from tilec.target import find_target\n"
-        "program = k.trace({p.name: p.default for p in k.parameters if p.kind == 'constant'})\n"
-        "low = compile_program(program, find_target('cuda:sm_90a')).lowered.seconds\n"
-        "print(t1 - t0, t3 - t2, low)\n"
-    )
-    env_runs = []
-    for _ in range(3):
-        out = subprocess.run(
-            [sys.executable, "-c", code],
-            capture_output=True,
-            text=True,
-            cwd=ROOT,
-            env={**__import__("os").environ, "TILEC_CACHE": "0"},
-        )
-        if out.returncode:
-            print(out.stderr[-2000:])
-            return {}
-        env_runs.append([float(x) for x in out.stdout.split()[-3:]])
-    imports, cold, lowering = (sorted(column)[1] for column in zip(*env_runs, strict=True))
-    return {"import_s": imports, "cold_s": cold, "lowering_s": lowering}
 
 
 def main() -> int:
