@@ -43,7 +43,7 @@ def main(library: str) -> None:
     ]  # fmt: skip
     add(*arrays)
     (found,) = add.remembered.found.values()
-    symbol = found[1].loaded().manifest.variants[0].launches[0].symbol
+    symbol = found.compiled.loaded().manifest.variants[0].launches[0].symbol
     print(
         json.dumps(
             {

@@ -235,6 +235,15 @@ class CompiledKernel:
                 raise
             return device.run(self, arguments, stream)
 
+    def launch(self, arguments: Sequence[object], stream: object = None) -> Any:
+        """As run_on, for a GPU and arrays that are there: the path of repeated calls."""
+        try:
+            return (self._loaded or self.loaded())(*arguments, stream=stream)
+        except NoVariant:
+            if not self.add_general():
+                raise
+            return self.loaded()(*arguments, stream=stream)
+
     def prepare(self, *arguments: object) -> PreparedLaunch:
         """A call with everything precomputed, for these arguments."""
         try:

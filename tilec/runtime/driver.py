@@ -9,7 +9,10 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
+
+import numpy as np
 
 from .. import config
 from ..errors import ArgumentError
@@ -21,6 +24,7 @@ from ..target import Target, find_target
 from .arrays import ADAPTERS, adapter_of, is_array
 from .compiled import CompiledKernel
 from .devices import Device, device, override, select_device, stated_target
+from .gpu_device import GpuDevice
 from .plugins import load_plugins
 
 __all__ = ["call", "compile", "compile_program", "device", "lower"]
@@ -38,7 +42,7 @@ def call(kernel: Kernel, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     key = memory.key(args, kwargs)
     found = memory.found.get(key) if key is not None else None
     if found is not None:
-        return found[1].run_on(found[0], args, kwargs.get("stream") if kwargs else None)
+        return found.run(args, kwargs.get("stream") if kwargs else None)
     load_plugins()
     given = dict(kwargs)
     stream, where = given.pop("stream", None), given.pop("device", None)
@@ -53,8 +57,19 @@ def call(kernel: Kernel, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         runtime, constants = kernel.specialise(args, given, aim)
         compiled = compile_program(_program(kernel, runtime, constants), aim)
         if key is not None:
-            memory.found[key] = (chosen, compiled)
+            memory.found[key] = _Found(chosen, compiled, args)
         return compiled.run_on(chosen, runtime, stream)
+
+
+class _Found:
+    """What a call came to. `run` makes the next one like it."""
+
+    __slots__ = ("compiled", "run")
+
+    def __init__(self, device: Device, compiled: CompiledKernel, args: Sequence[Any]) -> None:
+        self.compiled = compiled
+        there = isinstance(device, GpuDevice) and not any(isinstance(a, np.ndarray) for a in args)
+        self.run = compiled.launch if there else partial(compiled.run_on, device)
 
 
 @dataclass(eq=False)
@@ -67,7 +82,7 @@ class _Memory:
 
     runtime: int  # how many run-time parameters there are, all of them first; -1: not so
     by_shape: bool
-    found: dict[Hashable, tuple[Device, CompiledKernel]] = field(default_factory=dict)
+    found: dict[Hashable, _Found] = field(default_factory=dict)
 
     def key(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Hashable:
         """What the outcome of the call depends on; None for a call that is not remembered."""

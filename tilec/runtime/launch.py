@@ -104,10 +104,7 @@ class Loaded:
         pointers = [0] * self._pointers
         scalars: list[Number] = []
         key: list[Hashable] = []
-        at = 0
-        for argument in arguments:
-            param, place = self._inputs[at]
-            at += 1
+        for argument, (param, place) in zip(arguments, self._inputs, strict=True):
             if place < 0:
                 assert isinstance(param, ScalarParam)
                 try:
