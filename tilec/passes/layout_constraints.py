@@ -221,7 +221,7 @@ def _unpack_tile(op: UnpackTile, group: Group) -> Iterator[Constraint]:
 
 def _pack_tile(op: PackTile, group: Group) -> Iterator[Constraint]:
     """Bytes lie as they are best stored; the elements are converted to that."""
-    pairs = default_layout(tile_of(op.result), group.threads)
+    pairs = default_layout(tile_of(op.result), group)
     layouts: dict[Variable, RegisterLayout] = {
         op.result: pairs,
         demand(op, 0): unpacked_layout(pairs),

@@ -180,7 +180,7 @@ class UnpackTile(Op, name="unpack_tile", level=Level.TILE, pure=True):
     def infer(self) -> tuple[Type, ...]:
         type_ = self.tile.type
         if not isinstance(type_, TileType) or type_.dtype not in (i4x2, u4x2):
-            raise TypeMismatch("TLC0247", f"a {type_} holds no pairs")
+            raise TypeMismatch("TLC0248", f"a {type_} holds no pairs")
         shape = (*type_.shape[:-1], 2 * type_.shape[-1])
         return (TileType(i8 if type_.dtype == i4x2 else u8, shape),)
 
@@ -194,7 +194,7 @@ class PackTile(Op, name="pack_tile", level=Level.TILE, pure=True):
     def infer(self) -> tuple[Type, ...]:
         type_ = self.tile.type
         if not isinstance(type_, TileType) or type_.dtype not in (i8, u8) or type_.shape[-1] % 2:
-            raise TypeMismatch("TLC0247", f"a {type_} cannot be packed in pairs")
+            raise TypeMismatch("TLC0248", f"a {type_} cannot be packed in pairs")
         return (TileType(self.dtype, (*type_.shape[:-1], type_.shape[-1] // 2)),)
 
 
