@@ -11,6 +11,7 @@ import tilec
 import tilec.language as T
 from tests.kernels.legs import every_leg
 from tests.kernels.machines import TARGETS
+from tests.passes.planning import line_of, refused
 from tilec.ir.core import walk
 from tilec.ir.dtypes import find_dtype
 from tilec.ir.ops.tile import ConvertLayout, Gemm
@@ -155,3 +156,39 @@ def test_one_tile_on_both_sides() -> None:
     expected = a.astype(np.float64) @ a.astype(np.float64)
     for leg, (*_, c) in every_leg(squared, a, np.full((64, 64), np.nan, np.float32)):
         assert np.array_equal(c, expected), leg
+
+
+@tilec.kernel
+def disagreeing(A: T.Tensor((64, 32), "float16")):
+    with T.Kernel(1, threads=128):
+        x = T.alloc_fragment((64, 32), "float16")
+        y = T.alloc_shared((48, 64), "float16")
+        acc = T.alloc_fragment((64, 64), "float32")
+        T.copy(A, x)
+        T.fill(y, 0)
+        T.gemm(x, y, acc, clear_accum=True)  # HERE
+
+
+@tilec.kernel
+def of_three_dimensions(A: T.Tensor((64, 64), "float16")):
+    with T.Kernel(1, threads=128):
+        x = T.alloc_fragment((1, 64, 64), "float16")
+        y = T.alloc_shared((64, 64), "float16")
+        acc = T.alloc_fragment((64, 64), "float32")
+        T.fill(x, 0)
+        T.fill(y, 0)
+        T.gemm(x, y, acc, clear_accum=True)  # HERE
+
+
+@pytest.mark.parametrize(
+    ("kernel", "code", "named"),
+    [
+        (disagreeing, "TLC0245", ("[64, 32]", "[48, 64]")),
+        (of_three_dimensions, "TLC0246", ("[1, 64, 64]",)),
+    ],
+    ids=lambda x: getattr(x, "name", ""),
+)
+def test_what_is_no_product_is_refused(kernel: Any, code: str, named: tuple[str, ...]) -> None:
+    error = refused(code, kernel.lower_to_ir)
+    assert line_of(error.loc).endswith("# HERE")
+    assert all(shape in error.message for shape in named)

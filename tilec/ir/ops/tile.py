@@ -271,7 +271,9 @@ class Gemm(Op, name="gemm", level=Level.TILE):
 def _matrix(value: Value) -> tuple[int, int]:
     type_ = value.type.tile if isinstance(value.type, InflightType) else value.type
     if isinstance(type_, (MemoryType, TileType)):
-        shape = [d for d in type_.shape if d != 1] if len(type_.shape) > 2 else list(type_.shape)
+        shape = list(type_.shape)
+        if len(shape) > 2 and isinstance(type_, MemoryType) and type_.space is Space.SHARED:
+            shape = [d for d in shape if d != 1]  # a slot
         if len(shape) == 2 and all(isinstance(d, int) for d in shape):
             if not (isinstance(type_, MemoryType) and type_.space is Space.GLOBAL):
                 return int(shape[0]), int(shape[1])
