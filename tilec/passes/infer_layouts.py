@@ -9,7 +9,8 @@ every shared memory type, `variant` on every gemm, `layout` on every Parallel ne
 Ops state constraints (layout_constraints.py), the solver of tilec.ir.layout chooses the cheapest
 assignment, role by role. Shared layouts follow from who reads the buffer: operands of matrix
 instructions are swizzled by the widest span that divides their rows (the same function of addresses
-serves ldmatrix, TMA and wgmma); the user's annotation comes first.
+serves ldmatrix, TMA and wgmma), or, where lanes read elements, by the one with the fewest conflicts;
+the user's annotation comes first.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Any
 
 from ..errors import UNKNOWN, LayoutConflict
 from ..ir.core import Block, Op, Program, Value, at, walk
-from ..ir.layout import RegisterLayout, SharedLayout, choose_swizzle
+from ..ir.layout import RegisterLayout, SharedLayout, choose_swizzle, quietest_swizzle
 from ..ir.layout.constraints import System, Unsatisfiable
 from ..ir.layout.solver import Solution, solve
 from ..ir.ops.control import Launch, Parallel, Role
@@ -27,11 +28,12 @@ from ..ir.ops.memory import Alloc
 from ..ir.ops.pipeline import Channel, Get
 from ..ir.ops.tile import ConvertLayout, Gemm, LoadTile, Splat, Undefined
 from ..ir.types import ChannelType, InflightType, MemoryType, Space, TileType, Type
+from ..target import Target
 from .context import PassContext, Remark
 from .dependence import is_shared
 from .duplicate_splats import splats_duplicated
 from .layout_constraints import constraints_of, demand, is_tile, uses_in, why
-from .variants import variants_of
+from .variants import Side, multiplied_dtype, operand_layout, read_by_matrices, variants_of
 
 
 def infer_layouts(program: Program, context: PassContext) -> Program:
@@ -42,7 +44,7 @@ def infer_layouts(program: Program, context: PassContext) -> Program:
 
 def _launch(launch: Launch, context: PassContext) -> Launch:
     launch = launch.replace(body=splats_duplicated(launch.body))  # type: ignore[assignment]
-    inference = _Inference(context, _shared_layouts(launch))
+    inference = _Inference(context, _shared_layouts(launch, context.target))
     roles = [op for op in launch.body.ops if isinstance(op, Role)]
     for role in roles:
         inference.solve(role.body, role.threads)
@@ -54,7 +56,7 @@ def _launch(launch: Launch, context: PassContext) -> Launch:
 # Shared memory
 
 
-def _shared_layouts(launch: Launch) -> dict[Value, SharedLayout]:
+def _shared_layouts(launch: Launch, target: Target) -> dict[Value, SharedLayout]:
     """The layout of every alloc and channel of shared memory, by its handle."""
     operands = _gemm_operands(launch)
     found: dict[Value, SharedLayout] = {}
@@ -69,11 +71,9 @@ def _shared_layouts(launch: Launch) -> dict[Value, SharedLayout]:
             found[op.result] = type_.layout
             continue
         shape = tuple(int(d) for d in type_.shape)
-        span = (
-            choose_swizzle(shape, type_.dtype.bits)
-            if op.result in operands and len(shape) > 1
-            else 0
-        )
+        span = 0
+        if op.result in operands and len(shape) > 1:
+            span = _span(*operands[op.result], shape, launch.threads, target)
         found[op.result] = (
             SharedLayout.swizzled(shape, type_.dtype.bits, span)
             if span
@@ -82,15 +82,30 @@ def _shared_layouts(launch: Launch) -> dict[Value, SharedLayout]:
     return found
 
 
-def _gemm_operands(launch: Launch) -> set[Value]:
-    """Allocs and channels that a matrix instruction reads."""
+def _gemm_operands(launch: Launch) -> dict[Value, tuple[Gemm, Side]]:
+    """Allocs and channels that a gemm reads, with the first that does and the operand it is."""
     got = {op.result: op.channel for op in walk(launch.body) if isinstance(op, Get)}
-    return {
-        got.get(value, value)
-        for op in walk(launch.body)
-        if isinstance(op, Gemm)
-        for value in (op.a, op.b)
-    }
+    found: dict[Value, tuple[Gemm, Side]] = {}
+    for op in walk(launch.body):
+        if isinstance(op, Gemm):
+            found.setdefault(got.get(op.a, op.a), (op, "a"))
+            found.setdefault(got.get(op.b, op.b), (op, "b"))
+    return found
+
+
+def _span(gemm: Gemm, side: Side, shape: tuple[int, ...], threads: int, target: Target) -> int:
+    """Bytes of the swizzle of an operand: the widest, which is best for whatever reads rows of 16
+    bytes; where lanes read elements of fragments, the one under which they meet in banks least.
+    """
+    bits = gemm.operand_dtype.bits
+    dtype = multiplied_dtype(gemm, gemm.instruction, target)
+    if gemm.instruction != "mma" or dtype is None or read_by_matrices(gemm, side, dtype):
+        return choose_swizzle(shape, bits)
+    variants = variants_of(gemm, gemm.instruction, threads, target)
+    if len(shape) != 2 or not variants:
+        return choose_swizzle(shape, bits)
+    access = operand_layout(gemm, variants[0][0], side, dtype.bits)
+    return quietest_swizzle(shape, bits, access)
 
 
 # Tiles

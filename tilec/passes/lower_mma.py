@@ -37,7 +37,7 @@ from .matrix_operands import (
     start_accumulator,
     taken_dtype,
 )
-from .variants import Side, fragment_of
+from .variants import Side, fragment_of, read_by_matrices
 
 if TYPE_CHECKING:
     from .lower_tiles import Lowering
@@ -107,8 +107,7 @@ class _Fragments:
         self.chunk = ROW_BITS // dtype.bits
         self.by_matrices = (
             lowering.context.target.ldmatrix
-            and dtype == op.operand_dtype
-            and (dtype.bits <= 32 if self.operand.k_major else dtype.bits == 16)
+            and read_by_matrices(op, side, dtype)
             and self.operand.vector % self.chunk == 0
         )
         if self.by_matrices:

@@ -67,6 +67,14 @@ def multiplied_dtype(gemm: Gemm, family: str, target: Target) -> DType | None:
     return None
 
 
+def read_by_matrices(gemm: Gemm, side: Side, dtype: DType) -> bool:
+    """Whether ldmatrix gives mma an operand of shared memory that it takes as `dtype`: four bytes
+    of consecutive k a lane, or elements of 16 bits transposed.
+    """
+    k_major = not gemm.transpose_a if side == "a" else gemm.transpose_b
+    return dtype == gemm.operand_dtype and (dtype.bits <= 32 if k_major else dtype.bits == 16)
+
+
 def variants_of(
     gemm: Gemm, family: str, threads: int, target: Target
 ) -> list[tuple[Variant, float]]:

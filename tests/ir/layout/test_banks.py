@@ -10,11 +10,14 @@ from tilec.ir.layout import (
     access_phases,
     bank_conflicts,
     blocked,
+    choose_swizzle,
     conflict_degree,
     ldmatrix_conflicts,
     ldmatrix_rows,
     mfma,
+    mma_m8n8,
     mma_m16n8,
+    quietest_swizzle,
 )
 
 WARP = (tuple(range(32)),)
@@ -115,3 +118,28 @@ def test_mfma_reads_of_sixteen_bytes() -> None:
     plain = conflict_degree(rows, 16, fragment, "cdna-read", 64)
     better = conflict_degree(spread, 16, fragment, "cdna-read", 64)
     assert better < plain
+
+
+@pytest.mark.parametrize("bits", [8, 16, 32])
+@pytest.mark.parametrize("row_bytes", [32, 64, 128, 256])
+def test_the_widest_swizzle_serves_matrices_of_every_dtype(bits: int, row_bytes: int) -> None:
+    shape = (64, row_bytes * 8 // bits)
+    layout = SharedLayout.swizzled(shape, bits, choose_swizzle(shape, bits))
+    assert ldmatrix_conflicts(layout, bits) == 1
+
+
+def test_the_quietest_swizzle_of_elements() -> None:
+    """f64 with k contiguous: half a warp reads 4 rows of 32 bytes; tf32 across: 4 rows, 8 columns."""
+    doubles = mma_m8n8("a", 4, 64).repeat((8, 4), "register")
+    assert quietest_swizzle((64, 16), 64, doubles) == 32
+    across = mma_m16n8("b", 8, 32).repeat((8, 4), "register").transpose((1, 0))
+    assert quietest_swizzle((32, 64), 32, across) == 32
+    for shape, bits, access in (((64, 16), 64, doubles), ((32, 64), 32, across)):
+        degrees = {
+            span: conflict_degree(SharedLayout.swizzled(shape, bits, span), bits, access)
+            for span in (0, 32, 64, 128)
+        }
+        assert degrees == {0: 4, 32: 1, 64: 2, 128: 2}
+    rows = blocked((64, 64), 128, 8)
+    assert quietest_swizzle((64, 64), 16, rows) == 128  # all alike: the widest
+    assert quietest_swizzle((64, 6), 16, blocked((64, 6), 128)) == 0  # none divides a row

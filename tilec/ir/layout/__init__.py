@@ -8,7 +8,14 @@ NumPy (`coords`, `offsets`) against which every shortcut is tested.
 from __future__ import annotations
 
 from .access import Access, access_terms
-from .banks import access_phases, bank_conflicts, conflict_degree, ldmatrix_conflicts, ldmatrix_rows
+from .banks import (
+    access_phases,
+    bank_conflicts,
+    conflict_degree,
+    ldmatrix_conflicts,
+    ldmatrix_rows,
+    quietest_swizzle,
+)
 from .constraints import (
     Choice,
     Constraint,
@@ -84,6 +91,7 @@ __all__ = [
     "parse_layout",
     "plan_reduction",
     "plan_scan",
+    "quietest_swizzle",
     "replicated",
     "rows_over_warps",
     "solve",

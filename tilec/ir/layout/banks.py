@@ -10,6 +10,7 @@ import numpy as np
 
 from .register import RegisterLayout
 from .shared import SharedLayout
+from .swizzle import SPANS
 from .term import IntArray
 
 BANK_BYTES = 4
@@ -111,6 +112,20 @@ def conflict_degree(
     width = max(1, vector * itemsize_bits // 8)
     phases = access_phases(machine, width, lanes)
     return bank_conflicts(rows * itemsize_bits // 8, width, phases, banks)
+
+
+@lru_cache(maxsize=1024)
+def quietest_swizzle(shape: tuple[int, ...], itemsize_bits: int, access: RegisterLayout) -> int:
+    """The span in bytes, of those that divide a row or 0, under which `access` hits a bank least
+    often on an NVIDIA machine; the widest of equals.
+    """
+    row = shape[-1] * itemsize_bits
+    spans = [span for span in SPANS if row % (span * 8) == 0]
+    degrees = [
+        conflict_degree(SharedLayout.swizzled(shape, itemsize_bits, span), itemsize_bits, access)
+        for span in (*spans, 0)
+    ]
+    return (*spans, 0)[degrees.index(min(degrees))]
 
 
 @lru_cache(maxsize=1024)

@@ -245,9 +245,16 @@ class Gemm(Op, name="gemm", level=Level.TILE):
                 hint=f"with these transposes it is ({m}, {k}) @ ({k2}, {n})",
             )
         type_ = self.accumulator.type
+        tile = type_.tile if isinstance(type_, InflightType) else type_
+        assert isinstance(tile, (MemoryType, TileType))
+        if self.operand_dtype.is_float and not tile.dtype.is_float:
+            raise TypeMismatch(
+                "TLC0249",
+                f"gemm of {self.operand_dtype} into {tile.dtype}",
+                hint="products of floats are summed in floats: float32, or float64 for float64",
+            )
         if isinstance(type_, MemoryType):
             return ()
-        tile = type_.tile if isinstance(type_, InflightType) else type_
         return (InflightType(tile) if self.asynchronous else tile,)  # type: ignore[arg-type]
 
     def effects(self) -> tuple[Effect, ...]:
