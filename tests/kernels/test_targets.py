@@ -183,3 +183,33 @@ def test_machine_code_of_every_way_to_multiply(
             multiplies = [op for op in walk(variant.program.body) if isinstance(op, Mma)]
             assert bool(multiplies) == matrix
             check_nvidia(variant, target.partition(":")[2], tmp_path, matrix=matrix)
+
+
+@cache
+def from_registers(dtype: str, total: str, m: int, n: int, k: int) -> Any:
+    """C = A B of one block, A in a fragment."""
+
+    @tilec.kernel
+    def multiply(
+        A: T.Tensor((m, k), dtype), B: T.Tensor((k, n), dtype), C: T.Tensor((m, n), total)
+    ):
+        with T.Kernel(1, threads=64):
+            F = T.alloc_fragment((m, k), dtype)
+            S = T.alloc_shared((k, n), dtype)
+            acc = T.alloc_fragment((m, n), total)
+            T.copy(A, F)
+            T.copy(B, S)
+            T.gemm(F, S, acc, clear_accum=True)
+            T.copy(acc, C)
+
+    return multiply
+
+
+@pytest.mark.emulator
+@pytest.mark.parametrize(
+    ("dtype", "total", "out", "target"), [w[:4] for w in WAYS if w[1] == w[2] or w[0] == "int8"]
+)
+def test_an_operand_in_registers(dtype: str, total: str, out: str, target: str) -> None:
+    for m, n, k in ((32, 32, 32), (6, 10, 12), (1, 8, 16)):
+        compiled = lower(from_registers(dtype, total, m, n, k), (), target, {})
+        check(EmulatorDevice(target, "a test"), compiled, False, False, total, (m, n, k))
