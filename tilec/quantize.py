@@ -14,6 +14,8 @@ from .language.dtypes import ElementType, element_type
 from .language.operand import Operand
 from .language.trace import current, refuse
 
+__all__ = ["pack", "packed_to_unsigned_convert", "unpack"]
+
 _BITS = (1, 2, 4, 8)
 
 

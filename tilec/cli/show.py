@@ -1,4 +1,4 @@
-"""`tilec show`: IR, source and pipelines of a file's kernels, as text."""
+"""`tilec show`: layouts, pipelines, IR, source and resources of a file's kernels, as text."""
 
 from __future__ import annotations
 
@@ -15,36 +15,54 @@ from ..passes.pipeline import run_pipeline
 from ..runtime.driver import compile_program
 from ..runtime.lowering import standard_registry
 from ..target import Target, find_target
+from .draw_layouts import draw_layouts
 from .output import output
 from .programs import DEFINES, FILE, load_file, need_kernels, read_defines, trace
+from .resources import measure
 
 
 @click.command("show")
-@click.argument("what", type=click.Choice(["ir", "source", "pipeline"]))
+@click.argument("what", type=click.Choice(["layout", "pipeline", "ir", "source", "resources"]))
 @FILE
 @click.option("--target", default="cuda:sm_90a", show_default=True)
 @click.option(
     "--after", default="", help="ir: after the last pass of this name; by default as traced."
 )
+@click.option(
+    "--rows", default=16, show_default=True, type=click.IntRange(1), help="layout: of each grid."
+)
 @DEFINES
-def command(what: str, file: Path, target: str, after: str, defines: tuple[str, ...]) -> int:
-    """Print the IR, the source or the pipelines of FILE's kernels."""
+def command(
+    what: str, file: Path, target: str, after: str, rows: int, defines: tuple[str, ...]
+) -> int:
+    """Print layouts, pipelines, IR, source or resources of FILE's kernels."""
     out = output()
     with out.users_code():
         source = load_file(file)
     values = read_defines(defines)
     aim = find_target(target)
-    shown: dict[str, str] = {}
+    shown: dict[str, object] = {}
     for name, kernel in need_kernels(source, file).items():
         program = trace(kernel, values, aim)
         compiled = compile_program(program, aim)
-        if what == "ir":
-            shown[name] = compiled.ir(after)
-        elif what == "source":
-            shown[name] = compiled.source
-        else:
-            shown[name] = "\n".join(draw_pipelines(program, aim))
-        out.write(shown[name])
+        match what:
+            case "resources":
+                usages = list(measure(compiled))
+                text = "\n".join(
+                    [f"{name} for {aim.name}, by {compiled.binary.compiler}"]
+                    + [f"{usage}  ({file_name})" for file_name, usage in usages]
+                )
+                shown[name] = [usage.to_json() for _, usage in usages]
+            case "ir":
+                text = compiled.ir(after)
+            case "source":
+                text = compiled.source
+            case "layout":
+                text = "\n".join(draw_layouts(program, aim, rows))
+            case _:
+                text = "\n".join(draw_pipelines(program, aim))
+        shown.setdefault(name, text)
+        out.write(text)
     out.result({"what": what, "target": aim.name, "kernels": shown})
     return 0
 

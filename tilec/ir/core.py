@@ -67,6 +67,8 @@ class Constant(Value):
 
 
 class Access(Enum):
+    """What an op does to memory."""
+
     READ = "read"
     WRITE = "write"
     ALLOCATE = "allocate"

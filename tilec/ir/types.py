@@ -30,7 +30,7 @@ class Type:
 
 @dataclass(frozen=True)
 class ScalarType(Type):
-    """One element."""
+    """One element: a value of each thread, or of the block."""
 
     dtype: DType
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,13 @@ from .trace import current, refuse
 
 class TracedLoop:
     """Base of what a traced `for` runs over."""
+
+    def __iter__(self) -> Iterator[Any]:
+        raise refuse(
+            "TLC0125",
+            "Python runs over a loop that the kernel runs",
+            hint="write it as a `for` of a kernel or of a T.macro",
+        )
 
 
 @dataclass(frozen=True)
