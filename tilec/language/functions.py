@@ -115,12 +115,27 @@ nextafter = _binary(functions.Nextafter)
 clz = _of_bits(functions.Clz)
 popcount = _of_bits(functions.Popcount)
 
+# Names for approximations: the functions above are as fast as their error allows.
+__exp = exp
+__exp10 = exp10
+__log = log
+__log2 = log2
+__log10 = log10
+__sin = sin
+__cos = cos
+__tan = tan
+
 
 def ldexp(x: Any, exponent: Any) -> Any:
     """x times 2 to the `exponent`, an integer."""
     trace = current("T.ldexp")
     with trace.here():
         return wrap(trace, trace.pure(functions.Ldexp(_float(x), value_of(exponent, i32))))
+
+
+def fast_rcp(x: Any) -> Any:
+    """1 / x of a float."""
+    return 1.0 / _operand("T.fast_rcp", x)
 
 
 def isnan(x: Any) -> Any:
