@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 
 from tests.kernels.machines import SCHEDULES, TARGETS
+from tilec.errors import TilecError
+from tilec.runtime import emulator
 from tilec.runtime.clang import find_amd_clang
 from tilec.runtime.driver import lower
 from tilec.runtime.emulator_device import EmulatorDevice
@@ -127,3 +129,20 @@ def test_a_warp_holds_whole_rows(name: str) -> None:
     for target in TARGETS:
         source = lower(kernel_of(example(name)), (), target, {}).source
         assert "shuffle" in source and "barrier()" not in source.split("_kernel(")[-1]
+
+
+@pytest.mark.emulator
+@pytest.mark.parametrize("missing", [0, 1])
+def test_no_barrier_of_a_row_over_warps_is_needless(missing: int) -> None:
+    """Without either of its barriers the softmax of a row over four warps is caught."""
+    constants = {"block_M": 1, "block_N": 1024, "threads": 128}
+    lowered = lower(kernel_of(example("softmax")), (), TARGETS[0], constants).lowered
+    parts = lowered.emulated_text.split("  barrier();\n")
+    assert len(parts) == 3
+    parts[missing] += parts.pop(missing + 1)
+    library = emulator.build("  barrier();\n".join(parts))
+    x = np.zeros((3, 1024), np.float16)
+    arrays = {"X": x, "Y": np.zeros_like(x), "M": 3, "N": 1024}
+    for order in emulator.ORDERS:
+        with pytest.raises(TilecError, match="uninitialised"):
+            emulator.run(library, lowered.variant.launches[0], arrays, "late", order)
