@@ -16,10 +16,13 @@ from tilec.ir.core import walk
 from tilec.ir.dtypes import find_dtype
 from tilec.ir.ops.tile import ConvertLayout
 from tilec.parser.text import parse_program
+from tilec.passes.check_hazards import check_hazards
+from tilec.passes.context import Facts, PassContext
 from tilec.runtime.clang import find_amd_clang
 from tilec.runtime.compiled import CompiledKernel
 from tilec.runtime.driver import lower
 from tilec.runtime.nvrtc import find_nvrtc
+from tilec.target import find_target
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "flash_attention.py"
 
@@ -97,6 +100,15 @@ def test_weights_go_from_product_to_product_in_registers(target: str) -> None:
     kernel = compiled(target, 128, True)
     program = parse_program(kernel.ir(after="infer_layouts"), kernel.registry, "attention.tir")
     assert not [op for op in walk(program.body) if isinstance(op, ConvertLayout)]
+
+
+@pytest.mark.parametrize("after", ["schedule_stages", "place_barriers"])
+@pytest.mark.parametrize("target", TARGETS)
+def test_no_hazard(target: str, after: str) -> None:
+    kernel = compiled(target, 64, True)
+    program = parse_program(kernel.ir(after=after), kernel.registry, "attention.tir")
+    context = PassContext(find_target(target), kernel.registry, Facts())
+    assert check_hazards(program, context) is program
 
 
 def test_one_barrier_an_iteration() -> None:
