@@ -84,3 +84,9 @@ def test_every_name_compiles() -> None:
     for name in prelude_names("cuda"):
         frame = KernelFrame("empty", (), 32, 0, "", (Need(name, instances.get(name, ())),))
         assert compiler.compile(render_source("cuda", [frame]), f"{name}.cu", "sm_90a").code, name
+
+
+@pytest.mark.parametrize("arch", ["sm_75", "sm_86", "sm_89", "sm_100a", "sm_120a"])
+def test_scalars_compile_for_every_target(arch: str) -> None:
+    """Conversions and arithmetic of narrow floats have other instructions before sm_80 and sm_89."""
+    compile_frames([p.frame(n) for n, p in SCALAR_PROBES.probes.items() if _in_registers(n)], arch)
