@@ -243,6 +243,14 @@ def multiplied(A: Any, B: Any, k: Any) -> None:
     T.gemm(a, a, acc)
 
 
+def summed(A: Any, B: Any, k: Any) -> None:
+    f = T.alloc_fragment((8, 8), "int4")
+    sums = T.alloc_fragment((8,), "int4")
+    T.copy(A[0, 0], f)
+    T.reduce_sum(f, sums, dim=1)
+    T.copy(sums, B[0, 0])
+
+
 def annotated(A: Any, B: Any, k: Any) -> None:
     a = T.alloc_shared((16, 64), "int4")
     T.annotate_layout({a: tilec.layout.make_swizzle_layout(a)})
@@ -258,6 +266,7 @@ def annotated(A: Any, B: Any, k: Any) -> None:
         (odd_tile, "may begin or end within a byte"),
         (odd_offset, "may begin or end within a byte"),
         (multiplied, "gemm is not defined for shared i4"),
+        (summed, "is not defined for tile i4"),
         (annotated, "strides or a layout of its own"),
     ],
     ids=lambda x: getattr(x, "__name__", ""),

@@ -21,17 +21,32 @@ from dataclasses import replace
 
 from ..errors import TypeMismatch
 from ..ir.build import Builder
-from ..ir.core import Block, Constant, Op, Program, Value, at, constant, walk
+from ..ir.core import Block, Constant, Level, Op, Program, Value, at, constant, walk
 from ..ir.dtypes import PAIRS, DType, i32
 from ..ir.ops.arith import Cast, FloorDiv, Reinterpret, element_dtype
-from ..ir.ops.control import Define, Return, Symbol
+from ..ir.ops.control import Define, Parallel, Return, Symbol
 from ..ir.ops.memory import Alloc, Load, Store
-from ..ir.ops.tile import Copy, Fill, Gemm, LoadTile, PackTile, StoreTile, Undefined, UnpackTile
+from ..ir.ops.tile import (
+    ConvertLayout,
+    Copy,
+    ExtractTile,
+    Fill,
+    InsertTile,
+    LoadTile,
+    PackTile,
+    Splat,
+    StoreTile,
+    Undefined,
+    UnpackTile,
+)
 from ..ir.types import Dim, MemoryType, ScalarType, Space, TileType
 from .context import PassContext
 from .nibbles import HELD, narrowed, packed, twice, unpacked
 from .ranges import Range
 from .value_ranges import value_ranges
+
+_MOVES = (Splat, InsertTile, ExtractTile, Parallel, Copy, Fill, ConvertLayout)
+"""Tile ops that only move elements, however many bits they have."""
 
 
 def pack_elements(program: Program, context: PassContext) -> Program:
@@ -173,8 +188,8 @@ class _Packer:
                 "T.Parallel nest, at an offset plus its loop variables, without a condition",
             )  # fmt: skip
         refused = [v for v in op.inputs if _in_pairs(v)]
-        if isinstance(op, Gemm):
-            refused = [v for v in op.inputs if _four_bits(v)]
+        if op.level is Level.TILE and not isinstance(op, _MOVES):
+            refused = [v for v in (*op.inputs, *op.results) if _four_bits(v)]
         if refused and not isinstance(op, Return):
             raise TypeMismatch(
                 "TLC0152", f"{op.name} is not defined for {refused[0].type}",
