@@ -329,12 +329,16 @@ def _gemm(op: Gemm, group: Group) -> Iterator[Constraint]:
     m, n, k = gemm_shape(op)
     variants = variants_of(op, op.instruction, group.threads, group.target)
     if not variants:
+        warp = group.target.warp_size
+        partial = f"threads={group.threads} is no multiple of the warp's {warp}: make it one"
         raise LayoutConflict(
             "TLC0402",
             f"a gemm of {m} x {n} x {k} cannot be split over {group.threads} threads with "
             f"{op.instruction} instructions",
             loc=op.loc,
-            hint="make the tile a multiple of 16 x 8 for every warp, or smaller for the threads",
+            hint=partial
+            if group.threads % warp
+            else "make the tile a multiple of 16 x 8 for every warp, or smaller for the threads",
         )
     dtype = multiplied_dtype(op, op.instruction, group.target)
     assert dtype is not None, "there are variants"
