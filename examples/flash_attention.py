@@ -35,10 +35,14 @@ def choose_tiles(target: Any, shapes: Mapping[str, tuple[int, ...]]) -> dict[str
         return {"block_M": rows, "block_N": 32 if D > 64 else 64, "threads": 256}
     if target.warp_roles:  # sm_90a: a warpgroup takes 64 rows
         return {"block_M": 128, "block_N": 64 if D > 128 else 128, "threads": 256}
+    if not target.async_copy and D > 64:  # sm_75: keys and values on their way are in registers too
+        return {"block_M": 64, "block_N": 16 if D > 128 else 32}
     if D > 128:
         return {"block_M": 64, "block_N": 64 if target.shared_bytes > 150_000 else 32}
-    # 64 keys of a head of 128 spill two registers of 255
-    return {"block_M": 128, "block_N": 48 if D > 96 else 64}
+    # as many keys as ptxas keeps in 255 registers; for Blackwell it needs some more
+    blackwell = target.arch in ("sm_100a", "sm_120a")
+    keys = (32 if D > 96 else 48) if blackwell else (48 if D > 96 else 64)
+    return {"block_M": 128, "block_N": keys}
 
 
 @tilec.macro
