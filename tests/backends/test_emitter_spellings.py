@@ -127,6 +127,7 @@ def test_every_op_of_the_thread_level_prints() -> None:
     own = {
         "yield", "for", "while", "if", "launch", "role", "symbol", "thread_id", "hardware_block",
         "define", "return", "warp_uniform", "alloc", "load", "store", "slot", "flatten", "tensor_map",
+        "assume",
     }  # fmt: skip
     for cls in builtin_registry().ops:
         if cls.level is not Level.TILE:

@@ -173,6 +173,10 @@ def test_bytes_stand_for_types_that_libraries_lack_and_for_nothing_else() -> Non
     assert refusal(fp8, device_array((4,), "e4m3fnuz")).endswith(
         "has dtype e4m3fnuz, expected e4m3"
     )
+    bf16 = program(TensorParam("A", "bf16", ("M",), "r"), symbols=("M",))
+    for dtype in ("bf16", "u16", "i16"):  # cupy has no bfloat16
+        assert bind_arguments(bf16, [device_array((4,), dtype)]).symbols == {"M": 4}
+    assert refusal(bf16, device_array((4,), "f16")).endswith("A has dtype f16, expected bf16")
     plain = program(TensorParam("A", "i8", ("M",), "r"), symbols=("M",))
     assert refusal(plain, device_array((4,), "u8")).endswith("A has dtype u8, expected i8")
 

@@ -33,7 +33,7 @@ PACKED = ("i4", "u4")  # two to a byte, along the last dimension
 # Libraries without these types keep them in others; between two of them nothing is reinterpreted.
 _HOLDERS = {
     "e4m3": _BYTES, "e5m2": _BYTES, "e4m3fnuz": _BYTES, "e5m2fnuz": _BYTES, "i4": _BYTES,
-    "u4": _BYTES, "tf32": ("f32",),
+    "u4": _BYTES, "tf32": ("f32",), "bf16": ("i16", "u16"),
 }  # fmt: skip
 _INTEGERS = {"i8": (-(1 << 7), 1 << 7), "i16": (-(1 << 15), 1 << 15), "i32": (-(1 << 31), 1 << 31),
              "i64": (-(1 << 63), 1 << 63), "u8": (0, 1 << 8), "u16": (0, 1 << 16),
