@@ -312,6 +312,12 @@ MODULES = [
         "2.5 is no dimension",
     ),
     (
+        "a dimension named as a parameter is",
+        "@tilec.kernel\ndef k(⟦A: T.Tensor(('M', 'W'), 'int8')⟧, W: T.Tensor('M', 'int8')):\n    pass\n",
+        "TLC0113",
+        "a dimension of A is called W, as a parameter is",
+    ),
+    (
         "no shape",
         "@tilec.kernel\ndef k(⟦A: T.Tensor⟧):\n    pass\n",
         "TLC0113",

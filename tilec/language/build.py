@@ -51,9 +51,24 @@ class _Parameters:
             self.trace.scalars.add(value)
             return Expr(value, self.trace.regions[0])
         type_ = _memory_type(annotation)
+        self._check_dimensions(name, type_)
         self.trace.declare(type_)
         value = self.values[name] = Value(type_, name)
         return Buffer(value, self.trace.regions[0], name, annotation.dtype)
+
+    def _check_dimensions(self, name: str, type_: MemoryType) -> None:
+        """Raises LanguageError where a symbol has a run-time parameter's name: a launch is told
+        both by name.
+        """
+        parameters = {p.name: p for p in self.kernel.parameters if p.kind != "constant"}
+        for dim in (*type_.shape, *(type_.strides or ())):
+            if dim in parameters:
+                raise LanguageError(
+                    "TLC0113",
+                    f"a dimension of {name} is called {dim}, as a parameter is",
+                    loc=parameters[name].loc,
+                    hint=f"give the dimension another name, {dim}_size",
+                )
 
     def annotate(self, name: str, annotation: Any) -> Any:
         """A parameter that a statement of the body annotates."""
