@@ -16,7 +16,7 @@ from tilec.target import TARGETS
 
 ROOT = Path(__file__).resolve().parents[2]
 # What T.const takes from arguments must be said to a build; a module without a kernel has no build.
-CONSTANTS = {"flash_attention": ("D=128",)}
+CONSTANTS = {"flash_attention": ("D=128",), "convolution": ("C=64",)}
 EXAMPLES = sorted(p.stem for p in (ROOT / "examples").glob("*.py") if p.stem != "demo")
 OTHER_HEADS = ("D=64", "D=96", "D=256")
 
