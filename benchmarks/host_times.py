@@ -70,7 +70,7 @@ def in_fresh_processes(runs: int, **environment: str) -> list[float]:
             check=False,
         )
         if done.returncode:
-            raise SystemExit(done.stderr)
+            raise RuntimeError(done.stderr[-2000:])
         found.append(json.loads(done.stdout.splitlines()[-1]))
     return [min(column) for column in zip(*found, strict=True)]
 

@@ -242,11 +242,9 @@ def _copy_fragment(trace: Trace, source: Area, target: Area) -> None:
     if all(whole):
         _emit_copy(trace, source, target, source.shape, source.kept, target.kept)
         return
-    shape = source.shape or (1,)
-    indices = tuple(scalar(i32, name) for name, _ in zip("ijklmnop", shape, strict=False))
-    with trace.builder.region() as ops:
-        _move_element(trace, source, target, indices if source.shape else ())
-    trace.builder.emit(Parallel((), (), Block(indices, (*ops, Yield(()))), extents=shape))
+    each_in_parallel(
+        trace, source.shape, lambda indices: _move_element(trace, source, target, indices)
+    )
 
 
 def _move_element(trace: Trace, source: Area, target: Area, indices: tuple[Value, ...]) -> None:

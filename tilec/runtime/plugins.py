@@ -7,12 +7,8 @@ plugins.
 
 from __future__ import annotations
 
-import os
-import sys
-from collections.abc import Iterator
 from functools import cache
-from importlib.metadata import Distribution, EntryPoint
-from pathlib import Path
+from importlib.metadata import EntryPoint, entry_points
 
 from .. import config
 from ..errors import TilecError
@@ -27,32 +23,10 @@ def load_plugins() -> tuple[str, ...]:
     """
     if not config.current().plugins:
         return ()
-    found: dict[str, EntryPoint] = {}
-    for distribution in _distributions():
-        for entry in distribution.entry_points.select(group=GROUP):
-            found.setdefault(entry.name, entry)  # the first on the path is the one that is imported
-    for name in sorted(found):
-        _install(found[name])
-    return tuple(sorted(found))
-
-
-def _distributions() -> Iterator[Distribution]:
-    """The installed packages whose entry points name the group.
-
-    importlib.metadata.entry_points reads the metadata of every package: a second where there are
-    hundreds. Here their lists of entry points are searched for the name of the group first.
-    """
-    for place in sys.path:
-        if os.path.isfile(place):  # a zip: seldom, and read by importlib
-            yield from Distribution.discover(path=[place])
-            continue
-        for listing in sorted(Path(place or ".").glob("*.[de]*-info/entry_points.txt")):
-            try:
-                named = GROUP.encode() in listing.read_bytes()
-            except OSError:
-                continue
-            if named:
-                yield Distribution.at(listing.parent)
+    found = sorted(entry_points(group=GROUP), key=lambda entry: (entry.name, entry.value))
+    for entry in found:
+        _install(entry)
+    return tuple(entry.name for entry in found)
 
 
 def _install(entry: EntryPoint) -> None:
