@@ -14,6 +14,7 @@ from tilec.interpreter.same import random_arguments
 from tilec.ir.core import Program
 from tilec.ir.dtypes import f16, f32, i8
 from tilec.ir.ops import builtin_registry
+from tilec.ir.ops.reduce import Reduce
 from tilec.passes.context import PassContext
 from tilec.target import TARGETS
 
@@ -38,27 +39,52 @@ def test_programs_that_differ_are_told_apart() -> None:
         same_meaning(moved(0), moved(1), 0, registry=registry)
 
 
-def scaled(factor: float, order: bool) -> Program:
-    a, b = tensor("A", f32, "N"), tensor("B", f32, 1)
+def scaled(factor: float, backwards: bool, dtype: DType = f32) -> Program:
+    """B is the sum of A's first 64 elements, each times `factor`: by a reduction."""
+    a, b = tensor("A", dtype, 64), tensor("B", dtype, 1)
     s = Sketch()
     with s.launch(1):
-        total = s.local("x", f32, 1)
-        with s.simt(1) as t:
-            s.store(s.const(0.1, f32), total, 0)
-            with s.loop(0, s.symbol("N")) as k:
-                index = s.sub(s.sub(s.symbol("N"), 1), k) if order else k
-                x = s.mul(s.load(a, index), s.const(factor, f32))
-                s.store(s.add(s.load(total, 0), x), total, 0)
-            s.store(s.load(total, 0), b, t)
+        terms, total = s.fragment("terms", dtype, 64), s.fragment("total", dtype, 1)
+        with s.parallel(64) as (i,):
+            x = s.load(a, s.sub(63, i) if backwards else i)
+            s.store(s.mul(x, s.const(factor, dtype)), terms, i)
+        s.emit(Reduce(terms, (total,), kind="sum", dim=0, dtype=dtype, keep=True))
+        s.copy(total, (0,), b, (0,), (1,))
     return s.program(a, b)
 
 
-def test_another_order_of_floats_is_the_same_but_another_value_is_not() -> None:
+def test_sums_of_another_order_are_the_same_but_another_value_is_not() -> None:
     registry = builtin_registry()
     for seed in range(5):
         same_meaning(scaled(0.1, False), scaled(0.1, True), seed, registry=registry)
+        same_meaning(scaled(0.1, False, f16), scaled(0.1, True, f16), seed, registry=registry)
         with pytest.raises(WrongResult, match="B is wrong"):
             same_meaning(scaled(0.1, False), scaled(0.10001, False), seed, registry=registry)
+
+
+def rounded(ulps: int, in_sums: bool) -> Program:
+    """B is A, 1000 with `ulps` units in the last place of f16 more; beside it a sum, or none."""
+    b, c = tensor("B", f16, 2), tensor("C", f32, 1)
+    s = Sketch()
+    with s.launch(1):
+        with s.parallel(1) as (i,):
+            s.store(s.const(1000 + ulps / 2, f16), b, i)
+            s.store(s.const(60000, f16), b, s.add(i, 1))
+        total, terms = s.fragment("total", f32, 1), s.fragment("terms", f32, 32)
+        s.fill(terms, 1.0)
+        kind = "sum" if in_sums else "max"
+        s.emit(Reduce(terms, (total,), kind=kind, dim=0, dtype=f32, keep=True))
+        s.copy(total, (0,), c, (0,), (1,))
+    return s.program(b, c)
+
+
+def test_floats_agree_to_the_bit_where_nothing_is_summed() -> None:
+    """And within a unit of their own where sums are of a finer dtype, whatever else is there."""
+    same_meaning(rounded(0, True), rounded(1, True), 0)
+    with pytest.raises(WrongResult, match="B is wrong in 1 of 2"):
+        same_meaning(rounded(0, True), rounded(2, True), 0)
+    with pytest.raises(WrongResult, match="B differs in 1 of 2"):
+        same_meaning(rounded(0, False), rounded(1, False), 0)
 
 
 def test_given_arguments_are_used_and_left_alone() -> None:

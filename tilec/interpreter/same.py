@@ -8,11 +8,14 @@ from typing import Any
 import numpy as np
 
 from ..errors import WrongResult
-from ..ir.core import Program, Value
+from ..ir.core import Op, Program, Value, walk
 from ..ir.dtypes import PAIRS, DType, u8
 from ..ir.ops import builtin_registry
+from ..ir.ops.memory import Atomic
+from ..ir.ops.reduce import Reduction
+from ..ir.ops.tile import Gemm
 from ..ir.registry import Registry
-from ..ir.types import MemoryType, ScalarType
+from ..ir.types import InflightType, MemoryType, ScalarType, TileType
 from .compare import assert_close, assert_exact
 from .numbers import Array
 from .run import returned, run_program
@@ -72,9 +75,10 @@ def same_meaning(
     """Runs both programs on copies of the same arguments (random ones unless given) and compares
     what they wrote.
 
-    Integers, bools and whatever is only moved must agree in every bit; floats that differ in their
-    bits must agree within 16 units in the last place of the largest element, which another order of
-    summation explains. Raises WrongResult where they do not, and lets the ExecutionError of a
+    All results must agree in every bit, unless the program sums floats by ops that leave the order
+    open (products of matrices, reductions, scans, atomics). Then floats may differ by one unit in
+    their own last place, and by 16 in that of the largest element in the coarsest dtype in which
+    anything is summed. Raises WrongResult where they do not agree, and lets the ExecutionError of a
     program that is at fault on these inputs pass.
     """
     registry = builtin_registry() if registry is None else registry
@@ -82,21 +86,42 @@ def same_meaning(
     one, two = _copies(given), _copies(given)
     made = run_program(before, one, registry=registry, seed=seed)
     made_after = run_program(after, two, registry=registry, seed=seed + 1)
+    summed = [dtype for op in walk(before.body) if (dtype := _summed_in(op)) and dtype.is_float]
     for param in before.params:
         if isinstance(param.type, MemoryType):
-            _compare(param, one[param.hint], two[param.hint])
+            _compare(param, one[param.hint], two[param.hint], summed)
     for value, x, y in zip(returned(before), made, made_after, strict=True):
-        _compare(value, x, y)
+        _compare(value, x, y, summed)
 
 
 def _copies(arguments: Mapping[str, Any]) -> dict[str, Any]:
     return {name: np.array(x) if isinstance(x, np.ndarray) else x for name, x in arguments.items()}
 
 
-def _compare(param: Value, one: Array, two: Array) -> None:
+def _summed_in(op: Op) -> DType | None:
+    """The dtype of the sums of an op that may take their terms in any order."""
+    match op:
+        case Gemm():
+            return _dtype(op.accumulator)
+        case Reduction() if op.kind in ("sum", "abssum"):
+            return op.dtype
+        case Atomic() if op.kind == "add":
+            return _dtype(op.memory)
+        case _:
+            return None
+
+
+def _dtype(value: Value) -> DType:
+    type_ = value.type
+    type_ = type_.tile if isinstance(type_, InflightType) else type_
+    assert isinstance(type_, (MemoryType, TileType))
+    return type_.dtype
+
+
+def _compare(param: Value, one: Array, two: Array, summed: list[DType]) -> None:
     assert isinstance(param.type, MemoryType)
     dtype = param.type.dtype
-    if not dtype.is_float:
+    if not dtype.is_float or not summed:
         assert_exact(two, one, param.hint)
         return
     if np.array_equal(one.view(np.uint8), two.view(np.uint8)):
@@ -107,4 +132,12 @@ def _compare(param: Value, one: Array, two: Array) -> None:
     a, b = np.nan_to_num(a, nan=0.0), np.nan_to_num(b, nan=0.0)
     finite = np.abs(a[np.isfinite(a)])
     largest = float(finite.max()) if finite.size else 0.0
-    assert_close(b, a, 16 * float(np.spacing(np.asarray(largest, dtype.numpy))), dtype, param.hint)
+    coarsest = max(_unit(np.asarray(largest), each) for each in summed)
+    assert_close(b, a, _unit(one, dtype) + 16 * coarsest, dtype, param.hint)
+
+
+def _unit(x: Array, dtype: DType) -> Array:
+    """One unit in the last place of each number, in `dtype`."""
+    with np.errstate(all="ignore"):
+        unit: Array = np.spacing(np.abs(x).astype(dtype.numpy)).astype(np.float64)
+    return np.nan_to_num(unit)

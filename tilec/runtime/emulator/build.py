@@ -18,10 +18,11 @@ from ...errors import CompilerFailed, MissingTool, TimedOut
 
 OPTIONS = (
     "-std=c++17", "-fPIC", "-shared", "-fvisibility=hidden", "-ffp-contract=off",
-    "-fno-strict-aliasing", "-fno-exceptions", "-fno-rtti", "-Wno-unknown-pragmas", "-Wno-psabi",
+    "-fno-strict-aliasing", "-fwrapv", "-fno-exceptions", "-fno-rtti",
+    "-Wno-unknown-pragmas", "-Wno-psabi",
 )  # fmt: skip
 """No contraction: results must not depend on the machine. No aliasing rules: memory is bytes
-here."""
+here. Integers wrap, as the IR's do."""
 
 TIMEOUT_SECONDS = 300.0
 MAX_LIBRARIES = 1000  # kept in the cache folder
