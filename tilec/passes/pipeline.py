@@ -39,6 +39,7 @@ from .split_loads import split_loads
 from .spread_copies import spread_copies
 from .stage_stores import stage_stores
 from .vectorize import vectorize
+from .wrap_integers import wrap_integers
 
 PIPELINE: tuple[Pass, ...] = (
     canonicalize,
@@ -69,6 +70,7 @@ PIPELINE: tuple[Pass, ...] = (
     flatten_memory,
     simplify_indices,
     canonicalize,
+    wrap_integers,  # behind all arithmetic: what knows of sums would not know them by their casts
     plan_shared,  # last: sizes are final
 )
 

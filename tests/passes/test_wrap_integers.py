@@ -1,0 +1,105 @@
+"""Integers wrap on every machine, and indices are left as compilers like them."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tilec
+import tilec.language as T
+from tests.kernels.legs import every_leg
+from tilec.runtime.nvrtc import find_nvrtc
+
+N = 64
+
+
+def arithmetic(dtype: str) -> Any:
+    @tilec.kernel
+    def overflowing(
+        A: T.Tensor((N,), dtype),
+        B: T.Tensor((N,), dtype),
+        sums: T.Tensor((N,), dtype),
+        products: T.Tensor((N,), dtype),
+        facts: T.Tensor((N,), "int32"),
+    ):
+        with T.Kernel(1, threads=32):
+            for i in T.Parallel(N):
+                a, b = A[i], B[i]
+                sums[i] = (a + b) * 5 - (b - a)
+                products[i] = T.abs(a * b) + (-a)
+                facts[i] = (
+                    T.if_then_else(a + 1 > a, 1, 0)
+                    + T.if_then_else((a * 3) // 3 == a, 2, 0)
+                    + T.if_then_else(-b > 0, 4, 0)
+                    + T.if_then_else(T.abs(b) >= 0, 8, 0)
+                )
+
+    return overflowing
+
+
+def extremes(dtype: str, seed: int) -> np.ndarray:
+    """Numbers at the ends of the type, and others."""
+    info, random = np.iinfo(dtype), np.random.default_rng(seed)
+    found = random.integers(info.min, info.max, N, dtype=dtype, endpoint=True)
+    ends = np.array([info.min, info.max], dtype)
+    return np.where(random.integers(0, 2, N) == 0, random.choice(ends, N), found)
+
+
+@pytest.mark.emulator
+@pytest.mark.parametrize("dtype", ["int8", "int16", "uint16", "int32", "uint32", "int64"])
+def test_integers_wrap_on_every_machine(dtype: str) -> None:
+    a, b = extremes(dtype, 1), extremes(dtype, 2)
+    with np.errstate(over="ignore"):
+        zero, five = np.zeros_like(a), np.full_like(a, 5)
+        sums, products = (a + b) * five - (b - a), np.abs(a * b) + (zero - a)
+        facts = 1 * (a + 1 > a) + 2 * (a * 3 // 3 == a) + 4 * (zero - b > 0) + 8 * (np.abs(b) >= 0)
+    results = (np.zeros_like(a), np.zeros_like(a), np.zeros(N, np.int32))
+    for device, found in every_leg(arithmetic(dtype), a, b, *results):
+        for x, y in zip(found[2:], (sums, products, facts), strict=True):
+            assert np.array_equal(x, y), device
+
+
+@tilec.kernel
+def always(A: T.Tensor((N,), "int32"), C: T.Tensor((N,), "int32")):
+    with T.Kernel(1, threads=32):
+        for i in T.Parallel(N):
+            C[i] = T.if_then_else(A[i] + 1 > A[i], 1, 0)
+
+
+def test_compilers_are_not_told_that_data_cannot_overflow() -> None:
+    """NVRTC made a constant of it, as C allows it to with a signed sum."""
+    text = always.lower(target="cuda:sm_80").source
+    assert "convert<u32>(" in text[text.index("always_kernel") :]
+    assert "setp" in find_nvrtc().assemble(text, "always.cu", "sm_80")
+
+
+@tilec.kernel
+def counted(
+    A: T.Tensor(("M", "K"), "float16"),
+    C: T.Tensor(("M", "K"), "float16"),
+    D: T.Tensor((1,), "int32"),
+):
+    M, K = A.shape
+    with T.Kernel(T.ceildiv(M, 64), T.ceildiv(K, 32), threads=128) as (bx, by):
+        count = T.alloc_var("int32", 0)
+        state = T.alloc_var("int32", 1)
+        for i, j in T.Parallel(64, 32):
+            C[bx * 64 + i, by * 32 + j] = A[M - 1 - bx * 64 - i, by * 32 + j]
+        for _ in T.serial(K):
+            count = count + 1
+            state = state * 1664525 + 1013904223
+        D[0] = count + state
+
+
+def test_indices_and_counters_stay_signed_and_generators_do_not() -> None:
+    compiled = counted.lower(target="cuda:sm_80")
+    compiled.add_general()
+    for variant in compiled.variants:
+        body = variant.text[variant.text.index('extern "C"') :]
+        lines = [line.strip() for line in body.splitlines() if "u32" in line]
+        assert any(re.search(r"\* 1664525u \+ 1013904223u", line) for line in lines), body
+        assert all("count" not in line or "state" in line for line in lines), lines
+        assert not re.search(r"u32.*\b(bx|by|M|K)\b", body), lines

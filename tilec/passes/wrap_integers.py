@@ -1,0 +1,153 @@
+"""Signed integers that may overflow are computed as unsigned ones: they wrap.
+
+Integers of the IR wrap around; in C a signed sum, difference or product that overflows means nothing,
+and compilers take that it never does: `a + 1 > a` is true to them. Needs a program of thread level
+whose arithmetic is final, so that it runs behind all simplification. Before and after, with %a from
+memory, %bx the index of a block:
+
+    %0 = add %a, 1 : i32                   |   %0 = cast %a <dtype = u32> : u32
+    %1 = compare %0, %a <"gt"> : bool      |   %1 = add %0, 1 : u32
+    %2 = mul %bx, 128 : i32                |   %2 = cast %1 <dtype = i32> : i32
+                                           |   %3 = compare %2, %a <"gt"> : bool
+                                           |   %4 = mul %bx, 128 : i32
+
+Indices made of symbols, block and thread numbers and loop counters stay signed, so that compilers may
+widen them: extents are below `SYMBOL_LIMIT` and tensors as large as their launch class says, hence
+nothing overflows in them that the ranges here could not see. A product with a constant larger than
+any tile is no index (a generator of random numbers multiplies so).
+"""
+
+from __future__ import annotations
+
+from ..ir.core import Access, Block, Constant, Op, Program, Value, constant
+from ..ir.dtypes import DType, find_dtype, u16, u32
+from ..ir.ops import arith
+from ..ir.ops.arith import element_dtype
+from ..ir.ops.control import For, HardwareBlock, If, Symbol, ThreadId, WarpUniform, While
+from ..ir.ops.memory import Alloc, Load, Store
+from ..ir.rewrite import Answer, transform
+from ..ir.types import MemoryType, ScalarType, Space
+from .context import PassContext
+from .ranges import bounds_of
+from .value_ranges import ValueRanges, exact_range, value_ranges
+
+_LARGEST_TILE = 1 << 16
+_INDICES = (Symbol, ThreadId, HardwareBlock, Alloc)
+_MAY_OVERFLOW = (arith.Add, arith.Sub, arith.Mul, arith.Neg, arith.Abs)
+
+
+def wrap_integers(program: Program, context: PassContext) -> Program:
+    """The program with integers that may overflow computed as unsigned ones."""
+    data = _data_of(program)
+    ranges = value_ranges(program.body)
+    unsigned: dict[Value, Value] = {}  # of what this pass has made signed again
+
+    def rule(op: Op) -> Answer:
+        if not isinstance(op, _MAY_OVERFLOW) or not isinstance(op.result.type, ScalarType):
+            return None
+        if op.result not in data or not _overflows(op, ranges):
+            return None
+        dtype = element_dtype(op.result)
+        wide = _unsigned(dtype)
+        ops: list[Op] = []
+        operands = tuple(_as_unsigned(v, wide, ops, unsigned) for v in op.inputs)
+        negated = isinstance(op, (arith.Neg, arith.Abs))
+        joined = arith.Sub(constant(0, wide), *operands) if negated else type(op)(*operands)
+        ops += [joined, arith.Cast(joined.result, dtype=dtype)]
+        unsigned[ops[-1].result] = joined.result
+        if isinstance(op, arith.Abs):
+            below = arith.Compare(op.x, constant(0, dtype), predicate="lt")
+            ops += [below, arith.Select(below.result, ops[-1].result, op.x)]
+        return ops
+
+    body = transform(program.body, rule)
+    return program if body is program.body else program.with_body(body)
+
+
+def _unsigned(dtype: DType) -> DType:
+    """The dtype whose arithmetic is that of `dtype`, and wraps in C."""
+    return u32 if dtype.bits < 32 else find_dtype(f"u{dtype.bits}")
+
+
+def _as_unsigned(value: Value, dtype: DType, ops: list[Op], known: dict[Value, Value]) -> Value:
+    if isinstance(value, Constant):
+        assert isinstance(value.value, int)
+        return constant(value.value % (1 << dtype.bits), dtype)
+    if value in known and known[value].type == ScalarType(dtype):
+        return known[value]
+    ops.append(arith.Cast(value, dtype=dtype))
+    return ops[-1].result
+
+
+def _overflows(op: Op, ranges: ValueRanges) -> bool:
+    """Whether C's arithmetic may overflow in an op."""
+    dtype = element_dtype(op.results[0])
+    # C computes with narrow types as int, which only products of 16 bits without sign overflow.
+    if dtype.bits < 32:
+        return isinstance(op, arith.Mul) and dtype == u16
+    if dtype.kind != "int":
+        return False
+    found = exact_range(op, ranges.of)
+    low, high = bounds_of(dtype)
+    return found is None or found.low < low or found.high > high
+
+
+# Which values are data -----------------------------------------------------------------------------
+
+
+def _data_of(program: Program) -> set[Value]:
+    """The values that are not made of indices alone."""
+    found = {v for v in program.params if isinstance(v.type, ScalarType)}
+    while True:
+        before = len(found)
+        _visit(program.body, found)
+        if len(found) == before:
+            return found
+
+
+def _visit(block: Block, found: set[Value]) -> None:
+    """One round over a block; loops are gone through until nothing new is found."""
+    for op in block.ops:
+        match op:
+            case For() | While():
+                end = op.body.terminator
+                again = end.inputs if end is not None else ()
+                params = op.body.params[1:] if isinstance(op, For) else op.body.params
+                _carry(params, op.inits, found)
+                _carry(params, again, found)
+                _carry(op.results, op.inits, found)
+                _carry(op.results, again, found)
+                if isinstance(op, While):
+                    _carry(op.condition.params, params, found)
+            case If():
+                for region in op.regions:
+                    end = region.terminator
+                    _carry(op.results, end.inputs if end is not None else (), found)
+            case arith.Elementwise() | WarpUniform():
+                if any(v in found for v in op.inputs) or _is_no_index(op):
+                    found.add(op.result)
+            case Load() if _is_local(op.memory):
+                _carry(op.results, (op.memory,), found)
+            case Store() if _is_local(op.memory):
+                _carry((op.memory,), (op.value,), found)
+            case _ if not isinstance(op, _INDICES):
+                found.update(op.results)
+                found.update(
+                    e.memory for e in op.effects() if e.access is Access.WRITE and e.memory
+                )
+        for region in op.regions:
+            _visit(region, found)
+
+
+def _carry(values: tuple[Value, ...], sources: tuple[Value, ...], found: set[Value]) -> None:
+    found.update(v for v, source in zip(values, sources, strict=False) if source in found)
+
+
+def _is_local(memory: Value) -> bool:
+    return isinstance(memory.type, MemoryType) and memory.type.space is Space.LOCAL
+
+
+def _is_no_index(op: Op) -> bool:
+    constants = [v.value for v in op.inputs if isinstance(v, Constant)]
+    large = any(isinstance(n, int) and abs(n) > _LARGEST_TILE for n in constants)
+    return isinstance(op, arith.Mul) and large
