@@ -232,7 +232,7 @@ BODIES = [
         "TLC0120",
         "no thread",
     ),
-    ("gemm of shapes", "⟦T.gemm(S, S[0:4, :], F)⟧", "TLC0131", "B of T.gemm"),
+    ("gemm of shapes", "⟦T.gemm(S, S[0:4, :], F)⟧", "TLC0245", "region [4, 64]"),
     ("gemm into shared", "⟦T.gemm(S, S, S)⟧", "TLC0131", "C of T.gemm"),
     (
         "gemm of dtypes",

@@ -4,7 +4,7 @@ lockstep.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -74,6 +74,9 @@ class RuleLowering:
 
     def value(self, value: Value) -> Value:
         return value
+
+    def values(self, values: Sequence[Value]) -> tuple[Value, ...]:
+        return tuple(values)
 
     def definition(self, value: Value) -> Op | None:
         return self.definitions.get(value)

@@ -16,11 +16,11 @@ from tilec.ir.conversion import convert_array, pack_pairs, unpack_pairs
 from tilec.ir.core import constant, constant_of, walk
 from tilec.ir.dtypes import PAIRS, DType, f32, i4, i32, u4, u8
 from tilec.ir.layout import RegisterLayout, blocked
+from tilec.ir.layout.pairs import packed_layout, unpacked_layout
 from tilec.ir.ops.memory import Alloc, Store
 from tilec.ir.ops.tile import Copy, LoadTile, PackTile, StoreTile, UnpackTile
 from tilec.passes.context import Facts, PassContext
 from tilec.passes.gather_pairs import gather_pairs
-from tilec.passes.layout_constraints import packed_layout, unpacked_layout
 from tilec.passes.nibbles import narrowed, packed, unpacked
 from tilec.passes.pipeline import run_pipeline
 from tilec.runtime.lowering import standard_registry

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 
 from ..ir.conversion import convert_array, pack_pairs, unpack_pairs
-from ..ir.core import Op, Value
+from ..ir.core import Op
 from ..ir.dtypes import DType, i4, i4x2, tf32, u4
 from ..ir.ops.arith import Select
 from ..ir.ops.pipeline import Wait
 from ..ir.ops.tile import (
+    SIDES,
     ConvertLayout,
     Copy,
     ExtractTile,
@@ -20,6 +21,7 @@ from ..ir.ops.tile import (
     Gemm,
     InsertTile,
     LoadTile,
+    Matrix,
     PackTile,
     Splat,
     StoreTile,
@@ -199,8 +201,8 @@ class Inflight:
 
     frame: Frame
     op: Gemm | None
-    a: Memory | Array
-    b: Memory | Array
+    a: Region | Array
+    b: Region | Array
     before: Inflight | Array | None
     result: Array | None = field(default=None)
     undefined: bool = False
@@ -208,7 +210,7 @@ class Inflight:
     def reads(self, memory: Memory) -> bool:
         """Whether it has still to read what this handle stands for."""
         return self.result is None and any(
-            isinstance(v, Memory) and v.storage is memory.storage for v in (self.a, self.b)
+            isinstance(v, Region) and v.memory.storage is memory.storage for v in (self.a, self.b)
         )
 
     def land(self) -> None:
@@ -241,7 +243,7 @@ def run_gemm(frame: Frame, op: Op) -> None:
     if op.asynchronous:
         _start(frame, op, starts_at_zero)
         return
-    a, b = (_operand(frame, _held(frame, v), op) for v in (op.a, op.b))
+    a, b = (_operand(frame, _held(frame, op.matrix(side)), op) for side in SIDES)
     if not isinstance(op.accumulator.type, MemoryType):
         before = None if starts_at_zero else frame.tile(op.accumulator)
         if before is not None:
@@ -265,7 +267,8 @@ def _start(frame: Frame, op: Gemm, starts_at_zero: bool) -> None:
         found = frame.value(op.accumulator)
         before = found if isinstance(found, Inflight) else frame.tile(op.accumulator)
         frame.arrive(frame.shadow.get(op.accumulator), "the accumulator of a gemm")
-    group = Inflight(frame, op, _held(frame, op.a), _held(frame, op.b), before)
+    a, b = (_held(frame, op.matrix(side)) for side in SIDES)
+    group = Inflight(frame, op, a, b, before)
     for v in (op.a, op.b):  # tiles are read when the instruction starts, memory later
         frame.arrive(frame.shadow.get(v), "a gemm")
     frame.groups.append(group)
@@ -288,21 +291,29 @@ def run_wait(frame: Frame, op: Op) -> None:
     frame.define(op.result, group.result, bad)
 
 
-def _held(frame: Frame, v: Value) -> Memory | Array:
-    return frame.memory(v) if isinstance(v.type, MemoryType) else frame.tile(v)
+def _held(frame: Frame, matrix: Matrix) -> Region | Array:
+    value = matrix.value
+    if not isinstance(value.type, MemoryType):
+        return frame.tile(value)
+    if not matrix.indices:
+        return whole(frame.memory(value))
+    dims, shape = (matrix.mn_dim, matrix.k_dim), (matrix.mn, matrix.k)
+    if not matrix.k_major:
+        dims, shape = dims[::-1], shape[::-1]
+    return region(frame, value, matrix.indices, dims, shape)
 
 
-def _operand(frame: Frame, held: Memory | Array, op: Gemm) -> Array:
+def _operand(frame: Frame, held: Region | Array, op: Gemm) -> Array:
     """A matrix operand, widened."""
-    if not isinstance(held, Memory):
+    if not isinstance(held, Region):
         for v in (op.a, op.b):
             if frame.env.get(v) is held:
                 frame.arrive(frame.shadow.get(v), "a gemm")
         return _matrix(widened(held))
-    _, bad = read_region(frame, whole(held), 0.0)
+    data, bad = read_region(frame, held, 0.0)
     if bad is not None:
-        frame.arrive(bad, f"a gemm, from {held.name!r}")
-    return _matrix(held.storage.widened())
+        frame.arrive(bad, f"a gemm, from {held.memory.name!r}")
+    return _matrix(held.memory.storage.widened() if held.entire else widened(data))
 
 
 def _matrix_shape(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -118,6 +118,7 @@ from .functions import (
     truncdiv,
     truncmod,
 )
+from .gemm import GemmWarpPolicy, gemm
 from .global_memory import alloc_global, empty
 from .kernel import prim_func
 from .loops import (
@@ -156,7 +157,7 @@ from .reductions import (
 )
 from .reshape import reshape, view
 from .tensors import Buffer, StridedTensor, Tensor, const, dynamic, symbolic
-from .tile import GemmWarpPolicy, clear, copy, fill, gemm
+from .tile import clear, copy, fill
 from .trace import close_matches
 
 __all__ = [

@@ -8,9 +8,10 @@ from ..errors import LanguageError
 from ..ir.core import Value
 from ..ir.ops.memory import Atomic, Load
 from ..ir.types import Space
+from .areas import paired_areas, shifted
 from .buffers import Buffer, Element, Slice, stored_value
 from .operand import convert, wrap
-from .tile import each_in_parallel, paired_areas, shifted
+from .tile import each_in_parallel
 from .trace import Trace, current, refuse
 
 

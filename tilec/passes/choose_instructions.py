@@ -13,19 +13,19 @@ launch is run by one role.
 
 from __future__ import annotations
 
-from typing import Literal
-
 from ..errors import Loc
 from ..ir.core import Block, Op, Program, Value, walk
-from ..ir.layout import tma_boxes, wgmma_operand
+from ..ir.layout import SharedLayout, WgmmaOperand, choose_swizzle, tma_boxes
 from ..ir.ops.control import Launch
 from ..ir.ops.memory import memory_type
 from ..ir.ops.pipeline import Pipeline, Stage
-from ..ir.ops.tile import Copy, Gemm, StoreTile
+from ..ir.ops.tile import SIDES, Copy, Gemm, StoreTile
 from ..ir.types import MemoryType, TileType
 from ..target import Target
 from .context import PassContext, Remark
 from .dependence import is_global, is_shared
+from .matrix_operands import descriptors_of
+from .value_ranges import ValueRanges, value_ranges
 from .variants import accumulator_type, gemm_shape, multiplied_dtype, variants_of
 
 WARPGROUP = 128  # threads that issue one wgmma
@@ -127,9 +127,10 @@ def _refusal(
     """Why the launch cannot be run by roles, and where; None if it can."""
     if launch.threads % WARPGROUP:
         return f"{launch.threads} threads are not whole warpgroups", launch.loc
+    ranges = value_ranges(launch.body)
     for op in walk(launch.body):
         if isinstance(op, Gemm):
-            reason = _gemm_refusal(op, launch.threads, context.target)
+            reason = _gemm_refusal(op, launch.threads, context.target, ranges)
             if reason:
                 return reason, op.loc
     inside = [op for p in pipelines for op in p.walk()]
@@ -143,7 +144,7 @@ def _refusal(
     return None
 
 
-def _gemm_refusal(gemm: Gemm, threads: int, target: Target) -> str:
+def _gemm_refusal(gemm: Gemm, threads: int, target: Target, ranges: ValueRanges) -> str:
     dtype = multiplied_dtype(gemm, "wgmma", target)
     if dtype is None or dtype != gemm.operand_dtype:
         return f"there is no wgmma of {_dtypes(gemm)}"
@@ -154,21 +155,23 @@ def _gemm_refusal(gemm: Gemm, threads: int, target: Target) -> str:
         return f"wgmma cannot split {m} x {n} x {k} over {threads // WARPGROUP} warpgroups"
     if m * n // threads > target.max_registers - 48:
         return f"a tile of {m} x {n} needs {m * n // threads} accumulators a thread"
-    return _layout_refusal(gemm)
+    return _layout_refusal(gemm, ranges)
 
 
-def _layout_refusal(gemm: Gemm) -> str:
-    """Why wgmma cannot read an operand where the program's own layout puts it."""
-    for name, value, k_major in (
-        ("A", gemm.a, not gemm.transpose_a),
-        ("B", gemm.b, gemm.transpose_b),
-    ):
-        type_ = value.type
-        if not isinstance(type_, MemoryType) or type_.layout is None:
+def _layout_refusal(gemm: Gemm, ranges: ValueRanges) -> str:
+    """Why wgmma cannot read an operand in the layout that the program gives its memory, or from
+    where it starts.
+    """
+    for side in SIDES:
+        matrix = gemm.matrix(side)
+        type_ = matrix.value.type
+        if not isinstance(type_, MemoryType) or (type_.layout is None and not matrix.indices):
             continue
-        major: Literal["k", "mn"] = "k" if k_major else "mn"
-        if wgmma_operand(type_.layout, major, type_.dtype.bits) is None:
-            return f"wgmma cannot read operand {name} in the layout that the program gives it"
+        shape, bits = tuple(int(d) for d in type_.shape), type_.dtype.bits
+        layout = type_.layout or SharedLayout.swizzled(shape, bits, choose_swizzle(shape, bits))
+        found = descriptors_of(matrix, layout, ranges.is_multiple)
+        if not isinstance(found, WgmmaOperand):
+            return f"wgmma cannot read operand {side.upper()} of a gemm: {found}"
     return ""
 
 

@@ -174,7 +174,7 @@ class IndexBuilder(Builder):
         """Whether `value` is known to be a multiple of `divisor`."""
         form = self.form(value)
         ranges = [self.range_of(v).mul(Range.exactly(n)) for v, n in form.terms]
-        return form.constant % divisor == 0 and all(_divides(divisor, r) for r in ranges)
+        return form.constant % divisor == 0 and all(r.is_multiple(divisor) for r in ranges)
 
     # Forms ----------------------------------------------------------------------------------------
 
@@ -353,10 +353,6 @@ class IndexBuilder(Builder):
         """Makes the range of a loop's index known, before its body is rebuilt."""
         index = op.body.params[0]
         self.assume(index, self.index_range(op.start, op.stop, op.step))
-
-
-def _divides(divisor: int, known: Range) -> bool:
-    return known.modulus % divisor == 0 and known.residue % divisor == 0
 
 
 def _combined(op: arith.Binary, x: Range, y: Range) -> Range | None:

@@ -15,6 +15,7 @@ the user's annotation comes first.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,14 +27,14 @@ from ..ir.layout.solver import Solution, solve
 from ..ir.ops.control import Launch, Parallel, Role
 from ..ir.ops.memory import Alloc
 from ..ir.ops.pipeline import Channel, Get
-from ..ir.ops.tile import ConvertLayout, Gemm, LoadTile, Splat, Undefined
+from ..ir.ops.tile import ConvertLayout, Gemm, LoadTile, Side, Splat, Undefined
 from ..ir.types import ChannelType, InflightType, MemoryType, Space, TileType, Type
 from ..target import Target
 from .context import PassContext, Remark
 from .dependence import is_shared
 from .duplicate_splats import splats_duplicated
 from .layout_constraints import constraints_of, demand, is_tile, uses_in, why
-from .variants import Side, multiplied_dtype, operand_layout, read_by_matrices, variants_of
+from .variants import multiplied_dtype, operand_layout, read_by_matrices, variants_of
 
 
 def infer_layouts(program: Program, context: PassContext) -> Program:
@@ -74,11 +75,7 @@ def _shared_layouts(launch: Launch, target: Target) -> dict[Value, SharedLayout]
         span = 0
         if op.result in operands and len(shape) > 1:
             span = _span(*operands[op.result], shape, launch.threads, target)
-        found[op.result] = (
-            SharedLayout.swizzled(shape, type_.dtype.bits, span)
-            if span
-            else SharedLayout.row_major(shape)
-        )
+        found[op.result] = SharedLayout.swizzled(shape, type_.dtype.bits, span)
     return found
 
 
@@ -102,7 +99,8 @@ def _span(gemm: Gemm, side: Side, shape: tuple[int, ...], threads: int, target: 
     if gemm.instruction != "mma" or dtype is None or read_by_matrices(gemm, side, dtype):
         return choose_swizzle(shape, bits)
     variants = variants_of(gemm, gemm.instruction, threads, target)
-    if len(shape) != 2 or not variants:
+    matrix = gemm.matrix(side)
+    if math.prod(shape) != matrix.mn * matrix.k or len(shape) != 2 or not variants:
         return choose_swizzle(shape, bits)
     access = operand_layout(gemm, variants[0][0], side, dtype.bits)
     return quietest_swizzle(shape, bits, access)

@@ -15,7 +15,13 @@ from functools import partial
 
 from ..errors import LayoutConflict, TargetUnsupported
 from ..ir.core import Block, Op, Value, constant_of, walk
-from ..ir.layout import RegisterLayout, blocked, rows_over_warps
+from ..ir.layout import (
+    RegisterLayout,
+    blocked,
+    packed_layout,
+    rows_over_warps,
+    unpacked_layout,
+)
 from ..ir.layout.constraints import (
     Choice,
     Constraint,
@@ -39,6 +45,7 @@ from ..ir.ops.tile import (
     InsertTile,
     LoadTile,
     PackTile,
+    Side,
     Splat,
     StoreTile,
     Undefined,
@@ -49,7 +56,6 @@ from ..ir.types import InflightType, TileType
 from ..target import Target
 from .context import PassContext
 from .variants import (
-    Side,
     accumulator_layout,
     copies_of,
     gemm_shape,
@@ -212,7 +218,9 @@ def _insert_tile(op: InsertTile, group: Group) -> Iterator[Constraint]:
 
 
 def _extract_tile(op: ExtractTile, group: Group) -> Iterator[Constraint]:
-    yield _slice(op.result, op.tile, op.offsets, op.shape, op)
+    """Some registers of the tile, converted where its layout does not let registers select."""
+    yield use(op, 0, op.tile)
+    yield _slice(op.result, demand(op, 0), op.offsets, op.shape, op, tile_of(op.tile).shape)
 
 
 def _unpack_tile(op: UnpackTile, group: Group) -> Iterator[Constraint]:
@@ -228,32 +236,6 @@ def _pack_tile(op: PackTile, group: Group) -> Iterator[Constraint]:
     }
     yield use(op, 0, op.tile)
     yield Choice(op, (Option("pairs", layouts, 0.0),), why=why(op))
-
-
-def unpacked_layout(pairs: RegisterLayout) -> RegisterLayout:
-    """The layout of elements whose pairs have a layout: the halves in registers side by side."""
-    half = sum(map(len, pairs.modes))
-    return RegisterLayout(
-        (*pairs.shape[:-1], 2 * pairs.shape[-1]),
-        (*pairs.modes[:-1], (*pairs.modes[-1], 2)),
-        pairs.thread,
-        (*pairs.reg, half),
-    )
-
-
-def packed_layout(elements: RegisterLayout) -> RegisterLayout | None:
-    """The inverse of unpacked_layout; None where a thread does not hold both halves of a byte."""
-    inner = sum(map(len, elements.modes)) - 1
-    extent = elements.modes[-1][-1] if elements.modes[-1] else 1
-    if not elements.reg or elements.reg[-1] != inner or extent % 2:
-        return None
-    rest = (extent // 2,) if extent > 2 else ()
-    return RegisterLayout(
-        (*elements.shape[:-1], elements.shape[-1] // 2),
-        (*elements.modes[:-1], (*elements.modes[-1][:-1], *rest)),
-        elements.thread,
-        elements.reg if rest else elements.reg[:-1],
-    )
 
 
 def _convert_layout(op: ConvertLayout, group: Group) -> Iterator[Constraint]:
@@ -362,9 +344,16 @@ def _gemm(op: Gemm, group: Group) -> Iterator[Constraint]:
 
 
 def _slice(
-    part: object, whole: object, offsets: tuple[int, ...], shape: tuple[int, ...], op: Op
+    part: object,
+    whole: object,
+    offsets: tuple[int, ...],
+    shape: tuple[int, ...],
+    op: Op,
+    of: tuple[int, ...] = (),
 ) -> Constraint:
-    """`part` is the region of `whole`, where registers alone select it."""
+    """`part` is the region of `whole`, where registers alone select it. With the shape `of` a whole
+    that may be converted, its layout can also follow the part's: more registers of the same.
+    """
 
     def forward(layout: RegisterLayout) -> RegisterLayout | None:
         for dim, (start, extent) in enumerate(zip(offsets, shape, strict=True)):
@@ -376,7 +365,12 @@ def _slice(
             layout = sliced[0]
         return layout
 
-    return Derived(part, whole, forward, why=why(op))
+    def inverse(layout: RegisterLayout) -> RegisterLayout | None:
+        if any(n % e or o % e for n, e, o in zip(of, shape, offsets, strict=True)):
+            return None
+        return layout.repeat([n // e for n, e in zip(of, shape, strict=True)], over="register")
+
+    return Derived(part, whole, forward, inverse if of else None, why=why(op))
 
 
 # Parallel nests

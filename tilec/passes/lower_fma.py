@@ -22,7 +22,7 @@ from ..ir.dtypes import f32, tf32, u32
 from ..ir.layout import RegisterLayout
 from ..ir.ops.arith import Reinterpret, element_dtype
 from ..ir.ops.memory import Load, Store, memory_type
-from ..ir.ops.tile import Gemm
+from ..ir.ops.tile import Gemm, Side
 from .matrix_operands import (
     Operand,
     Tiling,
@@ -31,7 +31,7 @@ from .matrix_operands import (
     start_accumulator,
     taken_dtype,
 )
-from .variants import Side, fragment_of
+from .variants import fragment_of
 
 if TYPE_CHECKING:
     from .lower_tiles import Lowering
@@ -93,13 +93,11 @@ class _Fragments:
         )
         self.stored, self.dtype = op.operand_dtype, taken_dtype(op, lowering)
         self.fragment = fragment_of("fma", side, tiling.shape, self.dtype.bits)
-        source = op.a if side == "a" else op.b
-        self.operand = Operand.of(op, side, source)
+        self.operand = Operand.of(op, side, lowering)
         if self.operand.in_registers:
             check_operand_tile(op, side, lowering)
-            self.registers = lowering.registers(source)
+            self.registers = lowering.registers(self.operand.value)
             return
-        self.operand = Operand.of(op, side, lowering.value(source))
         if not self.operand.k_major:  # registers in the order of the memory
             extents = self.fragment.shape
             self.fragment = RegisterLayout(extents, tuple((n,) for n in extents), (-1,), (1, 0))

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from ..ir.core import Value
 from ..ir.layout import RegisterLayout, mfma
 from ..ir.ops.amd import Mfma
-from ..ir.ops.tile import Gemm
+from ..ir.ops.tile import Gemm, Side
 from .matrix_operands import (
     Operand,
     Tiling,
@@ -32,7 +32,6 @@ from .matrix_operands import (
     start_accumulator,
     taken_dtype,
 )
-from .variants import Side
 
 if TYPE_CHECKING:
     from .lower_tiles import Lowering
@@ -47,7 +46,7 @@ def lower_mfma(op: Gemm, lowering: Lowering) -> None:
     tiling = Tiling.of(op)
     accumulator = start_accumulator(op, lowering)
     row, column = tiling.unit_place(b, lowering.warp())
-    pack = steps_in_a_read(op, tiling, taken_dtype(op, lowering).bits)
+    pack = _steps_in_a_read(op, tiling, lowering)
     a = _Fragments(op, "a", lowering, tiling, pack, row)
     other = _Fragments(op, "b", lowering, tiling, pack, column)
     with b.unrolled(tiling.steps // pack, "kk") as step:
@@ -67,11 +66,12 @@ def lower_mfma(op: Gemm, lowering: Lowering) -> None:
             b.emit(Mfma(accumulator, offset, *operands, m=m, n=n, k=tiling.k))
 
 
-def steps_in_a_read(op: Gemm, tiling: Tiling, bits: int) -> int:
+def _steps_in_a_read(op: Gemm, tiling: Tiling, lowering: Lowering) -> int:
     """Steps of k that one wide read of both operands covers; 1 where an operand has its k apart, or
     in registers.
     """
-    operands = [Operand.of(op, "a", op.a), Operand.of(op, "b", op.b)]
+    operands = [Operand.of(op, "a", lowering), Operand.of(op, "b", lowering)]
+    bits = taken_dtype(op, lowering).bits
     if any(o.in_registers for o in operands) or not any(o.k_major for o in operands):
         return 1
     held = mfma("a", tiling.m, tiling.n, tiling.k, bits).registers
@@ -109,14 +109,12 @@ class _Fragments:
         dtype = taken_dtype(op, lowering)
         self.fragment = packed_fragment(side, tiling, dtype.bits, pack)
         self.size = self.fragment.registers // pack
-        source = op.a if side == "a" else op.b
-        self.operand = Operand.of(op, side, source)
+        self.operand = Operand.of(op, side, lowering)
         self.in_registers = self.operand.in_registers
         if self.in_registers:
             check_operand_tile(op, side, lowering)
-            self.registers = registers_in(source, dtype, lowering)
+            self.registers = registers_in(self.operand.value, dtype, lowering)
             return
-        self.operand = Operand.of(op, side, lowering.value(source))
         count = self.blocks * self.fragment.registers
         self.registers = lowering.scratch(dtype, count, f"{side}_frag")
 

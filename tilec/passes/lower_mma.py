@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 from ..ir.build import Builder
 from ..ir.core import Value
 from ..ir.ops.nvidia import LdMatrix, Mma
-from ..ir.ops.tile import Gemm
+from ..ir.ops.tile import Gemm, Side
 from .matrix_operands import (
     Operand,
     Tiling,
@@ -37,7 +37,7 @@ from .matrix_operands import (
     start_accumulator,
     taken_dtype,
 )
-from .variants import Side, fragment_of, read_by_matrices
+from .variants import fragment_of, read_by_matrices
 
 if TYPE_CHECKING:
     from .lower_tiles import Lowering
@@ -96,13 +96,11 @@ class _Fragments:
         dtype = taken_dtype(op, lowering)
         self.fragment = fragment_of("mma", side, tiling.shape, dtype.bits)
         self.size = self.fragment.registers
-        source = op.a if side == "a" else op.b
-        self.operand = Operand.of(op, side, source)
+        self.operand = Operand.of(op, side, lowering)
         if self.operand.in_registers:
             check_operand_tile(op, side, lowering)
-            self.registers = registers_in(source, dtype, lowering)
+            self.registers = registers_in(self.operand.value, dtype, lowering)
             return
-        self.operand = Operand.of(op, side, lowering.value(source))
         self.registers = lowering.scratch(dtype, self.blocks * self.size, f"{side}_frag")
         self.chunk = ROW_BITS // dtype.bits
         self.by_matrices = (

@@ -20,9 +20,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..errors import LayoutConflict
+from ..ir.build import Number
 from ..ir.core import Value, constant_of
 from ..ir.dtypes import bool_
-from ..ir.layout import SharedLayout, WgmmaOperand, wgmma_operand
+from ..ir.layout import WgmmaOperand
 from ..ir.ops.control import WarpUniform
 from ..ir.ops.memory import Slot, memory_type
 from ..ir.ops.nvidia import (
@@ -35,11 +36,16 @@ from ..ir.ops.nvidia import (
     WgmmaWait,
 )
 from ..ir.ops.pipeline import Wait
-from ..ir.ops.tile import Gemm
-from .coordinates import apply_map
-from .matrix_operands import Operand, Tiling, check_operand_tile
+from ..ir.ops.tile import Gemm, Side
+from .coordinates import add_up, apply_map
+from .matrix_operands import (
+    Operand,
+    Tiling,
+    check_operand_tile,
+    descriptors_of,
+    stored_layout,
+)
 from .ranges import Range
-from .variants import Side
 
 if TYPE_CHECKING:
     from .lower_tiles import Lowering
@@ -127,39 +133,39 @@ class _Source:
         self, op: Gemm, side: Side, lowering: Lowering, tiling: Tiling, unit: Value
     ) -> None:
         self.lowering = lowering
-        source = op.a if side == "a" else op.b
-        self.operand = Operand.of(op, side, source)
+        self.operand = Operand.of(op, side, lowering)
         self.registers: Value | None = None
         if self.operand.in_registers:
             if side == "b":
                 raise LayoutConflict(
                     "TLC0421",
-                    f"{source.hint or 'b'}, the right operand of wgmma, is in registers",
+                    f"{self.operand.value.hint or 'b'}, the right operand of wgmma, is in registers",
                     loc=op.loc,
                     hint="copy it to shared memory",
                 )
             check_operand_tile(op, side, lowering)
-            self.registers = lowering.registers(source)
+            self.registers = lowering.registers(self.operand.value)
             return
-        self.operand = Operand.of(op, side, lowering.value(source))
         units, extent = (tiling.rows, tiling.m) if side == "a" else (tiling.columns, tiling.n)
-        blocks = self.operand.extent_mn // extent
+        blocks = self.operand.matrix.mn // extent
         self.canonical = self._canonical(op, extent if blocks > 1 else 0)
         one = self.canonical.mn_offset(extent) // UNIT if blocks > 1 else 0
         self.block_units = one * units
         self.step_units = tuple(o // UNIT for o in self.canonical.k_offsets)
-        self.base, self.slot_units = self._base(source, one, unit)
+        self.steps = tiling.steps
+        self.first_step, origin = self._origin(tiling.k)
+        self.base, self.slot_units = self._base(lowering.b.mul(unit, one), origin)
 
     def _canonical(self, op: Gemm, extent: int) -> WgmmaOperand:
         """How descriptors address the operand, of which blocks start at multiples of `extent`."""
         operand = self.operand
-        major = "k" if operand.k_major else "mn"
-        found = wgmma_operand(operand.matrix_layout, major, op.operand_dtype.bits)
+        layout = stored_layout(operand.value)
+        found = descriptors_of(operand.matrix, layout, self._is_multiple)
         try:
-            if found is not None:
+            if isinstance(found, WgmmaOperand):
                 found.mn_offset(extent)
                 return found
-            reason = "no matrix descriptor describes its layout in shared memory"
+            reason = found
         except ValueError as error:
             reason = str(error)
         raise LayoutConflict(
@@ -169,20 +175,36 @@ class _Source:
             hint="leave its layout to the compiler, or use one of TMA's swizzles",
         )
 
-    def _base(self, source: Value, one: int, unit: Value) -> tuple[Value, Value]:
-        """The descriptor of the unit's first block in slot 0, and how far the slot in use is from
-        slot 0.
+    def _is_multiple(self, index: Value, divisor: int) -> bool:
+        return self.lowering.b.is_multiple(self.lowering.value(index), divisor)
+
+    def _origin(self, k: int) -> tuple[Value, Value]:
+        """Where the operand starts in its memory: the step of k, and the units along all other
+        dimensions.
+        """
+        b, matrix = self.lowering.b, self.operand.matrix
+        places: dict[object, Number] = dict(enumerate(self.operand.origin))
+        first = b.floordiv(self.operand.origin[matrix.k_dim], k)
+        places[matrix.k_dim] = 0
+        scale = memory_type(self.operand.value).dtype.bytes
+        elements = add_up(b, stored_layout(self.operand.value).offset_terms(), places)
+        return first, b.floordiv(b.mul(elements, scale), UNIT)
+
+    def _base(self, unit: Value, origin: Value) -> tuple[Value, Value]:
+        """The descriptor of the unit's first block in slot 0, and how far the block in use is from
+        there.
         """
         b, lowering = self.lowering.b, self.lowering
-        slot = lowering.definition(source)
+        slot = lowering.definition(self.operand.matrix.value)
         if not isinstance(slot, Slot):
-            return self._describe(self.operand.value, b.mul(unit, one)), b.const(0)
+            return self._describe(self.operand.value, unit), origin
         ring = lowering.value(slot.ring)
         distance = b.mul(lowering.value(slot.index), slot_bytes(ring) // UNIT)
+        distance = b.add(distance, origin)
         if lowering.role is None:
-            return self._describe(ring, b.mul(unit, one)), distance
+            return self._describe(ring, unit), distance
         # rings are allocated before all roles: their descriptors can be made at the role's start
-        return lowering.at_top(lambda: self._describe(ring, b.mul(unit, one))), distance
+        return lowering.at_top(lambda: self._describe(ring, unit)), distance
 
     def _describe(self, memory: Value, start: Value) -> Value:
         """The descriptor of what starts `start` units after the first element of `memory`."""
@@ -202,7 +224,7 @@ class _Source:
     def descriptor(self, block: Value, step: Value) -> Value:
         """The descriptor of a block of this unit at a step of k."""
         b = self.lowering.b
-        inside = b.add(b.mul(block, self.block_units), apply_map(b, step, self.step_units))
+        inside = b.add(b.mul(block, self.block_units), self._along_k(step))
         units = b.add(self.slot_units, inside)
         if constant_of(units) == 0:
             return self.base
@@ -210,11 +232,17 @@ class _Source:
         descriptor.hint = self.operand.side
         return descriptor
 
+    def _along_k(self, step: Value) -> Value:
+        """Units along k from the start of the memory to a step."""
+        b, first = self.lowering.b, constant_of(self.first_step)
+        if first is None:
+            return apply_map(b, b.add(self.first_step, step), self.step_units)
+        return apply_map(b, step, self.step_units[int(first) :][: self.steps])
+
 
 def slot_bytes(ring: Value) -> int:
     """Bytes from one slot of a ring to the next; 0 where it has only one."""
-    type_ = memory_type(ring)
-    layout = type_.layout or SharedLayout.row_major(tuple(int(d) for d in type_.shape))
+    layout = stored_layout(ring)
     if layout.shape[0] == 1:
         return 0
-    return int(layout.offsets()[(1, *[0] * (layout.rank - 1))]) * type_.dtype.bytes
+    return int(layout.offsets()[(1, *[0] * (layout.rank - 1))]) * memory_type(ring).dtype.bytes

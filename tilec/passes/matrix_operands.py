@@ -9,23 +9,33 @@ which the C compiler folds into addresses.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..errors import LayoutConflict, TargetUnsupported
 from ..ir.build import Builder
 from ..ir.core import Value, constant_of
-from ..ir.dtypes import DType
-from ..ir.layout import RegisterLayout, SharedLayout
+from ..ir.dtypes import DType, i32
+from ..ir.layout import RegisterLayout, SharedLayout, WgmmaOperand, wgmma_operand
 from ..ir.ops.memory import memory_type
 from ..ir.ops.thread import ConvertRegisters, FillRegisters, VectorLoad
-from ..ir.ops.tile import Gemm
-from ..ir.types import InflightType, MemoryType, TileType
-from .coordinates import coordinates, register_loops
-from .variants import SWAPPED, Side, Variant, copies_of, multiplied_dtype, operand_layout
+from ..ir.ops.tile import Gemm, Matrix, Side
+from ..ir.types import InflightType, TileType
+from .coordinates import coordinates, register_loops, shifted
+from .variants import (
+    SWAPPED,
+    Variant,
+    copies_of,
+    gemm_shape,
+    multiplied_dtype,
+    operand_layout,
+)
 
 if TYPE_CHECKING:
     from .lower_tiles import Lowering
+
+WGMMA_STEP_BITS = 256  # of k that one wgmma multiplies
 
 
 @dataclass(frozen=True)
@@ -57,7 +67,7 @@ class Tiling:
         family, *sizes = op.variant
         m, n, k, rows, columns = (s for s in sizes if isinstance(s, int))
         tile = product_type(op)
-        extent_k = Operand.of(op, "a", op.a).extent_k
+        extent_k = gemm_shape(op)[2]
         if tile.shape[0] % (m * rows) or tile.shape[1] % (n * columns) or extent_k % k:
             raise LayoutConflict(
                 "TLC0420",
@@ -96,26 +106,34 @@ def product_type(op: Gemm) -> TileType:
 
 @dataclass(frozen=True)
 class Operand:
-    """A or B of a gemm: a handle of shared memory (or a tile), and which of its dimensions are mn
-    and k.
+    """A or B of a gemm as a lowering reads it: the handle of shared memory (or the tile) that it
+    lies in now, and where it starts there.
     """
 
     value: Value
     side: Side
-    mn_dim: int
-    k_dim: int
+    matrix: Matrix
+    origin: tuple[Value, ...]
+    """One index for each dimension of a handle."""
+    vector: int
+    """Elements along the inner dimension that always lie together, aligned, counted from the
+    origin.
+    """
 
     @classmethod
-    def of(cls, op: Gemm, side: Side, value: Value) -> Operand:
-        """One side of `op`, held by `value` (what stands for op.a or op.b now)."""
-        type_ = value.type
-        assert isinstance(type_, (MemoryType, TileType))
-        dims = list(range(len(type_.shape)))
-        if len(dims) > 2:
-            dims = [d for d in dims if type_.shape[d] != 1]
-        first, second = dims
-        k_first = op.transpose_a if side == "a" else not op.transpose_b
-        return cls(value, side, *((second, first) if k_first else (first, second)))
+    def of(cls, op: Gemm, side: Side, lowering: Lowering) -> Operand:
+        """One side of `op`."""
+        b, matrix = lowering.b, op.matrix(side)
+        if isinstance(matrix.value.type, TileType):
+            return cls(matrix.value, side, matrix, (), 1)
+        value = lowering.value(matrix.value)
+        origin = tuple(b.cast(i, i32) for i in lowering.values(matrix.indices))
+        origin = origin or (b.const(0),) * len(memory_type(value).shape)
+        inner = max(matrix.mn_dim, matrix.k_dim)
+        vector = stored_layout(value).vector_width(inner)
+        while vector > 1 and not b.is_multiple(origin[inner], vector):
+            vector //= 2
+        return cls(value, side, matrix, origin, vector)
 
     @property
     def in_registers(self) -> bool:
@@ -124,50 +142,40 @@ class Operand:
     @property
     def k_major(self) -> bool:
         """Whether consecutive k lie together."""
-        return self.k_dim > self.mn_dim
-
-    @property
-    def _shape(self) -> tuple[int, ...]:
-        type_ = self.value.type
-        assert isinstance(type_, (MemoryType, TileType))
-        return tuple(int(d) for d in type_.shape)
-
-    @property
-    def extent_k(self) -> int:
-        return self._shape[self.k_dim]
-
-    @property
-    def extent_mn(self) -> int:
-        return self._shape[self.mn_dim]
-
-    @property
-    def layout(self) -> SharedLayout:
-        """Of the handle; row-major where it has none."""
-        return memory_type(self.value).layout or SharedLayout.row_major(self._shape)
-
-    @property
-    def matrix_layout(self) -> SharedLayout:
-        """The layout as that of a matrix, in the order in which it is stored: [mn, k] where
-        k-major, else [k, mn].
-        """
-        layout, dims = self.layout, sorted((self.mn_dim, self.k_dim))
-        return SharedLayout(
-            tuple(layout.shape[d] for d in dims),
-            tuple(layout.modes[d] for d in dims),
-            tuple(layout.strides[d] for d in dims),
-            layout.swizzle,
-        )
-
-    @property
-    def vector(self) -> int:
-        """Elements along the inner dimension that always lie together, aligned."""
-        return self.matrix_layout.vector_width()
+        return self.matrix.k_major
 
     def indices(self, b: Builder, mn: Value, k: Value) -> tuple[Value, ...]:
         """One index for each dimension of the handle."""
-        found: list[Value] = [b.const(0)] * len(self._shape)
-        found[self.mn_dim], found[self.k_dim] = mn, k
-        return tuple(found)
+        return shifted(b, self.origin, (self.matrix.mn_dim, self.matrix.k_dim), (mn, k))
+
+
+def stored_layout(memory: Value) -> SharedLayout:
+    """The layout of a handle; row-major where it has none."""
+    type_ = memory_type(memory)
+    return type_.layout or SharedLayout.row_major(tuple(int(d) for d in type_.shape))
+
+
+def descriptors_of(
+    matrix: Matrix, layout: SharedLayout, is_multiple: Callable[[Value, int], bool]
+) -> WgmmaOperand | str:
+    """How wgmma's descriptors address the memory of an operand, which has `layout`; or why none can
+    start where the operand does. `is_multiple` says what is known of its indices.
+
+    A descriptor starts at the first row of a block that the swizzle leaves in place, and along k
+    where an instruction may (PTX ISA, 9.7.15.5.1).
+    """
+    bits = memory_type(matrix.value).dtype.bits
+    dims = sorted((matrix.mn_dim, matrix.k_dim))
+    found = wgmma_operand(layout.along(dims), "k" if matrix.k_major else "mn", bits)
+    if found is None:
+        return "no matrix descriptor describes its layout in shared memory"
+    units = {matrix.mn_dim: found.mn_unit, matrix.k_dim: WGMMA_STEP_BITS // bits}
+    for dim, index in enumerate(matrix.indices):
+        if dim in units and not is_multiple(index, units[dim]):
+            return f"a descriptor starts at a multiple of {units[dim]} in dimension {dim}"
+        if dim not in units and layout.step(dim) * bits % (found.atom * 8):
+            return f"its matrices do not lie at multiples of {found.atom} bytes"
+    return found
 
 
 def load_fragment(

@@ -72,6 +72,10 @@ class Range:
         )  # fmt: skip
         return self.low <= number <= self.high and congruent
 
+    def is_multiple(self, divisor: int) -> bool:
+        """Whether every element is a multiple of a positive number."""
+        return self.modulus % divisor == 0 and self.residue % divisor == 0
+
     def inside(self, low: int, high: int) -> bool:
         """Whether every element is in low ... high."""
         return low <= self.low and self.high <= high

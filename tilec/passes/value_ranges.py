@@ -53,6 +53,10 @@ class ValueRanges:
         """The range of an integer or bool."""
         return self.ranges[value] if value in self.ranges else _unknown(value)
 
+    def is_multiple(self, value: Value, divisor: int) -> bool:
+        """Whether an integer is known to be a multiple of a positive number."""
+        return self.of(value).is_multiple(divisor)
+
 
 def value_ranges(block: Block) -> ValueRanges:
     """The ranges of all integers that a block and its regions define."""

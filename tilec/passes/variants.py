@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Literal
 
 from ..ir.dtypes import DTYPES, DType, f32, f64
 from ..ir.layout import (
@@ -31,12 +30,11 @@ from ..ir.layout import (
     wgmma_accumulator,
 )
 from ..ir.layout.fragments import Operand
-from ..ir.ops.tile import Gemm
-from ..ir.types import InflightType, MemoryType, TileType
+from ..ir.ops.tile import Gemm, Side
+from ..ir.types import InflightType, TileType
 from ..target import MatrixInstruction, Target
 
 Variant = tuple[str, int, int, int, int, int] | tuple[str, int, int, int, int, int, str]
-Side = Literal["a", "b"]
 
 SWAPPED = "swapped"
 WGMMA_COLUMNS = 256  # widest wgmma
@@ -130,9 +128,8 @@ def _smallness(instruction: MatrixInstruction, width: int) -> float:
 
 def gemm_shape(gemm: Gemm) -> tuple[int, int, int]:
     """M, N and K of a gemm."""
-    tile, a = accumulator_type(gemm), gemm.a.type
-    assert isinstance(a, (MemoryType, TileType))
-    return tile.shape[0], tile.shape[1], int(a.shape[0] if gemm.transpose_a else a.shape[1])
+    tile = accumulator_type(gemm)
+    return tile.shape[0], tile.shape[1], gemm.matrix("a").k
 
 
 def accumulator_type(gemm: Gemm) -> TileType:

@@ -35,6 +35,7 @@ from .conversion import Conversion, ShuffleStep, classify
 from .distributions import blocked, replicated, rows_over_warps
 from .fragments import MFMA_SHAPES, mfma, mma_m8n8, mma_m16n8, wgmma_a, wgmma_accumulator
 from .operands import TmaBoxes, WgmmaOperand, box_bytes, tma_boxes, wgmma_operand
+from .pairs import packed_layout, unpacked_layout
 from .reduction import ReductionPlan, ScanStep, plan_reduction, plan_scan
 from .register import Digit, RegisterLayout
 from .shared import SharedLayout, choose_swizzle
@@ -88,6 +89,7 @@ __all__ = [
     "mfma",
     "mma_m8n8",
     "mma_m16n8",
+    "packed_layout",
     "parse_layout",
     "plan_reduction",
     "plan_scan",
@@ -97,6 +99,7 @@ __all__ = [
     "solve",
     "tma_boxes",
     "to_attributes",
+    "unpacked_layout",
     "wgmma_a",
     "wgmma_accumulator",
     "wgmma_operand",

@@ -201,6 +201,26 @@ class System:
             if empty:
                 raise ValueError(f"{c} offers nothing to choose from")
 
+    def components(self) -> list[System]:
+        """Its parts that share no variable: their costs add, so each is searched alone."""
+        leader: dict[Variable, Variable] = {v: v for v in self.variables}
+
+        def find(var: Variable) -> Variable:
+            while leader[var] != var:
+                leader[var] = leader[leader[var]]
+                var = leader[var]
+            return var
+
+        for constraint in self.constraints:
+            for var in constraint.variables:
+                leader[find(var)] = find(constraint.variables[0])
+        groups: dict[Variable, list[Constraint]] = {}
+        for constraint in self.constraints:
+            # A choice whose options assign nothing stands alone.
+            name = find(constraint.variables[0]) if constraint.variables else constraint
+            groups.setdefault(name, []).append(constraint)
+        return [System(tuple(group), self.warp_size) for group in groups.values()]
+
 
 class Unsatisfiable(ValueError):
     """Two constraints cannot hold together.

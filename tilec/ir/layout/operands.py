@@ -69,17 +69,24 @@ class WgmmaOperand:
     """From one block of 64 rows (or columns) to the next; 0 where the tile has at most one."""
     alignment: int
 
+    @property
+    def mn_unit(self) -> int:
+        """Rows (columns of MN-major) of which a multiple stands before every descriptor's start."""
+        return 8 if self.major == "k" else {0: 8, 1: 64, 2: 32, 3: 16}[self.swizzle]
+
+    @property
+    def atom(self) -> int:
+        """Bytes after which the swizzle repeats, or that a descriptor counts in."""
+        return {0: 16, 1: 1024, 2: 512, 3: 256}[self.swizzle]
+
     def mn_offset(self, rows: int) -> int:
         """Bytes from the start of the tile to row (column of MN-major) `rows`.
 
         Raises:
             ValueError: a descriptor cannot start at that row.
         """
-        if self.major == "k":
-            unit, distance = 8, self.sbo
-        else:
-            unit = {0: 8, 1: 64, 2: 32, 3: 16}[self.swizzle]
-            distance = self.lbo if self.swizzle else self.sbo
+        unit = self.mn_unit
+        distance = self.lbo if self.major == "mn" and self.swizzle else self.sbo
         if rows % unit:
             raise ValueError(f"a descriptor starts at a multiple of {unit} rows, not at {rows}")
         return rows // unit * distance

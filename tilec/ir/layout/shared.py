@@ -163,16 +163,24 @@ class SharedLayout:
         """
         return _vector_width(self, dim % self.rank)
 
+    def along(self, dims: Sequence[int]) -> SharedLayout:
+        """The layout of the elements along some dimensions, 0 in all others."""
+        return SharedLayout(
+            tuple(self.shape[d] for d in dims),
+            tuple(self.modes[d] for d in dims),
+            tuple(self.strides[d] for d in dims),
+            self.swizzle,
+        )
+
+    def step(self, dim: int) -> int:
+        """What divides, in elements, every distance along a dimension before the swizzle."""
+        return math.gcd(*self.strides[dim])
+
     def transpose(self, perm: Sequence[int]) -> SharedLayout:
         """The layout whose dimension d is this one's `perm[d]`, every element where it was."""
         if sorted(perm) != list(range(self.rank)):
             raise ValueError(f"{tuple(perm)} is not a permutation of {self.rank} dimensions")
-        return SharedLayout(
-            tuple(self.shape[d] for d in perm),
-            tuple(self.modes[d] for d in perm),
-            tuple(self.strides[d] for d in perm),
-            self.swizzle,
-        )
+        return self.along(perm)
 
 
 def choose_swizzle(shape: Sequence[int], itemsize_bits: int) -> int:

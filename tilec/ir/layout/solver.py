@@ -82,7 +82,7 @@ def solve(system: System, fuel: int = FUEL) -> Solution:
     Raises:
         Unsatisfiable: with two constraints that disagree.
     """
-    parts = [_Search(part).run(fuel) for part in _components(system)]
+    parts = [_Search(part).run(fuel) for part in system.components()]
     return Solution(
         {v: x for part in parts for v, x in part.assignments.items()},
         {n: x for part in parts for n, x in part.choices.items()},
@@ -90,27 +90,6 @@ def solve(system: System, fuel: int = FUEL) -> Solution:
         sum(part.cost for part in parts),
         all(part.optimal for part in parts),
     )
-
-
-def _components(system: System) -> list[System]:
-    """The parts of a system that share no variable: their costs add, so each is searched alone."""
-    leader: dict[Variable, Variable] = {v: v for v in system.variables}
-
-    def find(var: Variable) -> Variable:
-        while leader[var] != var:
-            leader[var] = leader[leader[var]]
-            var = leader[var]
-        return var
-
-    for constraint in system.constraints:
-        for var in constraint.variables:
-            leader[find(var)] = find(constraint.variables[0])
-    groups: dict[Variable, list[Constraint]] = {}
-    for constraint in system.constraints:
-        # A choice whose options assign nothing stands alone.
-        name = find(constraint.variables[0]) if constraint.variables else constraint
-        groups.setdefault(name, []).append(constraint)
-    return [System(tuple(group), system.warp_size) for group in groups.values()]
 
 
 class _Search:
@@ -321,6 +300,13 @@ class _Search:
         proposals = self.proposals(state, var, False)
         for constraint in self.touching[var]:
             proposals |= self.later(state, var, constraint, proposals)
+        for c in self.touching[var]:
+            if (
+                isinstance(c, Derived)
+                and c.b == var
+                and not any(_image(c.forward, x)[0] for x in proposals)
+            ):
+                proposals |= self.wanted(state, c)
         return iter([({var: x}, c, None) for x, c in proposals.items()])
 
     def later(
@@ -338,6 +324,16 @@ class _Search:
         if several is None or other in state.layouts:
             return {}
         return {x: constraint for x, _ in several.candidates if x not in known}
+
+    def wanted(self, state: _State, derived: Derived) -> dict[RegisterLayout, Constraint]:
+        """Proposals for a variable from whose own none follows for `derived.a`: what would give that
+        the layout of a neighbour on a soft edge, or its default.
+        """
+        near = [c.layout for c in self.touching[derived.a] if isinstance(c, Default)]
+        ends = (v for edge in self.edges[derived.a] for v in (edge.a, edge.b))
+        near += [state.layouts[v] for v in ends if v in state.layouts]
+        images = [_image(derived.inverse, x)[0] for x in near] if derived.inverse else []
+        return {x: derived for x in images if x is not None}
 
     def rank(self, state: _State, single: OneOf) -> tuple[bool, float]:
         """The order of one candidate of a loose variable: what is derived from it, then cost."""
@@ -427,7 +423,7 @@ class _Search:
             case OneOf():
                 if constraint.cost(layout) is None:
                     raise Unsatisfiable(var, origin, constraint, f"{layout} is no candidate")
-            case Fixed() | Default() | Convert() | Choice():
+            case _:
                 pass
 
     def derive(

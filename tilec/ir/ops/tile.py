@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal, NamedTuple
+
 from ...errors import TypeMismatch
 from ..core import Access, Effect, Level, Op, Value, attribute, operand, operands
 from ..dtypes import DType, i4x2, i8, u4x2, u8
@@ -211,11 +213,37 @@ class ConvertLayout(Op, name="convert_layout", level=Level.TILE, pure=True):
         return (type_.with_layout(self.layout),)
 
 
+Side = Literal["a", "b"]
+"""An operand of a gemm: left or right."""
+
+SIDES: tuple[Side, Side] = ("a", "b")
+
+
+class Matrix(NamedTuple):
+    """An operand of a gemm: where it starts in memory (no indices: at 0), and its extents along the
+    dimensions of the memory, or tile, that are mn (a row of the left operand, a column of the right
+    one) and k.
+    """
+
+    value: Value
+    indices: tuple[Value, ...]
+    mn_dim: int
+    k_dim: int
+    mn: int
+    k: int
+
+    @property
+    def k_major(self) -> bool:
+        """Whether consecutive k lie together."""
+        return self.k_dim > self.mn_dim
+
+
 class Gemm(Op, name="gemm", level=Level.TILE):
     """accumulator + op(a) @ op(b), shapes (M, N) + (M, K) @ (K, N).
 
     a and b are shared memory or tiles; `transpose_a` says a is stored (K, M), `transpose_b` that b
-    is stored (N, K). `clear` starts from zero, and so does an `accumulate` (at most one bool) that
+    is stored (N, K). Of a shared memory it takes all, or the region of `a_shape` along `a_dims`
+    that starts at `a_indices`; so for b. `clear` starts from zero, and so does an `accumulate` (at most one bool) that
     is false. On a fragment handle it writes; on a tile it gives a new tile; `asynchronous`, the
     result is in flight. `policy` ("square", "full_row", "full_col") is the user's warp split;
     `instruction` the family ("mma", "wgmma", "mfma") that choose_instructions set; `variant` the
@@ -226,6 +254,12 @@ class Gemm(Op, name="gemm", level=Level.TILE):
     b: Value = operand()
     accumulator: Value = operand()
     accumulate: tuple[Value, ...] = operands(default=())
+    a_indices: tuple[Value, ...] = operands(default=())
+    b_indices: tuple[Value, ...] = operands(default=())
+    a_shape: tuple[int, ...] = attribute(default=())
+    a_dims: tuple[int, ...] = attribute(default=())
+    b_shape: tuple[int, ...] = attribute(default=())
+    b_dims: tuple[int, ...] = attribute(default=())
     transpose_a: bool = attribute(default=False)
     transpose_b: bool = attribute(default=False)
     clear: bool = attribute(default=False)
@@ -235,14 +269,13 @@ class Gemm(Op, name="gemm", level=Level.TILE):
     variant: tuple[object, ...] = attribute(default=())
 
     def infer(self) -> tuple[Type, ...]:
-        a, b, c = (_matrix(v) for v in (self.a, self.b, self.accumulator))
-        m, k = (a[1], a[0]) if self.transpose_a else (a[0], a[1])
-        n, k2 = (b[0], b[1]) if self.transpose_b else (b[1], b[0])
-        if (m, n) != (c[0], c[1]) or k != k2:
+        a, b = self.matrix("a"), self.matrix("b")
+        _, c = _matrix(self.accumulator)
+        if (a.mn, b.mn) != c or a.k != b.k:
             raise TypeMismatch(
                 "TLC0245",
-                f"gemm of {self.a.type} and {self.b.type} into {self.accumulator.type}",
-                hint=f"with these transposes it is ({m}, {k}) @ ({k2}, {n})",
+                f"gemm of {_described(a)} and {_described(b)} into {self.accumulator.type}",
+                hint=f"with these transposes it is ({a.mn}, {a.k}) @ ({b.k}, {b.mn})",
             )
         type_ = self.accumulator.type
         tile = type_.tile if isinstance(type_, InflightType) else type_
@@ -268,6 +301,26 @@ class Gemm(Op, name="gemm", level=Level.TILE):
             found += [Effect(Access.READ, self.accumulator), Effect(Access.WRITE, self.accumulator)]
         return tuple(found)
 
+    def matrix(self, side: Side) -> Matrix:
+        """What is multiplied of a or b. Raises TypeMismatch where that is no matrix."""
+        if side == "a":
+            value, indices, k_first = self.a, self.a_indices, self.transpose_a
+            dims, shape = self.a_dims, self.a_shape
+        else:
+            value, indices, k_first = self.b, self.b_indices, not self.transpose_b
+            dims, shape = self.b_dims, self.b_shape
+        if indices:
+            _check_region(value, indices, dims, shape)
+            if len(dims) != 2 or memory_type(value).space is not Space.SHARED:
+                raise _no_matrix(f"a region {shape} of a {value.type}")
+        else:
+            dims, shape = _matrix(value)
+        (k_dim, mn_dim), (k, mn) = (
+            dims if k_first else dims[::-1],
+            shape if k_first else shape[::-1],
+        )
+        return Matrix(value, indices, mn_dim, k_dim, mn, k)
+
     @property
     def operand_dtype(self) -> DType:
         type_ = self.a.type
@@ -275,16 +328,29 @@ class Gemm(Op, name="gemm", level=Level.TILE):
         return type_.dtype
 
 
-def _matrix(value: Value) -> tuple[int, int]:
+def _matrix(value: Value) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The two dimensions of a memory or tile that make it a matrix, and its extents along them."""
     type_ = value.type.tile if isinstance(value.type, InflightType) else value.type
     if isinstance(type_, (MemoryType, TileType)):
-        shape = list(type_.shape)
-        if len(shape) > 2 and isinstance(type_, MemoryType) and type_.space is Space.SHARED:
-            shape = [d for d in shape if d != 1]  # a slot
-        if len(shape) == 2 and all(isinstance(d, int) for d in shape):
+        dims = tuple(range(len(type_.shape)))
+        if len(dims) > 2 and isinstance(type_, MemoryType) and type_.space is Space.SHARED:
+            dims = tuple(d for d in dims if type_.shape[d] != 1)  # a slot
+        extents = tuple(n for n in (type_.shape[d] for d in dims) if isinstance(n, int))
+        if len(dims) == len(extents) == 2:
             if not (isinstance(type_, MemoryType) and type_.space is Space.GLOBAL):
-                return int(shape[0]), int(shape[1])
-    raise TypeMismatch("TLC0246", f"a {value.type} is not a matrix that gemm can take")
+                return dims, extents
+    raise _no_matrix(f"a {value.type}")
+
+
+def _no_matrix(what: str) -> TypeMismatch:
+    return TypeMismatch("TLC0246", f"{what} is not a matrix that gemm can take")
+
+
+def _described(matrix: Matrix) -> str:
+    if not matrix.indices:
+        return str(matrix.value.type)
+    rows, columns = (matrix.mn, matrix.k) if matrix.k_major else (matrix.k, matrix.mn)
+    return f"a region [{rows}, {columns}] of {matrix.value.type}"
 
 
 OPS: tuple[type[Op], ...] = (

@@ -1,0 +1,161 @@
+"""What the arguments of tile statements name: a whole buffer, a region of one, a start address."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import LanguageError
+from ..ir.core import Value, constant, constant_of
+from ..ir.dtypes import i32
+from ..ir.ops.arith import Add
+from ..ir.types import Space
+from .buffers import Buffer, Element, Slice, index_value
+from .linear import difference
+from .operand import convert, value_of
+from .trace import Trace
+
+
+@dataclass(frozen=True)
+class Area:
+    """One side of a copy. `extents` is None for an element, which is a start address."""
+
+    buffer: Buffer
+    indices: tuple[Value, ...]
+    extents: tuple[int, ...] | None
+    bits: bool = False  # the bits of elements are moved, whatever they mean
+
+    @property
+    def memory(self) -> Value:
+        return self.buffer.handle(bits=self.bits)
+
+    @property
+    def kept(self) -> tuple[int, ...]:
+        """The dimensions along which it has more than one element."""
+        return tuple(d for d, n in enumerate(self.extents or ()) if n != 1)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The extents along those."""
+        return tuple((self.extents or ())[d] for d in self.kept)
+
+
+def area_of(trace: Trace, what: str, x: Any) -> Area:
+    if isinstance(x, Element):
+        return Area(x.buffer, x.indices, None)
+    if isinstance(x, Buffer):
+        zeros = tuple(constant(0, i32) for _ in x.type.shape)
+        extents = tuple(_static(x, dim) for dim in x.type.shape)
+        return Area(x, zeros, extents)
+    if isinstance(x, Slice):
+        return region_area(trace, x)
+    raise LanguageError(
+        "TLC0117",
+        f"{what} takes a buffer, a region of one or an element of one, not {x!r}",
+    )
+
+
+def _static(buffer: Buffer, dim: int | str) -> int:
+    if isinstance(dim, int):
+        return dim
+    raise LanguageError(
+        "TLC0117",
+        f"the extent {dim} of {buffer.label} is known only at run time: a tile has a fixed shape",
+        hint=f"give the start, {buffer.name or 'A'}[i, j], and the other side gives the extents",
+    )
+
+
+def region_area(trace: Trace, region: Slice) -> Area:
+    indices: list[Value] = []
+    extents: list[int] = []
+    buffer = region.buffer
+    for d, (key, dim) in enumerate(zip(region.keys, buffer.type.shape, strict=True)):
+        if not isinstance(key, slice):
+            indices.append(index_value(buffer, d, key))
+            extents.append(1)
+            continue
+        if key.step is not None and not (isinstance(key.step, int) and key.step == 1):
+            raise LanguageError("TLC0117", f"a slice of {buffer.label} has a step")
+        start = index_value(buffer, d, 0 if key.start is None else key.start)
+        indices.append(start)
+        extents.append(_extent(trace, buffer, d, dim, start, key.stop))
+    return Area(buffer, tuple(indices), tuple(extents))
+
+
+def _extent(
+    trace: Trace, buffer: Buffer, dimension: int, dim: int | str, start: Value, stop: Any
+) -> int:
+    if stop is None:
+        last: Value = value_of(_static(buffer, dim))
+    else:
+        last = convert(value_of(stop), i32)
+    extent = difference(last, start, trace.definitions)
+    if extent is None:
+        raise LanguageError(
+            "TLC0117",
+            f"the extent of the slice in dimension {dimension} of {buffer.label} is not a "
+            "compile-time number",
+            hint="write it as [start : start + extent]",
+        )
+    if extent < 1:
+        raise LanguageError("TLC0117", f"a slice of {buffer.label} has an extent of {extent}")
+    first = constant_of(start) or 0
+    if isinstance(dim, int) and first + extent > dim and buffer.type.space is not Space.GLOBAL:
+        raise LanguageError(
+            "TLC0116",
+            f"a slice of {extent} elements from {first} on in dimension {dimension} of "
+            f"{buffer.label}, whose extent is {dim}",
+        )
+    return extent
+
+
+def _from_other(what: str, area: Area, other: Area) -> Area:
+    """An element as the area of the other side's extents, aligned from the last dimension. Those
+    of 1 count, A[i, j] for a tile of (8, 1) being a column, unless there are too many dimensions.
+    """
+    rank = len(area.indices)
+    shape = other.extents or (1,)
+    if len(shape) > rank:
+        shape = other.shape or (1,)
+    if len(shape) > rank:
+        raise LanguageError(
+            "TLC0117",
+            f"{what} of {len(shape)} dimensions {times(shape)} to or from an element of "
+            f"{area.buffer.label}, which has {rank}",
+        )
+    return Area(area.buffer, area.indices, (1,) * (rank - len(shape)) + shape)
+
+
+def times(shape: tuple[int, ...]) -> str:
+    return "(" + ", ".join(str(n) for n in shape) + ")"
+
+
+def paired_areas(trace: Trace, what: str, src: Any, dst: Any) -> tuple[Area, Area]:
+    """Both sides of a move, an element being given the extents of the other side."""
+    source, target = area_of(trace, what, src), area_of(trace, what, dst)
+    if source.extents is None and target.extents is None:
+        raise LanguageError(
+            "TLC0117",
+            f"{what} between two elements has no extent",
+            hint="give a buffer or a slice on one side, or assign the element",
+        )
+    if source.extents is None:
+        source = _from_other(what, source, target)
+    elif target.extents is None:
+        target = _from_other(what, target, source)
+    if source.shape != target.shape:
+        raise LanguageError(
+            "TLC0117",
+            f"{what} of {times(source.extents or ())} from {source.buffer.label} to "
+            f"{times(target.extents or ())} of {target.buffer.label}",
+            hint="dimensions of extent 1 aside, both sides must have the same shape",
+        )
+    return source, target
+
+
+def shifted(trace: Trace, area: Area, offsets: tuple[Value, ...]) -> tuple[Value, ...]:
+    """The indices of the element of an area at `offsets` along its `shape`."""
+    indices = list(area.indices)
+    for d, offset in zip(area.kept, offsets, strict=True):
+        indices[d] = trace.pure(Add(indices[d], convert(offset, i32)))
+    return tuple(indices)

@@ -1,0 +1,145 @@
+"""`T.gemm`: the product of two matrices in shared memory or fragments."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from ..errors import LanguageError
+from ..ir.core import Value
+from ..ir.ops.arith import Not
+from ..ir.ops.memory import Alloc
+from ..ir.ops.tile import Gemm
+from ..ir.types import MemoryType, Space
+from .areas import area_of, region_area, times
+from .arithmetic import truth
+from .buffers import Buffer, Slice, name_buffer
+from .operand import Operand
+from .tile import copy_fragment
+from .trace import Trace, current
+
+
+class GemmWarpPolicy(Enum):
+    """How T.gemm divides its result among the warps."""
+
+    Square = "square"
+    FullRow = "full_row"
+    FullCol = "full_col"
+
+
+def gemm(
+    A: Any,
+    B: Any,
+    C: Any,
+    transpose_A: bool = False,
+    transpose_B: bool = False,
+    policy: GemmWarpPolicy = GemmWarpPolicy.Square,
+    clear_accum: Any = False,
+    k_pack: int = 1,
+    mbar: Any = None,
+) -> None:
+    """C += op(A) @ op(B), done when it returns.
+
+    Args:
+        A: shared memory or fragment (M, K), or (K, M) with `transpose_A`; or a region of one, as
+            `A_s[slot, 0:64, :]`. Regions of fragments start at numbers.
+        B: (K, N), or (N, K) with `transpose_B`, likewise.
+        C: fragment (M, N), whole.
+        policy: the warps as a square, or all along the rows or the columns of C.
+        clear_accum: start from zero instead of C; may be a condition of the kernel.
+        k_pack: a hint of other compilers on packing along K; it changes no result.
+
+    Raises:
+        LanguageError: an argument of another kind.
+        TypeMismatch: shapes or dtypes that do not fit.
+    """
+    trace = current("T.gemm")
+    trace.need_tile_level("T.gemm")
+    with trace.here():
+        if not isinstance(policy, GemmWarpPolicy):
+            raise LanguageError("TLC0131", f"T.gemm with policy={policy!r}")
+        if mbar is not None:
+            raise LanguageError("TLC0131", "T.gemm takes no barrier: it is done when it returns")
+        left, right = _matrix(trace, "A", A), _matrix(trace, "B", B)
+        if left.buffer.type.dtype != right.buffer.type.dtype:
+            raise LanguageError(
+                "TLC0131",
+                f"T.gemm of {left.buffer.type.dtype} and {right.buffer.type.dtype}",
+                hint="convert one of them",
+            )
+        keep: tuple[Value, ...] = ()
+        if isinstance(clear_accum, Operand):
+            keep = (trace.pure(Not(truth(clear_accum))),)
+            clear_accum = False
+        trace.builder.emit(
+            Gemm(
+                left.buffer.handle(), right.buffer.handle(), _accumulator(C).handle(), keep,
+                left.indices, right.indices,
+                a_shape=left.shape, a_dims=left.dims, b_shape=right.shape, b_dims=right.dims,
+                transpose_a=bool(transpose_A), transpose_b=bool(transpose_B),
+                clear=bool(clear_accum), policy=policy.value,
+            )
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Matrix:
+    """An operand of T.gemm: all of a buffer, or the region of `shape` along `dims`."""
+
+    buffer: Buffer
+    indices: tuple[Value, ...] = ()
+    shape: tuple[int, ...] = ()
+    dims: tuple[int, ...] = ()
+
+
+def _matrix(trace: Trace, name: str, x: Any) -> _Matrix:
+    """An operand as the gemm op takes it. A region of a fragment is copied: registers have no
+    address.
+    """
+    buffer = x.buffer if isinstance(x, Slice) else x
+    if not (isinstance(buffer, Buffer) and buffer.type.space in (Space.FRAGMENT, Space.SHARED)):
+        raise LanguageError(
+            "TLC0131",
+            f"{name} of T.gemm is {_named(x)}, and must be shared memory or a fragment, or a "
+            "region of one",
+        )
+    if not isinstance(x, Slice):
+        return _Matrix(buffer)
+    area = region_area(trace, x)
+    extents = area.extents or ()
+    dims = [d for d, key in enumerate(x.keys) if isinstance(key, slice)]
+    if len(dims) > 2:
+        dims = [d for d in dims if extents[d] != 1]
+    if len(dims) != 2:
+        raise LanguageError(
+            "TLC0131",
+            f"{name} of T.gemm is a region {times(extents)} of {buffer.label}, and must have rows "
+            "and columns",
+            hint="two slices, and an index in every other dimension: A_s[slot, 0:64, :]",
+        )
+    shape = tuple(extents[d] for d in dims)
+    if buffer.type.space is Space.SHARED:
+        return _Matrix(buffer, area.indices, shape, tuple(dims))
+    type_ = MemoryType(buffer.type.dtype, shape, Space.FRAGMENT)
+    value = trace.builder.emit(Alloc(type=type_)).result
+    part = Buffer(value, trace.region, elements=buffer.elements)
+    name_buffer(part, buffer.name)
+    copy_fragment(trace, area, area_of(trace, "T.gemm", part))
+    return _Matrix(part)
+
+
+def _accumulator(x: Any) -> Buffer:
+    if isinstance(x, Buffer) and x.type.space is Space.FRAGMENT:
+        return x
+    raise LanguageError(
+        "TLC0131",
+        f"C of T.gemm is {_named(x)}, and must be a fragment, whole",
+        hint="give the product a fragment of its own, and copy that",
+    )
+
+
+def _named(x: Any) -> str:
+    if isinstance(x, Slice):
+        return f"a region of {x.buffer.label}"
+    return f"{x.label} in {x.scope()} memory" if isinstance(x, Buffer) else repr(x)
