@@ -154,7 +154,7 @@ class _Source:
         self.step_units = tuple(o // UNIT for o in self.canonical.k_offsets)
         self.steps = tiling.steps
         self.first_step, origin = self._origin(tiling.k)
-        self.base, self.slot_units = self._base(lowering.b.mul(unit, one), origin)
+        self.base, self.slot_units = self._base(unit, one, origin)
 
     def _canonical(self, op: Gemm, extent: int) -> WgmmaOperand:
         """How descriptors address the operand, of which blocks start at multiples of `extent`."""
@@ -190,21 +190,21 @@ class _Source:
         elements = add_up(b, stored_layout(self.operand.value).offset_terms(), places)
         return first, b.floordiv(b.mul(elements, scale), UNIT)
 
-    def _base(self, unit: Value, origin: Value) -> tuple[Value, Value]:
+    def _base(self, unit: Value, one: int, origin: Value) -> tuple[Value, Value]:
         """The descriptor of the unit's first block in slot 0, and how far the block in use is from
         there.
         """
         b, lowering = self.lowering.b, self.lowering
         slot = lowering.definition(self.operand.matrix.value)
         if not isinstance(slot, Slot):
-            return self._describe(self.operand.value, unit), origin
+            return self._describe(self.operand.value, b.mul(unit, one)), origin
         ring = lowering.value(slot.ring)
         distance = b.mul(lowering.value(slot.index), slot_bytes(ring) // UNIT)
         distance = b.add(distance, origin)
         if lowering.role is None:
-            return self._describe(ring, unit), distance
+            return self._describe(ring, b.mul(unit, one)), distance
         # rings are allocated before all roles: their descriptors can be made at the role's start
-        return lowering.at_top(lambda: self._describe(ring, unit)), distance
+        return lowering.at_top(lambda: self._describe(ring, b.mul(unit, one))), distance
 
     def _describe(self, memory: Value, start: Value) -> Value:
         """The descriptor of what starts `start` units after the first element of `memory`."""
