@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -330,3 +332,13 @@ def test_every_op_has_its_place(tmp_path: Path) -> None:
     assert all(
         op.loc.known for launch in program.body.ops for op in launch.walk() if op.name != "yield"
     )
+
+
+def test_reading_a_source_asks_no_other_module(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Lazy(ModuleType):
+        def __getattr__(self, name: str) -> object:
+            raise AssertionError(f"{name} was asked for: cupy would import SciPy")
+
+    monkeypatch.setitem(sys.modules, "lazy", Lazy("lazy"))
+    found = find_definition(test_reading_a_source_asks_no_other_module)
+    assert found.name == "test_reading_a_source_asks_no_other_module"

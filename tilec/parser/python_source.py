@@ -8,7 +8,6 @@ from __future__ import annotations
 import __future__
 
 import ast
-import inspect
 import linecache
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -51,9 +50,8 @@ def find_definition(function: FunctionType) -> ast.FunctionDef:
     code = function.__code__
     name = function.__name__
     try:
-        lines, _ = inspect.findsource(code)
-        tree = _tree("".join(lines), code.co_filename)
-    except (OSError, TypeError, SyntaxError) as error:
+        tree = _tree(_source(function), code.co_filename)
+    except (OSError, SyntaxError) as error:
         raise LanguageError(
             "TLC0100",
             f"the source of {name} is not to be found ({error})",
@@ -71,6 +69,20 @@ def find_definition(function: FunctionType) -> ast.FunctionDef:
         loc=Loc(code.co_filename, code.co_firstlineno, 0, None, name),
         hint="a lambda or an async function cannot be a kernel",
     )
+
+
+def _source(function: FunctionType) -> str:
+    """The text of the file or cell that a function is written in. Raises OSError.
+
+    inspect.findsource finds the same, but asks every loaded module whether it is the function's:
+    with cupy loaded that imports SciPy, which takes half a second.
+    """
+    file = function.__code__.co_filename
+    linecache.checkcache(file)
+    lines = linecache.getlines(file, function.__globals__)  # a loader there may know the text
+    if not lines:
+        raise OSError("could not get source code")
+    return "".join(lines)
 
 
 def _is_of(node: ast.FunctionDef, code: CodeType) -> bool:
