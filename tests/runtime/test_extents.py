@@ -93,8 +93,62 @@ def test_extents_that_ranges_do_not_hold_for_are_refused(stub: Stub) -> None:
     stub.sizes(8, 8, 4, 4)
     loaded(*arrays(SYMBOL_LIMIT - 1, 1))
     assert tuple(stub.launch().grid) == (-(-(SYMBOL_LIMIT - 1) // 32), 1, 1)
-    with pytest.raises(ArgumentError, match=rf"M is {SYMBOL_LIMIT}, expected less than") as caught:
+    with pytest.raises(
+        ArgumentError, match=rf"M is {SYMBOL_LIMIT}, from A, expected less than"
+    ) as caught:
         loaded(*arrays(SYMBOL_LIMIT, 1))
     assert "in parts" in caught.value.hint
     loaded(*arrays(0, SYMBOL_LIMIT - 1))
     assert stub.count("launches") == 1
+
+
+@tilec.kernel
+def rows_of_one(A: T.Tensor(("M",), "int8"), C: T.Tensor(("M",), "int8")):
+    M = A.shape[0]
+    with T.Kernel(T.ceildiv(M, 128), threads=128) as bx:
+        for i in T.Parallel(128):
+            C[bx * 128 + i] = A[bx * 128 + i]
+
+
+@tilec.kernel
+def doubled(A: T.Tensor(("M",), "int8"), first: T.int32):
+    out = T.empty((A.shape[0] * 2,), "int8")
+    with T.Kernel(1, threads=32):
+        for i in T.Parallel(32):
+            out[first + i] = A[i]
+    return out
+
+
+@pytest.mark.emulator
+@pytest.mark.parametrize("device", DEVICES)
+def test_they_are_refused_on_every_machine(device: str) -> None:
+    """Else `M + 127` wraps, and no block runs."""
+    whole = np.zeros(SYMBOL_LIMIT, np.int8)
+    with tilec.device(device), pytest.raises(ArgumentError, match=r"M is \d+, from A") as caught:
+        rows_of_one(whole, whole)
+    assert "in parts" in caught.value.hint
+
+
+@pytest.mark.emulator
+@pytest.mark.parametrize("device", DEVICES[1:])
+def test_extents_that_a_kernel_computes_are_refused_too(device: str) -> None:
+    whole = np.zeros(SYMBOL_LIMIT // 2 + 1, np.int8)
+    with tilec.device(device), pytest.raises(ArgumentError, match="expected less than"):
+        doubled(whole, 0)
+
+
+@tilec.kernel
+def ones(A: T.Tensor(("M", "N"), "int8")):
+    C = T.empty((A.shape[0], 1 << 20, 1 << 20), "float64")
+    with T.Kernel(1, threads=32):
+        for i in T.Parallel(32):
+            C[0, 0, i] = 1.0
+    return C
+
+
+@pytest.mark.parametrize("device", ["interpreter", "emulator:cuda:sm_80"])
+def test_memory_that_there_is_not(device: str) -> None:
+    with tilec.device(device), pytest.raises(ArgumentError, match="TLC0807") as caught:
+        ones(np.zeros((1 << 12, 1), np.int8))
+    assert "ones: there is no memory for its arrays" in str(caught.value)
+    assert "smaller" in caught.value.hint

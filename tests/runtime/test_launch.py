@@ -283,7 +283,9 @@ def test_limits_of_the_device(stub: Stub, driver: CudaDriver) -> None:
         symbols=("N",),
         variants=(Variant((), "s.cu", (spec,)),),
     )
-    with pytest.raises(ArgumentError, match="N is 2147483648, expected less than 2147418112"):
+    with pytest.raises(
+        ArgumentError, match="N is 2147483648, from A, expected less than 2147418112"
+    ):
         load(CODE, wide, driver)(device_array((1 << 31,), "u8"))
 
 

@@ -17,6 +17,7 @@ from ..backends.manifest import (
     MULTIPROCESSORS,
     Expr,
     Fact,
+    LaunchSpec,
     Manifest,
     ScalarParam,
     TensorParam,
@@ -26,6 +27,7 @@ from ..backends.manifest import (
     names_in,
 )
 from ..errors import ArgumentError
+from ..passes.ranges import SYMBOL_LIMIT
 from .arrays import ArrayDevice, ArrayView, contiguous_strides, is_array, view_array
 
 _BYTES = ("i8", "u8")
@@ -98,6 +100,8 @@ def bind_arguments(manifest: Manifest, arguments: Sequence[object]) -> Bound:
     device, library = _check_places(program, views)
     env = {name: value for name, value in scalars.items() if isinstance(value, int)}
     symbols = _bind_symbols(manifest, tensors, views, env)
+    for name, (value, origin) in symbols.items():
+        _check_symbol(program, name, "i32", value, f", from {origin}")
     for param in tensors:
         _check_shape(
             program,
@@ -110,6 +114,24 @@ def bind_arguments(manifest: Manifest, arguments: Sequence[object]) -> Bound:
     for name, expr in manifest.derived:
         values[name] = evaluate(expr, {**env, **values})
     return Bound(values, views, scalars, device, library)
+
+
+def check_symbols(program: str, launch: LaunchSpec, env: Mapping[str, int]) -> None:
+    """Raises ArgumentError for a symbol of a launch, derived ones too, that its kernel cannot
+    take."""
+    for argument in launch.arguments:
+        if argument.kind == "symbol":
+            _check_symbol(program, argument.name, argument.dtype or "i32", env[argument.name])
+
+
+def _check_symbol(program: str, name: str, dtype: str, value: int, origin: str = "") -> None:
+    limit = SYMBOL_LIMIT if dtype == "i32" else 1 << 63
+    if value >= limit:
+        raise _refuse(
+            program,
+            f"{name} is {value}{origin}, expected less than {limit}",
+            "pass the array in parts",
+        )
 
 
 def check_scalar(program: str, param: ScalarParam, value: object) -> int | float:
@@ -298,7 +320,7 @@ def _sizes(param: TensorParam, view: ArrayView) -> list[tuple[Expr, int]]:
         itemsize = DTYPE_BYTES[param.dtype]
         steps = zip(param.strides, view.strides, view.shape, strict=True)
         # The stride of a single element says nothing, and may be anything.
-        sizes += [(expr, stride // itemsize if n > 1 else max(0, stride // itemsize))
+        sizes += [(expr, stride // itemsize if n > 1 else min(max(0, stride // itemsize), 1 << 30))
                   for expr, stride, n in steps]  # fmt: skip
     return sizes
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..backends.interface import Interface
 from ..backends.manifest import LaunchSpec, Manifest, Variant
-from ..errors import CompilerFailed
+from ..errors import ArgumentError, CompilerFailed
 from ..ir.core import Program
 from ..ir.print import print_program
 from ..ir.registry import Registry
@@ -228,6 +228,17 @@ class CompiledKernel:
 
     def run_on(self, device: Any, arguments: Sequence[object], stream: object = None) -> Any:
         """Runs on a given device; arguments that no variant takes make the general one first."""
+        try:
+            return self._run_on(device, arguments, stream)
+        except MemoryError as problem:
+            raise ArgumentError(
+                "TLC0807",
+                f"{self.program.name}: there is no memory for its arrays: {problem}",
+                hint="pass smaller arrays; the interpreter takes 9 bytes an element beside them",
+                loc=self.program.loc,
+            ) from problem
+
+    def _run_on(self, device: Any, arguments: Sequence[object], stream: object) -> Any:
         try:
             return device.run(self, arguments, stream)
         except NoVariant:

@@ -13,7 +13,7 @@ from ..target import Target, find_target
 from . import emulator
 from .allocate import allocate, as_result
 from .arrays import ArrayView, is_array
-from .check_args import bind_arguments, pick_variant
+from .check_args import bind_arguments, check_symbols, pick_variant
 from .devices import DEFAULT_TARGET, register_device, stated_target
 from .plan import made_views
 
@@ -51,6 +51,8 @@ class EmulatorDevice:
         env = bound.environment(MULTIPROCESSORS)
         views = made_views(manifest, bound, env)
         variant = pick_variant(manifest, views, env)
+        for launch in variant.launches:
+            check_symbols(manifest.program, launch, env)
         lowered = next(v for v in compiled.variants if v.file_name == variant.source)
         library = emulator.build(lowered.emulated_text)
         values: dict[str, Any] = {**bound.symbols}

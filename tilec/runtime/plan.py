@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 
 from ..backends.manifest import (
     DTYPE_BYTES,
-    Argument,
     LaunchSpec,
     Manifest,
     ScalarParam,
@@ -22,17 +21,15 @@ from ..backends.manifest import (
     names_in,
 )
 from ..errors import ArgumentError
-from ..passes.ranges import SYMBOL_LIMIT
 from .allocate import library_on_device
 from .arrays import ArrayDevice, ArrayView, contiguous_strides
-from .check_args import Bound, bind_arguments, pick_variant
+from .check_args import Bound, bind_arguments, check_symbols, pick_variant
 from .gpu_driver import GpuDriver
 from .kernel_call import KernelCall
 from .modules import ModuleTable
 from .streams import current_stream_of
 
 _GRID_LIMITS = ((1 << 31) - 1, 65535, 65535)
-_SYMBOL_LIMITS = {"i32": SYMBOL_LIMIT, "i64": 1 << 63}
 
 
 @dataclass(frozen=True)
@@ -177,23 +174,11 @@ def _call(
     env: Mapping[str, int],
     views: Mapping[str, ArrayView],
 ) -> KernelCall:
-    for argument in spec.arguments:
-        if argument.kind == "symbol":
-            _check_symbol(manifest.program, argument, env[argument.name])
+    check_symbols(manifest.program, spec, env)
     tensors = {name: (place, views[name]) for name, place in places_of(manifest).items()}
     numbers = [param for param in manifest.params if isinstance(param, ScalarParam)]
     scalars = {param.name: (place, param.dtype) for place, param in enumerate(numbers)}
     return KernelCall(driver.launch, function, spec, grid, env, tensors, scalars)
-
-
-def _check_symbol(program: str, argument: Argument, value: int) -> None:
-    dtype = argument.dtype or "i32"
-    if value >= _SYMBOL_LIMITS[dtype]:
-        raise ArgumentError(
-            "TLC0803",
-            f"{program}: {argument.name} is {value}, expected less than {_SYMBOL_LIMITS[dtype]}",
-            hint="pass the array in parts",
-        )
 
 
 def _made(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -50,11 +49,9 @@ def run(
     with LOCK:
         extents, size = place_arrays(arrays)
         worker = current_worker()
-        memory = worker.memory.reserve(size)
+        worker.memory.reserve(size)
         for extent in extents.values():
-            memory[extent.offset : extent.offset + extent.bytes] = ctypes.string_at(
-                extent.address, extent.bytes
-            )
+            worker.memory.copy_in(extent)
         request = {
             "library": str(library),
             "symbol": launch.symbol,
@@ -70,8 +67,7 @@ def run(
         worker.request(request, timeout)
         for name, extent in extents.items():
             if arrays[name].flags.writeable:
-                result = memory[extent.offset : extent.offset + extent.bytes]
-                ctypes.memmove(extent.address, result, extent.bytes)
+                worker.memory.copy_out(extent)
 
 
 def _describe(
