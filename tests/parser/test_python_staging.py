@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -340,5 +341,6 @@ def test_reading_a_source_asks_no_other_module(monkeypatch: pytest.MonkeyPatch) 
             raise AssertionError(f"{name} was asked for: cupy would import SciPy")
 
     monkeypatch.setitem(sys.modules, "lazy", Lazy("lazy"))
+    monkeypatch.setattr(inspect, "modulesbyfile", {})  # what it found for earlier tests
     found = find_definition(test_reading_a_source_asks_no_other_module)
     assert found.name == "test_reading_a_source_asks_no_other_module"
