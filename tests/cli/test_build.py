@@ -202,3 +202,27 @@ def test_the_launcher_runs_without_tilec(
     ):
         with pytest.raises(error):
             launcher.launch(*wrong)
+
+
+PROMISE = """
+import tilec
+import tilec.language as T
+
+
+@tilec.kernel
+def promising(A: T.Tensor(("M", T.dynamic("K", multiple_of=8)), "float16")):
+    with T.Kernel(1, threads=32):
+        for i in T.Parallel(8):
+            A[0, i] = 1
+"""
+
+
+def test_the_launcher_checks_what_symbols_are_multiples_of(tmp_path: Path) -> None:
+    file = tmp_path / "promising.py"
+    file.write_text(PROMISE)
+    assert command_line(["build", str(file), "-o", str(tmp_path), "--emit", EMIT]) == 0
+    launcher = load_launcher(tmp_path / "promising_launch.py")
+    _, names = launcher.bind((Array(np.zeros((3, 16), np.float16)),))
+    assert names == {"M": 3, "K": 16}
+    with pytest.raises(ValueError, match="K is 12, expected a multiple of 8"):
+        launcher.bind((Array(np.zeros((3, 12), np.float16)),))

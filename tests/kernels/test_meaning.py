@@ -16,7 +16,7 @@ from tests.kernels import programs
 from tests.passes.planning import PLANNING, REGISTRY
 from tilec.interpreter import run_program, same_meaning
 from tilec.ir.core import Program
-from tilec.passes.context import Facts, PassContext
+from tilec.passes.context import Assume, Facts, PassContext
 from tilec.passes.pipeline import run_pipeline
 from tilec.target import find_target
 
@@ -32,7 +32,9 @@ def every_stage(program: Program, target: str, assume: bool) -> Iterator[tuple[s
         if after is not before:
             seen.append((name, after))
 
-    context = PassContext(find_target(target), REGISTRY, Facts(assume))
+    context = PassContext(
+        find_target(target), REGISTRY, Facts(Assume.ALL if assume else Assume.NOTHING)
+    )
     run_pipeline(program, context, PLANNING, observers=(note,))
     yield from seen
 
@@ -164,6 +166,8 @@ def test_random_programs_mean_the_same(
 ) -> None:
     bm, bn, bk, threads = shape
     program = varied.trace({**choices, "bm": bm, "bn": bn, "bk": bk, "threads": threads})
-    context = PassContext(find_target(target), REGISTRY, Facts(assume))
+    context = PassContext(
+        find_target(target), REGISTRY, Facts(Assume.ALL if assume else Assume.NOTHING)
+    )
     planned = run_pipeline(program, context, PLANNING)
     same_meaning(program, planned, seed, registry=REGISTRY)

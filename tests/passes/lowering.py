@@ -20,7 +20,7 @@ from tilec.ir.ops.tile import LoadTile, StoreTile
 from tilec.ir.types import MemoryType, Space
 from tilec.ir.verify import verify
 from tilec.passes.canonicalize import canonicalize
-from tilec.passes.context import Facts, PassContext, Remark
+from tilec.passes.context import Assume, Facts, PassContext, Remark
 from tilec.passes.flatten_memory import flatten_memory
 from tilec.passes.lower_tiles import lower_tiles, register_lowerings
 from tilec.passes.simplify_indices import simplify_indices
@@ -86,7 +86,7 @@ class Lowered:
         registry = builtin_registry()
         register_lowerings(registry)
         self.remarks: list[Remark] = []
-        self.facts = Facts(assume)
+        self.facts = Facts(Assume.ALL if assume else Assume.NOTHING)
         context = PassContext(TARGETS[target], registry, self.facts, self.remarks.append)
         verify(program, registry)
         for one in passes:

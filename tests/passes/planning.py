@@ -15,7 +15,7 @@ from tilec.errors import Loc, TilecError
 from tilec.interpreter import same_meaning
 from tilec.ir.core import Op, Program, walk
 from tilec.ir.print import print_program
-from tilec.passes.context import Facts, Pass, PassContext, Remark
+from tilec.passes.context import Assume, Facts, Pass, PassContext, Remark
 from tilec.passes.pipeline import PIPELINE, run_pipeline
 from tilec.runtime.lowering import standard_registry
 from tilec.target import find_target
@@ -78,7 +78,7 @@ def plan(
 ) -> Planned:
     """The program after the (last) planning pass of that name, verified between passes."""
     remarks: list[Remark] = []
-    facts = Facts(assume)
+    facts = Facts(Assume.ALL if assume else Assume.NOTHING)
     context = PassContext(find_target(target), REGISTRY, facts, remarks.append)
     result = run_pipeline(program, context, passes, after=after)
     return Planned(result, remarks, facts)

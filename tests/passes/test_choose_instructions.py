@@ -43,10 +43,10 @@ def test_the_gemm(target: str, assume: bool, expected: tuple[set[str], ...]) -> 
 
 
 def test_what_was_asked_of_the_arguments_is_recorded() -> None:
-    facts = {t: list(chosen(kernels.gemm_nt, t).facts.asked) for t in ("cuda:sm_90a", "cuda:sm_80")}
+    facts = {t: list(chosen(kernels.gemm_nt, t).facts.taken) for t in ("cuda:sm_90a", "cuda:sm_80")}
     assert facts["cuda:sm_80"] == [("aligned", "A", 16), ("aligned", "B", 16)]
     assert facts["cuda:sm_90a"] == [("aligned", n, 16) for n in ("A", "B", "C")]
-    assert not chosen(kernels.gemm_nt, "hip:gfx942").facts.asked
+    assert not chosen(kernels.gemm_nt, "hip:gfx942").facts.taken
 
 
 # Why a launch has no roles

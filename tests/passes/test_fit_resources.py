@@ -13,7 +13,7 @@ from tilec.ir.core import Program
 from tilec.ir.ops.control import Launch, Role
 from tilec.ir.ops.pipeline import Channel
 from tilec.ir.types import MemoryType
-from tilec.passes.context import Facts, PassContext
+from tilec.passes.context import Assume, Facts, PassContext
 from tilec.passes.fit_resources import shared_bytes
 from tilec.passes.pipeline import run_pipeline
 from tilec.runtime.lowering import standard_registry
@@ -112,7 +112,9 @@ def test_the_estimate_is_not_below_what_is_allocated(target: str, assume: bool) 
 
 
 def _allocated(program: Program, target: str, assume: bool) -> int:
-    context = PassContext(find_target(target), standard_registry(), Facts(assume))
+    context = PassContext(
+        find_target(target), standard_registry(), Facts(Assume.ALL if assume else Assume.NOTHING)
+    )
     lowered = run_pipeline(program, context, checked=False)
     (launch,) = [op for op in lowered.body.ops if isinstance(op, Launch)]
     return launch.shared_bytes

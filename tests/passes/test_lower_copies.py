@@ -82,7 +82,7 @@ def test_unaligned_tensors_are_copied_by_elements(target: str, shape: tuple[int,
 
 
 def test_facts_are_asked_once_a_tensor_and_only_where_they_decide() -> None:
-    asked = Lowered(there_and_back(LAYOUTS[0])).facts.asked
+    asked = Lowered(there_and_back(LAYOUTS[0])).facts.taken
     limit = 1 << 31
     assert set(asked) == {
         ("aligned", "A", 16),
@@ -91,9 +91,9 @@ def test_facts_are_asked_once_a_tensor_and_only_where_they_decide() -> None:
         ("below", "C", limit),
     }
     # 100 elements of 2 bytes: rows are multiples of 8 bytes whatever the array; sizes are known.
-    asked = Lowered(there_and_back(LAYOUTS[0], (128, 100))).facts.asked
+    asked = Lowered(there_and_back(LAYOUTS[0], (128, 100))).facts.taken
     assert set(asked) == {("aligned", "A", 8), ("aligned", "C", 8)}
-    assert not Lowered(there_and_back(LAYOUTS[0], (128, 99))).facts.asked
+    assert not Lowered(there_and_back(LAYOUTS[0], (128, 99))).facts.taken
 
 
 def test_rows_of_eight_bytes_use_narrower_instructions() -> None:

@@ -17,6 +17,7 @@ from tilec.ir.core import Program, Value, operand
 from tilec.ir.ops.arith import Unary
 from tilec.ir.print import print_program
 from tilec.parser.text import parse_program
+from tilec.passes.context import Assume
 from tilec.runtime import emulator
 from tilec.runtime.clang import find_amd_clang
 from tilec.runtime.lowering import lower_program, standard_registry
@@ -100,7 +101,9 @@ def test_text_and_interpreter() -> None:
 def test_emitted_text(target: str, assume: bool) -> None:
     parsed, registry = program()
     aim = find_target(target)
-    lowered = lower_program(parsed, aim, registry, assume=assume, checked=True)
+    lowered = lower_program(
+        parsed, aim, registry, assume=Assume.ALL if assume else Assume.NOTHING, checked=True
+    )
     assert ("min(max(" if aim.backend == "hip" else "max(min(") in lowered.text
     library = emulator.build(lowered.emulated_text)
     m, n, k = (72, 64, 40) if assume else (70, 65, 33)

@@ -16,6 +16,7 @@ from tests.runtime.stored_program import add
 from tilec import config
 from tilec.backends.manifest import Variant
 from tilec.extend import Extension, install
+from tilec.passes.context import Assume
 from tilec.runtime import build, stored
 from tilec.runtime.binary import Binary
 from tilec.runtime.compiled import CompiledKernel
@@ -53,32 +54,32 @@ def make(general: bool = False) -> CompiledKernel:
 
 def test_what_was_stored_is_what_was_made(folder: Path) -> None:
     made = make(general=True)
-    for assume, lowered in zip((True, False), made.variants, strict=True):
+    for assume, lowered in zip((Assume.ALL, Assume.NOTHING), made.variants, strict=True):
         found = read_variant(made.program, SM_80, "sm_90", assume)
         assert found is not None and found.variant == lowered.variant
         assert found.binary == CODE
     assert made.variants[0].variant != made.variants[1].variant
-    assert read_variant(made.program, SM_80, "", True) is None  # of another machine
-    assert read_variant(made.program, find_target("cuda:sm_90a"), "sm_90", True) is None
+    assert read_variant(made.program, SM_80, "", Assume.ALL) is None  # of another machine
+    assert read_variant(made.program, find_target("cuda:sm_90a"), "sm_90", Assume.ALL) is None
     other = tilec.kernel(add.function).trace({"block": 64})
-    assert read_variant(other, SM_80, "sm_90", True) is None
+    assert read_variant(other, SM_80, "sm_90", Assume.ALL) is None
 
 
 @pytest.mark.parametrize("setting", [{"check": "1"}, {"dump": "there"}, {"cache": False}])
 def test_those_who_look_at_passes_get_them(folder: Path, setting: dict[str, Any]) -> None:
     program = make().program
     with config.scope(**setting):
-        assert read_variant(program, SM_80, "sm_90", True) is None
+        assert read_variant(program, SM_80, "sm_90", Assume.ALL) is None
 
 
 def test_extensions_compile_for_themselves(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program = make().program
     monkeypatch.setattr(stored, "_withheld", [])
-    assert read_variant(program, SM_80, "sm_90", True) is not None
+    assert read_variant(program, SM_80, "sm_90", Assume.ALL) is not None
     install(Extension("acme"), standard_registry().copy())
-    assert read_variant(program, SM_80, "sm_90", True) is not None
+    assert read_variant(program, SM_80, "sm_90", Assume.ALL) is not None
     install(Extension("acme"))
-    assert read_variant(program, SM_80, "sm_90", True) is None
+    assert read_variant(program, SM_80, "sm_90", Assume.ALL) is None
 
 
 def test_an_entry_of_no_use_is_made_anew(folder: Path) -> None:
@@ -88,9 +89,9 @@ def test_an_entry_of_no_use_is_made_anew(folder: Path) -> None:
     (path,) = folder.rglob("*.tlc")
     for metadata in ({}, {"variant": "{}", "log": "", "compiler": ""}):
         disk.put(path.stem, metadata, b"cubin")
-        assert read_variant(program, SM_80, "sm_90", True) is None
+        assert read_variant(program, SM_80, "sm_90", Assume.ALL) is None
     make()
-    assert read_variant(program, SM_80, "sm_90", True) is not None
+    assert read_variant(program, SM_80, "sm_90", Assume.ALL) is not None
 
 
 def test_a_variant_survives_json() -> None:

@@ -96,6 +96,9 @@ def bind(arguments: tuple[Any, ...]) -> tuple[dict[str, Any], dict[str, Any]]:
                 names.setdefault(extent, found)
     for tensor in tensors:
         check(tensor, arrays[tensor["name"]], names)
+    for name, multiple in MANIFEST["multiples"]:
+        if names[name] % multiple:
+            raise ValueError(f"{name} is {names[name]}, expected a multiple of {multiple}")
     return arrays, names
 
 

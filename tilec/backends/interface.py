@@ -81,6 +81,7 @@ class Interface:
             tuple(self.names[value] for value in self.outputs),
             tuple(self._tensor(value) for value in self.workspaces),
             tuple(self.derived.items()),
+            tuple((s, n) for s, n in program.multiples.items() if s not in self.derived),
         )
 
     def _param(self, value: Value) -> Param:

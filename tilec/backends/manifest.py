@@ -263,7 +263,8 @@ class Manifest:
     """A program as its launcher sees it. Variants stand in order of preference: the first whose
     facts all hold runs. `outputs` names parameters that the caller does not pass: they are
     allocated and returned. `workspaces` are allocated for the time of a call. `derived` are names
-    of values that the launcher computes from the others, in order."""
+    of values that the launcher computes from the others, in order. `multiples` is what symbols must
+    be multiples of."""
 
     version: int
     program: str
@@ -274,6 +275,7 @@ class Manifest:
     outputs: tuple[str, ...] = ()
     workspaces: tuple[TensorParam, ...] = ()
     derived: tuple[tuple[str, Expr], ...] = ()
+    multiples: tuple[tuple[str, int], ...] = ()
 
     def __post_init__(self) -> None:
         tensors = {t.name for t in self.params if isinstance(t, TensorParam)}
@@ -283,6 +285,8 @@ class Manifest:
         unknown = sorted(set(self.outputs) - tensors)
         _require(not unknown, f"outputs that are no tensor parameter: {unknown}")
         known = set(names) | {MULTIPROCESSORS}
+        promised = {name for name, _ in self.multiples}
+        _require(promised <= set(self.symbols), f"multiples of no symbols: {sorted(promised)}")
         for name, expr in self.derived:
             _check_expr(expr)
             _check_names(expr, known - {name for name, _ in self.derived}, name)
@@ -324,6 +328,7 @@ class Manifest:
             reader.items("outputs", read_text),
             reader.items("workspaces", _read_tensor),
             reader.items("derived", _read_derived),
+            reader.items("multiples", _read_multiple),
         )
         reader.done()
         return manifest
@@ -342,6 +347,13 @@ def _read_derived(data: object, path: str) -> tuple[str, Expr]:
     if isinstance(data, list) and len(data) == 2 and isinstance(data[0], str):
         return data[0], _read_expr(data[1], f"{path}[1]")
     raise ValueError(f"{path}: not a name and an expression: {data!r}")
+
+
+def _read_multiple(data: object, path: str) -> tuple[str, int]:
+    match data:
+        case [str(name), int(number)] if number > 0:
+            return name, number
+    raise ValueError(f"{path}: not a name and a positive number: {data!r}")
 
 
 def _read_tensor(data: object, path: str) -> TensorParam:

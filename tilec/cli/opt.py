@@ -10,7 +10,7 @@ import click
 from ..ir.print import print_program
 from ..ir.verify import verify
 from ..parser.text import parse_program
-from ..passes.context import Facts, PassContext
+from ..passes.context import Assume, Facts, PassContext
 from ..passes.pipeline import find_passes, pipeline_of, run_pipeline
 from ..runtime.lowering import standard_registry
 from ..runtime.plugins import load_plugins
@@ -41,7 +41,7 @@ def command(file: TextIO, passes: str, target: str, general: bool, dump: Path | 
     context = PassContext(
         find_target(target),
         registry,
-        Facts(not general),
+        Facts(Assume.NOTHING if general else Assume.ALL),
         output().remark,
     )
     text = print_program(run_pipeline(program, context, chosen, dump=dump))

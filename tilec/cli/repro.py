@@ -15,7 +15,7 @@ from ..errors import IRError, TilecError
 from ..ir.core import Program
 from ..ir.print import print_program
 from ..parser.text import parse_program
-from ..passes.context import Facts, PassContext
+from ..passes.context import Assume, Facts, PassContext, assumptions
 from ..passes.pipeline import find_passes, pipeline_of, run_pipeline
 from ..passes.reproducer import ABOUT, EMISSION, TEXT
 from ..runtime.lowering import lower_program, standard_registry
@@ -53,7 +53,7 @@ def _replay(folder: Path) -> int:
     try:
         about = json.loads((folder / ABOUT).read_text())
         step, target = str(about["pass"]), find_target(str(about["target"]))
-        text, assume = (folder / TEXT).read_text(), bool(about.get("assume", True))
+        text, assume = (folder / TEXT).read_text(), Assume(about.get("assume", "all"))
     except (OSError, ValueError, KeyError) as wrong:
         raise IRError(
             "TLC0194",
@@ -106,5 +106,5 @@ def _pack(path: Path, folder: Path, target_name: str, defines: tuple[str, ...]) 
 
 def _lower(program: Program, folder: Path, target: str) -> None:
     with config.scope(dump=str(folder)):
-        for assume in (True, False):
+        for assume in assumptions(program):
             lower_program(program, find_target(target), assume=assume, checked=True)

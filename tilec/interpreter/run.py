@@ -111,7 +111,16 @@ def bind_symbols(program: Program, arguments: Mapping[str, Any]) -> dict[str, in
             if name not in arguments:
                 raise ArgumentError("TLC0732", f"symbol {name!r} has no value", loc=program.loc)
             symbols[name] = int(arguments[name])
+    _check_multiples(program, symbols)
     return symbols
+
+
+def _check_multiples(program: Program, symbols: Mapping[str, int]) -> None:
+    for name, multiple in program.multiples.items():
+        if symbols.get(name, 0) % multiple:
+            raise ArgumentError(
+                "TLC0731", f"{name} is {symbols[name]}, no multiple of {multiple}", loc=program.loc
+            )
 
 
 def _argument(param: Value, arguments: Mapping[str, Any]) -> Any:

@@ -30,7 +30,10 @@ def random_arguments(program: Program, seed: int) -> dict[str, Any]:
     and more are small and not negative, as indices and counts are; others take all their values.
     """
     random = np.random.default_rng(seed)
-    sizes = {name: int(random.choice(_EXTENTS)) for name in program.symbols}
+    sizes = {
+        name: int(random.choice(_EXTENTS)) * program.multiples.get(name, 1)
+        for name in program.symbols
+    }
     for param in program.params:
         if isinstance(param.type, MemoryType):
             for dim in param.type.shape:

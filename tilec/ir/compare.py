@@ -8,7 +8,7 @@ from .core import Block, Constant, Op, Program, Value
 
 def same_program(a: Program, b: Program) -> bool:
     """Whether two programs have the same name, level, symbols, parameters and structure."""
-    if (a.name, a.level, a.symbols) != (b.name, b.level, b.symbols):
+    if (a.name, a.level, a.symbols) != (b.name, b.level, b.symbols) or a.multiples != b.multiples:
         return False
     pairs: dict[Value, Value] = {}
     return _same_values(a.params, b.params, pairs) and _same_blocks(a.body, b.body, pairs)

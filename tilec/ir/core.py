@@ -317,9 +317,8 @@ class Program:
     """A compiled function: parameters (memory handles and scalars), symbols bound at launch, and a
     body of launches.
 
-    `symbols` maps a name to the dtype of its run-time value; `level` says which ops may stand in
-    it. `attributes` holds facts of the whole program (`assume` lists the launch-class facts it was
-    compiled under).
+    `symbols` names run-time values of i32; `multiples` says of some of them what they are promised to
+    be multiples of (2 or more: the launch checks it). `level` says which ops may stand in it.
     """
 
     name: str
@@ -328,6 +327,7 @@ class Program:
     symbols: tuple[str, ...] = ()
     level: Level = Level.TILE
     loc: Loc = UNKNOWN
+    multiples: Mapping[str, int] = field(default_factory=dict)
 
     def with_body(self, body: Block, level: Level | None = None) -> Program:
         return dataclasses.replace(self, body=body, level=level or self.level)

@@ -76,7 +76,11 @@ class Printer:
         params = self._params(program.params)
         symbols = ", ".join(map(_word, program.symbols))
         head = f"program @{_word(program.name)}({params}) <level = {program.level.value}"
-        head += f", symbols = [{symbols}]> {{" if symbols else "> {"
+        head += f", symbols = [{symbols}]" if symbols else ""
+        if program.multiples:
+            multiples = (str(program.multiples.get(name, 1)) for name in program.symbols)
+            head += f", multiples = [{', '.join(multiples)}]"
+        head += "> {"
         body = self._block_lines(program.body, 1)
         aliases = [f"{alias} = {format_layout(layout)}" for layout, alias in self._aliases.items()]
         return "\n".join([f"tilec.ir {VERSION}", *aliases, head, *body, "}", ""])

@@ -83,6 +83,9 @@ class _Verifier:
             self._reject("TLC0292", f"the program is at level {found}, not {wanted}")
         if len(set(program.symbols)) < len(program.symbols):
             self._reject("TLC0297", "a symbol is listed twice")
+        for name, multiple in program.multiples.items():
+            if name not in program.symbols or multiple < 2:
+                self._reject("TLC0297", f"{name!r} cannot be a multiple of {multiple}")
         for value in program.params:
             self._define(value, None)
             self._check_type(value.type, None)

@@ -53,6 +53,9 @@ class _Parameters:
         type_ = _memory_type(annotation)
         self._check_dimensions(name, type_)
         self.trace.declare(type_)
+        for dim in (*annotation.shape, *(annotation.strides or ())):
+            if isinstance(dim, Dynamic):
+                self.trace.promise(dim.name, dim.multiple_of)
         value = self.values[name] = Value(type_, name)
         return Buffer(value, self.trace.regions[0], name, annotation.dtype)
 
@@ -157,7 +160,10 @@ def build_program(
         finish(trace, outputs, {*(v.hint for v in values), *trace.symbols})
     body = _body(trace)
     symbols = _symbols(trace, body)
-    return Program(kernel.name, values, Block((), tuple(body)), symbols, loc=staged.loc)
+    multiples = {name: trace.multiples[name] for name in symbols if name in trace.multiples}
+    return Program(
+        kernel.name, values, Block((), tuple(body)), symbols, loc=staged.loc, multiples=multiples
+    )
 
 
 def _body(trace: Trace) -> list[Op]:

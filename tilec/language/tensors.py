@@ -18,7 +18,7 @@ from .trace import Here, current, refuse, tracing
 
 @dataclass(frozen=True, eq=False)
 class Dynamic(Operand):
-    """A symbol: an extent that is known at run time. `multiple_of` is promised by the caller."""
+    """A symbol: an extent that is known at run time, and what it is promised to be a multiple of."""
 
     name: str
     multiple_of: int = 1
@@ -27,6 +27,7 @@ class Dynamic(Operand):
     def _value(self) -> Value:
         trace = current(f"the symbol {self.name}")
         with trace.here():
+            trace.promise(self.name, self.multiple_of)
             return trace.symbol(self.name)
 
     def __repr__(self) -> str:
@@ -174,15 +175,22 @@ def dynamic(name: str, dtype: object = "int32", *, multiple_of: int = 1) -> Any:
     """A symbol for a dimension that is known at run time; several for "M, N".
 
     Args:
-        multiple_of: the caller promises that the value is a multiple of this.
+        multiple_of: the value is a multiple of this: each call is checked, and rows of such an
+            extent are read and written in vectors without asking. What several tensors say of one
+            symbol holds together.
+
+    Raises:
+        LanguageError: no name, another dtype, or a multiple that is no positive int.
     """
     names = [part.strip() for part in name.split(",") if part.strip()]
     if not names or not all(part.isidentifier() for part in names):
         raise refuse("TLC0113", f"{name!r} names no symbol")
     if element_type(dtype) != i32:
         raise refuse("TLC0113", "symbols are int32")
-    if multiple_of < 1:
-        raise refuse("TLC0113", f"multiple_of={multiple_of} promises nothing")
+    if isinstance(multiple_of, bool) or not isinstance(multiple_of, int) or multiple_of < 1:
+        raise refuse(
+            "TLC0113", f"multiple_of={multiple_of!r} promises nothing", hint="a positive int"
+        )
     found = tuple(Dynamic(part, multiple_of) for part in names)
     return found[0] if len(found) == 1 else found
 

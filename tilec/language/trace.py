@@ -59,6 +59,7 @@ class Trace:
         self.launch: LaunchState | None = None
         self.launches = 0
         self.symbols: dict[str, Value | None] = {}  # declared by a tensor; the value once asked for
+        self.multiples: dict[str, int] = {}  # what symbols are promised to be multiples of
         self.symbol_ops: list[Op] = []
         self.definitions: dict[Value, Op] = {}  # pure ops by their results
         self.scalars: set[Value] = set()  # the scalar parameters
@@ -130,6 +131,11 @@ class Trace:
             value.hint = name
             self.symbols[name] = value
         return value
+
+    def promise(self, name: str, multiple: int) -> None:
+        """Takes in that a symbol is a multiple of a number, beside what was said before."""
+        if multiple > 1:
+            self.multiples[name] = math.lcm(multiple, self.multiples.get(name, 1))
 
     def declare(self, type_: MemoryType) -> None:
         """Makes the symbols of a tensor's shape known, in order."""

@@ -51,17 +51,19 @@ class ProgramReader:
         for definition in node.definitions:
             self._values.define_layout(definition)
         name = self._values.symbol(node.name)
-        level, symbols = self._header(node.attributes)
+        level, symbols, multiples = self._header(node.attributes)
         params = self._params(node.params)
         ops = self._ops(node.ops)
         loc = token_loc(node.name, self._file)
-        return Program(name, params, Block((), ops), symbols, level, loc)
+        return Program(name, params, Block((), ops), symbols, level, loc, multiples)
 
     def _fail(self, code: str, message: str, token: Token, hint: str = "") -> NoReturn:
         raise IRError(code, message, loc=token_loc(token, self._file), hint=hint)
 
-    def _header(self, nodes: Sequence[AttributeNode]) -> tuple[Level, tuple[str, ...]]:
-        level, symbols = Level.TILE, tuple[str, ...]()
+    def _header(
+        self, nodes: Sequence[AttributeNode]
+    ) -> tuple[Level, tuple[str, ...], dict[str, int]]:
+        level, symbols, multiples = Level.TILE, tuple[str, ...](), dict[str, int]()
         for node in nodes:
             if node.name == "level":
                 word = self._values.word(node.value, node.name)
@@ -70,10 +72,20 @@ class ProgramReader:
                 level = _LEVELS[word]
             elif node.name == "symbols":
                 symbols = self._values.words(node.value, node.name)
+            elif node.name == "multiples":
+                numbers = self._values.attribute(node)
+                if not (
+                    isinstance(numbers, tuple)
+                    and len(numbers) == len(symbols)
+                    and all(type(n) is int and n > 0 for n in numbers)
+                ):
+                    hint = "a positive number for each symbol, which stand before it"
+                    self._fail("TLC0285", "these are no multiples of symbols", node.name, hint)
+                multiples = {s: n for s, n in zip(symbols, numbers, strict=True) if n > 1}
             else:
                 self._fail("TLC0285", f"a program has no attribute {str(node.name)!r}", node.name,
-                           "it has level and symbols")  # fmt: skip
-        return level, symbols
+                           "it has level, symbols and multiples")  # fmt: skip
+        return level, symbols, multiples
 
     # Scope ----------------------------------------------------------------------------------------
 

@@ -27,6 +27,7 @@ from .dependence import is_global, is_shared
 from .matrix_operands import descriptors_of
 from .value_ranges import ValueRanges, value_ranges
 from .variants import accumulator_type, gemm_shape, multiplied_dtype, variants_of
+from .vector_access import is_aligned
 
 WARPGROUP = 128  # threads that issue one wgmma
 BOX = 256  # most elements of a TMA box along one dimension
@@ -112,7 +113,7 @@ def _without_roles(copy: Copy, context: PassContext) -> str:
         and copy.source_dims[-1] == len(source.shape) - 1
         and inner % ASYNC_BYTES == 0
         and source.unit_stride
-        and context.facts.aligned(copy.source.hint, ASYNC_BYTES)
+        and is_aligned(copy.source, ASYNC_BYTES, context)
     ):
         return "cp_async"
     return "registers"
@@ -127,7 +128,7 @@ def _refusal(
     """Why the launch cannot be run by roles, and where; None if it can."""
     if launch.threads % WARPGROUP:
         return f"{launch.threads} threads are not whole warpgroups", launch.loc
-    ranges = value_ranges(launch.body)
+    ranges = value_ranges(launch.body, context.multiples)
     for op in walk(launch.body):
         if isinstance(op, Gemm):
             reason = _gemm_refusal(op, launch.threads, context.target, ranges)
@@ -207,7 +208,7 @@ def _tma_refusal(
             return f"TMA cannot write the layout that the program gives the buffer of {name}"
     if not type_.unit_stride:
         return f"the elements of a row of {name} do not lie side by side"
-    if not context.facts.aligned(name, ASYNC_BYTES):
+    if not is_aligned(tensor, ASYNC_BYTES, context):
         return f"{name} may be aligned to less than {ASYNC_BYTES} bytes"
     return ""
 

@@ -4,8 +4,9 @@ where remarks go.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from enum import Enum
 
 from ..errors import UNKNOWN, Loc
 from ..ir.core import Program
@@ -27,29 +28,47 @@ class Remark:
         return f"{self.loc}: {kind} [{self.code}]: {self.message}"
 
 
+class Assume(Enum):
+    """Which facts of its arguments a variant takes to hold."""
+
+    ALL = "all"
+    PROMISED = "promised"  # sizes, and the alignment of tensors whose rows are promised to have it
+    NOTHING = "nothing"
+
+
+def assumptions(program: Program) -> tuple[Assume, ...]:
+    """Under which the variants of a program differ, from the one that takes most to hold on."""
+    return tuple(a for a in Assume if a is not Assume.PROMISED or program.multiples)
+
+
 class Facts:
-    """What holds for the arguments of a variant, and a record of what was asked (its launch class).
+    """What holds for the arguments of a variant, and a record of what was taken to hold (its launch
+    class).
 
     A fact is ("aligned", tensor, bytes): base address, rows and every stride but the last are
     multiples of `bytes`; or ("below", tensor, bytes): the tensor's extent in bytes is smaller.
-    `holds(fact)` records the question: facts that were never asked do not make variants.
+    Facts that were never asked do not make variants.
     """
 
-    def __init__(self, assume: bool = True) -> None:
-        self.assumes = assume
-        self.asked: dict[tuple[str, str, int], None] = {}
+    def __init__(self, assume: Assume = Assume.ALL) -> None:
+        self.assume = assume
+        self.taken: dict[tuple[str, str, int], None] = {}
 
-    def aligned(self, tensor: str, size: int) -> bool:
-        """Whether the tensor's base and outer strides are multiples of `size` bytes."""
-        return self._ask(("aligned", tensor, size))
+    def aligned(self, tensor: str, size: int, promised: bool = False) -> bool:
+        """Whether the tensor's base and outer strides are multiples of `size` bytes; `promised`
+        where the program says that its rows are.
+        """
+        known = promised and self.assume is Assume.PROMISED
+        return self._take(("aligned", tensor, size), known or self.assume is Assume.ALL)
 
     def below(self, tensor: str, size: int) -> bool:
         """Whether the tensor takes fewer than `size` bytes."""
-        return self._ask(("below", tensor, size))
+        return self._take(("below", tensor, size), self.assume is not Assume.NOTHING)
 
-    def _ask(self, fact: tuple[str, str, int]) -> bool:
-        self.asked[fact] = None
-        return self.assumes
+    def _take(self, fact: tuple[str, str, int], holds: bool) -> bool:
+        if holds:
+            self.taken[fact] = None
+        return holds
 
 
 def _ignore(remark: Remark) -> None:
@@ -58,12 +77,15 @@ def _ignore(remark: Remark) -> None:
 
 @dataclass(frozen=True)
 class PassContext:
-    """The surroundings of a pass. `remark` is called with every remark."""
+    """The surroundings of a pass. `remark` is called with every remark; `multiples` is what the
+    program promises of its symbols, as run_pipeline finds it before each pass.
+    """
 
     target: Target
     registry: Registry
     facts: Facts = field(default_factory=Facts)
     remark: Callable[[Remark], None] = _ignore
+    multiples: Mapping[str, int] = field(default_factory=dict)
 
 
 Pass = Callable[[Program, PassContext], Program]

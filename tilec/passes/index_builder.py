@@ -11,7 +11,7 @@ variables):
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -21,7 +21,7 @@ from ..ir.dtypes import i32
 from ..ir.ops import arith
 from ..ir.ops.control import For, HardwareBlock, Launch, Role, Symbol, ThreadId, WarpUniform
 from ..ir.types import ScalarType
-from .ranges import SYMBOL_LIMIT, Range, bounds_of
+from .ranges import NO_PROMISES, SYMBOL_LIMIT, Range, bounds_of
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,9 @@ class IndexBuilder(Builder):
     `assume`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, multiples: Mapping[str, int] = NO_PROMISES) -> None:
         super().__init__()
+        self.multiples = multiples
         self.definitions: dict[Value, Op] = {}
         self.threads = 1024  # of the role whose code is built
         self._ranges: dict[Value, Range] = {}
@@ -66,7 +67,7 @@ class IndexBuilder(Builder):
 
     def child(self) -> IndexBuilder:
         """A builder of its own that knows what this one knows."""
-        other = IndexBuilder()
+        other = IndexBuilder(self.multiples)
         other.definitions.update(self.definitions)
         other._assumed.update(self._assumed)
         return other
@@ -148,7 +149,7 @@ class IndexBuilder(Builder):
     def _by_op(self, op: Op | None) -> Range | None:
         match op:
             case Symbol():
-                return Range.between(0, SYMBOL_LIMIT)
+                return Range.between(0, SYMBOL_LIMIT, self.multiples.get(op.label, 1))
             case ThreadId():
                 return Range.between(0, (1024 if op.launched else self.threads) - 1)
             case HardwareBlock():

@@ -141,7 +141,7 @@ class Lowering:
         role: Role | None = None,
         outer: Lowering | None = None,
     ) -> None:
-        self.b: IndexBuilder = IndexBuilder() if outer is None else outer.b.child()
+        self.b: IndexBuilder = IndexBuilder(context.multiples) if outer is None else outer.b.child()
         self.context: PassContext = context
         self.threads = threads
         self.role = role

@@ -77,15 +77,18 @@ class _Packer:
     def __init__(self, program: Program) -> None:
         self._program = program
         self._values: dict[Value, Value] = {}
-        self._ranges = value_ranges(program.body)
+        self._ranges = value_ranges(program.body, program.multiples)
         self._symbols = list(program.symbols)
+        self._multiples = dict(program.multiples)
         self._b = Builder()
 
     def program(self) -> Program:
         params = tuple(self._param(param) for param in self._program.params)
         for op in self._program.body.ops:
             self._op(op)
-        new = replace(self._program, params=params, symbols=tuple(self._symbols))
+        new = replace(
+            self._program, params=params, symbols=tuple(self._symbols), multiples=self._multiples
+        )
         return new.with_body(self._program.body.with_ops(self._b.ops))
 
     # Values and types -----------------------------------------------------------------------------
@@ -137,6 +140,9 @@ class _Packer:
         label = f"{extent}_pairs"
         if label not in self._symbols:
             self._symbols.append(label)
+            pairs, odd = divmod(self._multiples.get(extent, 1), 2)
+            if pairs > 1 and not odd:
+                self._multiples[label] = pairs
             symbol = self._b.emit_outside(Symbol(label=extent))
             half = self._b.emit_outside(FloorDiv(symbol.result, constant(2, i32)))
             self._b.emit_outside(Define(half.result, label=label))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -167,7 +168,7 @@ def _guarded(
 ) -> Program:
     """Runs one pass; what goes wrong in it is told with its name."""
     try:
-        after = pass_(program, context)
+        after = pass_(program, dataclasses.replace(context, multiples=program.multiples))
         if checked:
             verify(after, context.registry)
         return after

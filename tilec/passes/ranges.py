@@ -9,14 +9,17 @@ what is left when a result is cut to a dtype. Each is sound: if a and b hold for
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from ..ir.dtypes import DType
 
 SYMBOL_LIMIT = 2**31 - 2**16
 """Extents are below this, so that `extent + tile - 1` is an i32 for every tile extent to 65536. The
 launcher refuses larger ones."""
+NO_PROMISES: Mapping[str, int] = MappingProxyType({})
+"""What the symbols of a program are multiples of, where it does not say."""
 
 
 def bounds_of(dtype: DType) -> tuple[int, int]:

@@ -47,7 +47,7 @@ def failed_step(
     about: dict[str, object] = {
         "pass": step,
         "target": context.target.name,
-        "assume": context.facts.assumes,
+        "assume": context.facts.assume.value,
     }
     folder = _write(folder, about, cause, program)
     reason = cause.message if isinstance(cause, TilecError) else f"{type(cause).__name__}: {cause}"

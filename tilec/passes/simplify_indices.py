@@ -23,6 +23,7 @@ steps that cannot.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 from ..ir.build import fold
 from ..ir.core import Block, Constant, Op, Program, Value, at, constant
@@ -32,26 +33,28 @@ from ..ir.ops.memory import ElementAccess
 from ..ir.types import MemoryType, ScalarType
 from .context import PassContext
 from .linear_forms import Forms, Linear
-from .ranges import bounds_of, difference_decides
+from .ranges import NO_PROMISES, bounds_of, difference_decides
 from .value_ranges import Scope, exact_range, integer_dtype
 
 
 def simplify_indices(program: Program, context: PassContext) -> Program:
     """The program with its integer arithmetic simplified."""
-    body = indices_simplified(program.body)
+    body = indices_simplified(program.body, program.multiples)
     return program if body is program.body else program.with_body(body)
 
 
-def indices_simplified(block: Block) -> Block:
-    """A block with its integer arithmetic simplified; the block itself where nothing is."""
-    return _Simplifier().block(block)
+def indices_simplified(block: Block, multiples: Mapping[str, int] = NO_PROMISES) -> Block:
+    """A block with its integer arithmetic simplified; the block itself where nothing is.
+    `multiples`: what symbols are promised to be multiples of.
+    """
+    return _Simplifier(multiples).block(block)
 
 
 class _Simplifier:
     """Walks a program in order, emitting ops and learning what is known of their results."""
 
-    def __init__(self) -> None:
-        self._scope = Scope()
+    def __init__(self, multiples: Mapping[str, int]) -> None:
+        self._scope = Scope(multiples)
         self._forms = Forms(self._scope)
         self._mapping: dict[Value, Value] = {}
         self._out: list[Op] = []

@@ -29,6 +29,7 @@ from .context import PassContext, Remark
 from .dependence import is_statement, slice_of
 from .fit_resources import accumulators
 from .variants import ADDRESS_REGISTERS
+from .vector_access import is_aligned
 
 WORD = 4  # bytes of a register
 FACT_BYTES = 16  # of the widest access
@@ -96,7 +97,7 @@ def _registers(copy: Copy, launch: Launch, context: PassContext) -> int:
     size, inner = type_.dtype.bytes, type_.shape[-1]
     whole = type_.unit_stride and (not isinstance(inner, int) or inner * size % FACT_BYTES == 0)
     elements = _elements(copy, launch)
-    if size < WORD and whole and context.facts.aligned(copy.source.hint, FACT_BYTES):
+    if size < WORD and whole and is_aligned(copy.source, FACT_BYTES, context):
         return -(-elements * size // WORD)
     return elements * -(-size // WORD)
 

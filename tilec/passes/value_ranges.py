@@ -31,7 +31,7 @@ from ..ir.ops.control import (
 )
 from ..ir.ops.pipeline import Pipeline
 from ..ir.types import ScalarType
-from .ranges import SYMBOL_LIMIT, Range
+from .ranges import NO_PROMISES, SYMBOL_LIMIT, Range
 
 RangeOf = Callable[[Value], Range]
 _GRID_LIMIT = 2**31 - 1
@@ -58,9 +58,11 @@ class ValueRanges:
         return self.of(value).is_multiple(divisor)
 
 
-def value_ranges(block: Block) -> ValueRanges:
-    """The ranges of all integers that a block and its regions define."""
-    scope = Scope()
+def value_ranges(block: Block, multiples: Mapping[str, int] = NO_PROMISES) -> ValueRanges:
+    """The ranges of all integers that a block and its regions define. `multiples` is the program's:
+    what its symbols are multiples of.
+    """
+    scope = Scope(multiples)
 
     def visit(inner: Block) -> None:
         for op in inner.ops:
@@ -77,7 +79,8 @@ def value_ranges(block: Block) -> ValueRanges:
 class Scope:
     """What is known at a point of a program while a pass walks it in order."""
 
-    def __init__(self) -> None:
+    def __init__(self, multiples: Mapping[str, int] = NO_PROMISES) -> None:
+        self.multiples = multiples
         self.known: dict[Value, Range] = {}
         self.defined_by: dict[Value, Op] = {}
         self.symbols: dict[str, list[Value]] = {}  # the values of a symbol
@@ -117,7 +120,7 @@ class Scope:
         threads = self._threads[-1] if self._threads else (1024, 1024)
         match op:
             case Symbol():
-                return Range(0, SYMBOL_LIMIT - 1)
+                return Range.between(0, SYMBOL_LIMIT - 1, self.multiples.get(op.label, 1))
             case ThreadId():
                 return Range.between(0, threads[1 if op.launched else 0] - 1)
             case HardwareBlock():

@@ -85,15 +85,18 @@ class VectorAccess:
 
     def _ask(self, memory: Value) -> int:
         type_ = memory_type(memory)
+        size = type_.dtype.bytes
         if not memory.hint or type_.shape[-1] == "*":
-            return type_.dtype.bytes
+            return size
         wanted = FACT_BYTES
         for count in rows_of(type_):
             if isinstance(count, int):
-                wanted = math.gcd(wanted, count * type_.dtype.bytes)
-        if wanted > type_.dtype.bytes and self.context.facts.aligned(memory.hint, wanted):
-            return wanted
-        return type_.dtype.bytes
+                wanted = math.gcd(wanted, count * size)
+        promised = math.gcd(wanted, promised_elements(type_, self.context) * size)
+        for bytes_ in (wanted, promised):
+            if bytes_ > size and is_aligned(memory, bytes_, self.context):
+                return bytes_
+        return size
 
     def whole(self, memory: Value, width: int) -> bool:
         """Whether a vector of `width`, aligned to itself, is inside a tensor where its first
@@ -105,7 +108,9 @@ class VectorAccess:
             return True
         if isinstance(inner, int):
             return inner % width == 0
-        return len(type_.shape) > 1  # its rows are aligned, so its extent is a multiple
+        if len(type_.shape) > 1:
+            return True  # its rows are aligned, so its extent is a multiple
+        return self.context.multiples.get(inner, 1) % width == 0
 
     # Accesses -------------------------------------------------------------------------------------
 
@@ -315,6 +320,23 @@ class VectorAccess:
 
 _Access = Callable[[tuple[Value, ...], Value, "Value | None"], None]
 """Emits the access at the given indices, for the registers `step` further, under a condition."""
+
+
+def is_aligned(memory: Value, size: int, context: PassContext) -> bool:
+    """Whether a tensor's base and rows are multiples of `size` bytes, as a fact of the launch."""
+    type_ = memory_type(memory)
+    promised = promised_elements(type_, context) * type_.dtype.bytes
+    return context.facts.aligned(memory.hint, size, promised > 0 and promised % size == 0)
+
+
+def promised_elements(type_: MemoryType, context: PassContext) -> int:
+    """What the rows of a tensor are known to be multiples of, in elements, where the program makes a
+    promise of one of its extents; else 0.
+    """
+    rows = rows_of(type_) or type_.shape
+    counts = [d if isinstance(d, int) else context.multiples.get(d, 1) for d in rows]
+    promises = any(isinstance(d, str) and d in context.multiples for d in rows)
+    return math.gcd(*counts) if promises else 0
 
 
 def is_below(memory: Value, context: PassContext) -> bool:

@@ -38,7 +38,7 @@ def vectorize(program: Program, context: PassContext) -> Program:
 
 
 def _launch(launch: Launch, context: PassContext) -> Launch:
-    b = IndexBuilder()
+    b = IndexBuilder(context.multiples)
     with b.inside(launch):
         body = _Vectorizer(b, context).block(launch.body)
     return launch.replace(body=body)  # type: ignore[return-value]

@@ -39,7 +39,7 @@ _MAY_OVERFLOW = (arith.Add, arith.Sub, arith.Mul, arith.Neg, arith.Abs)
 def wrap_integers(program: Program, context: PassContext) -> Program:
     """The program with integers that may overflow computed as unsigned ones."""
     data = _data_of(program)
-    ranges = value_ranges(program.body)
+    ranges = value_ranges(program.body, program.multiples)
     unsigned: dict[Value, Value] = {}  # of what this pass has made signed again
 
     def rule(op: Op) -> Answer:

@@ -110,6 +110,7 @@ def bind_arguments(manifest: Manifest, arguments: Sequence[object]) -> Bound:
             {**env, **{k: v for k, (v, _) in symbols.items()}},
             symbols,
         )
+    _check_multiples(manifest, symbols)
     values = {name: value for name, (value, _) in symbols.items()}
     for name, expr in manifest.derived:
         values[name] = evaluate(expr, {**env, **values})
@@ -346,6 +347,18 @@ def _solve(expr: Expr, value: int, known: Mapping[str, int]) -> int | None:
     if operation == "mul" and other and value % other == 0:
         return _solve(inner, value // other, known)
     return None
+
+
+def _check_multiples(manifest: Manifest, symbols: Mapping[str, tuple[int, str]]) -> None:
+    for name, multiple in manifest.multiples:
+        value, tensor = symbols[name]
+        if value % multiple:
+            raise _refuse(
+                manifest.program,
+                f"{name} = {value} from {tensor} is no multiple of {multiple}, as "
+                f"T.dynamic({name!r}, multiple_of={multiple}) says",
+                f"pad {tensor}, or leave out multiple_of",
+            )
 
 
 def _check_shape(

@@ -12,6 +12,7 @@ from ..errors import ArgumentError, CompilerFailed
 from ..ir.core import Program
 from ..ir.print import print_program
 from ..ir.registry import Registry
+from ..passes.context import Assume, assumptions
 from ..target import Target
 from .binary import Binary, KernelResources
 from .check_args import NoVariant
@@ -65,8 +66,8 @@ class CompiledKernel:
         self.program = program
         self.target = target
         self._registry = registry
-        self._lowered: dict[bool, Lowered] = {}  # by whether facts are assumed
-        self._stored: dict[bool, StoredVariant] = {}
+        self._lowered: dict[Assume, Lowered] = {}
+        self._stored: dict[Assume, StoredVariant] = {}
         self._general = False
         self._loaded: Loaded | None = None
         self._binaries: dict[tuple[str, str], Binary] = {}
@@ -90,9 +91,9 @@ class CompiledKernel:
     @property
     def lowered(self) -> Lowered:
         """The first variant."""
-        return self._lower(assume=True)
+        return self._lower(Assume.ALL)
 
-    def _lower(self, assume: bool) -> Lowered:
+    def _lower(self, assume: Assume) -> Lowered:
         if assume not in self._lowered:
             from .lowering import lower_program  # passes and templates: not for what is stored
 
@@ -101,8 +102,10 @@ class CompiledKernel:
         return self._lowered[assume]
 
     def add_general(self) -> bool:
-        """Adds the variant that takes any arguments; False if it is there."""
-        first = self._stored.get(True)
+        """Adds the variant that takes any arguments, before it the one that relies on what the program
+        promises of its symbols; False if they are there.
+        """
+        first = self._stored.get(Assume.ALL)
         requires = self.lowered.requires if first is None else first.variant.requires
         if not requires or self._general:
             return False
@@ -113,10 +116,12 @@ class CompiledKernel:
     @property
     def variants(self) -> tuple[Lowered, ...]:
         """The variants made so far."""
-        return tuple(self._lower(assume) for assume in self._assumed())
+        found = {lowered.requires: lowered for lowered in map(self._lower, self._assumed()[::-1])}
+        return tuple(found.values())[::-1]
 
-    def _assumed(self) -> tuple[bool, ...]:
-        return (True, False) if self._general else (True,)
+    def _assumed(self) -> tuple[Assume, ...]:
+        """What the variants assume, the most first."""
+        return assumptions(self.program) if self._general else (Assume.ALL,)
 
     @property
     def manifest(self) -> Manifest:
@@ -183,12 +188,12 @@ class CompiledKernel:
             binary = compile_variant(lowered.text, self.target, variant.source, arch=arch)
             self._binaries[key] = binary
             if self._registry is None:
-                assume = lowered is self._lowered.get(True)
+                assume = next(a for a, v in self._lowered.items() if v is lowered)
                 stored = StoredVariant(lowered.variant, binary)
                 store_variant(self.program, self.target, arch, assume, stored)
         return self._binaries[key]
 
-    def _launchable(self, assume: bool, arch: str) -> Variant:
+    def _launchable(self, assume: Assume, arch: str) -> Variant:
         """A variant as the launcher sees it: stored by an earlier process, or lowered now."""
         if self._registry is None and assume not in self._lowered and assume not in self._stored:
             found = read_variant(self.program, self.target, arch, assume)
@@ -208,7 +213,8 @@ class CompiledKernel:
         if self._loaded is None:
             driver = driver_of(self.target.backend)
             arch = _arch_here(self.target, driver)
-            variants = tuple(self._launchable(assume, arch) for assume in self._assumed())
+            found = [self._launchable(assume, arch) for assume in self._assumed()]
+            variants = tuple({v.requires: v for v in found[::-1]}.values())[::-1]
             self._loaded = load(
                 lambda variant: self.compiled(variant, arch),
                 Interface(self.program).manifest(self.target.name, variants),

@@ -14,13 +14,15 @@ from ..errors import IRError, TilecError
 from ..ir.core import Program
 from ..ir.ops import builtin_registry
 from ..ir.registry import Registry
-from ..passes.context import Facts, PassContext, Remark
+from ..passes.context import Assume, Facts, PassContext, Remark
 from ..passes.layout_constraints import register_layout_rules
 from ..passes.lower_tiles import register_lowerings
 from ..passes.pipeline import Observer, Run, run_pipeline
 from ..passes.reproducer import EMISSION, failed_step
 from ..target import Target
 from .check_meaning import MeaningCheck
+
+_SUFFIXES = {Assume.ALL: "", Assume.PROMISED: "_promised", Assume.NOTHING: "_generic"}
 
 
 @cache
@@ -73,12 +75,12 @@ def lower_program(
     target: Target,
     registry: Registry | None = None,
     *,
-    assume: bool = True,
+    assume: Assume = Assume.ALL,
     observers: tuple[Observer, ...] = (),
     checked: bool | None = None,
 ) -> Lowered:
-    """Runs the passes and the emitter. With `assume`, every fact that a pass asks about holds and
-    is required of the arguments; without, none does.
+    """Runs the passes and the emitter. The facts that `assume` grants hold and are required of the
+    arguments.
 
     `checked` verifies the IR after every pass (by default where TILEC_CHECK is set); TILEC_CHECK=1
     also interprets before and after every tile-level pass. Raises TilecError.
@@ -90,7 +92,8 @@ def lower_program(
     context = PassContext(target, registry, facts, remarks.append)
     dump = settings.dump_dir()
     if dump is not None:
-        dump = dump / f"{program.name}-{target.backend}-{target.arch}{'' if assume else '-generic'}"
+        kind = _SUFFIXES[assume].replace("_", "-")
+        dump = dump / f"{program.name}-{target.backend}-{target.arch}{kind}"
     if settings.check == "1":
         observers = (*observers, MeaningCheck(registry))
     start = time.perf_counter()
@@ -106,10 +109,10 @@ def lower_program(
     result = Lowered(
         lowered,
         emitted,
-        tuple(Fact(*fact) for fact in facts.asked) if assume else (),  # type: ignore[arg-type]
+        tuple(Fact(*fact) for fact in facts.taken),  # type: ignore[arg-type]
         tuple(dict.fromkeys(remarks)),
         time.perf_counter() - start,
-        "" if assume else "_generic",
+        _SUFFIXES[assume],
     )
     if dump is not None:
         (dump / result.file_name).write_text(result.text)

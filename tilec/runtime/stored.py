@@ -12,6 +12,7 @@ from .. import config
 from ..backends.manifest import Variant
 from ..ir.core import Program
 from ..ir.print import print_program
+from ..passes.context import Assume
 from ..target import Target
 from .binary import Binary
 from .cache import cache_key
@@ -34,8 +35,10 @@ class StoredVariant:
     binary: Binary
 
 
-def read_variant(program: Program, target: Target, arch: str, assume: bool) -> StoredVariant | None:
-    """The variant that assumes what the passes ask (or nothing), compiled for `arch`; None where it
+def read_variant(
+    program: Program, target: Target, arch: str, assume: Assume
+) -> StoredVariant | None:
+    """The variant under some assumptions, compiled for `arch`; None where it
     is not stored, where TILEC_CHECK or TILEC_DUMP want to see the passes at work, or where an
     extension is installed."""
     disk = user_cache()
@@ -54,7 +57,7 @@ def read_variant(program: Program, target: Target, arch: str, assume: bool) -> S
 
 
 def store_variant(
-    program: Program, target: Target, arch: str, assume: bool, stored: StoredVariant
+    program: Program, target: Target, arch: str, assume: Assume, stored: StoredVariant
 ) -> None:
     """Keeps a variant for later processes, where there is a cache."""
     disk = user_cache()
@@ -69,5 +72,5 @@ def store_variant(
         disk.put(_key(program, target, arch, assume), metadata, binary.code)
 
 
-def _key(program: Program, target: Target, arch: str, assume: bool) -> str:
-    return cache_key("variant", print_program(program), target.name, arch, str(assume))
+def _key(program: Program, target: Target, arch: str, assume: Assume) -> str:
+    return cache_key("variant", print_program(program), target.name, arch, assume.value)
