@@ -107,7 +107,7 @@ def test_a_fault_of_a_pass_names_it_and_can_be_replayed(tmp_path: Path, fault: o
     assert "gemm_nt" in line_of(error.loc) and str(tmp_path) in error.hint
     about = json.loads((tmp_path / "reproducer.json").read_text())
     assert about["pass"] == name and about["target"] == "cuda:sm_80"
-    assert about["replay"] == "tilec repro ." and about["assume"] is True
+    assert about["replay"] == "tilec repro ." and about["assume"] == "all"
     assert "Traceback" in about["error"] or "TLC" in about["error"]
     reproducer = parse_program((tmp_path / "reproducer.tir").read_text(), REGISTRY, "r.tir")
     with pytest.raises(InternalError):
