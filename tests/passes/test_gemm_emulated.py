@@ -87,6 +87,8 @@ CASES: list[Case] = [
         bf16,
         "wgmma_ss<128, bf16, false, true>",
     ),
+    # 2 x 2 warpgroups
+    (SM90, (128, 256, 64), 512, (136, 264, 128), "NT", f16, f16, "wgmma_ss<128, f16"),
     (SM90, (64, 96, 32), 128, (72, 96, 64), "TT", f16, f32, "wgmma_ss<96, f16, true, false>"),
     (SM90, (64, 192, 64), 128, (72, 200, 64), "TN", f16, f16, "tma_store<2>"),
     (GFX942, (64, 64, 32), 256, (72, 80, 64), "NT", f16, f16, "load_shared<8>(a_frag"),

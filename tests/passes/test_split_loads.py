@@ -75,18 +75,25 @@ def test_what_registers_cannot_hold_beside_the_accumulators_loads_when_it_deposi
     wide = {"bm": 128, "bn": 256, "bk": 64, "threads": 256}
     result = split(kernels.gemm_nt, "cuda:sm_80", assume=False, **wide)
     assert labels(result) == ["fetch", "deposit", "mma"]
-    # 255 - 128 accumulators - 48 for addresses hold the 64 elements of B, not the 32 of A too.
+    # 255 - 128 accumulators - 32 of fragments - 48 for addresses hold the 32 elements of A and their
+    # 4 addresses of 64 bits, not the 64 and 8 of B too.
     assert (
-        "A is not loaded ahead: 32 registers a thread, 15 left" in result.remark("TLC0325").message
+        "B is not loaded ahead: 80 registers a thread, 47 left" in result.remark("TLC0325").message
     )
     assert stage(result, "fetch") == ["load_tile", "send"]
     both = ["put", "receive", "store_tile", "commit"]
-    assert stage(result, "deposit") == ["put", "load_tile", "store_tile", "commit", *both]
+    assert stage(result, "deposit") == [*both, "put", "copy", "commit"]
     (channel,) = [c for c in result.all(Channel) if isinstance(c.type.memory, TileType)]
-    assert channel.label == "B_registers"
+    assert channel.label == "A_registers"
     keeps_meaning(specialised(kernels.gemm_nt, **wide), result.program)
-    for other in ({"threads": 256}, {**wide, "threads": 512}):
-        assert split(kernels.gemm_nt, "cuda:sm_80", assume=False, **other).codes == []
+    assert split(kernels.gemm_nt, "cuda:sm_80", assume=False, threads=256).codes == []
+    # Of 512 threads each has 128 registers: 64 + 24 + 48 leave none.
+    result = split(kernels.gemm_nt, "cuda:sm_80", assume=False, **{**wide, "threads": 512})
+    assert labels(result) == ["deposit", "mma"]
+    assert {r.message for r in result.remarks if r.code == "TLC0325"} == {
+        "A is not loaded ahead: 20 registers a thread, 0 left",
+        "B is not loaded ahead: 40 registers a thread, 0 left",
+    }
     assert "TLC0325" not in split(kernels.gemm_nt, "hip:gfx942", **wide).codes
 
 

@@ -129,7 +129,7 @@ class _Coalescing:
                     live = self._while(op, live, depth)
                 case _:
                     self._leaf(op, results, depth)
-                    live |= _tiles_used(op)
+                    live |= tiles_used(op)
         return live
 
     def _define(self, values: Sequence[Value], live: Iterable[Value]) -> None:
@@ -163,7 +163,7 @@ class _Coalescing:
             if is_tile(param):
                 self._group(given)
                 self._always.append((given, param))
-        return self._loop(op, op.body.params, after | _outer_tiles(op.condition), depth)
+        return self._loop(op, op.body.params, after | outer_tiles(op.condition), depth)
 
     def _loop(
         self, op: For | While, params: Sequence[Value], after: set[Value], depth: int
@@ -177,7 +177,7 @@ class _Coalescing:
                 self._always.append((param, result))
                 self._tie(init, param, depth)
                 self._tie(last, param, depth + 1)
-        through = after | _outer_tiles(op.body)
+        through = after | outer_tiles(op.body)
         live = self._scan(op.body, through, depth + 1)
         tiles = [p for p in params if is_tile(p)]
         self._define(tiles, live - set(tiles))
@@ -194,7 +194,7 @@ class _Coalescing:
         return live
 
 
-def _tiles_used(op: Op) -> set[Value]:
+def tiles_used(op: Op) -> set[Value]:
     """Tiles from outside that an op, or one in its regions, reads."""
     inside = {v for inner in op.walk() for v in inner.results}
     return {v for inner in op.walk() for v in inner.inputs if is_tile(v)} - (
@@ -202,7 +202,7 @@ def _tiles_used(op: Op) -> set[Value]:
     )
 
 
-def _outer_tiles(block: Block) -> set[Value]:
+def outer_tiles(block: Block) -> set[Value]:
     """Tiles that a block reads and does not define."""
     defined = set(block.params) | {v for op in walk(block) for v in op.results}
     defined |= {p for op in walk(block) for inner in op.regions for p in inner.params}

@@ -23,11 +23,11 @@ from ..target import Target
 from .choose_instructions import WARPGROUP
 from .context import PassContext, Remark
 from .dependence import is_shared
+from .live_tiles import live_registers
 from .schedule_stages import LOADS
-from .variants import ADDRESS_REGISTERS, WGMMA_COLUMNS, accumulator_type, gemm_shape
+from .variants import ADDRESS_REGISTERS, WGMMA_COLUMNS, gemm_shape
 
 ALIGNMENT = 1024  # of every shared buffer: the period of the widest swizzle
-WORD_BITS = 32  # of a register
 BARRIER_BYTES = 1024  # set aside for mbarriers
 RESERVED_BYTES = 1024  # of each block, taken by the system
 STAGING_COLUMN_BYTES = 128  # width of a slab on its way to a TMA store
@@ -178,11 +178,11 @@ def _budget_registers(launch: Launch, target: Target) -> Launch:
 
 def _resident(launch: Launch, target: Target) -> int:
     """Blocks of the launch that a multiprocessor holds, at most two, with registers enough for the
-    accumulators.
+    tiles that are live together.
     """
     fit = target.multiprocessor_shared_bytes // (shared_bytes(launch) + RESERVED_BYTES)
     blocks = max(1, min(2, fit)) if launch.persistent_blocks else 1
-    needed = accumulators(launch) + ADDRESS_REGISTERS
+    needed = live_registers(launch, target) + ADDRESS_REGISTERS
     entry = target.registers // (blocks * launch.launched_threads) // 8 * 8
     if entry < _instruction_registers(launch):
         return 1
@@ -214,15 +214,3 @@ def _split(groups: int, blocks: int, target: Target) -> tuple[int, int]:
     producer = 40 if groups >= 2 and share > 400 else 24
     consumer = min(240, (share - producer) // groups // 8 * 8)
     return producer, consumer
-
-
-def accumulators(launch: Launch) -> int:
-    """Accumulator registers a thread of the largest gemm."""
-    gemms = [op for op in walk(launch.body) if isinstance(op, Gemm)]
-    return max((_accumulators(op) // launch.threads for op in gemms), default=0)
-
-
-def _accumulators(gemm: Gemm) -> int:
-    """Registers of all threads that hold a gemm's accumulator once."""
-    m, n, _ = gemm_shape(gemm)
-    return -(-m * n * accumulator_type(gemm).dtype.bits // WORD_BITS)

@@ -327,14 +327,16 @@ class IndexBuilder(Builder):
         )
 
     @contextmanager
-    def unrolled(self, count: int, hint: str = "i", limit: int = 1 << 30) -> Iterator[Value]:
-        """A loop of `count` iterations, unrolled (by four above `limit`); no loop where there is
-        one iteration.
+    def unrolled(
+        self, count: int, hint: str = "i", limit: int = 1 << 30, by: int = 4
+    ) -> Iterator[Value]:
+        """A loop of `count` iterations, unrolled (`by` at a time above `limit`); no loop where
+        there is one iteration.
         """
         if count == 1:
             yield self.const(0)
             return
-        with self.loop(0, count, hint=hint, unroll=0 if count <= limit else 4) as index:
+        with self.loop(0, count, hint=hint, unroll=0 if count <= limit else by) as index:
             yield index
 
     @contextmanager

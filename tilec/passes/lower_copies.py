@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 CP_ASYNC_BYTES = (4, 8, 16)
 UNROLL_LIMIT = 16  # iterations of a copy that are unrolled in full
+BYTES_IN_FLIGHT = 64  # of a thread where there are more iterations
+MOST_IN_FLIGHT = 32  # loads of a thread, each of which takes a register at least
 
 
 def lower_copy(op: Copy, lowering: Lowering) -> None:
@@ -155,7 +157,8 @@ def _through_registers(op: Copy, lowering: Lowering) -> None:
     source_dtype, dtype = memory_type(source).dtype, memory_type(destination).dtype
     width = _copy_width(op, lowering)
     own = Space.LOCAL in (memory_type(source).space, memory_type(destination).space)
-    visit = _alone(lowering, op.shape) if own else spread(lowering, op.shape, width)
+    by = min(MOST_IN_FLIGHT, BYTES_IN_FLIGHT // (width * source_dtype.bytes))
+    visit = _alone(lowering, op.shape) if own else spread(lowering, op.shape, width, by)
     with visit as place:
         at = shifted(b, lowering.values(op.source_indices), op.source_dims, place)
         to = shifted(b, lowering.values(op.destination_indices), op.destination_dims, place)
@@ -196,8 +199,12 @@ def _copy_width(op: Copy, lowering: Lowering) -> int:
 
 
 @contextmanager
-def spread(lowering: Lowering, shape: Sequence[int], vector: int) -> Iterator[tuple[Value, ...]]:
-    """Loops in which the role's threads visit every run of `vector` elements once; its start."""
+def spread(
+    lowering: Lowering, shape: Sequence[int], vector: int, by: int = 4
+) -> Iterator[tuple[Value, ...]]:
+    """Loops in which the role's threads visit every run of `vector` elements once; its start. Long
+    loops are unrolled `by` iterations at a time.
+    """
     b, thread = lowering.b, lowering.thread()
     if not shape:
         with b.when(b.compare("eq", thread, 0)):
@@ -206,11 +213,11 @@ def spread(lowering: Lowering, shape: Sequence[int], vector: int) -> Iterator[tu
     runs = math.prod(shape) // vector
     layout = blocked(shape, lowering.threads, vector)
     if layout.replication == 1:
-        with b.unrolled(runs // lowering.threads, limit=UNROLL_LIMIT) as i:
+        with b.unrolled(runs // lowering.threads, limit=UNROLL_LIMIT, by=by) as i:
             yield coordinates(b, layout, thread, b.mul(i, vector))
         return
     count = -(-runs // lowering.threads)
-    with b.unrolled(count, limit=UNROLL_LIMIT) as i:
+    with b.unrolled(count, limit=UNROLL_LIMIT, by=by) as i:
         number = b.add(thread, b.mul(i, lowering.threads))
         inside = b.compare("lt", number, runs)
         if b.range_of(number).high < runs:

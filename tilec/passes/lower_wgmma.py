@@ -66,7 +66,9 @@ def lower_wgmma(op: Gemm, lowering: Lowering) -> None:
     warpgroup: Value = b.const(0)
     if lowering.threads > WARPGROUP:
         warpgroup = lowering.at_top(lambda: _warpgroup(lowering))
-    row, column = tiling.unit_place(b, warpgroup)
+    # at the top, as what is made of them there
+    row = lowering.at_top(lambda: tiling.unit_place(b, warpgroup)[0])
+    column = lowering.at_top(lambda: tiling.unit_place(b, warpgroup)[1])
     a = _Source(op, "a", lowering, tiling, row)
     other = _Source(op, "b", lowering, tiling, column)
     b.emit(WgmmaFence())

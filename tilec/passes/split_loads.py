@@ -3,8 +3,9 @@
 Needs: roles assigned. Leaves: no copy with instruction "registers" in a load stage: its stage is
 split into "fetch" (global to registers) and "deposit" (registers to shared), joined by a channel of
 registers, so that the loads are in flight while an iteration is computed. Stages that mix cp.async
-and registers are split apart by copy. Where the registers do not suffice for all copies, the largest
-that fit are fetched ahead, and the others load when they deposit.
+and registers are split apart by copy. Where the registers do not suffice for all copies beside the
+tiles that are live, the largest that fit are fetched ahead; the others are copied as they are by the
+deposit stage, some elements at a time.
 
     stage <label = "load"> {                 stage <label = "fetch"> {
       %s = put %ca                             %t = load_tile %A[...] ; send %ra, %t }
@@ -27,12 +28,13 @@ from ..ir.ops.tile import Copy, LoadTile, StoreTile
 from ..ir.types import ChannelType, TileType
 from .context import PassContext, Remark
 from .dependence import is_statement, slice_of
-from .fit_resources import accumulators
+from .live_tiles import live_registers
 from .variants import ADDRESS_REGISTERS
-from .vector_access import is_aligned
+from .vector_access import is_aligned, is_below
 
 WORD = 4  # bytes of a register
 FACT_BYTES = 16  # of the widest access
+ADDRESS = 2  # registers of one of 64 bits
 
 
 def split_loads(program: Program, context: PassContext) -> Program:
@@ -59,7 +61,7 @@ def _launch(launch: Launch, context: PassContext) -> Launch:
 
 
 def _fetched_ahead(launch: Launch, context: PassContext) -> set[Op]:
-    """The copies whose data may wait in registers while the accumulators are live: the largest
+    """The copies whose data may wait in registers while an iteration is computed: the largest
     first, as long as there are registers. The others are remarked on.
     """
     copies = [
@@ -69,9 +71,10 @@ def _fetched_ahead(launch: Launch, context: PassContext) -> set[Op]:
         for op in stage.body.ops
         if isinstance(op, Copy) and op.instruction == "registers"
     ]
-    spare = context.target.max_registers - accumulators(launch) - ADDRESS_REGISTERS
-    if sum(_elements(copy, launch) for copy in copies) <= spare:
-        return set(copies)
+    limit = min(context.target.max_registers, context.target.registers // launch.threads)
+    spare = limit - live_registers(launch, context.target) - ADDRESS_REGISTERS
+    if sum(_most_registers(copy, launch) for copy in copies) <= spare:
+        return set(copies)  # whatever holds of the arguments: they are not asked
     found: set[Op] = set()
     sizes = {copy: _registers(copy, launch, context) for copy in copies}
     for copy, needed in sorted(sizes.items(), key=lambda item: -item[1]):
@@ -85,21 +88,33 @@ def _fetched_ahead(launch: Launch, context: PassContext) -> set[Op]:
     return found
 
 
-def _elements(copy: Copy, launch: Launch) -> int:
-    return -(-math.prod(copy.shape) // launch.threads)
-
-
 def _registers(copy: Copy, launch: Launch, context: PassContext) -> int:
-    """Registers a thread that hold a copy in flight: one an element where elements are loaded
-    alone, since they are packed only once they are there.
-    """
+    """Registers a thread that hold a copy in flight, and the addresses that are live with it."""
     type_ = memory_type(copy.source)
     size, inner = type_.dtype.bytes, type_.shape[-1]
+    words = _words(copy, launch)
     whole = type_.unit_stride and (not isinstance(inner, int) or inner * size % FACT_BYTES == 0)
-    elements = _elements(copy, launch)
     if size < WORD and whole and is_aligned(copy.source, FACT_BYTES, context):
-        return -(-elements * size // WORD)
-    return elements * -(-size // WORD)
+        words = -(-words * size // WORD)
+    return words if is_below(copy.source, context) else words + _addresses(copy, launch)
+
+
+def _most_registers(copy: Copy, launch: Launch) -> int:
+    return _words(copy, launch) + _addresses(copy, launch)
+
+
+def _words(copy: Copy, launch: Launch) -> int:
+    """Registers of elements that are loaded one by one: they are packed only once they are there."""
+    elements = -(-math.prod(copy.shape) // launch.threads)
+    return elements * -(-memory_type(copy.source).dtype.bytes // WORD)
+
+
+def _addresses(copy: Copy, launch: Launch) -> int:
+    """Registers of addresses beyond 32 bits: each run of a vector's length needs its own, and they
+    stay over the loop.
+    """
+    size = math.prod(copy.shape) * memory_type(copy.source).dtype.bytes
+    return ADDRESS * -(-size // (launch.threads * FACT_BYTES))
 
 
 def _through_registers(stage: Stage) -> bool:
@@ -125,8 +140,10 @@ def _split(stage: Stage, channels: list[Op], ahead: set[Op]) -> list[Op]:
     through = {op.channel for op in stage.body.ops if isinstance(op, Put) and op.result in moved}
     for op in stage.body.ops:
         with at(op.loc):
-            if isinstance(op, Copy) and op.destination in moved:
-                _move(op, fetch if op in ahead else deposit, deposit, here, channels)
+            if op in ahead and isinstance(op, Copy):
+                _move(op, fetch, deposit, here, channels)
+            elif isinstance(op, Copy) and op.destination in moved:
+                deposit.append(clone_op(op, here))
             elif isinstance(op, (Put, Commit)):
                 mine = op.channel in through
                 (deposit if mine else others).append(clone_op(op, here) if mine else op)
@@ -156,31 +173,25 @@ def _needed(ops: list[Op]) -> list[Op]:
 def _move(
     copy: Copy, fetch: list[Op], deposit: list[Op], here: Renaming, channels: list[Op]
 ) -> None:
-    """One copy as a load in the fetch stage and a store in the deposit stage, or as both in that
-    one.
-    """
+    """One copy as a load in the fetch stage and a store in the deposit stage."""
     source, destination = memory_type(copy.source), memory_type(copy.destination)
-    together = fetch is deposit
     load = LoadTile(
         copy.source,
-        tuple(here.get(i, i) for i in copy.source_indices) if together else copy.source_indices,
+        copy.source_indices,
         shape=copy.shape,
         dims=copy.source_dims,
         safe_value=copy.safe_value,
     )
-    fetch.append(load)
-    tile = load.result
-    if not together:
-        channel = Channel(
-            type=ChannelType(TileType(source.dtype, copy.shape), 1),
-            label=copy.source.hint + "_registers",
-        )
-        channel.result.hint = channel.label
-        channels.append(channel)
-        fetch.append(Send(channel.result, tile))
-        received = Receive(channel.result)
-        deposit.append(received)
-        tile = received.result
+    channel = Channel(
+        type=ChannelType(TileType(source.dtype, copy.shape), 1),
+        label=copy.source.hint + "_registers",
+    )
+    channel.result.hint = channel.label
+    channels.append(channel)
+    fetch += [load, Send(channel.result, load.result)]
+    received = Receive(channel.result)
+    deposit.append(received)
+    tile = received.result
     if source.dtype != destination.dtype:
         cast = Cast(tile, dtype=destination.dtype)
         deposit.append(cast)
