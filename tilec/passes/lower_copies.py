@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 CP_ASYNC_BYTES = (4, 8, 16)
 UNROLL_LIMIT = 16  # iterations of a copy that are unrolled in full
 BYTES_IN_FLIGHT = 64  # of a thread where there are more iterations
-MOST_IN_FLIGHT = 32  # loads of a thread, each of which takes a register at least
 
 
 def lower_copy(op: Copy, lowering: Lowering) -> None:
@@ -155,10 +154,12 @@ def _through_registers(op: Copy, lowering: Lowering) -> None:
     b = lowering.b
     source, destination = lowering.value(op.source), lowering.value(op.destination)
     source_dtype, dtype = memory_type(source).dtype, memory_type(destination).dtype
-    width = _copy_width(op, lowering)
+    width = _run_width(op, lowering)
     own = Space.LOCAL in (memory_type(source).space, memory_type(destination).space)
-    by = min(MOST_IN_FLIGHT, BYTES_IN_FLIGHT // (width * source_dtype.bytes))
-    visit = _alone(lowering, op.shape) if own else spread(lowering, op.shape, width, by)
+    by = min(UNROLL_LIMIT, BYTES_IN_FLIGHT // (width * source_dtype.bytes))
+    # runs of elements that are loaded alone take a register each: not all runs at once
+    limit = by if width > _copy_width(op, lowering) else UNROLL_LIMIT
+    visit = _alone(lowering, op.shape) if own else spread(lowering, op.shape, width, limit, by)
     with visit as place:
         at = shifted(b, lowering.values(op.source_indices), op.source_dims, place)
         to = shifted(b, lowering.values(op.destination_indices), op.destination_dims, place)
@@ -182,6 +183,21 @@ def _through_registers(op: Copy, lowering: Lowering) -> None:
 
 def _copy_width(op: Copy, lowering: Lowering) -> int:
     """Consecutive elements that both sides can move at once along the region's last dimension."""
+    return min(_widths(op, lowering))
+
+
+def _run_width(op: Copy, lowering: Lowering) -> int:
+    """Consecutive elements that a thread copies together. Of a tensor that is read element by
+    element they are what shared memory takes at once: they have one address and one store.
+    """
+    into_shared = memory_type(op.destination).space is Space.SHARED
+    from_tensor = memory_type(op.source).space is Space.GLOBAL
+    widths = _widths(op, lowering)
+    return max(widths) if into_shared and from_tensor else min(widths)
+
+
+def _widths(op: Copy, lowering: Lowering) -> tuple[int, int]:
+    """Consecutive elements that the source and the destination give and take at once."""
     widths = []
     for memory, indices, dims in (
         (op.source, op.source_indices, op.source_dims),
@@ -189,10 +205,10 @@ def _copy_width(op: Copy, lowering: Lowering) -> int:
     ):
         type_ = memory_type(memory)
         if not dims or dims[-1] != len(type_.shape) - 1:
-            return 1
+            return 1, 1
         run = op.shape[-1]
         widths.append(lowering.access.width(lowering.value(memory), lowering.values(indices), run))
-    return min(widths)
+    return widths[0], widths[1]
 
 
 # Spreading over threads ---------------------------------------------------------------------------
@@ -200,10 +216,14 @@ def _copy_width(op: Copy, lowering: Lowering) -> int:
 
 @contextmanager
 def spread(
-    lowering: Lowering, shape: Sequence[int], vector: int, by: int = 4
+    lowering: Lowering,
+    shape: Sequence[int],
+    vector: int,
+    limit: int = UNROLL_LIMIT,
+    by: int = 4,
 ) -> Iterator[tuple[Value, ...]]:
-    """Loops in which the role's threads visit every run of `vector` elements once; its start. Long
-    loops are unrolled `by` iterations at a time.
+    """Loops in which the role's threads visit every run of `vector` elements once; its start.
+    Loops of more than `limit` iterations are unrolled `by` at a time.
     """
     b, thread = lowering.b, lowering.thread()
     if not shape:
@@ -213,11 +233,11 @@ def spread(
     runs = math.prod(shape) // vector
     layout = blocked(shape, lowering.threads, vector)
     if layout.replication == 1:
-        with b.unrolled(runs // lowering.threads, limit=UNROLL_LIMIT, by=by) as i:
+        with b.unrolled(runs // lowering.threads, limit=limit, by=by) as i:
             yield coordinates(b, layout, thread, b.mul(i, vector))
         return
     count = -(-runs // lowering.threads)
-    with b.unrolled(count, limit=UNROLL_LIMIT, by=by) as i:
+    with b.unrolled(count, limit=limit, by=by) as i:
         number = b.add(thread, b.mul(i, lowering.threads))
         inside = b.compare("lt", number, runs)
         if b.range_of(number).high < runs:

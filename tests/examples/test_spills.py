@@ -1,0 +1,59 @@
+"""ptxas keeps the kernels of examples/ in registers, on every target: those for aligned arguments
+and those for any.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import groupby
+
+import pytest
+
+from tests.examples.shipped import NVIDIA, Shipped, shipped
+from tilec.runtime.nvrtc import find_nvrtc
+
+CASES = shipped()
+# The tightest: two accumulators that are live together, beside loads of elements with addresses.
+TIGHT = [
+    Shipped("flash_attention", target, (("D", D), ("causal", True)))
+    for target, D in (
+        ("cuda:sm_80", 256), ("cuda:sm_90a", 128), ("cuda:sm_100a", 96), ("cuda:sm_120a", 96),
+    )
+]  # fmt: skip
+
+
+def covering() -> list[Shipped]:
+    """What every run takes: of each example every third form, on targets in turn, and the tight."""
+    found: list[Shipped] = []
+    for _, forms in groupby(CASES, lambda case: case.example):
+        for case in list(forms)[:: 3 * len(NVIDIA)]:
+            found.append(replace(case, target=NVIDIA[len(found) % len(NVIDIA)]))
+    return list(dict.fromkeys((*found, *TIGHT)))
+
+
+COVERING = covering()
+
+
+def check(case: Shipped) -> None:
+    for compiled in case.compiled():
+        for variant in compiled.variants:
+            binary = find_nvrtc().compile(variant.text, variant.file_name, compiled.target.arch)
+            assert binary.resources and binary.findings == (), f"{case}: {variant.file_name}"
+            assert [r for r in binary.resources if r.stack] == []
+
+
+@pytest.mark.parametrize("case", COVERING, ids=str)
+def test_nothing_is_spilled(case: Shipped) -> None:
+    check(case)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("case", [case for case in CASES if case not in COVERING], ids=str)
+def test_nothing_is_spilled_on_any_target(case: Shipped) -> None:
+    check(case)
+
+
+def test_every_example_and_every_target_is_covered() -> None:
+    for part in (lambda case: case.example, lambda case: case.target):
+        assert set(map(part, COVERING)) == set(map(part, CASES))
+    assert set(TIGHT) <= set(COVERING) < set(CASES)
