@@ -81,6 +81,19 @@ def test_nvidia(case: Case, tmp_path: Path) -> None:
         check_nvidia(variant, case.target.partition(":")[2], tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("block_M", "block_N", "threads"), [(192, 192, 384), (128, 256, 512), (256, 160, 512)]
+)
+def test_more_warpgroups_take_narrower_wgmma(
+    block_M: int, block_N: int, threads: int, tmp_path: Path
+) -> None:
+    """The assembler refuses a wgmma that all threads' equal share of registers does not hold."""
+    tile = {"block_M": block_M, "block_N": block_N, "block_K": 32, "threads": threads}
+    variant = lower(programs.gemm(), (), "cuda:sm_90a", tile).lowered
+    assert count_instructions(variant.program)["wgmma"] > 0
+    check_nvidia(variant, "sm_90a", tmp_path)
+
+
 def check_amd(variant: Lowered, aligned: bool) -> None:
     assembled = find_amd_clang().assemble(variant.text, variant.file_name, "gfx942")
     assert "warning" not in assembled.log

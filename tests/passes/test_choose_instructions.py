@@ -82,6 +82,16 @@ def varied(A: T.Tensor(("M", "K"), "float16"), B: T.Tensor(("N", "K"), "float16"
         ({"threads": 96}, "96 threads are not whole warpgroups", "T.Kernel"),
         ({"bm": 32}, "wgmma cannot split 32 x 64 x 32 over 1 warpgroups", "# GEMM"),
         ({"bm": 64, "bn": 512, "bk": 16}, "needs 256 accumulators a thread", "# GEMM"),
+        (
+            {"bm": 192, "bn": 256, "bk": 16, "threads": 384},
+            "needs 128 accumulators a thread, and 384 threads have 152 registers each",
+            "# GEMM",
+        ),
+        (
+            {"bm": 128, "bn": 256, "bk": 16, "threads": 1024},
+            "1024 threads leave no room for a producer",
+            "T.Kernel",
+        ),
         ({"bk": 8}, "wgmma cannot split 64 x 64 x 8 over 1 warpgroups", "# GEMM"),
         ({"bm": 512, "threads": 512}, "a region of A has more than 256 rows", "# COPY"),
         ({"safe": 1.0}, "A has a safe value other than 0", "# COPY"),

@@ -22,9 +22,9 @@ from ..ir.ops.memory import Alloc
 from ..ir.ops.pipeline import Channel, Pipeline, Stage
 from ..ir.ops.tile import Copy
 from ..ir.types import InflightType, TileType
-from .choose_instructions import WARPGROUP
 from .context import PassContext, Remark
 from .dependence import is_statement
+from .role_registers import WARPGROUP
 
 CONSUMER_BARRIER = 1  # the named barrier on which the consumers meet
 

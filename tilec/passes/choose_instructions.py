@@ -25,12 +25,13 @@ from ..target import Target
 from .context import PassContext, Remark
 from .dependence import is_global, is_shared
 from .matrix_operands import descriptors_of
+from .role_registers import WARPGROUP, split_registers
 from .value_ranges import ValueRanges, value_ranges
 from .variants import accumulator_type, gemm_shape, multiplied_dtype, variants_of
 from .vector_access import is_aligned
 
-WARPGROUP = 128  # threads that issue one wgmma
 BOX = 256  # most elements of a TMA box along one dimension
+BESIDE = 32  # registers of a consumer beside its accumulator, at least
 ASYNC_BYTES = 16  # alignment that TMA needs, and that cp.async is used for
 
 
@@ -128,6 +129,8 @@ def _refusal(
     """Why the launch cannot be run by roles, and where; None if it can."""
     if launch.threads % WARPGROUP:
         return f"{launch.threads} threads are not whole warpgroups", launch.loc
+    if launch.threads + WARPGROUP > context.target.max_threads:
+        return f"{launch.threads} threads leave no room for a producer", launch.loc
     ranges = value_ranges(launch.body, context.multiples)
     for op in walk(launch.body):
         if isinstance(op, Gemm):
@@ -154,8 +157,12 @@ def _gemm_refusal(gemm: Gemm, threads: int, target: Target, ranges: ValueRanges)
     m, n, k = gemm_shape(gemm)
     if not variants_of(gemm, "wgmma", threads, target):
         return f"wgmma cannot split {m} x {n} x {k} over {threads // WARPGROUP} warpgroups"
-    if m * n // threads > target.max_registers - 48:
-        return f"a tile of {m} x {n} needs {m * n // threads} accumulators a thread"
+    _, registers = split_registers(threads, 1, target)
+    if m * n // threads > registers - BESIDE:
+        return (
+            f"a tile of {m} x {n} needs {m * n // threads} accumulators a thread, and {threads} "
+            f"threads have {registers} registers each"
+        )
     return _layout_refusal(gemm, ranges)
 
 

@@ -20,12 +20,17 @@ from ..ir.ops.pipeline import Channel, Put, Receive, Stage
 from ..ir.ops.tile import Gemm, StoreTile
 from ..ir.types import ChannelType, MemoryType, TileType
 from ..target import Target
-from .choose_instructions import WARPGROUP
 from .context import PassContext, Remark
 from .dependence import is_shared
 from .live_tiles import live_registers
+from .role_registers import (
+    registers_at_start,
+    split_registers,
+    wgmma_registers,
+    widest_wgmma,
+)
 from .schedule_stages import LOADS
-from .variants import ADDRESS_REGISTERS, WGMMA_COLUMNS, gemm_shape
+from .variants import ADDRESS_REGISTERS, gemm_shape
 
 ALIGNMENT = 1024  # of every shared buffer: the period of the widest swizzle
 BARRIER_BYTES = 1024  # set aside for mbarriers
@@ -165,7 +170,7 @@ def _budget_registers(launch: Launch, target: Target) -> Launch:
     assert isinstance(lean, Launch)
     if _resident(lean, target) > blocks:
         launch, blocks = lean, _resident(lean, target)
-    producer, consumer = _split(launch.threads // WARPGROUP, blocks, target)
+    producer, consumer = split_registers(launch.threads, blocks, target)
     ops = []
     for op in launch.body.ops:
         if isinstance(op, Role):
@@ -183,18 +188,15 @@ def _resident(launch: Launch, target: Target) -> int:
     fit = target.multiprocessor_shared_bytes // (shared_bytes(launch) + RESERVED_BYTES)
     blocks = max(1, min(2, fit)) if launch.persistent_blocks else 1
     needed = live_registers(launch, target) + ADDRESS_REGISTERS
-    entry = target.registers // (blocks * launch.launched_threads) // 8 * 8
-    if entry < _instruction_registers(launch):
+    if registers_at_start(launch.launched_threads, blocks, target) < _wgmma(launch, target):
         return 1
-    return blocks if _split(launch.threads // WARPGROUP, blocks, target)[1] >= needed else 1
+    return blocks if split_registers(launch.threads, blocks, target)[1] >= needed else 1
 
 
-def _instruction_registers(launch: Launch) -> int:
-    """Registers at the kernel's entry without which the assembler refuses its widest wgmma
-    (C7602).
-    """
+def _wgmma(launch: Launch, target: Target) -> int:
+    """Registers that the widest wgmma of the launch needs at its start."""
     widest = max((gemm_shape(op)[1] for op in walk(launch.body) if isinstance(op, Gemm)), default=0)
-    return min(widest, WGMMA_COLUMNS) // 2 + 26
+    return wgmma_registers(min(widest, widest_wgmma(launch.threads, target)))
 
 
 def _with_staging(block: Block, buffers: int) -> Block:
@@ -204,13 +206,3 @@ def _with_staging(block: Block, buffers: int) -> Block:
         return op.map(lambda v: v, lambda inner: _with_staging(inner, buffers))
 
     return block.with_ops([one(op) for op in block.ops])
-
-
-def _split(groups: int, blocks: int, target: Target) -> tuple[int, int]:
-    """Registers a thread of the producer and of a consumer warpgroup: all of a block's share, in
-    eights.
-    """
-    share = (target.registers // WARPGROUP - 8) // blocks
-    producer = 40 if groups >= 2 and share > 400 else 24
-    consumer = min(240, (share - producer) // groups // 8 * 8)
-    return producer, consumer

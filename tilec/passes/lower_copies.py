@@ -157,8 +157,10 @@ def _through_registers(op: Copy, lowering: Lowering) -> None:
     width = _run_width(op, lowering)
     own = Space.LOCAL in (memory_type(source).space, memory_type(destination).space)
     by = min(UNROLL_LIMIT, BYTES_IN_FLIGHT // (width * source_dtype.bytes))
-    # runs of elements that are loaded alone take a register each: not all runs at once
-    limit = by if width > _copy_width(op, lowering) else UNROLL_LIMIT
+    # Not all at once where each element takes a register, or a pipeline's tiles are live beside.
+    narrow = width > _copy_width(op, lowering)
+    pipelined = isinstance(lowering.definition(op.destination), Slot)
+    limit = by if narrow or pipelined else UNROLL_LIMIT
     visit = _alone(lowering, op.shape) if own else spread(lowering, op.shape, width, limit, by)
     with visit as place:
         at = shifted(b, lowering.values(op.source_indices), op.source_dims, place)

@@ -33,11 +33,11 @@ from ..ir.layout.fragments import Operand
 from ..ir.ops.tile import Gemm, Side
 from ..ir.types import InflightType, TileType
 from ..target import MatrixInstruction, Target
+from .role_registers import widest_wgmma
 
 Variant = tuple[str, int, int, int, int, int] | tuple[str, int, int, int, int, int, str]
 
 SWAPPED = "swapped"
-WGMMA_COLUMNS = 256  # widest wgmma
 ADDRESS_REGISTERS = 48  # what a thread needs beside accumulators and fragments
 WORD = 32  # bits of a register
 MOST_ARRANGEMENTS = 8  # of threads that are offered to the choice of layouts
@@ -94,7 +94,10 @@ def variants_of(
         for rows, columns in _arrangements(units):
             if tile_m % (m * rows) or tile_k % k:
                 continue
-            width = _widest(n, tile_n, columns, gemm.transpose_b) if family == "wgmma" else n
+            width = n
+            if family == "wgmma":
+                most = min(n, widest_wgmma(threads, target))
+                width = _widest(most, tile_n, columns, gemm.transpose_b)
             if width == 0 or tile_n % (width * columns):
                 continue
             if family == "wgmma":  # every instruction reads its operands from shared memory

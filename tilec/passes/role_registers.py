@@ -1,0 +1,45 @@
+"""Registers of a launch by roles: how a producer warpgroup and the consumers share a
+multiprocessor's, and how wide a wgmma they allow.
+
+All threads start with an equal share; `setmaxnreg` then moves registers from the producer to the
+consumers (PTX ISA, setmaxnreg). The assembler wants a wgmma's registers from the start on (C7602).
+"""
+
+from __future__ import annotations
+
+from ..target import Target
+
+WARPGROUP = 128  # threads that issue one wgmma
+WGMMA_COLUMNS = 256  # widest wgmma
+BESIDE_ACCUMULATOR = 26  # registers that the assembler wants for a wgmma beside its accumulator
+MOST_REGISTERS = 240  # of a consumer
+GRANULE = 8  # registers are moved in eights
+
+
+def registers_at_start(threads: int, blocks: int, target: Target) -> int:
+    """Registers of each of `threads` launched threads where `blocks` blocks are resident."""
+    return target.registers // (blocks * threads) // GRANULE * GRANULE
+
+
+def wgmma_registers(columns: int) -> int:
+    """Registers at the start that a wgmma of 64 x `columns` needs: 32 bits each of its
+    accumulator, and some more.
+    """
+    return columns // 2 + BESIDE_ACCUMULATOR
+
+
+def widest_wgmma(threads: int, target: Target) -> int:
+    """Columns of the widest wgmma that `threads` consumers beside a producer have registers for."""
+    registers = registers_at_start(threads + WARPGROUP, 1, target)
+    return max(0, min(WGMMA_COLUMNS, 2 * (registers - BESIDE_ACCUMULATOR)))
+
+
+def split_registers(threads: int, blocks: int, target: Target) -> tuple[int, int]:
+    """Registers a thread of the producer and of each of `threads` consumers: all of a block's
+    share, in eights.
+    """
+    groups = threads // WARPGROUP
+    share = (target.registers // WARPGROUP - GRANULE) // blocks
+    producer = 40 if groups >= 2 and share > 400 else 24
+    consumer = min(MOST_REGISTERS, (share - producer) // groups // GRANULE * GRANULE)
+    return producer, consumer
