@@ -4,13 +4,18 @@ reason, what to do, in under a second of work and without a traceback.
 
 from __future__ import annotations
 
+import re
 import time
 from pathlib import Path
 
 import pytest
 
+from tests.cli.hostile import PROGRAMS
+from tests.conftest import Golden
+from tests.parser.programs import load
 from tilec.cli import run as command_line
 from tilec.cli.explain import read_pages
+from tilec.errors import TilecError
 
 HEAD = """\
 from __future__ import annotations
@@ -45,8 +50,8 @@ CASES: list[tuple[str, str, str, str]] = [
     ("wrong shape", body("T.copy(X, S)"), "TLC0117", "(64, 32)"),
     ("gemm shapes", body("T.gemm(S, X, F)"), "TLC0245|TLC0131", "gemm"),
     ("gemm dtypes", body("H = T.alloc_shared((64, 64), 'int8')\nT.gemm(S, H, F)"), "TLC0131", ""),
-    ("shared memory", body("H = T.alloc_shared((512, 512), 'float32')\nT.clear(H)\nT.copy(H, B)"),
-     "TLC0510|TLC0117", ""),
+    ("shared memory", body("H = T.alloc_shared((512, 128), 'float32')\nT.copy(F, H[0:64, 0:64])\n"
+     "T.copy(H, B[0, 0])"), "TLC0510", "95232 more than the 166912 of cuda:sm_80: H takes 262144"),
     ("too many threads", body("", LAUNCH.replace("128", "1025")), "TLC0118", "1024"),
     ("no whole warps", body("T.gemm(S, S, F, transpose_B=True)\nT.copy(F, B[0, 0])",
      LAUNCH.replace("128", "100")), "TLC0402", "threads=100 is no multiple of the warp's 32"),
@@ -59,8 +64,10 @@ CASES: list[tuple[str, str, str, str]] = [
     ("recursion", HEAD.replace("@tilec.kernel", "@T.macro\ndef f(x):\n    f(x)\n\n@tilec.kernel")
      + LAUNCH + "        f(n)\n", "TLC0121", "calls itself"),
     ("layout that is no injection", body(
-        "T.annotate_layout({S: layout.Layout((64, 64), lambda i, j: i)})\nT.gemm(S, S, F)"),
-     "TLC0127|TLC0112|TLC0191", ""),
+        "T.annotate_layout({S: layout.Layout((64, 64), ((64,), (64,)), ((32,), (1,)), "
+        "layout.Swizzle.none())})\nT.gemm(S, S, F)"), "TLC0127", "(0, 32) and (1, 0)"),
+    ("layout of another shape", body("T.annotate_layout({S: layout.make_linear_layout(X)})"),
+     "TLC0127", "(64, 32)"),
     ("syntax", HEAD + "    with T.Kernel(:\n", "TLC0190", "not Python"),
     ("no kernel", "x = 1\n", "TLC0192", "no kernel"),
     ("exception", "x = {}['absent']\n", "TLC0191", "KeyError"),
@@ -83,6 +90,51 @@ def test_a_refusal(
     if what != "no kernel":
         assert "user.py:" in err
     assert seconds < 1.0, f"{seconds:.1f} s"
+
+
+@pytest.mark.parametrize(("what", "text", "codes", "says"), CASES, ids=[c[0] for c in CASES])
+def test_a_refusal_by_every_door(
+    what: str, text: str, codes: str, says: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """`tilec build` and `tilec run` say it as `tilec check` does, and a call from Python too."""
+    file = tmp_path / "user.py"
+    file.write_text(text)
+    told = []
+    target = ["--target", "cuda:sm_80"]
+    for arguments in (
+        ["check", str(file), *target],
+        ["build", str(file), *target, "-o", str(tmp_path / "out"), "--emit", "source"],
+        ["run", str(file), "--device", "emulator:cuda:sm_80"],
+    ):
+        assert command_line(arguments) == 1, arguments
+        told.append(capfd.readouterr().err)
+    assert told[0] == told[1] == told[2]
+    if "@tilec.kernel" not in text:
+        return
+    with pytest.raises((TilecError, SyntaxError)) as caught:
+        load(tmp_path, text).k.lower(target="cuda:sm_80")
+    if isinstance(caught.value, TilecError):
+        error = caught.value
+        where = f"user.py:{error.loc.line}:{error.loc.column + 1}: "
+        assert f"{where}{type(error).__name__} [{error.code}]: {error.message}\n" in told[0]
+
+
+def test_messages_as_they_are(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], golden: Golden
+) -> None:
+    """Every word of them. Each names a place in the file, but for files without a kernel."""
+    told = []
+    for what, text in (*((what, text) for what, text, *_ in CASES), *PROGRAMS.items()):
+        file = tmp_path / f"{what.replace(' ', '_').replace('^', '')}.py"
+        file.write_text(text)
+        start = time.process_time()
+        status = command_line(["check", str(file), "--target", "cuda:sm_80"])
+        seconds = time.process_time() - start
+        err = capfd.readouterr().err.replace(f"{tmp_path}/", "")
+        assert status == 1 and "Traceback" not in err and seconds < 1.0, (what, seconds, err)
+        assert re.match(rf"{file.name}:\d+:\d+: ", err) or "TLC0192" in err, err
+        told.append(f"# {what}\n{err}")
+    assert len(told) > 100 and "\n".join(told) == golden("txt")
 
 
 @pytest.mark.parametrize(

@@ -84,14 +84,22 @@ def run_users(function: Callable[[], object], path: Path) -> None:
         raise
     except SyntaxError as wrong:
         column = max((wrong.offset or 1) - 1, 0)
-        loc = Loc(wrong.filename or str(path), wrong.lineno or 0, column)
-        raise LanguageError("TLC0190", f"not Python: {wrong.msg}", loc=loc) from wrong
+        loc = Loc(wrong.filename or str(path), wrong.lineno or 1, column)
+        raise LanguageError(
+            "TLC0190",
+            f"not Python: {wrong.msg}",
+            loc=loc,
+            hint="correct this line or the one before it",
+        ) from wrong
     except (Exception, SystemExit) as cause:
         if _is_ours(cause, path):
             raise
         what = f"{type(cause).__name__}: {cause}" if str(cause) else type(cause).__name__
         raise LanguageError(
-            "TLC0191", f"{path.name} raises {what}", loc=_place(cause, path)
+            "TLC0191",
+            f"{path.name} raises {what}",
+            loc=_place(cause, path),
+            hint="the file is executed before its kernels are found: mend what it does at the top",
         ) from cause
 
 

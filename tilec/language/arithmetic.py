@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from ..errors import LanguageError
-from ..ir.core import Value
+from ..ir.core import Value, constant_of
 from ..ir.dtypes import arithmetic_dtype, bool_, e4m3, e5m2, f32
 from ..ir.ops import arith
 from .dtypes import element_type
@@ -152,6 +152,8 @@ def ceildiv(x: Any, y: Any) -> Any:
         a, b = computed(x, y)
         if not arith.element_dtype(a).is_integer:
             raise LanguageError("TLC0123", "T.ceildiv is for integers")
+        if constant_of(b) == 0:
+            raise LanguageError("TLC0123", "division by zero")
         one = value_of(1, arith.element_dtype(a))
         above = trace.pure(arith.Add(a, trace.pure(arith.Sub(b, one))))
         return wrap(trace, trace.pure(arith.FloorDiv(above, b)))

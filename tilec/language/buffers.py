@@ -119,6 +119,17 @@ class Buffer:
     def __bool__(self) -> bool:
         raise refuse("TLC0103", f"{self.label} is a buffer, and no condition")
 
+    def __eq__(self, other: object) -> bool:
+        if other is self or not isinstance(other, (Buffer, Operand, int, float)):
+            return other is self
+        raise refuse(
+            "TLC0103",
+            f"{self.label} is a buffer, and compared as a whole",
+            hint="compare its elements, A[i, j], in T.Parallel",
+        )
+
+    __hash__ = object.__hash__
+
     def __repr__(self) -> str:
         return f"<buffer {self.name or '?'}: {self.type}>"
 
@@ -253,6 +264,8 @@ def _full(buffer: Buffer, keys: tuple[Any, ...]) -> tuple[Any, ...]:
             "TLC0115",
             f"{len(keys)} {one} into {buffer.label}, which has {buffer.ndim} "
             f"dimension{'s' * (buffer.ndim != 1)}: {buffer.type}",
+            hint=f"one index for each: {buffer.name or 'buffer'}"
+            f"[{', '.join('ijklmnop'[: buffer.ndim])}]",
         )
     return keys
 

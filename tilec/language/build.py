@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ from .parameters import Parameter
 from .places import locate_error
 from .staging import Staged
 from .tensors import ConstantNames, ConstDim, DimSpec, Dynamic, TensorSpec
-from .trace import Trace, activate, refuse
+from .trace import Trace, activate, close_matches, refuse
 
 if TYPE_CHECKING:
     from .kernel import Kernel
@@ -89,7 +90,16 @@ class _Parameters:
 
     def argument(self, parameter: Parameter, constants: Mapping[str, Any]) -> Any:
         if parameter.kind == "constant":
-            return constants[parameter.name]
+            value = constants.get(parameter.name, inspect.Parameter.empty)
+            if value is inspect.Parameter.empty:
+                raise LanguageError(
+                    "TLC0113",
+                    f"the compile-time parameter {parameter.name} is not given",
+                    loc=parameter.loc,
+                    hint="give it a value, or annotate it where it is an array: "
+                    f'{parameter.name}: T.Tensor(("M", "N"), "float16")',
+                )
+            return value
         if parameter.annotation is None:
             return _Pending(parameter.name)
         return self.make(parameter.name, parameter.annotation)
@@ -138,8 +148,24 @@ def _run(
                 "TLC0112",
                 f"{type(error).__name__} while {kernel.name} was traced: {error}",
                 loc=loc if loc.known else staged.loc,
+                hint=_way_out(error, kernel),
             ) from error
     return trace, parameters, result
+
+
+def _way_out(error: Exception, kernel: Kernel) -> str:
+    """What to do about an exception of Python's own, where that can be told."""
+    match error:
+        case NameError(name=str(name)):
+            known = (*kernel.function.__code__.co_varnames, *kernel.function.__globals__)
+            return close_matches(name, [n for n in known if n != name]) or "bind it before"
+        case TypeError() if "'Buffer'" in str(error):
+            return (
+                "take elements, A[i, j], in T.Parallel; or give whole buffers to T.copy and others"
+            )
+        case RecursionError():
+            return "recur on compile-time values that come to an end"
+    return ""
 
 
 def build_program(

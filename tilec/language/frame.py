@@ -108,18 +108,27 @@ def Kernel(
     if prelude:
         raise refuse("TLC0118", "T.Kernel takes no prelude: a program has no text of its own in C")
     if not 1 <= len(blocks) <= 3:
-        raise refuse("TLC0118", f"T.Kernel has a grid of 1 to 3 extents, not {len(blocks)}")
+        raise refuse(
+            "TLC0118",
+            f"T.Kernel has a grid of 1 to 3 extents, not {len(blocks)}",
+            hint="T.Kernel(T.ceildiv(N, 64), T.ceildiv(M, 64), threads=128) as (bx, by)",
+        )
     with trace.here() as loc:
         grid = tuple(_extent(block) for block in blocks)
         return LaunchFrame(grid, _threads(threads), persistent, loc)
 
 
+_INTEGERS = "extents of grids are integers: T.ceildiv(N, 64)"
+
+
 def _extent(block: Any) -> Value:
     if isinstance(block, bool) or not (isinstance(block, Operand) or is_number(block)):
-        raise LanguageError("TLC0118", f"{block!r} is no extent of a grid")
+        raise LanguageError("TLC0118", f"{block!r} is no extent of a grid", hint=_INTEGERS)
     value = value_of(block)
     if not element_dtype(value).is_integer:
-        raise LanguageError("TLC0118", f"an extent of a grid is a {element_dtype(value)}")
+        raise LanguageError(
+            "TLC0118", f"an extent of a grid is a {element_dtype(value)}", hint=_INTEGERS
+        )
     if is_number(block) and block < 0:
         raise LanguageError("TLC0118", f"a grid has an extent of {block}")
     return convert(value, i32)
@@ -130,12 +139,24 @@ def _threads(threads: Any) -> tuple[int, ...]:
     extents = (128,) if threads is None else threads
     extents = tuple(extents) if isinstance(extents, tuple | list) else (extents,)
     if not 1 <= len(extents) <= 3:
-        raise LanguageError("TLC0118", f"threads={extents}: a block has 1 to 3 dimensions")
+        raise LanguageError(
+            "TLC0118", f"threads={extents}: a block has 1 to 3 dimensions", hint="threads=(x, y, z)"
+        )
     for extent in extents:
         if isinstance(extent, bool) or not isinstance(extent, int | np.integer):
-            raise LanguageError("TLC0118", f"threads={threads!r} is no compile-time int")
+            raise LanguageError(
+                "TLC0118",
+                f"threads={threads!r} is no compile-time int",
+                hint="make it a number, or a compile-time parameter of the kernel",
+            )
     if not all(n >= 1 for n in extents) or math.prod(extents) > _MAX_THREADS:
-        raise LanguageError("TLC0118", f"threads={threads}: a block has 1 to {_MAX_THREADS}")
+        raise LanguageError(
+            "TLC0118",
+            f"threads={threads}: a block has 1 to {_MAX_THREADS}",
+            hint="use fewer threads, each with more of the tile"
+            if max(extents) > 1
+            else "e.g. 128",
+        )
     return tuple(int(n) for n in extents)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -168,6 +169,12 @@ def Parallel(
                 f"T.Parallel takes compile-time extents, and {extent!r} is not one",
                 hint="run over the whole tile and guard with `if`",
             )
+    if math.prod(extents) >= 1 << 31:
+        raise refuse(
+            "TLC0122",
+            f"T.Parallel over {math.prod(extents)} elements: a tile has fewer than 2^31",
+            hint="give the blocks of the grid a tile each",
+        )
     return ParallelNest(tuple(int(extent) for extent in extents))
 
 

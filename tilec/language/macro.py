@@ -9,6 +9,7 @@ from types import FrameType, FunctionType, MethodType
 from typing import Any
 
 from ..errors import LanguageError
+from .places import locate
 from .staging import Staged, frontend
 from .trace import current, refuse
 
@@ -72,6 +73,7 @@ def need_function(what: str, function: object) -> FunctionType:
     raise LanguageError(
         "TLC0113",
         f"{what} decorates a Python function, not {function!r}",
+        loc=locate(),
         hint="is it the lowest decorator?",
     )
 

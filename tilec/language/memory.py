@@ -119,6 +119,12 @@ def annotate_layout(layouts: Mapping[Buffer, Any]) -> None:
     """
     trace = current("T.annotate_layout")
     trace.need_launch("T.annotate_layout")
+    if not isinstance(layouts, Mapping):
+        raise refuse(
+            "TLC0127",
+            f"T.annotate_layout takes a dict, not {layouts!r}",
+            hint="T.annotate_layout({S: tilec.layout.make_swizzle_layout(S)})",
+        )
     with trace.here():
         for buffer, layout in layouts.items():
             if not isinstance(buffer, Buffer) or buffer.type.space is not Space.SHARED:
@@ -136,5 +142,24 @@ def annotate_layout(layouts: Mapping[Buffer, Any]) -> None:
                     "TLC0127",
                     f"a layout of shape {layout.shape} for {buffer.label}: {buffer.type}",
                 )
+            _need_injective(buffer, layout)
             # The allocation takes the handle's type when the launch is complete.
             buffer.handle().type = buffer.type.with_layout(layout)
+
+
+def _need_injective(buffer: Buffer, layout: SharedLayout) -> None:
+    """Raises LanguageError where two elements would lie in one place."""
+    offsets = layout.offsets().ravel()
+    order = np.argsort(offsets, kind="stable")
+    same = np.flatnonzero(np.diff(offsets[order]) == 0)
+    if not same.size:
+        return
+    pair = [np.unravel_index(order[same[0] + i], layout.shape) for i in (0, 1)]
+    one, other = (tuple(int(n) for n in place) for place in pair)
+    raise LanguageError(
+        "TLC0127",
+        f"the layout of {buffer.label} puts {one} and {other} at one place, "
+        f"{int(offsets[order[same[0]]])}",
+        hint="every element needs a place of its own: strides that do not meet, or "
+        "tilec.layout.make_padded_layout and its relatives",
+    )

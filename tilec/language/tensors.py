@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import Loc
+from ..errors import Loc, TypeMismatch
 from ..ir.core import Value
 from ..ir.dtypes import PAIRS, DType, i32
 from .dtypes import ElementType, element_type, row_dtype
@@ -100,8 +100,28 @@ def _text(dims: tuple[DimSpec, ...]) -> str:
 
 
 def _dims(shape: Any) -> tuple[DimSpec, ...]:
+    if isinstance(shape, str) and _is_dtype(shape):
+        raise refuse(
+            "TLC0113",
+            f"a tensor whose shape is {shape!r}, an element type",
+            hint=f'the shape comes first: T.Tensor(("M", "N"), "{shape}")',
+        )
     dims = (shape,) if isinstance(shape, int | str | Dynamic | ConstDim) else tuple(shape)
+    if not dims:
+        raise refuse(
+            "TLC0113",
+            "a tensor has no dimension",
+            hint='T.Tensor((1,), "float16") is one element; `x: T.float32` passes a number',
+        )
     return tuple(_dim(dim) for dim in dims)
+
+
+def _is_dtype(name: str) -> bool:
+    try:
+        element_type(name)
+    except TypeMismatch:
+        return False
+    return True
 
 
 def _dim(dim: Any) -> DimSpec:

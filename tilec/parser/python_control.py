@@ -41,7 +41,7 @@ from .python_jumps import Jumps
 if TYPE_CHECKING:
     from .python_scope import NameRegion, Scope
 
-_TRIPS = 1_000_000  # of a `while` that Python runs: more is taken for an endless loop
+_TRIPS = 20_000  # of a `while` that Python runs: more is taken for an endless loop
 _COMPARE: dict[str, Callable[[Any, Any], Any]] = {
     "Lt": operator.lt, "LtE": operator.le, "Gt": operator.gt, "GtE": operator.ge,
     "Eq": operator.eq, "NotEq": operator.ne, "Is": operator.is_, "IsNot": operator.is_not,
@@ -249,7 +249,8 @@ class Loop(_Jumping):
         self.exit()
         with self.trace.here(self.loc):
             body = Block(indices, (*self.trace.close_region(region), *_END))
-            self.trace.builder.emit(Parallel((), (), body, extents=extents))
+            if 0 not in extents:
+                self.trace.builder.emit(Parallel((), (), body, extents=extents))
 
     def _threads(self, binding: ThreadBinding) -> Iterator[Any]:
         """Fewer trips than threads: the others skip the body."""

@@ -63,6 +63,29 @@ def shared_bytes(launch: Launch) -> int:
     return total + _staging_bytes(launch)
 
 
+def shared_memory_full(launch: Launch, needed: int, target: Target, hint: str) -> OutOfResources:
+    """The refusal of a launch that takes more shared memory than there is: by how much, and what
+    the largest buffers take. It stands at the largest.
+    """
+    sizes: list[tuple[int, Op]] = []
+    for op in walk(launch.body):
+        match op:
+            case Alloc() if is_shared(op.result):
+                sizes.append((buffer_bytes(memory_type(op.result)), op))
+            case Channel() if isinstance(op.type.memory, MemoryType):
+                sizes.append((op.type.slots * buffer_bytes(op.type.memory), op))
+    sizes.sort(key=lambda size: -size[0])
+    takes = [f"{op.results[0].hint} takes {size}" for size, op in sizes[:3] if op.results[0].hint]
+    loc = next((op.loc for _, op in sizes if op.loc.known), launch.loc)
+    return OutOfResources(
+        "TLC0510",
+        f"the kernel needs {needed} bytes of shared memory, {needed - target.shared_bytes} more than "
+        f"the {target.shared_bytes} of {target.name}" + (": " if takes else "") + ", ".join(takes),
+        loc=loc,
+        hint=hint,
+    )
+
+
 def _staging_bytes(launch: Launch) -> int:
     slabs = [
         op.staging * op.tile.type.shape[0] * STAGING_COLUMN_BYTES
@@ -99,12 +122,8 @@ def _fit_slots(launch: Launch, context: PassContext) -> Launch:
         full = True
         channels = [op for op in launch.body.ops if isinstance(op, Channel) and op.type.slots > 1]
         if not channels:
-            raise OutOfResources(
-                "TLC0510",
-                f"the kernel needs {shared_bytes(launch)} bytes of shared memory, "
-                f"{context.target.name} has {context.target.shared_bytes}",
-                loc=launch.loc,
-                hint="use smaller tiles",
+            raise shared_memory_full(
+                launch, shared_bytes(launch), context.target, "use smaller tiles"
             )
         launch = _with_slots(launch, {op: op.type.slots - 1 for op in _deepest(launch, channels)})
     fallen = max((asked[v] for v in asked), default=0)

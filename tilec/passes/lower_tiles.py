@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from ..errors import LayoutConflict, TargetUnsupported
+from ..errors import LayoutConflict, OutOfResources, TargetUnsupported
 from ..ir.core import Block, Level, Op, Program, Value, at
 from ..ir.dtypes import DType
 from ..ir.layout import RegisterLayout
@@ -65,6 +65,8 @@ from .lower_tile_moves import lower_load_tile, lower_store_tile
 from .lower_wgmma import lower_wait, lower_wgmma
 from .ranges import Range
 from .vector_access import VectorAccess
+
+_MOST_TILE_BYTES = 16 * 255 * 4  # of a tile in one thread: its registers, sixteen times
 
 Rule = Callable[..., None]
 """`rule(op, lowering)`: appends what `op`, of one class, is at thread level."""
@@ -228,7 +230,16 @@ class Lowering:
         return array
 
     def _alloc_array(self, tile: Value) -> Value:
-        type_ = MemoryType(tile_type(tile).dtype, (self.layout(tile).registers,), Space.LOCAL)
+        count = self.layout(tile).registers
+        if count * tile_type(tile).dtype.bytes > _MOST_TILE_BYTES:
+            raise OutOfResources(
+                "TLC0518",
+                f"{tile.hint or 'a tile'} of {tile_type(tile).shape} puts {count} elements into the "
+                f"registers of each of {self.layout(tile).threads} threads",
+                hint=f"a thread has 255 registers of 4 bytes; beyond {_MOST_TILE_BYTES} bytes a tile "
+                "is refused: use smaller tiles or more threads",
+            )
+        type_ = MemoryType(tile_type(tile).dtype, (count,), Space.LOCAL)
         return self.at_top(lambda: self.b.emit(Alloc(type=type_)).result)
 
     def scratch(self, dtype: DType, count: int, hint: str) -> Value:

@@ -25,7 +25,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from ..errors import OutOfResources
 from ..ir.build import Builder
 from ..ir.core import Block, Op, Program, Value, at, walk
 from ..ir.ops.control import Launch, Role
@@ -34,6 +33,7 @@ from ..ir.ops.nvidia import CpAsync, CpAsyncWait
 from ..ir.ops.thread import Barrier
 from .context import PassContext
 from .dependence import is_shared
+from .fit_resources import shared_memory_full
 
 LARGE, SMALL = 1024, 16  # alignments in bytes
 SWIZZLED = 256  # bytes from which a buffer may be swizzled
@@ -74,13 +74,7 @@ def _launch(launch: Launch, context: PassContext) -> Launch:
     if end > context.target.shared_bytes:
         places, end = _placed(buffers, lives, always)
     if end > context.target.shared_bytes:
-        raise OutOfResources(
-            "TLC0510",
-            f"the kernel needs {end} bytes of shared memory, "
-            f"{context.target.name} has {context.target.shared_bytes}",
-            loc=launch.loc,
-            hint="use smaller tiles or fewer stages",
-        )
+        raise shared_memory_full(launch, end, context.target, "use smaller tiles or fewer stages")
     body = _with_turns(launch.body, tuple(places.values()))
     return launch.replace(body=_with_offsets(body, places), shared_bytes=end)  # type: ignore[return-value]
 

@@ -1,0 +1,168 @@
+"""Programs that are wrong, each in a way of its own: what a stranger, or somebody who means harm,
+may write. `PROGRAMS` has the file's text by name.
+"""
+
+from __future__ import annotations
+
+HEAD = """\
+from __future__ import annotations
+import tilec
+import tilec.language as T
+import tilec.layout as layout
+"""
+PARAMETERS = 'A: T.Tensor(("M", "N"), "float16"), B: T.Tensor(("M", "N"), "float16")'
+LAUNCH = "T.Kernel(T.ceildiv(A.shape[0], 32), threads=128) as bx"
+ONE = "T.Kernel(1, threads=32)"
+SHARED = "S = T.alloc_shared((32, 32), 'float16')\n"
+FRAGMENT = "F = T.alloc_fragment((32, 32), 'float32')\n"
+
+
+def kernel(body: str, parameters: str = PARAMETERS, launch: str = LAUNCH) -> str:
+    """A file with one kernel of one launch."""
+    lines = "".join(f"        {line}\n" for line in body.splitlines())
+    return f"{HEAD}\n@tilec.kernel\ndef k({parameters}):\n    with {launch}:\n{lines}"
+
+
+def launch(text: str) -> str:
+    return kernel("pass", launch=text)
+
+
+def whole(text: str) -> str:
+    return HEAD + "\n@tilec.kernel\n" + text
+
+
+VECTOR = 'A: T.Tensor((32,), "float16")'
+SQUARES = 'A: T.Tensor((32, 32), "float16"), B: T.Tensor((32, 32), "float16")'
+WRITE = "    with T.Kernel(1, threads=32):\n        A[0] = 1\n"
+
+PROGRAMS: dict[str, str] = {
+    # Extents and shapes
+    "tensor of no dimension": kernel("B[0] = 1", 'B: T.Tensor((), "float16")', ONE),
+    "tensor of a negative extent": kernel("B[0] = 1", 'B: T.Tensor((-4,), "float16")', ONE),
+    "tensor without a shape": whole(f'def k(A: T.Tensor("float16")):\n{WRITE}'),
+    "symbol that is no name": whole(f'def k(A: T.Tensor(("M N",), "float16")):\n{WRITE}'),
+    "row of half a byte": kernel("pass", 'X: T.Tensor((3, 3), "int4")', ONE),
+    "buffer of no dimension": kernel("T.alloc_shared((), 'float16')"),
+    "buffer of a negative extent": kernel("T.alloc_shared((-4, 3), 'float16')"),
+    "buffer of no elements": kernel("T.alloc_shared((0, 32), 'float16')"),
+    "buffer of a float extent": kernel("T.alloc_shared((4.0, 32), 'float16')"),
+    "tile of 20 GB": kernel("S = T.alloc_shared((100000, 100000), 'float16')\nT.copy(A[0, 0], S)\n"
+                            "T.copy(S, B[0, 0])"),
+    "tiles that do not fit": kernel("S = T.alloc_shared((512, 128), 'float16')\n"
+                                    "R = T.alloc_shared((512, 128), 'float16')\n"
+                                    "T.copy(A[0, 0], S)\nT.copy(B[0, 0], R)\nT.copy(S, B[0, 0])\n"
+                                    "T.copy(R, A[0, 0])"),
+    "fragment of 32 MB": kernel("F = T.alloc_fragment((4096, 4096), 'float16')\nT.copy(A[0, 0], F)\n"
+                                "T.copy(F, B[0, 0])"),
+    # Launches
+    "no thread": launch("T.Kernel(1, threads=0)"),
+    "threads below none": launch("T.Kernel(1, threads=-32)"),
+    "half a thread": launch("T.Kernel(1, threads=32.5)"),
+    "threads in words": launch("T.Kernel(1, threads='many')"),
+    "threads in four dimensions": launch("T.Kernel(1, threads=(1, 2, 3, 4))"),
+    "threads known at run time": launch("T.Kernel(1, threads=A.shape[0])"),
+    "grid of four dimensions": launch("T.Kernel(1, 2, 3, 4, threads=32)"),
+    "grid of none": launch("T.Kernel(threads=32)"),
+    "grid below none": launch("T.Kernel(-1, threads=32)"),
+    "half a block": launch("T.Kernel(2.5, threads=32)"),
+    "grid by zero": launch("T.Kernel(T.ceildiv(A.shape[0], 0), threads=32)"),
+    "three blocks as two": launch("T.Kernel(1, 2, 3, threads=32) as (bx, by)"),
+    "launch in a launch": kernel("with T.Kernel(1, threads=32):\n    pass"),
+    "no launch": whole(f"def k({VECTOR}):\n    pass\n"),
+    "copy behind the launch": whole(f"def k({SQUARES}):\n    with T.Kernel(1):\n        pass\n"
+                                    "    T.copy(A, B)\n"),
+    "fragment behind its launch": whole(
+        f"def k({SQUARES}):\n    with T.Kernel(1):\n        F = T.alloc_fragment((32, 32), 'float16')\n"
+        "        T.copy(A, F)\n    with T.Kernel(1):\n        T.copy(F, B)\n"),
+    "fragment before the launch": whole(
+        f"def k({SQUARES}):\n    F = T.alloc_fragment((32, 32), 'float16')\n    with T.Kernel(1):\n"
+        "        T.copy(A, F)\n"),
+    "binding of too many threads": kernel("for t in T.thread_binding(256, thread='threadIdx.x'):\n"
+                                          "    B[0, t] = 1"),
+    "binding of no dimension": kernel("for t in T.thread_binding(128, thread='threadIdx.q'):\n"
+                                      "    B[0, t] = 1"),
+    # Moves and products
+    "copy of other shapes": kernel(SHARED + "F = T.alloc_fragment((16, 32), 'float16')\nT.copy(S, F)"),
+    "copy of other ranks": kernel(SHARED + "F = T.alloc_fragment((32,), 'float16')\nT.copy(S, F)"),
+    "copy of a number": kernel("T.copy(3, B)"),
+    "product in global memory": kernel(FRAGMENT + "T.gemm(A, B, F)"),
+    "product into shared memory": kernel(SHARED + "C = T.alloc_shared((32, 32), 'float32')\n"
+                                         "T.gemm(S, S, C)"),
+    "product of vectors": kernel("S = T.alloc_shared((32,), 'float16')\n" + FRAGMENT
+                                 + "T.gemm(S, S, F)"),
+    "product of floats into integers": kernel(SHARED + "C = T.alloc_fragment((32, 32), 'int32')\n"
+                                              "T.gemm(S, S, C)"),
+    "product of integers and floats": kernel(SHARED + "R = T.alloc_shared((32, 32), 'int8')\n"
+                                             + FRAGMENT + "T.gemm(S, R, F)"),
+    "product of no policy": kernel(SHARED + FRAGMENT + "T.gemm(S, S, F, policy='diagonal')"),
+    "reduction of no dimension": kernel(FRAGMENT + "G = T.alloc_fragment((32,), 'float32')\n"
+                                        "T.reduce_sum(F, G, dim=2)"),
+    "reduction of another shape": kernel(FRAGMENT + "G = T.alloc_fragment((16,), 'float32')\n"
+                                         "T.reduce_sum(F, G, dim=0)"),
+    "bits of floats": kernel(FRAGMENT + "G = T.alloc_fragment((32,), 'float32')\n"
+                             "T.reduce_bitand(F, G, dim=1)"),
+    "atomic of a byte": kernel("T.atomic_add(X[0], 1)", 'X: T.Tensor((4,), "int8")', ONE),
+    "layout of nothing": kernel("T.annotate_layout(None)"),
+    "layout of a fragment": kernel(FRAGMENT + "T.annotate_layout({F: layout.make_linear_layout(F)})"),
+    "reshape to other elements": kernel(SHARED + "T.reshape(S, (5, 5))"),
+    "view of other elements": kernel(SHARED + "T.view(S, (16, 32), 'float32')"),
+    "panels of no rows": kernel("T.use_swizzle(0)"),
+    # Elements and indices
+    "index below the first": kernel("B[0, 0] = A[-1, 0]"),
+    "index behind the last": kernel("S = T.alloc_shared((32,), 'float16')\nS[32] = 1"),
+    "index of a float": kernel("B[0.5, 0] = 1"),
+    "index of text": kernel("B['a', 0] = 1"),
+    "index too few": kernel("B[0] = 1"),
+    "slice that is assigned to": kernel("B[0:32, 0:32] = A[0:32, 0:32]"),
+    "diagonal of a fragment": kernel(FRAGMENT + "for i in T.Parallel(32):\n    F[i, i] = 1\n"
+                                     "T.copy(F, B[0, 0])"),
+    "fragment that is shifted": kernel(
+        FRAGMENT + "G = T.alloc_fragment((32, 32), 'float32')\nT.clear(F)\n"
+        "for i, j in T.Parallel(32, 32):\n    G[i, j] = F[i, (j + 1) % 32]\nT.copy(G, B[0, 0])"),
+    "division by zero": kernel("B[bx % 0, 0] = 1"),
+    "shift by 40": kernel("B[bx << 40, 0] = 1"),
+    "cast to nothing": kernel("B[0, 0] = T.cast(A[0, 0], 'real')"),
+    "buffer as a condition": kernel("if A:\n    B[0, 0] = 1"),
+    "buffers that are compared": kernel("if A == B:\n    B[0, 0] = 1"),
+    "buffers that are added": kernel("C = A + B"),
+    "loop over a buffer": kernel("for x in A:\n    B[0, 0] = x"),
+    "length of a buffer": kernel("B[0, 0] = len(A)"),
+    "shape that is set": kernel("A.shape = 3"),
+    # Loops
+    "Parallel over nothing": kernel("for i in T.Parallel():\n    B[0, 0] = 1"),
+    "Parallel below none": kernel("for i in T.Parallel(-3):\n    B[0, i] = 1"),
+    "Parallel over 10^10": kernel("for i, j, n in T.Parallel(1000, 100000, 100):\n    B[i, j] = 1"),
+    "Parallel unpacked": kernel("for i, j in T.Parallel(32):\n    B[i, j] = 1"),
+    "step of 0": kernel("for i in T.serial(0, 4, 0):\n    B[0, i] = 1"),
+    "stages below none": kernel("for i in T.Pipelined(4, num_stages=-2):\n    pass"),
+    "half a stage": kernel("for i in T.Pipelined(4, num_stages=1.5):\n    pass"),
+    "loop in a list": kernel("x = [A[0, i] for i in T.serial(4)]"),
+    "loop without end": kernel("while True:\n    B[0, 0] = 1"),
+    "barrier of some threads": kernel("t = T.get_thread_binding()\nif t < 3:\n    T.sync_threads()"),
+    # Python
+    "name of nothing": kernel("T.copy(Aa, B)"),
+    "parameters without annotation": whole("def k(A, B):\n    with T.Kernel(1):\n        A[0] = B[0]\n"),
+    "starred parameter": whole(f"def k(*A: T.Tensor((32,), 'float16')):\n{WRITE}"),
+    "parameters of one name": whole(f"def k({VECTOR}, {VECTOR}):\n{WRITE}"),
+    "dimension named as a parameter": kernel(
+        "pass", 'N: T.int32, A: T.Tensor(("N",), "float16")', ONE),
+    "parameter called stream": kernel("pass", 'stream: T.Tensor((4,), "int8")', ONE),
+    "dimension that no tensor has": whole(f"def k({VECTOR}):\n    M = T.const('M')\n{WRITE}"),
+    "coroutine": HEAD + f"\n@tilec.kernel\nasync def k({VECTOR}):\n{WRITE}",
+    "lambda": HEAD + "\nk = tilec.kernel(lambda A: 1)\n",
+    "class": whole("class K:\n    pass\n"),
+    "kernel decorated twice": HEAD + f"\n@tilec.kernel\n@tilec.kernel\ndef k({VECTOR}):\n{WRITE}",
+    "kernel in a kernel": HEAD + f"\n@tilec.kernel\ndef inner({VECTOR}):\n{WRITE}"
+    f"\n@tilec.kernel\ndef k({VECTOR}):\n    with T.Kernel(1):\n        inner(A)\n",
+    "generator": whole(f"def k({VECTOR}):\n    with T.Kernel(1):\n        yield A[0]\n"),
+    "return of a number": kernel("return 5"),
+    "assertion": kernel("assert A[0, 0] > 1"),
+    "match": kernel("match bx:\n    case 0:\n        B[0, 0] = 1"),
+    "global": kernel("global q\nq = 1"),
+    "exception": kernel("raise ValueError('not today')"),
+    "function without end": kernel("def f(x):\n    return f(x + 1)\nB[0, 0] = f(1)"),
+    "zero byte": "x = '\0'\n",
+    "nothing": "",
+    "method": HEAD + f"\nclass K:\n    @tilec.kernel\n    def k(self, {VECTOR}):\n"
+    + WRITE.replace("    ", "        ", 1).replace("        A", "            A"),
+}  # fmt: skip
