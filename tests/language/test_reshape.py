@@ -11,6 +11,7 @@ import tilec
 import tilec.language as T
 from tilec.errors import LanguageError
 from tilec.language.reshape import _groups
+from tilec.runtime.driver import lower
 
 DEVICES = (
     "interpreter",
@@ -150,10 +151,18 @@ def test_what_is_refused() -> None:
         with T.Kernel(1):
             A[0, 0] = T.reshape(A, ("M", 8, 8))[0, 0]
 
-    def address(A: T.Tensor(("M", 64), "int32")):
+    def handle(A: T.Tensor(("M", 64), "int32")):
         with T.Kernel(1):
-            S = T.alloc_shared((8, 8), "int32")
-            T.copy(T.reshape(A, ("M", 8, 8))[0, 0, 0], S)
+            T.atomic_add(T.reshape(A, ("M", 8, 8))[0, 0, 0], 1)
+
+    def two_shapes(A: T.Tensor((64,), "int32")):
+        with T.Kernel(1, threads=32):
+            x = T.alloc_fragment((64,), "int32")
+            v = T.reshape(x, (8, 8))
+            T.copy(A, x)
+            for i in T.Parallel(64):
+                x[i] = v[i % 8, i // 8]
+            T.copy(x, A)
 
     def tile(A: T.Tensor(("M", 64), "int32")):
         with T.Kernel(1):
@@ -163,6 +172,8 @@ def test_what_is_refused() -> None:
     assert "has not the elements of (N, 64)" in refused(another_symbol)
     assert "whose elements have 64 bits: it has int32 of 32" in refused(wider)
     assert "a view of 3, which is no buffer" in refused(a_number)
-    assert "`A` as int32[M, 8, 8] takes 3 indices" in refused(rank)
-    assert "`A` as int32[M, 8, 8]" in refused(tile)
-    assert "T.copy takes a buffer" in refused(address)
+    assert "2 indices into `A` as int32[M, 8, 8], which has 3" in refused(rank)
+    assert "the extent M of `A` as int32[M, 8, 8]" in refused(tile)
+    assert "`A` as int32[M, 8, 8] is a view" in refused(handle)
+    with pytest.raises(LanguageError, match="writes fragment 'x' and uses it under two shapes"):
+        lower(tilec.kernel(two_shapes), (), "cuda:sm_80", {})

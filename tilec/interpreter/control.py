@@ -25,7 +25,7 @@ from ..ir.ops.control import (
     ThreadId,
     While,
 )
-from ..ir.ops.memory import Alloc, Flatten, Slot
+from ..ir.ops.memory import Alloc, Flatten, Slot, View
 from ..ir.types import MemoryType, ScalarType, Space
 from .clocks import Clocks
 from .conflicts import AccessLog
@@ -89,7 +89,7 @@ def written_by(frame: Frame, block: Block) -> frozenset[Value]:
         own: set[Value] = set()
         for op in walk(block):
             own.update(op.results)
-            if isinstance(op, (Slot, Flatten)):
+            if isinstance(op, (Slot, Flatten, View)):
                 found.update(op.inputs)
             found.update(
                 e.memory for e in op.effects() if e.access is Access.WRITE and e.memory is not None
@@ -355,6 +355,13 @@ def run_flatten(frame: Frame, op: Op) -> None:
         op.result,
         Memory(memory.name, memory.dtype, memory.space, memory.storage.flat(), memory.guard),
     )
+
+
+def run_view(frame: Frame, op: Op) -> None:
+    assert isinstance(op, View)
+    memory = frame.memory(op.memory)
+    storage = memory.storage.reshaped(op.shape, op.dtype)
+    frame.define(op.result, Memory(memory.name, op.dtype, memory.space, storage))
 
 
 def run_assume(frame: Frame, op: Op) -> None:

@@ -69,7 +69,7 @@ class Storage:
             if self.poison is None:
                 self.poison = np.zeros(self.data.shape, np.bool_)
             self.poison[index] = bad
-        elif whole:
+        elif whole and not self.viewed:
             self.poison = None
         elif self.poison is not None:
             self.poison[index] = False
@@ -98,6 +98,15 @@ class Storage:
         row = (*self.lanes, -1)
         assert whole.poison is not None
         return Storage(whole.data.reshape(row), whole.poison.reshape(row), self.lanes)
+
+    def reshaped(self, shape: tuple[int, ...], dtype: DType) -> Storage:
+        """The same elements under another shape, their bits as another dtype."""
+        whole = self.view((slice(None),) * self.data.ndim)
+        assert whole.poison is not None and not self.lanes
+        data = whole.data.view(dtype.numpy).reshape(shape)
+        other = Storage(data, whole.poison.reshape(shape))
+        other.viewed = True
+        return other
 
     def bad(self, index: Index) -> Bits | None:
         """The shadow bits of some elements, None where all are clear. A copy."""

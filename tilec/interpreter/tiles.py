@@ -23,6 +23,7 @@ from ..ir.ops.tile import (
     LoadTile,
     Matrix,
     PackTile,
+    ReshapeTile,
     Splat,
     StoreTile,
     Undefined,
@@ -148,6 +149,13 @@ def run_extract(frame: Frame, op: Op) -> None:
     if part is not None:
         part = part[window] if part[window].any() else None
     frame.define(op.result, tile[window], part)
+
+
+def run_reshape(frame: Frame, op: Op) -> None:
+    assert isinstance(op, ReshapeTile)
+    tile, bad = frame.tile(op.tile), frame.shadow.get(op.tile)
+    bits = None if bad is None else np.broadcast_to(bad, tile.shape).reshape(op.shape)
+    frame.define(op.result, tile.reshape(op.shape), bits)
 
 
 def run_unpack(frame: Frame, op: Op) -> None:

@@ -22,7 +22,6 @@ from .arithmetic import (
     likely,
     max,
     min,
-    reinterpret,
     shift_left,
     shift_right,
 )
@@ -155,7 +154,7 @@ from .reductions import (
     reduce_min,
     reduce_sum,
 )
-from .reshape import reshape, view
+from .reshape import reinterpret, reshape, view
 from .tensors import Buffer, StridedTensor, Tensor, const, dynamic, symbolic
 from .tile import clear, copy, fill
 from .trace import close_matches

@@ -9,10 +9,12 @@ from ..errors import LanguageError
 from ..ir.core import Value, constant, constant_of
 from ..ir.dtypes import i32
 from ..ir.ops.arith import Add
+from ..ir.ops.memory import Load, Store
 from ..ir.types import Space
 from .buffers import Buffer, Element, Slice, index_value
 from .linear import difference
-from .operand import convert, value_of
+from .operand import convert, value_of, wrap
+from .reshape import Reshaped
 from .trace import Trace
 
 
@@ -29,6 +31,28 @@ class Area:
     def memory(self) -> Value:
         return self.buffer.handle(bits=self.bits)
 
+    def load(self, trace: Trace, offsets: tuple[Value, ...]) -> Value:
+        """The element at `offsets` along the area's shape."""
+        place = shifted(trace, self, offsets)
+        if isinstance(self.buffer, Reshaped):
+            return value_of(self.buffer[tuple(wrap(trace, i) for i in place)])
+        op = Load(self.memory, place, safe_value=trace.safe_value(self.memory))
+        return trace.builder.emit(op).result
+
+    def store(self, trace: Trace, offsets: tuple[Value, ...], value: Value) -> None:
+        """Sets that element."""
+        place = shifted(trace, self, offsets)
+        if isinstance(self.buffer, Reshaped):
+            self.buffer[tuple(wrap(trace, i) for i in place)] = wrap(trace, value)
+        else:
+            trace.builder.emit(Store(value, self.memory, place))
+
+    @property
+    def whole(self) -> bool:
+        """Whether it is all of its buffer."""
+        starts = map(constant_of, self.indices)
+        return self.extents == self.buffer.type.shape and not any(n != 0 for n in starts)
+
     @property
     def kept(self) -> tuple[int, ...]:
         """The dimensions along which it has more than one element."""
@@ -41,6 +65,8 @@ class Area:
 
 
 def area_of(trace: Trace, what: str, x: Any) -> Area:
+    if isinstance(x, Area):
+        return x
     if isinstance(x, Element):
         return Area(x.buffer, x.indices, None)
     if isinstance(x, Buffer):
@@ -130,6 +156,24 @@ def times(shape: tuple[int, ...]) -> str:
     return "(" + ", ".join(str(n) for n in shape) + ")"
 
 
+def in_memory(trace: Trace, area: Area, shaped: bool = True) -> Area:
+    """A region of a view as the region of memory that it is; as it stands where it is none. Unless
+    it is to be `shaped` as it was, all of a view is all of its buffer.
+    """
+    while isinstance(area.buffer, Reshaped):
+        view, source, extents = area.buffer, area.buffer.source, area.extents
+        if extents is None or source.elements != view.elements:
+            break
+        if area.whole and not shaped:
+            area = area_of(trace, "a view", source)
+            continue
+        found = view.region_in_source(trace, area.indices, extents)
+        if found is None:
+            break
+        area = Area(source, *found)
+    return area
+
+
 def paired_areas(trace: Trace, what: str, src: Any, dst: Any) -> tuple[Area, Area]:
     """Both sides of a move, an element being given the extents of the other side."""
     source, target = area_of(trace, what, src), area_of(trace, what, dst)
@@ -150,7 +194,7 @@ def paired_areas(trace: Trace, what: str, src: Any, dst: Any) -> tuple[Area, Are
             f"{times(target.extents or ())} of {target.buffer.label}",
             hint="dimensions of extent 1 aside, both sides must have the same shape",
         )
-    return source, target
+    return in_memory(trace, source), in_memory(trace, target)
 
 
 def shifted(trace: Trace, area: Area, offsets: tuple[Value, ...]) -> tuple[Value, ...]:

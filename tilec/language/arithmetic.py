@@ -72,7 +72,7 @@ def _unsaturated(trace: Trace, source: Value, result: Value) -> Value:
     return trace.pure(arith.Select(outside, beyond, result))
 
 
-def reinterpret(value: Any, dtype: object) -> Any:
+def reinterpret_scalar(value: Any, dtype: object) -> Any:
     """The bits of `value` read as `dtype`, which has the same size."""
     trace = current("T.reinterpret")
     with trace.here():

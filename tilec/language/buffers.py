@@ -96,15 +96,19 @@ class Buffer:
         trace = current("an element of a buffer")
         with trace.here():
             keys = key if isinstance(key, tuple) else (key,)
-            keys = _full(self, keys)
+            keys = full_keys(self, keys)
             if any(isinstance(k, slice) for k in keys):
                 return Slice(self, keys)
-            return Element(trace, self, keys)
+            return self.element(trace, keys)
+
+    def element(self, trace: Trace, keys: tuple[Any, ...]) -> Element:
+        """The element at some indices."""
+        return Element(trace, self, keys)
 
     def __setitem__(self, key: Any, value: Any) -> None:
         trace = current("an assignment to a buffer")
         with trace.here():
-            keys = _full(self, key if isinstance(key, tuple) else (key,))
+            keys = full_keys(self, key if isinstance(key, tuple) else (key,))
             if any(isinstance(k, slice) for k in keys):
                 raise LanguageError(
                     "TLC0128",
@@ -251,7 +255,7 @@ def stored_value(value: Any, dtype: DType) -> Value:
     return convert(value_of(value), dtype)
 
 
-def _full(buffer: Buffer, keys: tuple[Any, ...]) -> tuple[Any, ...]:
+def full_keys(buffer: Buffer, keys: tuple[Any, ...]) -> tuple[Any, ...]:
     """Keys for every dimension, an Ellipsis replaced by full slices."""
     dots = [i for i, key in enumerate(keys) if key is Ellipsis]
     if len(dots) == 1:

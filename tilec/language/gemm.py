@@ -9,14 +9,14 @@ from typing import Any
 from ..errors import LanguageError
 from ..ir.core import Value
 from ..ir.ops.arith import Not
-from ..ir.ops.memory import Alloc
 from ..ir.ops.tile import Gemm
-from ..ir.types import MemoryType, Space
-from .areas import area_of, region_area, times
+from ..ir.types import Space
+from .areas import area_of, in_memory, times
 from .arithmetic import truth
-from .buffers import Buffer, Slice, name_buffer
+from .buffers import Buffer, Slice
 from .operand import Operand
-from .tile import copy_fragment
+from .reshape import Reshaped
+from .tile import in_fragment
 from .trace import Trace, current
 
 
@@ -94,8 +94,8 @@ class _Matrix:
 
 
 def _matrix(trace: Trace, name: str, x: Any) -> _Matrix:
-    """An operand as the gemm op takes it. A region of a fragment is copied: registers have no
-    address.
+    """An operand as the gemm op takes it. What is no region of memory goes through a fragment of
+    its own: a region of a fragment, for registers have no address, and a view of another order.
     """
     buffer = x.buffer if isinstance(x, Slice) else x
     if not (isinstance(buffer, Buffer) and buffer.type.space in (Space.FRAGMENT, Space.SHARED)):
@@ -104,13 +104,14 @@ def _matrix(trace: Trace, name: str, x: Any) -> _Matrix:
             f"{name} of T.gemm is {_named(x)}, and must be shared memory or a fragment, or a "
             "region of one",
         )
-    if not isinstance(x, Slice):
+    if not isinstance(x, Slice | Reshaped):
         return _Matrix(buffer)
-    area = region_area(trace, x)
+    area = area_of(trace, "T.gemm", x)
     extents = area.extents or ()
-    dims = [d for d, key in enumerate(x.keys) if isinstance(key, slice)]
-    if len(dims) > 2:
-        dims = [d for d in dims if extents[d] != 1]
+    dims = tuple(range(len(extents)))
+    if isinstance(x, Slice):
+        dims = tuple(d for d, key in enumerate(x.keys) if isinstance(key, slice))
+    dims = dims if len(dims) <= 2 else area.kept
     if len(dims) != 2:
         raise LanguageError(
             "TLC0131",
@@ -118,15 +119,13 @@ def _matrix(trace: Trace, name: str, x: Any) -> _Matrix:
             "and columns",
             hint="two slices, and an index in every other dimension: A_s[slot, 0:64, :]",
         )
-    shape = tuple(extents[d] for d in dims)
-    if buffer.type.space is Space.SHARED:
-        return _Matrix(buffer, area.indices, shape, tuple(dims))
-    type_ = MemoryType(buffer.type.dtype, shape, Space.FRAGMENT)
-    value = trace.builder.emit(Alloc(type=type_)).result
-    part = Buffer(value, trace.region, elements=buffer.elements)
-    name_buffer(part, buffer.name)
-    copy_fragment(trace, area, area_of(trace, "T.gemm", part))
-    return _Matrix(part)
+    place = in_memory(trace, area)
+    found = dims if place is area else place.kept
+    in_registers = buffer.type.space is Space.FRAGMENT or isinstance(place.buffer, Reshaped)
+    if in_registers or len(found) != 2:
+        return _Matrix(in_fragment(trace, area, dims))
+    shape = tuple((place.extents or ())[d] for d in found)
+    return _Matrix(place.buffer, place.indices, shape, found)
 
 
 def _accumulator(x: Any) -> Buffer:

@@ -7,7 +7,10 @@ from typing import Any
 from ..errors import LanguageError
 from ..ir.ops.reduce import KINDS, Reduce, Scan, accumulation_dtype
 from ..ir.types import Space
+from .areas import area_of
 from .buffers import Buffer
+from .reshape import Reshaped
+from .tile import in_fragment
 from .trace import current
 
 
@@ -45,6 +48,9 @@ def reduce(
     trace.need_tile_level(what)
     with trace.here():
         axis, keep = _reduced(what, buffer, out, reduce_type, dim)
+        if isinstance(buffer, Reshaped):
+            area = area_of(trace, what, buffer)
+            buffer = in_fragment(trace, area, tuple(range(buffer.ndim)))
         trace.builder.emit(
             Reduce(
                 buffer.handle(),

@@ -9,7 +9,9 @@ the next row, so where it is not known to be inside it selects one that is outsi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -17,10 +19,11 @@ import numpy as np
 from ..errors import LanguageError
 from ..ir.core import Constant, Value, constant_of
 from ..ir.ops import arith
-from ..ir.types import Dim
-from .arithmetic import if_then_else, reinterpret
-from .buffers import Buffer, wrap_symbol
-from .dtypes import ElementType, element_type
+from ..ir.ops.memory import View
+from ..ir.types import Dim, MemoryType, Space
+from .arithmetic import if_then_else, reinterpret_scalar
+from .buffers import Buffer, Element, full_keys, indices_of
+from .dtypes import ElementType, element_type, storage_of
 from .operand import Operand, value_of, wrap
 from .tensors import Dynamic
 from .trace import Trace, current, refuse
@@ -29,71 +32,124 @@ Group = tuple[range, range]
 """Dimensions of the new shape, and those of the buffer that have the same elements."""
 
 
-class Reshaped:
-    """What T.reshape and T.view give. Its elements are read and written in T.Parallel and in
-    serial code, as a buffer's."""
+class Reshaped(Buffer):
+    """What T.reshape and T.view give of a tensor and of shared or local memory. Its elements are
+    read and written as a buffer's; T.copy, T.fill, T.gemm and reductions take it and its regions.
+    """
+
+    __slots__ = ("_groups", "_type", "source")
 
     def __init__(self, source: Buffer, shape: tuple[Dim, ...], dtype: ElementType) -> None:
-        self._source = source
-        self._shape = shape
-        self.dtype = dtype
+        self._type = MemoryType(storage_of(dtype.ir), shape, source.type.space)
+        self.source = source
         self._groups = tuple(_groups(shape, source.type.shape))
+        super().__init__(source.value, source.region, source.name, dtype.ir)
 
     @property
-    def shape(self) -> tuple[Any, ...]:
-        """The extents: ints, and symbols as values of the kernel."""
-        trace = current("the shape of a buffer")
-        return tuple(wrap_symbol(trace, d) if isinstance(d, str) else d for d in self._shape)
+    def type(self) -> MemoryType:
+        return self._type
 
     @property
-    def ndim(self) -> int:
-        """The number of dimensions."""
-        return len(self._shape)
+    def label(self) -> str:
+        shape = ", ".join(map(str, self.type.shape))
+        return f"{self.source.label} as {self.dtype}[{shape}]"
 
-    def __getitem__(self, key: Any) -> Any:
-        trace = current("an element of a buffer")
-        with trace.here():
-            # A value, and no start address: T.copy would walk along the buffer's own dimensions.
-            element = wrap(trace, value_of(self._source[self._indices(trace, key)]))
-            same = self.dtype == self._source.dtype
-            return element if same else reinterpret(element, self.dtype)
+    def handle(self, bits: bool = False) -> Value:
+        raise refuse(
+            "TLC0117",
+            f"{self.label} is a view, and has no memory of its own",
+            hint=f"pass {self.source.label} itself, or copy the view to a buffer",
+        )
+
+    def element(self, trace: Trace, keys: tuple[Any, ...]) -> Element:
+        return _ReshapedElement(trace, self, keys)
 
     def __setitem__(self, key: Any, value: Any) -> None:
         trace = current("an assignment to a buffer")
         with trace.here():
-            if self.dtype != self._source.dtype:
-                value = reinterpret(self.dtype(value), self._source.dtype)
-            self._source[self._indices(trace, key)] = value
-
-    def __iter__(self) -> Iterator[Any]:
-        raise refuse("TLC0125", f"Python asks for the elements of {self!r} one by one")
-
-    def __bool__(self) -> bool:
-        raise refuse("TLC0103", f"{self!r} is a buffer, and no condition")
+            if self.dtype != self.source.dtype:
+                value = reinterpret_scalar(self.dtype(value), self.source.dtype)
+            keys = key if isinstance(key, tuple) else (key,)
+            self.source[self.places(trace, full_keys(self, keys))] = value
 
     def __repr__(self) -> str:
-        shape = ", ".join(map(str, self._shape))
-        return f"{self._source.label} as {self.dtype}[{shape}]"
+        return f"<view {self.label}>"
 
-    def _indices(self, trace: Trace, key: Any) -> tuple[Any, ...]:
-        keys = key if isinstance(key, tuple) else (key,)
-        if len(keys) != self.ndim or not all(
-            isinstance(k, Operand | int | np.integer) for k in keys
-        ):
+    def places(self, trace: Trace, keys: Sequence[Any]) -> tuple[Any, ...]:
+        """The indices of an element in the source."""
+        if not all(isinstance(k, Operand | int | np.integer) for k in keys):
             raise LanguageError(
                 "TLC0115",
-                f"{self!r} takes {self.ndim} indices, each an integer",
-                hint="tile operations take the buffer itself; in T.Parallel take its elements",
+                f"{self.label} is assigned at {list(keys)!r}",
+                hint="use T.copy or T.fill",
             )
         found: list[Any] = []
         for new, old in self._groups:
-            extents = [self._source.shape[d] for d in old]
+            extents = [self.source.shape[d] for d in old]
             parts = [(keys[d], self.shape[d]) for d in new]
             if len(old) == 1 and len(new) == 1:
                 found.append(parts[0][0])
             else:
                 found += _split(_joined(trace, parts), extents)
         return tuple(found)
+
+    def region_in_source(
+        self, trace: Trace, indices: tuple[Value, ...], extents: tuple[int, ...]
+    ) -> tuple[tuple[Value, ...], tuple[int, ...]] | None:
+        """Where a region of the view starts in the source, and its extents there, with the same ones
+        but for those of 1; None where it is no region there, or not known to be one.
+        """
+        starts: list[Any] = []
+        sizes: list[int] = []
+        for new, old in self._groups:
+            inner = [self.source.type.shape[d] for d in old]
+            if len(new) == len(old) == 1:
+                starts.append(wrap(trace, indices[new[0]]))
+                sizes.append(extents[new[0]])
+                continue
+            length = _run([(extents[d], self.type.shape[d]) for d in new])
+            parts = [(wrap(trace, indices[d]), self.shape[d]) for d in new]
+            ends = [(wrap(trace, indices[d]) + (extents[d] - 1), self.shape[d]) for d in new]
+            inside = all(_is_inside(trace, *p) for p in (*parts[1:], *ends[1:]))
+            number = _joined(trace, parts) if inside else None
+            if length is None or number is None or not _in_one_row(number, length, inner):
+                return None
+            starts += _split(number, [self.source.shape[d] for d in old])
+            sizes += [1] * (len(old) - 1) + [length] if inner else []
+        return indices_of(self.source, tuple(starts)), tuple(sizes)
+
+
+class _ReshapedElement(Element):
+    """An element of a view: a value, or the address of a region of the view."""
+
+    def __init__(self, trace: Trace, buffer: Reshaped, keys: tuple[Any, ...]) -> None:
+        self.buffer = buffer
+        self.indices = indices_of(buffer, keys)
+        self.refusal = None
+        value = wrap(trace, value_of(buffer.source[buffer.places(trace, keys)]))
+        same = buffer.dtype == buffer.source.dtype
+        self.loaded = value if same else reinterpret_scalar(value, buffer.dtype)
+
+
+def _run(parts: Sequence[tuple[int, Dim]]) -> int | None:
+    """How many elements a region (extent, of how many, a dimension) has that are one run; None where
+    they are not, or run along two dimensions.
+    """
+    long = [d for d, (extent, _) in enumerate(parts) if extent > 1]
+    if not long:
+        return 1
+    (first, *more) = long
+    alone = not more and all(size == 1 for _, size in parts[first + 1 :])
+    return parts[first][0] if alone else None
+
+
+def _in_one_row(number: Any, length: int, inner: Sequence[Dim]) -> bool:
+    """Whether a run from an element on stays in one row of dimensions of these extents."""
+    if length == 1 or len(inner) == 1:
+        return True
+    start = constant_of(value_of(number))
+    row = inner[-1] if inner else 0
+    return isinstance(row, int) and start is not None and int(start) % row + length <= row
 
 
 def _joined(trace: Trace, parts: Sequence[tuple[Any, Any]]) -> Any:
@@ -166,6 +222,10 @@ def _groups(new: Sequence[Dim], old: Sequence[Dim]) -> Iterator[Group]:
         yield range(first, i), range(second, j)
 
 
+def _times(dims: Sequence[Dim]) -> str:
+    return f"({', '.join(map(str, dims))})"
+
+
 def _count(dims: Sequence[Dim]) -> tuple[int, tuple[str, ...]]:
     return _numbers(dims), tuple(sorted(d for d in dims if isinstance(d, str)))
 
@@ -177,7 +237,7 @@ def _numbers(dims: Sequence[Dim]) -> int:
     return product
 
 
-def reshape(src: Buffer, shape: Any) -> Reshaped:
+def reshape(src: Buffer, shape: Any) -> Buffer:
     """`src` under another shape: the same elements in row-major order, nothing is moved.
 
     Args:
@@ -190,8 +250,9 @@ def reshape(src: Buffer, shape: Any) -> Reshaped:
     return view(src, shape)
 
 
-def view(src: Buffer, shape: Any = None, dtype: Any = None) -> Reshaped:
-    """`src` under another shape, and its elements' bits as another dtype of the same size.
+def view(src: Buffer, shape: Any = None, dtype: Any = None) -> Buffer:
+    """`src` under another shape, and its elements' bits as another dtype of the same size. What is
+    written through it is written to `src`.
 
     Raises:
         LanguageError: another number of elements, or elements of another size.
@@ -212,10 +273,44 @@ def view(src: Buffer, shape: Any = None, dtype: Any = None) -> Reshaped:
         if _count(dims) != _count(src.type.shape):
             raise LanguageError(
                 "TLC0117",
-                f"{src.label} of shape ({', '.join(map(str, src.type.shape))}) has not the elements "
-                f"of ({', '.join(map(str, dims))})",
+                f"{src.label} of shape {_times(src.type.shape)} has not the elements of "
+                f"{_times(dims)}",
             )
+        if src.type.space is Space.FRAGMENT:
+            return _of_fragment(trace, src, dims, kind)
         return Reshaped(src, dims, kind)
+
+
+def _of_fragment(trace: Trace, src: Buffer, dims: tuple[Dim, ...], kind: ElementType) -> Buffer:
+    """A handle that tile operations take as any fragment."""
+    shape = tuple(int(d) for d in dims)
+    if not _cut_evenly(shape, tuple(int(d) for d in src.type.shape)):
+        raise LanguageError(
+            "TLC0117",
+            f"{src.label} of shape {_times(src.type.shape)} is a fragment, and cannot be seen as "
+            f"{_times(shape)}: rows of one end within rows of the other",
+            hint="copy it to shared memory, and take the view of that",
+        )
+    op = trace.builder.emit(View(src.handle(bits=True), shape=shape, dtype=storage_of(kind.ir)))
+    op.result.hint = src.name
+    return Buffer(op.result, trace.region, src.name, kind.ir)
+
+
+def _cut_evenly(new: tuple[int, ...], old: tuple[int, ...]) -> bool:
+    """Whether of the numbers of elements after which either shape begins a new row, each divides the
+    next. Registers and threads hold digits of the row-major number of an element then.
+    """
+    rows = sorted({math.prod(shape[d:]) for shape in (new, old) for d in range(len(shape))})
+    return all(longer % row == 0 for row, longer in pairwise(rows))
+
+
+def reinterpret(value: Any, dtype: object) -> Any:
+    """The bits of `value` read as `dtype`, which has the same size: of one value, or of all elements
+    of a fragment or another buffer, of which it is a view then.
+    """
+    return (
+        view(value, dtype=dtype) if isinstance(value, Buffer) else reinterpret_scalar(value, dtype)
+    )
 
 
 def _listed(shape: Any) -> tuple[Any, ...]:

@@ -11,12 +11,13 @@ from ..ir.build import scalar
 from ..ir.core import Block, Value, constant
 from ..ir.dtypes import i32
 from ..ir.ops.control import For, Parallel, Yield
-from ..ir.ops.memory import Load, Store
+from ..ir.ops.memory import Alloc
 from ..ir.ops.tile import Copy, Fill
-from ..ir.types import Space
-from .areas import Area, area_of, paired_areas, shifted
-from .buffers import Buffer, stored_value
+from ..ir.types import MemoryType, Space
+from .areas import Area, area_of, in_memory, paired_areas
+from .buffers import Buffer, name_buffer, stored_value
 from .operand import convert
+from .reshape import Reshaped
 from .trace import Trace, current
 
 
@@ -55,6 +56,9 @@ def copy(
             _copy_by_thread(trace, source, target)
             return
         trace.need_tile_level("T.copy")
+        if isinstance(source.buffer, Reshaped) or isinstance(target.buffer, Reshaped):
+            _copy_elements(trace, source, target)
+            return
         if Space.FRAGMENT in (source.buffer.type.space, target.buffer.type.space):
             copy_fragment(trace, source, target)
         else:
@@ -107,6 +111,10 @@ def copy_fragment(trace: Trace, source: Area, target: Area) -> None:
     if all(whole):
         _emit_copy(trace, source, target, source.shape, source.kept, target.kept)
         return
+    _copy_elements(trace, source, target)
+
+
+def _copy_elements(trace: Trace, source: Area, target: Area) -> None:
     each_in_parallel(
         trace, source.shape, lambda indices: _move_element(trace, source, target, indices)
     )
@@ -114,10 +122,22 @@ def copy_fragment(trace: Trace, source: Area, target: Area) -> None:
 
 def _move_element(trace: Trace, source: Area, target: Area, indices: tuple[Value, ...]) -> None:
     """One element of a copy, converted."""
-    safe = trace.safe_value(source.memory)
-    op = Load(source.memory, shifted(trace, source, indices), safe_value=safe)
-    value = convert(trace.builder.emit(op).result, target.buffer.type.dtype)
-    trace.builder.emit(Store(value, target.memory, shifted(trace, target, indices)))
+    value = convert(source.load(trace, indices), target.buffer.type.dtype)
+    target.store(trace, indices, value)
+
+
+def in_fragment(trace: Trace, area: Area, dims: tuple[int, ...]) -> Buffer:
+    """A fragment of its own that holds a region along some dimensions; it has extent 1 along all
+    others.
+    """
+    buffer = area.buffer
+    shape = tuple((area.extents or ())[d] for d in dims)
+    type_ = MemoryType(buffer.type.dtype, shape, Space.FRAGMENT)
+    value = trace.builder.emit(Alloc(type=type_)).result
+    part = Buffer(value, trace.region, elements=buffer.elements)
+    name_buffer(part, buffer.name)
+    copy(area, part)
+    return part
 
 
 def _copy_by_thread(trace: Trace, source: Area, target: Area) -> None:
@@ -158,7 +178,7 @@ def fill(buffer: Any, value: Any) -> None:
     trace = current("T.fill")
     trace.need_launch("T.fill")
     with trace.here():
-        area = area_of(trace, "T.fill", buffer)
+        area = in_memory(trace, area_of(trace, "T.fill", buffer), shaped=False)
         stored = stored_value(value, area.buffer.elements)
         area = replace(area, bits=True)
         if area.extents is None:
@@ -167,13 +187,13 @@ def fill(buffer: Any, value: Any) -> None:
             )
 
         def write(indices: tuple[Value, ...]) -> None:
-            trace.builder.emit(Store(stored, area.memory, shifted(trace, area, indices)))
+            area.store(trace, indices, stored)
 
         if area.buffer.type.space is Space.LOCAL:
             each_in_series(trace, area.shape, write)
             return
         trace.need_tile_level("T.fill")
-        if isinstance(buffer, Buffer):
+        if area.whole and not isinstance(area.buffer, Reshaped):
             trace.builder.emit(Fill(area.memory, stored))
             return
         each_in_parallel(trace, area.shape, write)

@@ -19,7 +19,7 @@ from ..ir.core import Block, Op, Value, walk
 from ..ir.ops.arith import Elementwise
 from ..ir.ops.control import For, If, Parallel, While
 from ..ir.ops.pipeline import Wait
-from ..ir.ops.tile import Gemm, InsertTile, Splat, Undefined
+from ..ir.ops.tile import Gemm, InsertTile, ReshapeTile, Splat, Undefined
 from ..ir.types import InflightType, TileType
 
 
@@ -42,6 +42,8 @@ def tied_pairs(op: Op) -> list[tuple[Value, Value]]:
             return [(op.accumulator, op.result)]
         case Wait():
             return [(op.inflight, op.result)]
+        case ReshapeTile():
+            return [(op.tile, op.result)]
         case InsertTile():
             return [(op.into, op.result)]
         case Parallel():
@@ -60,6 +62,12 @@ class Arrays:
 
     def shared(self, a: Value, b: Value) -> bool:
         return self.representative[a] is self.representative[b]
+
+
+def _as_array(tile: Value) -> tuple[object, ...]:
+    """What an array that holds a tile is: reshaped, it is the same."""
+    type_ = tile_type(tile)
+    return type_.dtype, type_.layout.registers if type_.layout is not None else type_.shape
 
 
 def coalesce(block: Block) -> Arrays:
@@ -88,7 +96,7 @@ class _Coalescing:
             self._join(self._group(a), self._group(b))
         for _, _, a, b in sorted(self._ties, key=lambda tie: tie[:2]):
             one, other = self._group(a), self._group(b)
-            fits = tile_type(a) == tile_type(b) and not (
+            fits = _as_array(a) == _as_array(b) and not (
                 one.members & other.conflicts or one.conflicts & other.members
             )
             if one is not other and fits:

@@ -45,6 +45,7 @@ from ..ir.ops.tile import (
     InsertTile,
     LoadTile,
     PackTile,
+    ReshapeTile,
     Side,
     Splat,
     StoreTile,
@@ -91,6 +92,7 @@ def register_layout_rules(registry: Registry) -> None:
         Elementwise: _elementwise,
         InsertTile: _insert_tile,
         ExtractTile: _extract_tile,
+        ReshapeTile: _reshape_tile,
         UnpackTile: _unpack_tile,
         PackTile: _pack_tile,
         ConvertLayout: _convert_layout,
@@ -221,6 +223,15 @@ def _extract_tile(op: ExtractTile, group: Group) -> Iterator[Constraint]:
     """Some registers of the tile, converted where its layout does not let registers select."""
     yield use(op, 0, op.tile)
     yield _slice(op.result, demand(op, 0), op.offsets, op.shape, op, tile_of(op.tile).shape)
+
+
+def _reshape_tile(op: ReshapeTile, group: Group) -> Iterator[Constraint]:
+    """Registers stay what they are, where no mode is cut unevenly; else the tile is converted."""
+    yield use(op, 0, op.tile)
+    to, back = (
+        partial(RegisterLayout.reshape, shape=n) for n in (op.shape, tile_of(op.tile).shape)
+    )
+    yield Derived(op.result, demand(op, 0), to, back, exact=True, why=why(op))
 
 
 def _unpack_tile(op: UnpackTile, group: Group) -> Iterator[Constraint]:

@@ -12,7 +12,15 @@ from ..ir.layout import RegisterLayout
 from ..ir.ops.arith import Cast, Elementwise, element_dtype
 from ..ir.ops.memory import Load, Store
 from ..ir.ops.thread import ConvertRegisters, FillRegisters, UndefinedRegisters
-from ..ir.ops.tile import ExtractTile, InsertTile, PackTile, Splat, Undefined, UnpackTile
+from ..ir.ops.tile import (
+    ExtractTile,
+    InsertTile,
+    PackTile,
+    ReshapeTile,
+    Splat,
+    Undefined,
+    UnpackTile,
+)
 from .coalesce import is_tile
 from .coordinates import mapping_terms
 from .nibbles import packed, unpacked
@@ -113,6 +121,12 @@ def _selected(
         numbers = tuple(numbers[r] for r in chosen)
     assert layout == part, f"{op.name}: {part} is not the region's layout {layout}"
     return numbers
+
+
+def lower_reshape(op: ReshapeTile, lowering: Lowering) -> None:
+    """The same registers, copied where both tiles are needed."""
+    if lowering.registers(op.result) is not lowering.registers(op.tile):
+        lowering.copy_registers(op.result, op.tile)
 
 
 def lower_unpack(op: UnpackTile, lowering: Lowering) -> None:

@@ -33,7 +33,7 @@ from ..ir.core import (
 from ..ir.dtypes import i32
 from ..ir.ops.arith import Cast
 from ..ir.ops.control import For, If, Parallel, While, Yield
-from ..ir.ops.memory import Alloc, Load, Store, memory_type
+from ..ir.ops.memory import Alloc, Load, Store, View, memory_type
 from ..ir.ops.reduce import Reduce, Reduction, Scan
 from ..ir.ops.tile import (
     Copy,
@@ -44,29 +44,17 @@ from ..ir.ops.tile import (
     LoadTile,
     Splat,
     StoreTile,
-    Undefined,
 )
-from ..ir.types import MemoryType, Space, TileType
 from .context import PassContext
-
-Tiles = dict[Value, Value]
-"""The tile that each fragment handle holds at this point; absent: nothing yet."""
+from .fragment_tiles import Tiles, define, held_by, hold, is_fragment, tile_type_of
 
 
 def promote_fragments(program: Program, context: PassContext) -> Program:
     """Rewrites every fragment handle into tile values. Raises LanguageError for uses that cannot be
     tiles.
     """
-    return program.with_body(_block(program.body, {}, (), ()))
-
-
-def _is_fragment(value: Value) -> bool:
-    return isinstance(value.type, MemoryType) and value.type.space is Space.FRAGMENT
-
-
-def _tile_type(handle: Value) -> TileType:
-    type_ = memory_type(handle)
-    return TileType(type_.dtype, tuple(int(d) for d in type_.shape))
+    views = {op.result: op for op in walk(program.body) if isinstance(op, View)}
+    return program.with_body(_block(program.body, Tiles({}, views), (), ()))
 
 
 def _block(block: Block, tiles: Tiles, params: tuple[Value, ...], out: tuple[Value, ...]) -> Block:
@@ -75,40 +63,24 @@ def _block(block: Block, tiles: Tiles, params: tuple[Value, ...], out: tuple[Val
     for op in block.ops:
         with at(op.loc), op.loc:
             if isinstance(op, Yield):
-                ops.append(Yield((*op.values, *(_current(h, tiles, ops) for h in out))))
+                ops.append(Yield((*op.values, *(held_by(h, tiles, ops) for h in out))))
             else:
                 rule = _RULES.get(type(op), _other)
                 rule(op, tiles, ops)
     return Block((*block.params, *params), tuple(ops))
 
 
-def _current(handle: Value, tiles: Tiles, ops: list[Op]) -> Value:
-    """The handle's tile; an undefined one where nothing was written yet."""
-    if handle not in tiles:
-        ops.append(Undefined(type=_tile_type(handle)))
-        tiles[handle] = ops[-1].result
-        ops[-1].result.hint = handle.hint
-    return tiles[handle]
-
-
-def _define(handle: Value, op: Op, tiles: Tiles, ops: list[Op]) -> None:
-    """Appends `op`, whose result is what the handle holds from here on."""
-    ops.append(op)
-    op.result.hint = handle.hint
-    tiles[handle] = op.result
-
-
 def _other(op: Op, tiles: Tiles, ops: list[Op]) -> None:
     """An op without fragments of its own: promote inside its regions, refuse handles elsewhere."""
     for value in op.inputs:
-        if _is_fragment(value):
+        if is_fragment(value):
             raise LanguageError(
                 "TLC0311",
                 f"{op.name} uses fragment {value.hint!r} element by element",
                 hint="access fragments in T.Parallel, T.copy, T.fill or T.gemm",
             )
     changes = {
-        name: _block(getattr(op, name), dict(tiles), (), ())
+        name: _block(getattr(op, name), tiles.branch(), (), ())
         for name, kind in op.fields
         if kind == "region"
     }
@@ -116,32 +88,32 @@ def _other(op: Op, tiles: Tiles, ops: list[Op]) -> None:
 
 
 def _alloc(op: Op, tiles: Tiles, ops: list[Op]) -> None:
-    if not _is_fragment(op.result):
+    if not is_fragment(op.result):
         ops.append(op)
 
 
 def _fill(op: Op, tiles: Tiles, ops: list[Op]) -> None:
     assert isinstance(op, Fill)
-    if _is_fragment(op.memory):
-        _define(op.memory, Splat(op.value, shape=_tile_type(op.memory).shape), tiles, ops)
+    if is_fragment(op.memory):
+        define(op.memory, Splat(op.value, shape=tile_type_of(op.memory).shape), tiles, ops)
     else:
         ops.append(op)
 
 
 def _gemm(op: Op, tiles: Tiles, ops: list[Op]) -> None:
     assert isinstance(op, Gemm)
-    a, b = (_current(v, tiles, ops) if _is_fragment(v) else v for v in (op.a, op.b))
-    if not _is_fragment(op.accumulator):
+    a, b = (held_by(v, tiles, ops) if is_fragment(v) else v for v in (op.a, op.b))
+    if not is_fragment(op.accumulator):
         raise LanguageError(
             "TLC0312", "gemm accumulates into a fragment", hint="use T.alloc_fragment"
         )
     if op.clear:
-        type_ = _tile_type(op.accumulator)
+        type_ = tile_type_of(op.accumulator)
         ops.append(Splat(constant(0, type_.dtype), shape=type_.shape))
         accumulator = ops[-1].result
     else:
-        accumulator = _current(op.accumulator, tiles, ops)
-    _define(op.accumulator, op.replace(a=a, b=b, accumulator=accumulator, clear=False), tiles, ops)
+        accumulator = held_by(op.accumulator, tiles, ops)
+    define(op.accumulator, op.replace(a=a, b=b, accumulator=accumulator, clear=False), tiles, ops)
 
 
 def _reduction(op: Op, tiles: Tiles, ops: list[Op]) -> None:
@@ -165,9 +137,9 @@ def _reduction(op: Op, tiles: Tiles, ops: list[Op]) -> None:
     target = memory_type(destination)
     if op.dtype != target.dtype:
         found = append(Cast(found, dtype=target.dtype))
-    if _is_fragment(destination):
-        tiles[destination] = found
+    if is_fragment(destination):
         found.hint = destination.hint
+        hold(destination, found, tiles, ops)
     else:
         rank = len(target.shape)
         zeros = (constant(0, i32),) * rank
@@ -176,8 +148,8 @@ def _reduction(op: Op, tiles: Tiles, ops: list[Op]) -> None:
 
 def _whole(handle: Value, tiles: Tiles, ops: list[Op]) -> Value:
     """All of a fragment or of shared memory as a tile."""
-    if _is_fragment(handle):
-        return _current(handle, tiles, ops)
+    if is_fragment(handle):
+        return held_by(handle, tiles, ops)
     shape = tuple(int(d) for d in memory_type(handle).shape)
     zeros = (constant(0, i32),) * len(shape)
     ops.append(LoadTile(handle, zeros, shape=shape, dims=tuple(range(len(shape)))))
@@ -186,7 +158,7 @@ def _whole(handle: Value, tiles: Tiles, ops: list[Op]) -> Value:
 
 def _copy(op: Op, tiles: Tiles, ops: list[Op]) -> None:
     assert isinstance(op, Copy)
-    source, destination = _is_fragment(op.source), _is_fragment(op.destination)
+    source, destination = is_fragment(op.source), is_fragment(op.destination)
     if not source and not destination:
         ops.append(op)
         return
@@ -255,8 +227,8 @@ def _offsets(
 
 def _read(op: Copy, tiles: Tiles, ops: list[Op]) -> Value:
     offsets = _offsets(op, op.source, op.source_indices, op.source_dims)
-    tile = _current(op.source, tiles, ops)
-    if op.shape == _tile_type(op.source).shape:
+    tile = held_by(op.source, tiles, ops)
+    if op.shape == tile_type_of(op.source).shape:
         return tile
     ops.append(ExtractTile(tile, offsets=offsets, shape=op.shape))
     return ops[-1].result
@@ -265,45 +237,71 @@ def _read(op: Copy, tiles: Tiles, ops: list[Op]) -> Value:
 def _write(op: Copy, tile: Value, tiles: Tiles, ops: list[Op]) -> None:
     handle = op.destination
     offsets = _offsets(op, handle, op.destination_indices, op.destination_dims)
-    if op.shape == _tile_type(handle).shape:
-        tiles[handle] = tile
-        tile.hint = tile.hint or handle.hint
+    if op.shape == tile_type_of(handle).shape:
+        hold(handle, tile, tiles, ops)
     else:
-        _define(handle, InsertTile(tile, _current(handle, tiles, ops), offsets=offsets), tiles, ops)
+        define(handle, InsertTile(tile, held_by(handle, tiles, ops), offsets=offsets), tiles, ops)
 
 
 def _parallel(op: Op, tiles: Tiles, ops: list[Op]) -> None:
     assert isinstance(op, Parallel)
-    written = _written(op.body)
-    read = _read_ways(op.body, written)
+    body = op.body.with_ops([inner for inner in op.body.ops if not isinstance(inner, View)])
+    written = _written(body)
+    read = _read_ways(body, written)
+    _one_shape(op, tiles, written, [handle for handle, _ in read])
     keys = (*read, *((v, ()) for v in written))
     inner = [Value(memory_type(v), v.hint) for v, _ in keys]
     names = dict(zip(keys, inner, strict=True))
-    body = _rename(Block((*op.body.params, *inner), op.body.ops), names)
+    body = _rename(Block((*body.params, *inner), body.ops), names)
     new = Parallel(
-        tuple(_current(v, tiles, ops) for v, _ in read),
-        tuple(_current(v, tiles, ops) for v in written),
+        tuple(held_by(v, tiles, ops) for v, _ in read),
+        tuple(held_by(v, tiles, ops) for v in written),
         body,
         extents=op.extents,
     )
     ops.append(new)
     for handle, result in zip(written, new.results, strict=True):
         result.hint = handle.hint
-        tiles[handle] = result
+        hold(handle, result, tiles, ops)
+
+
+def _one_shape(op: Op, tiles: Tiles, written: Sequence[Value], read: Sequence[Value]) -> None:
+    """Raises LanguageError for a fragment that a nest writes and uses under another shape too."""
+    for handle in written:
+        other = next(
+            (
+                v
+                for v in (*written, *read)
+                if v is not handle and tiles.fragment(v) is tiles.fragment(handle)
+            ),
+            None,
+        )
+        if other is not None:
+            raise LanguageError(
+                "TLC0316",
+                f"T.Parallel writes fragment {tiles.fragment(handle).hint!r} and uses it under two "
+                "shapes",
+                loc=op.loc,
+                hint="use one view of it in the loop, or copy it before",
+            )
+
+
+def _view(op: Op, tiles: Tiles, ops: list[Op]) -> None:
+    """Nothing: the tile is seen in another shape where the handle is used."""
 
 
 def _for(op: Op, tiles: Tiles, ops: list[Op]) -> None:
     assert isinstance(op, For)
-    written = _written(op.body)
-    inits = tuple(_current(h, tiles, ops) for h in written)
+    written = _written_fragments(tiles, op.body)
+    inits = tuple(held_by(h, tiles, ops) for h in written)
     new = op.replace(inits=(*op.inits, *inits), body=_carrying(op.body, written, tiles))
     _adopt(op, new, written, tiles, ops)
 
 
 def _while(op: Op, tiles: Tiles, ops: list[Op]) -> None:
     assert isinstance(op, While)
-    written = _written(op.body)
-    inits = tuple(_current(h, tiles, ops) for h in written)
+    written = _written_fragments(tiles, op.body)
+    inits = tuple(held_by(h, tiles, ops) for h in written)
     condition = op.condition  # of scalars: it is given the tiles, and uses none
     new = op.replace(
         inits=(*op.inits, *inits),
@@ -314,22 +312,23 @@ def _while(op: Op, tiles: Tiles, ops: list[Op]) -> None:
 
 
 def _params(written: tuple[Value, ...]) -> tuple[Value, ...]:
-    return tuple(Value(_tile_type(h), h.hint) for h in written)
+    return tuple(Value(tile_type_of(h), h.hint) for h in written)
 
 
 def _carrying(body: Block, written: tuple[Value, ...], tiles: Tiles) -> Block:
     """A loop's body that takes the tiles of `written` and yields the next ones."""
     params = _params(written)
-    return _block(body, {**tiles, **dict(zip(written, params, strict=True))}, params, written)
+    own = tiles.branch(dict(zip(written, params, strict=True)))
+    return _block(body, own, params, written)
 
 
 def _if(op: Op, tiles: Tiles, ops: list[Op]) -> None:
     assert isinstance(op, If)
-    written = _written(op.then, op.orelse)
+    written = _written_fragments(tiles, op.then, op.orelse)
     for handle in written:
-        _current(handle, tiles, ops)
-    then = _block(op.then, dict(tiles), (), written)
-    orelse = _block(op.orelse, dict(tiles), (), written)
+        held_by(handle, tiles, ops)
+    then = _block(op.then, tiles.branch(), (), written)
+    orelse = _block(op.orelse, tiles.branch(), (), written)
     _adopt(op, op.replace(then=then, orelse=orelse), written, tiles, ops)
 
 
@@ -341,7 +340,7 @@ def _adopt(old: Op, new: Op, written: tuple[Value, ...], tiles: Tiles, ops: list
     ops.append(with_results(new, (*old.results, *new.results[own:])))
     for handle, result in zip(written, new.results[own:], strict=True):
         result.hint = handle.hint
-        tiles[handle] = result
+        tiles.held[handle] = result
 
 
 def _touched(*blocks: Block) -> tuple[Value, ...]:
@@ -349,7 +348,7 @@ def _touched(*blocks: Block) -> tuple[Value, ...]:
     found: dict[Value, None] = {}
     for block in blocks:
         for op in walk(block):
-            found.update(dict.fromkeys(v for v in op.inputs if _is_fragment(v)))
+            found.update(dict.fromkeys(v for v in op.inputs if is_fragment(v)))
     return tuple(found)
 
 
@@ -363,8 +362,15 @@ def _written(*blocks: Block) -> tuple[Value, ...]:
                 local.add(op.result)
             for effect in op.effects():
                 memory = effect.memory
-                if effect.access is Access.WRITE and memory is not None and _is_fragment(memory):
+                if effect.access is Access.WRITE and memory is not None and is_fragment(memory):
                     found[memory] = None
+    return tuple(v for v in found if v not in local)
+
+
+def _written_fragments(tiles: Tiles, *blocks: Block) -> tuple[Value, ...]:
+    """Fragments from outside that ops of the blocks write, themselves or through views."""
+    local = {op.result for b in blocks for op in walk(b) if isinstance(op, Alloc)}
+    found = dict.fromkeys(tiles.fragment(v) for v in _written(*blocks))
     return tuple(v for v in found if v not in local)
 
 
@@ -376,7 +382,7 @@ def _read_ways(block: Block, written: Sequence[Value]) -> tuple[Way, ...]:
     """Fragments that a nest reads and does not write, once for each way it indexes them: read along
     other loops, a fragment is needed in another layout.
     """
-    loads = [op for op in walk(block) if isinstance(op, Load) and _is_fragment(op.memory)]
+    loads = [op for op in walk(block) if isinstance(op, Load) and is_fragment(op.memory)]
     return tuple(dict.fromkeys(_way(op) for op in loads if op.memory not in written))
 
 
@@ -393,7 +399,7 @@ def _rename(block: Block, names: dict[Way, Value]) -> Block:
         return Block(b.params, tuple(one(op) for op in b.ops))
 
     def one(op: Op) -> Op:
-        if not handles.isdisjoint(op.inputs) or any(_is_fragment(v) for v in op.inputs):
+        if not handles.isdisjoint(op.inputs) or any(is_fragment(v) for v in op.inputs):
             if not isinstance(op, (Load, Store)):
                 raise LanguageError(
                     "TLC0315", f"{op.name} of a fragment inside T.Parallel", loc=op.loc
@@ -407,6 +413,7 @@ def _rename(block: Block, names: dict[Way, Value]) -> Block:
 
 _RULES: dict[type[Op], Callable[[Op, Tiles, list[Op]], None]] = {
     Alloc: _alloc,
+    View: _view,
     Fill: _fill,
     Gemm: _gemm,
     Copy: _copy,

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 from ...errors import TypeMismatch
-from ..core import Access, Effect, Op, Value, attribute, operand, operands
+from ..core import Access, Effect, Level, Op, Value, attribute, operand, operands
+from ..dtypes import DType
 from ..types import MemoryType, ScalarType, Space, Type
 
 
@@ -161,4 +164,21 @@ class Flatten(Op, name="flatten", pure=True):
         return (MemoryType(type_.dtype, (size,), type_.space),)
 
 
-OPS: tuple[type[Op], ...] = (Alloc, Load, Store, Atomic, Slot, Flatten)
+class View(Op, name="view", level=Level.TILE, pure=True):
+    """The same fragment under another shape of as many elements, in row-major order, and with their
+    bits read as `dtype`.
+    """
+
+    memory: Value = operand()
+    shape: tuple[int, ...] = attribute()
+    dtype: DType = attribute()
+
+    def infer(self) -> tuple[Type, ...]:
+        type_ = memory_type(self.memory)
+        size = math.prod(int(d) for d in type_.shape) if type_.space is Space.FRAGMENT else -1
+        if size != math.prod(self.shape) or type_.dtype.bits != self.dtype.bits:
+            raise TypeMismatch("TLC0235", f"a view of {type_} as {self.dtype}{list(self.shape)}")
+        return (MemoryType(self.dtype, self.shape, type_.space),)
+
+
+OPS: tuple[type[Op], ...] = (Alloc, Load, Store, Atomic, Slot, Flatten, View)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal, NamedTuple
 
 from ...errors import TypeMismatch
@@ -172,6 +173,19 @@ class ExtractTile(Op, name="extract_tile", level=Level.TILE, pure=True):
         ):
             raise TypeMismatch("TLC0243", f"a region {self.shape} at {self.offsets} of a {tile}")
         return (TileType(tile.dtype, self.shape, self.layout),)
+
+
+class ReshapeTile(Op, name="reshape_tile", level=Level.TILE, pure=True):
+    """The elements of a tile in row-major order under another shape: each stays where it is."""
+
+    tile: Value = operand()
+    shape: tuple[int, ...] = attribute()
+
+    def infer(self) -> tuple[Type, ...]:
+        type_ = self.tile.type
+        if not isinstance(type_, TileType) or math.prod(type_.shape) != math.prod(self.shape):
+            raise TypeMismatch("TLC0252", f"a {type_} under the shape {list(self.shape)}")
+        return (TileType(type_.dtype, self.shape),)
 
 
 class UnpackTile(Op, name="unpack_tile", level=Level.TILE, pure=True):
@@ -355,5 +369,5 @@ def _described(matrix: Matrix) -> str:
 
 OPS: tuple[type[Op], ...] = (
     Copy, LoadTile, StoreTile, Fill, Splat, Undefined, InsertTile, ExtractTile,
-    UnpackTile, PackTile, ConvertLayout, Gemm,
+    ReshapeTile, UnpackTile, PackTile, ConvertLayout, Gemm,
 )  # fmt: skip

@@ -1,0 +1,245 @@
+"""Views taken by tile operations: of fragments, of shared memory, of tensors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tilec
+import tilec.language as T
+from tests.kernels.legs import compile_texts, every_leg
+from tests.kernels.machines import TARGETS
+from tests.kernels.test_gemm_operands import whole
+from tests.passes.planning import line_of, refused
+from tilec.ir.core import walk
+from tilec.ir.ops.tile import ConvertLayout, Copy, Gemm
+from tilec.parser.text import parse_program
+from tilec.runtime.driver import lower
+
+pytestmark = pytest.mark.emulator
+
+
+def after(kernel: Any, target: str, pass_: str) -> list[Any]:
+    """The ops of a kernel behind a pass."""
+    compiled = lower(kernel, (), target, {})
+    text = compiled.ir(after=pass_)
+    return list(walk(parse_program(text, compiled.registry, "kernel.tir").body))
+
+
+@tilec.kernel
+def grouped(
+    A: T.Tensor(("M", 32), "float16"),
+    B: T.Tensor((64, 32), "float16"),
+    C: T.Tensor(("M", 16), "float32"),
+):
+    """C[i, q] = sum over h of max((A B^T)[i, 4 q + h], 0): the product seen as (rows, 16, 4)."""
+    with T.Kernel(T.ceildiv(A.shape[0], 64), threads=128) as bx:
+        A_s = T.alloc_shared((64, 32), "float16")
+        B_s = T.alloc_shared((64, 32), "float16")
+        s = T.alloc_fragment((64, 64), "float32")
+        sums = T.alloc_fragment((64, 16), "float32")
+        T.copy(A[bx * 64, 0], A_s)
+        T.copy(B, B_s)
+        T.gemm(A_s, B_s, s, transpose_B=True, clear_accum=True)
+        heads = T.reshape(s, (64, 16, 4))
+        for i, q, h in T.Parallel(64, 16, 4):
+            heads[i, q, h] = T.max(heads[i, q, h], 0.0)
+        T.reduce_sum(heads, sums, dim=2)
+        T.copy(sums, C[bx * 64, 0])
+
+
+@pytest.mark.parametrize("m", [64, 1, 70, 0])
+def test_a_product_in_groups(m: int) -> None:
+    a, b = whole((m, 32)), whole((64, 32), seed=1)
+    product = np.maximum(a.astype(np.float32) @ b.astype(np.float32).T, 0)
+    expected = product.reshape(m, 16, 4).sum(2)
+    for leg, (*_, c) in every_leg(grouped, a, b, np.full((m, 16), np.nan, np.float32)):
+        assert np.array_equal(c, expected), leg
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_the_groups_stay_in_their_registers(target: str) -> None:
+    assert not [op for op in after(grouped, target, "infer_layouts") if type(op) is ConvertLayout]
+
+
+def test_no_compiler_minds() -> None:
+    compile_texts(grouped)
+
+
+@tilec.kernel
+def written_through(A: T.Tensor((4, 8, 64), "float32"), C: T.Tensor((32, 64), "int32"), n: T.int32):
+    """C = the bits of 2^n A, of 1 where n is 2: the fragment, a view of it and a view of that."""
+    with T.Kernel(1, threads=64):
+        x = T.alloc_fragment((4, 8, 64), "float32")
+        rows = T.view(x, (32, 64))
+        T.copy(A, x)
+        for _ in T.serial(n):
+            for i, j in T.Parallel(32, 64):
+                rows[i, j] = rows[i, j] * 2.0
+            if n == 2:
+                T.fill(T.reshape(rows, (2048,)), 1.0)
+        T.copy(T.reinterpret(rows, "int32"), C)
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, 5])
+def test_loops_and_branches_write_through_views(n: int) -> None:
+    a = np.random.default_rng(n).standard_normal((4, 8, 64)).astype(np.float32)
+    expected = np.ones_like(a) if n == 2 else a * np.float32(2**n)
+    for leg, (_, c, _) in every_leg(written_through, a, np.zeros((32, 64), np.int32), n):
+        assert np.array_equal(c, expected.reshape(32, 64).view(np.int32)), leg
+
+
+@tilec.kernel
+def unwritten(C: T.Tensor((16, 4), "float32")):
+    with T.Kernel(1, threads=32):
+        x = T.alloc_fragment((64,), "float32")
+        for i in T.Parallel(32):
+            x[i] = 1.0
+        T.copy(T.reshape(x, (16, 4)), C)
+
+
+def test_what_was_not_written_is_found_through_a_view() -> None:
+    with pytest.raises(tilec.errors.ExecutionError, match="uninitialised"):
+        unwritten(np.zeros((16, 4), np.float32), device="interpreter")
+
+
+@tilec.kernel
+def uneven(A: T.Tensor((4, 30), "int32"), C: T.Tensor((5, 24), "int32")):
+    """Shapes whose boundaries have nothing in common."""
+    with T.Kernel(1, threads=32):
+        x = T.alloc_fragment((4, 30), "int32")
+        T.copy(A, x)
+        y = T.reshape(x, (5, 24))
+        for i, j in T.Parallel(5, 24):
+            y[i, j] = y[i, j] + i
+        T.copy(y, C)
+
+
+def test_shapes_that_share_no_boundary_are_refused() -> None:
+    error = refused("TLC0117", uneven.lower_to_ir)
+    assert line_of(error.loc) == "y = T.reshape(x, (5, 24))"
+    assert "(4, 30)" in error.message and "(5, 24)" in error.message
+
+
+@tilec.kernel
+def halved(A: T.Tensor((6, 48), "int32"), C: T.Tensor((18, 2, 8), "int32")):
+    """Shapes that are no powers of two."""
+    with T.Kernel(1, threads=96):
+        x = T.alloc_fragment((6, 48), "int32")
+        T.copy(A, x)
+        y = T.reshape(x, (18, 2, 8))
+        for i, j, k in T.Parallel(18, 2, 8):
+            y[i, j, k] = y[i, j, k] + i
+        T.copy(y, C)
+
+
+def test_shapes_that_are_no_powers_of_two() -> None:
+    a = np.arange(288, dtype=np.int32).reshape(6, 48)
+    expected = a.reshape(18, 2, 8) + np.arange(18, dtype=np.int32)[:, None, None]
+    for leg, (_, c) in every_leg(halved, a, np.zeros((18, 2, 8), np.int32)):
+        assert np.array_equal(c, expected), leg
+
+
+@tilec.kernel
+def through_slots(
+    A: T.Tensor(("M", 4, 32), "float16"),
+    B: T.Tensor((128, 64), "float16"),
+    C: T.Tensor(("M", 64), "float32"),
+):
+    """C = A B, A seen as rows of 128, its tiles kept in slots that are rows of one buffer."""
+    rows = T.reshape(A, ("M", 128))
+    with T.Kernel(T.ceildiv(A.shape[0], 64), threads=128) as bx:
+        A_s = T.alloc_shared((128, 64), "float16")
+        B_s = T.alloc_shared((64, 64), "float16")
+        slots = T.reshape(A_s, (2, 64, 64))
+        acc = T.alloc_fragment((64, 64), "float32")
+        T.clear(acc)
+        for k in range(2):
+            T.copy(rows[bx * 64, k * 64], slots[k, :, :])
+            T.copy(B[k * 64, 0], B_s)
+            T.gemm(slots[k, :, :], B_s, acc)
+        T.copy(acc, C[bx * 64, 0])
+
+
+@pytest.mark.parametrize("m", [64, 1, 70])
+def test_regions_of_views_that_are_regions_of_memory(m: int) -> None:
+    a, b = whole((m, 4, 32)), whole((128, 64), seed=1)
+    expected = a.reshape(m, 128).astype(np.float32) @ b.astype(np.float32)
+    for leg, (*_, c) in every_leg(through_slots, a, b, np.full((m, 64), np.nan, np.float32)):
+        assert np.array_equal(c, expected), leg
+    gemms = [
+        op for op in after(through_slots, "cuda:sm_80", "promote_fragments") if type(op) is Gemm
+    ]
+    assert [op.a_shape for op in gemms] == [(64, 64)] * 2
+
+
+@tilec.kernel
+def flat(
+    A: T.Tensor((64, 32), "float16"),
+    B: T.Tensor((32, 64), "float16"),
+    C: T.Tensor((64, 64), "float32"),
+    R: T.Tensor((64,), "float32"),
+):
+    """C = A B and R = the sums of A's rows: the operands lie in shared memory of one dimension."""
+    with T.Kernel(1, threads=128):
+        a = T.alloc_shared((64 * 32,), "float16")
+        b = T.alloc_shared((32 * 64,), "int16")
+        acc = T.alloc_fragment((64, 64), "float32")
+        sums = T.alloc_fragment((64,), "float32")
+        T.copy(A, T.view(a, (64, 32)))
+        T.copy(B, T.view(b, (32, 64), "float16"))
+        T.gemm(T.view(a, (64, 32)), T.view(b, (32, 64), "float16"), acc, clear_accum=True)
+        T.reduce_sum(T.view(a, (64, 32)), sums, dim=1)
+        T.copy(acc, C)
+        T.copy(sums, R)
+        T.clear(T.view(a, (2, 32, 32)))
+        T.copy(a[0], A[0, 0:32])
+
+
+def test_views_that_are_no_regions() -> None:
+    a, b = whole((64, 32)), whole((32, 64), seed=1)
+    expected = a.astype(np.float32) @ b.astype(np.float32)
+    unset = np.full((64, 64), np.nan, np.float32), np.full(64, np.nan, np.float32)
+    for leg, (left, _, c, r) in every_leg(flat, a, b, *unset):
+        assert np.array_equal(c, expected), leg
+        assert np.array_equal(r, a.astype(np.float32).sum(1)), leg
+        assert not left[0].any() and np.array_equal(left[1:], a[1:]), leg
+
+
+@tilec.kernel
+def edges(A: T.Tensor((6, 5), "int32"), C: T.Tensor((8, 8), "int32"), j: T.int32):
+    """A tile of a view that reaches beyond its rows and columns."""
+    with T.Kernel(1, threads=32):
+        x = T.alloc_fragment((8, 8), "int32")
+        T.copy(T.reshape(A, (5, 6))[0, j], x)
+        T.copy(x, C)
+
+
+@pytest.mark.parametrize("j", [0, 2, 6])
+def test_outside_of_a_view_is_outside(j: int) -> None:
+    a = np.arange(1, 31, dtype=np.int32).reshape(6, 5)
+    wide = np.zeros((8, 16), np.int32)
+    wide[:5, :6] = a.reshape(5, 6)
+    for leg, (_, c, _) in every_leg(edges, a, np.zeros((8, 8), np.int32), j):
+        assert np.array_equal(c, wide[:, j : j + 8]), leg
+
+
+@tilec.kernel
+def split_rows(A: T.Tensor(("M", 64), "float16"), C: T.Tensor(("M", 32), "float16")):
+    """The second half of every row, as one of two."""
+    halves = T.reshape(A, ("M", 2, 32))
+    with T.Kernel(T.ceildiv(A.shape[0], 16), threads=32) as bx:
+        S = T.alloc_shared((16, 32), "float16")
+        T.copy(halves[bx * 16 : bx * 16 + 16, 1, :], S)
+        T.copy(S, C[bx * 16, 0])
+
+
+@pytest.mark.parametrize("m", [16, 17, 1, 0])
+def test_a_copy_of_a_view_is_a_copy(m: int) -> None:
+    a = whole((m, 64))
+    for leg, (_, c) in every_leg(split_rows, a, np.full((m, 32), np.nan, np.float16)):
+        assert np.array_equal(c, a[:, 32:]), leg
+    copies = [op for op in after(split_rows, "cuda:sm_80", "promote_fragments") if type(op) is Copy]
+    assert copies[0].shape == (16, 32)
