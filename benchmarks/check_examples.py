@@ -1,16 +1,26 @@
 """The examples on a GPU: each beside its reference in 64 bits, and some beside the vendor's speed.
 
-Called by check_gpu.py. A case is a module of examples/, a kernel in it, what it is called with and
-what it must give; every case runs by sm_80 and by sm_90a code.
+Called by check_gpu.py; by itself it checks results alone, so that it can run under the sanitizers:
+
+    compute-sanitizer --tool racecheck python benchmarks/check_examples.py
+
+A case is a module of examples/, a kernel in it, what it is called with and what it must give; every
+case, and every example's own `main`, runs by sm_80 and by sm_90a code.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import inspect
+import io
+import json
 import math
+import os
+import sys
 from collections.abc import Callable, Iterator
+from contextlib import redirect_stdout
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,10 +28,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from tilec.runtime.compiled import CompiledKernel
-from tilec.runtime.driver import lower
+ROOT = Path(__file__).resolve().parents[1]
+EXAMPLES = ROOT / "examples"
+sys.path[:0] = [str(ROOT), str(EXAMPLES)]
 
-EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+from tilec.runtime.compiled import CompiledKernel  # noqa: E402
+from tilec.runtime.driver import lower  # noqa: E402
+
 TARGETS = ("cuda:sm_80", "cuda:sm_90a")
 Race = Callable[[Any, Any], dict[str, float]]
 
@@ -116,21 +129,45 @@ def attention_cases() -> Iterator[Case]:
         )  # fmt: skip
 
 
+def mains() -> Iterator[tuple[str, Callable[[], object]]]:
+    """Every example's `main`, which takes the library of arrays, runs ragged sizes and checks them;
+    with cupy alone."""
+    try:
+        import cupy
+    except ImportError:
+        print("the examples' own checks need cupy", flush=True)
+        return
+    for file in sorted(EXAMPLES.glob("*.py")):
+        main = getattr(example(file.stem), "main", None)
+        if main is not None and "xp" in inspect.signature(main).parameters:
+            yield f"{file.stem}.main", partial(main, cupy)
+
+
 def check_examples() -> list[dict[str, Any]]:
     """One row a case and target: how many elements were wrong, or what failed."""
     rows = []
-    for case in (*row_cases(), *attention_cases()):
-        for target in TARGETS:
-            failures = []
-            try:
-                if bad := case.wrong(target):
-                    failures.append(f"{bad} wrong")
-            except Exception as error:  # noqa: BLE001  a case that does not run is a result
-                failures.append(f"{type(error).__name__}: {str(error)[:300]}")
-            if failures:
-                print("FAIL", target, case.label, failures, flush=True)
-            rows.append({"config": f"{target} {case.label}", "sizes": 1, "failures": failures})
+    for target in TARGETS:
+        for case in (*row_cases(), *attention_cases()):
+            rows.append(checked(target, case.label, partial(case.wrong, target)))
+        os.environ["TILEC_TARGET"] = target
+        for label, main in mains():
+            with redirect_stdout(io.StringIO()):
+                rows.append(checked(target, label, main))
+        del os.environ["TILEC_TARGET"]
     return rows
+
+
+def checked(target: str, label: str, run: Callable[[], object]) -> dict[str, Any]:
+    """The row of one check, which returns how many elements were wrong, or raises."""
+    failures = []
+    try:
+        if bad := run():
+            failures.append(f"{bad} wrong")
+    except Exception as error:  # noqa: BLE001  a case that does not run is a result
+        failures.append(f"{type(error).__name__}: {str(error)[:300]}")
+    if failures:
+        print("FAIL", target, label, failures, file=sys.stderr, flush=True)
+    return {"config": f"{target} {label}", "sizes": 1, "failures": failures}
 
 
 def time_rows(race: Race, m: int = 8192, n: int = 4096) -> Iterator[dict[str, Any]]:
@@ -179,3 +216,9 @@ def time_attention(race: Race) -> Iterator[dict[str, Any]]:
                 "tflops": flops / row["ours_ms"] * 1e-9 if error < 2e-3 else 0.0,
                 "registers": compiled.launches[0].registers, "spills": compiled.launches[0].spills,
             }  # fmt: skip
+
+
+if __name__ == "__main__":
+    done = check_examples()
+    print(json.dumps({"cases": len(done), "failed": sum(bool(row["failures"]) for row in done)}))
+    sys.exit(any(row["failures"] for row in done))

@@ -6,7 +6,6 @@ the disk cache, and a launch beside a bare cuLaunchKernel.
 
 from __future__ import annotations
 
-import ctypes
 import importlib
 import json
 import os
@@ -101,8 +100,7 @@ def launches() -> dict[str, float]:
     matmul(a, b, c)
     prepared = matmul.compile(a, b, c).prepare(a, b, c)
     (call,) = prepared.launches
-    stream = ctypes.c_void_p(0)
-    bare = microseconds(lambda: call.launch(stream), synchronise)
+    bare = microseconds(call.on(0), synchronise)
     ready = microseconds(lambda: prepared(), synchronise)
     checked = microseconds(lambda: matmul(a, b, c), synchronise)
     return {

@@ -121,7 +121,8 @@ def test_a_repeated_call_derives_nothing(stub: Stub, cupy: FakeCupy) -> None:
     assert [stub.launch().parameter(i, "u8") for i in range(3)] == [x.data.ptr for x in (a, b, c)]
     assert (tuple(stub.launch().grid), stub.launch().stream) == ((8, 1, 1), 40)
     prepared = next(iter(add.remembered.found.values())).compiled.prepare(a, b, c)
-    assert len(calls_made(lambda: prepared())) <= 6
+    prepared()
+    assert len(calls_made(lambda: prepared())) <= 5
 
 
 def test_what_changes_is_seen_by_the_next_call(stub: Stub, cupy: FakeCupy) -> None:

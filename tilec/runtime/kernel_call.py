@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import struct
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -39,8 +40,7 @@ def word_of(dtype: str) -> Callable[[Number], int]:
 
 
 class KernelCall:
-    """A launch of one function. `patch` writes what changes from call to call, `launch`
-    launches."""
+    """A launch of one function. `patch` writes what changes from call to call."""
 
     __slots__ = ("_head", "_launch", "_maps", "_params", "_pointers", "_scalars", "_words", "spec")
 
@@ -99,9 +99,9 @@ class KernelCall:
                 slot.pointer = pointer
                 self._params[slot.position] = slot.held.address
 
-    def launch(self, stream: ctypes.c_void_p) -> int:
-        """Launches on a stream; returns the driver's status."""
-        return self._launch(*self._head, stream, self._params, None)
+    def on(self, stream: int) -> Callable[[], int]:
+        """The launch on a stream: called, it launches and returns the driver's status."""
+        return partial(self._launch, *self._head, ctypes.c_void_p(stream), self._params, None)
 
 
 class _MapSlot:

@@ -6,7 +6,6 @@ call whose arguments are fixed altogether."""
 
 from __future__ import annotations
 
-import ctypes
 import threading
 from collections.abc import Hashable, Sequence
 from typing import Any, NoReturn
@@ -98,8 +97,10 @@ class Loaded:
         if plan.waits:
             self._wait_for(arguments, number)
         with plan.lock:
-            for call in plan.calls:
-                call.patch(pointers, scalars, _TENSOR_MAPS, self.driver)
+            if scalars or pointers != plan.patched:
+                for call in plan.calls:
+                    call.patch(pointers, scalars, _TENSOR_MAPS, self.driver)
+                plan.patched = pointers
             run_calls(self.driver, plan, number)
         return as_result(made) if made else None
 
@@ -250,17 +251,14 @@ def load(
 
 def run_calls(driver: GpuDriver, plan: Plan, stream: int) -> None:
     """The launches of a plan, in order. Raises ExecutionError for a status that is not success."""
-    handle = plan.handle
-    if handle.value != (stream or None):
-        handle = plan.handle = ctypes.c_void_p(stream)  # a new one: another thread may use the old
     previous = driver.enter(plan.device.index) if driver.count > 1 else None
     try:
-        for call in plan.calls:
-            status = call.launch(handle)
+        for call, launch in zip(plan.calls, plan.launches(stream), strict=True):
+            status = launch()
             if status and driver.is_context_error(status):
                 # A thread that has not used the device yet: launches need it to be the current one.
                 driver.enter(plan.device.index)
-                status = call.launch(handle)
+                status = launch()
             if status:
                 raise driver.failure(status, f"launching {call.spec.symbol} of {plan.program}")
     finally:

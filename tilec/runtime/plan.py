@@ -5,7 +5,6 @@ alignment."""
 
 from __future__ import annotations
 
-import ctypes
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -45,7 +44,7 @@ class Made:
 @dataclass
 class Plan:
     """The launches of a program for arguments of one kind, and what a call needs besides. `lock`
-    guards the argument blocks. `waits`: an argument names the stream that may still be writing
+    guards the argument blocks, and `patched`. `waits`: an argument names the stream that may still be writing
     it."""
 
     program: str
@@ -58,7 +57,15 @@ class Plan:
     current_stream: Callable[[], int]
     waits: bool
     lock: threading.Lock = field(default_factory=threading.Lock)
-    handle: ctypes.c_void_p = field(default_factory=ctypes.c_void_p)  # the last call's stream
+    bound: tuple[int, tuple[Callable[[], int], ...]] = (-1, ())  # the last stream; launches on it
+    patched: list[int] | None = None  # the addresses that the argument blocks hold
+
+    def launches(self, stream: int) -> tuple[Callable[[], int], ...]:
+        """Each launch on a stream. Found again without a lock: another thread may use another."""
+        bound = self.bound
+        if bound[0] != stream:
+            bound = self.bound = (stream, tuple(call.on(stream) for call in self.calls))
+        return bound[1]
 
 
 def places_of(manifest: Manifest) -> dict[str, int]:
