@@ -121,6 +121,19 @@ def _nvidia(
     )  # fmt: skip
 
 
+def _amd(
+    arch: str, shared: int, multiprocessors: int, pairs: tuple[str, ...], **features: Any
+) -> Target:
+    """An AMD target of the CDNA family; shared memory in KiB, `pairs` the dtypes that are added
+    atomically two at a time (the CDNA2, CDNA3 and CDNA4 ISA manuals).
+    """
+    return Target(
+        "hip", arch, 64, shared * KIB, 131072, shared * KIB, max_registers=512, buffer_loads=True,
+        multiprocessors=multiprocessors, atomic_widths=tuple((dtype, 2) for dtype in pairs),
+        **features,
+    )  # fmt: skip
+
+
 TARGETS: dict[str, Target] = {
     target.name: target
     for target in (
@@ -139,12 +152,9 @@ TARGETS: dict[str, Target] = {
         _nvidia(
             "sm_120a", 99, 100, 188, matrix=_MMA_89, async_copy=True, stmatrix=True, tma=True,
         ),
-        Target(
-            "hip", "gfx942", warp_size=64, shared_bytes=64 * KIB, registers=131072,
-            multiprocessor_shared_bytes=64 * KIB, max_registers=512, matrix=_MFMA,
-            buffer_loads=True, multiprocessors=304,
-            atomic_widths=(("f16", 2), ("bf16", 2)),
-        ),
+        _amd("gfx90a", 64, 110, ("f16",), matrix=_MFMA),
+        _amd("gfx942", 64, 304, ("f16", "bf16"), matrix=_MFMA),
+        _amd("gfx950", 160, 256, ("f16", "bf16"), matrix=_MFMA),
     )
 }  # fmt: skip
 

@@ -17,7 +17,7 @@ import pytest
 import tilec
 import tilec.language as T
 from tests.kernels import programs
-from tests.kernels.test_vendor_compilers import check_nvidia
+from tests.kernels.test_vendor_compilers import check_amd, check_nvidia
 from tilec.ir.core import walk
 from tilec.ir.dtypes import find_dtype
 from tilec.ir.ops.nvidia import CpAsync, Mma
@@ -28,6 +28,7 @@ from tilec.runtime.interpreter_device import InterpreterDevice
 from tilec.target import TARGETS
 
 NVIDIA = tuple(name for name in TARGETS if name.startswith("cuda"))
+AMD = tuple(name for name in TARGETS if name.startswith("hip"))
 TRANSPOSES = tuple(itertools.product((False, True), repeat=2))
 Size = tuple[int, int, int]
 
@@ -152,12 +153,12 @@ def test_the_interpreter_multiplies_the_same() -> None:
 
 
 @pytest.mark.emulator
-@pytest.mark.parametrize("target", NVIDIA)
-def test_the_gemm_on_every_nvidia_target(target: str) -> None:
+@pytest.mark.parametrize("target", TARGETS)
+def test_the_gemm_on_every_target(target: str) -> None:
     compiled = lowered(product("float16", "float32", "float16", False, True), target)
     check(EmulatorDevice(target, "a test"), compiled, False, True, "float16", (130, 72, 152))
     copies = [op for op in walk(compiled.lowered.program.body) if isinstance(op, CpAsync)]
-    assert bool(copies) == (target not in ("cuda:sm_75", "cuda:sm_90a"))
+    assert bool(copies) == (target in NVIDIA and target not in ("cuda:sm_75", "cuda:sm_90a"))
 
 
 @pytest.mark.parametrize("target", NVIDIA)
@@ -166,6 +167,16 @@ def test_machine_code_of_the_gemm_and_the_origin(target: str, tmp_path: Path) ->
     for variant in lowered(programs.gemm(), target).variants:
         check_nvidia(variant, arch, tmp_path)
     check_nvidia(lower(programs.origin(), (), target, {}).lowered, arch, tmp_path)
+
+
+@pytest.mark.hip
+@pytest.mark.parametrize("target", AMD)
+def test_amd_machine_code_of_the_gemm_and_the_origin(target: str) -> None:
+    arch = target.partition(":")[2]
+    aligned, general = lowered(programs.gemm(), target).variants
+    check_amd(aligned, True, arch)
+    check_amd(general, False, arch)
+    check_amd(lower(programs.origin(), (), target, {}).lowered, True, arch)
 
 
 @pytest.mark.parametrize(

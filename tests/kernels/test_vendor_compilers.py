@@ -94,8 +94,8 @@ def test_more_warpgroups_take_narrower_wgmma(
     check_nvidia(variant, "sm_90a", tmp_path)
 
 
-def check_amd(variant: Lowered, aligned: bool) -> None:
-    assembled = find_amd_clang().assemble(variant.text, variant.file_name, "gfx942")
+def check_amd(variant: Lowered, aligned: bool, arch: str = "gfx942") -> None:
+    assembled = find_amd_clang(arch).assemble(variant.text, variant.file_name, arch)
     assert "warning" not in assembled.log
     (isa,) = assembled.kernels
     assert (isa.vgpr_spills, isa.sgpr_spills, isa.scratch) == (0, 0, 0)

@@ -13,10 +13,12 @@ import pytest
 from tilec.errors import CompilerFailed, MissingTool
 from tilec.runtime import clang as clang_module
 from tilec.runtime.amd_isa import KernelIsa, read_isa
-from tilec.runtime.clang import AmdClang, find_amd_clang, find_ziglang
-from tilec.runtime.compilers import Compiler
+from tilec.runtime.clang import AmdClang, find_amd_clang, find_system_clang, find_ziglang
+from tilec.runtime.compilers import Compiler, pick_compiler
 
 pytestmark = pytest.mark.hip
+
+ARCHES = ("gfx90a", "gfx942", "gfx950")
 
 ALL_REGISTERS = ", ".join(f'"v{i}"' for i in range(128))  # what 1024 threads leave to each
 TEXT = (
@@ -47,9 +49,9 @@ def test_the_clang_of_this_machine() -> None:
     assert Path(clang.where).exists() and clang.version.split(".")[0].isdigit()
 
 
-@pytest.mark.parametrize("arch", ["gfx90a", "gfx942"])
+@pytest.mark.parametrize("arch", ARCHES)
 def test_a_code_object(arch: str) -> None:
-    clang = find_amd_clang()
+    clang = find_amd_clang(arch)
     binary = clang.compile(TEXT, "text.hip", arch)
     assert (
         binary.code[:4] == b"\x7fELF" and int.from_bytes(binary.code[18:20], "little") == 224
@@ -92,7 +94,7 @@ def test_instructions_and_counts() -> None:
         assembled.kernel("third")
 
 
-@pytest.mark.parametrize("arch", ["gfx90a", "gfx942"])
+@pytest.mark.parametrize("arch", ARCHES)
 @pytest.mark.parametrize("threads", [64, 256, 512])
 @pytest.mark.parametrize("last", ["v7", "v40", "v63", "v64", "v127", "v130", "v255", "a9", "a129"])
 def test_occupancy_is_that_of_llvm(last: str, threads: int, arch: str) -> None:
@@ -104,7 +106,7 @@ def test_occupancy_is_that_of_llvm(last: str, threads: int, arch: str) -> None:
     extern "C" __attribute__((global, THREADS)) void use(float* p) {{
       asm volatile("" ::: "{last}");
     }}"""
-    assembled = find_amd_clang().assemble(text, "use.hip", arch)
+    assembled = find_amd_clang(arch).assemble(text, "use.hip", arch)
     said = next(line for line in assembled.assembly.splitlines() if line.startswith("; Occupancy:"))
     isa = assembled.kernel("use")
     assert (isa.agprs if last.startswith("a") else isa.vgprs) == int(last[1:]) + 1
@@ -112,8 +114,8 @@ def test_occupancy_is_that_of_llvm(last: str, threads: int, arch: str) -> None:
     assert isa.occupancy(threads) == int(said.split()[-1]) // waves * waves
 
 
-def kernel(vgprs: int, agprs: int = 0, lds: int = 0) -> KernelIsa:
-    return KernelIsa("k", vgprs, agprs, 16, 0, 0, 0, lds, ())
+def kernel(vgprs: int, agprs: int = 0, lds: int = 0, arch: str = "gfx942") -> KernelIsa:
+    return KernelIsa("k", arch, vgprs, agprs, 16, 0, 0, 0, lds, ())
 
 
 @pytest.mark.parametrize(
@@ -128,6 +130,10 @@ def kernel(vgprs: int, agprs: int = 0, lds: int = 0) -> KernelIsa:
         (kernel(32), 256, 65537, 0),
         (kernel(32, lds=30000), 512, 2768, 4),  # static and dynamic together: two blocks of 8 waves
         (kernel(32, lds=30001), 512, 2768, 2),
+        (kernel(32, arch="gfx950"), 256, 32768, 4),  # of 160 KiB, in granules of 1280 bytes
+        (kernel(32, arch="gfx950"), 256, 160 * 1024, 1),
+        (kernel(32, arch="gfx950"), 256, 81920, 2),
+        (kernel(32, arch="gfx950"), 256, 81921, 1),
     ],
 )
 def test_occupancy_by_hand(isa: KernelIsa, threads: int, shared: int, waves: int) -> None:
@@ -167,7 +173,7 @@ def test_ziglang_goes_through_assembly(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name: spec if name == "ziglang" else None
     )
-    found = find_ziglang()
+    found = find_ziglang.__wrapped__()
     assert (found.name, found.where, found.version) == ("ziglang", str(zig), system.version)
     assert (
         found.compile(TEXT, "text.hip", "gfx942").code
@@ -180,7 +186,8 @@ def test_without_any_clang(monkeypatch: pytest.MonkeyPatch) -> None:
     def nothing() -> AmdClang:
         raise MissingTool("TLC0602", "no clang with the AMDGPU target was found")
 
-    monkeypatch.setattr(clang_module, "find_clang", nothing)
+    monkeypatch.setattr(clang_module, "find_system_clang", nothing)
+    monkeypatch.setattr(clang_module, "find_ziglang", find_ziglang.__wrapped__)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(MissingTool, match="ziglang is not installed") as raised:
         find_amd_clang.__wrapped__()
@@ -193,9 +200,18 @@ def test_a_clang_that_is_too_old(monkeypatch: pytest.MonkeyPatch) -> None:
         version = "17.0.6"
 
     monkeypatch.setattr(clang_module, "find_clang", Old)
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(MissingTool, match="the oldest that serves is 19"):
-        find_amd_clang.__wrapped__()
+        find_system_clang.__wrapped__()
+
+
+def test_a_clang_that_knows_the_architecture() -> None:
+    """gfx950 is younger than the clang of this machine; ziglang's knows it."""
+    assert find_amd_clang("gfx90a").name == find_amd_clang("gfx942").name == "clang"
+    assert find_amd_clang("gfx950").knows("gfx950")
+    assert b"gfx950" in find_amd_clang("gfx950").compile(TEXT, "text.hip", "gfx950").code
+    with pytest.raises(MissingTool, match=r"clang .* does not know gfx000; ziglang .* does not"):
+        find_amd_clang("gfx000")
+    assert pick_compiler("hip:gfx950").knows("gfx950")
 
 
 def test_the_code_object_is_what_objdump_reads() -> None:

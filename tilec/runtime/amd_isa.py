@@ -3,8 +3,8 @@ occupancy.
 
 Source of the counts: the `amdhsa.kernels` metadata that ends the text (LLVM, AMDGPUUsage, "Code
 Object Metadata"); it is YAML of one fixed form, read here line by line. The figures of the compute
-units are those of the CDNA2 and CDNA3 manuals: per SIMD 512 vector registers a lane and 8 waves,
-four SIMDs and 64 KiB of shared memory a unit.
+units are those of the CDNA2, CDNA3 and CDNA4 manuals: per SIMD 512 vector registers a lane and 8
+waves, four SIMDs a unit, and its shared memory.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ _SIMDS = 4
 _MAX_WAVES = 8
 _VECTOR_REGISTERS = 512
 _VECTOR_GRANULE = 8
-_SHARED_BYTES = 65536
-_SHARED_GRANULE = 512
+_SHARED = {"gfx90a": (65536, 512), "gfx942": (65536, 512), "gfx950": (163840, 1280)}
+"""Bytes of shared memory of a unit, and in what steps blocks are given them."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,7 @@ class KernelIsa:
     without labels and comments."""
 
     name: str
+    arch: str
     vgprs: int
     agprs: int
     sgprs: int
@@ -64,14 +65,16 @@ class KernelIsa:
         waves = min(_MAX_WAVES, _VECTOR_REGISTERS // (granules * _VECTOR_GRANULE))
         block_waves = -(-threads // WAVE)
         blocks = waves * _SIMDS // block_waves
-        shared = -(-(self.lds + dynamic_shared) // _SHARED_GRANULE) * _SHARED_GRANULE
+        whole, granule = _SHARED[self.arch]
+        shared = -(-(self.lds + dynamic_shared) // granule) * granule
         if shared:
-            blocks = min(blocks, _SHARED_BYTES // shared)
+            blocks = min(blocks, whole // shared)
         return -(-blocks * block_waves // _SIMDS)
 
 
 _FIELD = re.compile(r"^(?:  - |    )\.(\w+):\s+(\S+)")
 _CODE = re.compile(r"^\t([a-z]\w*)(.*)")
+_TARGET = re.compile(r"^amdhsa\.target:\s+\S*--(\w+)", re.M)
 
 
 def read_isa(assembly: str) -> tuple[KernelIsa, ...]:
@@ -89,13 +92,16 @@ def read_isa(assembly: str) -> tuple[KernelIsa, ...]:
             kernels.append({})
         if kernels and (match := _FIELD.match(line)):
             kernels[-1][match[1]] = match[2]
-    return tuple(_kernel(fields, code) for fields in kernels)
+    target = _TARGET.search(metadata)
+    arch = target[1] if target else ""
+    return tuple(_kernel(fields, arch, code) for fields in kernels)
 
 
-def _kernel(fields: dict[str, str], code: str) -> KernelIsa:
+def _kernel(fields: dict[str, str], arch: str, code: str) -> KernelIsa:
     agprs = int(fields.get("agpr_count", "0"))
     return KernelIsa(
         name=fields["name"],
+        arch=arch,
         vgprs=int(fields["vgpr_count"]) - agprs,  # the metadata counts both kinds together
         agprs=agprs,
         sgprs=int(fields["sgpr_count"]),

@@ -8,6 +8,7 @@ the steps. Neither needs a header, a device library or a GPU.
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 import shutil
 import tempfile
@@ -58,6 +59,10 @@ class AmdClang:
     linker: tuple[str, ...]
     backend: str = "hip"
     timeout: float = TIMEOUT_SECONDS
+
+    def knows(self, arch: str) -> bool:
+        """Whether it compiles for `arch`: gfx950 came with clang 20."""
+        return _knows(self.driver, arch)
 
     def assemble(self, text: str, name: str, arch: str) -> Assembled:
         """`text` (called `name` in messages) as assembly for `arch` ("gfx942"). Raises
@@ -112,24 +117,37 @@ class AmdClang:
 
 
 @cache
-def find_amd_clang() -> AmdClang:
-    """The machine's clang with the AMDGPU target and its lld, else ziglang's. Raises MissingTool
-    with both reasons.
+def _knows(driver: tuple[str, ...], arch: str) -> bool:
+    target = ("-target", "amdgcn-amd-amdhsa", f"-mcpu={arch}", "-nogpulib")
+    command = (*driver, *target, "-x", "c", "-fsyntax-only", os.devnull)
+    return run_tool(command, tempfile.gettempdir(), 60.0)[0] == 0
+
+
+@cache
+def find_amd_clang(arch: str = "") -> AmdClang:
+    """The machine's clang with the AMDGPU target and its lld, else ziglang's; where `arch` is
+    given, the first that knows it. Raises MissingTool with both reasons.
     """
-    reasons: list[MissingTool] = []
-    for find in (_find_system_clang, find_ziglang):
+    reasons: list[str] = []
+    for find in (find_system_clang, find_ziglang):
         try:
-            return find()
+            found = find()
         except MissingTool as missing:
-            reasons.append(missing)
+            reasons.append(missing.message)
+            continue
+        if not arch or found.knows(arch):
+            return found
+        reasons.append(f"{found.name} {found.version} does not know {arch}")
     raise MissingTool(
         "TLC0702",
-        "no clang that compiles for AMD GPUs: " + "; ".join(reason.message for reason in reasons),
-        hint="apt-get install clang-19 lld-19; or pip install ziglang",
+        f"no clang that compiles for {arch or 'AMD GPUs'}: " + "; ".join(reasons),
+        hint="apt-get install clang-19 lld-19; or pip install ziglang, whose clang is newer",
     )
 
 
-def _find_system_clang() -> AmdClang:
+@cache
+def find_system_clang() -> AmdClang:
+    """The machine's clang with the AMDGPU target and its lld. Raises MissingTool."""
     clang = find_clang()
     major = int(clang.version.split(".")[0]) if clang.version[0].isdigit() else 0
     if major < _OLDEST:
@@ -147,6 +165,7 @@ def _find_system_clang() -> AmdClang:
     return AmdClang("clang", clang.where, clang.version, (clang.where,), (linker,))
 
 
+@cache
 def find_ziglang() -> AmdClang:
     """The clang in the PyPI package ziglang, which is not imported for it. MissingTool if it is not
     installed.

@@ -8,7 +8,7 @@ from typing import Protocol
 from ..errors import MissingTool
 from ..target import Target, find_target
 from .binary import Binary
-from .clang import find_amd_clang
+from .clang import find_amd_clang, find_system_clang, find_ziglang
 from .hiprtc import find_hiprtc
 from .nvrtc import find_nvrtc
 from .offline import find_nvcc
@@ -19,7 +19,7 @@ class Compiler(Protocol):
 
     @property
     def name(self) -> str:
-        """Short name: nvrtc, nvcc, hiprtc, clang."""
+        """Short name: nvrtc, nvcc, hiprtc, clang, ziglang."""
 
     @property
     def backend(self) -> str:
@@ -33,6 +33,9 @@ class Compiler(Protocol):
     def where(self) -> str:
         """The file it was found at."""
 
+    def knows(self, arch: str) -> bool:
+        """Whether it compiles for `arch`, as far as it tells beforehand."""
+
     def compile(self, text: str, name: str, arch: str) -> Binary:
         """`text` (called `name` in messages) compiled for `arch`. Raises CompilerFailed."""
 
@@ -40,7 +43,7 @@ class Compiler(Protocol):
 # In order of preference.
 _FINDERS: dict[str, dict[str, Callable[[], Compiler]]] = {
     "cuda": {"nvrtc": find_nvrtc, "nvcc": find_nvcc},
-    "hip": {"hiprtc": find_hiprtc, "clang": find_amd_clang},
+    "hip": {"hiprtc": find_hiprtc, "clang": find_system_clang, "ziglang": find_ziglang},
 }
 
 
@@ -67,21 +70,26 @@ def assemble(text: str, name: str, target: Target) -> str:
     CompilerFailed."""
     if target.backend == "cuda":
         return find_nvrtc().assemble(text, name, target.arch)
-    return find_amd_clang().assemble(text, name, target.arch).assembly
+    return find_amd_clang(target.arch).assemble(text, name, target.arch).assembly
 
 
 def pick_compiler(target: str | Target) -> Compiler:
     """The preferred compiler for `target`. Raises MissingTool with the reason for each that is
     absent."""
-    backend = find_target(target).backend
+    chosen = find_target(target)
     reasons: list[MissingTool] = []
-    for find in _FINDERS[backend].values():
+    for find in _FINDERS[chosen.backend].values():
         try:
-            return find()
+            found = find()
         except MissingTool as missing:
             reasons.append(missing)
+            continue
+        if found.knows(chosen.arch):
+            return found
+        unknown = f"{found.name} {found.version} does not know {chosen.arch}"
+        reasons.append(MissingTool("TLC0702", unknown, hint=f"install a newer {found.name}"))
     raise MissingTool(
         "TLC0702",
-        f"no compiler for {backend}: " + "; ".join(reason.message for reason in reasons),
+        f"no compiler for {chosen.name}: " + "; ".join(reason.message for reason in reasons),
         hint="; or ".join(reason.hint for reason in reasons if reason.hint),
     )

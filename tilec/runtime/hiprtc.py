@@ -39,6 +39,10 @@ class HiprtcCompiler:
         """The file that was loaded."""
         return self._library.path
 
+    def knows(self, arch: str) -> bool:
+        """True: the library does not tell beforehand."""
+        return True
+
     def compile(self, text: str, name: str, arch: str) -> Binary:
         """`text` compiled for `arch` ("gfx942"). Raises CompilerFailed with the log."""
         label = f"hiprtc {self.version}"

@@ -47,11 +47,15 @@ class NvrtcCompiler:
         """The file that was loaded."""
         return self._library.path
 
+    def knows(self, arch: str) -> bool:
+        """Whether this version compiles for `arch`; true where it does not tell."""
+        number = re.fullmatch(r"sm_(\d+)[af]?", arch)
+        return number is not None and (self._archs is None or int(number[1]) in self._archs)
+
     def compile(self, text: str, name: str, arch: str) -> Binary:
         """`text` compiled for `arch` ("sm_90a"). Raises CompilerFailed with the log,
         TargetUnsupported for an architecture that this version does not know."""
-        number = re.fullmatch(r"sm_(\d+)[af]?", arch)
-        if number is None or (self._archs is not None and int(number[1]) not in self._archs):
+        if not self.knows(arch):
             raise TargetUnsupported(
                 "TLC0703",
                 f"NVRTC {self.version} does not compile for {arch}",

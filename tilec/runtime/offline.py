@@ -37,6 +37,10 @@ class OfflineCompiler:
     options: tuple[str, ...]
     timeout: float = TIMEOUT_SECONDS
 
+    def knows(self, arch: str) -> bool:
+        """True: the program does not tell beforehand."""
+        return True
+
     def compile(self, text: str, name: str, arch: str) -> Binary:
         """`text` compiled for `arch`. Raises CompilerFailed with the log, TimedOut."""
         label = f"{self.name} {self.version}"
