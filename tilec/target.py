@@ -84,6 +84,13 @@ def _mma(shape: Shape, operand: str, *accumulators: str) -> tuple[MatrixInstruct
     return tuple(MatrixInstruction("mma", *shape, operand, a) for a in accumulators)
 
 
+def _mfma(
+    operand: str, accumulator: str, *shapes: tuple[int, int]
+) -> tuple[MatrixInstruction, ...]:
+    """MFMA instructions of m x m x k, by (m, k)."""
+    return tuple(MatrixInstruction("mfma", m, m, k, operand, accumulator) for m, k in shapes)
+
+
 # mma.sync by the compute capability that it came with (PTX ISA, "Matrix multiply-accumulate
 # operation using mma instruction").
 _MMA_75 = (
@@ -100,11 +107,20 @@ _MMA_80 = (
 )  # fmt: skip
 _MMA_89 = (*_MMA_80, *_mma((16, 8, 32), "e4m3", "f32"), *_mma((16, 8, 32), "e5m2", "f32"))
 _WGMMA = tuple(MatrixInstruction("wgmma", 64, 256, 16, dtype, "f32") for dtype in ("f16", "bf16"))
-_MFMA = tuple(
-    MatrixInstruction("mfma", m, m, k, dtype, "f32")
-    for dtype in ("f16", "bf16")
-    for m, k in ((32, 8), (16, 16))
-)
+# MFMA of one block (the CDNA2, CDNA3 and CDNA4 ISA manuals, "Matrix arithmetic instructions").
+_MFMA = (
+    *_mfma("f16", "f32", (32, 8), (16, 16)), *_mfma("bf16", "f32", (32, 8), (16, 16)),
+    *_mfma("f32", "f32", (32, 2), (16, 4)), *_mfma("f64", "f64", (16, 4)),
+)  # fmt: skip
+_MFMA_90A = (*_MFMA, *_mfma("i8", "i32", (32, 8), (16, 16)))
+_MFMA_942 = (
+    *_MFMA, *_mfma("i8", "i32", (32, 16), (16, 32)), *_mfma("tf32", "f32", (32, 4), (16, 8)),
+)  # fmt: skip
+_MFMA_950 = (
+    *_MFMA, *_mfma("f16", "f32", (32, 16), (16, 32)), *_mfma("bf16", "f32", (32, 16), (16, 32)),
+    *_mfma("i8", "i32", (32, 32), (16, 64), (32, 16), (16, 32)),
+    *_mfma("e4m3", "f32", (32, 16), (16, 32)), *_mfma("e5m2", "f32", (32, 16), (16, 32)),
+)  # fmt: skip
 _ATOMICS = (("f16", 2),)
 _ATOMICS_90 = (*_ATOMICS, ("bf16", 2), ("f32", 4))
 KIB = 1024
@@ -152,9 +168,9 @@ TARGETS: dict[str, Target] = {
         _nvidia(
             "sm_120a", 99, 100, 188, matrix=_MMA_89, async_copy=True, stmatrix=True, tma=True,
         ),
-        _amd("gfx90a", 64, 110, ("f16",), matrix=_MFMA),
-        _amd("gfx942", 64, 304, ("f16", "bf16"), matrix=_MFMA),
-        _amd("gfx950", 160, 256, ("f16", "bf16"), matrix=_MFMA),
+        _amd("gfx90a", 64, 110, ("f16",), matrix=_MFMA_90A),
+        _amd("gfx942", 64, 304, ("f16", "bf16"), matrix=_MFMA_942),
+        _amd("gfx950", 160, 256, ("f16", "bf16"), matrix=_MFMA_950),
     )
 }  # fmt: skip
 

@@ -17,10 +17,12 @@ import pytest
 import tilec
 import tilec.language as T
 from tests.kernels import programs
+from tests.kernels.instructions import count_instructions
 from tests.kernels.test_vendor_compilers import check_amd, check_nvidia
 from tilec.ir.core import walk
 from tilec.ir.dtypes import find_dtype
 from tilec.ir.ops.nvidia import CpAsync, Mma
+from tilec.runtime.clang import find_amd_clang
 from tilec.runtime.compiled import CompiledKernel
 from tilec.runtime.driver import lower
 from tilec.runtime.emulator_device import EmulatorDevice
@@ -116,10 +118,17 @@ WAYS = [
     ("float8_e5m2", "float32", "float32", "cuda:sm_120a", True),
     ("float8_e4m3fn", "float32", "float32", "cuda:sm_86", True),  # converted to f16
     ("float8_e5m2", "float32", "float32", "hip:gfx942", True),  # likewise
-    ("int8", "int32", "int32", "hip:gfx942", False),
-    ("float32", "float32", "float32", "hip:gfx942", False),
+    ("int8", "int32", "int32", "hip:gfx90a", True),
+    ("int8", "int32", "int32", "hip:gfx942", True),
+    ("int8", "int32", "int32", "hip:gfx950", True),
+    ("float32", "float32", "float32", "hip:gfx942", True),
+    ("tfloat32", "float32", "float32", "hip:gfx942", True),
+    ("tfloat32", "float32", "float32", "hip:gfx950", False),
     ("float16", "float16", "float16", "hip:gfx942", False),
-    ("float64", "float64", "float64", "hip:gfx942", False),
+    ("float16", "float32", "float16", "hip:gfx950", True),
+    ("float64", "float64", "float64", "hip:gfx90a", True),
+    ("float8_e4m3fn", "float32", "float32", "hip:gfx950", True),
+    ("float8_e5m2", "float32", "bfloat16", "hip:gfx950", True),
 ]
 NO_FLOAT8 = ("cuda:sm_86", "hip:gfx942")
 SIZES: tuple[tuple[Size, dict[str, int]], ...] = (
@@ -194,6 +203,31 @@ def test_machine_code_of_every_way_to_multiply(
             multiplies = [op for op in walk(variant.program.body) if isinstance(op, Mma)]
             assert bool(multiplies) == matrix
             check_nvidia(variant, target.partition(":")[2], tmp_path, matrix=matrix)
+
+
+@pytest.mark.hip
+@pytest.mark.parametrize(
+    ("dtype", "total", "out", "target", "matrix"), [w for w in WAYS if w[3].startswith("hip")]
+)
+def test_amd_machine_code_of_every_way_to_multiply(
+    dtype: str, total: str, out: str, target: str, matrix: bool
+) -> None:
+    """As many MFMA as in the IR; operands with k contiguous are read by 16 bytes."""
+    arch, clang = target.partition(":")[2], find_amd_clang(target.partition(":")[2])
+    for transposes in ((False, True), (True, False)):
+        tile = {"bm": 128, "bn": 64, "bk": 512 // find_dtype(dtype).bits, "threads": 256}
+        compiled = lowered(product(dtype, total, out, *transposes), target, **tile)
+        variants = compiled.variants if transposes == (False, True) else compiled.variants[:1]
+        for aligned, variant in zip((True, False), variants, strict=False):
+            assembled = clang.assemble(variant.text, variant.file_name, arch)
+            assert "warning" not in assembled.log
+            (isa,) = assembled.kernels
+            assert (isa.vgpr_spills, isa.sgpr_spills, isa.scratch) == (0, 0, 0)
+            expected = count_instructions(variant.program)
+            assert isa.count("v_mfma") == expected["mfma"] and bool(expected["mfma"]) == matrix
+            if matrix and transposes == (False, True):
+                assert isa.counts["ds_read_b128"] == expected["load_shared_16"] > 0
+                assert not aligned or isa.count("ds_read") == isa.counts["ds_read_b128"]
 
 
 @cache

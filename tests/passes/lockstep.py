@@ -283,13 +283,15 @@ def _a_places(lane: Array, register: Array, each: int, halves: int) -> tuple[Arr
 
 def _mfma_places(name: str, lane: Array, register: Array, op: amd.Mfma) -> tuple[Array, Array]:
     """CDNA3 ISA: each lane holds consecutive k of row lane % m; 16x16 and 32x32 results by
-    quadruples of rows.
+    quadruples of rows, those of f64 by every fourth row.
     """
     each = register.shape[1]
     if name == "a":
         return lane % op.m, each * (lane // op.m) + register
     if name == "b":
         return each * (lane // op.n) + register, lane % op.n
+    if memory_type(op.accumulator).dtype.bits == 64:
+        return 4 * register + lane // 16, lane % 16
     if op.m == 16:
         return 4 * (lane // 16) + register, lane % 16
     return 8 * (register // 4) + 4 * (lane // 32) + register % 4, lane % 32

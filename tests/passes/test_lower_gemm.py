@@ -10,7 +10,7 @@ import pytest
 from tests.passes.rule_harness import RuleLowering, get_tile, machine_for, put_tile
 from tilec.errors import LayoutConflict
 from tilec.ir.core import Value, constant
-from tilec.ir.dtypes import DType, bf16, bool_, f16, f32, f64, i8, i32, i64, u8
+from tilec.ir.dtypes import DType, bf16, bool_, e4m3, e5m2, f16, f32, f64, i8, i32, i64, tf32, u8
 from tilec.ir.layout import SharedLayout, choose_swizzle
 from tilec.ir.ops.amd import Mfma
 from tilec.ir.ops.memory import Slot
@@ -57,7 +57,7 @@ class Case:
         self.a, self.b = (
             shared(dtype, s, layout) for s, layout in zip(shapes, layouts, strict=True)
         )
-        tile = TileType(total, (m, n), accumulator_layout(variant, m, n, copies))
+        tile = TileType(total, (m, n), accumulator_layout(variant, m, n, copies, total.bits))
         self.accumulator = Value(tile)
         options = {"asynchronous": family == "wgmma", **options}
         self.op = Gemm(
@@ -355,6 +355,36 @@ MFMA = [
 @pytest.mark.parametrize(("variant", "size"), MFMA)
 def test_mfma_multiplies(variant: Variant, size: tuple[int, int, int], transposes: str) -> None:
     case = Case(variant, size, transposes)
+    assert np.array_equal(case.run(), case.start + case.product)
+
+
+MFMA_SHAPES = [
+    (("mfma", 32, 32, 2, 2, 1), (64, 32, 12), f32, f32, "hip:gfx90a"),
+    (("mfma", 16, 16, 4, 1, 2), (16, 96, 24), f32, f32, "hip:gfx942"),
+    (("mfma", 16, 16, 4, 2, 2), (64, 32, 20), f64, f64, "hip:gfx90a"),
+    (("mfma", 16, 16, 4, 1, 1, "swapped"), (32, 16, 8), f64, f64, "hip:gfx950"),
+    (("mfma", 32, 32, 4, 1, 2), (32, 64, 24), tf32, f32, "hip:gfx942"),
+    (("mfma", 16, 16, 8, 2, 1, "swapped"), (32, 16, 8), tf32, f32, "hip:gfx942"),
+    (("mfma", 32, 32, 8, 1, 1), (32, 64, 32), i8, i32, "hip:gfx90a"),
+    (("mfma", 16, 16, 16, 2, 2), (32, 32, 64), i8, i32, "hip:gfx90a"),
+    (("mfma", 32, 32, 16, 2, 1), (64, 32, 48), i8, i32, "hip:gfx942"),
+    (("mfma", 16, 16, 32, 1, 1), (16, 16, 64), i8, i32, "hip:gfx942"),
+    (("mfma", 32, 32, 32, 1, 2), (32, 64, 32), i8, i32, "hip:gfx950"),
+    (("mfma", 16, 16, 64, 2, 1), (64, 16, 64), i8, i32, "hip:gfx950"),
+    (("mfma", 32, 32, 16, 2, 2), (64, 64, 32), f16, f32, "hip:gfx950"),
+    (("mfma", 16, 16, 32, 1, 2), (16, 32, 96), bf16, f32, "hip:gfx950"),
+    (("mfma", 32, 32, 16, 1, 1), (32, 32, 64), e4m3, f32, "hip:gfx950"),
+    (("mfma", 16, 16, 32, 2, 1), (32, 48, 32), e5m2, f32, "hip:gfx950"),
+]
+
+
+@pytest.mark.parametrize("transposes", TRANSPOSES)
+@pytest.mark.parametrize(("variant", "size", "dtype", "total", "target"), MFMA_SHAPES)
+def test_every_shape_of_mfma_multiplies(
+    variant: Variant, size: tuple[int, int, int], dtype: DType, total: DType, target: str,
+    transposes: str,
+) -> None:  # fmt: skip
+    case = Case(variant, size, transposes, dtype, total, target)
     assert np.array_equal(case.run(), case.start + case.product)
 
 

@@ -58,6 +58,7 @@ from ..target import Target
 from .context import PassContext
 from .variants import (
     accumulator_layout,
+    accumulator_type,
     copies_of,
     gemm_shape,
     multiplied_dtype,
@@ -342,7 +343,7 @@ def _gemm(op: Gemm, group: Group) -> Iterator[Constraint]:
     options = []
     for variant, cost in variants:
         copies = copies_of(variant, group.threads, group.target)
-        accumulator = accumulator_layout(variant, m, n, copies)
+        accumulator = accumulator_layout(variant, m, n, copies, accumulator_type(op).dtype.bits)
         layouts: dict[Variable, RegisterLayout] = {
             demand(op, number): operand_layout(op, variant, side, dtype.bits, copies)
             for number, (side, value) in enumerate(sides)

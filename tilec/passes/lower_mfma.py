@@ -17,6 +17,7 @@ so that this gives the transpose of each instruction tile, and nothing else diff
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from ..ir.core import Value
@@ -71,13 +72,13 @@ def _steps_in_a_read(op: Gemm, tiling: Tiling, lowering: Lowering) -> int:
     in registers.
     """
     operands = [Operand.of(op, "a", lowering), Operand.of(op, "b", lowering)]
-    bits = taken_dtype(op, lowering).bits
     if any(o.in_registers for o in operands) or not any(o.k_major for o in operands):
         return 1
-    held = mfma("a", tiling.m, tiling.n, tiling.k, bits).registers
+    held = tiling.m * tiling.k // WAVE
     widest = max(o.vector for o in operands if o.k_major)
-    pack = min(READ_BYTES * 8 // bits, widest) // held
-    return pack if pack > 1 and tiling.steps % pack == 0 else 1
+    read = READ_BYTES * 8 // op.operand_dtype.bits
+    pack = math.gcd(min(read, widest), tiling.steps * held) // held
+    return max(1, pack)
 
 
 def packed_fragment(side: Side, tiling: Tiling, bits: int, pack: int) -> RegisterLayout:

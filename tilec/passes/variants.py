@@ -23,6 +23,7 @@ from ..ir.dtypes import DTYPES, DType, f32, f64
 from ..ir.layout import (
     RegisterLayout,
     mfma,
+    mfma_accumulator,
     mma_m8n8,
     mma_m16n8,
     replicated,
@@ -125,7 +126,7 @@ def _bias(gemm: Gemm, rows: int, columns: int) -> float:
 def _smallness(instruction: MatrixInstruction, width: int) -> float:
     """How far an instruction is from the largest of its family: fewer, larger ones are better."""
     if instruction.family == "mfma":
-        return float(instruction.m * width < 512)
+        return float(instruction.m * width < 512) + 1.0 / instruction.k
     return 1.0 / instruction.k if instruction.family == "mma" else 0.0
 
 
@@ -212,7 +213,7 @@ def fragment_of(
     family: str, operand: Operand, shape: tuple[int, int, int], bits: int
 ) -> RegisterLayout:
     """What one unit holds of an operand of one instruction, m x n x k in `shape`: "a" [m, k],
-    "b" [n, k] or "c" [m, n]. `bits` of an element of A and B as they are multiplied.
+    "b" [n, k] or "c" [m, n]. `bits` of an element of the operand: of A and B as multiplied.
 
     Raises:
         ValueError: there is no such instruction.
@@ -221,7 +222,7 @@ def fragment_of(
     if family == "fma":
         return replicated({"a": (m, k), "b": (n, k), "c": (m, n)}[operand], 1)
     if family == "mfma":
-        return mfma(operand, m, n, k, bits)
+        return mfma_accumulator(m, n, bits) if operand == "c" else mfma(operand, m, n, k, bits)
     if family == "wgmma":
         return wgmma_accumulator(n) if operand == "c" else wgmma_a(k)
     if operand == "c":  # the same for every k and dtype
@@ -235,13 +236,17 @@ def copies_of(variant: Variant, threads: int, target: Target) -> int:
     return threads // (unit_threads(variant[0], target) * rows * columns)
 
 
-def accumulator_layout(variant: Variant, m: int, n: int, copies: int = 1) -> RegisterLayout:
-    """The register layout of an m x n accumulator, `copies` of it in further units."""
+def accumulator_layout(
+    variant: Variant, m: int, n: int, copies: int = 1, bits: int = 32
+) -> RegisterLayout:
+    """The register layout of an m x n accumulator, `copies` of it in further units; `bits` of an
+    element.
+    """
     family, im, in_, k, rows, columns, *swapped = variant
     if swapped:
-        fragment = fragment_of(family, "c", (in_, im, k), 16).transpose((1, 0))
+        fragment = fragment_of(family, "c", (in_, im, k), bits).transpose((1, 0))
     else:
-        fragment = fragment_of(family, "c", (im, in_, k), 16)
+        fragment = fragment_of(family, "c", (im, in_, k), bits)
     layout = fragment.repeat((rows, columns), over="thread").repeat(
         (m // (im * rows), n // (in_ * columns)), over="register"
     )

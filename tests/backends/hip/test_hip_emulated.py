@@ -23,7 +23,8 @@ pytestmark = pytest.mark.emulator
 Array = NDArray[Any]
 DTYPES: dict[str, Any] = {
     "f16": np.float16, "bf16": ml_dtypes.bfloat16, "f32": np.float32, "f64": np.float64,
-    "i8": np.int8, "i32": np.int32, "u8": np.uint8,
+    "i8": np.int8, "i32": np.int32, "u8": np.uint8, "tf32": np.float32,
+    "e4m3": ml_dtypes.float8_e4m3fn, "e5m2": ml_dtypes.float8_e5m2,
 }  # fmt: skip
 
 
@@ -214,7 +215,11 @@ def test_columns_that_do_not_divide_are_found_and_not_mangled() -> None:
 MFMA = [
     (32, 8, "f32", "f16"), (16, 16, "f32", "f16"), (32, 8, "f32", "bf16"), (16, 16, "f32", "bf16"),
     (32, 2, "f32", "f32"), (16, 4, "f32", "f32"), (16, 4, "f64", "f64"), (32, 8, "i32", "i8"),
-    (16, 16, "i32", "i8"), (32, 16, "i32", "i8"), (16, 32, "i32", "i8"),
+    (16, 16, "i32", "i8"), (32, 16, "i32", "i8"), (16, 32, "i32", "i8"), (32, 4, "f32", "tf32"),
+    (16, 8, "f32", "tf32"), (32, 16, "f32", "f16"), (16, 32, "f32", "f16"),
+    (32, 16, "f32", "bf16"), (16, 32, "f32", "bf16"), (32, 32, "i32", "i8"),
+    (16, 64, "i32", "i8"), (32, 16, "f32", "e4m3"), (16, 32, "f32", "e4m3"),
+    (32, 16, "f32", "e5m2"), (16, 32, "f32", "e5m2"),
 ]  # fmt: skip
 
 
@@ -265,7 +270,7 @@ def mfma_places(m: int, k: int, d: str) -> tuple[Array, Array]:
 def test_mfma_layouts(m: int, k: int, d: str, t: str) -> None:
     places, out = mfma_places(m, k, d)
     rng = np.random.default_rng(m + k)
-    a, b = (rng.integers(-9, 10, (m, k)).astype(DTYPES[t]) for _ in "ab")
+    a, b = (rng.integers(-4, 5, (m, k)).astype(DTYPES[t]) for _ in "ab")
     c = rng.integers(-99, 100, (m, m)).astype(DTYPES[d])
     registers = {
         "A": a[places[..., 0], places[..., 1]].copy(),
@@ -275,9 +280,9 @@ def test_mfma_layouts(m: int, k: int, d: str, t: str) -> None:
     beside = tuple(mfma_frame(*shape) for shape in MFMA)
     launch(mfma_frame(m, k, d, t), (1, 1, 1), registers, beside=beside)
     bits = a.dtype.itemsize * 8
-    if (m, m, k, bits) in fragments.MFMA_SHAPES:  # the compiler's own idea of these layouts
-        assert np.array_equal(fragments.mfma("a", m, m, k, bits).coords(), places)
-        assert np.array_equal(fragments.mfma("c", m, m, k, bits).coords(), out)
+    # The compiler's own idea of these layouts.
+    assert np.array_equal(fragments.mfma("a", m, m, k, bits).coords(), places)
+    assert np.array_equal(fragments.mfma("c", m, m, k, bits).coords(), out)
     expected = c.astype(np.int64) + a.astype(np.int64) @ b.astype(np.int64).T
     got = np.zeros_like(expected)
     got[out[..., 0], out[..., 1]] = registers["D"].astype(np.int64)
@@ -301,13 +306,28 @@ def test_mfma_refuses(threads: int, use: str, message: str) -> None:
         launch(frame, (1, 1, 1), arrays)
 
 
-def test_uninitialised_integers_spread_through_mfma() -> None:
-    use = """regs<i8, 4> z;
-    for (i32 e = 0; e < 3; ++e) z[e] = a[e];
-    mfma<16, 16, 16>(c, 0, z, 0, b, 0);"""
-    arrays = {"A": np.ones(256, np.int8), "B": np.ones(256, np.int8), "D": np.ones(256, np.int32)}
+@pytest.mark.parametrize(("k", "d", "t"), [(16, "i32", "i8"), (32, "f32", "e4m3")])
+def test_what_is_uninitialised_spreads_through_mfma(k: int, d: str, t: str) -> None:
+    """In types that have no NaN to say so, too."""
+    use = f"""regs<{t}, {k // 4}> z;
+    for (i32 e = 0; e < {k // 4 - 1}; ++e) z[e] = a[e];
+    mfma<16, 16, {k}>(c, 0, z, 0, b, 0);"""
+    arrays = {n: np.ones(16 * k, DTYPES[t]) for n in "AB"} | {"D": np.ones(256, DTYPES[d])}
     with pytest.raises(EmulatorError, match="uninitialised"):
-        launch(mfma_frame(16, 16, "i32", "i8", use), (1, 1, 1), arrays)
+        launch(mfma_frame(16, k, d, t, use), (1, 1, 1), arrays)
+
+
+def test_xf32_reads_no_low_bits() -> None:
+    """As the language says of tfloat32; f32 reads all of them."""
+    arrays = {"A": np.zeros((16, 8), np.float32), "B": np.eye(16, 8, dtype=np.float32)}
+    arrays["A"][3, 5] = 1 + 2.0**-10 + 2.0**-11
+    places, out = mfma_places(16, 8, "f32")
+    registers = {n: x[places[..., 0], places[..., 1]].copy() for n, x in arrays.items()}
+    registers["D"] = np.zeros((64, 4), np.float32)
+    launch(mfma_frame(16, 8, "f32", "tf32"), (1, 1, 1), registers)
+    product = np.zeros((16, 16))
+    product[out[..., 0], out[..., 1]] = registers["D"]
+    assert product[3, 5] == 1 + 2.0**-10 and np.count_nonzero(product) == 1
 
 
 def buffer_frame(body: str, dtype: str = "f16") -> KernelFrame:

@@ -33,7 +33,15 @@ from .constraints import (
 )
 from .conversion import Conversion, ShuffleStep, classify
 from .distributions import blocked, replicated, rows_over_warps
-from .fragments import MFMA_SHAPES, mfma, mma_m8n8, mma_m16n8, wgmma_a, wgmma_accumulator
+from .fragments import (
+    MFMA_SHAPES,
+    mfma,
+    mfma_accumulator,
+    mma_m8n8,
+    mma_m16n8,
+    wgmma_a,
+    wgmma_accumulator,
+)
 from .operands import TmaBoxes, WgmmaOperand, box_bytes, tma_boxes, wgmma_operand
 from .pairs import packed_layout, unpacked_layout
 from .reduction import ReductionPlan, ScanStep, plan_reduction, plan_scan
@@ -87,6 +95,7 @@ __all__ = [
     "ldmatrix_conflicts",
     "ldmatrix_rows",
     "mfma",
+    "mfma_accumulator",
     "mma_m8n8",
     "mma_m16n8",
     "packed_layout",

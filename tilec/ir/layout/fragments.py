@@ -116,7 +116,7 @@ def mfma(operand: Operand, m: int, n: int, k: int, bits: int) -> RegisterLayout:
     if (m, n, k, bits) not in MFMA_SHAPES:
         raise ValueError(f"mfma {m}x{n}x{k} with elements of {bits} bits does not exist")
     if operand == "c":
-        return _mfma_accumulator(m, n, bits)
+        return mfma_accumulator(m, n, bits)
     groups = 64 // m
     each = k // groups
     chunk = min(each, 16) if bits == 8 else each
@@ -124,7 +124,10 @@ def mfma(operand: Operand, m: int, n: int, k: int, bits: int) -> RegisterLayout:
     return RegisterLayout((m, k), modes, (2, 0), (1, 3))
 
 
-def _mfma_accumulator(m: int, n: int, bits: int) -> RegisterLayout:
+def mfma_accumulator(m: int, n: int, bits: int) -> RegisterLayout:
+    """C of an MFMA of m x n: [m, n], the same for every k and operand; `bits` of its element, 32 or
+    64.
+    """
     if bits == 64:
         return RegisterLayout((m, n), ((4, 4), (n,)), (1, 2), (0,))
     if m == 16:
