@@ -42,13 +42,14 @@ class Gemm:
         mode: Mode = "late",
         order: Order = "forward",
         symbol: str = "gemm",
+        races: bool = True,
     ) -> NDArray[Any]:
         """The product as the emulator computes it; elements that the kernel leaves out are NaN."""
         (m, k), n = a.shape, b.shape[0]
         c = np.full((m, n), np.nan, a.dtype)
         arguments = {"A": a, "B": b, "C": c, "M": m, "N": n, "K": k}
         launch = replace(self.launch, symbol=symbol)
-        run(library, launch, arguments, mode, order, 7, multiprocessors=2)
+        run(library, launch, arguments, mode, order, 7, multiprocessors=2, races=races)
         return c
 
 
@@ -111,13 +112,13 @@ def every_schedule() -> Iterator[tuple[Mode, Order]]:
 
 
 def find_fault(gemm: Gemm, library: Path, symbol: str, shape: tuple[int, int, int]) -> str:
-    """What is wrong with a kernel: the first EmulatorError's text, "schedules disagree", "wrong
-    result"; "" for nothing."""
+    """What is wrong with a kernel, data races aside: the first EmulatorError's text, "schedules
+    disagree", "wrong result"; "" for nothing."""
     a, b = make_operands(*shape)
     first: NDArray[Any] | None = None
     for mode, order in every_schedule():
         try:
-            c = gemm.multiply(library, a, b, mode, order, symbol)
+            c = gemm.multiply(library, a, b, mode, order, symbol, races=False)
         except EmulatorError as error:
             return error.message
         if first is not None and first.tobytes() != c.tobytes():
@@ -182,10 +183,11 @@ class Probes:
         order: Order = "forward",
         grid: tuple[int, int, int] = (1, 1, 1),
         timeout: float = 60.0,
+        races: bool = True,
     ) -> None:
         """Runs a probe on `arguments`, which change in place."""
         launch = self.probes[name].launch(name, grid)
-        run(self.library, launch, arguments, mode, order, timeout=timeout)
+        run(self.library, launch, arguments, mode, order, timeout=timeout, races=races)
 
 
 def needs_of(text: str, *families: Need) -> tuple[Need, ...]:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.backends.emulation import SM80, SM90, Gemm, find_fault
+from tests.backends.emulation import SM80, SM90, Gemm, every_schedule, find_fault, make_operands
+from tilec.runtime.emulator import EmulatorError
 
 pytestmark = pytest.mark.emulator
 
@@ -131,6 +132,17 @@ SM90_FAULTS = {
 }
 
 
+RACES = {
+    "sm_80": ("barrier missing", "a stage too few"),
+    "sm_90a": (
+        "full never waited for",
+        "freed one step early",
+        "barrier before the store missing",
+    ),
+}
+"""Faults that leave two accesses unordered: found in any one schedule, whatever it computes."""
+
+
 @pytest.fixture(scope="module")
 def libraries(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
     """All variants of a body in one library: compiling is what takes the time."""
@@ -177,3 +189,19 @@ def test_unchanged_body_is_clean(
 ) -> None:
     for shape in shapes:
         assert find_fault(gemm, libraries[target], "gemm", shape) == ""
+
+
+@pytest.mark.parametrize(("target", "name"), [(t, n) for t, names in RACES.items() for n in names])
+def test_a_race_shows_in_every_schedule(
+    libraries: Mapping[str, Path], target: str, name: str
+) -> None:
+    gemm, faults, shape = {
+        "sm_80": (SM80, SM80_FAULTS, (100, 72, 168)),
+        "sm_90a": (SM90, SM90_FAULTS, (256, 264, 328)),
+    }[target]
+    a, b = make_operands(*shape)
+    symbol = f"gemm_{list(faults).index(name)}"
+    for mode, order in every_schedule():
+        with pytest.raises(EmulatorError) as found:
+            gemm.multiply(libraries[target], a, b, mode, order, symbol)
+        assert "data race" in found.value.message

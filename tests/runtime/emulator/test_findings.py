@@ -131,7 +131,7 @@ def test_results_of_assignments() -> None:
     assert arguments["Y"].tolist() == [(x + 2) * 2 - 1 for x in range(32)]
 
 
-def test_a_race_shows_as_disagreement() -> None:
+def test_a_race_shows_as_disagreement_or_in_any_order() -> None:
     """Two warps, no barrier: whether warp 1 sees what warp 0 wrote depends on the order."""
     body = """
   shared<i32> S = shared_buffer<i32>(0, 64);
@@ -145,9 +145,107 @@ def test_a_race_shows_as_disagreement() -> None:
     results = set()
     for mode, order in every_schedule():
         y = np.zeros(64, np.int32)
-        race.run("race", {"Y": y}, mode, order)
+        race.run("race", {"Y": y}, mode, order, races=False)
         results.add(y.tobytes())
+        with pytest.raises(EmulatorError, match=r"data race: writes shared byte .* wrote"):
+            race.run("race", {"Y": y}, mode, order)
     assert len(results) > 1
+
+
+RACES = {
+    "read after write": (
+        "S2[t] = 1; Y[t] = S2[t ^ 1];",
+        r"shared byte \d+, which thread \d+ (read|wrote)",
+    ),
+    "write after read": (
+        "r[0] = S2[t ^ 1]; S2[t] = r[0]; Y[t] = 1;",
+        r"shared byte \d+, which thread \d+ (read|wrote)",
+    ),
+    "a shuffle is no barrier": (
+        "S[t] = 1; shuffle(t, 0); Y[t] = S[t ^ 1];",
+        r"reads shared byte .* wrote",
+    ),
+    "half of a word": (
+        "H[t] = 1; barrier(); if (t % 2 == 0) H[t] = 2; else Y[t] = H[t - 1];",
+        r"shared byte \d+, which",
+    ),
+    "one element of all threads": ("Y[0] = 1;", r"writes Y byte \d+, which thread \d+ wrote"),
+    "blocks that write one place": (
+        "if (t == 0) { Y[0] = 1; }",
+        r"element of Y that thread 0 of block number \d wrote",
+    ),
+    "a block that reads another's": ("Y[2 * block_id<0>() + t % 1] = 0;", "which thread"),
+    "an atomic and a store": ("atomic_add(Y, 0, 1); if (t == 3) { Y[0] = 2; }", "data race"),
+}
+UNRACED = {
+    "two bytes of a word": "H[t] = 1; barrier(); H[t] = H[t]; Y[t + 64 * block_id<0>()] = H[t];",
+    "a warp that meets": "S[t] = 1; warp_sync(); Y[t + 64 * block_id<0>()] = S[t ^ 1];",
+    "a block that meets": "S[t] = 1; barrier(); r[0] = S[63 - t]; barrier(); S[t] = r[0]; Y[t + 64 * block_id<0>()] = 1;",
+    "many read what one wrote": "if (t == 0) { S[0] = 1; } barrier(); r[0] = S[0]; barrier(); if (t == 9) { S[0] = 2; } Y[t + 64 * block_id<0>()] = r[0];",
+    "atomics of all": "atomic_add(Y, 0, 1); atomic_max(Y, 1, t);",
+    "atomics on shared memory": "if (t == 0) { S[0] = 0; } barrier(); atomic_add(S, 0, 1); barrier(); Y[t + 64 * block_id<0>()] = S[0];",
+}
+_RACE_HEAD = "  shared<i32> S = shared_buffer<i32>(0, 64); shared<i32> S2 = shared_buffer<i32>(256, 64); shared<i8> H = shared_buffer<i8>(512, 64); regs<i32, 1> r; const i32 t = thread_id();\n  S2[t] = 0; barrier();\n  "
+
+
+def _race_probes() -> Probes:
+    bodies = {**{n: text for n, (text, _) in RACES.items()}, **UNRACED}
+    return Probes(
+        {
+            name.replace(" ", "_").replace("'", ""): Probe(
+                _RACE_HEAD + text + "\n",
+                (*needs_of(_RACE_HEAD + text), Need("i8")),
+                {"Y": "i32"},
+                threads=64,
+                shared_bytes=576,
+            )
+            for name, text in bodies.items()
+        }
+    )
+
+
+RACE_PROBES = _race_probes()
+
+
+def race_of(name: str, mode: Any, order: Any, races: bool = True) -> str:
+    symbol = name.replace(" ", "_").replace("'", "")
+    try:
+        RACE_PROBES.run(symbol, {"Y": np.zeros(256, np.int32)}, mode, order, (3, 1, 1), races=races)
+    except EmulatorError as error:
+        return error.message
+    return ""
+
+
+@pytest.mark.parametrize("name", RACES)
+def test_a_race_is_found_in_every_schedule(name: str) -> None:
+    for mode, order in every_schedule():
+        assert re.search(RACES[name][1], race_of(name, mode, order))
+
+
+def test_findings_name_the_lines_of_the_program() -> None:
+    """A comment of the text that is a place is where each thread is from then on."""
+    body = """
+  shared<i32> S = shared_buffer<i32>(0, 64);
+  const i32 t = thread_id();
+  S[t] = 0;
+  barrier();
+  // mine.py:7
+  S[t] = 1;
+  // mine.py:9
+  Y[t] = S[63 - t];
+"""
+    lines = Probes(
+        {"lines": Probe(body, needs_of(body), {"Y": "i32"}, threads=64, shared_bytes=256)}
+    )
+    with pytest.raises(
+        EmulatorError, match=r"thread \d+, at mine.py:[79]: .* at mine.py:[79], and"
+    ):
+        lines.run("lines", {"Y": np.zeros(64, np.int32)}, order="random")
+
+
+@pytest.mark.parametrize("name", UNRACED)
+def test_what_is_ordered_is_no_race(name: str) -> None:
+    assert {race_of(name, mode, order) for mode, order in every_schedule()} == {""}
 
 
 def test_waves_of_64_lanes() -> None:
@@ -178,7 +276,7 @@ def test_a_block_that_is_too_large() -> None:
 
 
 def test_scalars_of_every_type() -> None:
-    body = "  Y[0] = a + convert<f64>(b) + convert<f64>(c) + convert<f64>(d) + (e ? 0.5 : 0.25);\n"
+    body = "  if (thread_id() == 0) Y[0] = a + convert<f64>(b) + convert<f64>(c) + convert<f64>(d) + (e ? 0.5 : 0.25);\n"
     scalars = {"a": "f64", "b": "bf16", "c": "i64", "d": "u8", "e": "bool"}
     probe = Probe(body, (*needs_of(body), Need("bf16")), {"Y": "f64"}, scalars)
     y = np.zeros(1)

@@ -15,9 +15,10 @@ TABLE = make_table(
         Entry(name, "scalars.j2", ("base",), "builtin")
         for name in ("f16", "bf16", "e4m3", "e5m2", "tf32", "i4x2", "u4x2")
     ),
+    Entry("races", "races.j2", ("base",)),
     Entry("regs", "memory.j2", ("base",)),
-    Entry("global", "memory.j2", ("base",)),
-    Entry("shared", "memory.j2", ("base",)),
+    Entry("global", "memory.j2", ("races",)),
+    Entry("shared", "memory.j2", ("races",)),
     # Scalars
     Entry("convert", "scalars.j2", ("base",)),
     Entry("reinterpret", "scalars.j2", ("base",)),
@@ -32,12 +33,12 @@ TABLE = make_table(
     Entry("thread_id", "threads.j2", ("base",)),
     Entry("block_id", "threads.j2", ("base",)),
     Entry("block_count", "threads.j2", ("base",)),
-    Entry("barriers", "threads.j2", ("base",)),
+    Entry("barriers", "threads.j2", ("races",)),
     Entry("print_value", "threads.j2", ("thread_id", "block_id")),
     Entry("device_assert", "threads.j2", ("base",)),
     Entry("barrier", "threads.j2", ("barriers",)),
     Entry("named_barrier", "threads.j2", ("barriers",)),
-    Entry("warp_sync", "threads.j2", ("base",)),
+    Entry("warp_sync", "threads.j2", ("races",)),
     Entry("exchange", "threads.j2", ("base",)),
     Entry("shuffle", "threads.j2", ("exchange",)),
     Entry("shuffle_xor", "threads.j2", ("exchange",)),
@@ -54,9 +55,9 @@ TABLE = make_table(
     Entry("fill_registers", "memory.j2", ("regs",)),
     Entry("undefined_registers", "memory.j2", ("regs",)),
     # Atomics
-    Entry("atomic_add", "atomics.j2", ("base",)),
-    Entry("atomic_max", "atomics.j2", ("max",)),
-    Entry("atomic_min", "atomics.j2", ("min",)),
+    Entry("atomic_add", "atomics.j2", ("races",)),
+    Entry("atomic_max", "atomics.j2", ("races", "max")),
+    Entry("atomic_min", "atomics.j2", ("races", "min")),
     Entry("atomic_add_global", "atomics.j2", ("regs", "global", "atomic_add")),
     # Asynchronous copies, matrices
     Entry("copy_groups", "async_copies.j2", ("shared", "global")),

@@ -32,12 +32,15 @@ def run(
     *,
     timeout: float = 120.0,
     multiprocessors: int = 4,
+    races: bool = True,
 ) -> None:
     """Runs `launch` of a library that `build` made; arrays change in place.
 
     `arguments` holds an array for each pointer and tensor map, a number for each scalar and symbol
     (those of the grid included). `mode` late: asynchronous work lands when a wait demands it;
     early: at once. `order`: in which threads and blocks take turns; `seed` draws the random one.
+    `races`: two accesses that nothing orders, one of them a write, are a finding, whatever order
+    the threads came in.
     EmulatorError for findings, deadlocks and crashes; the arrays are then as they were."""
     numbers = {name: int(v) for name, v in arguments.items() if isinstance(v, (int, np.integer))}
     grid = [
@@ -62,6 +65,9 @@ def run(
             "late": int(mode == "late"),
             "order": ORDERS.index(order),
             "seed": seed,
+            "races": int(races),
+            "granule": min([8, *(array.itemsize for array in arrays.values())]),
+            "used": size,
             "arguments": [_describe(a, arguments, extents) for a in launch.arguments],
         }
         worker.request(request, timeout)
