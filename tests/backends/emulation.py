@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -104,11 +105,10 @@ def is_product(a: NDArray[Any], b: NDArray[Any], c: NDArray[Any]) -> bool:
 
 
 def every_schedule() -> Iterator[tuple[Mode, Order]]:
-    """Each mode with each order."""
+    """Late and early with each order, and both by chance."""
     modes: tuple[Mode, ...] = ("late", "early")
-    for mode in modes:
-        for order in ORDERS:
-            yield mode, order
+    yield from itertools.product(modes, ORDERS)
+    yield "random", "random"
 
 
 def find_fault(gemm: Gemm, library: Path, symbol: str, shape: tuple[int, int, int]) -> str:

@@ -22,7 +22,10 @@ from tilec.runtime.interpreter_device import InterpreterDevice
 TARGETS = ("cuda:sm_80", "cuda:sm_90a", "hip:gfx942")
 DTYPES = ("float16", "bfloat16")
 MODES: tuple[Mode, ...] = ("late", "early")
-SCHEDULES: tuple[tuple[Mode, Order], ...] = tuple(itertools.product(MODES, ORDERS))
+SCHEDULES: tuple[tuple[Mode, Order], ...] = (
+    *itertools.product(MODES, ORDERS),
+    ("random", "random"),
+)
 Size = tuple[int, int, int]
 
 

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from .build import HostCompiler, build, find_host_compiler
 from .errors import EmulatorError
-from .launch import ORDERS, Mode, Order, Value, run
+from .launch import MODES, ORDERS, Mode, Order, Value, run
 
 __all__ = [
+    "MODES",
     "ORDERS",
     "EmulatorError",
     "HostCompiler",

@@ -15,11 +15,12 @@ from .errors import EmulatorError
 from .memory import Extent, place_arrays
 from .process import LOCK, current_worker
 
-Mode: TypeAlias = Literal["late", "early"]
+Mode: TypeAlias = Literal["early", "late", "random"]
 Order: TypeAlias = Literal["forward", "reverse", "random"]
 Value: TypeAlias = "NDArray[Any] | int | float"
 
 ORDERS: tuple[Order, ...] = ("forward", "reverse", "random")
+MODES: tuple[Mode, ...] = ("early", "late", "random")
 
 
 def run(
@@ -37,11 +38,11 @@ def run(
     """Runs `launch` of a library that `build` made; arrays change in place.
 
     `arguments` holds an array for each pointer and tensor map, a number for each scalar and symbol
-    (those of the grid included). `mode` late: asynchronous work lands when a wait demands it;
-    early: at once. `order`: in which threads and blocks take turns; `seed` draws the random one.
-    `races`: two accesses that nothing orders, one of them a write, are a finding, whatever order
-    the threads came in.
-    EmulatorError for findings, deadlocks and crashes; the arrays are then as they were."""
+    (those of the grid included). `mode`, of asynchronous work: late, it lands when a wait demands
+    it; early, at once; random, each piece of it by chance the one or the other. `order`: in which
+    threads and blocks take turns. `seed` draws what is random. `races`: two accesses that nothing
+    orders, one of them a write, are a finding, whatever order the threads came in. EmulatorError
+    for findings, deadlocks and crashes; the arrays are then as they were."""
     numbers = {name: int(v) for name, v in arguments.items() if isinstance(v, (int, np.integer))}
     grid = [
         evaluate(extent, {MULTIPROCESSORS: multiprocessors, **numbers}) for extent in launch.grid
@@ -62,7 +63,7 @@ def run(
             "grid": grid,
             "threads": launch.threads,
             "shared_bytes": launch.shared_bytes,
-            "late": int(mode == "late"),
+            "mode": MODES.index(mode),
             "order": ORDERS.index(order),
             "seed": seed,
             "races": int(races),
