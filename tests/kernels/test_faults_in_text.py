@@ -258,7 +258,7 @@ def libraries(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
         return found
 
 
-def report(machine: str, library: Path, number: int) -> str:
+def report(machine: str, library: Path, number: int, races: bool = True) -> str:
     """What the emulator says of body `number` in any of the schedules; "" for nothing."""
     (launch,) = emitted(machine).launches
     launch = replace(launch, symbol=f"gemm_{number}")
@@ -269,7 +269,7 @@ def report(machine: str, library: Path, number: int) -> str:
         c = np.full((m, n), np.nan, np.float16)
         values = {"A": a, "B": b, "C": c, "M": m, "N": n, "K": k}
         try:
-            run(library, launch, values, mode, order, 7, multiprocessors=2)
+            run(library, launch, values, mode, order, 7, multiprocessors=2, races=races)
         except EmulatorError as error:
             return error.message
         if first is not None and first.tobytes() != c.tobytes():
@@ -286,8 +286,16 @@ def report(machine: str, library: Path, number: int) -> str:
 )
 def test_fault_is_found(libraries: Mapping[str, Path], machine: str, name: str) -> None:
     number = list(FAULTS[machine]).index(name) + 1
-    found = report(machine, libraries[machine], number)
+    found = report(machine, libraries[machine], number, races=False)
     assert re.search(FAULTS[machine][name].expected, found, re.DOTALL), found
+    assert report(machine, libraries[machine], number), "found without races, not with them"
+
+
+def test_the_table_of_faults_is_whole() -> None:
+    rows = (Path(__file__).parents[2] / "docs" / "faults.md").read_text().splitlines()
+    listed = [row.split("|")[1].strip() for row in rows if row.startswith("| ")]
+    faults = [name for faults in FAULTS.values() for name in faults]
+    assert [name for name in listed if name != "fault"] == faults
 
 
 @pytest.mark.parametrize("machine", FAULTS)
