@@ -20,6 +20,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("tilec")
     group.addoption("--update-golden", action="store_true", help="write the golden texts anew")
     group.addoption("--nightly", action="store_true", help="run the tests marked nightly too")
+    group.addoption("--on-gpu", action="store_true", help="run the prelude's probes on the GPU")
     group.addoption("--require-gpu", action="store_true", help="fail gpu tests where there is none")
 
 
@@ -29,6 +30,10 @@ def pytest_configure(config: pytest.Config) -> None:
     # tilec may read its configuration when it is imported, which is before any fixture.
     for name in [name for name in os.environ if name.startswith("TILEC_")]:
         del os.environ[name]
+    if config.getoption("--on-gpu"):
+        from tests.backends import emulation, on_gpu
+
+        emulation.Probes.on_gpu = on_gpu.run_probe
 
 
 @functools.cache
@@ -51,13 +56,16 @@ def gpu_present() -> bool:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out nightly tests unless asked for: they count as deselected, which pytest prints."""
-    if config.getoption("--nightly") or "nightly" in config.getoption("-m"):
-        return
-    nightly = [item for item in items if item.get_closest_marker("nightly")]
-    if nightly:
-        config.hook.pytest_deselected(items=nightly)
-        items[:] = [item for item in items if not item.get_closest_marker("nightly")]
+    """Leave out nightly tests unless asked for, and on a GPU those that ask for a finding of the
+    emulator: they count as deselected, which pytest prints."""
+    nightly = config.getoption("--nightly") or "nightly" in config.getoption("-m")
+    unwanted = [] if nightly else ["nightly"]
+    if config.getoption("--on-gpu"):
+        unwanted.append("finding")
+    left_out = [item for item in items if any(item.get_closest_marker(m) for m in unwanted)]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

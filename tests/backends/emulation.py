@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -164,9 +164,11 @@ class Probe:
         return LaunchSpec(name, arguments, grid, self.threads, self.shared_bytes)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Probes:
-    """Named probes in one library."""
+    """Named probes in one library, run by the emulator; with --on-gpu, by the GPU."""
+
+    on_gpu: ClassVar[Callable[..., None] | None] = None
 
     probes: Mapping[str, Probe]
 
@@ -186,8 +188,11 @@ class Probes:
         races: bool = True,
     ) -> None:
         """Runs a probe on `arguments`, which change in place."""
+        if Probes.on_gpu is not None:
+            return Probes.on_gpu(self, name, arguments, grid)
         launch = self.probes[name].launch(name, grid)
         run(self.library, launch, arguments, mode, order, timeout=timeout, races=races)
+        return None
 
 
 def needs_of(text: str, *families: Need) -> tuple[Need, ...]:

@@ -62,6 +62,7 @@ def test_boxes_of_a_strided_array() -> None:
     assert z.tolist() == x[1:5, 4:12].tolist()
 
 
+@pytest.mark.finding
 def test_tensor_map_limits() -> None:
     z = np.zeros((4, 8), np.float32)
     bad_stride = np.zeros((5, 13), np.float32)
@@ -82,6 +83,7 @@ def test_a_ring_of_mbarriers() -> None:
         assert y.tolist() == expected.tolist()
 
 
+@pytest.mark.finding
 def test_a_load_that_nobody_waits_for() -> None:
     probe = HOPPER_PROBES.probes["box_2"]
     body = (

@@ -64,8 +64,7 @@ class GpuDevice:
         cupy = _import_cupy(self.kind)
         with cupy.cuda.Device(self.index):
             place = ArrayDevice(self.kind, self.index)
-            upload = partial(_upload, cupy.asarray, place)
-            views = [upload(array) for array in arrays]
+            views = [upload(cupy.asarray, place, array) for array in arrays]
             made = loaded(*views, stream=stream)
             cupy.cuda.Device(self.index).synchronize()
             _copy_back(loaded.manifest, arrays, views, cupy.asnumpy)
@@ -74,7 +73,7 @@ class GpuDevice:
             return None if made is None else _as_numpy(made, cupy.asnumpy)
 
 
-def _upload(to_device: Callable[[Any], Any], place: ArrayDevice, array: object) -> object:
+def upload(to_device: Callable[[Any], Any], place: ArrayDevice, array: object) -> object:
     """A copy on the GPU, as bytes: libraries there lack some element types, bytes they all have."""
     if not isinstance(array, np.ndarray):
         return array
