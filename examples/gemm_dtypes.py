@@ -3,7 +3,7 @@
 `tilec run examples/gemm_dtypes.py` runs and checks all of them. A factory makes the kernel of a
 dtype; what multiplies is the target's choice: the widest matrix instruction that takes the dtype,
 one of the next wider dtype (8-bit floats on machines before sm_89), or multiply-adds of threads
-(float32 everywhere). `tilec build` says which, in remarks.
+(float32 on NVIDIA's). `tilec build` says which, in remarks.
 """
 
 from __future__ import annotations

@@ -13,11 +13,30 @@ from numpy.typing import NDArray
 
 from tilec.ir.conversion import LARGEST, convert_array, largest_finite
 from tilec.ir.core import constant
-from tilec.ir.dtypes import DTYPES, PAIRS, DType, bf16, e4m3, e5m2, f16, f32, f64, i4, tf32, u4
+from tilec.ir.dtypes import (
+    DTYPES,
+    PAIRS,
+    DType,
+    bf16,
+    e4m3,
+    e4m3fnuz,
+    e5m2,
+    e5m2fnuz,
+    f16,
+    f32,
+    f64,
+    i4,
+    tf32,
+    u4,
+)
 
 RANDOM = np.random.default_rng(3)
-FLOAT8 = (e4m3, e5m2)
-DIGITS = {bf16: (8, -133), e4m3: (4, -9), e5m2: (3, -16)}  # of the significand, smallest exponent
+FLOAT8 = (e4m3, e5m2, e4m3fnuz, e5m2fnuz)
+# Digits of the significand, smallest exponent.
+DIGITS = {
+    bf16: (8, -133), e4m3: (4, -9), e5m2: (3, -16), e4m3fnuz: (4, -10), e5m2fnuz: (3, -17),
+}  # fmt: skip
+NAN = {e4m3.numpy: 0x7F, e5m2.numpy: 0x7F, e4m3fnuz.numpy: 0x80, e5m2fnuz.numpy: 0x80}
 # About the limits of every integer type, and what has no integer.
 EDGES = [
     sign * 2.0**b + d
@@ -43,17 +62,17 @@ def saturated(x: NDArray[Any], target: DType) -> NDArray[Any]:
 
 
 def check_bits(got: NDArray[Any], expected: NDArray[Any], canonical: bool = False) -> None:
-    """Equal bits; a NaN for a NaN, 0x7f where there is one form of it."""
+    """Equal bits; a NaN for a NaN, `canonical` by one form of it."""
     assert got.dtype == expected.dtype and got.shape == expected.shape
     nan = np.isnan(expected.astype(np.float64))
     raw = got.view(f"u{got.itemsize}"), expected.view(f"u{got.itemsize}")
     np.testing.assert_array_equal(np.isnan(got.astype(np.float64)), nan)
     np.testing.assert_array_equal(raw[0][~nan], raw[1][~nan])
-    assert not canonical or (raw[0][nan] == 0x7F).all()
+    assert not canonical or (raw[0][nan] == NAN[got.dtype]).all()
 
 
 @pytest.mark.parametrize("target", FLOAT8, ids=str)
-@pytest.mark.parametrize("source", [f16, bf16, e4m3, e5m2], ids=str)
+@pytest.mark.parametrize("source", [f16, bf16, *FLOAT8], ids=str)
 def test_to_eight_bits_exhaustively(source: DType, target: DType) -> None:
     x = every_pattern(source)
     got = convert_array(x, target)
@@ -67,7 +86,7 @@ def test_to_eight_bits_exhaustively(source: DType, target: DType) -> None:
 
 
 @pytest.mark.parametrize("target", [f16, bf16, f32, tf32, f64], ids=str)
-@pytest.mark.parametrize("source", [e4m3, e5m2, f16, bf16], ids=str)
+@pytest.mark.parametrize("source", [*FLOAT8, f16, bf16], ids=str)
 def test_from_sixteen_bits_or_fewer(source: DType, target: DType) -> None:
     x = every_pattern(source)
     with np.errstate(all="ignore"):
@@ -94,7 +113,7 @@ def nearest(value: float | int, target: DType) -> float:
     return float(rounded)
 
 
-@pytest.mark.parametrize("target", [bf16, e4m3, e5m2], ids=str)
+@pytest.mark.parametrize("target", [bf16, *FLOAT8], ids=str)
 def test_wide_sources_round_once(target: DType) -> None:
     digits = DIGITS[target][0]
     ties = (1 + (2 * np.arange(1 << digits) + 1) * 2.0**-digits) * 2.0 ** RANDOM.integers(
@@ -118,7 +137,7 @@ def test_wide_integers_to_bf16_round_once(kind: str) -> None:
 
 
 @pytest.mark.parametrize("target", INTEGERS, ids=str)
-@pytest.mark.parametrize("source", [f16, bf16, e4m3, e5m2, f32, f64], ids=str)
+@pytest.mark.parametrize("source", [f16, bf16, *FLOAT8, f32, f64], ids=str)
 def test_floats_to_integers_truncate_and_saturate(source: DType, target: DType) -> None:
     x = convert_array(np.array(EDGES), source)
     low = -(1 << (target.bits - 1)) if target.kind == "int" else 0
@@ -138,7 +157,7 @@ def test_floats_to_integers_truncate_and_saturate(source: DType, target: DType) 
 
 def test_bool() -> None:
     x = np.array([0.0, -0.0, np.nan, 2.0**-9, -1])
-    for source in (f16, bf16, e4m3, e5m2, f32, f64):
+    for source in (f16, bf16, *FLOAT8, f32, f64):
         got = convert_array(convert_array(x, source), DTYPES["bool"])
         assert got.tolist() == [False, False, True, True, True], source
 
@@ -162,7 +181,7 @@ def test_four_bits() -> None:
 
 def test_constants_convert_as_values_do() -> None:
     assert constant(1000.0, e4m3).value == 448.0 and constant(-1e9, e5m2).value == -57344.0
-    assert constant(0.3, e4m3).value == 0.3125
+    assert constant(0.3, e4m3).value == 0.3125 and constant(float("inf"), e4m3fnuz).value == 240.0
     assert constant(1 + 2.0**-8 + 2.0**-40, bf16).value == 1 + 2.0**-7
     assert constant(float("inf"), f16).value == float("inf")
 
@@ -170,6 +189,8 @@ def test_constants_convert_as_values_do() -> None:
 def test_ml_dtypes_is_the_source_of_the_types() -> None:
     assert e4m3.numpy == ml_dtypes.float8_e4m3fn and e5m2.numpy == ml_dtypes.float8_e5m2
     assert tf32.numpy == np.float32
-    assert [largest_finite(d) for d in (f16, bf16, e4m3, e5m2)] == [
-        float(ml_dtypes.finfo(d.numpy).max) for d in (f16, bf16, e4m3, e5m2)
+    assert e4m3fnuz.numpy == ml_dtypes.float8_e4m3fnuz
+    assert e5m2fnuz.numpy == ml_dtypes.float8_e5m2fnuz
+    assert [largest_finite(d) for d in (f16, bf16, *FLOAT8)] == [
+        float(ml_dtypes.finfo(d.numpy).max) for d in (f16, bf16, *FLOAT8)
     ]

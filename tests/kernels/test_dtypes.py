@@ -30,6 +30,7 @@ NAMES = (
     "bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16",
     "bfloat16", "float32", "float64", "float8_e4m3fn", "float8_e5m2", "tfloat32",
 )  # fmt: skip
+FNUZ = ("float8_e4m3fnuz", "float8_e5m2fnuz")
 
 
 @cache
@@ -104,7 +105,9 @@ def mirrored(a: np.ndarray) -> np.ndarray:
     )
 
 
-@pytest.mark.parametrize("dtypes", [NAMES[i::4] for i in range(4)], ids=", ".join)
+@pytest.mark.parametrize(
+    "dtypes", [*(NAMES[i::4] for i in range(4)), (*FNUZ, *NAMES[:2])], ids=", ".join
+)
 def test_moves_are_exact(dtypes: tuple[str, ...]) -> None:
     for m, n in SIZES:
         inputs = [any_bits(dtype, m, n) for dtype in dtypes]
@@ -159,7 +162,7 @@ def interesting(source: str) -> np.ndarray:
     return convert_array(np.array([*values, 1e20, 1 + 2.0**-8 + 2.0**-40]), dtype)
 
 
-@pytest.mark.parametrize("source", NAMES)
+@pytest.mark.parametrize("source", [*NAMES, *FNUZ])
 def test_casts(source: str) -> None:
     a = np.resize(interesting(source), (5, 9))
     kinds = [find_dtype(to) for to in TO]
@@ -200,7 +203,9 @@ def arithmetic(*dtypes: str) -> Kernel:
     return compute
 
 
-@pytest.mark.parametrize("dtypes", [NAMES[1 + i :: 5] for i in range(5)], ids=", ".join)
+@pytest.mark.parametrize(
+    "dtypes", [*(NAMES[1 + i :: 5] for i in range(5)), (*FNUZ, "float32")], ids=", ".join
+)
 def test_arithmetic(dtypes: tuple[str, ...]) -> None:
     """On values so small that nothing rounds; types without arithmetic compute in f32."""
     n = 131
@@ -250,9 +255,13 @@ def unsaturated(target: str) -> Kernel:
     return cast
 
 
-@pytest.mark.parametrize("target", ["float8_e4m3fn", "float8_e5m2"])
+@pytest.mark.parametrize(
+    "target", ["float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz"]
+)
 def test_casts_that_do_not_saturate(target: str) -> None:
-    limits = np.array([448, 464, 464.5, 57344, 61439, 61440, 1e30, np.inf, 1, 0], np.float32)
+    limits = np.array(
+        [240, 247, 248, 448, 464, 464.5, 57344, 61439, 61440, 1e30, np.inf, 1, 0], np.float32
+    )
     a = np.concatenate([limits, -limits, [np.nan]]).astype(np.float32)
     kind = find_dtype(target).numpy
     _, b = run_everywhere(unsaturated, (target,), lambda: (a, np.zeros(a.size, kind)), TARGETS[::2])

@@ -10,7 +10,23 @@ import pytest
 from tests.passes.rule_harness import RuleLowering, get_tile, machine_for, put_tile
 from tilec.errors import LayoutConflict
 from tilec.ir.core import Value, constant
-from tilec.ir.dtypes import DType, bf16, bool_, e4m3, e5m2, f16, f32, f64, i8, i32, i64, tf32, u8
+from tilec.ir.dtypes import (
+    DType,
+    bf16,
+    bool_,
+    e4m3,
+    e4m3fnuz,
+    e5m2,
+    e5m2fnuz,
+    f16,
+    f32,
+    f64,
+    i8,
+    i32,
+    i64,
+    tf32,
+    u8,
+)
 from tilec.ir.layout import SharedLayout, choose_swizzle
 from tilec.ir.ops.amd import Mfma
 from tilec.ir.ops.memory import Slot
@@ -375,6 +391,8 @@ MFMA_SHAPES = [
     (("mfma", 16, 16, 32, 1, 2), (16, 32, 96), bf16, f32, "hip:gfx950"),
     (("mfma", 32, 32, 16, 1, 1), (32, 32, 64), e4m3, f32, "hip:gfx950"),
     (("mfma", 16, 16, 32, 2, 1), (32, 48, 32), e5m2, f32, "hip:gfx950"),
+    (("mfma", 32, 32, 16, 1, 1), (32, 32, 32), e4m3fnuz, f32, "hip:gfx942"),
+    (("mfma", 16, 16, 32, 1, 1), (16, 16, 64), e5m2fnuz, f32, "hip:gfx942"),
 ]
 
 

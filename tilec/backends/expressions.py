@@ -17,7 +17,7 @@ import numpy as np
 
 from ..errors import TargetUnsupported
 from ..ir.core import Constant, Op
-from ..ir.dtypes import DType, bf16, bool_, e4m3, e5m2, f16, f32, f64, tf32
+from ..ir.dtypes import DType, bf16, bool_, e4m3, e4m3fnuz, e5m2, e5m2fnuz, f16, f32, f64, tf32
 from ..ir.ops import arith
 from ..ir.ops.arith import CALL, element_dtype
 from ..ir.types import ScalarType
@@ -73,13 +73,13 @@ def is_narrow(dtype: DType) -> bool:
 
 _INFINITY = {
     f16: 0x7C00, bf16: 0x7F80, f32: 0x7F800000, tf32: 0x7F800000, f64: 0x7FF0000000000000,
-    e4m3: 0x78, e5m2: 0x7C,
+    e4m3: 0x78, e5m2: 0x7C, e4m3fnuz: 0x80, e5m2fnuz: 0x80,
 }  # fmt: skip
 _QUIET = {
     f16: 0x0200, bf16: 0x0040, f32: 0x00400000, tf32: 0x00400000, f64: 0x0008000000000000,
-    e4m3: 0x07, e5m2: 0x03,
+    e4m3: 0x07, e5m2: 0x03, e4m3fnuz: 0, e5m2fnuz: 0,
 }  # fmt: skip
-"""What makes a NaN of an infinity's bits. e4m3 has no infinity: all bits set are its NaN."""
+"""What makes a NaN of an infinity's bits. Where there is none, the two together are the NaN."""
 
 
 def constant_expression(value: Constant) -> Expression:
@@ -120,7 +120,7 @@ def _float_constant(number: float, dtype: DType) -> Expression:
 
 
 def _special_constant(number: float, dtype: DType) -> Expression:
-    if dtype not in _INFINITY or math.isinf(number) and dtype == e4m3:
+    if dtype not in _INFINITY or math.isinf(number) and not dtype.has_infinity:
         raise TargetUnsupported("TLC0511", f"{dtype} has no {number}")
     bits = _INFINITY[dtype]
     bits |= _QUIET[dtype] if math.isnan(number) else 0

@@ -20,8 +20,8 @@ from .numbers import Array
 from .roles import finish
 from .rules import install
 
-_HOLDERS = {"bf16": ("uint16",), "e4m3": ("int8", "uint8"), "e5m2": ("int8", "uint8"),
-            **dict.fromkeys(("i4", "u4", "i4x2", "u4x2"), ("int8", "uint8"))}  # fmt: skip
+_IN_BYTES = ("e4m3", "e5m2", "e4m3fnuz", "e5m2fnuz", "i4", "u4", "i4x2", "u4x2")
+_HOLDERS = {"bf16": ("uint16",), **dict.fromkeys(_IN_BYTES, ("int8", "uint8"))}
 """What arrays hold dtypes that NumPy itself lacks, as bits."""
 
 

@@ -1,8 +1,9 @@
 """What a conversion between element types gives, on NumPy arrays: the meaning of `cast`.
 
 Conversions round once, to nearest even. Out of range, a float becomes an infinity in f16, bf16, f32
-and f64, and the largest finite value of its sign in the 8-bit floats, whose NaN is 0x7f; a float that becomes an
-integer is truncated, and is the nearest that there is where it lies outside; NaN becomes 0.
+and f64, and the largest finite value of its sign in the 8-bit floats, whose NaN is 0x7f (0x80 in
+the fnuz types); a float that becomes an integer is truncated, and is the nearest that there is
+where it lies outside; NaN becomes 0.
 Integers wrap around. f32 and tf32 are the same numbers.
 """
 
@@ -13,12 +14,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .dtypes import DType, bf16, e4m3, e5m2
+from .dtypes import DType, bf16, e4m3, e4m3fnuz, e5m2, e5m2fnuz
 
 Array = NDArray[Any]
 
-LARGEST = {e4m3: 448.0, e5m2: 57344.0}
-"""The largest finite values of the types that saturate. e4m3 has no infinity."""
+LARGEST = {e4m3: 448.0, e5m2: 57344.0, e4m3fnuz: 240.0, e5m2fnuz: 57344.0}
+"""The largest finite values of the types that saturate."""
+_NAN = {e4m3: 0x7F, e5m2: 0x7F, e4m3fnuz: 0x80, e5m2fnuz: 0x80}
 
 
 def largest_finite(dtype: DType) -> float:
@@ -81,7 +83,7 @@ def pack_pairs(elements: Array) -> Array:
 def _to_float8(x: Array, target: DType) -> Array:
     limit = np.float32(LARGEST[target])
     bits = np.clip(x, -limit, limit).astype(target.numpy).view(np.uint8)
-    result: Array = np.where(np.isnan(x), np.uint8(0x7F), bits).view(target.numpy)
+    result: Array = np.where(np.isnan(x), np.uint8(_NAN[target]), bits).view(target.numpy)
     return result
 
 

@@ -28,7 +28,7 @@ import numpy as np
 
 from ..errors import UNKNOWN, IRError, Loc
 from .conversion import convert_array
-from .dtypes import DType, e4m3
+from .dtypes import DType
 from .types import ScalarType, Type, refines
 
 
@@ -341,7 +341,7 @@ def constant(value: bool | int | float, dtype: DType) -> Constant:
         value = _wrap(int(value), dtype)
     else:
         value = float(value)
-        if not math.isinf(value) or dtype == e4m3:  # which has none
+        if not math.isinf(value) or not dtype.has_infinity:
             value = float(convert_array(np.asarray(value), dtype))
     return Constant(value, ScalarType(dtype))
 

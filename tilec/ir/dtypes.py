@@ -45,10 +45,16 @@ class DType:
         """The NumPy dtype that holds values of this type: one each, 4-bit integers too."""
         return _numpy_dtype(self.name)
 
+    @property
+    def has_infinity(self) -> bool:
+        """Whether a float dtype has an infinity; without, it has finite numbers and NaN."""
+        return self.is_float and self.name not in _FINITE
+
     def __str__(self) -> str:
         return self.name
 
 
+_FINITE = ("e4m3", "e4m3fnuz", "e5m2fnuz")
 bool_ = DType("bool", 8, "bool")
 i8, i16, i32, i64 = (DType(f"i{bits}", bits, "int") for bits in (8, 16, 32, 64))
 u8, u16, u32, u64 = (DType(f"u{bits}", bits, "uint") for bits in (8, 16, 32, 64))
@@ -57,6 +63,10 @@ bf16 = DType("bf16", 16, "float")
 # 8-bit floats (OCP OFP8, revision 1.0): values to move, to convert and to multiply as matrices.
 e4m3 = DType("e4m3", 8, "float")
 e5m2 = DType("e5m2", 8, "float")
+# Those of gfx942: one more in the exponent's bias, no infinity, no negative zero, whose bits are the
+# only NaN (Noune et al., "8-bit Numerical Formats for Deep Neural Networks", 2022, section 3).
+e4m3fnuz = DType("e4m3fnuz", 8, "float")
+e5m2fnuz = DType("e5m2fnuz", 8, "float")
 tf32 = DType("tf32", 32, "float")  # an f32 whose low 13 bits a gemm does not read
 # 4-bit integers. In global and shared memory two lie in a byte, the first in its low half, so that
 # a row has an even number; pack_elements makes that visible, as memory of pairs.
@@ -71,7 +81,7 @@ DTYPES: dict[str, DType] = {
     dtype.name: dtype
     for dtype in (
         bool_, i8, i16, i32, i64, u8, u16, u32, u64, f16, bf16, f32, f64,
-        e4m3, e5m2, tf32, i4, u4, i4x2, u4x2, mbarrier, tensor_map, descriptor,
+        e4m3, e5m2, e4m3fnuz, e5m2fnuz, tf32, i4, u4, i4x2, u4x2, mbarrier, tensor_map, descriptor,
     )
 }  # fmt: skip
 
@@ -80,13 +90,16 @@ _LONG_NAMES = {
     **{f"uint{bits}": f"u{bits}" for bits in (8, 16, 32, 64)},
     "float16": "f16", "float32": "f32", "float64": "f64", "bfloat16": "bf16",
     "float8_e4m3fn": "e4m3", "float8_e5m2": "e5m2", "tfloat32": "tf32",
+    "float8_e4m3fnuz": "e4m3fnuz", "float8_e5m2fnuz": "e5m2fnuz",
     "int4": "i4", "uint4": "u4",
     "half": "f16", "float": "f32",
 }  # fmt: skip
 _USERS_NAMES = {short: full for full, short in _LONG_NAMES.items() if full not in ("half", "float")}
 
 _HOLDERS = {"tf32": "float32", "i4": "int8", "u4": "uint8", "i4x2": "uint8", "u4x2": "uint8"}
-_COMPUTED_IN = {"e4m3": f32, "e5m2": f32, "tf32": f32, "i4": i32, "u4": i32}
+_COMPUTED_IN = {
+    "e4m3": f32, "e5m2": f32, "e4m3fnuz": f32, "e5m2fnuz": f32, "tf32": f32, "i4": i32, "u4": i32,
+}  # fmt: skip
 
 
 def find_dtype(spec: object) -> DType:
@@ -114,7 +127,7 @@ def _numpy_dtype(name: str) -> np.dtype[Any]:
     if name in _HOLDERS:
         return np.dtype(_HOLDERS[name])
     long = long_name(name)
-    if name in ("bf16", "e4m3", "e5m2"):
+    if name in ("bf16", "e4m3", "e5m2", "e4m3fnuz", "e5m2fnuz"):
         import ml_dtypes
 
         found: np.dtype[Any] = np.dtype(getattr(ml_dtypes, long))

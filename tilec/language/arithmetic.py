@@ -7,7 +7,7 @@ from typing import Any
 
 from ..errors import LanguageError
 from ..ir.core import Value, constant_of
-from ..ir.dtypes import arithmetic_dtype, bool_, e4m3, e5m2, f32
+from ..ir.dtypes import arithmetic_dtype, bool_, e4m3, e4m3fnuz, e5m2, e5m2fnuz, f32
 from ..ir.ops import arith
 from .dtypes import element_type
 from .operand import (
@@ -33,7 +33,7 @@ def cast(value: Any, dtype: object, round: str = "", sat: bool = True) -> Any:
     Args:
         round: "" or "rn", to nearest even.
         sat: what is out of the range of an 8-bit float, infinities too, gives its largest finite
-            value; without it, an infinity (float8_e5m2) or NaN (float8_e4m3fn). Other floats
+            value; without it, an infinity (float8_e5m2) or NaN (the others). Other floats
             always go to infinity.
     """
     trace = current("T.cast")
@@ -49,7 +49,9 @@ def cast(value: Any, dtype: object, round: str = "", sat: bool = True) -> Any:
 
 
 # A source that is this, or more, rounds to what is no finite value.
-_OVERFLOW = {e4m3: ("gt", 464.0), e5m2: ("ge", 61440.0)}
+_OVERFLOW = {
+    e4m3: ("gt", 464.0), e5m2: ("ge", 61440.0), e4m3fnuz: ("ge", 248.0), e5m2fnuz: ("ge", 61440.0),
+}  # fmt: skip
 
 
 def _unsaturated(trace: Trace, source: Value, result: Value) -> Value:
@@ -62,7 +64,7 @@ def _unsaturated(trace: Trace, source: Value, result: Value) -> Value:
     wide = convert(source, own if own.is_float else f32)
     size = trace.pure(arith.Abs(wide))
     beyond = value_of(math.nan, target)
-    if target != e4m3:
+    if target.has_infinity:
         zero = value_of(0.0, arith.element_dtype(wide))
         negative = trace.pure(arith.Compare(wide, zero, predicate="lt"))
         infinities = (value_of(x, target) for x in (-math.inf, math.inf))

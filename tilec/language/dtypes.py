@@ -91,12 +91,12 @@ def row_dtype(spec: object, shape: Sequence[object]) -> DType:
 
 (
     int8, int16, int32, int64, uint8, uint16, uint32, uint64, float16, float32, float64, bfloat16,
-    float8_e4m3fn, float8_e5m2, tfloat32, int4, uint4,
+    float8_e4m3fn, float8_e5m2, float8_e4m3fnuz, float8_e5m2fnuz, tfloat32, int4, uint4,
 ) = (
     ElementType(DTYPES[name])
     for name in (
         "i8", "i16", "i32", "i64", "u8", "u16", "u32", "u64", "f16", "f32", "f64", "bf16",
-        "e4m3", "e5m2", "tf32", "i4", "u4",
+        "e4m3", "e5m2", "e4m3fnuz", "e5m2fnuz", "tf32", "i4", "u4",
     )
 )  # fmt: skip
 bool_ = ElementType(DTYPES["bool"])

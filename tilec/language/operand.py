@@ -15,7 +15,7 @@ import numpy as np
 from ..errors import LanguageError, TypeMismatch
 from ..ir.conversion import largest_finite
 from ..ir.core import Constant, Value, constant
-from ..ir.dtypes import DType, arithmetic_dtype, bool_, e4m3, f32, i32, i64, promote
+from ..ir.dtypes import DType, arithmetic_dtype, bool_, f32, i32, i64, promote
 from ..ir.ops import arith
 from ..ir.types import ScalarType
 from .dtypes import ElementType
@@ -259,7 +259,7 @@ def fits(number: Number, dtype: DType) -> bool:
 
 def _is_special(number: Number, dtype: DType) -> bool:
     """Whether it is a NaN, or an infinity where the dtype has those."""
-    return math.isnan(number) or math.isinf(number) and dtype != e4m3
+    return math.isnan(number) or math.isinf(number) and dtype.has_infinity
 
 
 def number_value(number: Number, dtype: DType) -> Constant:

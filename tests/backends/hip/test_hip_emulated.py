@@ -25,6 +25,7 @@ DTYPES: dict[str, Any] = {
     "f16": np.float16, "bf16": ml_dtypes.bfloat16, "f32": np.float32, "f64": np.float64,
     "i8": np.int8, "i32": np.int32, "u8": np.uint8, "tf32": np.float32,
     "e4m3": ml_dtypes.float8_e4m3fn, "e5m2": ml_dtypes.float8_e5m2,
+    "e4m3fnuz": ml_dtypes.float8_e4m3fnuz, "e5m2fnuz": ml_dtypes.float8_e5m2fnuz,
 }  # fmt: skip
 
 
@@ -219,7 +220,8 @@ MFMA = [
     (16, 8, "f32", "tf32"), (32, 16, "f32", "f16"), (16, 32, "f32", "f16"),
     (32, 16, "f32", "bf16"), (16, 32, "f32", "bf16"), (32, 32, "i32", "i8"),
     (16, 64, "i32", "i8"), (32, 16, "f32", "e4m3"), (16, 32, "f32", "e4m3"),
-    (32, 16, "f32", "e5m2"), (16, 32, "f32", "e5m2"),
+    (32, 16, "f32", "e5m2"), (16, 32, "f32", "e5m2"), (16, 32, "f32", "e4m3fnuz"),
+    (32, 16, "f32", "e5m2fnuz"),
 ]  # fmt: skip
 
 

@@ -263,6 +263,10 @@ SHAPES: list[tuple[Key, dict[str, str]]] = [
     ((16, 16, 32, "f32", "e4m3"), only("f32_16x16x32_fp8_fp8", "gfx950")),
     ((32, 32, 16, "f32", "e5m2"), only("f32_32x32x16_bf8_bf8", "gfx950")),
     ((16, 16, 32, "f32", "e5m2"), only("f32_16x16x32_bf8_bf8", "gfx950")),
+    ((32, 32, 16, "f32", "e4m3fnuz"), only("f32_32x32x16_fp8_fp8", "gfx942")),
+    ((16, 16, 32, "f32", "e4m3fnuz"), only("f32_16x16x32_fp8_fp8", "gfx942")),
+    ((32, 32, 16, "f32", "e5m2fnuz"), only("f32_32x32x16_bf8_bf8", "gfx942")),
+    ((16, 16, 32, "f32", "e5m2fnuz"), only("f32_16x16x32_bf8_bf8", "gfx942")),
 ]
 
 

@@ -16,6 +16,8 @@ TABLE = make_table(
     Entry("bf16", "types.j2", ("to_odd",)),
     Entry("e4m3", "types.j2", ("to_odd",)),
     Entry("e5m2", "types.j2", ("to_odd",)),
+    Entry("e4m3fnuz", "types.j2", ("to_odd",)),
+    Entry("e5m2fnuz", "types.j2", ("to_odd",)),
     Entry("tf32", "types.j2", ("base",)),
     Entry("i4x2", "types.j2", ("base",)),
     Entry("u4x2", "types.j2", ("base",)),
