@@ -11,7 +11,9 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 PYTEST_ARGS ?= -n 2 -q
 # The C++ compiler builds the emulator; clang and its tools compile and disassemble HIP for AMD targets.
 TOOLS := g++ clang-19 ld.lld-19 llvm-objdump-19
-PACKAGES := g++ clang-19 lld-19 llvm-19
+# hiprtc, to compile for AMD targets as the run time does.
+LIBRARY := libamdhip64.so.5
+PACKAGES := g++ clang-19 lld-19 llvm-19 libamdhip64-5 libhiprtc-builtins5
 
 .PHONY: demo test lint clean tools
 .DELETE_ON_ERROR:
@@ -30,7 +32,8 @@ lint: .venv/dev.stamp
 
 # A missing tool is a failure, never a skipped test: root on a Debian machine gets it, others are told.
 tools:
-	@missing() { for t in $(TOOLS); do command -v $$t >/dev/null || echo $$t; done; }; \
+	@missing() { for t in $(TOOLS); do command -v $$t >/dev/null || echo $$t; done; \
+		PATH=$$PATH:/sbin ldconfig -p | grep -q "$(LIBRARY)" || echo $(LIBRARY); }; \
 	[ -z "$$(missing)" ] && exit 0; \
 	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 		export DEBIAN_FRONTEND=noninteractive; \
