@@ -181,7 +181,6 @@ BODIES = [
         "TLC0135",
         "return_prev",
     ),
-    ("a fragment printed", "⟦T.print(F)⟧", "TLC0142", "`F`, a fragment"),
     ("a false assumption", "⟦T.assume(tile == 63)⟧", "TLC0142", "T.assume"),
     ("a message of another kind", "⟦T.device_assert(n > 0, n)⟧", "TLC0142", "message"),
     ("a barrier by number", "⟦T.sync_threads(3)⟧", "TLC0142", "T.sync_threads"),

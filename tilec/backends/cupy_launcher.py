@@ -50,7 +50,9 @@ OPERATIONS: dict[str, Callable[[int, int], int]] = {
 
 def launch(*arguments: Any, stream: Any = None) -> Any:
     """Runs the program on its inputs, in order: cupy arrays, and numbers. Raises TypeError or
-    ValueError for arguments that do not fit.
+    ValueError for arguments that do not fit. Where a T.device_assert of the program fails, the CUDA
+    driver writes its file, line, block and thread to the standard error stream, and the next
+    synchronisation raises cupy's error of a device-side assert.
     """
     import cupy
 

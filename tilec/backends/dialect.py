@@ -7,7 +7,8 @@ prelude and frame (templates beside its table), and a spelling of its own for an
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from ..errors import TargetUnsupported
 from .prelude import prelude_names
@@ -20,12 +21,21 @@ INNER_NAMES = frozenset({
 """Entries of the preludes' tables that other entries use and bodies do not."""
 
 
+HIP_LACKS = {
+    "print_value": "an AMD GPU prints through AMD's device library and a thread of the host that "
+    "serves it, and this text stands alone"
+}
+
+
 @dataclass(frozen=True)
 class Dialect:
-    """One language: `name` is that of its prelude, `extension` that of a source file."""
+    """One language: `name` is that of its prelude, `extension` that of a source file. `lacks` says
+    why its prelude has not a name that others have.
+    """
 
     name: str
     extension: str
+    lacks: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def spellings(self) -> tuple[str, ...]:
@@ -40,7 +50,7 @@ class Dialect:
 
 DIALECTS: dict[str, Dialect] = {
     dialect.name: dialect
-    for dialect in (Dialect("cuda", "cu"), Dialect("hip", "hip"), Dialect("cpu", "cpp"))
+    for dialect in (Dialect("cuda", "cu"), Dialect("hip", "hip", HIP_LACKS), Dialect("cpu", "cpp"))
 }
 """By the name of the backend; "cpu" is what the emulator compiles."""
 

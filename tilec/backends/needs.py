@@ -53,10 +53,12 @@ class Needs:
                 )
             elif name in self._all_names:
                 what = f"{op.name} needs" if op is not None else "this needs"
+                why = self._dialect.lacks.get(name)
                 raise TargetUnsupported(
                     "TLC0515",
-                    f"{what} {name}, which {self._dialect.name} has not",
+                    f"{what} {name}, which {self._dialect.name} has not{f': {why}' if why else ''}",
                     loc=op.loc if op is not None else UNKNOWN,
+                    hint="the interpreter and the emulator of a CUDA target print" if why else "",
                 )
             for argument in arguments.split(","):
                 if argument.strip() in self._names:

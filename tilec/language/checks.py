@@ -8,13 +8,13 @@ from ..ir.core import Block, Value, constant
 from ..ir.dtypes import i32
 from ..ir.ops.arith import Add, Compare, Mul
 from ..ir.ops.control import Assume, DeviceAssert, If, Print, ThreadId, Yield
-from ..ir.ops.memory import Load
 from ..ir.ops.thread import Barrier
 from ..ir.types import Space
+from .areas import area_of
 from .arithmetic import truth
 from .buffers import Buffer
 from .operand import Operand, value_of
-from .tile import each_in_series
+from .tile import each_in_parallel, each_in_series
 from .trace import Trace, current, refuse
 
 
@@ -37,8 +37,9 @@ def assume(condition: Any) -> None:
 def device_assert(condition: Any, msg: str = "", no_stack_info: bool = False) -> None:
     """The program stops where `condition` is false, in any thread that comes here.
 
-    The interpreter and the emulator tell the place and `msg`; a CUDA device prints them before it
-    traps, an AMD one only traps.
+    The interpreter and the emulator tell the place and `msg`. The CUDA driver writes them, with the
+    block and the thread, to the standard error stream, and whatever waits for the launch fails with
+    CUDA_ERROR_ASSERT; an AMD device only traps.
 
     Args:
         msg: text known at compile time.
@@ -60,8 +61,9 @@ def print(obj: Any = None, msg: str = "", warp_group_id: int = 0, warp_id: int =
     """Writes a line with `msg` and a value, by every thread (or iteration) that comes here.
 
     Args:
-        obj: a scalar, or a buffer in global or shared memory, whose elements one thread writes, a
-            line each; of a thread's own memory each thread its own. None: the message alone.
+        obj: a scalar, or a buffer: of global or shared memory one thread writes the elements, a
+            line each; of a fragment each thread those that it holds (the first that does, where
+            several do); of a thread's own memory each thread its own. None: the message alone.
         msg: text known at compile time.
         warp_group_id, warp_id: hints that change nothing.
 
@@ -83,12 +85,6 @@ def print(obj: Any = None, msg: str = "", warp_group_id: int = 0, warp_id: int =
 def _print_buffer(trace: Trace, buffer: Buffer, msg: str) -> None:
     """Element by element, in row-major order."""
     space = buffer.type.space
-    if space is Space.FRAGMENT:
-        raise refuse(
-            "TLC0142",
-            f"T.print of {buffer.label}, a fragment, which is spread over the threads",
-            hint="T.copy it to shared memory, or print its elements in T.Parallel",
-        )
     if not all(isinstance(extent, int) for extent in buffer.type.shape):
         raise refuse(
             "TLC0142", f"T.print of {buffer.label}, whose extents are known only at run time"
@@ -102,9 +98,13 @@ def _print_buffer(trace: Trace, buffer: Buffer, msg: str) -> None:
             place: Value = constant(0, i32)
             for index, extent in zip(indices, shape, strict=True):
                 place = trace.pure(Add(trace.pure(Mul(place, constant(extent, i32))), index))
-            load = trace.builder.emit(Load(buffer.handle(), indices))
-            trace.builder.emit(Print((load.result, place), message=msg))
+            value = area.load(trace, tuple(indices[d] for d in area.kept))
+            trace.builder.emit(Print((value, place), message=msg))
 
+        area = area_of(trace, "T.print", buffer)
+        if space is Space.FRAGMENT:
+            each_in_parallel(trace, shape, line)
+            return
         with trace.builder.region() as ops:
             each_in_series(trace, shape, line)
         if space is Space.LOCAL:

@@ -39,6 +39,7 @@ NAMES = DriverNames(
     capability=(75, 76),
     shared_attribute=8,  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
     context_errors=(201, 400),  # INVALID_CONTEXT, INVALID_HANDLE
+    assertion=710,  # CUDA_ERROR_ASSERT
     event_flags=2,  # CU_EVENT_DISABLE_TIMING
 )
 

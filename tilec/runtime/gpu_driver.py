@@ -99,6 +99,7 @@ class DriverNames:
     capability: tuple[int, int]
     shared_attribute: int
     context_errors: tuple[int, ...]
+    assertion: int  # the status after a failed assertion of a kernel; -1: there is none
     event_flags: int  # an event without timing
 
 
@@ -202,7 +203,11 @@ class CtypesDriver(ABC):
         return status in self._names.context_errors
 
     def failure(self, status: int, doing: str) -> ExecutionError:
-        return ExecutionError("TLC0902", f"{self.kind}: {self._describe(status)} when {doing}")
+        hint = ""
+        if status == self._names.assertion:
+            hint = "a T.device_assert failed: its place is on the standard error stream"
+        text = f"{self.kind}: {self._describe(status)} when {doing}"
+        return ExecutionError("TLC0902", text, hint=hint)
 
     def check(self, status: int, doing: str) -> None:
         """Raises ExecutionError for a status other than success."""

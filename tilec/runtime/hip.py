@@ -40,6 +40,7 @@ NAMES = DriverNames(
     capability=(23, 61),
     shared_attribute=-1,  # LDS needs no permission
     context_errors=(101, 201, 400),  # InvalidDevice, InvalidContext, InvalidHandle
+    assertion=-1,
     event_flags=2,  # hipEventDisableTiming
 )
 

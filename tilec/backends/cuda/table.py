@@ -43,7 +43,7 @@ TABLE = make_table(
     Entry("block_count", "threads.j2", ("base",)),
     Entry("vprintf", "threads.j2", ("base",)),
     Entry("print_value", "threads.j2", ("vprintf",)),
-    Entry("device_assert", "threads.j2", ("vprintf",)),
+    Entry("device_assert", "threads.j2", ("base",)),
     Entry("barrier", "threads.j2", ("base",)),
     Entry("named_barrier", "threads.j2", ("base",)),
     Entry("warp_sync", "threads.j2", ("base",)),

@@ -197,13 +197,22 @@ class DeviceAssert(Op, name="device_assert"):
     @property
     def text(self) -> str:
         """The call of the prelude that does it."""
-        return "device_assert({condition}, {told})"
+        return "device_assert({condition}, {told}, {file}, {line})"
 
     @property
     def told(self) -> str:
-        """What it says, as a literal of C. No folders, so that builds are alike everywhere."""
-        place = f"{PurePath(self.loc.file).name}:{self.loc.line}: " if self.loc.known else ""
-        return c_string(f"{place}{self.message or 'device_assert'}")
+        """What it says, as a literal of C."""
+        return c_string(self.message or "device_assert")
+
+    @property
+    def file(self) -> str:
+        """The user's file, likewise: no folders, so that builds are alike everywhere."""
+        return c_string(PurePath(self.loc.file).name if self.loc.known else "")
+
+    @property
+    def line(self) -> int:
+        """The user's line."""
+        return self.loc.line if self.loc.known else 0
 
     def infer(self) -> tuple[Type, ...]:
         _check_condition(self.condition)
