@@ -11,7 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -19,7 +19,9 @@ import pytest
 from tilec.backends.bundle import bundle
 from tilec.backends.manifest import Manifest, evaluate
 from tilec.cli import run as command_line
+from tilec.cli.build import own_names
 from tilec.cli.programs import load_file, trace
+from tilec.language.kernel import Kernel
 from tilec.runtime import emulator
 from tilec.runtime.compiled import CompiledKernel
 from tilec.target import find_target
@@ -226,3 +228,51 @@ def test_the_launcher_checks_what_symbols_are_multiples_of(tmp_path: Path) -> No
     assert names == {"M": 3, "K": 16}
     with pytest.raises(ValueError, match="K is 12, expected a multiple of 8"):
         launcher.bind((Array(np.zeros((3, 12), np.float16)),))
+
+
+FACTORY = """
+import tilec
+import tilec.language as T
+
+
+def filled(number):
+    @tilec.kernel
+    def fill(A: T.Tensor((32,), "int32")):
+        with T.Kernel(1, threads=32):
+            T.fill(A, number)
+
+    return fill
+
+
+ones, twos = filled(1), filled(2)
+again = twos
+
+
+@tilec.kernel
+def other(A: T.Tensor((32,), "int32")):
+    with T.Kernel(1, threads=32):
+        T.clear(A)
+"""
+
+
+def test_kernels_of_one_name_are_built_under_those_of_their_variables(tmp_path: Path) -> None:
+    file = tmp_path / "factory.py"
+    file.write_text(FACTORY)
+    assert command_line(["build", str(file), "-o", str(tmp_path / "out"), "--emit", EMIT]) == 0
+    texts = {p.name: p.read_text() for p in (tmp_path / "out").glob("*.cu")}
+    assert sorted(texts) == ["ones.cu", "other.cu", "twos.cu"]
+    assert texts["ones.cu"] != texts["twos.cu"]
+    for name in ("ones", "twos", "other"):
+        manifest = Manifest.from_json((tmp_path / "out" / f"{name}.json").read_text())
+        assert manifest.program == name
+        assert {v.source for v in manifest.variants} == {f"{name}.cu"}
+
+
+def test_a_variable_may_have_the_name_of_another_kernel() -> None:
+    class Named:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+    a, b, c = (cast(Kernel, Named(name)) for name in "xyy")
+    assert own_names({"p": a, "q": b, "r": c, "s": c}) == {"x": a, "q": b, "r": c}
+    assert own_names({"p": a, "x": b, "r": c}) == {"p": a, "x": b, "r": c}

@@ -3,6 +3,8 @@ machines, and what is refused because it would write half a byte."""
 
 from __future__ import annotations
 
+import inspect
+import linecache
 from collections.abc import Callable
 from typing import Any
 
@@ -11,8 +13,10 @@ import pytest
 
 import tilec
 import tilec.language as T
+from tests.kernels.legs import every_leg
 from tests.kernels.machines import TARGETS
 from tests.kernels.test_dtypes import run_everywhere
+from tilec.errors import TypeMismatch
 from tilec.language.kernel import Kernel
 from tilec.quantize import pack, unpack
 from tilec.runtime.driver import lower
@@ -265,9 +269,9 @@ def annotated(A: Any, B: Any, k: Any) -> None:
         (mirrored, "a single element of global i4"),
         (odd_tile, "may begin or end within a byte"),
         (odd_offset, "may begin or end within a byte"),
-        (multiplied, "gemm is not defined for shared i4"),
-        (summed, "is not defined for tile i4"),
-        (annotated, "strides or a layout of its own"),
+        (multiplied, "T.gemm is not defined for elements of i4"),
+        (summed, "T.reduce_sum is not defined for elements of i4"),
+        (annotated, "T.annotate_layout is not defined for elements of i4"),
     ],
     ids=lambda x: getattr(x, "__name__", ""),
 )
@@ -276,6 +280,45 @@ def test_half_bytes_are_refused(body: Callable[..., Any], message: str) -> None:
         lower(kernel_of(body), (), "cuda:sm_80", {}).source  # noqa: B018
     assert caught.value.code == "TLC0152" and message in caught.value.message
     assert caught.value.loc.line > 0 and caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "body", [single, odd_tile, multiplied, summed, annotated], ids=lambda x: x.__name__
+)
+def test_what_needs_no_ranges_is_refused_before_any_pass(body: Callable[..., Any]) -> None:
+    """The interpreter, which knows elements alone, refuses it too, at the line of the user."""
+    with pytest.raises(TypeMismatch) as caught:
+        kernel_of(body).lower_to_ir()
+    lines, first = inspect.getsourcelines(body)
+    assert first < caught.value.loc.line < first + len(lines)
+
+
+def test_a_scalar_of_four_bits_is_refused_where_it_stands() -> None:
+    @tilec.kernel
+    def scalar(A: T.Tensor((8,), "int8"), n: T.int4):
+        with T.Kernel(1, threads=32):
+            A[0] = T.cast(n, "int8")
+
+    with pytest.raises(TypeMismatch, match="n is a scalar of int4") as caught:
+        scalar.lower_to_ir()
+    assert (
+        linecache.getline(caught.value.loc.file, caught.value.loc.line).lstrip().startswith("def")
+    )
+
+
+def test_fragments_of_four_bits_have_views() -> None:
+    @tilec.kernel
+    def seen(A: T.Tensor((8, 16), "int4"), C: T.Tensor((128,), "int8")):
+        with T.Kernel(1, threads=32):
+            x = T.alloc_fragment((8, 16), "int4")
+            y = T.alloc_fragment((128,), "int8")
+            T.copy(A, x)
+            T.copy(T.reshape(x, (128,)), y)
+            T.copy(y, C)
+
+    values = np.arange(128) % 16 - 8
+    for leg, (_, c) in every_leg(seen, pack(values.reshape(8, 16)), np.zeros(128, np.int8)):
+        assert np.array_equal(c, values), leg
 
 
 def odd_buffer(A: Any, B: Any, k: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import given
@@ -19,6 +20,7 @@ from tilec.backends.manifest import (
     Variant,
 )
 from tilec.errors import ArgumentError
+from tilec.ir.dtypes import find_dtype
 from tilec.runtime.arrays import ArrayDevice
 from tilec.runtime.check_args import bind_arguments, fact_holds, is_contiguous, pick_variant
 from tilec.runtime.plan import deciding_scalars
@@ -143,6 +145,25 @@ def test_contiguity_is_numpys(shape: list[int], axis: int, step: int) -> None:
     part = array[index]
     view = device_array(part.shape, strides=part.strides)
     assert is_contiguous(view) == part.flags.c_contiguous
+
+
+@pytest.mark.parametrize("dtype", ["f16", "bf16", "f32", "e4m3", "e5m2"])
+def test_a_scalar_is_refused_where_it_would_round_to_no_number(dtype: str) -> None:
+    """As ml_dtypes and NumPy round: halfway goes to the even neighbour, which may be outside."""
+    single = program(ScalarParam("x", dtype))
+    numpy_dtype = find_dtype(dtype).numpy
+    largest = np.array([ml_dtypes.finfo(numpy_dtype).max]).astype(numpy_dtype)
+    below = (largest.view(f"u{largest.itemsize}") - 1).view(numpy_dtype)
+    last, before = float(largest[0]), float(below[0])
+    halfway = last + (last - before) / 2
+    for value in (last, halfway * (1 - 2**-20), halfway, halfway * (1 + 2**-20)):
+        for signed in (value, -value):
+            with np.errstate(over="ignore"):
+                fits = bool(np.isfinite(np.float64(signed).astype(numpy_dtype).astype(np.float64)))
+            if fits:
+                assert bind_arguments(single, [signed]).scalars == {"x": signed}
+            else:
+                assert refusal(single, signed).endswith(f"which {dtype} cannot hold")
 
 
 SCALAR = program(ScalarParam("n", "i32"), ScalarParam("x", "f32"), ScalarParam("flag", "bool"))

@@ -5,7 +5,8 @@ every build.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections import Counter
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import click
@@ -13,6 +14,7 @@ import click
 from ..backends.bundle import Bundle, bundle
 from ..errors import MissingTool
 from ..ir.print import print_program
+from ..language.kernel import Kernel
 from ..runtime.binary import Binary
 from ..runtime.build import compile_variant
 from ..runtime.compiled import CompiledKernel
@@ -65,12 +67,26 @@ def command(
     built: list[dict[str, object]] = []
     for target in map(find_target, targets):
         place = folder / f"{target.backend}-{target.arch}" if len(targets) > 1 else folder
-        for kernel in need_kernels(source, file).values():
-            compiled = compile_program(trace(kernel, values, target), target)
+        for name, kernel in own_names(need_kernels(source, file)).items():
+            program = replace(trace(kernel, values, target), name=name)
+            compiled = compile_program(program, target)
             build = _Build(compiled, place, wanted)
             built.append(build.run())
     output().result({"built": built})
     return 0
+
+
+def own_names(kernels: dict[str, Kernel]) -> dict[str, Kernel]:
+    """Kernels by names that no two of them share: a kernel's own; where several have one, as those
+    that a factory makes, the names of the file's variables.
+    """
+    once: dict[str, Kernel] = {}  # by the first variable that holds it
+    for variable, kernel in kernels.items():
+        if kernel not in once.values():
+            once[variable] = kernel
+    count = Counter(kernel.name for kernel in once.values())
+    named = {k.name if count[k.name] == 1 else variable: k for variable, k in once.items()}
+    return named if len(named) == len(once) else once
 
 
 @dataclass

@@ -14,6 +14,7 @@ from ..ir.ops.arith import element_dtype
 from ..ir.ops.memory import Load, Store, memory_type
 from ..ir.types import MemoryType, Space
 from .dtypes import ElementType, StoredType
+from .four_bits import check_element_store
 from .operand import Expr, Operand, convert, is_number, number_value, plain, value_of
 from .trace import Region, Trace, current, refuse
 
@@ -242,6 +243,7 @@ def store(trace: Trace, buffer: Buffer, indices: tuple[Value, ...], value: Any) 
     refusal = element_refusal(trace, buffer)
     if refusal is not None:
         raise refusal
+    check_element_store(trace, buffer.type)
     stored = stored_value(value, buffer.elements)
     trace.builder.emit(Store(stored, buffer.handle(bits=True), indices))
 

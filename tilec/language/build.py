@@ -6,9 +6,9 @@ import inspect
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..errors import LanguageError, TilecError
+from ..errors import LanguageError, TilecError, TypeMismatch
 from ..ir.core import Block, Op, Program, Value
-from ..ir.dtypes import DType
+from ..ir.dtypes import PAIRS, DType
 from ..ir.ops.control import Define, Launch, Return
 from ..ir.ops.memory import Alloc
 from ..ir.types import Dim, MemoryType, ScalarType, Space
@@ -48,6 +48,8 @@ class _Parameters:
 
     def make(self, name: str, annotation: TensorSpec | DType) -> Any:
         if isinstance(annotation, DType):
+            if annotation in PAIRS:
+                raise self._four_bits(name, annotation)
             value = self.values[name] = Value(ScalarType(annotation), name)
             self.trace.scalars.add(value)
             return Expr(value, self.trace.regions[0])
@@ -59,6 +61,15 @@ class _Parameters:
                 self.trace.promise(dim.name, dim.multiple_of)
         value = self.values[name] = Value(type_, name)
         return Buffer(value, self.trace.regions[0], name, annotation.dtype)
+
+    def _four_bits(self, name: str, dtype: DType) -> TypeMismatch:
+        places = {p.name: p.loc for p in self.kernel.parameters}
+        return TypeMismatch(
+            "TLC0152",
+            f"{name} is a scalar of {ElementType(dtype)}: a number is passed in whole bytes",
+            loc=places[name],
+            hint="declare it as T.int8 or T.uint8",
+        )
 
     def _check_dimensions(self, name: str, type_: MemoryType) -> None:
         """Raises LanguageError where a symbol has a run-time parameter's name: a launch is told

@@ -14,6 +14,7 @@ from ..ir.types import Space
 from .areas import area_of, in_memory, times
 from .arithmetic import truth
 from .buffers import Buffer, Slice
+from .four_bits import check_arithmetic
 from .operand import Operand
 from .reshape import Reshaped
 from .tile import in_fragment
@@ -62,6 +63,7 @@ def gemm(
         if mbar is not None:
             raise LanguageError("TLC0131", "T.gemm takes no barrier: it is done when it returns")
         left, right = _matrix(trace, "A", A), _matrix(trace, "B", B)
+        check_arithmetic("T.gemm", left.buffer.type.dtype, right.buffer.type.dtype)
         if left.buffer.type.dtype != right.buffer.type.dtype:
             raise LanguageError(
                 "TLC0131",

@@ -13,6 +13,7 @@ from ..ir.ops.memory import Alloc
 from ..ir.types import MemoryType, Space
 from .buffers import Buffer, Variable
 from .dtypes import element_type, row_dtype, storage_of
+from .four_bits import check_arithmetic
 from .operand import is_number, number_value, plain
 from .trace import current, refuse
 
@@ -137,6 +138,7 @@ def annotate_layout(layouts: Mapping[Buffer, Any]) -> None:
                     f"the layout of {buffer.label} is a {type(layout).__name__}",
                     hint="tilec.layout.make_swizzle_layout(buffer) and its relatives make one",
                 )
+            check_arithmetic("T.annotate_layout", buffer.type.dtype)
             if layout.shape != buffer.type.shape:
                 raise LanguageError(
                     "TLC0127",

@@ -9,6 +9,7 @@ from ..ir.ops.reduce import KINDS, Reduce, Scan, accumulation_dtype
 from ..ir.types import Space
 from .areas import area_of
 from .buffers import Buffer
+from .four_bits import check_arithmetic
 from .reshape import Reshaped
 from .tile import in_fragment
 from .trace import current
@@ -48,6 +49,7 @@ def reduce(
     trace.need_tile_level(what)
     with trace.here():
         axis, keep = _reduced(what, buffer, out, reduce_type, dim)
+        check_arithmetic(what, buffer.type.dtype, out.type.dtype)
         if isinstance(buffer, Reshaped):
             area = area_of(trace, what, buffer)
             buffer = in_fragment(trace, area, tuple(range(buffer.ndim)))

@@ -171,12 +171,12 @@ def StridedTensor(shape: Any, strides: Any, dtype: object = "float32") -> Tensor
 
     Raises:
         LanguageError: a dimension or stride is none of these, or their numbers differ.
-        TypeMismatch: there is no such dtype.
+        TypeMismatch: there is no such dtype, or it is one of 4-bit elements.
     """
     with _here():
         spec = TensorSpec(_dims(shape), element_type(dtype), _dims(strides))
         if spec.dtype in PAIRS:
-            raise refuse("TLC0152", f"{spec}: 4-bit elements lie row by row, two to a byte")
+            raise TypeMismatch("TLC0152", f"{spec}: 4-bit elements lie row by row, two to a byte")
         if len(spec.shape) != len(spec.strides or ()):
             raise refuse("TLC0113", f"{spec} has not one stride for each dimension")
         return spec

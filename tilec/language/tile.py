@@ -16,6 +16,7 @@ from ..ir.ops.tile import Copy, Fill
 from ..ir.types import MemoryType, Space
 from .areas import Area, area_of, in_memory, paired_areas
 from .buffers import Buffer, name_buffer, stored_value
+from .four_bits import check_region
 from .operand import convert
 from .reshape import Reshaped
 from .trace import Trace, current
@@ -80,6 +81,8 @@ def _emit_copy(
     source_dims: tuple[int, ...],
     target_dims: tuple[int, ...],
 ) -> None:
+    check_region(source.buffer.type, source.indices, source_dims, shape)
+    check_region(target.buffer.type, target.indices, target_dims, shape)
     trace.builder.emit(
         Copy(
             source.memory,

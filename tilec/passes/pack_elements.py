@@ -34,6 +34,7 @@ from ..ir.ops.tile import (
     InsertTile,
     LoadTile,
     PackTile,
+    ReshapeTile,
     Splat,
     StoreTile,
     Undefined,
@@ -45,7 +46,7 @@ from .nibbles import HELD, narrowed, packed, twice, unpacked
 from .ranges import Range
 from .value_ranges import value_ranges
 
-_MOVES = (Splat, InsertTile, ExtractTile, Parallel, Copy, Fill, ConvertLayout)
+_MOVES = (Splat, InsertTile, ExtractTile, ReshapeTile, Parallel, Copy, Fill, ConvertLayout)
 """Tile ops that only move elements, however many bits they have."""
 
 

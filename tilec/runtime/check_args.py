@@ -50,7 +50,7 @@ _FLOATS = {
     "f32": (2 - 2**-24) * 2.0**127,
     "tf32": (2 - 2**-24) * 2.0**127,
     "f64": math.inf,
-    "e4m3": 464.0,
+    "e4m3": math.nextafter(464.0, math.inf),  # which itself rounds to 448, whose last bit is 0
     "e5m2": 61440.0,
     "e4m3fnuz": 248.0,
     "e5m2fnuz": 61440.0,
