@@ -9,7 +9,7 @@ import pytest
 
 from tests.interpreter.programs import Sketch, run, tensor
 from tilec.errors import ExecutionError
-from tilec.ir.core import Value
+from tilec.ir.core import Program, Value
 from tilec.ir.dtypes import f16, f32, i32
 from tilec.ir.ops.arith import Cast, Select
 from tilec.ir.types import Space
@@ -59,6 +59,30 @@ def test_it_is_an_error_where_it_matters(space: Space, use: Use) -> None:
     with pytest.raises(ExecutionError, match=f"uninitialised value reaches {USES[use]}") as error:
         run(s.program(a), A=np.zeros(8, np.float32))
     assert error.value.code == "TLC0743" and error.value.loc.known
+
+
+def divided(guarded: bool) -> Program:
+    a, b, d = tensor("A", i32, 4), tensor("B", i32, 4), tensor("D", i32, 4)
+    s = Sketch()
+    with s.launch(1), s.parallel(4) as (i,):
+        x, y = s.load(a, i), s.load(d, i)
+        quotient = s.add(s.floordiv(x, y), s.floormod(x, y))
+        if guarded:
+            quotient = s.emit(Select(s.compare("ne", y, 0), quotient, s.value(7))).result
+        s.store(quotient, b, i)
+    return s.program(a, b, d)
+
+
+def test_a_quotient_by_zero_is_uninitialised_too() -> None:
+    a, b, d = np.arange(4, dtype=np.int32), np.zeros(4, np.int32), np.array([1, 0, 2, 3], np.int32)
+    run(divided(True), A=a, B=b, D=d)
+    assert b.tolist() == [0, 7, 1, 1]
+    with pytest.raises(
+        ExecutionError, match="uninitialised value reaches global memory 'B'"
+    ) as told:
+        run(divided(False), A=a, B=b, D=d)
+    assert "a division by zero" in told.value.hint
+    run(divided(False), A=a, B=b, D=np.ones(4, np.int32))
 
 
 def test_only_the_lanes_that_use_it_count() -> None:

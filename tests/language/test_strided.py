@@ -143,7 +143,7 @@ def test_strides_decide_the_variant() -> None:
 
     def variant(k: int, lda: int, pointer: int = 0x7F00_0000_0000) -> str:
         a = device_array((64, k), "f16", pointer, (2 * lda, 2))
-        others = device_array((k, 64), "f16"), device_array((64, 64), "f32")
+        others = device_array((k, 64), "f16", 1 << 40), device_array((64, 64), "f32", 1 << 41)
         manifest = compiled.manifest
         return pick_variant(manifest, bind_arguments(manifest, (a, *others)).views).source
 

@@ -91,6 +91,30 @@ def test_what_does_not_fit_is_refused_by_name(place: int, argument: object, mess
     assert refusal(GEMM, *arguments) == message
 
 
+def test_arrays_that_overlap() -> None:
+    a, b, (base, _) = GOOD[0], GOOD[1], (GOOD[0].pointer, 0)
+    inside = replace(GOOD[2], pointer=base + 128)
+    assert refusal(GEMM, a, b, inside) == (
+        "matmul: C, which the kernel writes, lies partly in the memory of A"
+    )
+    bind_arguments(GEMM, (a, replace(b, pointer=base + 128), replace(inside, pointer=1 << 40)))
+    bind_arguments(GEMM, (a, b, replace(inside, pointer=base + 64 * 128 * 2)))
+
+
+def test_elements_that_lie_across_words() -> None:
+    odd = replace(GOOD[1], pointer=GOOD[1].pointer + 1)
+    assert refusal(GEMM, GOOD[0], odd, GOOD[2]) == (
+        "matmul: B starts at 0x7f0000000001, no multiple of the 2 bytes of its elements"
+    )
+
+
+def test_numpys_own_bools_and_bytes_in_another_order() -> None:
+    flags = program(ScalarParam("flag", "bool"), TensorParam("A", "f32", (2,), "r"))
+    assert bind_arguments(flags, (np.bool_(True), np.zeros(2, np.float32))).scalars["flag"] == 1
+    swapped = np.zeros(2, np.dtype(np.float32).newbyteorder())
+    assert "another machine's order of bytes" in refusal(flags, True, swapped)
+
+
 def test_the_number_of_arguments() -> None:
     assert refusal(GEMM, *GOOD[:2]) == "matmul: takes 3 arguments (A, B, C), 2 came"
 

@@ -115,7 +115,7 @@ def test_a_prepared_launch_repeats_itself(stub: Stub, driver: CudaDriver) -> Non
     loaded = load(CODE, manifest(), driver)
     prepared = loaded.prepare(A, C, 4.0)
     assert stub.count("launches") == 0
-    loaded(replace(A, pointer=0x8000), replace(C, pointer=0x9000), 1.0)
+    loaded(replace(A, pointer=0x80000000), replace(C, pointer=0x90000000), 1.0)
     prepared(stream=9)
     prepared()
     for index, stream in ((1, 9), (2, 0)):

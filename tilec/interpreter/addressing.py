@@ -110,8 +110,10 @@ def _inside(index: Any, extent: int) -> bool:
 
 def _outside(
     frame: Frame, memory: Memory, found: list[Any], uniform: bool, allowed: Bits | None
-) -> Access:
-    """An access some of whose lanes are outside, or not allowed by its predicate."""
+) -> Access | None:
+    """An access some of whose lanes are outside, or not allowed by its predicate; None where all
+    are, since there is no element.
+    """
     outside: Any = np.False_
     active = frame.mask
     if allowed is not None:
@@ -122,7 +124,7 @@ def _outside(
     if wrong.any():
         _refuse(frame, memory, found, wrong)
     if any(n == 0 for n in memory.shape):
-        raise frame.fault("TLC0741", f"{memory.name!r} has no elements to clip an index to")
+        return None
     clipped = [np.clip(i, 0, n - 1) for i, n in zip(found, memory.shape, strict=True)]
     keep = ~outside if active is None else ~outside & active
     if allowed is not None:

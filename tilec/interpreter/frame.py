@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import UNKNOWN, ExecutionError, Loc
-from ..ir.core import Block, Constant, Op, Value
+from ..ir.core import Block, Constant, Op, Value, constant_of
+from ..ir.ops.arith import FloorDiv, FloorMod, TruncDiv, TruncMod
 from ..ir.ops.control import Role
 from ..ir.registry import Registry
 from ..ir.types import ScalarType, TileType
@@ -55,6 +56,8 @@ class Waiting:
     loc: Loc
 
 
+_DIVISIONS = (FloorDiv, FloorMod, TruncDiv, TruncMod)
+
 Steps = Generator[Waiting, None, Any]
 
 
@@ -76,6 +79,7 @@ class Run:
     accesses: dict[Any, Any] = field(default_factory=dict)  # by the ids of lasting indices
     regions: dict[Any, tuple[Any, ...]] = field(default_factory=dict)
     writes: dict[Block, frozenset[Value]] = field(default_factory=dict)
+    divided: Loc | None = None  # where an integer was divided by zero last
 
     def next_episode(self) -> int:
         self.episode += 1
@@ -211,7 +215,10 @@ class Frame:
             where = f" in {self.lanes.describe(int(np.flatnonzero(full)[0]))}"
         elif np.ndim(bad):
             where = f" at element {element(np.argwhere(bad)[0])}"
-        raise self.fault("TLC0743", f"an uninitialised value reaches {use}{where}")
+        hint = ""
+        if self.run.divided is not None:
+            hint = f"a division by zero, which gives no value, was made at {self.run.divided}"
+        raise self.fault("TLC0743", f"an uninitialised value reaches {use}{where}", hint=hint)
 
     # Running -----------------------------------------------------------------------------------
 
@@ -295,6 +302,8 @@ def evaluator(op: Op) -> Rule:
     inputs, results = op.inputs, op.results
     dtypes = [v.type.dtype.numpy for v in results]  # type: ignore[attr-defined]
     scalars = [isinstance(v.type, ScalarType) for v in results]
+    if isinstance(op, _DIVISIONS) and not constant_of(op.y):
+        return _dividing(op)
     if len(results) == 1 and all(map(_is_integer, (*inputs, *results))):
         return _remembering(op, dtypes[0].type)
 
@@ -336,6 +345,30 @@ def _remembering(op: Op, kind: type[np.generic]) -> Rule:
             elif not any([d.ndim for d in data]):
                 found = kind(found)
         frame.define(result, found, _union(frame, op) if frame.shadow else None)
+
+    return run
+
+
+def _dividing(op: Op) -> Rule:
+    """The rule of a division of integers: a quotient by zero is as uninitialised as memory that was
+    never written.
+    """
+    assert isinstance(op, _DIVISIONS)
+    divisor, result = op.y, op.result
+    kind = result.type.dtype.numpy.type  # type: ignore[attr-defined]
+
+    def run(frame: Frame, op: Op) -> None:
+        data = [frame.value(v) for v in op.inputs]
+        found = op.evaluate(*data)
+        if isinstance(result.type, ScalarType) and not any(np.ndim(d) for d in data):
+            found = kind(found)
+        bad = _union(frame, op) if frame.shadow else None
+        zero = np.equal(frame.value(divisor), 0)
+        if np.any(zero):
+            zero = np.broadcast_to(zero, np.shape(found))
+            bad = zero if bad is None else zero | bad
+            frame.run.divided = op.loc
+        frame.define(result, found, bad)
 
     return run
 

@@ -107,6 +107,8 @@ def short_dtype(dtype: object) -> str:
     """The short name of a library's dtype, or the library's own name where there is none."""
     name = getattr(dtype, "name", None)
     text = name if isinstance(name, str) else str(dtype).removeprefix("torch.")
+    if not getattr(dtype, "isnative", True):
+        return f"{text} in another machine's order of bytes"
     return LONG_DTYPES.get(text, text)
 
 

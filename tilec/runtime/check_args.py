@@ -12,6 +12,8 @@ import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from ..backends.manifest import (
     DTYPE_BYTES,
     MULTIPROCESSORS,
@@ -111,6 +113,7 @@ def bind_arguments(manifest: Manifest, arguments: Sequence[object]) -> Bound:
             symbols,
         )
     _check_multiples(manifest, symbols)
+    _check_overlaps(program, tensors, views)
     values = {name: value for name, (value, _) in symbols.items()}
     for name, expr in manifest.derived:
         values[name] = evaluate(expr, {**env, **values})
@@ -148,6 +151,8 @@ def check_scalar(program: str, param: ScalarParam, value: object) -> int | float
         raise _refuse(
             program, f"{param.name} is {type(value).__name__}, expected a number ({param.dtype})"
         )
+    if param.dtype == "bool" and isinstance(value, np.bool_):
+        return int(value)
     if limits is None:
         real = float(value)  # type: ignore[arg-type]
         if abs(real) >= _FLOATS[param.dtype] and (math.isfinite(real) or param.dtype in _FINITE):
@@ -253,6 +258,13 @@ def _check_element(program: str, param: TensorParam, view: ArrayView) -> None:
             program,
             f"{name} has shape {view.shape}, expected {len(param.shape)} dimensions {expected}",
         )
+    if view.pointer % view.itemsize and not view.empty:
+        raise _refuse(
+            program,
+            f"{name} starts at {view.pointer:#x}, no multiple of the {view.itemsize} bytes of its "
+            "elements",
+            "pass a copy",
+        )
     if view.readonly and "w" in param.access:
         raise _refuse(
             program,
@@ -278,6 +290,28 @@ def _check_places(program: str, views: Mapping[str, ArrayView]) -> tuple[ArrayDe
                 "pass arrays of one library; its from_dlpack converts without a copy",
             )  # fmt: skip
     return (first[1].device, first[1].library) if first else (None, "numpy")
+
+
+def _check_overlaps(
+    program: str, tensors: Sequence[TensorParam], views: Mapping[str, ArrayView]
+) -> None:
+    """Refuses an array that is written and overlaps another which starts elsewhere. One array may be
+    passed twice; of arrays with gaps nothing is said: their elements may lie between one another.
+    """
+    whole = [(t, views[t.name]) for t in tensors if is_contiguous(views[t.name])]
+    for written, view in whole:
+        for other, seen in whole:
+            if other is written or "w" not in written.access:
+                continue
+            start, end = view.pointer, view.pointer + view.extent_bytes
+            first, last = seen.pointer, seen.pointer + seen.extent_bytes
+            if start < last and first < end and start != first:
+                raise _refuse(
+                    program,
+                    f"{written.name}, which the kernel writes, lies partly in the memory of "
+                    f"{other.name}",
+                    "pass a copy, or one array for both",
+                )
 
 
 def _bind_symbols(
