@@ -1,10 +1,16 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
+import tilec
+import tilec.language as T
 from tests.interpreter.programs import number, tensor
+from tests.kernels.legs import every_leg
 from tests.passes.lowering import FULL, SHORT, Bench, Lowered, random
+from tilec.errors import LayoutConflict
 from tilec.ir.core import Block, Program, Value
 from tilec.ir.dtypes import DType, bf16, f16, f32, i8, i32
 from tilec.ir.layout import RegisterLayout, SharedLayout, blocked, mma_m16n8, wgmma_accumulator
@@ -395,3 +401,61 @@ def test_conditions_prove_bounds() -> None:
     x, y = random(f32, 4, 32), np.zeros((8, 32), np.float32)
     lowered.run(A=x, C=y)
     assert np.array_equal(y[:4], x) and not y[4:].any()
+
+
+# Copies of one iteration ---------------------------------------------------------------------------
+
+
+@tilec.kernel
+def scanned(A: T.Tensor((7, 12), "float16"), C: T.Tensor((7, 12), "float16")):
+    """84 elements for 256 threads: what a nest reads and writes has one thread for each."""
+    with T.Kernel(1, threads=256):
+        S = T.alloc_shared((7, 12), "float16")
+        T.copy(A, S)
+        T.cumsum(S, dim=1)
+        for i, j in T.Parallel(7, 12):
+            S[i, j] = T.min(S[i, j], 32)
+        T.copy(S, C)
+
+
+def counted(apart: bool) -> Any:
+    @tilec.kernel
+    def both(A: T.Tensor((32,), "float32"), C: T.Tensor((32, 64), "float32")):
+        """R lies alike in several threads, since F is spread over them."""
+        with T.Kernel(1, threads=128):
+            S = T.alloc_shared((32,), "float32")
+            R = T.alloc_fragment((32,), "float32")
+            F = T.alloc_fragment((32, 64), "float32")
+            T.copy(A, S)
+            T.clear(F)
+            for i in T.Parallel(32):
+                S[i] = S[i] + 1
+                if not apart:
+                    R[i] = S[i]
+            if apart:
+                for i in T.Parallel(32):
+                    R[i] = S[i]
+            for i, j in T.Parallel(32, 64):
+                F[i, j] = F[i, j] + R[i]
+            T.copy(F, C)
+
+    return both
+
+
+@pytest.mark.emulator
+def test_a_nest_that_fills_no_fragment_runs_once() -> None:
+    """A copy of it would read what the first has written already."""
+    a = np.random.default_rng(0).integers(-4, 9, (7, 12)).astype(np.float16)
+    for device, (_, c) in every_leg(scanned, a, np.zeros_like(a)):
+        assert np.array_equal(c, np.minimum(np.cumsum(a, 1), 32)), device
+
+
+@pytest.mark.emulator
+def test_a_fragment_filled_from_memory_that_the_nest_writes_is_refused() -> None:
+    a, c = np.arange(32, dtype=np.float32), np.zeros((32, 64), np.float32)
+    for device, (_, found) in every_leg(counted(True), a, c):
+        assert np.array_equal(found, np.repeat(a[:, None] + 1, 64, 1)), device
+    for target in ("cuda:sm_80", "hip:gfx942"):
+        with pytest.raises(LayoutConflict, match="one of them writes S, and the others") as caught:
+            counted(False).lower(target=target)
+        assert caught.value.code == "TLC0412" and "a nest of its own" in caught.value.hint

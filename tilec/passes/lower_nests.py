@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -53,7 +53,10 @@ def _iterations(
     op: Parallel, lowering: Lowering, fragments: bool
 ) -> Iterator[tuple[Value, tuple[Value, ...], Value | None]]:
     """Loops over this thread's iterations: the register of the nest's layout, its indices, and
-    whether to store.
+    whether to store, where copies of this thread's iterations run too.
+
+    Copies are there to fill their own registers. A nest that fills none is run by the first alone:
+    the others would read memory that this one is writing.
     """
     b, layout = lowering.b, op.layout
     if layout is None:
@@ -64,13 +67,41 @@ def _iterations(
     thread = lowering.thread()
     vector = _vector(op, layout)
     first = primary(b, layout, thread)
-    with register_loops(b, layout, vector) as start:
+    alone = first is not None and not op.results
+    if first is not None and not alone:
+        _need_apart(op)
+    with (
+        b.when(first) if alone and first is not None else nullcontext(),
+        register_loops(b, layout, vector) as start,
+    ):
+        stores = None if alone else first
         if vector == 1:
-            yield start, coordinates(b, layout, thread, start), first
+            yield start, coordinates(b, layout, thread, start), stores
             return
         with b.loop(0, vector, hint="v", kind="vectorized", unroll=0) as v:
             register = b.add(start, v)
-            yield register, coordinates(b, layout, thread, register), first
+            yield register, coordinates(b, layout, thread, register), stores
+
+
+def _need_apart(op: Parallel) -> None:
+    """Refuses a nest of several copies that reads memory which one of them writes."""
+    stored = {
+        i.memory
+        for i in walk(op.body)
+        if isinstance(i, (Store, Atomic))
+        and memory_type(i.memory).space in (Space.GLOBAL, Space.SHARED)
+    }
+    for inner in walk(op.body):
+        if isinstance(inner, Load) and inner.memory in stored:
+            name = inner.memory.hint or "memory"
+            raise LayoutConflict(
+                "TLC0412",
+                f"several threads run each iteration of this nest, as its fragments lie: one of them "
+                f"writes {name}, and the others may read that before or after",
+                loc=inner.loc,
+                hint=f"fill the fragment in a nest of its own, before or after the one that writes "
+                f"{name}",
+            )
 
 
 def _vector(op: Parallel, layout: RegisterLayout) -> int:
