@@ -48,6 +48,7 @@ class Target:
     atomic_widths: tuple[tuple[str, int], ...] = ()  # dtype, most elements of one atomic addition
     warp_roles: bool = False  # warpgroups of their own registers feed a wgmma, so roles pay
     buffer_loads: bool = False  # bounds-checked buffer resources
+    dies: int = 1  # each with an L2 cache of its own; hardware blocks go to them in turn
     multiprocessors: int = 0  # of the usual part, for choices made before a device is known
     exact: bool = False  # it has instructions that later minor versions have not (CUDA)
 
@@ -170,8 +171,8 @@ TARGETS: dict[str, Target] = {
             "sm_120a", 99, 100, 188, matrix=_MMA_89, async_copy=True, stmatrix=True, tma=True,
         ),
         _amd("gfx90a", 64, 110, ("f16",), matrix=_MFMA_90A),
-        _amd("gfx942", 64, 304, ("f16", "bf16"), matrix=_MFMA_942),
-        _amd("gfx950", 160, 256, ("f16", "bf16"), matrix=_MFMA_950),
+        _amd("gfx942", 64, 304, ("f16", "bf16"), matrix=_MFMA_942, dies=8),
+        _amd("gfx950", 160, 256, ("f16", "bf16"), matrix=_MFMA_950, dies=8),
     )
 }  # fmt: skip
 

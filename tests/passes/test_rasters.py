@@ -11,7 +11,7 @@ import pytest
 from tilec.ir.build import Builder, scalar
 from tilec.ir.core import Constant, Op, Value
 from tilec.ir.dtypes import i32
-from tilec.passes.rasters import rasterize
+from tilec.passes.rasters import gathered_by_die, rasterize
 
 Array = np.ndarray[Any, Any]
 PANELS = (0, 1, 2, 3, 5, 16)
@@ -82,6 +82,21 @@ def test_a_panel_is_finished_before_the_next(panel: int, order: str) -> None:
         axis = 1 if order == "row" else 0
         panels = [(b[2], b[axis] // panel) for b in blocks(grid, panel, order)]
         assert panels == sorted(panels), grid
+
+
+@pytest.mark.parametrize("dies", [1, 2, 8])
+def test_a_die_takes_consecutive_blocks(dies: int) -> None:
+    for grid in GRIDS:
+        b = Builder()
+        total = grid[0] * grid[1] * grid[2]
+        found = [
+            gathered_by_die(b, b.const(i), tuple(map(b.const, grid)), dies)  # type: ignore[arg-type]
+            for i in range(total)
+        ]
+        numbers = [value.value for value in found if isinstance(value, Constant)]
+        assert sorted(numbers) == list(range(total)), grid
+        by_die = [numbers[die::dies] for die in range(dies)]
+        assert [n for taken in by_die for n in taken] == list(range(total)), grid
 
 
 def test_constants_fold_to_constants() -> None:

@@ -22,7 +22,7 @@ from ..ir.ops.pipeline import Channel, Pipeline
 from ..ir.ops.tile import Copy
 from .context import PassContext, Remark
 from .dependence import is_global
-from .rasters import rasterize
+from .rasters import gathered_by_die, rasterize
 
 PANEL = 16
 """Rows of a panel where the program asks for none: sqrt(multiprocessors * 256 / 128), rounded to a
@@ -44,7 +44,7 @@ def _launch(launch: Launch, context: PassContext) -> Launch:
         return _persistent(launch)
     if launch.panel == 0 and _shares_operands(launch):
         launch = launch.replace(panel=PANEL)  # type: ignore[assignment]
-    return _rasterized(launch) if launch.panel else launch
+    return _rasterized(launch, context.target.dies) if launch.panel else launch
 
 
 def _shares_operands(launch: Launch) -> bool:
@@ -102,13 +102,14 @@ def _persistent(launch: Launch) -> Launch:
     return launch.replace(body=body, persistent_blocks=1)  # type: ignore[return-value]
 
 
-def _rasterized(launch: Launch) -> Launch:
+def _rasterized(launch: Launch, dies: int) -> Launch:
     b = Builder()
     with at(launch.loc):
         bx, by, bz = launch.body.params
         gx, gy, _ = launch.grid
         index = b.add(b.mul(b.add(b.mul(bz, gy), by), gx), bx)
         index = b.max(index, 0)  # which it is; so the analysis of ranges knows
+        index = gathered_by_die(b, index, launch.grid, dies)  # type: ignore[arg-type]
         indices = rasterize(b, index, launch.grid, launch.panel, launch.order)  # type: ignore[arg-type]
         renaming: Renaming = dict(zip(launch.body.params, indices, strict=True))
         _name(launch.body.params, indices)

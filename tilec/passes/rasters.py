@@ -6,6 +6,20 @@ from ..ir.build import Builder
 from ..ir.core import Value, constant_of
 
 
+def gathered_by_die(b: Builder, index: Value, grid: tuple[Value, Value, Value], dies: int) -> Value:
+    """The number of hardware block `index`, which runs on die index % dies: a bijection by which
+    each die takes consecutive numbers, so that blocks that share operands share an L2 cache (the
+    XCDs of MI300X; "HipKittens", arXiv 2511.08083).
+    """
+    if dies == 1:
+        return index
+    gx, gy, gz = (b.max(extent, 1) for extent in grid)  # as below
+    total = b.mul(b.mul(gx, gy), gz)
+    share, rest = b.floordiv(total, dies), b.floormod(total, dies)
+    die, place = b.floormod(index, dies), b.floordiv(index, dies)
+    return b.add(b.add(b.mul(die, share), b.min(die, rest)), place)
+
+
 def rasterize(
     b: Builder, index: Value, grid: tuple[Value, Value, Value], panel: int, order: str
 ) -> tuple[Value, Value, Value]:
