@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 from tests.backends.emulation import Probe, Probes, needs_of
@@ -202,9 +203,10 @@ WGMMA = {f"wgmma_{c.n}_{c.dtype}_{c.a}_{c.b}_{c.swizzle}": c for c in _CASES}
 
 
 def _box(rank: int) -> Probe:
-    """A box of X to shared memory, and from there to the same place of Y shifted by `shift` elements inside."""
+    """A box of X from (..., c1, c0) on to shared memory, and from there to Y from (..., d1, d0) on."""
     box = (2, 2, 2, 4, 8)[-rank:]
-    coordinates = ", ".join(f"c{i}" for i in range(rank))
+    places = [[f"{letter}{i}" for i in range(rank)] for letter in "cd"]
+    start, end = (", ".join(names) for names in places)
     count = 1
     for extent in box:
         count *= extent
@@ -216,9 +218,9 @@ def _box(rank: int) -> Probe:
     mbarrier_init(full, 0, 1);
     mbarrier_init_fence();
     mbarrier_expect(full, 0, {4 * count});
-    tma_load<{rank}>(S, 0, X_map, full, 0, {coordinates});
+    tma_load<{rank}>(S, 0, X_map, full, 0, {start});
     mbarrier_wait(full, 0, 0);
-    tma_store<{rank}>(Y_map, S, 0, {coordinates});
+    tma_store<{rank}>(Y_map, S, 0, {end});
     bulk_commit();
     bulk_wait_read<0>();
     bulk_wait<0>();
@@ -226,7 +228,7 @@ def _box(rank: int) -> Probe:
   }}
 """
     maps = {"X_map": TensorMapSpec("X", box), "Y_map": TensorMapSpec("Y", box)}
-    scalars = {f"c{i}": "i32" for i in range(rank)}
+    scalars = dict.fromkeys(itertools.chain(*places), "i32")
     needs = needs_of(body, Need("tma_load", (rank,)), Need("tma_store", (rank,)))
     return Probe(body, needs, {"Z": "f32"}, scalars, maps, 32, 2048, "sm_90a")
 
@@ -243,12 +245,10 @@ _RING = """
     const i32 slot = i % 2;
     const i32 phase = i / 2 % 2;
     if (warp_uniform(t / 32) == 0) {
-      register_decrease<24>();
       mbarrier_wait(empty, slot, phase ^ 1);
       S[slot * 32 + t] = i * 100 + t;
       mbarrier_arrive(full, slot);
     } else {
-      register_increase<240>();
       mbarrier_wait(full, slot, phase);
       sum = sum + S[slot * 32 + (t + 1) % 32];
       mbarrier_arrive(empty, slot);

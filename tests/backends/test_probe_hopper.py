@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from typing import Any
 
@@ -36,42 +37,78 @@ def test_wgmma(name: str) -> None:
         np.testing.assert_array_equal(d.astype(np.int64), expected)
 
 
+def corner(letter: str, *at: int) -> dict[str, int]:
+    """The scalars of a probe's box that begins there; the last dimension is number 0."""
+    return {f"{letter}{i}": x for i, x in enumerate(reversed(at))}
+
+
 @pytest.mark.parametrize("rank", range(1, 6))
 def test_boxes_are_clipped(rank: int) -> None:
     box, shape = (2, 2, 2, 4, 8)[-rank:], (3, 3, 3, 5, 12)[-rank:]
     x = np.arange(1, 1 + np.prod(shape), dtype=np.float32).reshape(shape)
-    for start in (0, 1, -1, 7, 100, -100):
-        at = tuple(start for _ in range(rank))
-        inside = [np.arange(a, a + b) for a, b in zip(at, box, strict=True)]
-        grid = np.meshgrid(*inside, indexing="ij")
-        exists = np.all([(g >= 0) & (g < n) for g, n in zip(grid, shape, strict=True)], axis=0)
-        index = tuple(np.clip(g, 0, n - 1) for g, n in zip(grid, shape, strict=True))
+    for outer, inner in itertools.product((0, 1, -1, 7, -100), (0, 4, 8, -4, 100, -100)):
+        start = (*(outer for _ in range(rank - 1)), inner)
+        end = tuple(max(0, a) for a in start)
+        values = corner("c", *start) | corner("d", *end)
         y, z = np.zeros(shape, np.float32), np.full(box, np.nan, np.float32)
-        coordinates = {f"c{i}": start for i in range(rank)}
-        HOPPER_PROBES.run(f"box_{rank}", {"X": x, "Y": y, "Z": z, **coordinates})
+        HOPPER_PROBES.run(f"box_{rank}", {"X": x, "Y": y, "Z": z, **values})
+        index, exists = places(start, box, shape)
         assert z.tolist() == np.where(exists, x[index], 0).tolist()
+        index, exists = places(end, box, shape)
         expected = np.zeros(shape, np.float32)
-        expected[tuple(g[exists] for g in grid)] = x[tuple(g[exists] for g in grid)]
+        expected[tuple(i[exists] for i in index)] = z[exists]
         assert y.tolist() == expected.tolist()
+
+
+def places(
+    start: tuple[int, ...], box: tuple[int, ...], shape: tuple[int, ...]
+) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
+    """The indices of a box's elements in an array, clipped, and which of them exist."""
+    inside = [np.arange(a, a + b) for a, b in zip(start, box, strict=True)]
+    grid = np.meshgrid(*inside, indexing="ij")
+    exists = np.all([(g >= 0) & (g < n) for g, n in zip(grid, shape, strict=True)], axis=0)
+    return tuple(np.clip(g, 0, n - 1) for g, n in zip(grid, shape, strict=True)), exists
 
 
 def test_boxes_of_a_strided_array() -> None:
     whole = np.arange(5 * 16, dtype=np.float32).reshape(5, 16)
     x, y, z = whole[:, :12], np.zeros((5, 12), np.float32), np.zeros((4, 8), np.float32)
-    HOPPER_PROBES.run("box_2", {"X": x, "Y": y, "Z": z, "c0": 4, "c1": 1})
+    values = corner("c", 1, 4) | corner("d", 0, 0)
+    HOPPER_PROBES.run("box_2", {"X": x, "Y": y, "Z": z, **values})
     assert z.tolist() == x[1:5, 4:12].tolist()
+
+
+@pytest.mark.finding
+@pytest.mark.parametrize(
+    ("start", "end", "expected"),
+    [
+        ((0, 1), (0, 0), "tma_load at element 1 of a row"),
+        ((0, 0), (0, 6), "tma_store at element 6 of a row"),
+        ((0, 0), (-1, 0), "tma_store at coordinate -1"),
+        ((0, 0), (0, -4), "tma_store at coordinate -4"),
+    ],
+)
+def test_places_where_no_box_may_begin(
+    start: tuple[int, int], end: tuple[int, int], expected: str
+) -> None:
+    """An H100 takes each of them for an illegal instruction."""
+    x = np.zeros((5, 12), np.float32)
+    values = corner("c", *start) | corner("d", *end)
+    with pytest.raises(EmulatorError, match=expected):
+        HOPPER_PROBES.run("box_2", {"X": x, "Y": x.copy(), "Z": np.zeros(32, np.float32), **values})
 
 
 @pytest.mark.finding
 def test_tensor_map_limits() -> None:
     z = np.zeros((4, 8), np.float32)
     bad_stride = np.zeros((5, 13), np.float32)
+    origin = corner("c", 0, 0) | corner("d", 0, 0)
     with pytest.raises(EmulatorError, match="tensor map of X: a stride that is no multiple of 16"):
         HOPPER_PROBES.run(
-            "box_2", {"X": bad_stride, "Y": np.zeros((5, 12), np.float32), "Z": z, "c0": 0, "c1": 0}
+            "box_2", {"X": bad_stride, "Y": np.zeros((5, 12), np.float32), "Z": z, **origin}
         )
     with pytest.raises(EmulatorError, match="rank 2 on an array of rank 1"):
-        HOPPER_PROBES.run("box_2", {"X": np.zeros(8, np.float32), "Y": z, "Z": z, "c0": 0, "c1": 0})
+        HOPPER_PROBES.run("box_2", {"X": np.zeros(8, np.float32), "Y": z, "Z": z, **origin})
 
 
 def test_a_ring_of_mbarriers() -> None:
@@ -92,6 +129,12 @@ def test_a_load_that_nobody_waits_for() -> None:
     )
     lost = Probes({"lost": replace(probe, body=body)})
     x = np.zeros((5, 12), np.float32)
-    arguments = {"X": x, "Y": x.copy(), "Z": np.zeros(32, np.float32), "c0": 0, "c1": 0}
+    arguments = {
+        "X": x,
+        "Y": x.copy(),
+        "Z": np.zeros(32, np.float32),
+        **corner("c", 0, 0),
+        **corner("d", 0, 0),
+    }
     with pytest.raises(EmulatorError, match="ends with 1 tma_loads that no thread waited for"):
         lost.run("lost", arguments)

@@ -120,6 +120,43 @@ def test_arrays_that_may_be_unaligned_are_not_for_tma() -> None:
 
 
 @tilec.kernel
+def shifted(A: T.Tensor(("M", "K"), "float16"), B: T.Tensor(("N", "K"), "float16"),
+            C: T.Tensor(("M", "N"), "float16"), along: T.int32, across: T.int32,
+            read: int = 0, row: int = 0, written: int = 0):  # fmt: skip
+    """A GEMM whose operands and result begin elsewhere: by constants, or (-99) by arguments."""
+    with T.Kernel(T.ceildiv(C.shape[1], 64), T.ceildiv(C.shape[0], 64), threads=128) as (bx, by):
+        A_s = T.alloc_shared((64, 32), "float16")
+        B_s = T.alloc_shared((64, 32), "float16")
+        acc = T.alloc_fragment((64, 64), "float32")
+        T.clear(acc)
+        for k in T.Pipelined(T.ceildiv(A.shape[1], 32), num_stages=3):
+            T.copy(A[by * 64 + row, k * 32 + (along if read == -99 else read)], A_s)
+            T.copy(B[bx * 64, k * 32], B_s)
+            T.gemm(A_s, B_s, acc, transpose_B=True)
+        T.copy(acc, C[by * 64 + (across if written == -99 else written), bx * 64])
+
+
+@pytest.mark.parametrize(
+    ("read", "row", "written", "expected"),
+    [
+        (8, -3, 3, ({"tma"}, {"wgmma"}, {"tma"})),
+        (-8, 0, 0, ({"tma"}, {"wgmma"}, {"tma"})),
+        (1, 0, 0, ({"cp_async"}, {"mma"}, {""})),
+        (-99, 0, 0, ({"cp_async"}, {"mma"}, {""})),
+        (0, 0, -1, ({"tma"}, {"wgmma"}, {""})),
+        (0, 0, -99, ({"tma"}, {"wgmma"}, {""})),
+    ],
+)
+def test_where_boxes_may_begin(
+    read: int, row: int, written: int, expected: tuple[set[str], ...]
+) -> None:
+    """Loads at multiples of 16 bytes along a row, stores at no negative place besides: elsewhere an
+    H100 finds an illegal instruction."""
+    result = chosen(shifted, "cuda:sm_90a", read=read, row=row, written=written)
+    assert instructions(result) == expected
+
+
+@tilec.kernel
 def column(A: T.Tensor(("M", "K"), "float16"), C: T.Tensor((64, 64), "float32")):
     """Rows of A_s along the rows of a three-dimensional view: the last dimension does not move."""
     with T.Kernel(1, threads=128):

@@ -37,36 +37,44 @@ ASYNC_BYTES = 16  # alignment that TMA needs, and that cp.async is used for
 
 def choose_instructions(program: Program, context: PassContext) -> Program:
     """Chooses copy instructions, and the kind of matrix instruction that they allow."""
-    ops = [_launch(op, context) if isinstance(op, Launch) else op for op in program.body.ops]
+    ranges = value_ranges(program.body, context.multiples)
+    ops = [
+        _launch(op, context, ranges) if isinstance(op, Launch) else op for op in program.body.ops
+    ]
     return program.with_body(program.body.with_ops(ops))
 
 
-def _launch(launch: Launch, context: PassContext) -> Launch:
+def _launch(launch: Launch, context: PassContext, ranges: ValueRanges) -> Launch:
     pipelined = [op for op in walk(launch.body) if isinstance(op, Pipeline)]
     roles = bool(pipelined) and context.target.warp_roles and context.target.tma
     if roles:
-        refusal = _refusal(launch, pipelined, context)
+        refusal = _refusal(launch, pipelined, context, ranges)
         if refusal is not None:
             context.remark(
                 Remark("TLC0320", f"one role runs the whole launch: {refusal[0]}", refusal[1])
             )
             roles = False
-    body = _rewrite(launch.body, launch.threads, roles, context)
+    body = _rewrite(launch.body, launch.threads, roles, context, ranges)
     return launch.replace(body=body)  # type: ignore[return-value]
 
 
 def _rewrite(
-    block: Block, threads: int, roles: bool, context: PassContext, staged: bool = False
+    block: Block,
+    threads: int,
+    roles: bool,
+    context: PassContext,
+    ranges: ValueRanges,
+    staged: bool = False,
 ) -> Block:
     def one(op: Op) -> Op:
         inside = staged or (isinstance(op, Stage) and op.label.startswith("load"))
-        op = op.map(lambda v: v, lambda b: _rewrite(b, threads, roles, context, inside))
+        op = op.map(lambda v: v, lambda b: _rewrite(b, threads, roles, context, ranges, inside))
         match op:
             case Copy() if is_global(op.source) and is_shared(op.destination):
                 return op.replace(
                     instruction="tma" if roles and staged else _without_roles(op, context)
                 )
-            case StoreTile() if roles and _tma_store(op, context):
+            case StoreTile() if roles and _tma_store(op, context, ranges):
                 return op.replace(instruction="tma")
             case Gemm():
                 return op.replace(
@@ -124,14 +132,13 @@ def _without_roles(copy: Copy, context: PassContext) -> str:
 
 
 def _refusal(
-    launch: Launch, pipelines: list[Pipeline], context: PassContext
+    launch: Launch, pipelines: list[Pipeline], context: PassContext, ranges: ValueRanges
 ) -> tuple[str, Loc] | None:
     """Why the launch cannot be run by roles, and where; None if it can."""
     if launch.threads % WARPGROUP:
         return f"{launch.threads} threads are not whole warpgroups", launch.loc
     if launch.threads + WARPGROUP > context.target.max_threads:
         return f"{launch.threads} threads leave no room for a producer", launch.loc
-    ranges = value_ranges(launch.body, context.multiples)
     for op in walk(launch.body):
         if isinstance(op, Gemm):
             reason = _gemm_refusal(op, launch.threads, context.target, ranges)
@@ -141,6 +148,7 @@ def _refusal(
     for op in inside:
         if isinstance(op, Copy) and is_global(op.source):
             reason = _tma_refusal(op, op.source, op.source_dims, op.shape, context)
+            reason = reason or _start_refusal(op.source, op.source_indices, ranges)
             if reason:
                 return reason, op.loc
     if not any(isinstance(op, Gemm) for op in inside):
@@ -220,8 +228,22 @@ def _tma_refusal(
     return ""
 
 
-def _tma_store(op: StoreTile, context: PassContext) -> bool:
+def _start_refusal(tensor: Value, indices: tuple[Value, ...], ranges: ValueRanges) -> str:
+    """Why TMA cannot begin a box there: an H100 takes a start within a row that is no multiple of
+    16 bytes for an illegal instruction (tests/backends/test_probe_hopper.py).
+    """
+    if not ranges.is_multiple(indices[-1], ASYNC_BYTES // memory_type(tensor).dtype.bytes):
+        return f"a region of {tensor.hint} may start inside {ASYNC_BYTES} bytes of a row"
+    return ""
+
+
+def _tma_store(op: StoreTile, context: PassContext, ranges: ValueRanges) -> bool:
+    """Whether TMA can store the tile. Stores take no negative coordinate; loads do."""
     assert isinstance(op.tile.type, TileType)
     if not is_global(op.destination) or len(op.tile.type.shape) != 2:
         return False
-    return not _tma_refusal(op, op.destination, op.dims, op.tile.type.shape, context)
+    return (
+        not _tma_refusal(op, op.destination, op.dims, op.tile.type.shape, context)
+        and not _start_refusal(op.destination, op.indices, ranges)
+        and all(ranges.of_index(index).low >= 0 for index in op.indices)
+    )

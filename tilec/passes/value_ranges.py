@@ -48,10 +48,19 @@ class ValueRanges:
     """The range of every integer of a block, wherever it is used."""
 
     ranges: Mapping[Value, Range]
+    defined_by: Mapping[Value, Op]
 
     def of(self, value: Value) -> Range:
         """The range of an integer or bool."""
         return self.ranges[value] if value in self.ranges else _unknown(value)
+
+    def of_index(self, value: Value) -> Range:
+        """The range of an integer whose arithmetic does not wrap: that of an index does not, as
+        long as what it indexes is in a tensor.
+        """
+        op = self.defined_by.get(value)
+        exact = exact_range(op, self.of_index) if op is not None else None
+        return self.of(value) if exact is None else exact
 
     def is_multiple(self, value: Value, divisor: int) -> bool:
         """Whether an integer is known to be a multiple of a positive number."""
@@ -73,7 +82,7 @@ def value_ranges(block: Block, multiples: Mapping[str, int] = NO_PROMISES) -> Va
             scope.learn(op)
 
     visit(block)
-    return ValueRanges(dict(scope.known))
+    return ValueRanges(dict(scope.known), dict(scope.defined_by))
 
 
 class Scope:
