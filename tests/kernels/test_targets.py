@@ -128,7 +128,7 @@ WAYS = [
     ("int8", "int32", "int32", "hip:gfx950", True),
     ("float32", "float32", "float32", "hip:gfx942", True),
     ("tfloat32", "float32", "float32", "hip:gfx942", True),
-    ("tfloat32", "float32", "float32", "hip:gfx950", False),
+    ("tfloat32", "float32", "float32", "hip:gfx950", True),  # in f32
     ("float16", "float16", "float16", "hip:gfx942", False),
     ("float16", "float32", "float16", "hip:gfx950", True),
     ("float64", "float64", "float64", "hip:gfx90a", True),
@@ -266,3 +266,17 @@ def test_an_operand_in_registers(dtype: str, total: str, out: str, target: str) 
     for m, n, k in ((32, 32, 32), (6, 10, 12), (1, 8, 16)):
         compiled = lower(from_registers(dtype, total, m, n, k), (), target, {})
         check(EmulatorDevice(target, "a test"), compiled, False, False, total, (m, n, k))
+
+
+@pytest.mark.emulator
+@pytest.mark.parametrize("target", ["cuda:sm_75", "cuda:sm_80", "hip:gfx942", "hip:gfx950"])
+def test_tf32_is_read_without_its_low_bits(target: str) -> None:
+    """By whatever multiplies: threads, mma, xf32, MFMA of f32; from registers and shared memory."""
+    x = np.random.default_rng(5).standard_normal((32, 32)).astype(np.float32)
+    kept = (x.view(np.uint32) & np.uint32(0xFFFFE000)).view(np.float32)
+    one = np.eye(32, dtype=np.float32)
+    compiled = lower(from_registers("tfloat32", "float32", 32, 32, 32), (), target, {})
+    for a, b in ((x, one), (one, x)):
+        c = np.zeros_like(x)
+        compiled.run_on(EmulatorDevice(target, "a test"), (a, b, c))
+        assert np.array_equal(c, kept)

@@ -18,9 +18,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..ir.core import Value
-from ..ir.dtypes import f32, tf32, u32
+from ..ir.dtypes import tf32
 from ..ir.layout import RegisterLayout
-from ..ir.ops.arith import Reinterpret, element_dtype
+from ..ir.ops.arith import element_dtype
 from ..ir.ops.memory import Load, Store, memory_type
 from ..ir.ops.tile import Gemm, Side
 from .matrix_operands import (
@@ -28,6 +28,7 @@ from .matrix_operands import (
     Tiling,
     check_operand_tile,
     load_fragment,
+    read_as_tf32,
     start_accumulator,
     taken_dtype,
 )
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
     from .lower_tiles import Lowering
 
 UNROLLED_STEPS = 2  # a loop of no more than these is no loop
-TF32_BITS = 0xFFFFE000  # of an f32 that a gemm declared tf32 reads
 
 
 def lower_fma(op: Gemm, lowering: Lowering) -> None:
@@ -128,7 +128,5 @@ class _Fragments:
         at = b.add(b.mul(inner, k), p) if k_inner else b.add(b.mul(p, m), inner)
         place = b.add(b.mul(block, self.fragment.registers), at)
         found = b.cast(b.emit(Load(self.registers, (place,), in_bounds=True)).result, self.dtype)
-        if self.stored != tf32:
-            return found
-        bits = b.bit_and(b.pure(Reinterpret(found, dtype=u32)), b.const(TF32_BITS, u32))
-        return b.pure(Reinterpret(bits, dtype=f32))
+        as_stored = self.stored == tf32 and self.operand.in_registers
+        return read_as_tf32(b, found) if as_stored else found

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING
 from ..errors import LayoutConflict, TargetUnsupported
 from ..ir.build import Builder
 from ..ir.core import Value, constant_of
-from ..ir.dtypes import DType, i32
+from ..ir.dtypes import DType, f32, i32, tf32, u32
 from ..ir.layout import RegisterLayout, SharedLayout, WgmmaOperand, wgmma_operand
-from ..ir.ops.memory import memory_type
+from ..ir.ops.arith import Reinterpret
+from ..ir.ops.memory import Load, Store, memory_type
 from ..ir.ops.thread import ConvertRegisters, FillRegisters, VectorLoad
 from ..ir.ops.tile import Gemm, Matrix, Side
 from ..ir.types import InflightType, TileType
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from .lower_tiles import Lowering
 
 WGMMA_STEP_BITS = 256  # of k that one wgmma multiplies
+TF32_BITS = 0xFFFFE000  # of an f32 that a gemm declared tf32 reads
 
 
 @dataclass(frozen=True)
@@ -207,7 +209,7 @@ def load_fragment(
         else:
             raw, zero = lowering.scratch(stored, width, "raw"), b.const(0)
             b.emit(VectorLoad(raw, zero, operand.value, indices, (), count=width))
-            b.emit(ConvertRegisters(registers, place, raw, zero, count=width))
+            _convert(lowering, registers, place, raw, width)
 
 
 def taken_dtype(op: Gemm, lowering: Lowering) -> DType:
@@ -256,9 +258,29 @@ def registers_in(tile: Value, dtype: DType, lowering: Lowering) -> Value:
     registers, count = lowering.registers(tile), lowering.layout(tile).registers
     if memory_type(registers).dtype == dtype:
         return registers
-    converted, zero = lowering.scratch(dtype, count, tile.hint), lowering.b.const(0)
-    lowering.b.emit(ConvertRegisters(converted, zero, registers, zero, count=count))
+    converted = lowering.scratch(dtype, count, tile.hint)
+    _convert(lowering, converted, lowering.b.const(0), registers, count)
     return converted
+
+
+def _convert(lowering: Lowering, to: Value, place: Value, registers: Value, count: int) -> None:
+    """Registers from `place` on become the first `count` of others, as an instruction of their
+    dtype takes them.
+    """
+    b = lowering.b
+    if memory_type(registers).dtype != tf32:
+        b.emit(ConvertRegisters(to, place, registers, b.const(0), count=count))
+        return
+    with b.unrolled(count, "e") as element:
+        x = b.emit(Load(registers, (element,), in_bounds=True)).result
+        index = b.add(place, element)
+        b.emit(Store(read_as_tf32(b, b.cast(x, f32)), to, (index,), in_bounds=True))
+
+
+def read_as_tf32(b: Builder, x: Value) -> Value:
+    """An f32 without the bits that a gemm declared tf32 does not read."""
+    bits = b.bit_and(b.pure(Reinterpret(x, dtype=u32)), b.const(TF32_BITS, u32))
+    return b.pure(Reinterpret(bits, dtype=f32))
 
 
 def start_accumulator(op: Gemm, lowering: Lowering) -> Value:

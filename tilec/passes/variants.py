@@ -42,7 +42,9 @@ SWAPPED = "swapped"
 ADDRESS_REGISTERS = 48  # what a thread needs beside accumulators and fragments
 WORD = 32  # bits of a register
 MOST_ARRANGEMENTS = 8  # of threads that are offered to the choice of layouts
-CONVERTED = dict.fromkeys(("e4m3", "e5m2", "e4m3fnuz", "e5m2fnuz"), ("f16",))
+CONVERTED = {
+    **dict.fromkeys(("e4m3", "e5m2", "e4m3fnuz", "e5m2fnuz"), ("f16",)), "tf32": ("f32",),
+}  # fmt: skip
 """The next dtypes that hold every value of one, narrowest first: where no instruction takes it."""
 
 
