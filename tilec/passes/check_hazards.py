@@ -24,6 +24,7 @@ from ..ir.ops.memory import Slot, memory_type
 from ..ir.ops.pipeline import Channel
 from .context import Pass, PassContext
 from .hazards.cases import Case, Sizes, cases_of, counts_of, data_of
+from .hazards.exchanges import ExchangeMachine, exchange_buffers, exchange_slice
 from .hazards.machine import Settled, SyncMachine
 from .hazards.plan_rules import check_rules
 from .hazards.plan_run import PlanMachine
@@ -45,13 +46,15 @@ def check_plan(program: Program, context: PassContext) -> Program:
     Raises HazardError: TLC0350 (ends of channels, roles), TLC0351 (got too early), TLC0352 (put or
     freed too early), TLC0357 (deadlock), TLC0359 (tiles in flight).
     """
+    _need_tiles(program)
     for launch in _launches(program):
         check_rules(launch)
+    part = Slice(program.body)
 
-    def run(launch: Launch, part: Slice, case: Case, _: Settled) -> None:
+    def run(launch: Launch, case: Case) -> None:
         PlanMachine(part, case, launch, context.target.warp_size).run(_prefix(program, part))
 
-    return _each_case(program, run)
+    return _each_case(program, part, run)
 
 
 def check_synchronisation(program: Program, context: PassContext) -> Program:
@@ -61,15 +64,41 @@ def check_synchronisation(program: Program, context: PassContext) -> Program:
     barrier between threads), TLC0354 (no proxy fence), TLC0355 (mbarriers), TLC0356 (barriers),
     TLC0357 (deadlock), TLC0358 (slots), TLC0359 (engines at work when the block ends).
     """
+    _need_tiles(program)
+    part = Slice(program.body)
+    settled: Settled = set()
 
-    def run(launch: Launch, part: Slice, case: Case, settled: Settled) -> None:
+    def run(launch: Launch, case: Case) -> None:
         machine = SyncMachine(part, case, launch, context.target.warp_size, settled)
         machine.run(_prefix(program, part))
 
-    return _each_case(program, run)
+    return _each_case(program, part, run)
 
 
-CHECKS: dict[str, Pass] = {"schedule_stages": check_plan, "place_barriers": check_synchronisation}
+def check_exchanges(program: Program, context: PassContext) -> Program:
+    """Proves of a program that lower_tiles made that what reductions, scans and conversions exchange
+    through shared memory of their own is read after it is written, and overwritten after it is read.
+
+    Raises HazardError: TLC0351 (read, never written), TLC0353 (no barrier between threads), TLC0356
+    (barriers), TLC0358 (places that are not known).
+    """
+    buffers = exchange_buffers(program)
+    if not buffers:
+        return program
+    part = exchange_slice(program, buffers)
+
+    def run(launch: Launch, case: Case) -> None:
+        machine = ExchangeMachine(part, case, launch, context.target.warp_size, buffers)
+        machine.run(_prefix(program, part))
+
+    return _each_case(program, part, run)
+
+
+CHECKS: dict[str, Pass] = {
+    "schedule_stages": check_plan,
+    "place_barriers": check_synchronisation,
+    "lower_tiles": check_exchanges,
+}
 """Which check holds after which pass."""
 
 
@@ -86,17 +115,14 @@ def _need_tiles(program: Program) -> None:
         raise IRError("TLC0292", "hazards are checked at the tile level", loc=program.loc)
 
 
-def _each_case(program: Program, run: Callable[[Launch, Slice, Case, Settled], None]) -> Program:
-    _need_tiles(program)
-    part = Slice(program.body)
+def _each_case(program: Program, part: Slice, run: Callable[[Launch, Case], None]) -> Program:
     for launch in _launches(program):
-        settled: Settled = set()
         slots = _slots(launch)
         contents, most = data_of(program, launch, part, slots), counts_of(slots)[-1]
         for sizes in cases_of(program, launch, part, slots):
             for data in contents:
                 case = Case(sizes, data, most)
-                run(launch, part, case, settled)
+                run(launch, case)
                 if not case.uses_data:
                     break
     return program

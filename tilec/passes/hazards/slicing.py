@@ -13,6 +13,7 @@ from ...ir.ops.control import For, If, Launch, Role, Simt, WarpUniform, While
 from ...ir.ops.memory import Alloc, Load, Slot, Store
 from ...ir.ops.nvidia import MbarrierArrive, MbarrierExpect, MbarrierInit, MbarrierWait
 from ...ir.ops.pipeline import Channel, Pipeline, Stage
+from ...ir.ops.thread import VectorLoad, VectorStore
 from ...ir.ops.tile import Copy
 from ...ir.rewrite import free_values
 from ...ir.types import MemoryType, ScalarType, Space
@@ -38,9 +39,10 @@ def matters(op: Op) -> bool:
 
 
 class Slice:
-    """The kept ops of a launch's blocks (and of the blocks around it, `outer`), in order."""
+    """The kept ops of a launch's blocks (and of the blocks around it, `outer`), in order: those that
+    `matter`, and what decides them."""
 
-    def __init__(self, outer: Block) -> None:
+    def __init__(self, outer: Block, matter: Callable[[Op], bool] = matters) -> None:
         self._parent: dict[Op, Op] = {}
         self._of_param: dict[Value, tuple[Op, Block, int]] = {}
         self._defined_by: dict[Value, Op] = {}
@@ -53,7 +55,7 @@ class Slice:
         self.loops: list[For | Pipeline] = []
         every = self._index(outer, None)
         for op in every:
-            if matters(op):
+            if matter(op):
                 self._keep(op)
         while self._work:
             self._follow(self._work.pop())
@@ -130,7 +132,7 @@ class Slice:
                 self._need(op.index, op.ring)
             case Copy():
                 self._need(*op.barrier[1:], op.source, op.destination)
-            case Load() | Store():
+            case Load() | Store() | VectorLoad() | VectorStore():
                 self._need(*op.indices, *op.predicate)
                 if isinstance(op, Store) and is_space(op.memory, Space.LOCAL):
                     self._need(op.value)
