@@ -251,16 +251,23 @@ def load(
 
 def run_calls(driver: GpuDriver, plan: Plan, stream: int) -> None:
     """The launches of a plan, in order. Raises ExecutionError for a status that is not success."""
+    bound = plan.bound
+    launches = bound[1] if bound[0] == stream else plan.bind(stream)
     previous = driver.enter(plan.device.index) if driver.count > 1 else None
     try:
-        for call, launch in zip(plan.calls, plan.launches(stream), strict=True):
-            status = launch()
-            if status and driver.is_context_error(status):
-                # A thread that has not used the device yet: launches need it to be the current one.
-                driver.enter(plan.device.index)
-                status = launch()
-            if status:
-                raise driver.failure(status, f"launching {call.spec.symbol} of {plan.program}")
+        for launch in launches:
+            if status := launch():
+                _run_again(driver, plan, launches.index(launch), stream, status)
     finally:
         if previous is not None:
             driver.leave(previous)
+
+
+def _run_again(driver: GpuDriver, plan: Plan, number: int, stream: int, status: int) -> None:
+    """A thread that has not used the device yet: launches need it to be the current one."""
+    call = plan.calls[number]
+    if driver.is_context_error(status):
+        driver.enter(plan.device.index)
+        status = call.on(stream)()
+    if status:
+        raise driver.failure(status, f"launching {call.spec.symbol} of {plan.program}")

@@ -60,12 +60,12 @@ class Plan:
     bound: tuple[int, tuple[Callable[[], int], ...]] = (-1, ())  # the last stream; launches on it
     patched: list[int] | None = None  # the addresses that the argument blocks hold
 
-    def launches(self, stream: int) -> tuple[Callable[[], int], ...]:
-        """Each launch on a stream. Found again without a lock: another thread may use another."""
-        bound = self.bound
-        if bound[0] != stream:
-            bound = self.bound = (stream, tuple(call.on(stream) for call in self.calls))
-        return bound[1]
+    def bind(self, stream: int) -> tuple[Callable[[], int], ...]:
+        """The launches on a stream, which stays the bound one until another thread or call comes
+        with another."""
+        launches = tuple(call.on(stream) for call in self.calls)
+        self.bound = (stream, launches)
+        return launches
 
 
 def places_of(manifest: Manifest) -> dict[str, int]:

@@ -46,10 +46,10 @@ def current_stream_of(library: str, index: int) -> Callable[[], int]:
             torch._C, "_cuda_getCurrentRawStream", None
         )  # what torch's own code generators call
         if raw is not None:
-            return lambda: int(raw(index))
+            return lambda: raw(index)
         return lambda: int(torch.cuda.current_stream(index).cuda_stream)
     cupy: Any = sys.modules.get("cupy")
     if cupy is not None:
         current = cupy.cuda.get_current_stream
-        return lambda: int(current(index).ptr)
+        return lambda: current(index).ptr
     return lambda: 0
