@@ -37,7 +37,12 @@ class LaunchFrame:
     def __enter__(self) -> Any:
         trace = current("T.Kernel")
         if trace.launch is not None:
-            raise refuse("TLC0118", "T.Kernel stands in another T.Kernel", loc=self.loc)
+            raise refuse(
+                "TLC0118",
+                "T.Kernel stands in another T.Kernel",
+                hint="write it behind the first: launches run one after the other",
+                loc=self.loc,
+            )
         if len(trace.regions) > 1:
             raise refuse(
                 "TLC0118",

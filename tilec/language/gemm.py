@@ -59,7 +59,11 @@ def gemm(
     trace.need_tile_level("T.gemm")
     with trace.here():
         if not isinstance(policy, GemmWarpPolicy):
-            raise LanguageError("TLC0131", f"T.gemm with policy={policy!r}")
+            raise LanguageError(
+                "TLC0131",
+                f"T.gemm with policy={policy!r}",
+                hint="policies are T.GemmWarpPolicy.Square, FullRow and FullCol",
+            )
         if mbar is not None:
             raise LanguageError("TLC0131", "T.gemm takes no barrier: it is done when it returns")
         left, right = _matrix(trace, "A", A), _matrix(trace, "B", B)
@@ -105,6 +109,7 @@ def _matrix(trace: Trace, name: str, x: Any) -> _Matrix:
             "TLC0131",
             f"{name} of T.gemm is {_named(x)}, and must be shared memory or a fragment, or a "
             "region of one",
+            hint="T.copy it there first",
         )
     if not isinstance(x, Slice | Reshaped):
         return _Matrix(buffer)

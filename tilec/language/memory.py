@@ -28,9 +28,13 @@ def _shape(what: str, shape: Any) -> tuple[int, ...]:
                 hint="make it a compile-time parameter of the kernel, or T.const",
             )
         if dim < 1:
-            raise LanguageError("TLC0129", f"{what} with an extent of {dim}")
+            raise LanguageError(
+                "TLC0129", f"{what} with an extent of {dim}", hint="extents are 1 or more"
+            )
     if not dims:
-        raise LanguageError("TLC0129", f"{what} without an extent")
+        raise LanguageError(
+            "TLC0129", f"{what} without an extent", hint="one element is of shape (1,)"
+        )
     return tuple(int(dim) for dim in dims)
 
 

@@ -115,7 +115,9 @@ def dimension(what: str, x: Buffer, dim: Any) -> int:
     rank = len(x.type.shape)
     if not isinstance(dim, int) or not -rank <= dim < rank:
         raise LanguageError(
-            "TLC0133", f"{what} of dimension {dim!r} of {x.label}, which has {rank}"
+            "TLC0133",
+            f"{what} of dimension {dim!r} of {x.label}, which has {rank}",
+            hint=f"dimensions are 0 to {rank - 1}; -1 is the last",
         )
     return dim % rank
 

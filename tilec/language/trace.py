@@ -154,7 +154,10 @@ class Trace:
         """The open launch. Raises LanguageError outside `with T.Kernel`."""
         if self.launch is None:
             raise LanguageError(
-                "TLC0118", f"{what} stands outside of `with T.Kernel(...)`", loc=locate(self.until)
+                "TLC0118",
+                f"{what} stands outside of `with T.Kernel(...)`",
+                hint="put it inside",
+                loc=locate(self.until),
             )
         return self.launch
 
