@@ -1,0 +1,68 @@
+"""The interpreter of machine code as a device: a compiled kernel's HIP text, made assembly by
+clang, and executed on NumPy arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from tests.backends.hip.cdna.decode import Code, read_code
+from tests.backends.hip.cdna.launch import Launch, Order
+from tests.backends.hip.cdna.memory import GlobalMemory
+from tests.backends.hip.cdna.waves import Mode
+from tilec.backends.manifest import Argument, LaunchSpec, evaluate
+from tilec.ir.dtypes import find_dtype
+from tilec.runtime.check_args import bind_arguments, pick_variant
+from tilec.runtime.clang import find_amd_clang
+from tilec.runtime.compiled import CompiledKernel
+
+MULTIPROCESSORS = 4
+
+
+@cache
+def assembled(text: str, name: str, arch: str) -> dict[str, Code]:
+    """The kernels of a HIP text as clang compiles them for `arch`."""
+    return read_code(find_amd_clang().assemble(text, name, arch).assembly)
+
+
+class MachineCodeDevice:
+    """Runs kernels whose every array is passed by the caller."""
+
+    def __init__(
+        self, arch: str = "gfx942", mode: Mode = "late", order: Order = "forward", seed: int = 1
+    ) -> None:
+        self.arch, self.mode, self.order, self.seed = arch, mode, order, seed
+
+    def run(self, compiled: CompiledKernel, arrays: Sequence[Any], stream: object = None) -> None:
+        """Executes every launch of the variant that the arguments pick, in place."""
+        manifest = compiled.manifest
+        assert not manifest.outputs and not manifest.workspaces
+        bound = bind_arguments(manifest, arrays)
+        env = bound.environment(MULTIPROCESSORS)
+        variant = pick_variant(manifest, bound.views, env)
+        lowered = next(v for v in compiled.variants if v.file_name == variant.source)
+        values = dict(zip((p.name for p in manifest.inputs), arrays, strict=True))
+        for launch in variant.launches:
+            code = assembled(lowered.text, lowered.file_name, self.arch)[launch.symbol]
+            self.launch(code, launch, {**env, **values})
+
+    def launch(self, code: Code, spec: LaunchSpec, values: dict[str, Any]) -> None:
+        """Executes one launch; `values` are arrays and numbers by name."""
+        numbers = {k: int(v) for k, v in values.items() if isinstance(v, int | np.integer)}
+        x, y, z = (evaluate(extent, numbers) for extent in spec.grid)
+        memory = GlobalMemory()
+        arguments = tuple(_pack(argument, values, memory) for argument in spec.arguments)
+        Launch(
+            (x, y, z), spec.threads, spec.shared_bytes, arguments, self.mode, self.order, self.seed
+        ).run(code, memory)
+
+
+def _pack(argument: Argument, values: dict[str, Any], memory: GlobalMemory) -> bytes:
+    value = values[argument.name]
+    if argument.kind == "pointer":
+        value = np.uint64(memory.add(argument.name, value, value.flags.writeable))
+        return value.tobytes()
+    return np.asarray(value).astype(find_dtype(argument.dtype or "i32").numpy).tobytes()

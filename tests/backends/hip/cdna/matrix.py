@@ -1,0 +1,88 @@
+"""v_mfma: a wave's product of matrices that lie in its registers.
+
+Layouts of the shapes of one block M x N x K with M = N of 16 or 32, written from the formulas of the
+CDNA3 ISA, "Matrix Arithmetic Instructions". With n = M K / 64, lane l holds in element e of its
+operands A[l % M][n (l / M) + e] and B[n (l / M) + e][l % M]. Sums are made in f64 and rounded once,
+since in which order the hardware adds is not said.
+"""
+
+from __future__ import annotations
+
+import re
+
+import ml_dtypes
+import numpy as np
+
+from tests.backends.hip.cdna.decode import Instruction, IsaError, Operand
+from tests.backends.hip.cdna.registers import Array, Registers, bits_of
+from tests.backends.hip.cdna.waves import Step
+
+_NAME = re.compile(r"v_mfma_(f32|f64|i32)_(\d+)x(\d+)x(\d+)_?([a-z]+\d+)(?:_1k)?$")
+_OPERANDS = {
+    "f16": np.float16, "bf16": ml_dtypes.bfloat16, "f32": np.float32, "f64": np.float64,
+    "i8": np.int8,
+}  # fmt: skip
+_RESULTS = {"f32": np.float32, "f64": np.float64, "i32": np.int32}
+_SHAPES = {
+    ("f16", 32): (8,), ("f16", 16): (16,), ("bf16", 32): (8,), ("bf16", 16): (16,),
+    ("f32", 32): (2,), ("f32", 16): (4,), ("f64", 16): (4,), ("i8", 32): (8, 16),
+    ("i8", 16): (16, 32),
+}  # fmt: skip
+"""By dtype and M: the K that there are."""
+
+
+def matrix_step(instruction: Instruction) -> Step | None:
+    """What a v_mfma does; None for another mnemonic. The mask of active lanes is not asked."""
+    match = _NAME.match(instruction.name)
+    if match is None:
+        return None
+    m, n, k = (int(extent) for extent in match.groups()[1:4])
+    kind, result = match[5], match[1]
+    if m != n or k not in _SHAPES.get((kind, m), ()):
+        raise IsaError(f"unknown instruction {instruction.name}")
+    instruction.allow()
+    d, a, b, c = instruction.operands
+    wide = np.int64 if result == "i32" else np.float64
+    operand, total = _OPERANDS[kind], _RESULTS[result]
+
+    def step(registers: Registers) -> None:
+        left = _read_operand(registers, a, m, operand).astype(wide)
+        right = _read_operand(registers, b, m, operand).astype(wide)
+        addend = _read_result(registers, c, m, total).astype(wide)
+        _write_result(registers, d, (left @ right.T + addend).astype(total))
+
+    return step
+
+
+def _read_operand(registers: Registers, operand: Operand, m: int, dtype: type) -> Array:
+    """A (M x K), or B transposed."""
+    lanes = np.ascontiguousarray(registers.vector[operand.first :][: operand.count].T).view(dtype)
+    return lanes.reshape(64 // m, m, -1).transpose(1, 0, 2).reshape(m, -1)
+
+
+def _read_result(registers: Registers, operand: Operand, m: int, dtype: type) -> Array:
+    """C (M x N): of registers, or a number everywhere."""
+    if operand.kind != "vector":
+        kind = {np.float32: "f32", np.float64: "f64", np.int32: "i32"}[dtype]
+        bits = bits_of(operand, kind).to_bytes(np.dtype(dtype).itemsize, "little")
+        return np.full((m, m), np.frombuffer(bits, dtype)[0])
+    words = registers.vector[operand.first :][: operand.count]
+    if dtype is np.float64:  # row 4 r + l / 16
+        pairs = np.ascontiguousarray(words.reshape(-1, 2, 64).transpose(0, 2, 1)).view(dtype)
+        return pairs.reshape(16, 16)
+    values = words.view(dtype)
+    if m == 16:  # row 4 (l / 16) + r
+        return values.reshape(4, 4, 16).transpose(1, 0, 2).reshape(16, 16)
+    # row 8 (r / 4) + 4 (l / 32) + r % 4
+    return values.reshape(4, 4, 2, 32).transpose(0, 2, 1, 3).reshape(32, 32)
+
+
+def _write_result(registers: Registers, operand: Operand, values: Array) -> None:
+    """The inverse of _read_result."""
+    if values.dtype == np.float64:
+        words = values.reshape(4, 64, 1).view(np.uint32).transpose(0, 2, 1).reshape(8, 64)
+    elif len(values) == 16:
+        words = values.view(np.uint32).reshape(4, 4, 16).transpose(1, 0, 2).reshape(4, 64)
+    else:
+        words = values.view(np.uint32).reshape(4, 2, 4, 32).transpose(0, 2, 1, 3).reshape(16, 64)
+    registers.vector[operand.first : operand.first + operand.count] = words
