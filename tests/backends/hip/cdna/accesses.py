@@ -309,7 +309,8 @@ def _offset(instruction: Instruction) -> int:
 
 
 def _shared_places(wave: Wave, address: Array, offset: int, size: int) -> Array:
-    places = np.broadcast_to(address, 64)[wave.active].astype(np.uint64) + np.uint64(offset)
+    """Addresses of 32 bits: clang gives an offset to a base below zero."""
+    places = (np.broadcast_to(address, 64)[wave.active] + np.uint32(offset)).astype(np.uint64)
     wave.shared.check(places, size, min(size, 16))
     return places
 

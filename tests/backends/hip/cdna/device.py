@@ -3,7 +3,7 @@ clang, and executed on NumPy arrays."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
@@ -23,18 +23,31 @@ MULTIPROCESSORS = 4
 
 
 @cache
-def assembled(text: str, name: str, arch: str) -> dict[str, Code]:
-    """The kernels of a HIP text as clang compiles them for `arch`."""
-    return read_code(find_amd_clang().assemble(text, name, arch).assembly)
+def assembled(text: str, name: str, arch: str) -> str:
+    """A HIP text as clang compiles it for `arch`."""
+    return find_amd_clang().assemble(text, name, arch).assembly
+
+
+@cache
+def kernels(assembly: str) -> dict[str, Code]:
+    """The kernels of an assembly text."""
+    return read_code(assembly)
 
 
 class MachineCodeDevice:
-    """Runs kernels whose every array is passed by the caller."""
+    """Runs kernels whose every array is passed by the caller. `edit` changes the assembly first: a
+    fault, seeded."""
 
     def __init__(
-        self, arch: str = "gfx942", mode: Mode = "late", order: Order = "forward", seed: int = 1
+        self,
+        arch: str = "gfx942",
+        mode: Mode = "late",
+        order: Order = "forward",
+        seed: int = 1,
+        edit: Callable[[str], str] = str,
     ) -> None:
         self.arch, self.mode, self.order, self.seed = arch, mode, order, seed
+        self.edit = edit
 
     def run(self, compiled: CompiledKernel, arrays: Sequence[Any], stream: object = None) -> None:
         """Executes every launch of the variant that the arguments pick, in place."""
@@ -46,11 +59,12 @@ class MachineCodeDevice:
         lowered = next(v for v in compiled.variants if v.file_name == variant.source)
         values = dict(zip((p.name for p in manifest.inputs), arrays, strict=True))
         for launch in variant.launches:
-            code = assembled(lowered.text, lowered.file_name, self.arch)[launch.symbol]
-            self.launch(code, launch, {**env, **values})
+            self.launch(lowered.text, launch, {**env, **values})
 
-    def launch(self, code: Code, spec: LaunchSpec, values: dict[str, Any]) -> None:
-        """Executes one launch; `values` are arrays and numbers by name."""
+    def launch(self, text: str, spec: LaunchSpec, values: dict[str, Any]) -> None:
+        """Executes one launch of a HIP text; `values` are arrays and numbers by name."""
+        assembly = self.edit(assembled(text, f"{spec.symbol}.hip", self.arch))
+        code = kernels(assembly)[spec.symbol]
         numbers = {k: int(v) for k, v in values.items() if isinstance(v, int | np.integer)}
         x, y, z = (evaluate(extent, numbers) for extent in spec.grid)
         memory = GlobalMemory()

@@ -18,11 +18,16 @@ _TINY = np.float32(2.0**-126)  # the smallest normal f32
 
 
 def fma32(a: Array, b: Array, c: Array) -> Array:
-    """a b + c of f32, rounded once.
+    """a b + c of f32, rounded once."""
+    return _to_odd(a, b, c).astype(np.float32)
 
-    The product is exact in f64. Its sum with c is rounded to odd there, which leaves enough to
-    round to f32 as if from the exact sum (Boldo and Melquiond, "Emulation of a FMA and correctly
-    rounded sums", 2008).
+
+def _to_odd(a: Array, b: Array, c: Array) -> Array:
+    """a b + c of f32, in f64.
+
+    The product is exact there. Its sum with c is rounded to odd, which leaves enough to round to
+    f32 as if from the exact sum (Boldo and Melquiond, "Emulation of a FMA and correctly rounded
+    sums", 2008).
     """
     product = np.multiply(a, b, dtype=np.float64)
     wide = np.add(product, c, dtype=np.float64)
@@ -31,7 +36,7 @@ def fma32(a: Array, b: Array, c: Array) -> Array:
     inexact = (error != 0) & np.isfinite(wide) & np.isfinite(error) & (bits & 1 == 0)
     outward = (error > 0) == (wide > 0)
     odd = np.where(inexact, bits + np.where(outward, 1, -1), bits)
-    return odd.view(np.float64).astype(np.float32)
+    return odd.view(np.float64)
 
 
 def fma64(a: Array, b: Array, c: Array) -> Array:
@@ -88,7 +93,7 @@ def to_integer(kind: str) -> Callable[[Array], Array]:
 
 def _exponent(x: Array) -> Array:
     """The biased exponent of f32."""
-    return (x.view(np.uint32) >> 23 & 255).astype(np.int32)
+    return (np.ascontiguousarray(x).view(np.uint32) >> 23 & 255).astype(np.int32)
 
 
 def _is_subnormal(x: Array) -> Array:
@@ -122,22 +127,21 @@ def div_scale(value: Array, denominator: Array, numerator: Array) -> tuple[Array
 
 
 def div_fmas(a: Array, b: Array, c: Array, scaled: Array) -> Array:
-    """a b + c, and scaled back where the first step said so."""
-    total = fma32(a, b, c)
-    factor = np.where(_exponent(np.atleast_1d(c)) > 127, np.float32(2.0**64), np.float32(2.0**-64))
-    return np.where(scaled, total * factor, total)
+    """a b + c, scaled back where the first step said so, rounded once."""
+    up = _exponent(np.atleast_1d(c)) > 127
+    factor = np.where(scaled, np.where(up, 2.0**64, 2.0**-64), 1.0)
+    return (_to_odd(a, b, c) * factor).astype(np.float32)
 
 
 def div_fixup(quotient: Array, denominator: Array, numerator: Array) -> Array:
-    """The quotient, with the special cases of division put right."""
+    """The quotient, with the special cases of division put right, and where the steps before left
+    the range of f32 (a NaN of two numbers), what it overflows or underflows to."""
     quotient, denominator, numerator = np.broadcast_arrays(quotient, denominator, numerator)
     special = (
         ~np.isfinite(denominator) | ~np.isfinite(numerator) | (denominator == 0) | (numerator == 0)
     )
-    return np.where(special, np.divide(numerator, denominator), _signed_like(
-        quotient, np.signbit(numerator) != np.signbit(denominator)
-    )).astype(np.float32)  # fmt: skip
-
-
-def _signed_like(x: Array, negative: Array) -> Array:
-    return np.where(negative, -np.abs(x), np.abs(x))
+    negative = np.signbit(numerator) != np.signbit(denominator)
+    beyond = np.where(_exponent(numerator) > _exponent(denominator), np.float32(np.inf), 0)
+    size = np.where(np.isnan(quotient), beyond, np.abs(quotient))
+    found = np.where(special, np.divide(numerator, denominator), np.where(negative, -size, size))
+    return found.astype(np.float32)

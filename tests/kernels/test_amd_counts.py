@@ -1,0 +1,154 @@
+"""What clang makes of every shipped example for gfx942: the matrix instructions and wide accesses of
+the IR, waits where our asm statements put them, no spills, registers that leave room for waves.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+from functools import cache
+
+import pytest
+
+import tilec
+from tests.backends.hip.cdna.decode import Code
+from tests.backends.hip.cdna.device import kernels
+from tests.examples.test_builds import EXAMPLES
+from tests.kernels.instructions import count_instructions
+from tests.kernels.programs import EXAMPLES as FOLDER
+from tests.kernels.test_vendor_compilers import AMD_ISA
+from tilec.language.kernel import Kernel
+from tilec.runtime.amd_isa import KernelIsa
+from tilec.runtime.clang import Assembled, find_amd_clang
+from tilec.runtime.compiled import CompiledKernel
+from tilec.runtime.driver import lower
+
+pytestmark = pytest.mark.hip
+# Waves a SIMD, at least, of kernels that hold less than eight: tiles of 64 KiB of shared memory and
+# of many registers are what makes them fast. One wave cannot hide what it waits for, so that those
+# with one are named.
+OCCUPANCY = {
+    "gemm": 1, "dequantize_gemm": 1, "gemm_transposes": 1, "flash_attention": 1, "split_k_gemm": 1,
+    "convolution": 1, "gemm_dtypes": 2, "cupy_pipeline": 2, "layer_norm": 5, "rms_norm": 7,
+    "reductions": 7, "transpose": 7,
+}  # fmt: skip
+
+# Arguments of those whose T.const asks for shapes.
+ARGUMENTS = {
+    "flash_attention": (tilec.spec((4, 32, 512, 128), "float16"),) * 4,
+    "convolution": tuple(
+        tilec.spec(shape, "float16") for shape in ((2, 30, 30, 64), (576, 96), (2, 30, 30, 96))
+    ),
+}
+
+
+def example_kernels(name: str) -> Iterator[CompiledKernel]:
+    """Every kernel that an example's module defines, lowered."""
+    spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    for kernel in vars(module).values():
+        if isinstance(kernel, Kernel):
+            yield lower(kernel, ARGUMENTS.get(name, ()), "hip:gfx942", {})
+
+
+@cache
+def assemble(name: str) -> list[tuple[CompiledKernel, Assembled]]:
+    clang = find_amd_clang()
+    return [
+        (k, clang.assemble(k.lowered.text, k.lowered.file_name, "gfx942"))
+        for k in example_kernels(name)
+    ]
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_counts_are_those_of_the_program(name: str) -> None:
+    found = assemble(name)
+    assert found
+    for compiled, assembled in found:
+        expected = count_instructions(compiled.lowered.program)
+        for mnemonic, op in AMD_ISA.items():
+            count = sum(isa.count(mnemonic) for isa in assembled.kernels)
+            assert count == expected[op], f"{compiled.lowered.file_name}: {mnemonic}"
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_resources(name: str) -> None:
+    """By the directives from which the hardware is set up, and by the metadata."""
+    for compiled, assembled in assemble(name):
+        codes = kernels(assembled.assembly)
+        for isa, launch in zip(assembled.kernels, compiled.launches, strict=True):
+            directives = codes[isa.name].directives
+            assert (isa.vgpr_spills, isa.sgpr_spills, isa.scratch) == (0, 0, 0)
+            assert directives["private_segment_fixed_size"] == 0
+            assert isa.count("scratch_") == isa.count("flat_") == 0
+            assert directives["group_segment_fixed_size"] == isa.lds == 0
+            assert launch.shared_bytes <= 65536
+            registers = directives["next_free_vgpr"]
+            assert registers <= 512 and directives["accum_offset"] >= isa.vgprs
+            assert registers == (
+                directives["accum_offset"] + isa.agprs if isa.agprs else max(isa.vgprs, 1)
+            )
+            waves = isa.occupancy(launch.threads, launch.shared_bytes)
+            assert waves >= OCCUPANCY.get(name, 8), f"{isa.name} has {waves} waves"
+
+
+def statements(assembly: str, code: Code) -> Iterator[tuple[int, list[str]]]:
+    """The asm statements of a kernel: index of the first instruction, and the instructions."""
+    lines = assembly.splitlines()
+    by_line = {instruction.line: i for i, instruction in enumerate(code.instructions)}
+    last = code.instructions[-1].line
+    for number in range(code.instructions[0].line, last):
+        if lines[number - 1].strip() == ";;#ASMSTART":
+            inside = range(
+                number + 1, next(n for n in range(number, last) if "#ASMEND" in lines[n - 1])
+            )
+            yield by_line[inside[0]], [code.instructions[by_line[n]].text for n in inside]
+
+
+def check_waits(isa: KernelIsa, assembly: str, code: Code) -> None:
+    """Every barrier is our statement, whole; and clang adds no wait for loads before it, but where
+    their results are used between."""
+    names = [instruction.mnemonic for instruction in code.instructions]
+    found = list(statements(assembly, code))
+    assert [text for _, text in found] == [["s_waitcnt lgkmcnt(0)", "s_barrier"]] * len(found)
+    assert len(found) == isa.counts["s_barrier"]
+    for first, _ in found:
+        before = code.instructions[first - 1]
+        assert not (names[first - 1] == "s_waitcnt" and "vmcnt" in before.modifiers), str(before)
+    for instruction in code.instructions:
+        if instruction.mnemonic == "s_waitcnt":
+            assert set(instruction.modifiers) <= {"vmcnt", "lgkmcnt"}, str(instruction)
+            assert int(instruction.modifiers.get("vmcnt", 0)) < 63
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_waits_stand_where_we_put_them(name: str) -> None:
+    for _, assembled in assemble(name):
+        codes = kernels(assembled.assembly)
+        for isa in assembled.kernels:
+            check_waits(isa, assembled.assembly, codes[isa.name])
+
+
+@pytest.mark.parametrize("name", ["gemm", "gemm_dtypes", "dequantize_gemm"])
+def test_loads_of_the_next_tile_fly_across_the_matrix_instructions(name: str) -> None:
+    """In the loop, nothing between the first load and the last matrix instruction waits for all
+    loads: they are waited for one by one where they are stored, and never with vmcnt(0) before a
+    barrier."""
+    checked = 0
+    for _, assembled in assemble(name):
+        for code in kernels(assembled.assembly).values():
+            matrix = [i for i, x in enumerate(code.instructions) if x.mnemonic.startswith("v_mfma")]
+            if not matrix:
+                continue
+            loads = [
+                i
+                for i, x in enumerate(code.instructions)
+                if x.mnemonic == "buffer_load_dwordx4" and i < matrix[-1]
+            ]
+            between = code.instructions[max(i for i in loads if i < matrix[0]) : matrix[-1]]
+            waits = [int(x.modifiers["vmcnt"]) for x in between if "vmcnt" in x.modifiers]
+            assert 0 not in waits, waits
+            checked += 1
+    assert checked

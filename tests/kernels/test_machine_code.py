@@ -1,0 +1,204 @@
+"""The machine code that clang makes of the HIP text, executed by an interpreter that shares nothing
+with the emulator: GEMM of every dtype, softmax and attention against float64 and the emulator.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.backends.hip.cdna.decode import IsaError
+from tests.backends.hip.cdna.device import MachineCodeDevice, assembled
+from tests.backends.hip.cdna.launch import ORDERS
+from tests.examples import test_flash_attention as attention
+from tests.examples.test_gemm_dtypes import EXAMPLE as DTYPES
+from tests.kernels import test_targets as products
+from tests.kernels.machines import Case, covering_cases
+from tests.kernels.programs import EXAMPLES, few_sizes, reference
+from tilec.runtime.driver import lower
+from tilec.runtime.emulator_device import EmulatorDevice
+
+pytestmark = [pytest.mark.hip, pytest.mark.emulator]
+TARGET = "hip:gfx942"
+ARCHES = ("gfx942", "gfx90a")
+MODES = ("late", "early")
+SIZES = ((65, 63, 127), (1, 1, 1), (3, 130, 67), (64, 64, 32), (5, 7, 0))
+
+
+def check_gemm(dtype: str, arch: str, sizes: Any) -> None:
+    compiled = lower(DTYPES.matmul(dtype), (), TARGET, {})
+    for number, (m, n, k) in enumerate(sizes):
+        a, b = DTYPES.operands(dtype, m, n, k)
+        c = np.full((m, n), -77, DTYPES.numpy_dtype(DTYPES.RESULTS[dtype][1]))
+        mode, order = MODES[number % 2], ORDERS[number % 3]
+        compiled.run_on(MachineCodeDevice(arch, mode, order), (a, b, c))  # type: ignore[arg-type]
+        DTYPES.check(dtype, a, b, c)
+
+
+@pytest.mark.parametrize("dtype", DTYPES.RESULTS)
+def test_gemm(dtype: str) -> None:
+    check_gemm(dtype, "gfx942", SIZES)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float8_e4m3fn"])
+def test_gemm_on_gfx90a(dtype: str) -> None:
+    check_gemm(dtype, "gfx90a", SIZES[:2])
+
+
+WAYS = [
+    ("float16", "float32", "float16"), ("bfloat16", "float32", "float32"),
+    ("float8_e5m2", "float32", "float32"), ("int8", "int32", "int32"),
+    ("float16", "float16", "float16"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("dtype", "total", "out"), WAYS)
+def test_products_are_those_of_the_emulator_to_the_bit(dtype: str, total: str, out: str) -> None:
+    """Small integers, whose sums are exact in any order."""
+    number = WAYS.index((dtype, total, out))
+    ta, tb = products.TRANSPOSES[number % 4]
+    size, tile = products.SIZES[number % 2]
+    compiled = products.lowered(products.product(dtype, total, out, ta, tb), TARGET, **tile)
+    for device in (MachineCodeDevice(), EmulatorDevice(TARGET, "a test")):
+        products.check(device, compiled, ta, tb, out, size)
+
+
+def load(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+SOFTMAX = load("softmax")
+
+
+def run_softmax(m: int, n: int, device: Any) -> np.ndarray:
+    x = np.random.default_rng(m * n).standard_normal((m, n)).astype(np.float16)
+    y = np.full((m, n), np.nan, np.float16)
+    constants = SOFTMAX.row_tiles(None, {"X": x.shape})
+    lower(SOFTMAX.softmax, (), TARGET, constants).run_on(device, (x, y))
+    expected = SOFTMAX.reference(x)
+    assert np.all(np.abs(y - expected) <= 2.0**-11 * expected + 2.0**-24)
+    return y
+
+
+@pytest.mark.parametrize(("m", "n", "arch"), [
+    (3, 7, "gfx942"), (33, 128, "gfx942"), (5, 300, "gfx942"), (1, 1000, "gfx942"),
+    (2, 4096, "gfx942"), (5, 300, "gfx90a"),
+])  # fmt: skip
+def test_softmax(m: int, n: int, arch: str) -> None:
+    found = [run_softmax(m, n, MachineCodeDevice(arch, mode)) for mode in MODES]  # type: ignore[arg-type]
+    assert np.array_equal(*found)
+    emulated = run_softmax(m, n, EmulatorDevice(TARGET, "a test"))
+    assert np.all(np.abs(found[0].astype(np.float64) - emulated) <= 2.0**-10 * emulated + 2.0**-24)
+
+
+def check_attention(case: tuple[Any, ...], device: Any) -> np.ndarray:
+    *_, causal, dtype, heads_first = case
+    given = attention.operands(case, heads=1)
+    constants = {"causal": causal, "dtype": dtype, "heads_first": heads_first}
+    lower(attention.example.attention, given, TARGET, constants).run_on(device, given)
+    expected = attention.example.reference(*given[:3], causal, heads_first)
+    attention.example.check(given[3], expected, given[2])
+    return given[3]
+
+
+@pytest.mark.parametrize("case", attention.CASES, ids=str)
+def test_attention(case: tuple[Any, ...]) -> None:
+    number = attention.CASES.index(case)
+    device = MachineCodeDevice(ARCHES[number % 2], order=ORDERS[number % 3])
+    found = check_attention(case, device)
+    emulated = check_attention(case, EmulatorDevice(TARGET, "a test"))
+    # As far apart as two sums of f32 in different orders may be, rounded.
+    unit = 2.0**-10 if case[4] == "float16" else 2.0**-7
+    assert np.allclose(found.astype(np.float64), emulated.astype(np.float64), unit, unit)
+
+
+# Faults in the machine code: what they leave out, and how it shows.
+
+
+def faulty_gemm(edit: Any, order: Any = "forward") -> str:
+    """How a fault in the GEMM's assembly shows: the finding, "result", or ""."""
+    a, b = DTYPES.operands("float16", 64, 64, 96)
+    c = np.full((64, 64), np.nan, np.float16)
+    compiled = lower(DTYPES.matmul("float16"), (), TARGET, {})
+    try:
+        compiled.run_on(MachineCodeDevice(order=order, edit=edit), (a, b, c))
+        DTYPES.check("float16", a, b, c)
+    except IsaError as error:
+        return str(error)
+    except AssertionError:
+        return "result"
+    return ""
+
+
+def gemm_lines(pattern: str) -> list[int]:
+    """Where instructions that match stand in the assembly of the aligned GEMM."""
+    lowered = lower(DTYPES.matmul("float16"), (), TARGET, {}).lowered
+    (spec,) = lowered.emitted.launches
+    lines = assembled(lowered.text, f"{spec.symbol}.hip", "gfx942").splitlines()
+    return [i for i, line in enumerate(lines) if re.match(rf"^\s+{pattern}", line)]
+
+
+def without(line: int, instead: str = "") -> Any:
+    def edit(assembly: str) -> str:
+        lines = assembly.splitlines()
+        lines[line] = instead or "\ts_nop 0"
+        return "\n".join(lines)
+
+    return edit
+
+
+def test_every_wait_for_loads_is_needed() -> None:
+    assert faulty_gemm(str) == ""
+    waits = gemm_lines(r"s_waitcnt vmcnt\(\d+\)$")
+    assert waits
+    shown = [faulty_gemm(without(line)) for line in waits]
+    # A wait that another one implies may go; of the rest the first use is named.
+    assert sum("still being loaded" in s for s in shown) > len(waits) // 2
+    for line in waits:
+        weaker = without(line, "\ts_waitcnt vmcnt(63)")
+        assert faulty_gemm(weaker) == faulty_gemm(without(line))
+
+
+def test_every_barrier_is_needed_with_its_wait() -> None:
+    barriers = gemm_lines("s_barrier")
+    assert len(barriers) >= 2
+    for line in barriers:
+        shown = {order: faulty_gemm(without(line), order) for order in ORDERS}
+        assert "result" in shown.values(), shown
+    # The wait of the asm statement: without it the tile has not landed when others read it. In
+    # the loop the waits for fragments imply it; where C passes through shared memory none does.
+    assert "result" in [faulty_gemm(without(line - 1)) for line in barriers]
+
+
+# The larger sweep
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("arch", ARCHES)
+@pytest.mark.parametrize("dtype", DTYPES.RESULTS)
+def test_gemm_of_every_dtype_on_every_arch(dtype: str, arch: str) -> None:
+    sizes = ((65, 63, 127), (129, 70, 200), (63, 65, 33), (1, 127, 64), (2, 2, 1))
+    for shift in range(6):
+        check_gemm(dtype, arch, sizes[shift:] + sizes[:shift])
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("arch", ARCHES)
+@pytest.mark.parametrize("case", [c for c in covering_cases() if c.target == TARGET], ids=str)
+def test_gemm_of_every_tile(case: Case, arch: str) -> None:
+    compiled = case.lower()
+    for number, size in enumerate(few_sizes(case.tile, case.stages)):
+        a, b, c = case.operands(size)
+        device = MachineCodeDevice(arch, MODES[number % 2], ORDERS[number % 3])  # type: ignore[arg-type]
+        compiled.run_on(device, (a, b, c))
+        exact, allowed = reference(a, b, case.transpose_b)
+        assert np.all(np.abs(c.astype(np.float64) - exact) <= allowed), size
