@@ -25,31 +25,33 @@ from tilec.runtime.emulator_device import EmulatorDevice
 
 pytestmark = [pytest.mark.hip, pytest.mark.emulator]
 TARGET = "hip:gfx942"
-ARCHES = ("gfx942", "gfx90a")
+TARGETS = (TARGET, "hip:gfx90a", "hip:gfx950")
 MODES = ("late", "early")
 SIZES = ((65, 63, 127), (1, 1, 1), (3, 130, 67), (64, 64, 32), (5, 7, 0))
 
 
-def check_gemm(dtype: str, arch: str, sizes: Any) -> None:
-    compiled = lower(DTYPES.matmul(dtype), (), TARGET, {})
+def check_gemm(dtype: str, target: str, sizes: Any) -> None:
+    compiled = lower(DTYPES.matmul(dtype), (), target, {})
     for number, (m, n, k) in enumerate(sizes):
         a, b = DTYPES.operands(dtype, m, n, k)
         c = np.full((m, n), -77, DTYPES.numpy_dtype(DTYPES.RESULTS[dtype][1]))
         mode, order = MODES[number % 2], ORDERS[number % 3]
-        compiled.run_on(MachineCodeDevice(arch, mode, order), (a, b, c))  # type: ignore[arg-type]
+        compiled.run_on(MachineCodeDevice(mode, order), (a, b, c))  # type: ignore[arg-type]
         DTYPES.check(dtype, a, b, c)
 
 
 @pytest.mark.parametrize("dtype", DTYPES.RESULTS)
 def test_gemm(dtype: str) -> None:
-    check_gemm(dtype, "gfx942", SIZES)
+    check_gemm(dtype, TARGET, SIZES)
 
 
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float8_e4m3fn"])
-def test_gemm_on_gfx90a(dtype: str) -> None:
-    check_gemm(dtype, "gfx90a", SIZES[:2])
+@pytest.mark.parametrize("target", TARGETS[1:])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "int8", "float8_e4m3fn"])
+def test_gemm_of_other_targets(dtype: str, target: str) -> None:
+    check_gemm(dtype, target, SIZES[:2])
 
 
+# Dtype, sums, result.
 WAYS = [
     ("float16", "float32", "float16"), ("bfloat16", "float32", "float32"),
     ("float8_e5m2", "float32", "float32"), ("int8", "int32", "int32"),
@@ -79,32 +81,32 @@ def load(name: str) -> ModuleType:
 SOFTMAX = load("softmax")
 
 
-def run_softmax(m: int, n: int, device: Any) -> np.ndarray:
+def run_softmax(m: int, n: int, target: str, device: Any) -> np.ndarray:
     x = np.random.default_rng(m * n).standard_normal((m, n)).astype(np.float16)
     y = np.full((m, n), np.nan, np.float16)
     constants = SOFTMAX.row_tiles(None, {"X": x.shape})
-    lower(SOFTMAX.softmax, (), TARGET, constants).run_on(device, (x, y))
+    lower(SOFTMAX.softmax, (), target, constants).run_on(device, (x, y))
     expected = SOFTMAX.reference(x)
     assert np.all(np.abs(y - expected) <= 2.0**-11 * expected + 2.0**-24)
     return y
 
 
-@pytest.mark.parametrize(("m", "n", "arch"), [
-    (3, 7, "gfx942"), (33, 128, "gfx942"), (5, 300, "gfx942"), (1, 1000, "gfx942"),
-    (2, 4096, "gfx942"), (5, 300, "gfx90a"),
+@pytest.mark.parametrize(("m", "n", "target"), [
+    (3, 7, TARGET), (33, 128, TARGET), (5, 300, TARGET), (1, 1000, "hip:gfx90a"),
+    (2, 4096, "hip:gfx950"),
 ])  # fmt: skip
-def test_softmax(m: int, n: int, arch: str) -> None:
-    found = [run_softmax(m, n, MachineCodeDevice(arch, mode)) for mode in MODES]  # type: ignore[arg-type]
+def test_softmax(m: int, n: int, target: str) -> None:
+    found = [run_softmax(m, n, target, MachineCodeDevice(mode)) for mode in MODES]  # type: ignore[arg-type]
     assert np.array_equal(*found)
-    emulated = run_softmax(m, n, EmulatorDevice(TARGET, "a test"))
+    emulated = run_softmax(m, n, target, EmulatorDevice(target, "a test"))
     assert np.all(np.abs(found[0].astype(np.float64) - emulated) <= 2.0**-10 * emulated + 2.0**-24)
 
 
-def check_attention(case: tuple[Any, ...], device: Any) -> np.ndarray:
+def check_attention(case: tuple[Any, ...], target: str, device: Any) -> np.ndarray:
     *_, causal, dtype, heads_first = case
     given = attention.operands(case, heads=1)
     constants = {"causal": causal, "dtype": dtype, "heads_first": heads_first}
-    lower(attention.example.attention, given, TARGET, constants).run_on(device, given)
+    lower(attention.example.attention, given, target, constants).run_on(device, given)
     expected = attention.example.reference(*given[:3], causal, heads_first)
     attention.example.check(given[3], expected, given[2])
     return given[3]
@@ -113,9 +115,9 @@ def check_attention(case: tuple[Any, ...], device: Any) -> np.ndarray:
 @pytest.mark.parametrize("case", attention.CASES, ids=str)
 def test_attention(case: tuple[Any, ...]) -> None:
     number = attention.CASES.index(case)
-    device = MachineCodeDevice(ARCHES[number % 2], order=ORDERS[number % 3])
-    found = check_attention(case, device)
-    emulated = check_attention(case, EmulatorDevice(TARGET, "a test"))
+    target = TARGETS[number % 3]
+    found = check_attention(case, target, MachineCodeDevice(order=ORDERS[number % 3]))
+    emulated = check_attention(case, target, EmulatorDevice(target, "a test"))
     # As far apart as two sums of f32 in different orders may be, rounded.
     unit = 2.0**-10 if case[4] == "float16" else 2.0**-7
     assert np.allclose(found.astype(np.float64), emulated.astype(np.float64), unit, unit)
@@ -183,22 +185,21 @@ def test_every_barrier_is_needed_with_its_wait() -> None:
 
 
 @pytest.mark.nightly
-@pytest.mark.parametrize("arch", ARCHES)
+@pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("dtype", DTYPES.RESULTS)
-def test_gemm_of_every_dtype_on_every_arch(dtype: str, arch: str) -> None:
+def test_gemm_of_every_dtype_and_target(dtype: str, target: str) -> None:
     sizes = ((65, 63, 127), (129, 70, 200), (63, 65, 33), (1, 127, 64), (2, 2, 1))
     for shift in range(6):
-        check_gemm(dtype, arch, sizes[shift:] + sizes[:shift])
+        check_gemm(dtype, target, sizes[shift:] + sizes[:shift])
 
 
 @pytest.mark.nightly
-@pytest.mark.parametrize("arch", ARCHES)
 @pytest.mark.parametrize("case", [c for c in covering_cases() if c.target == TARGET], ids=str)
-def test_gemm_of_every_tile(case: Case, arch: str) -> None:
+def test_gemm_of_every_tile(case: Case) -> None:
     compiled = case.lower()
     for number, size in enumerate(few_sizes(case.tile, case.stages)):
         a, b, c = case.operands(size)
-        device = MachineCodeDevice(arch, MODES[number % 2], ORDERS[number % 3])  # type: ignore[arg-type]
+        device = MachineCodeDevice(MODES[number % 2], ORDERS[number % 3])  # type: ignore[arg-type]
         compiled.run_on(device, (a, b, c))
         exact, allowed = reference(a, b, case.transpose_b)
         assert np.all(np.abs(c.astype(np.float64) - exact) <= allowed), size

@@ -78,10 +78,11 @@ class Instruction:
 
 @dataclass
 class Code:
-    """A kernel: instructions in order, where labels stand among them, the values of its
-    .amdhsa_ directives, and its explicit and hidden arguments as (offset, size, kind)."""
+    """A kernel for the machine `arch`: instructions in order, where labels stand among them, the
+    values of its .amdhsa_ directives, its explicit and hidden arguments as (offset, size, kind)."""
 
     name: str
+    arch: str
     instructions: list[Instruction] = field(default_factory=list)
     labels: dict[str, int] = field(default_factory=dict)
     directives: dict[str, int] = field(default_factory=dict)
@@ -92,15 +93,18 @@ def read_code(assembly: str) -> dict[str, Code]:
     """Every kernel of an assembly text, by name."""
     kernels: dict[str, Code] = {}
     text, _, metadata = assembly.partition("amdhsa.kernels:")
+    target = re.search(r'\.amdgcn_target "[\w-]*--(gfx\w+)', text)
+    if target is None:
+        raise IsaError("this is no assembly of an AMD GPU: it names no target")
     for name in re.findall(r"^\t\.amdhsa_kernel (\w+)$", text, re.M):
         body = re.search(rf"^{name}:.*?^\.Lfunc_end", text, re.M | re.S)
         fields = re.search(rf"\.amdhsa_kernel {name}\n(.*?)\.end_amdhsa_kernel", text, re.S)
         if body is None or fields is None:
             raise IsaError(f"{name} has no code")
-        code = Code(name)
+        code = Code(name, target[1])
         first = text.count("\n", 0, body.start()) + 1
         for number, line in enumerate(body[0].splitlines(), first):
-            _read_line(code, line.split(";", 1)[0], number)
+            read_line(code, line.split(";", 1)[0], number)
         for directive, value in re.findall(r"\.amdhsa_(\w+) (\d+)", fields[1]):
             code.directives[directive] = int(value)
         code.arguments = _read_arguments(metadata, name)
@@ -114,7 +118,8 @@ def _read_arguments(metadata: str, name: str) -> list[tuple[int, int, str]]:
     return [(int(offset), int(size), kind) for offset, size, kind in found]
 
 
-def _read_line(code: Code, line: str, number: int) -> None:
+def read_line(code: Code, line: str, number: int) -> None:
+    """Adds a line without its comment: a label, an instruction, or nothing."""
     label = re.match(r"^([.\w$]+):", line)
     if label:
         code.labels[label[1]] = len(code.instructions)

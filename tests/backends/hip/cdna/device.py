@@ -25,7 +25,7 @@ MULTIPROCESSORS = 4
 @cache
 def assembled(text: str, name: str, arch: str) -> str:
     """A HIP text as clang compiles it for `arch`."""
-    return find_amd_clang().assemble(text, name, arch).assembly
+    return find_amd_clang(arch).assemble(text, name, arch).assembly
 
 
 @cache
@@ -40,13 +40,12 @@ class MachineCodeDevice:
 
     def __init__(
         self,
-        arch: str = "gfx942",
         mode: Mode = "late",
         order: Order = "forward",
         seed: int = 1,
         edit: Callable[[str], str] = str,
     ) -> None:
-        self.arch, self.mode, self.order, self.seed = arch, mode, order, seed
+        self.mode, self.order, self.seed = mode, order, seed
         self.edit = edit
 
     def run(self, compiled: CompiledKernel, arrays: Sequence[Any], stream: object = None) -> None:
@@ -59,11 +58,11 @@ class MachineCodeDevice:
         lowered = next(v for v in compiled.variants if v.file_name == variant.source)
         values = dict(zip((p.name for p in manifest.inputs), arrays, strict=True))
         for launch in variant.launches:
-            self.launch(lowered.text, launch, {**env, **values})
+            self.launch(lowered.text, compiled.target.arch, launch, {**env, **values})
 
-    def launch(self, text: str, spec: LaunchSpec, values: dict[str, Any]) -> None:
+    def launch(self, text: str, arch: str, spec: LaunchSpec, values: dict[str, Any]) -> None:
         """Executes one launch of a HIP text; `values` are arrays and numbers by name."""
-        assembly = self.edit(assembled(text, f"{spec.symbol}.hip", self.arch))
+        assembly = self.edit(assembled(text, f"{spec.symbol}.hip", arch))
         code = kernels(assembly)[spec.symbol]
         numbers = {k: int(v) for k, v in values.items() if isinstance(v, int | np.integer)}
         x, y, z = (evaluate(extent, numbers) for extent in spec.grid)

@@ -43,12 +43,12 @@ def make_program(code: Code) -> list[ProgramStep]:
     """Code ready to run. Raises IsaError for an instruction that no table knows."""
     program: list[ProgramStep] = []
     for instruction in code.instructions:
-        step = _make_step(instruction, code.labels)
+        step = _make_step(instruction, code)
         program.append((instruction, registers_read(instruction), step))
     return program
 
 
-def _make_step(instruction: Instruction, labels: dict[str, int]) -> Step | None:
+def _make_step(instruction: Instruction, code: Code) -> Step | None:
     name = instruction.name
     if name in ("s_barrier", "s_endpgm"):
         return None
@@ -56,14 +56,14 @@ def _make_step(instruction: Instruction, labels: dict[str, int]) -> Step | None:
         counts = {counter: int(count) for counter, count in instruction.modifiers.items()}
         return lambda wave: wave.wait(counts.get("vmcnt"), counts.get("lgkmcnt"))
     if name in BRANCHES:
-        taken, target = BRANCHES[name], branch_target(instruction, labels)
+        taken, target = BRANCHES[name], branch_target(instruction, code.labels)
 
         def branch(wave: Wave) -> None:
             if taken(wave):
                 wave.next = target
 
         return branch
-    step = memory_step(instruction) or matrix_step(instruction)
+    step = memory_step(instruction) or matrix_step(instruction, code.arch)
     if step is None:
         make = vector_step if name.startswith("v_") else scalar_step
         step = make(instruction)

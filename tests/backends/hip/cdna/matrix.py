@@ -9,6 +9,7 @@ since in which order the hardware adds is not said.
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -17,37 +18,57 @@ from tests.backends.hip.cdna.decode import Instruction, IsaError, Operand
 from tests.backends.hip.cdna.registers import Array, Registers, bits_of
 from tests.backends.hip.cdna.waves import Step
 
-_NAME = re.compile(r"v_mfma_(f32|f64|i32)_(\d+)x(\d+)x(\d+)_?([a-z]+\d+)(?:_1k)?$")
+_NAME = re.compile(r"v_mfma_(f32|f64|i32)_(\d+)x(\d+)x(\d+)_?([a-z]+\d+)(?:_1k|_[fb]\w8)?$")
 _OPERANDS = {
     "f16": np.float16, "bf16": ml_dtypes.bfloat16, "f32": np.float32, "f64": np.float64,
-    "i8": np.int8,
+    "i8": np.int8, "xf32": np.float32,
 }  # fmt: skip
+# The 8-bit floats of CDNA3 have no infinities and one zero; those of CDNA4 are the OCP's.
+_FLOAT8 = {
+    "gfx942": {"fp8": ml_dtypes.float8_e4m3fnuz, "bf8": ml_dtypes.float8_e5m2fnuz},
+    "gfx950": {"fp8": ml_dtypes.float8_e4m3fn, "bf8": ml_dtypes.float8_e5m2},
+}
 _RESULTS = {"f32": np.float32, "f64": np.float64, "i32": np.int32}
 _SHAPES = {
-    ("f16", 32): (8,), ("f16", 16): (16,), ("bf16", 32): (8,), ("bf16", 16): (16,),
-    ("f32", 32): (2,), ("f32", 16): (4,), ("f64", 16): (4,), ("i8", 32): (8, 16),
-    ("i8", 16): (16, 32),
-}  # fmt: skip
-"""By dtype and M: the K that there are."""
+    "f16": {(32, 8), (16, 16), (32, 16), (16, 32)},
+    "bf16": {(32, 8), (16, 16), (32, 16), (16, 32)},
+    "f32": {(32, 2), (16, 4)},
+    "xf32": {(32, 4), (16, 8)},
+    "f64": {(16, 4)},
+    "i8": {(32, 8), (16, 16), (32, 16), (16, 32), (32, 32), (16, 64)},
+    "fp8": {(32, 16), (16, 32)},
+    "bf8": {(32, 16), (16, 32)},
+}
+"""By type of the operands: M and K of the instructions that there are, on any machine."""
 
 
-def matrix_step(instruction: Instruction) -> Step | None:
+def _operand_type(kind: str, arch: str, name: str) -> Any:
+    found = {**_OPERANDS, **_FLOAT8.get(arch, {})}.get(kind)
+    if found is None:
+        raise IsaError(f"unknown instruction {name} on {arch}")
+    return found
+
+
+def matrix_step(instruction: Instruction, arch: str) -> Step | None:
     """What a v_mfma does; None for another mnemonic. The mask of active lanes is not asked."""
     match = _NAME.match(instruction.name)
     if match is None:
         return None
     m, n, k = (int(extent) for extent in match.groups()[1:4])
     kind, result = match[5], match[1]
-    if m != n or k not in _SHAPES.get((kind, m), ()):
+    if m != n or (m, k) not in _SHAPES.get(kind, ()):
         raise IsaError(f"unknown instruction {instruction.name}")
     instruction.allow()
     d, a, b, c = instruction.operands
+    kept = np.uint32(0xFFFFE000)
     wide = np.int64 if result == "i32" else np.float64
-    operand, total = _OPERANDS[kind], _RESULTS[result]
+    operand, total = _operand_type(kind, arch, instruction.name), _RESULTS[result]
 
     def step(registers: Registers) -> None:
-        left = _read_operand(registers, a, m, operand).astype(wide)
-        right = _read_operand(registers, b, m, operand).astype(wide)
+        left, right = (_read_operand(registers, source, m, operand) for source in (a, b))
+        if kind == "xf32":  # which is read without its low 13 bits
+            left, right = ((x.view(np.uint32) & kept).view(np.float32) for x in (left, right))
+        left, right = left.astype(wide), right.astype(wide)
         addend = _read_result(registers, c, m, total).astype(wide)
         _write_result(registers, d, (left @ right.T + addend).astype(total))
 
