@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
@@ -91,6 +92,16 @@ def _dot(a: Array, b: Array, c: Array, octet: Any, wide: Any) -> Array:
     a, b = np.broadcast_arrays(a, b)
     x, y = (np.ascontiguousarray(v).view(octet).reshape(-1, 4).astype(wide) for v in (a, b))
     return (x * y).sum(axis=1, dtype=wide) + c
+
+
+def _packed(dtype: Any) -> Callable[..., Array]:
+    """Two f32, rounded, in the halves of 32 bits."""
+
+    def compute(a: Array, b: Array) -> Array:
+        low, high = (x.astype(dtype).view(np.uint16).astype(np.uint32) for x in (a, b))
+        return low | high << _u(16)
+
+    return compute
 
 
 def _median(a: Array, b: Array, c: Array) -> Array:
@@ -230,6 +241,8 @@ OPERATIONS: dict[str, Operation] = {
     **_float_and_integer("f32", np.float32),
     **_float_and_integer("f64", np.float64),
     **_F16,
+    "v_cvt_pk_f16_f32": _op("u32 f32 f32", _packed(np.float16)),
+    "v_cvt_pk_bf16_f32": _op("u32 f32 f32", _packed(ml_dtypes.bfloat16)),
     # f64
     "v_add_f64": _op("f64 f64 f64", np.add),
     "v_mul_f64": _op("f64 f64 f64", np.multiply),

@@ -181,6 +181,26 @@ def _mixed(instruction: Instruction) -> Step:
     return step
 
 
+def _by_table(instruction: Instruction) -> Step:
+    """v_bitop3: each bit by a table of eight, whose place the bits of the operands make."""
+    instruction.allow("bitop3")
+    result, *sources = instruction.operands
+    kind = f"u{instruction.name[-2:]}"
+    readers, write = [lane_reader(s, kind) for s in sources], lane_writer(result, kind)
+    table = int(instruction.modifiers["bitop3"], 0)
+
+    def step(registers: Registers) -> None:
+        a, b, c = (read(registers) for read in readers)
+        found = np.zeros(1, a.dtype)
+        for place in range(8):
+            if table >> place & 1:
+                parts = (x if place & bit else ~x for x, bit in ((a, 4), (b, 2), (c, 1)))
+                found = found | np.bitwise_and.reduce(np.broadcast_arrays(*parts))
+        write(registers, found)
+
+    return step
+
+
 # Masks of lanes: carries, selections, the steps of a division
 
 
@@ -321,6 +341,8 @@ SPECIAL: dict[str, Callable[[Instruction], Step]] = {
             "v_subbrev_co_u32",
         )
     },
+    "v_bitop3_b32": _by_table,
+    "v_bitop3_b16": _by_table,
     "v_cndmask_b32": _select,
     "v_mad_u64_u32": _multiply_add_wide,
     "v_mad_i64_i32": _multiply_add_wide,
