@@ -69,13 +69,17 @@ def source_hash() -> str:
     """SHA-256 over every file of the installed tilec package that takes part in compiling: Python
     sources, grammars and templates. Contents and relative names only, so it is the same
     everywhere."""
-    root = Path(__file__).resolve().parent.parent
+    root = str(Path(__file__).resolve().parent.parent)
+    paths: list[str] = []
+    for folder, folders, files in os.walk(root):  # pathlib takes ten times as long
+        folders[:] = [name for name in folders if name != "__pycache__"]
+        inside = folder[len(root) + 1 :].replace(os.sep, "/")
+        paths += (f"{inside}/{name}" if inside else name for name in files)
     digest = hashlib.sha256()
-    for path in sorted(root.rglob("*"), key=lambda p: p.relative_to(root).as_posix()):
-        if "__pycache__" in path.parts or not path.is_file():
-            continue
-        digest.update(path.relative_to(root).as_posix().encode() + b"\0")
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    for path in sorted(paths):
+        with open(f"{root}/{path}", "rb") as file:
+            content = hashlib.sha256(file.read()).digest()
+        digest.update(path.encode() + b"\0" + content)
     return digest.hexdigest()
 
 
