@@ -16,10 +16,13 @@ from tests.backends.hip.cdna.decode import IsaError
 from tests.backends.hip.cdna.device import MachineCodeDevice, assembled
 from tests.backends.hip.cdna.launch import ORDERS
 from tests.examples import test_flash_attention as attention
+from tests.examples.test_amd import NAMES
 from tests.examples.test_gemm_dtypes import EXAMPLE as DTYPES
+from tests.kernels import programs
 from tests.kernels import test_targets as products
 from tests.kernels.machines import Case, covering_cases
 from tests.kernels.programs import EXAMPLES, few_sizes, reference
+from tilec.runtime import devices
 from tilec.runtime.driver import lower
 from tilec.runtime.emulator_device import EmulatorDevice
 
@@ -123,6 +126,16 @@ def test_attention(case: tuple[Any, ...]) -> None:
     assert np.allclose(found.astype(np.float64), emulated.astype(np.float64), unit, unit)
 
 
+def test_the_dequantising_gemm() -> None:
+    m, n, k = 130, 140, 192
+    a = np.random.default_rng(2).integers(-3, 4, (m, k)).astype(np.float16)
+    values, packed = programs.packed(n, k)
+    c = np.full((m, n), np.nan, np.float16)
+    lower(programs.origin(m, n, k), (), TARGET, {}).run_on(MachineCodeDevice(), (a, packed, c))
+    exact = a.astype(np.float64) @ values.astype(np.float64).T
+    assert np.array_equal(c.astype(np.float64), exact)
+
+
 # Faults in the machine code: what they leave out, and how it shows.
 
 
@@ -149,28 +162,28 @@ def gemm_lines(pattern: str) -> list[int]:
     return [i for i, line in enumerate(lines) if re.match(rf"^\s+{pattern}", line)]
 
 
-def without(line: int, instead: str = "") -> Any:
+def without(line: int) -> Any:
+    """The assembly with nothing in place of an instruction."""
+
     def edit(assembly: str) -> str:
         lines = assembly.splitlines()
-        lines[line] = instead or "\ts_nop 0"
+        lines[line] = "\ts_nop 0"
         return "\n".join(lines)
 
     return edit
 
 
-def test_every_wait_for_loads_is_needed() -> None:
+def test_waits_for_loads_are_needed() -> None:
     assert faulty_gemm(str) == ""
     waits = gemm_lines(r"s_waitcnt vmcnt\(\d+\)$")
     assert waits
     shown = [faulty_gemm(without(line)) for line in waits]
-    # A wait that another one implies may go; of the rest the first use is named.
+    # One that another implies may go; so may those of the generic start of a loop, which this size
+    # does not reach. Of the rest the first use is named.
     assert sum("still being loaded" in s for s in shown) > len(waits) // 2
-    for line in waits:
-        weaker = without(line, "\ts_waitcnt vmcnt(63)")
-        assert faulty_gemm(weaker) == faulty_gemm(without(line))
 
 
-def test_every_barrier_is_needed_with_its_wait() -> None:
+def test_barriers_are_needed_with_their_wait() -> None:
     barriers = gemm_lines("s_barrier")
     assert len(barriers) >= 2
     for line in barriers:
@@ -182,6 +195,17 @@ def test_every_barrier_is_needed_with_its_wait() -> None:
 
 
 # The larger sweep
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("name", sorted(set(NAMES) - {"cupy_pipeline", "dequantize_gemm"}))
+def test_an_example_runs(name: str, target: str) -> None:
+    """Each checks its own results. One passes arrays with gaps, which this device does not take; one
+    is a kernel without a program, and has its own test."""
+    devices.register_device("machine", lambda argument, why: MachineCodeDevice(target=argument))
+    with devices.device(f"machine:{target}"):
+        load(name).main()
 
 
 @pytest.mark.nightly

@@ -15,9 +15,13 @@ from tests.backends.hip.cdna.memory import GlobalMemory
 from tests.backends.hip.cdna.waves import Mode
 from tilec.backends.manifest import Argument, LaunchSpec, evaluate
 from tilec.ir.dtypes import find_dtype
+from tilec.runtime.allocate import allocate, as_result
+from tilec.runtime.arrays import ArrayView
 from tilec.runtime.check_args import bind_arguments, pick_variant
 from tilec.runtime.clang import find_amd_clang
 from tilec.runtime.compiled import CompiledKernel
+from tilec.runtime.plan import made_views
+from tilec.target import find_target
 
 MULTIPROCESSORS = 4
 
@@ -35,8 +39,8 @@ def kernels(assembly: str) -> dict[str, Code]:
 
 
 class MachineCodeDevice:
-    """Runs kernels whose every array is passed by the caller. `edit` changes the assembly first: a
-    fault, seeded."""
+    """Runs kernels compiled for an AMD target, by default `target`. `edit` changes the assembly
+    first: a fault, seeded."""
 
     def __init__(
         self,
@@ -44,21 +48,27 @@ class MachineCodeDevice:
         order: Order = "forward",
         seed: int = 1,
         edit: Callable[[str], str] = str,
+        target: str = "hip:gfx942",
     ) -> None:
+        self.name, self.target = f"machine code:{target}", find_target(target)
         self.mode, self.order, self.seed = mode, order, seed
         self.edit = edit
 
-    def run(self, compiled: CompiledKernel, arrays: Sequence[Any], stream: object = None) -> None:
-        """Executes every launch of the variant that the arguments pick, in place."""
+    def run(self, compiled: CompiledKernel, arrays: Sequence[Any], stream: object = None) -> Any:
+        """Executes every launch of the variant that the arguments pick, in place; returns what the
+        program returns."""
         manifest = compiled.manifest
-        assert not manifest.outputs and not manifest.workspaces
         bound = bind_arguments(manifest, arrays)
         env = bound.environment(MULTIPROCESSORS)
-        variant = pick_variant(manifest, bound.views, env)
+        views = made_views(manifest, bound, env)
+        variant = pick_variant(manifest, views, env)
         lowered = next(v for v in compiled.variants if v.file_name == variant.source)
         values = dict(zip((p.name for p in manifest.inputs), arrays, strict=True))
+        made = {name: _unwritten(views[name]) for name in views if name not in bound.views}
+        values |= made
         for launch in variant.launches:
             self.launch(lowered.text, compiled.target.arch, launch, {**env, **values})
+        return as_result([made[name] for name in manifest.outputs])
 
     def launch(self, text: str, arch: str, spec: LaunchSpec, values: dict[str, Any]) -> None:
         """Executes one launch of a HIP text; `values` are arrays and numbers by name."""
@@ -71,6 +81,13 @@ class MachineCodeDevice:
         Launch(
             (x, y, z), spec.threads, spec.shared_bytes, arguments, self.mode, self.order, self.seed
         ).run(code, memory)
+
+
+def _unwritten(view: ArrayView) -> np.ndarray[Any, Any]:
+    """An array that the program makes, of bytes that nobody takes for a result."""
+    array: np.ndarray[Any, Any] = allocate("numpy", view.device, view.shape, view.dtype, None)
+    array.reshape(-1).view(np.uint8).fill(0xFF)
+    return array
 
 
 def _pack(argument: Argument, values: dict[str, Any], memory: GlobalMemory) -> bytes:

@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 
 from tests.backends.hip.cdna.accesses import memory_step, registers_read
-from tests.backends.hip.cdna.decode import Code, Instruction, IsaError
+from tests.backends.hip.cdna.decode import EXEC, Code, Instruction, IsaError
 from tests.backends.hip.cdna.matrix import matrix_step
 from tests.backends.hip.cdna.memory import GlobalMemory, SharedMemory
 from tests.backends.hip.cdna.registers import LANE, LANES
@@ -25,7 +25,6 @@ from tests.backends.hip.cdna.waves import Mode, ProgramStep, Step, Wave
 
 Order = Literal["forward", "reverse", "random"]
 ORDERS: tuple[Order, ...] = ("forward", "reverse", "random")
-EXEC = 126
 # Scalar registers that a kernel may ask for, in their order, and how many; those of other names
 # must not be asked for.
 _USER_REGISTERS = (
