@@ -70,6 +70,8 @@ def test_attention(shape: tuple[int, int]) -> None:
 def test_fault_is_found(name: str) -> None:
     assert PROBES.probes[name].body != ATTENTION.body
     with pytest.raises(EmulatorError, match=FAULTS[name][2]):
+        PROBES.run(name, make_arguments(128, 320), races=False)
+    with pytest.raises(EmulatorError):
         PROBES.run(name, make_arguments(128, 320))
 
 

@@ -19,14 +19,15 @@ try typedef typeid typename typeof union unsigned using virtual void volatile wc
 xor_eq
 """
 _MACHINE = """
+here
 threadIdx blockIdx blockDim gridDim warpSize tilec std main device host global shared constant
 DEVICE INLINE WARP NULL EOF NAN INFINITY HUGE_VAL errno stdin stdout stderr assert linux unix
 """
 
 
 def reserved_names() -> frozenset[str]:
-    """What no variable may be called: keywords, names of the preludes, macros of the CPU's
-    headers."""
+    """What no variable may be called: keywords, names of the preludes, what the CPU's headers and
+    frame use (`here`)."""
     return all_prelude_names().union(_KEYWORDS.split(), _MACHINE.split())
 
 

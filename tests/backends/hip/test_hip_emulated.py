@@ -35,6 +35,7 @@ def launch(
     arguments: dict[str, Any],
     order: Any = "forward",
     beside: tuple[KernelFrame, ...] = (),
+    races: bool = True,
 ) -> None:
     """Runs `frame` with waves of 64; `arguments` by parameter, arrays in place.
 
@@ -48,11 +49,15 @@ def launch(
         threads=frame.threads,
         shared_bytes=frame.shared_bytes,
     )
-    run(library, spec, arguments, order=order, seed=3)
+    run(library, spec, arguments, order=order, seed=3, races=races)
 
 
 def run_gemm(
-    frame: KernelFrame, a: Array, b: Array, beside: tuple[KernelFrame, ...] = ()
+    frame: KernelFrame,
+    a: Array,
+    b: Array,
+    beside: tuple[KernelFrame, ...] = (),
+    races: bool = True,
 ) -> list[Array]:
     """C in each of the three orders of threads and blocks."""
     (m, k), n = a.shape, b.shape[0]
@@ -60,7 +65,7 @@ def run_gemm(
     for order in ORDERS:
         c = np.full((m, n), 7, a.dtype)
         grid = (("ceildiv", "N", 128), ("ceildiv", "M", 128), 1)
-        launch(frame, grid, {"A": a, "B": b, "C": c, "M": m, "N": n, "K": k}, order, beside)
+        launch(frame, grid, {"A": a, "B": b, "C": c, "M": m, "N": n, "K": k}, order, beside, races)
         results.append(c)
     return results
 
@@ -198,13 +203,16 @@ def test_faults_are_caught(fault: str) -> None:
     kinds = shows.split("|")
     shown = ""
     try:
-        results = run_gemm(FAULTY[fault], a, b, tuple(FAULTY.values()))
+        results = run_gemm(FAULTY[fault], a, b, tuple(FAULTY.values()), races=False)
     except EmulatorError as error:
         shown = error.message
     else:
         if not all(within_tolerance(c, a, b) for c in results):
             shown = "result"
     assert any(kind in shown for kind in kinds), shown or "the fault went unnoticed"
+    if shown != "result":
+        with pytest.raises(EmulatorError):
+            run_gemm(FAULTY[fault], a, b, tuple(FAULTY.values()))
 
 
 def test_columns_that_do_not_divide_are_found_and_not_mangled() -> None:
