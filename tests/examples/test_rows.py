@@ -144,5 +144,5 @@ def test_no_barrier_of_a_row_over_warps_is_needless(missing: int) -> None:
     x = np.zeros((3, 1024), np.float16)
     arrays = {"X": x, "Y": np.zeros_like(x), "M": 3, "N": 1024}
     for order in emulator.ORDERS:
-        with pytest.raises(TilecError, match="data race|uninitialised"):
+        with pytest.raises(TilecError, match=r"data race|uninitialised"):
             emulator.run(library, lowered.variant.launches[0], arrays, "late", order)
