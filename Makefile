@@ -8,7 +8,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
-PYTEST_ARGS ?= -n 2 -q
+PYTEST_ARGS ?= -n 2 -q --dist worksteal
 # The C++ compiler builds the emulator; clang and its tools compile and disassemble HIP for AMD targets.
 TOOLS := g++ clang-19 ld.lld-19 llvm-objdump-19
 # hiprtc, to compile for AMD targets as the run time does.
