@@ -10,7 +10,6 @@ case, and every example's own `main`, runs by sm_80 and by sm_90a code.
 
 from __future__ import annotations
 
-import importlib.util
 import inspect
 import io
 import json
@@ -22,16 +21,15 @@ from contextlib import redirect_stdout
 from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import torch
 
 ROOT = Path(__file__).resolve().parents[1]
-EXAMPLES = ROOT / "examples"
-sys.path[:0] = [str(ROOT), str(EXAMPLES)]
+sys.path[:0] = [str(ROOT), str(ROOT / "examples")]
 
+from tests import modules  # noqa: E402
 from tilec.runtime.compiled import CompiledKernel  # noqa: E402
 from tilec.runtime.driver import lower  # noqa: E402
 
@@ -39,14 +37,7 @@ TARGETS = ("cuda:sm_80", "cuda:sm_90a")
 Race = Callable[[Any, Any], dict[str, float]]
 
 
-@cache
-def example(name: str) -> ModuleType:
-    """The module examples/<name>.py."""
-    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+example = cache(modules.example)
 
 
 def random(*shape: int, dtype: torch.dtype = torch.float16) -> torch.Tensor:
@@ -137,7 +128,7 @@ def mains() -> Iterator[tuple[str, Callable[[], object]]]:
     except ImportError:
         print("the examples' own checks need cupy", flush=True)
         return
-    for file in sorted(EXAMPLES.glob("*.py")):
+    for file in sorted(modules.EXAMPLES.glob("*.py")):
         main = getattr(example(file.stem), "main", None)
         if main is not None and "xp" in inspect.signature(main).parameters:
             yield f"{file.stem}.main", partial(main, cupy)

@@ -5,7 +5,6 @@ program without tilec. cupy is played here by NumPy arrays and the emulator.
 from __future__ import annotations
 
 import ctypes
-import importlib.util
 import os
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
+from tests.modules import load_module
 from tilec.backends.bundle import bundle
 from tilec.backends.manifest import Manifest, evaluate
 from tilec.cli import run as command_line
@@ -153,21 +153,13 @@ class Cupy:
     arrays: dict[str, Array]
 
 
-def load_launcher(path: Path) -> Any:
-    spec = importlib.util.spec_from_file_location("matmul_launch", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.mark.parametrize(("target", "capability"), [("cuda:sm_80", "80"), ("cuda:sm_90a", "90")])
 def test_the_launcher_runs_without_tilec(
     target: str, capability: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     build = ["build", str(GEMM), *SMALL, "--target", target, "-o", str(tmp_path), "--emit", EMIT]
     assert command_line(build) == 0
-    launcher = load_launcher(tmp_path / "matmul_launch.py")
+    launcher = load_module(tmp_path / "matmul_launch.py")
     assert "tilec" not in launcher.__dict__
     aim = find_target(target)
     compiled = CompiledKernel(trace(load_file(GEMM).kernels["matmul"], dict(SIZES), aim), aim)
@@ -223,7 +215,7 @@ def test_the_launcher_checks_what_symbols_are_multiples_of(tmp_path: Path) -> No
     file = tmp_path / "promising.py"
     file.write_text(PROMISE)
     assert command_line(["build", str(file), "-o", str(tmp_path), "--emit", EMIT]) == 0
-    launcher = load_launcher(tmp_path / "promising_launch.py")
+    launcher = load_module(tmp_path / "promising_launch.py")
     _, names = launcher.bind((Array(np.zeros((3, 16), np.float16)),))
     assert names == {"M": 3, "K": 16}
     with pytest.raises(ValueError, match="K is 12, expected a multiple of 8"):

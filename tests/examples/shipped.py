@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
-from pathlib import Path
 from typing import Any
 
+from tests.modules import EXAMPLES
 from tilec.cli.programs import load_file, trace
 from tilec.runtime.compiled import CompiledKernel
 from tilec.runtime.driver import compile_program
 from tilec.target import TARGETS, find_target
 
-EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 NVIDIA = tuple(name for name in TARGETS if name.startswith("cuda"))
 
 

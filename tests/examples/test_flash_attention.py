@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 import tilec
+from tests import modules
 from tests.kernels.legs import every_leg
 from tests.kernels.machines import TARGETS
 from tilec.ir.core import walk
@@ -24,18 +23,7 @@ from tilec.runtime.driver import lower
 from tilec.runtime.nvrtc import find_nvrtc
 from tilec.target import find_target
 
-EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "flash_attention.py"
-
-
-def load() -> Any:
-    spec = importlib.util.spec_from_file_location(EXAMPLE.stem, EXAMPLE)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-example = load()
+example = modules.example("flash_attention")
 
 # queries, keys, head dimension, causal, dtype, whether heads come before rows
 CASES = [

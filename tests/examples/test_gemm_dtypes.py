@@ -4,30 +4,16 @@ its tiles; and for every NVIDIA target, through NVRTC.
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-from types import ModuleType
-
 import numpy as np
 import pytest
 
 from tests.kernels.legs import every_leg
+from tests.modules import example
 from tilec.runtime.driver import lower
 from tilec.runtime.nvrtc import find_nvrtc
 from tilec.target import TARGETS
 
-FILE = Path(__file__).parents[2] / "examples" / "gemm_dtypes.py"
-
-
-def load() -> ModuleType:
-    spec = importlib.util.spec_from_file_location(FILE.stem, FILE)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-EXAMPLE = load()
+EXAMPLE = example("gemm_dtypes")
 DTYPES = tuple(EXAMPLE.RESULTS)
 NVIDIA = tuple(name for name in TARGETS if name.startswith("cuda"))
 SIZES = ((65, 63, 127), (1, 1, 1), (64, 64, 32), (3, 130, 67), (5, 7, 0))

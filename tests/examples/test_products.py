@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -12,17 +9,8 @@ import pytest
 
 import tilec.language as T
 from tests.kernels.legs import every_leg
+from tests.modules import example
 from tilec.ir.dtypes import find_dtype
-
-EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
-
-
-def load(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def normal(shape: tuple[int, ...], dtype: str, seed: int = 0) -> Any:
@@ -38,7 +26,7 @@ SIZES = [(72, 88, 72), (65, 1, 31), (67, 71, 0)]
 @pytest.mark.parametrize("transposes", TRANSPOSES, ids=str)
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_gemm_transposes(size: tuple[int, int, int], transposes: tuple[bool, bool]) -> None:
-    example = load("gemm_transposes")
+    module = example("gemm_transposes")
     (m, n, k), (ta, tb) = size, transposes
     turn = SIZES.index(size) + TRANSPOSES.index(transposes)
     dtype = ("float16", "bfloat16")[turn % 2]
@@ -47,10 +35,10 @@ def test_gemm_transposes(size: tuple[int, int, int], transposes: tuple[bool, boo
     b = normal((n, k) if tb else (k, n), dtype, 1)
     c = np.full((m, n), np.nan, np.float32).astype(a.dtype)
     constants = {"block_M": 64, "block_N": 64, "block_K": 32, "dtype": dtype, "policy": policy}
-    found = every_leg(example.matmul, a, b, c, transpose_A=ta, transpose_B=tb, **constants)
+    found = every_leg(module.matmul, a, b, c, transpose_A=ta, transpose_B=tb, **constants)
     for leg, (*_, result) in found:
         try:
-            example.check(a, b, result, ta, tb)
+            module.check(a, b, result, ta, tb)
         except AssertionError as wrong:
             raise AssertionError(f"{leg}: {wrong}") from wrong
 
@@ -66,7 +54,7 @@ CONVOLUTIONS = [
 @pytest.mark.emulator
 @pytest.mark.parametrize(("image", "filters", "shape"), CONVOLUTIONS, ids=str)
 def test_convolution(image: tuple[int, ...], filters: int, shape: dict[str, Any]) -> None:
-    example = load("convolution")
+    module = example("convolution")
     dtype = shape.get("dtype", "float16")
     window = {k: v for k, v in shape.items() if k != "dtype"}
     size, stride, padding = (
@@ -74,17 +62,17 @@ def test_convolution(image: tuple[int, ...], filters: int, shape: dict[str, Any]
     )
     x = normal(image, dtype)
     taps = normal((size * size * image[3], filters), dtype, 1)
-    rows, columns = (example.extent(n, size, stride, padding) for n in image[1:3])
+    rows, columns = (module.extent(n, size, stride, padding) for n in image[1:3])
     y = np.full((image[0], rows, columns, filters), np.nan, np.float32).astype(x.dtype)
-    for leg, (*_, found) in every_leg(example.convolution, x, taps, y, **shape):
+    for leg, (*_, found) in every_leg(module.convolution, x, taps, y, **shape):
         try:
-            example.check(x, taps, found, **window)
+            module.check(x, taps, found, **window)
         except AssertionError as wrong:
             raise AssertionError(f"{leg}: {wrong}") from wrong
 
 
 def test_the_checks_find_a_wrong_element() -> None:
-    gemm, convolution = load("gemm_transposes"), load("convolution")
+    gemm, convolution = example("gemm_transposes"), example("convolution")
     a, b = normal((8, 16), "float16"), normal((16, 8), "float16", 1)
     c = gemm.reference(a, b).astype(np.float16)
     gemm.check(a, b, c)

@@ -3,8 +3,6 @@ in 64 bits, at ragged sizes."""
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -12,6 +10,7 @@ import numpy as np
 import pytest
 
 from tests.kernels.machines import SCHEDULES, TARGETS
+from tests.modules import example
 from tilec.errors import TilecError
 from tilec.runtime import emulator
 from tilec.runtime.clang import find_amd_clang
@@ -21,16 +20,7 @@ from tilec.runtime.interpreter_device import InterpreterDevice
 from tilec.runtime.nvrtc import find_nvrtc
 from tilec.target import find_target
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
 Array = np.ndarray[Any, Any]
-
-
-def example(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 TILE = {"block_M": 4, "block_N": 256, "threads": 64}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 import tempfile
 from collections.abc import Iterator
@@ -15,10 +14,9 @@ import numpy as np
 
 import tilec
 import tilec.language as T
+from tests.modules import EXAMPLES, load_module
 from tilec.interpreter import tolerance
 from tilec.ir.dtypes import find_dtype
-
-EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 
 @cache
@@ -136,11 +134,7 @@ def origin(m: int = 1024, n: int = 1024, k: int = 1024) -> Any:
     folder = Path(tempfile.mkdtemp(prefix="tilec-origin-"))
     path = folder / f"dequantize_gemm_{m}_{n}_{k}.py"
     path.write_text(text.replace(line, f"M, N, K = {m}, {n}, {k}"))
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.main
+    return load_module(path).main
 
 
 def packed(n: int, k: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

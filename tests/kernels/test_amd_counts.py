@@ -4,7 +4,6 @@ the IR, waits where our asm statements put them, no spills, registers that leave
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterator
 from functools import cache
 
@@ -15,8 +14,8 @@ from tests.backends.hip.cdna.decode import Code
 from tests.backends.hip.cdna.device import kernels
 from tests.examples.test_builds import EXAMPLES
 from tests.kernels.instructions import count_instructions
-from tests.kernels.programs import EXAMPLES as FOLDER
 from tests.kernels.test_vendor_compilers import AMD_ISA
+from tests.modules import example
 from tilec.language.kernel import Kernel
 from tilec.runtime.amd_isa import KernelIsa
 from tilec.runtime.clang import Assembled, find_amd_clang
@@ -44,11 +43,7 @@ ARGUMENTS = {
 
 def example_kernels(name: str) -> Iterator[CompiledKernel]:
     """Every kernel that an example's module defines, lowered."""
-    spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    for kernel in vars(module).values():
+    for kernel in vars(example(name)).values():
         if isinstance(kernel, Kernel):
             yield lower(kernel, ARGUMENTS.get(name, ()), "hip:gfx942", {})
 

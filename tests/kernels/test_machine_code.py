@@ -4,9 +4,7 @@ with the emulator: GEMM of every dtype, softmax and attention against float64 an
 
 from __future__ import annotations
 
-import importlib.util
 import re
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -21,7 +19,8 @@ from tests.examples.test_gemm_dtypes import EXAMPLE as DTYPES
 from tests.kernels import programs
 from tests.kernels import test_targets as products
 from tests.kernels.machines import Case, covering_cases
-from tests.kernels.programs import EXAMPLES, few_sizes, reference
+from tests.kernels.programs import few_sizes, reference
+from tests.modules import example
 from tilec.runtime import devices
 from tilec.runtime.driver import lower
 from tilec.runtime.emulator_device import EmulatorDevice
@@ -73,15 +72,7 @@ def test_products_are_those_of_the_emulator_to_the_bit(dtype: str, total: str, o
         products.check(device, compiled, ta, tb, out, size)
 
 
-def load(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-SOFTMAX = load("softmax")
+SOFTMAX = example("softmax")
 
 
 def run_softmax(m: int, n: int, target: str, device: Any) -> np.ndarray:
@@ -205,7 +196,7 @@ def test_an_example_runs(name: str, target: str) -> None:
     is a kernel without a program, and has its own test."""
     devices.register_device("machine", lambda argument, why: MachineCodeDevice(target=argument))
     with devices.device(f"machine:{target}"):
-        load(name).main()
+        example(name).main()
 
 
 @pytest.mark.nightly

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 import textwrap
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from tests.modules import load_module
 from tilec.ir.core import Program
 from tilec.ir.ops import builtin_registry
 from tilec.ir.print import print_program
@@ -58,11 +58,7 @@ def load(folder: Path, text: str) -> ModuleType:
     name = f"program{next(_numbers)}"
     path = folder / f"{name}.py"
     path.write_text(text, encoding="utf-8")
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_module(path)
 
 
 def traced(kernel: Any, **constants: Any) -> Program:

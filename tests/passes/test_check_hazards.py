@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from functools import cache
-from pathlib import Path
-from types import ModuleType
 
 import pytest
 
+from tests import modules
 from tests.kernels.machines import TARGETS as MACHINES
 from tests.passes.seeded_faults import FOLDER, LOWERED, PLANNED, Fault
 from tilec.errors import HazardError, IRError
@@ -25,7 +23,6 @@ from tilec.passes.pipeline import run_pipeline
 from tilec.runtime.lowering import standard_registry
 from tilec.target import TARGETS, find_target
 
-EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 REGISTRY = standard_registry()
 SYNCHRONISES = re.compile(
     " *(barrier|warp_sync|fence|mbarrier_|bulk_|cp_async_(wait|commit)|commit|free"
@@ -52,13 +49,7 @@ def base(name: str) -> Program:
     return read((FOLDER / f"{name}.tir").read_text(encoding="utf-8"), name)
 
 
-@cache
-def example(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"example_{name}", EXAMPLES / f"{name}.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+example = cache(modules.example)
 
 
 def gemm(stages: int, **constants: int) -> Program:

@@ -1,0 +1,23 @@
+"""Modules from files that are in no package: the examples, and what tests write."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+
+
+def load_module(path: Path) -> ModuleType:
+    """The module of a file, executed anew at every call."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def example(name: str) -> ModuleType:
+    """The module examples/<name>.py."""
+    return load_module(EXAMPLES / f"{name}.py")
