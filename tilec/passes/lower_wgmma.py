@@ -46,11 +46,11 @@ from .matrix_operands import (
     stored_layout,
 )
 from .ranges import Range
+from .role_registers import WARPGROUP
 
 if TYPE_CHECKING:
     from .lower_tiles import Lowering
 
-WARPGROUP = 128
 UNIT = 16  # bytes that one unit of a descriptor's address stands for
 A_FRAGMENT = 8  # registers of a thread that hold 64 x 16 elements of A
 SPANS = {0: 0, 1: 128, 2: 64, 3: 32}  # bytes of the swizzle by its code in a descriptor

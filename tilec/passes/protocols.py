@@ -35,8 +35,8 @@ from ..ir.ops.pipeline import Channel, Free, Get, Put, Stage
 from ..ir.ops.thread import Barrier, WarpSync
 from ..ir.ops.tile import Copy, Gemm
 from ..ir.types import MemoryType, Space
+from .role_registers import WARPGROUP
 
-WARPGROUP = 128
 WARP = 32
 PERIOD_BYTES = 1024  # slots start at multiples of the widest swizzle's period
 
