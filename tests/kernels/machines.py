@@ -11,21 +11,18 @@ from typing import Any
 
 import numpy as np
 
+from tests.backends.emulation import every_schedule
 from tests.kernels import programs
 from tests.kernels.programs import STAGES, TILES, Tile
 from tilec.runtime.compiled import CompiledKernel
 from tilec.runtime.driver import lower
-from tilec.runtime.emulator import ORDERS, Mode, Order
+from tilec.runtime.emulator import Mode, Order
 from tilec.runtime.emulator_device import EmulatorDevice
 from tilec.runtime.interpreter_device import InterpreterDevice
 
 TARGETS = ("cuda:sm_80", "cuda:sm_90a", "hip:gfx942")
 DTYPES = ("float16", "bfloat16")
-MODES: tuple[Mode, ...] = ("late", "early")
-SCHEDULES: tuple[tuple[Mode, Order], ...] = (
-    *itertools.product(MODES, ORDERS),
-    ("random", "random"),
-)
+SCHEDULES = tuple(every_schedule())
 Size = tuple[int, int, int]
 
 

@@ -153,37 +153,40 @@ def test_a_race_shows_as_disagreement_or_in_any_order() -> None:
 
 
 RACES = {
-    "read after write": (
+    "read_after_write": (
         "S2[t] = 1; Y[t] = S2[t ^ 1];",
         r"shared byte \d+, which thread \d+ (read|wrote)",
     ),
-    "write after read": (
+    "write_after_read": (
         "r[0] = S2[t ^ 1]; S2[t] = r[0]; Y[t] = 1;",
         r"shared byte \d+, which thread \d+ (read|wrote)",
     ),
-    "a shuffle is no barrier": (
+    "a_shuffle_is_no_barrier": (
         "S[t] = 1; shuffle(t, 0); Y[t] = S[t ^ 1];",
         r"reads shared byte .* wrote",
     ),
-    "half of a word": (
+    "half_of_a_word": (
         "H[t] = 1; barrier(); if (t % 2 == 0) H[t] = 2; else Y[t] = H[t - 1];",
         r"shared byte \d+, which",
     ),
-    "one element of all threads": ("Y[0] = 1;", r"writes Y byte \d+, which thread \d+ wrote"),
-    "blocks that write one place": (
+    "one_element_of_all_threads": ("Y[0] = 1;", r"writes Y byte \d+, which thread \d+ wrote"),
+    "blocks_that_write_one_place": (
         "if (t == 0) { Y[0] = 1; }",
         r"element of Y that thread 0 of block number \d wrote",
     ),
-    "a block that reads another's": ("Y[2 * block_id<0>() + t % 1] = 0;", "which thread"),
-    "an atomic and a store": ("atomic_add(Y, 0, 1); if (t == 3) { Y[0] = 2; }", "data race"),
+    "a_block_that_reads_anothers": (
+        "if (t == 0) { Y[block_id<0>()] = Y[(block_id<0>() + 1) % 3]; }",
+        r"element of Y that thread 0 of block number \d (read|wrote)",
+    ),
+    "an_atomic_and_a_store": ("atomic_add(Y, 0, 1); if (t == 3) { Y[0] = 2; }", "data race"),
 }
 UNRACED = {
-    "two bytes of a word": "H[t] = 1; barrier(); H[t] = H[t]; Y[t + 64 * block_id<0>()] = H[t];",
-    "a warp that meets": "S[t] = 1; warp_sync(); Y[t + 64 * block_id<0>()] = S[t ^ 1];",
-    "a block that meets": "S[t] = 1; barrier(); r[0] = S[63 - t]; barrier(); S[t] = r[0]; Y[t + 64 * block_id<0>()] = 1;",
-    "many read what one wrote": "if (t == 0) { S[0] = 1; } barrier(); r[0] = S[0]; barrier(); if (t == 9) { S[0] = 2; } Y[t + 64 * block_id<0>()] = r[0];",
-    "atomics of all": "atomic_add(Y, 0, 1); atomic_max(Y, 1, t);",
-    "atomics on shared memory": "if (t == 0) { S[0] = 0; } barrier(); atomic_add(S, 0, 1); barrier(); Y[t + 64 * block_id<0>()] = S[0];",
+    "two_bytes_of_a_word": "H[t] = 1; barrier(); H[t] = H[t]; Y[t + 64 * block_id<0>()] = H[t];",
+    "a_warp_that_meets": "S[t] = 1; warp_sync(); Y[t + 64 * block_id<0>()] = S[t ^ 1];",
+    "a_block_that_meets": "S[t] = 1; barrier(); r[0] = S[63 - t]; barrier(); S[t] = r[0]; Y[t + 64 * block_id<0>()] = 1;",
+    "many_read_what_one_wrote": "if (t == 0) { S[0] = 1; } barrier(); r[0] = S[0]; barrier(); if (t == 9) { S[0] = 2; } Y[t + 64 * block_id<0>()] = r[0];",
+    "atomics_of_all": "atomic_add(Y, 0, 1); atomic_max(Y, 1, t);",
+    "atomics_on_shared_memory": "if (t == 0) { S[0] = 0; } barrier(); atomic_add(S, 0, 1); barrier(); Y[t + 64 * block_id<0>()] = S[0];",
 }
 _RACE_HEAD = "  shared<i32> S = shared_buffer<i32>(0, 64); shared<i32> S2 = shared_buffer<i32>(256, 64); shared<i8> H = shared_buffer<i8>(512, 64); regs<i32, 1> r; const i32 t = thread_id();\n  S2[t] = 0; barrier();\n  "
 
@@ -192,7 +195,7 @@ def _race_probes() -> Probes:
     bodies = {**{n: text for n, (text, _) in RACES.items()}, **UNRACED}
     return Probes(
         {
-            name.replace(" ", "_").replace("'", ""): Probe(
+            name: Probe(
                 _RACE_HEAD + text + "\n",
                 (*needs_of(_RACE_HEAD + text), Need("i8")),
                 {"Y": "i32"},
@@ -207,10 +210,9 @@ def _race_probes() -> Probes:
 RACE_PROBES = _race_probes()
 
 
-def race_of(name: str, mode: Any, order: Any, races: bool = True) -> str:
-    symbol = name.replace(" ", "_").replace("'", "")
+def race_of(name: str, mode: Any, order: Any) -> str:
     try:
-        RACE_PROBES.run(symbol, {"Y": np.zeros(256, np.int32)}, mode, order, (3, 1, 1), races=races)
+        RACE_PROBES.run(name, {"Y": np.zeros(256, np.int32)}, mode, order, (3, 1, 1))
     except EmulatorError as error:
         return error.message
     return ""

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tests.backends.hip.cdna import floats
+from tests.backends.hip.cdna.decode import IsaError
 from tests.backends.hip.cdna.floats import fma32, fma64
 
 Array = NDArray[Any]
@@ -69,7 +70,7 @@ def _permute(high: Array, low: Array, selector: Array) -> Array:
     for byte in range(4):
         chosen = selector >> _u(8 * byte) & _u(255)
         if np.any((chosen > 7) & (chosen != 12)):
-            raise NotImplementedError(f"v_perm_b32 with selector {selector}")
+            raise IsaError(f"v_perm_b32 with selector {selector}")
         found = wide >> (chosen & _u(7)).astype(np.uint64) * np.uint64(8) & np.uint64(255)
         found = np.where(chosen == 12, np.uint64(0), found)
         result |= found.astype(np.uint32) << _u(8 * byte)
