@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from ..ir.clone import clone_block
 from ..ir.core import Block, Op, Program, Value, at, walk
-from ..ir.ops.control import For, If, Launch, Role, Yield
+from ..ir.ops.control import For, If, Launch, Role, Yield, map_launches
 from ..ir.ops.memory import Alloc
 from ..ir.ops.pipeline import Channel, Pipeline, Stage
 from ..ir.ops.tile import Copy
@@ -31,8 +31,7 @@ CONSUMER_BARRIER = 1  # the named barrier on which the consumers meet
 
 def assign_roles(program: Program, context: PassContext) -> Program:
     """Splits every launch whose load stages use TMA into a consumer and a producer role."""
-    ops = [_launch(op, context) if isinstance(op, Launch) else op for op in program.body.ops]
-    return program.with_body(program.body.with_ops(ops))
+    return map_launches(program, lambda launch: _launch(launch, context))
 
 
 def is_producer_stage(stage: Stage) -> bool:

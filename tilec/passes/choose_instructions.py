@@ -16,7 +16,7 @@ from __future__ import annotations
 from ..errors import Loc
 from ..ir.core import Block, Op, Program, Value, walk
 from ..ir.layout import SharedLayout, WgmmaOperand, choose_swizzle, tma_boxes
-from ..ir.ops.control import Launch
+from ..ir.ops.control import Launch, map_launches
 from ..ir.ops.memory import memory_type
 from ..ir.ops.pipeline import Pipeline, Stage
 from ..ir.ops.tile import SIDES, Copy, Gemm, StoreTile
@@ -38,10 +38,7 @@ ASYNC_BYTES = 16  # alignment that TMA needs, and that cp.async is used for
 def choose_instructions(program: Program, context: PassContext) -> Program:
     """Chooses copy instructions, and the kind of matrix instruction that they allow."""
     ranges = value_ranges(program.body, context.multiples)
-    ops = [
-        _launch(op, context, ranges) if isinstance(op, Launch) else op for op in program.body.ops
-    ]
-    return program.with_body(program.body.with_ops(ops))
+    return map_launches(program, lambda launch: _launch(launch, context, ranges))
 
 
 def _launch(launch: Launch, context: PassContext, ranges: ValueRanges) -> Launch:

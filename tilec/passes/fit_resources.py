@@ -14,7 +14,7 @@ from __future__ import annotations
 from ..errors import OutOfResources
 from ..ir.clone import Renaming, clone_op
 from ..ir.core import Block, Op, Program, Value, walk
-from ..ir.ops.control import Launch, Role
+from ..ir.ops.control import Launch, Role, map_launches
 from ..ir.ops.memory import Alloc, memory_type
 from ..ir.ops.pipeline import Channel, Put, Receive, Stage
 from ..ir.ops.tile import Gemm, StoreTile
@@ -40,8 +40,7 @@ STAGING_COLUMN_BYTES = 128  # width of a slab on its way to a TMA store
 
 def fit_resources(program: Program, context: PassContext) -> Program:
     """Lowers slots until shared memory suffices, then divides registers."""
-    ops = [_launch(op, context) if isinstance(op, Launch) else op for op in program.body.ops]
-    return program.with_body(program.body.with_ops(ops))
+    return map_launches(program, lambda launch: _launch(launch, context))
 
 
 def _launch(launch: Launch, context: PassContext) -> Launch:

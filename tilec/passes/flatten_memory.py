@@ -21,7 +21,7 @@ from ..ir.core import Block, Constant, Level, Op, Program, Value, at
 from ..ir.dtypes import i32, i64
 from ..ir.layout import SharedLayout, Swizzle
 from ..ir.ops.arith import Elementwise
-from ..ir.ops.control import Assume, For, If, Launch, Role
+from ..ir.ops.control import Assume, For, If, Launch, Role, map_launches
 from ..ir.ops.memory import Alloc, Flatten, Slot, memory_type
 from ..ir.ops.nvidia import MakeDescriptor, TensorMap, TmaLoad, TmaStore
 from ..ir.types import MemoryType, Space
@@ -38,8 +38,7 @@ WALKED_BY_HARDWARE = (TmaLoad, TmaStore, MakeDescriptor)
 def flatten_memory(program: Program, context: PassContext) -> Program:
     """Flattens all accesses of every launch."""
     assert program.level is Level.THREAD, "flatten_memory works on threads' programs"
-    ops = [_launch(op, context) if isinstance(op, Launch) else op for op in program.body.ops]
-    return program.with_body(program.body.with_ops(ops))
+    return map_launches(program, lambda launch: _launch(launch, context))
 
 
 def _launch(launch: Launch, context: PassContext) -> Launch:

@@ -24,7 +24,7 @@ from ..ir.core import Block, Op, Program, Value, at, walk
 from ..ir.layout import RegisterLayout, SharedLayout, choose_swizzle, quietest_swizzle
 from ..ir.layout.constraints import System, Unsatisfiable
 from ..ir.layout.solver import Solution, solve
-from ..ir.ops.control import Launch, Parallel, Role
+from ..ir.ops.control import Launch, Parallel, Role, map_launches
 from ..ir.ops.memory import Alloc
 from ..ir.ops.pipeline import Channel, Get
 from ..ir.ops.tile import ConvertLayout, Gemm, LoadTile, Side, Splat, Undefined
@@ -39,8 +39,7 @@ from .variants import multiplied_dtype, operand_layout, read_by_matrices, varian
 
 def infer_layouts(program: Program, context: PassContext) -> Program:
     """Chooses all layouts of every launch."""
-    ops = [_launch(op, context) if isinstance(op, Launch) else op for op in program.body.ops]
-    return program.with_body(program.body.with_ops(ops))
+    return map_launches(program, lambda launch: _launch(launch, context))
 
 
 def _launch(launch: Launch, context: PassContext) -> Launch:

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from ..ir.clone import clone_op
 from ..ir.core import Block, Op, Program, Value, at, constant_of, walk, with_results
 from ..ir.ops.arith import Compare
-from ..ir.ops.control import If, Launch, Yield
+from ..ir.ops.control import If, Yield, map_launches
 from ..ir.ops.pipeline import Free, Get, Pipeline, Stage, Wait, channel_type
 from ..ir.ops.tile import Gemm, Splat, Undefined
 from ..ir.types import InflightType, TileType
@@ -40,11 +40,9 @@ PENDING = (
 
 def issue_gemms(program: Program, context: PassContext) -> Program:
     """Makes wgmma gemms asynchronous and places their waits."""
-    ops = [
-        op.replace(body=_block(op.body, definitions(op.body))) if isinstance(op, Launch) else op
-        for op in program.body.ops
-    ]
-    return program.with_body(program.body.with_ops(ops))
+    return map_launches(
+        program, lambda launch: launch.replace(body=_block(launch.body, definitions(launch.body)))
+    )
 
 
 def _block(block: Block, defined_by: dict[Value, Op]) -> Block:

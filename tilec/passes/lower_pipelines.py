@@ -24,7 +24,7 @@ from ..ir.build import Builder, Number, fresh, scalar
 from ..ir.clone import Renaming, clone_op
 from ..ir.core import Block, Op, Program, Value, at, constant_of, walk
 from ..ir.dtypes import i32
-from ..ir.ops.control import For, If, Launch, Role, ThreadId, While, Yield
+from ..ir.ops.control import For, If, Launch, Role, ThreadId, While, Yield, map_launches
 from ..ir.ops.memory import Load
 from ..ir.ops.nvidia import CpAsyncCommit, CpAsyncWait, FenceProxyAsync, SetRegisters
 from ..ir.ops.pipeline import (
@@ -62,10 +62,7 @@ from .step_plan import StepPlan, plan_steps
 
 def lower_pipelines(program: Program, context: PassContext) -> Program:
     """Lowers every pipeline of every launch."""
-    ops = [
-        _Lowering(op, context).run() if isinstance(op, Launch) else op for op in program.body.ops
-    ]
-    return program.with_body(program.body.with_ops(ops))
+    return map_launches(program, lambda launch: _Lowering(launch, context).run())
 
 
 @dataclass

@@ -20,7 +20,18 @@ from ..ir.core import Block, Level, Op, Program, Value, at
 from ..ir.dtypes import DType
 from ..ir.layout import RegisterLayout
 from ..ir.ops.arith import Elementwise
-from ..ir.ops.control import For, If, Launch, Parallel, Role, Simt, ThreadId, While, Yield
+from ..ir.ops.control import (
+    For,
+    If,
+    Launch,
+    Parallel,
+    Role,
+    Simt,
+    ThreadId,
+    While,
+    Yield,
+    map_launches,
+)
 from ..ir.ops.memory import Alloc
 from ..ir.ops.pipeline import Wait
 from ..ir.ops.reduce import Reduce, Scan
@@ -78,8 +89,7 @@ REMARKED_COPY = 16  # registers copied in a loop that are worth a remark
 
 def lower_tiles(program: Program, context: PassContext) -> Program:
     """Lowers every launch. Raises TargetUnsupported where an op has no lowering."""
-    ops = [_launch(op, context) if isinstance(op, Launch) else op for op in program.body.ops]
-    return program.with_body(program.body.with_ops(ops), Level.THREAD)
+    return map_launches(program, lambda launch: _launch(launch, context), Level.THREAD)
 
 
 def register_lowerings(registry: Registry) -> None:

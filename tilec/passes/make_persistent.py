@@ -16,7 +16,7 @@ from ..ir.build import Builder, scalar
 from ..ir.clone import Renaming, clone_op
 from ..ir.core import Block, Op, Program, Value, at, constant_of, walk
 from ..ir.dtypes import i32
-from ..ir.ops.control import For, HardwareBlock, Launch, Yield
+from ..ir.ops.control import For, HardwareBlock, Launch, Yield, map_launches
 from ..ir.ops.memory import Alloc
 from ..ir.ops.pipeline import Channel, Pipeline
 from ..ir.ops.tile import Copy
@@ -31,8 +31,7 @@ power of 2."""
 
 def make_persistent(program: Program, context: PassContext) -> Program:
     """Makes launches persistent where they have roles, and rasterizes the others that ask for it."""
-    ops = [_launch(op, context) if isinstance(op, Launch) else op for op in program.body.ops]
-    return program.with_body(program.body.with_ops(ops))
+    return map_launches(program, lambda launch: _launch(launch, context))
 
 
 def _launch(launch: Launch, context: PassContext) -> Launch:

@@ -29,7 +29,7 @@ from ..ir.build import Builder
 from ..ir.clone import clone_op
 from ..ir.core import Access, Block, Constant, Level, Op, Program, Value, at, constant_of, walk
 from ..ir.ops import arith
-from ..ir.ops.control import For, Launch, Role
+from ..ir.ops.control import For, Launch, Role, map_launches
 from ..ir.ops.memory import Alloc, memory_type
 from ..ir.ops.nvidia import LdMatrix, Mma
 from ..ir.ops.thread import Barrier, FillRegisters
@@ -45,14 +45,10 @@ BUFFERS = 2
 def overlap_fragments(program: Program, context: PassContext) -> Program:
     """Overlaps the matrix loops of every launch where registers suffice."""
     assert program.level is Level.THREAD, "overlap_fragments works on threads' programs"
-    ops = [
-        op.map(lambda v: v, _Overlap(_register_limit(op, context)).block)
-        if isinstance(op, Launch)
-        else op
-        for op in program.body.ops
-    ]
-    same = all(x is y for x, y in zip(ops, program.body.ops, strict=True))
-    return program if same else program.with_body(program.body.with_ops(ops))
+    return map_launches(
+        program,
+        lambda launch: launch.map(lambda v: v, _Overlap(_register_limit(launch, context)).block),
+    )
 
 
 def _register_limit(launch: Launch, context: PassContext) -> int:

@@ -25,7 +25,7 @@ import numpy as np
 
 from ..errors import HazardError
 from ..ir.core import Access, Block, Effect, Level, Op, Program, Value, at, walk
-from ..ir.ops.control import For, If, Launch, Role, Simt, While, Yield
+from ..ir.ops.control import For, If, Launch, Role, Simt, While, Yield, map_launches
 from ..ir.ops.memory import Alloc, Slot, memory_type
 from ..ir.ops.nvidia import CpAsyncCommit, CpAsyncWait, FenceProxyAsync
 from ..ir.ops.thread import Barrier
@@ -38,8 +38,7 @@ from .uniformity import differing
 
 def place_barriers(program: Program, context: PassContext) -> Program:
     """Synchronises unmanaged shared memory in every launch."""
-    ops = [_launch(op) if isinstance(op, Launch) else op for op in program.body.ops]
-    return program.with_body(program.body.with_ops(ops))
+    return map_launches(program, _launch)
 
 
 def _launch(launch: Launch) -> Launch:

@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 
 from ..ir.clone import Renaming, clone_op
 from ..ir.core import Block, Op, Program, Value, at, constant_of, walk
-from ..ir.ops.control import For, Launch, Yield
+from ..ir.ops.control import For, Launch, Yield, map_launches
 from ..ir.ops.memory import Alloc, memory_type
 from ..ir.ops.pipeline import Channel, Commit, Free, Get, Pipeline, Put, Stage
 from ..ir.ops.tile import Copy, Gemm
@@ -51,8 +51,7 @@ MADE_SLOTS = 2  # of a buffer that threads fill: one being filled, one being rea
 
 def plan_pipelines(program: Program, context: PassContext) -> Program:
     """Plans every innermost pipelined loop."""
-    ops = [_plan_launch(op, context) if isinstance(op, Launch) else op for op in program.body.ops]
-    return program.with_body(program.body.with_ops(ops))
+    return map_launches(program, lambda launch: _plan_launch(launch, context))
 
 
 @dataclass

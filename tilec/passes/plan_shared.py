@@ -27,7 +27,7 @@ from dataclasses import dataclass
 
 from ..ir.build import Builder
 from ..ir.core import Block, Op, Program, Value, at, walk
-from ..ir.ops.control import Launch, Role
+from ..ir.ops.control import Launch, Role, map_launches
 from ..ir.ops.memory import Alloc, memory_type
 from ..ir.ops.nvidia import CpAsync, CpAsyncWait
 from ..ir.ops.thread import Barrier
@@ -42,8 +42,7 @@ NOT_SHARED = 1024  # bytes that are not worth a barrier, while there is room
 
 def plan_shared(program: Program, context: PassContext) -> Program:
     """Gives every shared buffer its offset."""
-    ops = [_launch(op, context) if isinstance(op, Launch) else op for op in program.body.ops]
-    return program.with_body(program.body.with_ops(ops))
+    return map_launches(program, lambda launch: _launch(launch, context))
 
 
 @dataclass(frozen=True)

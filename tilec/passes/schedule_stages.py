@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from ..ir.clone import Renaming, clone_op
 from ..ir.core import Block, Op, Program, Value, walk
-from ..ir.ops.control import Launch, Yield
+from ..ir.ops.control import Launch, Yield, map_launches
 from ..ir.ops.pipeline import Channel, Get, Pipeline, Put, Receive, Send, Stage, channel_type
 from ..ir.types import ChannelType, MemoryType
 from .context import PassContext
@@ -28,8 +28,7 @@ LOADS = ("load", "fetch", "deposit")
 
 def schedule_stages(program: Program, context: PassContext) -> Program:
     """Chooses leads and orders, and trims channels to them."""
-    ops = [_launch(op) if isinstance(op, Launch) else op for op in program.body.ops]
-    return program.with_body(program.body.with_ops(ops))
+    return map_launches(program, _launch)
 
 
 def _launch(launch: Launch) -> Launch:

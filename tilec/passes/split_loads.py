@@ -21,7 +21,7 @@ import math
 from ..ir.clone import Renaming, clone_op
 from ..ir.core import Block, Op, Program, at, walk
 from ..ir.ops.arith import Cast
-from ..ir.ops.control import Launch, Yield
+from ..ir.ops.control import Launch, Yield, map_launches
 from ..ir.ops.memory import memory_type
 from ..ir.ops.pipeline import Channel, Commit, Put, Receive, Send, Stage
 from ..ir.ops.tile import Copy, LoadTile, StoreTile
@@ -39,8 +39,7 @@ ADDRESS = 2  # registers of one of 64 bits
 
 def split_loads(program: Program, context: PassContext) -> Program:
     """Splits load stages whose copies pass through registers."""
-    ops = [_launch(op, context) if isinstance(op, Launch) else op for op in program.body.ops]
-    return program.with_body(program.body.with_ops(ops))
+    return map_launches(program, lambda launch: _launch(launch, context))
 
 
 def _launch(launch: Launch, context: PassContext) -> Launch:

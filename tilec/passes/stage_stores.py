@@ -41,7 +41,7 @@ from ..ir.core import Block, Op, Program, Value, at, walk
 from ..ir.dtypes import DType
 from ..ir.layout import RegisterLayout, SharedLayout, choose_swizzle
 from ..ir.ops.arith import Cast
-from ..ir.ops.control import Launch, Role, ThreadId, Yield
+from ..ir.ops.control import Launch, Role, ThreadId, Yield, map_launches
 from ..ir.ops.memory import Alloc, memory_type
 from ..ir.ops.nvidia import BulkCommit, BulkWait, FenceProxyAsync
 from ..ir.ops.pipeline import Channel
@@ -60,8 +60,7 @@ REGISTER = 4  # bytes
 
 def stage_stores(program: Program, context: PassContext) -> Program:
     """Stages the TMA stores and the scattered stores of every launch."""
-    ops = [_launch(op, context) if isinstance(op, Launch) else op for op in program.body.ops]
-    return program.with_body(program.body.with_ops(ops))
+    return map_launches(program, lambda launch: _launch(launch, context))
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from ..ir.core import Access, Block, Level, Op, Program, Value, at, constant_of, walk
 from ..ir.ops import arith
-from ..ir.ops.control import For, If, Launch, Role
+from ..ir.ops.control import For, If, Launch, Role, map_launches
 from ..ir.ops.memory import Alloc, Atomic, ElementAccess, Load, Slot, Store, memory_type
 from ..ir.types import MemoryType, Space
 from .affine import depends
@@ -33,8 +33,7 @@ UNROLL_LIMIT = 64  # iterations of a loop over a thread's array that is unrolled
 def vectorize(program: Program, context: PassContext) -> Program:
     """Vectorises marked loops and guards accesses, in every launch."""
     assert program.level is Level.THREAD, "vectorize works on threads' programs"
-    ops = [_launch(op, context) if isinstance(op, Launch) else op for op in program.body.ops]
-    return program.with_body(program.body.with_ops(ops))
+    return map_launches(program, lambda launch: _launch(launch, context))
 
 
 def _launch(launch: Launch, context: PassContext) -> Launch:

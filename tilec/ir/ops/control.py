@@ -4,10 +4,11 @@ symbols).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import PurePath
 
 from ...errors import TypeMismatch
-from ..core import Block, Level, Op, Value, attribute, operand, operands, region
+from ..core import Block, Level, Op, Program, Value, attribute, operand, operands, region
 from ..dtypes import DType, bool_, i32
 from ..layout.register import RegisterLayout
 from ..types import MemoryType, ScalarType, Space, Type
@@ -94,6 +95,17 @@ class Launch(Op, name="launch"):
     order: str = attribute(default="row")
     launched_threads: int = attribute(default=0)
     shared_bytes: int = attribute(default=0)
+
+
+def map_launches(
+    program: Program, rewrite: Callable[[Launch], Op], level: Level | None = None
+) -> Program:
+    """`program` with every launch rewritten, at `level` where one is given; itself where nothing
+    changes."""
+    ops = [rewrite(op) if isinstance(op, Launch) else op for op in program.body.ops]
+    if level is None and all(x is y for x, y in zip(ops, program.body.ops, strict=True)):
+        return program
+    return program.with_body(program.body.with_ops(ops), level)
 
 
 class Role(Op, name="role"):
