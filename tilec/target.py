@@ -107,7 +107,14 @@ _MMA_80 = (
     *_mma((8, 8, 4), "f64", "f64"),
 )  # fmt: skip
 _MMA_89 = (*_MMA_80, *_mma((16, 8, 32), "e4m3", "f32"), *_mma((16, 8, 32), "e5m2", "f32"))
-_WGMMA = tuple(MatrixInstruction("wgmma", 64, 256, 16, dtype, "f32") for dtype in ("f16", "bf16"))
+# wgmma.mma_async (PTX ISA, "Matrix multiply-accumulate operation using wgmma instruction").
+_WGMMA = tuple(
+    MatrixInstruction("wgmma", 64, 256, k, operand, accumulator)
+    for k, operand, accumulator in (
+        (16, "f16", "f32"), (16, "bf16", "f32"), (8, "tf32", "f32"),
+        (32, "e4m3", "f32"), (32, "e5m2", "f32"), (32, "i8", "i32"), (32, "u8", "i32"),
+    )
+)  # fmt: skip
 # MFMA of one block (the CDNA2, CDNA3 and CDNA4 ISA manuals, "Matrix arithmetic instructions").
 _MFMA = (
     *_mfma("f16", "f32", (32, 8), (16, 16)), *_mfma("bf16", "f32", (32, 8), (16, 16)),

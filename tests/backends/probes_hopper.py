@@ -11,7 +11,7 @@ from tests.backends.emulation import Probe, Probes, needs_of
 from tilec.backends.manifest import TensorMapSpec
 from tilec.backends.prelude import Need
 
-BYTES = {"f16": 2, "bf16": 2, "f32": 4, "i8": 1, "u8": 1, "e4m3": 1, "e5m2": 1}
+BYTES = {"f16": 2, "bf16": 2, "tf32": 4, "i8": 1, "u8": 1, "e4m3": 1, "e5m2": 1}
 
 
 @dataclass(frozen=True)
@@ -195,9 +195,9 @@ _CASES = (
     ),
     *(Multiplication(64, "f16", "mn", "mn", w) for w in (0,)),
     Multiplication(256, "bf16", "mn", "mn", 128),
-    *(Multiplication(64, t) for t in ("bf16", "f32", "i8", "u8", "e4m3", "e5m2")),
+    *(Multiplication(64, t) for t in ("bf16", "tf32", "i8", "u8", "e4m3", "e5m2")),
     *(Multiplication(128, "f16", "r", b, 128) for b in ("k", "mn")),
-    *(Multiplication(32, t, "r", "k", 64) for t in ("bf16", "i8", "e4m3", "f32")),
+    *(Multiplication(32, t, "r", "k", 64) for t in ("bf16", "i8", "e4m3", "tf32")),
 )
 WGMMA = {f"wgmma_{c.n}_{c.dtype}_{c.a}_{c.b}_{c.swizzle}": c for c in _CASES}
 

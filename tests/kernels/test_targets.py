@@ -21,7 +21,7 @@ from tests.kernels.instructions import count_instructions
 from tests.kernels.test_vendor_compilers import check_amd, check_nvidia
 from tilec.ir.core import walk
 from tilec.ir.dtypes import find_dtype, long_name
-from tilec.ir.ops.nvidia import CpAsync, Mma
+from tilec.ir.ops.nvidia import CpAsync, Mma, Wgmma
 from tilec.runtime.clang import find_amd_clang
 from tilec.runtime.compiled import CompiledKernel
 from tilec.runtime.driver import lower
@@ -208,7 +208,7 @@ def test_machine_code_of_every_way_to_multiply(
         tile = {"bm": 128, "bn": 64, "bk": 512 // find_dtype(dtype).bits, "threads": 256}
         compiled = lowered(product(dtype, total, out, *transposes), target, **tile)
         for variant in compiled.variants:
-            multiplies = [op for op in walk(variant.program.body) if isinstance(op, Mma)]
+            multiplies = [op for op in walk(variant.program.body) if isinstance(op, (Mma, Wgmma))]
             assert bool(multiplies) == matrix
             check_nvidia(variant, target.partition(":")[2], tmp_path, matrix=matrix)
 

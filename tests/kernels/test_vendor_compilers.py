@@ -32,7 +32,8 @@ AMD = tuple(case for case in CASES if case.target.startswith("hip"))
 
 # Mnemonics in SASS, and the ops that they are made for.
 SASS = {
-    ("HMMA", "IMMA", "DMMA", "QMMA"): ("mma",), ("HGMMA",): ("wgmma", "wgmma_registers"),
+    ("HMMA", "IMMA", "DMMA", "QMMA"): ("mma",),
+    ("HGMMA", "QGMMA", "IGMMA"): ("wgmma", "wgmma_registers"),
     ("LDSM",): ("ldmatrix",), ("STSM",): ("stmatrix",), ("LDGSTS",): ("cp_async",),
     ("UTMALDG",): ("tma_load",), ("UTMASTG",): ("tma_store",),
 }  # fmt: skip

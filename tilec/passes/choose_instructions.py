@@ -172,13 +172,13 @@ def _gemm_refusal(gemm: Gemm, threads: int, target: Target, ranges: ValueRanges)
 
 
 def _layout_refusal(gemm: Gemm, ranges: ValueRanges) -> str:
-    """Why wgmma cannot read an operand in the layout that the program gives its memory, or from
-    where it starts.
+    """Why wgmma cannot read an operand in its order, in the layout that the program gives its
+    memory, or from where it starts.
     """
     for side in SIDES:
         matrix = gemm.matrix(side)
         type_ = matrix.value.type
-        if not isinstance(type_, MemoryType) or (type_.layout is None and not matrix.indices):
+        if not isinstance(type_, MemoryType):
             continue
         shape, bits = tuple(int(d) for d in type_.shape), type_.dtype.bits
         layout = type_.layout or SharedLayout.swizzled(shape, bits, choose_swizzle(shape, bits))

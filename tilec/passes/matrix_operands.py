@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from .lower_tiles import Lowering
 
 WGMMA_STEP_BITS = 256  # of k that one wgmma multiplies
+TRANSPOSED_BITS = 16  # of the elements of which wgmma takes matrices with k as the outer dimension
 TF32_BITS = 0xFFFFE000  # of an f32 that a gemm declared tf32 reads
 
 
@@ -166,7 +167,10 @@ def descriptors_of(
     A descriptor starts at the first row of a block that the swizzle leaves in place, and along k
     where an instruction may (PTX ISA, 9.7.15.5.1).
     """
-    bits = memory_type(matrix.value).dtype.bits
+    dtype = memory_type(matrix.value).dtype
+    bits = dtype.bits
+    if not matrix.k_major and bits != TRANSPOSED_BITS:
+        return f"of {dtype} it takes only matrices in which consecutive k lie side by side"
     dims = sorted((matrix.mn_dim, matrix.k_dim))
     found = wgmma_operand(layout.along(dims), "k" if matrix.k_major else "mn", bits)
     if found is None:
