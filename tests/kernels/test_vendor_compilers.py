@@ -72,7 +72,8 @@ def check_nvidia(variant: Lowered, arch: str, folder: Path, *, matrix: bool = Tr
     for mnemonics, ops in SASS.items():
         count = sum(found[mnemonic] for mnemonic in mnemonics)
         assert count == sum(expected[op] for op in ops), mnemonics
-    assert (expected["mma"] + expected["wgmma"] > 0) == matrix
+    multiplies = expected["mma"] + expected["wgmma"] + expected["wgmma_registers"]
+    assert (multiplies > 0) == matrix
     assert found["LDL"] == found["STL"] == 0
 
 

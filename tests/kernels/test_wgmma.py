@@ -4,13 +4,18 @@ code holds; operands that wgmma cannot read are multiplied another way, and a re
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
+import tilec
+import tilec.language as T
 from tests.kernels.instructions import count_instructions
 from tests.kernels.machines import SCHEDULES
-from tests.kernels.test_targets import check, lowered, product
+from tests.kernels.test_targets import TRANSPOSES, check, lowered, operands, product
 from tests.kernels.test_vendor_compilers import check_nvidia
 from tilec.ir.dtypes import find_dtype
 from tilec.runtime.emulator_device import EmulatorDevice
@@ -68,3 +73,83 @@ def test_k_must_be_contiguous(dtype: str, total: str, out: str, ta: bool, tb: bo
     (remark,) = (r for r in compiled.remarks if r.code == "TLC0320")
     assert f"operand {'A' if ta else 'B'}" in remark.message and "consecutive k" in remark.message
     check(EmulatorDevice(TARGET, "a test"), compiled, ta, tb, out, (65, 80, 48))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize(("ta", "tb"), TRANSPOSES)
+def test_every_order_in_place(dtype: str, ta: bool, tb: bool, tmp_path: Path) -> None:
+    """Elements of 16 bits go from TMA to wgmma as they lie, whichever dimension is contiguous."""
+    tile = {"bm": 128, "bn": 256, "bk": 64, "threads": 256, "stages": 4}
+    variant = lowered(product(dtype, "float32", dtype, ta, tb), TARGET, **tile).variants[0]
+    found = count_instructions(variant.program)
+    assert found["wgmma"] == 4 and found["tma_load"] == 2 * ta + 4 * (not tb) + (not ta) + tb
+    assert found["ldmatrix"] == found["load_shared_16"] == found["cp_async"] == 0
+    check_nvidia(variant, "sm_90a", tmp_path)
+
+
+@cache
+def from_fragment(stored: str, dtype: str, total: str, tb: bool) -> Any:
+    """C = A B^T, A stored as one dtype and multiplied from a fragment of another."""
+    b_shape = ("N", "K") if tb else ("K", "N")
+
+    @tilec.kernel
+    def multiply(
+        A: T.Tensor(("M", "K"), stored),
+        B: T.Tensor(b_shape, dtype),
+        C: T.Tensor(("M", "N"), total),
+        bm: int = 64,
+        bn: int = 64,
+        bk: int = 64,
+        threads: int = 128,
+    ):
+        M, N, K = C.shape[0], C.shape[1], A.shape[1]
+        with T.Kernel(T.ceildiv(N, bn), T.ceildiv(M, bm), threads=threads) as (bx, by):
+            A_s = T.alloc_shared((bm, bk), stored)
+            B_s = T.alloc_shared((bn, bk) if tb else (bk, bn), dtype)
+            F = T.alloc_fragment((bm, bk), dtype)
+            acc = T.alloc_fragment((bm, bn), total)
+            T.clear(acc)
+            for k in T.Pipelined(T.ceildiv(K, bk), num_stages=3):
+                T.copy(A[by * bm, k * bk], A_s)
+                if tb:
+                    T.copy(B[bx * bn, k * bk], B_s)
+                else:
+                    T.copy(B[k * bk, bx * bn], B_s)
+                T.copy(A_s, F)
+                T.gemm(F, B_s, acc, transpose_B=tb)
+            T.copy(acc, C[by * bm, bx * bn])
+
+    return multiply
+
+
+FROM_FRAGMENTS = [
+    *((dtype, dtype, total, True) for dtype, total, _ in WAYS),
+    ("float16", "float16", "float32", False),
+    ("int8", "bfloat16", "float32", True),
+]
+
+
+@pytest.mark.emulator
+@pytest.mark.parametrize(("stored", "dtype", "total", "tb"), FROM_FRAGMENTS)
+def test_left_operand_in_registers(stored: str, dtype: str, total: str, tb: bool) -> None:
+    kernel, k = from_fragment(stored, dtype, total, tb), row(dtype)
+    compiled = lowered(kernel, TARGET, bk=k)
+    assert count_instructions(compiled.variants[0].program)["wgmma_registers"] == 4
+    for number, size in enumerate(((64, 64, k), (65, 72, 4 * k - 16), (9, 200, 2 * k))):
+        a, b = operands(dtype, size)
+        a, c = a.astype(find_dtype(stored).numpy), np.zeros(size[:2], find_dtype(total).numpy)
+        mode, order = SCHEDULES[-1 - number]
+        device = EmulatorDevice(TARGET, "a test", mode, order)
+        compiled.run_on(device, (a, np.ascontiguousarray(b.T if tb else b), c))
+        assert np.array_equal(c, a.astype(np.float64) @ b.astype(np.float64))
+
+
+@pytest.mark.parametrize(("stored", "dtype", "total", "tb"), FROM_FRAGMENTS)
+@pytest.mark.parametrize(("bm", "bn", "threads"), TILES[1:])
+def test_machine_code_from_registers(
+    stored: str, dtype: str, total: str, tb: bool, bm: int, bn: int, threads: int, tmp_path: Path
+) -> None:
+    tile = {"bm": bm, "bn": bn, "bk": row(dtype), "threads": threads}
+    variant = lowered(from_fragment(stored, dtype, total, tb), TARGET, **tile).variants[0]
+    assert count_instructions(variant.program)["wgmma_registers"] > 0
+    check_nvidia(variant, "sm_90a", tmp_path)

@@ -52,7 +52,6 @@ if TYPE_CHECKING:
     from .lower_tiles import Lowering
 
 UNIT = 16  # bytes that one unit of a descriptor's address stands for
-A_FRAGMENT = 8  # registers of a thread that hold 64 x 16 elements of A
 SPANS = {0: 0, 1: 128, 2: 64, 3: 32}  # bytes of the swizzle by its code in a descriptor
 
 
@@ -71,7 +70,7 @@ def lower_wgmma(op: Gemm, lowering: Lowering) -> None:
     column = lowering.at_top(lambda: tiling.unit_place(b, warpgroup)[1])
     a = _Source(op, "a", lowering, tiling, row)
     other = _Source(op, "b", lowering, tiling, column)
-    b.emit(WgmmaFence())
+    b.emit(WgmmaFence(() if a.registers is None else (a.registers,)))
     with (
         b.unrolled(tiling.row_blocks, "i") as i,
         b.unrolled(tiling.column_blocks, "j") as j,
@@ -83,7 +82,8 @@ def lower_wgmma(op: Gemm, lowering: Lowering) -> None:
         right = other.descriptor(j, step)
         transposed = not other.operand.k_major
         if a.registers is not None:
-            at = b.mul(b.add(b.mul(i, tiling.steps), step), A_FRAGMENT)
+            fragment = tiling.m * tiling.k // WARPGROUP
+            at = b.mul(b.add(b.mul(i, tiling.steps), step), fragment)
             b.emit(
                 WgmmaRegisters(
                     accumulator, offset, a.registers, at, right, adds,

@@ -345,12 +345,15 @@ class AdvanceDescriptor(Op, name="advance_descriptor", level=Level.THREAD, pure=
 
 
 class WgmmaFence(Statement, name="wgmma_fence", level=Level.THREAD):
-    """Orders register accesses before the wgmmas that follow."""
+    """Orders register accesses before the wgmmas that follow. `registers`: what these read of A (at
+    most one array).
+    """
 
-    text = "wgmma_fence()"
+    text = "wgmma_fence({registers})"
+    registers: tuple[Value, ...] = operands(default=())
 
     def effects(self) -> tuple[Effect, ...]:
-        return (Effect(Access.SYNCHRONISE),)
+        return (Effect(Access.SYNCHRONISE), *(Effect(Access.READ, r) for r in self.registers))
 
 
 class WgmmaCommit(Statement, name="wgmma_commit", level=Level.THREAD):
