@@ -20,6 +20,7 @@ from tilec.backends.prelude import (
 )
 from tilec.backends.prelude_entry import PreludeEntry, make_table
 from tilec.runtime.emulator import find_host_compiler
+from tilec.runtime.emulator.build import OPTIONS
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "prelude.md"
 HIP_ONLY = {"buffer", "make_buffer", "buffer_load", "buffer_store", "mfma", "set_priority"}
@@ -121,6 +122,6 @@ def test_every_name_of_the_cpu_compiles(tmp_path: Path) -> None:
         frame = KernelFrame("empty", (), 32, 0, "", (Need(name, instances.get(name, ())),))
         source = tmp_path / f"{name}.cpp"
         source.write_text(render_source("cpu", [frame]))
-        command = (*find_host_compiler().command, "-std=c++17", "-fsyntax-only", str(source))
+        command = (*find_host_compiler().command, *OPTIONS, "-fsyntax-only", str(source))
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"{name}: {done.stderr}"

@@ -314,15 +314,24 @@ def test_doctor_with_two_gpus_and_nothing_else(
         max_shared_bytes = multiprocessors
 
     def absent(name: str) -> tuple[str, str, MissingTool]:
-        return (name, name, MissingTool("TLC0702", f"no {name}", hint=f"install {name}"))
+        return (name, name, missing(name))
+
+    def missing(name: str) -> MissingTool:
+        return MissingTool("TLC0702", f"no {name}", hint=f"install {name}")
+
+    def no_host_compiler() -> None:
+        raise missing("C++")
 
     monkeypatch.setattr("tilec.cli.doctor.driver_of", lambda kind: Driver())
     monkeypatch.setattr("tilec.cli.doctor.find_compilers", lambda: [absent("cuda"), absent("hip")])
+    monkeypatch.setattr("tilec.cli.doctor.find_host_compiler", no_host_compiler)
     status, out, _ = tilec(capfd, "doctor")
     assert status == 0
     assert "GPU 0 (cuda 9.0, driver 13010): cuda:sm_90a" in out
     assert "GPU 1 (cuda 3.5, driver 13010): no listed target runs on" in out
     assert "to compile CUDA text: install cuda" in out and "to compile HIP text: install hip" in out
+    assert "emulator   C++: no C++" in out
+    assert "to run emitted text on the CPU: install C++" in out
 
 
 def test_cache_holds_what_build_compiled(

@@ -14,8 +14,8 @@ import pytest
 from tests.backends.emulation import Probe, Probes, needs_of
 from tilec import config
 from tilec.backends.manifest import Argument, LaunchSpec
-from tilec.errors import CompilerFailed, MissingTool
-from tilec.runtime.emulator import EmulatorError, build, find_host_compiler, run
+from tilec.errors import CompilerFailed
+from tilec.runtime.emulator import EmulatorError, build, run
 from tilec.runtime.emulator.memory import place_arrays
 from tilec.runtime.emulator.process import current_worker
 
@@ -153,11 +153,6 @@ def test_a_folder_that_others_can_write_is_not_used(tmp_path: Path) -> None:
 def test_a_refused_text_shows_the_compilers_words() -> None:
     with pytest.raises(CompilerFailed, match=r"kernel.cpp:1:.*error"):
         build("int f( { }\n")
-
-
-def test_a_missing_compiler_is_named() -> None:
-    with pytest.raises(MissingTool, match="no-such-compiler does not run"):
-        find_host_compiler("no-such-compiler")
 
 
 def test_the_process_ends_with_the_caller(tmp_path: Path) -> None:

@@ -8,7 +8,8 @@ EmulatorError that says where."""
 
 from __future__ import annotations
 
-from .build import HostCompiler, build, find_host_compiler
+from .build import build
+from .compilers import HostCompiler, find_host_compiler
 from .errors import EmulatorError
 from .launch import MODES, ORDERS, Mode, Order, Value, run
 

@@ -4,80 +4,45 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 import subprocess
 import tempfile
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from platformdirs import user_cache_dir
 
 from ... import config
-from ...errors import CompilerFailed, MissingTool, TimedOut
+from ...errors import CompilerFailed, TimedOut
+from .compilers import HostCompiler, find_host_compiler
 
 OPTIONS = (
     "-std=c++17", "-fPIC", "-shared", "-fvisibility=hidden", "-ffp-contract=off",
     "-fno-strict-aliasing", "-fwrapv", "-fno-exceptions", "-fno-rtti",
-    "-Wno-unknown-pragmas", "-Wno-psabi",
+    "-nostdinc++", "-Wno-psabi",
 )  # fmt: skip
 """No contraction: results must not depend on the machine. No aliasing rules: memory is bytes
-here. Integers wrap, as the IR's do."""
+here. Integers wrap, as the IR's do. No C++ library: the text brings what it needs of one."""
 
 TIMEOUT_SECONDS = 300.0
 MAX_LIBRARIES = 1000  # kept in the cache folder
 
 
-@dataclass(frozen=True)
-class HostCompiler:
-    """A C++17 compiler: its command and the first line of its version."""
+def build(
+    source_text: str, compiler: str | None = None, optimize: int = 1, *, fast: bool = False
+) -> Path:
+    """The shared library of `source_text` (a "cpu" rendering), built at most once a text, compiler
+    and kind of build.
 
-    command: tuple[str, ...]
-    version: str
-
-
-def find_host_compiler(command: str = "") -> HostCompiler:
-    """The compiler `command`, else the first of TILEC_CXX, $CXX, g++, clang++ that is there.
-
-    Raises MissingTool where there is none.
-    """
-    asked = command or config.current().cxx or os.environ.get("CXX", "")
-    for candidate in (asked,) if asked else ("g++", "clang++", "clang++-19"):
-        found = _probe(candidate)
-        if found is not None:
-            return found
-    raise MissingTool(
-        "TLC0621",
-        f"the emulator needs a C++17 compiler; {asked or 'neither g++ nor clang++'} does not run",
-        hint="install g++ or clang++, or name one in TILEC_CXX",
-    )
-
-
-@cache
-def _probe(command: str) -> HostCompiler | None:
-    words = tuple(command.split())
-    if not words or shutil.which(words[0]) is None:
-        return None
-    try:
-        done = subprocess.run(
-            (*words, "--version"), capture_output=True, text=True, timeout=30, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    if done.returncode:
-        return None
-    return HostCompiler(words, done.stdout.partition("\n")[0])
-
-
-def build(source_text: str, compiler: str | None = None, optimize: int = 2) -> Path:
-    """The shared library of `source_text` (a "cpu" rendering), built at most once a text and
-    compiler. `optimize` is the compiler's level: the results are the same at each, 0 compiles in
-    half the time and multiplies several times slower.
+    The checked build finds all that the emulator can find, in one process. The fast one leaves out
+    data races, and its blocks may be spread over processes. `optimize` is the compiler's level of
+    the checked build: the results are the same at each, 0 compiles in half the time and multiplies
+    several times slower. The fast one is optimised more.
 
     Raises MissingTool without a compiler, CompilerFailed with its messages where it refuses the
     text."""
     found = find_host_compiler(compiler or "")
-    host = HostCompiler((*found.command, *OPTIONS, f"-O{optimize}"), found.version)
+    kind = ("-O2", "-DTILEC_FAST") if fast else (f"-O{optimize}",)
+    host = HostCompiler((*found.command, *OPTIONS, *kind), found.version)
     parts = (source_text, *host.command, host.version)
     key = hashlib.sha256("\0".join(parts).encode()).hexdigest()
     library = _folder() / f"{key}.so"

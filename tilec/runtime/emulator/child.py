@@ -55,7 +55,8 @@ class Runner:
 
     def run(self, request: dict[str, object]) -> dict[str, object]:
         """{"status": 0} or {"status": 1, "message": finding or deadlock}."""
-        function = getattr(self._library(str(request["library"])), str(request["symbol"]))
+        # The prefix keeps a kernel called as a function of C apart from it.
+        function = getattr(self._library(str(request["library"])), f"tilec_{request['symbol']}")
         keep: list[object] = []
         base = self._base(int(str(request["size"])))
         arguments = request["arguments"]
