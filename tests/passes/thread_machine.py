@@ -276,7 +276,9 @@ class Machine:
         give.
         """
         assert mask.all(), "matrices are moved by whole warps"
-        start = self.get(op.indices[0], mask).astype(np.int64).reshape(-1, 32)[:, : 8 * op.matrices]
+        given = (*op.indices, *getattr(op, "lane", ()))
+        index = sum(self.get(v, mask).astype(np.int64) for v in given)
+        start = np.broadcast_to(index, mask.shape).reshape(-1, 32)[:, : 8 * op.matrices]
         assert (start % 8 == 0).all(), "a row of a matrix is 16 bytes, aligned"
         return start.reshape(-1, op.matrices, 8, 1) + np.arange(8)
 

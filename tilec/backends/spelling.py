@@ -2,7 +2,8 @@
 table.
 
 The grammar: `{field}` is an operand, an attribute or a property of the op; a group of operands is
-joined by commas; `{, field}` is a group with a comma before it where it is not empty.
+joined by commas; `{, field}` is a group with a comma before it where it is not empty, `{ + field}`
+one value or none, added to what stands before it.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ Spelling: TypeAlias = "str | Callable[[Op, ValueText], str]"
 """An entry of a spelling table: a template, or what makes the text from the op and the texts of its
 operands."""
 
-_PLACE = re.compile(r"\{(, )?([A-Za-z_]\w*)\}")
+_PLACE = re.compile(r"\{(, | \+ )?([A-Za-z_]\w*)\}")
 
 
 def find_spelling(op: Op, registry: Registry, tables: Sequence[str]) -> Spelling:
@@ -59,7 +60,10 @@ def spell(
 
     def expand(place: re.Match[str]) -> str:
         text = fields[place[2]] if place[2] in fields else _field_text(op, place[2], value_text)
-        return f", {text}" if place[1] and text else text
+        if not place[1] or not text:
+            return text
+        added = place[1] == " + " and not text.isidentifier()
+        return place[1] + (f"({text})" if added else text)
 
     return _PLACE.sub(expand, spelling)
 

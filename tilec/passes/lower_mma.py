@@ -56,8 +56,8 @@ def lower_mma(op: Gemm, lowering: Lowering) -> None:
     a = _Fragments(op, "a", lowering, tiling, row)
     other = _Fragments(op, "b", lowering, tiling, column)
     with b.unrolled(tiling.steps, "kk") as step:
+        other.load(step)  # the first row of products needs all of B's fragments, and one of A's
         a.load(step)
-        other.load(step)
         with (
             b.unrolled(tiling.row_blocks, "i") as i,
             b.unrolled(tiling.column_blocks, "j") as forward,

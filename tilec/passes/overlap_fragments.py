@@ -36,6 +36,7 @@ from ..ir.ops.thread import Barrier, FillRegisters
 from ..ir.rewrite import defining_ops, free_values, substitute, uses
 from ..ir.types import MemoryType, Space
 from .context import PassContext
+from .mixed_products import mixed
 from .spread_copies import holds, unrolled_trips
 
 ADDRESSES = 56  # registers kept for addresses, predicates and counters beside arrays
@@ -233,8 +234,8 @@ def _emit(b: Builder, steps: For, plan: _Plan) -> None:
     load = substitute(trips.body.with_ops(trips.body.ops[:first]), buffers)
     inner = Builder()
     step = trips.body.params[0]
-    inner.extend(_into(load.ops, sizes, step))
-    inner.extend(_multiplied(plan, buffers, sizes, step))
+    loads, products = _into(load.ops, sizes, step), _multiplied(plan, buffers, sizes, step)
+    inner.extend(mixed(loads, products))
     inner.extend(trips.body.ops[first + len(plan.multiply) :])
     loop = trips.replace(body=Block(trips.body.params, inner.ops))
     kept = [loop if op is trips else op for op in steps.body.ops if op not in plan.fragments]

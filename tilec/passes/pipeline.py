@@ -36,6 +36,7 @@ from .promote_fragments import promote_fragments
 from .reproducer import failed_step
 from .schedule_stages import schedule_stages
 from .simplify_indices import simplify_indices
+from .split_addresses import split_addresses
 from .split_loads import split_loads
 from .spread_copies import spread_copies
 from .stage_stores import stage_stores
@@ -69,6 +70,7 @@ PIPELINE: tuple[Pass, ...] = (
     simplify_indices,  # before vectorising: widths are proved on simplified indices
     vectorize,
     flatten_memory,
+    split_addresses,  # before the sums are simplified, each part for itself
     simplify_indices,
     canonicalize,
     wrap_integers,  # behind all arithmetic: what knows of sums would not know them by their casts

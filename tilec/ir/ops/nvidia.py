@@ -67,7 +67,8 @@ class CpAsyncWait(Statement, name="cp_async_wait"):
 
 class LdMatrix(Statement, name="ldmatrix", level=Level.THREAD):
     """`matrices` (1, 2, 4) 8x8 matrices of 16-bit elements; the indices are this lane's own row.
-    PTX 9.7.14.5.15.
+    `lane` (at most one integer, in flat memory): what is added to the index, and differs between
+    the lanes. PTX 9.7.14.5.15.
     """
 
     registers: Value = operand()
@@ -76,15 +77,18 @@ class LdMatrix(Statement, name="ldmatrix", level=Level.THREAD):
     indices: tuple[Value, ...] = operands()
     matrices: int = attribute()
     transposed: bool = attribute(default=False)
+    lane: tuple[Value, ...] = operands(default=())
 
     @property
     def text(self) -> str:  # type: ignore[override]
         name = "ldmatrix_trans" if self.transposed else "ldmatrix"
-        return name + "<{matrices}>({registers}, {offset}, {memory}, {indices})"
+        return name + "<{matrices}>({registers}, {offset}, {memory}{ + lane}, {indices})"
 
     def infer(self) -> tuple[Type, ...]:
         check_registers(self.registers)
         check_indices(self.memory, self.indices)
+        if self.lane and len(self.indices) != 1:
+            raise TypeMismatch("TLC0272", "a lane's own part of an index needs flat memory")
         return ()
 
     def effects(self) -> tuple[Effect, ...]:
