@@ -5,6 +5,7 @@ architecture by name.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any
 
 from .errors import TargetUnsupported
@@ -13,7 +14,7 @@ from .errors import TargetUnsupported
 @dataclass(frozen=True)
 class MatrixInstruction:
     """One matrix instruction: D (m x n, `accumulator`) += A (m x k, `operand`) B (k x n,
-    `operand`).
+    `operand`, or `right` where that is another dtype).
 
     `family` is "mma" (PTX mma.sync), "wgmma" or "mfma"; for wgmma `n` is the largest, any multiple
     of 8 below it exists. Dtypes are those of tilec.ir.dtypes.
@@ -25,6 +26,12 @@ class MatrixInstruction:
     k: int
     operand: str
     accumulator: str
+    right: str = ""
+
+    @property
+    def operands(self) -> tuple[str, str]:
+        """The dtypes of A and B."""
+        return self.operand, self.right or self.operand
 
 
 @dataclass(frozen=True)
@@ -109,12 +116,16 @@ _MMA_80 = (
 _MMA_89 = (*_MMA_80, *_mma((16, 8, 32), "e4m3", "f32"), *_mma((16, 8, 32), "e5m2", "f32"))
 # wgmma.mma_async (PTX ISA, "Matrix multiply-accumulate operation using wgmma instruction").
 _WGMMA = tuple(
-    MatrixInstruction("wgmma", 64, 256, k, operand, accumulator)
-    for k, operand, accumulator in (
-        (16, "f16", "f32"), (16, "bf16", "f32"), (8, "tf32", "f32"),
-        (32, "e4m3", "f32"), (32, "e5m2", "f32"), (32, "i8", "i32"), (32, "u8", "i32"),
+    MatrixInstruction("wgmma", 64, 256, k, left, accumulator, right)
+    for k, lefts, rights, accumulators in (
+        (16, ("f16",), ("f16",), ("f32", "f16")),
+        (16, ("bf16",), ("bf16",), ("f32",)),
+        (8, ("tf32",), ("tf32",), ("f32",)),
+        (32, ("e4m3", "e5m2"), ("e4m3", "e5m2"), ("f32", "f16")),
+        (32, ("i8", "u8"), ("i8", "u8"), ("i32",)),
     )
-)  # fmt: skip
+    for left, right, accumulator in product(lefts, rights, accumulators)
+)
 # MFMA of one block (the CDNA2, CDNA3 and CDNA4 ISA manuals, "Matrix arithmetic instructions").
 _MFMA = (
     *_mfma("f16", "f32", (32, 8), (16, 16)), *_mfma("bf16", "f32", (32, 8), (16, 16)),

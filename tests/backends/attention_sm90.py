@@ -13,14 +13,14 @@ _SCORES = """
       wgmma_fence();
       #pragma unroll
       for (i32 kk = 0; kk < 8; ++kk)
-        wgmma_ss<64, f16, false, false>(S, 0, desc_q + (kk / 4 * 1024 + kk % 4 * 2), desc_k + (slot * 1024 + kk / 4 * 512 + kk % 4 * 2), kk > 0);
+        wgmma_ss<64, f32, f16, f16, false, false>(S, 0, desc_q + (kk / 4 * 1024 + kk % 4 * 2), desc_k + (slot * 1024 + kk / 4 * 512 + kk % 4 * 2), kk > 0);
       wgmma_commit();"""
 
 _OUTPUT = """
       wgmma_fence(P);
       #pragma unroll
       for (i32 kk = 0; kk < 4; ++kk)
-        wgmma_rs<128, f16, true>(O, 0, P, kk * 8, desc_v + (last * 1024 + kk * 128), {accumulate});
+        wgmma_rs<128, f32, f16, f16, true>(O, 0, P, kk * 8, desc_v + (last * 1024 + kk * 128), {accumulate});
       wgmma_commit();"""
 
 _SOFTMAX = """
@@ -159,8 +159,8 @@ ATTENTION = Probe(
     needs_of(
         BODY,
         Need("tma_load", (2,)),
-        Need("wgmma_ss", (64, "f16", False, False)),
-        Need("wgmma_rs", (128, "f16", True)),
+        Need("wgmma_ss", (64, "f32", "f16", "f16", False, False)),
+        Need("wgmma_rs", (128, "f32", "f16", "f16", True)),
     ),
     {"Y": "f16"},
     {"M": "i32", "N": "i32", "scale": "f32"},

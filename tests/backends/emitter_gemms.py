@@ -228,7 +228,18 @@ class GemmSm90(Gemm):
                 a_d, b_d = (
                     b.emit(AdvanceDescriptor(d, offset)).result for d in (self.desc_a, self.desc_b)
                 )
-                b.emit(Wgmma(acc, self.zero, a_d, b_d, b.const(True, bool_), n=128, dtype=f16))
+                b.emit(
+                    Wgmma(
+                        acc,
+                        self.zero,
+                        a_d,
+                        b_d,
+                        b.const(True, bool_),
+                        n=128,
+                        a_dtype=f16,
+                        b_dtype=f16,
+                    )
+                )
             b.emit(WgmmaCommit())
             b.emit(WgmmaWait((acc,), pending=0))
             with b.when(b.compare("eq", self.mod(self.t, 128), 0)):

@@ -68,7 +68,7 @@ BODY = """
         wgmma_fence();
         #pragma unroll
         for (i32 kk = 0; kk < 4; ++kk)
-          wgmma_ss<256, f16, false, false>(acc, 0, desc_a + (slot * 1024 + kk * 2), desc_b + (slot * 2048 + kk * 2), k > 0 || kk > 0);
+          wgmma_ss<256, f32, f16, f16, false, false>(acc, 0, desc_a + (slot * 1024 + kk * 2), desc_b + (slot * 2048 + kk * 2), k > 0 || kk > 0);
         wgmma_commit();
         wgmma_wait<1>(acc);
         if (k > 0 && thread_id() % 128 == 0) mbarrier_arrive(empty, previous);
@@ -116,7 +116,7 @@ NEEDS = (
     Need("tma_load", (2,)),
     Need("tma_store", (2,)),
     Need("stmatrix", (4,)),
-    Need("wgmma_ss", (256, "f16", False, False)),
+    Need("wgmma_ss", (256, "f32", "f16", "f16", False, False)),
 )  # fmt: skip
 
 

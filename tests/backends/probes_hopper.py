@@ -16,13 +16,17 @@ BYTES = {"f16": 2, "bf16": 2, "tf32": 4, "i8": 1, "u8": 1, "e4m3": 1, "e5m2": 1}
 
 @dataclass(frozen=True)
 class Multiplication:
-    """D[64, n] = A B: where A lies ("k" or "mn": which dimension is contiguous; "r": registers), B too."""
+    """D[64, n] = A B: where A lies ("k" or "mn": which dimension is contiguous; "r": registers), B too.
+
+    `right`: B's dtype where that is not A's; `result`: D's."""
 
     n: int
     dtype: str
     a: str = "k"
     b: str = "k"
     swizzle: int = 128
+    right: str = ""
+    result: str = "f32"
 
     @property
     def depth(self) -> int:
@@ -32,8 +36,12 @@ class Multiplication:
         )
 
     @property
-    def result(self) -> str:
-        return "i32" if self.dtype in ("i8", "u8") else "f32"
+    def dtypes(self) -> tuple[str, str]:
+        return self.dtype, self.right or self.dtype
+
+    def __str__(self) -> str:
+        dtypes = "_".join((*self.dtypes, self.result))
+        return f"wgmma_{self.n}_{dtypes}_{self.a}_{self.b}_{self.swizzle}"
 
 
 @dataclass(frozen=True)
@@ -45,6 +53,10 @@ class _Operand:
     rows: int
     start: int
     case: Multiplication
+
+    @property
+    def dtype(self) -> str:
+        return self.case.dtypes[self.name == "B"]
 
     @property
     def size(self) -> int:
@@ -99,7 +111,7 @@ class _Operand:
         return {0: 16, 32: 2 * self.rows}.get(w, 2)
 
     def buffer(self) -> str:
-        return f"  shared<{self.case.dtype}> {self.name}_s = shared_buffer<{self.case.dtype}>({self.start}, {self.size // BYTES[self.case.dtype]});"
+        return f"  shared<{self.dtype}> {self.name}_s = shared_buffer<{self.dtype}>({self.start}, {self.size // BYTES[self.dtype]});"
 
 
 def _load(case: Multiplication, operands: list[_Operand]) -> str:
@@ -118,20 +130,21 @@ def _issue_rs(case: Multiplication, b: _Operand) -> tuple[str, str, Need]:
     item, depth = BYTES[case.dtype], case.depth
     per = max(1, 4 // item)
     trans = "true" if case.b == "mn" else "false"
-    issue = f"wgmma_rs<{case.n}, {case.dtype}, {trans}>(d, 0, a, s * {16 // item}, desc_b + s * {b.step()}, s > 0);"
+    issue = f"wgmma_rs<{case.n}, {case.result}, {', '.join(case.dtypes)}, {trans}>(d, 0, a, s * {16 // item}, desc_b + s * {b.step()}, s > 0);"
     prepare = f"""  regs<{case.dtype}, {depth // 2}> a;
   #pragma unroll
   for (i32 e = 0; e < {depth // 2}; ++e)
     a[e] = A[(warp * 16 + lane / 4 + e / {per} % 2 * 8) * {depth} + e / {4 * per} * {32 // item} + lane % 4 * {per} + e % {per} + e / {2 * per} % 2 * {4 * per}];"""
-    return prepare, issue, Need("wgmma_rs", (case.n, case.dtype, case.b == "mn"))
+    return prepare, issue, Need("wgmma_rs", (case.n, case.result, *case.dtypes, case.b == "mn"))
 
 
 def _issue_ss(case: Multiplication, a: _Operand, b: _Operand) -> tuple[str, str, Need]:
     """The same with A in shared memory."""
     trans = f"{'true' if case.a == 'mn' else 'false'}, {'true' if case.b == 'mn' else 'false'}"
-    issue = f"wgmma_ss<{case.n}, {case.dtype}, {trans}>(d, 0, desc_a + s * {a.step()}, desc_b + s * {b.step()}, s > 0);"
+    issue = f"wgmma_ss<{case.n}, {case.result}, {', '.join(case.dtypes)}, {trans}>(d, 0, desc_a + s * {a.step()}, desc_b + s * {b.step()}, s > 0);"
     prepare = f"  const wgmma_descriptor desc_a = {a.descriptor()};"
-    return prepare, issue, Need("wgmma_ss", (case.n, case.dtype, case.a == "mn", case.b == "mn"))
+    orders = case.a == "mn", case.b == "mn"
+    return prepare, issue, Need("wgmma_ss", (case.n, case.result, *case.dtypes, *orders))
 
 
 def make_probe(case: Multiplication) -> Probe:
@@ -170,7 +183,7 @@ def make_probe(case: Multiplication) -> Probe:
         if in_maps
         else {}
     )
-    pointers = {o.name: f"const {case.dtype}" for o in operands} if not in_maps else {}
+    pointers = {o.name: f"const {o.dtype}" for o in operands} if not in_maps else {}
     if a is None:
         pointers["A"] = f"const {case.dtype}"
     families = (family, *((Need("tma_load", (2,)),) if in_maps else ()))
@@ -195,11 +208,25 @@ _CASES = (
     ),
     *(Multiplication(64, "f16", "mn", "mn", w) for w in (0,)),
     Multiplication(256, "bf16", "mn", "mn", 128),
-    *(Multiplication(64, t) for t in ("bf16", "tf32", "i8", "u8", "e4m3", "e5m2")),
+    *(Multiplication(64, t) for t in ("bf16", "tf32")),
+    *(
+        Multiplication(64, *x, right=y, result="i32")
+        for x, y in itertools.product((("i8",), ("u8", "r", "k", 64)), ("i8", "u8"))
+    ),
+    *(
+        Multiplication(n, x, right=y, result=d)
+        for n, d in ((64, "f32"), (256, "f16"))
+        for x, y in itertools.product(("e4m3", "e5m2"), repeat=2)
+    ),
+    Multiplication(128, "f16", "mn", "mn", result="f16"),
     *(Multiplication(128, "f16", "r", b, 128) for b in ("k", "mn")),
-    *(Multiplication(32, t, "r", "k", 64) for t in ("bf16", "i8", "e4m3", "tf32")),
+    *(Multiplication(32, t, "r", "k", 64) for t in ("bf16", "tf32")),
+    Multiplication(32, "e4m3", "r", "k", 64, right="e5m2"),
+    Multiplication(32, "e5m2", "r", "k", 64, right="e4m3", result="f16"),
+    Multiplication(32, "i8", "r", "k", 64, result="i32"),
+    *(Multiplication(8, t, swizzle=w) for t in ("e4m3", "tf32") for w in (0, 32, 64)),
 )
-WGMMA = {f"wgmma_{c.n}_{c.dtype}_{c.a}_{c.b}_{c.swizzle}": c for c in _CASES}
+WGMMA = {str(case): case for case in _CASES}
 
 
 def _box(rank: int) -> Probe:

@@ -75,8 +75,8 @@ def test_every_name_compiles() -> None:
     """Each name of the prelude alone, in its simplest instance: its requirements are complete."""
     instances = {
         "mma": (16, 8, 16, "f32", "f16"),
-        "wgmma_ss": (64, "f16", False, False),
-        "wgmma_rs": (64, "bf16", True),
+        "wgmma_ss": (64, "f32", "f16", "f16", False, False),
+        "wgmma_rs": (64, "f32", "bf16", "bf16", True),
         "tma_load": (2,),
         "tma_store": (3,),
     }

@@ -112,8 +112,8 @@ def test_every_name_of_the_cpu_compiles(tmp_path: Path) -> None:
     time.)"""
     instances: dict[str, tuple[int | str | bool, ...]] = {
         "mma": (16, 8, 16, "f32", "f16"),
-        "wgmma_ss": (64, "f16", False, False),
-        "wgmma_rs": (64, "bf16", True),
+        "wgmma_ss": (64, "f32", "f16", "f16", False, False),
+        "wgmma_rs": (64, "f32", "bf16", "bf16", True),
         "tma_load": (2,),
         "tma_store": (3,),
         "mfma": (32, 32, 8, "f32", "f16"),

@@ -36,14 +36,15 @@ Size = tuple[int, int, int]
 
 
 @cache
-def product(dtype: str, total: str, out: str, ta: bool, tb: bool) -> Any:
-    """C = A B, each stored as it is or transposed."""
+def product(dtype: str, total: str, out: str, ta: bool, tb: bool, right: str = "") -> Any:
+    """C = A B, each stored as it is or transposed; B of dtype `right` where that is given."""
+    other = right or dtype
     a_shape, b_shape = (("K", "M") if ta else ("M", "K")), (("N", "K") if tb else ("K", "N"))
 
     @tilec.kernel
     def multiply(
         A: T.Tensor(a_shape, dtype),
-        B: T.Tensor(b_shape, dtype),
+        B: T.Tensor(b_shape, other),
         C: T.Tensor(("M", "N"), out),
         bm: int = 64,
         bn: int = 64,
@@ -54,7 +55,7 @@ def product(dtype: str, total: str, out: str, ta: bool, tb: bool) -> Any:
         M, N, K = C.shape[0], C.shape[1], A.shape[0 if ta else 1]
         with T.Kernel(T.ceildiv(N, bn), T.ceildiv(M, bm), threads=threads) as (bx, by):
             A_s = T.alloc_shared((bk, bm) if ta else (bm, bk), dtype)
-            B_s = T.alloc_shared((bn, bk) if tb else (bk, bn), dtype)
+            B_s = T.alloc_shared((bn, bk) if tb else (bk, bn), other)
             acc = T.alloc_fragment((bm, bn), total)
             T.clear(acc)
             for k in T.Pipelined(T.ceildiv(K, bk), num_stages=stages):
@@ -83,19 +84,20 @@ def own_dtypes(target: str) -> set[str]:
     return {long_name(i.operand) for i in TARGETS[target].matrix}
 
 
-def operands(dtype: str, size: Size) -> tuple[Any, Any]:
-    found = find_dtype(dtype)
+def operands(dtype: str, size: Size, right: str = "") -> tuple[Any, Any]:
     m, n, k = size
     random = np.random.default_rng(m * n + k)
-    low = 0 if found.kind == "uint" else -3
-    a, b = (random.integers(low, 4, s).astype(np.float32) for s in ((m, k), (k, n)))
-    return a.astype(found.numpy), b.astype(found.numpy)
+    a, b = (
+        random.integers(0 if found.kind == "uint" else -3, 4, shape).astype(found.numpy)
+        for found, shape in ((find_dtype(dtype), (m, k)), (find_dtype(right or dtype), (k, n)))
+    )
+    return a, b
 
 
 def check(device: Any, compiled: CompiledKernel, ta: bool, tb: bool, out: str, size: Size) -> None:
     """The product on a device is exactly that of float64."""
-    dtype = compiled.program.params[0].type.dtype.name  # type: ignore[attr-defined]
-    a, b = operands(dtype, size)
+    left, right, _ = (p.type.dtype.name for p in compiled.program.params)  # type: ignore[attr-defined]
+    a, b = operands(left, size, right)
     exact = a.astype(np.float64) @ b.astype(np.float64)
     c = np.full(exact.shape, -77, find_dtype(out).numpy)
     stored = (np.ascontiguousarray(x.T if t else x) for x, t in ((a, ta), (b, tb)))

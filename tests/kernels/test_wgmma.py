@@ -4,6 +4,7 @@ code holds; operands that wgmma cannot read are multiplied another way, and a re
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -21,15 +22,33 @@ from tilec.ir.dtypes import find_dtype
 from tilec.runtime.emulator_device import EmulatorDevice
 
 TARGET = "cuda:sm_90a"
-# Operands, accumulator, result.
+# A, B, accumulator, result.
 WAYS = [
-    ("float8_e4m3fn", "float32", "float16"),
-    ("float8_e5m2", "float32", "float32"),
-    ("tfloat32", "float32", "float32"),
-    ("int8", "int32", "int32"),
-    ("uint8", "int32", "float32"),
+    ("float8_e4m3fn", "float8_e4m3fn", "float32", "float16"),
+    ("float8_e5m2", "float8_e5m2", "float32", "float32"),
+    ("float8_e4m3fn", "float8_e5m2", "float32", "float32"),
+    ("float8_e5m2", "float8_e4m3fn", "float16", "float16"),
+    ("float8_e4m3fn", "float8_e4m3fn", "float16", "float32"),
+    ("float16", "float16", "float16", "float16"),
+    ("tfloat32", "tfloat32", "float32", "float32"),
+    ("int8", "int8", "int32", "int32"),
+    ("uint8", "uint8", "int32", "float32"),
+    ("uint8", "int8", "int32", "int32"),
 ]
 TILES = [(64, 64, 128), (128, 128, 256), (128, 256, 256)]
+
+
+def some(ways: Sequence[Any], others: Sequence[Any]) -> list[Any]:
+    """Every way with one of the others in turn; with all of them in the nightly run."""
+    return [
+        pytest.param(way, other, marks=() if (i + j) % len(others) == 0 else pytest.mark.nightly)
+        for i, way in enumerate(ways)
+        for j, other in enumerate(others)
+    ]
+
+
+def constants(tile: tuple[int, ...], dtype: str) -> dict[str, int]:
+    return {**dict(zip(("bm", "bn", "threads"), tile, strict=True)), "bk": row(dtype)}
 
 
 def row(dtype: str) -> int:
@@ -38,13 +57,13 @@ def row(dtype: str) -> int:
 
 
 @pytest.mark.emulator
-@pytest.mark.parametrize(("dtype", "total", "out"), WAYS)
-def test_products_by_roles(dtype: str, total: str, out: str) -> None:
+@pytest.mark.parametrize(("left", "right", "total", "out"), WAYS)
+def test_products_by_roles(left: str, right: str, total: str, out: str) -> None:
     """Trip counts 1, 2, stages and more, whole and ragged; of the general class, one role."""
-    compiled = lowered(product(dtype, total, out, False, True), TARGET, bk=row(dtype))
+    compiled = lowered(product(left, total, out, False, True, right), TARGET, bk=row(left))
     assert count_instructions(compiled.variants[0].program)["wgmma"] == 4
     assert "TLC0323" in [remark.code for remark in compiled.remarks]
-    k = row(dtype)
+    k = row(left)
     sizes = [(64, 64, k), (65, 72, 2 * k), (130, 40, 3 * k - 16), (1, 200, 4 * k + 16), (9, 8, 0)]
     for number, size in enumerate((*sizes, (33, 9, k + 1))):
         mode, order = SCHEDULES[number % len(SCHEDULES)]
@@ -52,23 +71,24 @@ def test_products_by_roles(dtype: str, total: str, out: str) -> None:
         check(device, compiled, False, True, out, size)
 
 
-@pytest.mark.parametrize(("dtype", "total", "out"), WAYS)
-@pytest.mark.parametrize(("bm", "bn", "threads"), TILES)
-def test_machine_code(
-    dtype: str, total: str, out: str, bm: int, bn: int, threads: int, tmp_path: Path
-) -> None:
-    tile = {"bm": bm, "bn": bn, "bk": row(dtype), "threads": threads, "stages": 4}
-    variant = lowered(product(dtype, total, out, False, True), TARGET, **tile).variants[0]
+@pytest.mark.parametrize(("way", "tile"), some(WAYS, TILES))
+def test_machine_code(way: tuple[str, ...], tile: tuple[int, ...], tmp_path: Path) -> None:
+    left, right, total, out = way
+    kernel = product(left, total, out, False, True, right)
+    variant = lowered(kernel, TARGET, **constants(tile, left), stages=4).variants[0]
     assert count_instructions(variant.program)["wgmma"] > 0
     check_nvidia(variant, "sm_90a", tmp_path)
 
 
 @pytest.mark.emulator
-@pytest.mark.parametrize(("dtype", "total", "out"), WAYS)
-@pytest.mark.parametrize(("ta", "tb"), [(False, False), (True, True)])
-def test_k_must_be_contiguous(dtype: str, total: str, out: str, ta: bool, tb: bool) -> None:
+@pytest.mark.parametrize(
+    ("way", "order"),
+    some([way for way in WAYS if find_dtype(way[0]).bits != 16], [(False, False), (True, True)]),
+)
+def test_k_must_be_contiguous(way: tuple[str, ...], order: tuple[bool, bool]) -> None:
     """Only elements of 16 bits are read the other way around."""
-    compiled = lowered(product(dtype, total, out, ta, tb), TARGET)
+    (left, right, total, out), (ta, tb) = way, order
+    compiled = lowered(product(left, total, out, ta, tb, right), TARGET)
     assert count_instructions(compiled.variants[0].program)["wgmma"] == 0
     (remark,) = (r for r in compiled.remarks if r.code == "TLC0320")
     assert f"operand {'A' if ta else 'B'}" in remark.message and "consecutive k" in remark.message
@@ -88,14 +108,14 @@ def test_every_order_in_place(dtype: str, ta: bool, tb: bool, tmp_path: Path) ->
 
 
 @cache
-def from_fragment(stored: str, dtype: str, total: str, tb: bool) -> Any:
+def from_fragment(stored: str, dtype: str, right: str, total: str, tb: bool) -> Any:
     """C = A B^T, A stored as one dtype and multiplied from a fragment of another."""
     b_shape = ("N", "K") if tb else ("K", "N")
 
     @tilec.kernel
     def multiply(
         A: T.Tensor(("M", "K"), stored),
-        B: T.Tensor(b_shape, dtype),
+        B: T.Tensor(b_shape, right),
         C: T.Tensor(("M", "N"), total),
         bm: int = 64,
         bn: int = 64,
@@ -105,7 +125,7 @@ def from_fragment(stored: str, dtype: str, total: str, tb: bool) -> Any:
         M, N, K = C.shape[0], C.shape[1], A.shape[1]
         with T.Kernel(T.ceildiv(N, bn), T.ceildiv(M, bm), threads=threads) as (bx, by):
             A_s = T.alloc_shared((bm, bk), stored)
-            B_s = T.alloc_shared((bn, bk) if tb else (bk, bn), dtype)
+            B_s = T.alloc_shared((bn, bk) if tb else (bk, bn), right)
             F = T.alloc_fragment((bm, bk), dtype)
             acc = T.alloc_fragment((bm, bn), total)
             T.clear(acc)
@@ -123,20 +143,22 @@ def from_fragment(stored: str, dtype: str, total: str, tb: bool) -> Any:
 
 
 FROM_FRAGMENTS = [
-    *((dtype, dtype, total, True) for dtype, total, _ in WAYS),
-    ("float16", "float16", "float32", False),
-    ("int8", "bfloat16", "float32", True),
+    *((left, left, right, total, True) for left, right, total, _ in WAYS),
+    ("float16", "float16", "float16", "float32", False),
+    ("int8", "bfloat16", "bfloat16", "float32", True),
 ]
 
 
 @pytest.mark.emulator
-@pytest.mark.parametrize(("stored", "dtype", "total", "tb"), FROM_FRAGMENTS)
-def test_left_operand_in_registers(stored: str, dtype: str, total: str, tb: bool) -> None:
-    kernel, k = from_fragment(stored, dtype, total, tb), row(dtype)
+@pytest.mark.parametrize(("stored", "left", "right", "total", "tb"), FROM_FRAGMENTS)
+def test_left_operand_in_registers(
+    stored: str, left: str, right: str, total: str, tb: bool
+) -> None:
+    kernel, k = from_fragment(stored, left, right, total, tb), row(left)
     compiled = lowered(kernel, TARGET, bk=k)
     assert count_instructions(compiled.variants[0].program)["wgmma_registers"] == 4
     for number, size in enumerate(((64, 64, k), (65, 72, 4 * k - 16), (9, 200, 2 * k))):
-        a, b = operands(dtype, size)
+        a, b = operands(left, size, right)
         a, c = a.astype(find_dtype(stored).numpy), np.zeros(size[:2], find_dtype(total).numpy)
         mode, order = SCHEDULES[-1 - number]
         device = EmulatorDevice(TARGET, "a test", mode, order)
@@ -144,12 +166,10 @@ def test_left_operand_in_registers(stored: str, dtype: str, total: str, tb: bool
         assert np.array_equal(c, a.astype(np.float64) @ b.astype(np.float64))
 
 
-@pytest.mark.parametrize(("stored", "dtype", "total", "tb"), FROM_FRAGMENTS)
-@pytest.mark.parametrize(("bm", "bn", "threads"), TILES[1:])
+@pytest.mark.parametrize(("way", "tile"), some(FROM_FRAGMENTS, TILES[1:]))
 def test_machine_code_from_registers(
-    stored: str, dtype: str, total: str, tb: bool, bm: int, bn: int, threads: int, tmp_path: Path
+    way: tuple[Any, ...], tile: tuple[int, ...], tmp_path: Path
 ) -> None:
-    tile = {"bm": bm, "bn": bn, "bk": row(dtype), "threads": threads}
-    variant = lowered(from_fragment(stored, dtype, total, tb), TARGET, **tile).variants[0]
+    variant = lowered(from_fragment(*way), TARGET, **constants(tile, way[1])).variants[0]
     assert count_instructions(variant.program)["wgmma_registers"] > 0
     check_nvidia(variant, "sm_90a", tmp_path)

@@ -30,8 +30,8 @@ class Need:
     """A prelude name that a body uses, with the arguments that pick one member of a family.
 
     E.g. Need("mma", (16, 8, 16, "f32", "f16")), Need("load_global", (8,)), Need("wgmma_ss", (256,
-    "f16", False, False)), Need("f16"). An argument that is itself a prelude name (a type) is needed
-    too.
+    "f32", "f16", "f16", False, False)), Need("f16"). An argument that is itself a prelude name (a
+    type) is needed too.
     """
 
     name: str

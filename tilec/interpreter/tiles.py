@@ -340,6 +340,6 @@ def _accumulator_type(op: Gemm) -> TileType:
 
 
 def _multiply(op: Gemm, a: Array, b: Array, before: Array | None, dtype: DType) -> Array:
-    if op.operand_dtype == tf32:
+    if op.dtype_of("a") == tf32:
         a, b = as_tf32(a), as_tf32(b)
     return product(a.T if op.transpose_a else a, b.T if op.transpose_b else b, before, dtype)

@@ -73,6 +73,7 @@ tf32 = DType("tf32", 32, "float")  # an f32 whose low 13 bits a gemm does not re
 i4, u4 = DType("i4", 4, "int"), DType("u4", 4, "uint")
 i4x2, u4x2 = DType("i4x2", 8, "uint"), DType("u4x2", 8, "uint")
 PAIRS = {i4: i4x2, u4: u4x2}
+MIXED = ({e4m3, e5m2}, {e4m3fnuz, e5m2fnuz}, {i8, u8})  # what a gemm multiplies with each other
 mbarrier = DType("mbarrier", 64, "opaque")
 tensor_map = DType("tensor_map", 1024, "opaque")
 descriptor = DType("wgmma_descriptor", 64, "opaque")

@@ -45,7 +45,8 @@ def gemm(
     Args:
         A: shared memory or fragment (M, K), or (K, M) with `transpose_A`; or a region of one, as
             `A_s[slot, 0:64, :]`. Regions of fragments start at numbers.
-        B: (K, N), or (N, K) with `transpose_B`, likewise.
+        B: (K, N), or (N, K) with `transpose_B`, likewise; of A's dtype, or the other of its pair:
+            float8_e4m3fn and float8_e5m2, their fnuz forms, int8 and uint8.
         C: fragment (M, N), whole.
         policy: the warps as a square, or all along the rows or the columns of C.
         clear_accum: start from zero instead of C; may be a condition of the kernel.
@@ -68,12 +69,6 @@ def gemm(
             raise LanguageError("TLC0131", "T.gemm takes no barrier: it is done when it returns")
         left, right = _matrix(trace, "A", A), _matrix(trace, "B", B)
         check_arithmetic("T.gemm", left.buffer.type.dtype, right.buffer.type.dtype)
-        if left.buffer.type.dtype != right.buffer.type.dtype:
-            raise LanguageError(
-                "TLC0131",
-                f"T.gemm of {left.buffer.type.dtype} and {right.buffer.type.dtype}",
-                hint="convert one of them",
-            )
         keep: tuple[Value, ...] = ()
         if isinstance(clear_accum, Operand):
             keep = (trace.pure(Not(truth(clear_accum))),)

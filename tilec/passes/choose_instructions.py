@@ -27,7 +27,13 @@ from .dependence import is_global, is_shared
 from .matrix_operands import descriptors_of
 from .role_registers import WARPGROUP, split_registers
 from .value_ranges import ValueRanges, value_ranges
-from .variants import accumulator_type, gemm_shape, multiplied_dtype, variants_of
+from .variants import (
+    accumulator_type,
+    gemm_shape,
+    is_converted,
+    multiplied_dtype,
+    variants_of,
+)
 from .vector_access import is_aligned
 
 BOX = 256  # most elements of a TMA box along one dimension
@@ -94,7 +100,7 @@ def _without_wgmma(gemm: Gemm, threads: int, context: PassContext) -> str:
         if dtype is None:
             continue
         if variants_of(gemm, family, threads, target):
-            if dtype != gemm.operand_dtype:
+            if is_converted(gemm, family, target):
                 text = f"{reason}: operands are converted to {dtype}"
                 context.remark(Remark("TLC0326", text, gemm.loc))
             return family
@@ -106,7 +112,8 @@ def _without_wgmma(gemm: Gemm, threads: int, context: PassContext) -> str:
 
 
 def _dtypes(gemm: Gemm) -> str:
-    return f"{gemm.operand_dtype} into {accumulator_type(gemm).dtype}"
+    operands = " and ".join(dict.fromkeys(str(gemm.dtype_of(side)) for side in SIDES))
+    return f"{operands} into {accumulator_type(gemm).dtype}"
 
 
 def _without_roles(copy: Copy, context: PassContext) -> str:
@@ -154,8 +161,7 @@ def _refusal(
 
 
 def _gemm_refusal(gemm: Gemm, threads: int, target: Target, ranges: ValueRanges) -> str:
-    dtype = multiplied_dtype(gemm, "wgmma", target)
-    if dtype is None or dtype != gemm.operand_dtype:
+    if is_converted(gemm, "wgmma", target):
         return f"there is no wgmma of {_dtypes(gemm)}"
     if not isinstance(gemm.b.type, MemoryType):
         return "operand B of a gemm is in registers, and wgmma reads it from shared memory"

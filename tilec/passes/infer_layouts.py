@@ -93,8 +93,8 @@ def _span(gemm: Gemm, side: Side, shape: tuple[int, ...], threads: int, target: 
     """Bytes of the swizzle of an operand: the widest, which is best for whatever reads rows of 16
     bytes; where lanes read elements of fragments, the one under which they meet in banks least.
     """
-    bits = gemm.operand_dtype.bits
-    dtype = multiplied_dtype(gemm, gemm.instruction, target)
+    bits = gemm.dtype_of(side).bits
+    dtype = multiplied_dtype(gemm, gemm.instruction, target, side)
     if gemm.instruction != "mma" or dtype is None or read_by_matrices(gemm, side, dtype):
         return choose_swizzle(shape, bits)
     variants = variants_of(gemm, gemm.instruction, threads, target)

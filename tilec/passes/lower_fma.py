@@ -91,7 +91,7 @@ class _Fragments:
             if side == "a"
             else (tiling.column_blocks, tiling.columns, tiling.n)
         )
-        self.stored, self.dtype = op.operand_dtype, taken_dtype(op, lowering)
+        self.stored, self.dtype = op.dtype_of(side), taken_dtype(op, side, lowering)
         self.fragment = fragment_of("fma", side, tiling.shape, self.dtype.bits)
         self.operand = Operand.of(op, side, lowering)
         if self.operand.in_registers:

@@ -76,7 +76,7 @@ def _steps_in_a_read(op: Gemm, tiling: Tiling, lowering: Lowering) -> int:
         return 1
     held = tiling.m * tiling.k // WAVE
     widest = max(o.vector for o in operands if o.k_major)
-    read = READ_BYTES * 8 // op.operand_dtype.bits
+    read = READ_BYTES * 8 // op.dtype_of("a").bits
     pack = math.gcd(min(read, widest), tiling.steps * held) // held
     return max(1, pack)
 
@@ -107,7 +107,7 @@ class _Fragments:
             if side == "a"
             else (tiling.column_blocks, tiling.columns)
         )
-        dtype = taken_dtype(op, lowering)
+        dtype = taken_dtype(op, side, lowering)
         self.fragment = packed_fragment(side, tiling, dtype.bits, pack)
         self.size = self.fragment.registers // pack
         self.operand = Operand.of(op, side, lowering)

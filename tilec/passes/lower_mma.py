@@ -93,7 +93,7 @@ class _Fragments:
             if side == "a"
             else (tiling.column_blocks, tiling.columns, tiling.n)
         )
-        dtype = taken_dtype(op, lowering)
+        dtype = taken_dtype(op, side, lowering)
         self.fragment = fragment_of("mma", side, tiling.shape, dtype.bits)
         self.size = self.fragment.registers
         self.operand = Operand.of(op, side, lowering)

@@ -87,14 +87,14 @@ def lower_wgmma(op: Gemm, lowering: Lowering) -> None:
             b.emit(
                 WgmmaRegisters(
                     accumulator, offset, a.registers, at, right, adds,
-                    n=tiling.n, dtype=op.operand_dtype, transpose_b=transposed,
+                    n=tiling.n, b_dtype=op.dtype_of("b"), transpose_b=transposed,
                 )
             )  # fmt: skip
         else:
             b.emit(
                 Wgmma(
                     accumulator, offset, a.descriptor(i, step), right, adds,
-                    n=tiling.n, dtype=op.operand_dtype,
+                    n=tiling.n, a_dtype=op.dtype_of("a"), b_dtype=op.dtype_of("b"),
                     transpose_a=not a.operand.k_major, transpose_b=transposed,
                 )
             )  # fmt: skip

@@ -21,7 +21,7 @@ from ..ir.layout import RegisterLayout, SharedLayout, WgmmaOperand, wgmma_operan
 from ..ir.ops.arith import Reinterpret
 from ..ir.ops.memory import Load, Store, memory_type
 from ..ir.ops.thread import ConvertRegisters, FillRegisters, VectorLoad
-from ..ir.ops.tile import Gemm, Matrix, Side
+from ..ir.ops.tile import SIDES, Gemm, Matrix, Side
 from ..ir.types import InflightType, TileType
 from .coordinates import coordinates, register_loops, shifted
 from .variants import (
@@ -216,15 +216,16 @@ def load_fragment(
             _convert(lowering, registers, place, raw, width)
 
 
-def taken_dtype(op: Gemm, lowering: Lowering) -> DType:
-    """The dtype in which the instructions of a gemm take its operands. Raises TargetUnsupported
+def taken_dtype(op: Gemm, side: Side, lowering: Lowering) -> DType:
+    """The dtype in which the instructions of a gemm take an operand. Raises TargetUnsupported
     where the target has no such instruction.
     """
     target = lowering.context.target
     tiling = Tiling.of(op)
-    dtype = multiplied_dtype(op, tiling.family, target)
+    dtype = multiplied_dtype(op, tiling.family, target, side)
     exists = any(
-        (i.family, i.operand, i.m, i.k) == (tiling.family, dtype.name, tiling.m, tiling.k)
+        (i.family, i.operands[SIDES.index(side)], i.m, i.k)
+        == (tiling.family, dtype.name, tiling.m, tiling.k)
         and (tiling.n == i.n or tiling.family == "wgmma" and tiling.n < i.n)
         for i in target.matrix
         if dtype is not None
@@ -233,7 +234,7 @@ def taken_dtype(op: Gemm, lowering: Lowering) -> DType:
         raise TargetUnsupported(
             "TLC0422",
             f"{target.name} has no {tiling.family} of {tiling.m} x {tiling.n} x {tiling.k} on "
-            f"{op.operand_dtype}",
+            f"{op.dtype_of(side)}",
             loc=op.loc,
         )
     return dtype
@@ -246,7 +247,7 @@ def check_operand_tile(op: Gemm, side: Side, lowering: Lowering) -> None:
     value = op.a if side == "a" else op.b
     variant: Variant = op.variant  # type: ignore[assignment]
     copies = copies_of(variant, lowering.threads, lowering.context.target)
-    wanted = operand_layout(op, variant, side, taken_dtype(op, lowering).bits, copies)
+    wanted = operand_layout(op, variant, side, taken_dtype(op, side, lowering).bits, copies)
     if lowering.layout(value) != wanted:
         raise LayoutConflict(
             "TLC0421",

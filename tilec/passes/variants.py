@@ -31,7 +31,7 @@ from ..ir.layout import (
     wgmma_accumulator,
 )
 from ..ir.layout.fragments import Operand
-from ..ir.ops.tile import Gemm, Side
+from ..ir.ops.tile import SIDES, Gemm, Side
 from ..ir.types import InflightType, TileType
 from ..target import MatrixInstruction, Target
 from .role_registers import widest_wgmma
@@ -53,19 +53,30 @@ def unit_threads(family: str, target: Target) -> int:
     return {"wgmma": 128, "fma": 1}.get(family, target.warp_size)
 
 
-def multiplied_dtype(gemm: Gemm, family: str, target: Target) -> DType | None:
-    """The dtype in which instructions of `family` take the operands: their own, or the next wider
-    one; None where the target has none. By fma it is the dtype in which a thread computes.
+def multiplied_dtype(gemm: Gemm, family: str, target: Target, side: Side = "a") -> DType | None:
+    """The dtype in which instructions of `family` take an operand: its own, or the next wider one
+    that both have; None where the target has none. By fma it is the dtype in which a thread
+    computes. It has the same bits on both sides.
     """
-    own, total = gemm.operand_dtype, accumulator_type(gemm).dtype
+    names, total = _operand_names(gemm), accumulator_type(gemm).dtype
     if family == "fma":
         if not total.is_float:
             return total
-        return f64 if 64 in (own.bits, total.bits) else f32
-    for name in (own.name, *CONVERTED.get(own.name, ())):
-        if any(_instructions(family, name, total.name, target)):
-            return DTYPES[name]
+        return f64 if 64 in (gemm.dtype_of("a").bits, total.bits) else f32
+    wider = [CONVERTED.get(name, ()) for name in names]
+    for pair in (names, *((name, name) for name in wider[0] if name in wider[1])):
+        if any(_instructions(family, pair, total.name, target)):
+            return DTYPES[pair[SIDES.index(side)]]
     return None
+
+
+def is_converted(gemm: Gemm, family: str, target: Target) -> bool:
+    """Whether instructions of `family` take an operand in another dtype than its own."""
+    return any(multiplied_dtype(gemm, family, target, s) != gemm.dtype_of(s) for s in SIDES)
+
+
+def _operand_names(gemm: Gemm) -> tuple[str, str]:
+    return gemm.dtype_of("a").name, gemm.dtype_of("b").name
 
 
 def read_by_matrices(gemm: Gemm, side: Side, dtype: DType) -> bool:
@@ -73,7 +84,7 @@ def read_by_matrices(gemm: Gemm, side: Side, dtype: DType) -> bool:
     of consecutive k a lane, or elements of 16 bits transposed.
     """
     k_major = not gemm.transpose_a if side == "a" else gemm.transpose_b
-    return dtype == gemm.operand_dtype and (dtype.bits <= 32 if k_major else dtype.bits == 16)
+    return dtype == gemm.dtype_of(side) and (dtype.bits <= 32 if k_major else dtype.bits == 16)
 
 
 def variants_of(
@@ -88,11 +99,12 @@ def variants_of(
         return _by_threads(gemm, threads, target)
     tile_m, tile_n, tile_k = gemm_shape(gemm)
     units = threads // unit_threads(family, target)
-    dtype = multiplied_dtype(gemm, family, target)
+    left, right = (multiplied_dtype(gemm, family, target, side) for side in SIDES)
     found: list[tuple[Variant, float]] = []
-    if dtype is None or threads % unit_threads(family, target):
+    if left is None or right is None or threads % unit_threads(family, target):
         return found
-    for i in _instructions(family, dtype.name, accumulator_type(gemm).dtype.name, target):
+    total = accumulator_type(gemm).dtype.name
+    for i in _instructions(family, (left.name, right.name), total, target):
         m, n, k = i.m, i.n, i.k
         for rows, columns in _arrangements(units):
             if tile_m % (m * rows) or tile_k % k:
@@ -147,10 +159,10 @@ def accumulator_type(gemm: Gemm) -> TileType:
 
 
 def _instructions(
-    family: str, operand: str, accumulator: str, target: Target
+    family: str, operands: tuple[str, str], accumulator: str, target: Target
 ) -> Iterator[MatrixInstruction]:
     for i in target.matrix:
-        if (i.family, i.operand, i.accumulator) == (family, operand, accumulator):
+        if (i.family, i.operands, i.accumulator) == (family, operands, accumulator):
             yield i
 
 
@@ -183,7 +195,7 @@ def _by_threads(gemm: Gemm, threads: int, target: Target) -> list[tuple[Variant,
     total = accumulator_type(gemm).dtype
     wide = multiplied_dtype(gemm, "fma", target)
     assert wide is not None
-    vector = target.vector_bytes // gemm.operand_dtype.bytes
+    vector = target.vector_bytes // gemm.dtype_of("a").bytes
     limit = min(target.max_registers, target.registers // threads)
     found: list[tuple[Variant, float]] = []
     for units in range(1, threads + 1):
@@ -267,7 +279,7 @@ def operand_layout(
     family, im, in_, ik, rows, columns = variant[:6]
     m, n, k = gemm_shape(gemm)
     # Fragments of both sides are alike where a variant may be swapped: that makes no difference.
-    fragment = fragment_of(family, side, (im, in_, ik), bits or gemm.operand_dtype.bits)
+    fragment = fragment_of(family, side, (im, in_, ik), bits or gemm.dtype_of(side).bits)
     if side == "a":
         fragment = fragment.replicate(columns).repeat((rows, 1), "thread")
         blocks = m // (im * rows)

@@ -97,8 +97,8 @@ TABLE = make_table(
     Entry("make_descriptor", "wgmma.j2", ("wgmma_descriptor",)),
     Entry("wgmma_fence", "wgmma.j2", ("words",)),
     Entry("wgmma_commit", "wgmma.j2", ("base",)),
-    Entry("wgmma_wait", "wgmma.j2", ("regs",)),
-    Entry("wgmma_ss", "wgmma.j2", ("regs", "wgmma_descriptor")),
+    Entry("wgmma_wait", "wgmma.j2", ("words",)),
+    Entry("wgmma_ss", "wgmma.j2", ("words", "wgmma_descriptor")),
     Entry("wgmma_rs", "wgmma.j2", ("words", "wgmma_descriptor")),
 )
 """Prelude name -> its entry."""

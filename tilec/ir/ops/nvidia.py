@@ -8,9 +8,9 @@ from typing import ClassVar
 
 from ...errors import TypeMismatch
 from ..core import Access, Effect, Level, Op, Value, attribute, operand, operands
-from ..dtypes import descriptor, tensor_map
+from ..dtypes import DType, descriptor, tensor_map
 from ..types import ScalarType, Type
-from .memory import check_indices
+from .memory import check_indices, memory_type
 from .thread import Statement, check_registers
 
 
@@ -388,7 +388,7 @@ class Wgmma(Statement, name="wgmma", level=Level.THREAD):
     """
 
     text = (
-        "wgmma_ss<{n}, {dtype}, {transpose_a}, {transpose_b}>"
+        "wgmma_ss<{n}, {total}, {a_dtype}, {b_dtype}, {transpose_a}, {transpose_b}>"
         "({accumulator}, {offset}, {a}, {b}, {accumulate})"
     )
     accumulator: Value = operand()
@@ -397,9 +397,14 @@ class Wgmma(Statement, name="wgmma", level=Level.THREAD):
     b: Value = operand()
     accumulate: Value = operand()
     n: int = attribute()
-    dtype: object = attribute()
+    a_dtype: DType = attribute()
+    b_dtype: DType = attribute()
     transpose_a: bool = attribute(default=False)
     transpose_b: bool = attribute(default=False)
+
+    @property
+    def total(self) -> DType:
+        return memory_type(self.accumulator).dtype
 
     def effects(self) -> tuple[Effect, ...]:
         return (Effect(Access.WRITE, self.accumulator), Effect(Access.READ, None, "async"))
@@ -409,8 +414,8 @@ class WgmmaRegisters(Statement, name="wgmma_registers", level=Level.THREAD):
     """As `wgmma` with A from registers at `a_offset`."""
 
     text = (
-        "wgmma_rs<{n}, {dtype}, {transpose_b}>({accumulator}, {offset}, {a}, {a_offset}, {b}, "
-        "{accumulate})"
+        "wgmma_rs<{n}, {total}, {a_dtype}, {b_dtype}, {transpose_b}>"
+        "({accumulator}, {offset}, {a}, {a_offset}, {b}, {accumulate})"
     )
     accumulator: Value = operand()
     offset: Value = operand()
@@ -419,8 +424,16 @@ class WgmmaRegisters(Statement, name="wgmma_registers", level=Level.THREAD):
     b: Value = operand()
     accumulate: Value = operand()
     n: int = attribute()
-    dtype: object = attribute()
+    b_dtype: DType = attribute()
     transpose_b: bool = attribute(default=False)
+
+    @property
+    def total(self) -> DType:
+        return memory_type(self.accumulator).dtype
+
+    @property
+    def a_dtype(self) -> DType:
+        return memory_type(self.a).dtype
 
     def effects(self) -> tuple[Effect, ...]:
         return (

@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 
 from ...errors import TypeMismatch
 from ..core import Access, Effect, Level, Op, Value, attribute, operand, operands
-from ..dtypes import DType, i4x2, i8, u4x2, u8
+from ..dtypes import MIXED, DType, i4x2, i8, u4x2, u8
 from ..layout.register import RegisterLayout
 from ..types import InflightType, MemoryType, ScalarType, Space, TileType, Type
 from .memory import check_indices, memory_type
@@ -294,10 +294,13 @@ class Gemm(Op, name="gemm", level=Level.TILE):
         type_ = self.accumulator.type
         tile = type_.tile if isinstance(type_, InflightType) else type_
         assert isinstance(tile, (MemoryType, TileType))
-        if self.operand_dtype.is_float and not tile.dtype.is_float:
+        left, right = self.dtype_of("a"), self.dtype_of("b")
+        if left != right and {left, right} not in MIXED:
+            raise TypeMismatch("TLC0131", f"gemm of {left} and {right}", hint="convert one of them")
+        if left.is_float and not tile.dtype.is_float:
             raise TypeMismatch(
                 "TLC0249",
-                f"gemm of {self.operand_dtype} into {tile.dtype}",
+                f"gemm of {left} into {tile.dtype}",
                 hint="products of floats are summed in floats: float32, or float64 for float64",
             )
         if isinstance(type_, MemoryType):
@@ -335,9 +338,9 @@ class Gemm(Op, name="gemm", level=Level.TILE):
         )
         return Matrix(value, indices, mn_dim, k_dim, mn, k)
 
-    @property
-    def operand_dtype(self) -> DType:
-        type_ = self.a.type
+    def dtype_of(self, side: Side) -> DType:
+        """The dtype of a or b as it is stored."""
+        type_ = (self.a if side == "a" else self.b).type
         assert isinstance(type_, (MemoryType, TileType))
         return type_.dtype
 

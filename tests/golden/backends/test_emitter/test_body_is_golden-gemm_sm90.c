@@ -40,7 +40,7 @@
         #pragma unroll
         for (i32 kk = 0; kk < 4; ++kk) {
           const i32 at = slot * 1024 + kk * 2;
-          wgmma_ss<128, f16, false, false>(acc, 0, desc_a + at, desc_b + at, true);
+          wgmma_ss<128, f32, f16, f16, false, false>(acc, 0, desc_a + at, desc_b + at, true);
         }
         wgmma_commit();
         wgmma_wait<0>(acc);
