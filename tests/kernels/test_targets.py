@@ -282,3 +282,26 @@ def test_tf32_is_read_without_its_low_bits(target: str) -> None:
         c = np.zeros_like(x)
         compiled.run_on(EmulatorDevice(target, "a test"), (a, b, c))
         assert np.array_equal(c, kept)
+
+
+# A, B; target, whether by a matrix instruction (8-bit floats converted to f16).
+MIXED_WAYS = [
+    ("float8_e4m3fn", "float8_e5m2", "cuda:sm_80", True),
+    ("float8_e5m2", "float8_e4m3fn", "hip:gfx950", True),
+    ("float8_e4m3fnuz", "float8_e5m2fnuz", "hip:gfx942", True),
+    ("int8", "uint8", "cuda:sm_80", False),
+    ("uint8", "int8", "hip:gfx942", False),
+]
+
+
+@pytest.mark.emulator
+@pytest.mark.parametrize(("left", "right", "target", "matrix"), MIXED_WAYS)
+def test_operands_of_two_dtypes(left: str, right: str, target: str, matrix: bool) -> None:
+    total = "float32" if matrix else "int32"
+    for (ta, tb), size in ((TRANSPOSES[1], (65, 63, 37)), (TRANSPOSES[2], (9, 20, 40))):
+        compiled = lowered(product(left, total, total, ta, tb, right), target)
+        code = "TLC0326" if matrix else "TLC0322"
+        (remark,) = (r for r in compiled.remarks if r.code == code)
+        assert f"{find_dtype(left)} and {find_dtype(right)} into" in remark.message
+        for device in (EmulatorDevice(target, "a test"), InterpreterDevice("", "a test")):
+            check(device, compiled, ta, tb, total, size)
