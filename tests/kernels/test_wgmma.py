@@ -20,6 +20,7 @@ from tests.kernels.test_targets import TRANSPOSES, check, lowered, operands, pro
 from tests.kernels.test_vendor_compilers import check_nvidia
 from tilec.ir.dtypes import find_dtype
 from tilec.runtime.emulator_device import EmulatorDevice
+from tilec.runtime.interpreter_device import InterpreterDevice
 
 TARGET = "cuda:sm_90a"
 # A, B, accumulator, result.
@@ -173,3 +174,61 @@ def test_machine_code_from_registers(
     variant = lowered(from_fragment(*way), TARGET, **constants(tile, way[1])).variants[0]
     assert count_instructions(variant.program)["wgmma_registers"] > 0
     check_nvidia(variant, "sm_90a", tmp_path)
+
+
+@cache
+def promoted(dtype: str, every: int) -> Any:
+    """C = A B^T in sums of `every` steps of the pipeline, added up in a second fragment."""
+
+    @tilec.kernel
+    def multiply(
+        A: T.Tensor(("M", "K"), dtype),
+        B: T.Tensor(("N", "K"), dtype),
+        C: T.Tensor(("M", "N"), "float32"),
+        bm: int = 64,
+        bn: int = 64,
+        bk: int = 128,
+        threads: int = 128,
+    ):
+        M, N, K = C.shape[0], C.shape[1], A.shape[1]
+        with T.Kernel(T.ceildiv(N, bn), T.ceildiv(M, bm), threads=threads) as (bx, by):
+            A_s = T.alloc_shared((bm, bk), dtype)
+            B_s = T.alloc_shared((bn, bk), dtype)
+            part = T.alloc_fragment((bm, bn), "float32")
+            total = T.alloc_fragment((bm, bn), "float32")
+            T.clear(total)
+            steps = T.ceildiv(K, bk)
+            for k in T.Pipelined(steps, num_stages=3):
+                T.copy(A[by * bm, k * bk], A_s)
+                T.copy(B[bx * bn, k * bk], B_s)
+                if every == 1:
+                    T.gemm(A_s, B_s, part, transpose_B=True, clear_accum=True)
+                else:
+                    T.gemm(A_s, B_s, part, transpose_B=True, clear_accum=k % every == 0)
+                if k % every == every - 1 or k == steps - 1:
+                    for i, j in T.Parallel(bm, bn):
+                        total[i, j] += part[i, j]
+            T.copy(total, C[by * bm, bx * bn])
+
+    return multiply
+
+
+@pytest.mark.parametrize("every", [1, 4])
+def test_sums_promoted_to_a_second_fragment(every: int, tmp_path: Path) -> None:
+    """What users write for 8-bit floats, whose sums a tensor core keeps in fewer bits than f32:
+    waits by dependence, no serialisation, no spill.
+    """
+    kernel = promoted("float8_e4m3fn", every)
+    for tile in ((128, 128, 256), (128, 192, 256)):
+        variant = lowered(kernel, TARGET, **constants(tile, "float8_e4m3fn")).variants[0]
+        assert count_instructions(variant.program)["wgmma"] == 4
+        check_nvidia(variant, "sm_90a", tmp_path)
+    compiled = lowered(kernel, TARGET)
+    for number, size in enumerate(((64, 64, 640), (65, 72, 80), (9, 40, 512), (8, 8, 0))):
+        a, b = operands("float8_e4m3fn", size)
+        for device in (
+            EmulatorDevice(TARGET, "a test", *SCHEDULES[number]), InterpreterDevice("", "a test")
+        ):  # fmt: skip
+            c = np.full(size[:2], -1, np.float32)
+            compiled.run_on(device, (a, np.ascontiguousarray(b.T), c))
+            assert np.array_equal(c, a.astype(np.float64) @ b.astype(np.float64)), (size, device)

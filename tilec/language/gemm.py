@@ -52,6 +52,10 @@ def gemm(
         clear_accum: start from zero instead of C; may be a condition of the kernel.
         k_pack: a hint of other compilers on packing along K; it changes no result.
 
+    Of 8-bit floats Hopper's tensor cores keep about 14 bits of a sum, whatever C's dtype ("DeepSeek-V3
+    Technical Report", 2024, section 3.3.2). Where that is too few, sum a few steps of k in a fragment
+    of their own, with `clear_accum=k % 4 == 0`, and add that to a second one every fourth step.
+
     Raises:
         LanguageError: an argument of another kind.
         TypeMismatch: shapes or dtypes that do not fit.

@@ -4,7 +4,7 @@ Needs: resources fitted. Leaves: every gemm with instruction "wgmma" `asynchrono
 flight until a `wait`. In a pipeline whose accumulator only the gemm touches, the wait leaves one
 group in flight, the buffers it reads are freed an iteration late, and the first gemm starts from
 zero instead of from a cleared tile (registers written by anything but wgmma inside a stage would
-serialise it: ptxas C7515).
+serialise it: ptxas C7515). Any other gemm that adds to a cleared tile starts from zero too.
 
     %z = splat 0.0                               %r = if (%lo < %n) {
     %r = pipeline %lo, %n, [%z] (%k, %acc) {       %u = undefined : inflight
@@ -22,6 +22,7 @@ serialise it: ptxas C7515).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeGuard
 
 from ..ir.clone import clone_op
 from ..ir.core import Block, Op, Program, Value, at, constant_of, walk, with_results
@@ -32,6 +33,7 @@ from ..ir.ops.tile import Gemm, Splat, Undefined
 from ..ir.types import InflightType, TileType
 from .context import PassContext
 from .dependence import definitions
+from .variants import accumulator_type
 
 PENDING = (
     1  # groups left in flight: the tensor cores have the next one to do while this warpgroup waits
@@ -63,11 +65,19 @@ def _at_once(op: Op, defined_by: dict[Value, Op]) -> list[Op]:
     """
     if not (isinstance(op, Gemm) and op.instruction == "wgmma" and not op.asynchronous):
         return [op.map(lambda v: v, lambda b: _block(b, defined_by))]
+    ops: list[Op] = []
     with at(op.loc):
-        old = op.result
         issued = op.replace(asynchronous=True)
-        wait = with_results(Wait(issued.result), (old,))
-    return [issued, wait]
+        if _is_zero(defined_by.get(op.accumulator)):
+            fresh = Undefined(type=accumulator_type(op))
+            ops.append(fresh)
+            issued = issued.replace(accumulator=fresh.result, accumulate=(), clear=True)
+        wait = with_results(Wait(issued.result), (op.result,))
+    return [*ops, issued, wait]
+
+
+def _is_zero(op: Op | None) -> TypeGuard[Splat]:
+    return isinstance(op, Splat) and constant_of(op.value) == 0
 
 
 @dataclass(frozen=True)
@@ -110,7 +120,7 @@ def _carried(pipeline: Pipeline, defined_by: dict[Value, Op]) -> _Carried | None
     if stage.results[stage_end.inputs.index(gemm.result)] is not end.inputs[position]:
         return None
     init = defined_by.get(pipeline.inits[position])
-    if not (isinstance(init, Splat) and constant_of(init.value) == 0):
+    if not _is_zero(init):
         return None
     got = {op.result: op.channel for op in stage.body.ops if isinstance(op, Get)}
     if not (gemm.a in got and gemm.b in got):
