@@ -23,6 +23,7 @@ class Config:
         ""  # "1": interpret before and after every tile-level pass; "bounds": global accesses too
     )
     device: str = ""  # "" : the arrays decide
+    emulator: str = "checked"  # "fast": no data races looked for, blocks spread over processes
     dump: str = ""  # a folder: numbered IR, diffs, source, compiler's log
     plugins: bool = True  # 0: packages that extend tilec are not loaded
     target: str = ""  # "" : the device's

@@ -10,7 +10,7 @@ import tilec.language as T
 from tests.passes.planning import line_of
 from tilec.errors import TargetUnsupported
 from tilec.runtime.driver import lower
-from tilec.runtime.emulator.process import current_worker
+from tilec.runtime.emulator.process import current_team
 from tilec.runtime.nvrtc import find_nvrtc
 
 pytestmark = pytest.mark.emulator
@@ -45,7 +45,7 @@ LINES = [
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_what_is_printed(device: str, capfd: pytest.CaptureFixture[str]) -> None:
-    current_worker().stop()  # the next one has the error stream of this test
+    current_team().stop()  # the next one has the error stream of this test
     x = (np.arange(40) / 2).astype(np.float16)
     told(x, np.zeros((2, 2), np.int32), device=device)
     lines = capfd.readouterr().err.splitlines()
@@ -82,7 +82,7 @@ def spread(A: T.Tensor((32, 16), "float16"), C: T.Tensor((4,), "float32")):
 def test_a_fragment_is_printed_once_an_element(
     device: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    current_worker().stop()
+    current_team().stop()
     a = np.arange(512, dtype=np.float16).reshape(32, 16) % 7
     spread(a, np.zeros(4, np.float32), device=device)
     lines = sorted(line.partition(" (block")[0] for line in capfd.readouterr().err.splitlines())

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import numpy as np
 
+from .. import config
 from ..backends.manifest import ScalarParam
 from ..errors import ArgumentError, TilecError
 from ..target import Target, find_target
@@ -18,10 +20,12 @@ from .devices import DEFAULT_TARGET, register_device, stated_target
 from .plan import made_views
 
 MULTIPROCESSORS = 4  # of the emulated machine: few, so that persistent blocks take several tiles
+MOST_PROCESSES = 16  # each takes some 20 ms to start
 
 
 class EmulatorDevice:
-    """Emulates a target. `mode` and `order` are those of emulator.run."""
+    """Emulates a target. `mode` and `order` are those of emulator.run; `kind` of build, by default
+    what TILEC_EMULATOR says: emulator.build tells them apart."""
 
     def __init__(
         self,
@@ -30,6 +34,7 @@ class EmulatorDevice:
         mode: emulator.Mode = "late",
         order: emulator.Order = "forward",
         seed: int = 0,
+        kind: emulator.Kind | None = None,
     ) -> None:
         self.why = why
         self.target: Target = (
@@ -38,6 +43,14 @@ class EmulatorDevice:
         if mode not in get_args(emulator.Mode) or order not in emulator.ORDERS:
             raise TilecError("TLC0908", f"the emulator has no mode {mode!r} or no order {order!r}")
         self.mode, self.order, self.seed = mode, order, seed
+        kind = kind or cast(emulator.Kind, config.current().emulator)
+        if kind not in get_args(emulator.Kind):
+            raise TilecError(
+                "TLC0908",
+                f"the emulator has no build {kind!r}",
+                hint="TILEC_EMULATOR is checked or fast",
+            )
+        self.fast = kind == "fast"
 
     @property
     def name(self) -> str:
@@ -54,7 +67,7 @@ class EmulatorDevice:
         for launch in variant.launches:
             check_symbols(manifest.program, launch, env)
         lowered = next(v for v in compiled.variants if v.file_name == variant.source)
-        library = emulator.build(lowered.emulated_text)
+        library = emulator.build(lowered.emulated_text, fast=self.fast)
         values: dict[str, Any] = {**bound.symbols}
         for param, value in zip(manifest.inputs, arrays, strict=True):
             if not isinstance(param, ScalarParam) and not is_array(value):
@@ -71,8 +84,14 @@ class EmulatorDevice:
                 self.order,
                 self.seed,
                 multiprocessors=MULTIPROCESSORS,
+                processes=_processors() if self.fast else 1,
             )
         return as_result([made[name] for name in manifest.outputs])
+
+
+def _processors() -> int:
+    """How many processes this one may keep busy."""
+    return min(len(os.sched_getaffinity(0)), MOST_PROCESSES)
 
 
 def _unwritten(view: ArrayView) -> np.ndarray[Any, Any]:

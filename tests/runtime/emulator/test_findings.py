@@ -224,25 +224,48 @@ def test_a_race_is_found_in_every_schedule(name: str) -> None:
         assert re.search(RACES[name][1], race_of(name, mode, order))
 
 
-def test_findings_name_the_lines_of_the_program() -> None:
+_LINES_HEAD = "  shared<i32> S = shared_buffer<i32>(0, 64);\n  const i32 t = thread_id();\n"
+LINES = {
+    "race": (
+        "S[t] = 0;\n  barrier();\n  // mine.py:7\n  S[t] = 1;\n  // mine.py:9\n  Y[t] = S[63 - t];",
+        r"thread \d+, at mine.py:[79]: .* at mine.py:[79], and",
+    ),
+    "divergent_collective": (
+        "if (t % 32 < 9) {\n    // mine.py:4\n    Y[t] = shuffle(t, 0);\n  } else {\n    // mine.py:6\n    warp_sync();\n  }",
+        r"at mine.py:[46]: divergent collective: .* wait at (shuffle at mine.py:4|warp_sync at mine.py:6)",
+    ),
+    "divergent_barrier": (
+        "// mine.py:3\n  if (t % 2 == 0) {\n    // mine.py:4\n    barrier();\n  }\n  Y[t] = 1;",
+        r"deadlock; thread 0: waits at barrier\(\), 32 of 64 threads came at mine.py:4; thread 1: finished",
+    ),
+    "crossed_barriers": (
+        "if (t < 32) {\n    // mine.py:4\n    named_barrier<1, 64>();\n    named_barrier<2, 64>();\n  } else {\n"
+        "    // mine.py:7\n    named_barrier<2, 64>();\n    named_barrier<1, 64>();\n  }\n  Y[t] = 1;",
+        r"deadlock; threads 0 to 31: waits at named_barrier<1, 64>\(\), 32 threads came at mine.py:4; "
+        r"threads 32 to 63: waits at named_barrier<2, 64>\(\), 32 threads came at mine.py:7$",
+    ),
+}  # fmt: skip
+LINES_PROBES = Probes(
+    {
+        name: Probe(
+            f"{_LINES_HEAD}  {text}\n",
+            needs_of(_LINES_HEAD + text),
+            {"Y": "i32"},
+            threads=64,
+            shared_bytes=256,
+        )
+        for name, (text, _) in LINES.items()
+    }
+)
+
+
+@pytest.mark.parametrize("name", LINES)
+def test_findings_name_the_lines_of_the_program(name: str) -> None:
     """A comment of the text that is a place is where each thread is from then on."""
-    body = """
-  shared<i32> S = shared_buffer<i32>(0, 64);
-  const i32 t = thread_id();
-  S[t] = 0;
-  barrier();
-  // mine.py:7
-  S[t] = 1;
-  // mine.py:9
-  Y[t] = S[63 - t];
-"""
-    lines = Probes(
-        {"lines": Probe(body, needs_of(body), {"Y": "i32"}, threads=64, shared_bytes=256)}
-    )
-    with pytest.raises(
-        EmulatorError, match=r"thread \d+, at mine.py:[79]: .* at mine.py:[79], and"
-    ):
-        lines.run("lines", {"Y": np.zeros(64, np.int32)}, order="random")
+    for mode, order in every_schedule():
+        with pytest.raises(EmulatorError) as found:
+            LINES_PROBES.run(name, {"Y": np.zeros(64, np.int32)}, mode, order)
+        assert re.search(LINES[name][1], found.value.message), found.value.message
 
 
 @pytest.mark.parametrize("name", UNRACED)

@@ -14,10 +14,11 @@ import pytest
 from tests.backends.emulation import Probe, Probes, needs_of
 from tilec import config
 from tilec.backends.manifest import Argument, LaunchSpec
-from tilec.errors import CompilerFailed
+from tilec.backends.prelude import render_source
+from tilec.errors import CompilerFailed, TimedOut
 from tilec.runtime.emulator import EmulatorError, build, run
 from tilec.runtime.emulator.memory import place_arrays
-from tilec.runtime.emulator.process import current_worker
+from tilec.runtime.emulator.process import current_team
 
 pytestmark = pytest.mark.emulator
 
@@ -30,26 +31,63 @@ PROBES = Probes(
     {
         "copy": probe("  for (i32 i = 0; i < 8; ++i) { Y[i] = X[i] + 1.0f; }\n", "X", "Y"),
         "overflow": probe("  regs<f32, 200000> r; r[7] = 1.0f; Y[0] = r[7];\n", "Y"),
-        "endless": probe("  i32 i = 1; while (i != 0) { i = i | 1; Y[0] = Y[0]; }\n", "Y"),
+        "recursion": probe(
+            "  // mine.py:3\n"
+            "  struct chain { static int of(volatile int n) { return n + of(n + 1) % 3; } };\n"
+            "  Y[0] = 1.0f * chain::of(0);\n",
+            "Y",
+        ),
+        "stray": probe("  // mine.py:3\n  *(volatile int*)8 = 1;\n", "Y"),
+        "division": probe("  volatile int zero = 0;\n  // mine.py:3\n  zero = 5 / zero;\n", "Y"),
+        "exit": probe("  _exit(3);\n", "Y"),
+        "endless": probe(
+            "  i32 i = 1;\n  // mine.py:3\n  while (i != 0) { i = i | 1; Y[0] = Y[0]; }\n", "Y"
+        ),
     }
 )
+CRASHES = {
+    "overflow": r"thread 0: overflows its stack of 262144 bytes",
+    "recursion": r"thread 0, at mine.py:3: overflows its stack of 262144 bytes",
+    "stray": r"thread 0, at mine.py:3: dies by signal 11 \(Segmentation fault\) at address 0x8",
+    "division": r"thread 0, at mine.py:3: divides an integer by zero",
+    "exit": r"kernel exit: the emulator's process died by exit status 3",
+}
 
 
 def vector(*values: float) -> np.ndarray[Any, np.dtype[np.float32]]:
     return np.array(values or range(8), np.float32)
 
 
-def test_a_crash_is_an_error_and_the_next_launch_runs() -> None:
-    with pytest.raises(EmulatorError, match=r"kernel overflow: .* died by signal SIGSEGV"):
-        PROBES.run("overflow", {"Y": vector()})
+@pytest.mark.parametrize("name", CRASHES)
+def test_a_crash_is_an_error_and_the_next_launch_runs(name: str) -> None:
+    with pytest.raises(EmulatorError, match=CRASHES[name]) as crash:
+        PROBES.run(name, {"Y": vector()})
+    assert crash.value.code == "TLC0782"
     y = vector()
     PROBES.run("copy", {"X": vector(), "Y": y})
     assert y.tolist() == list(range(1, 9))
 
 
-def test_a_kernel_without_end_is_stopped() -> None:
-    with pytest.raises(EmulatorError, match=r"no end after 0.3 s"):
+@pytest.mark.parametrize("compiler", ["g++", "clang++-19"])
+@pytest.mark.parametrize("fast", [False, True])
+def test_a_large_frame_does_not_step_over_the_guard(compiler: str, fast: bool) -> None:
+    """However it is compiled: the stack of the thread below must stay as it is."""
+    body = """
+  const i32 i = convert<i32>(Y[thread_id()]);
+  volatile int large[150000];
+  large[i] = 7;
+  Y[thread_id()] = 1.0f * large[i];
+"""
+    frame = Probe(body, needs_of(body), {"Y": "f32"}, threads=2)
+    library = build(render_source("cpu", [frame.frame("large")]), compiler, fast=fast)
+    with pytest.raises(EmulatorError, match="overflows its stack"):
+        run(library, frame.launch("large"), {"Y": vector()})
+
+
+def test_a_kernel_without_end_is_stopped_and_says_where() -> None:
+    with pytest.raises(EmulatorError, match=r"thread 0, at mine.py:3: no end after 0.3 s") as late:
         PROBES.run("endless", {"Y": vector()}, timeout=0.3)
+    assert late.value.code == "TLC0783" and late.value.exit_status == TimedOut.exit_status
     y = vector()
     PROBES.run("copy", {"X": vector(), "Y": y})
     assert y[7] == 8
@@ -59,7 +97,7 @@ def test_one_process_runs_many_launches() -> None:
     children = set()
     for _ in range(5):
         PROBES.run("copy", {"X": vector(), "Y": vector()})
-        children.add(current_worker()._child.pid if current_worker()._child else None)
+        children.add(current_team().workers[0].process_id)
     assert len(children) == 1 and None not in children and os.getpid() not in children
 
 
@@ -160,9 +198,9 @@ def test_the_process_ends_with_the_caller(tmp_path: Path) -> None:
     script.write_text(
         "import numpy as np\n"
         "from tests.runtime.emulator.test_process import PROBES, vector\n"
-        "from tilec.runtime.emulator.process import current_worker\n"
+        "from tilec.runtime.emulator.process import current_team\n"
         "PROBES.run('copy', {'X': vector(), 'Y': vector()})\n"
-        "print(current_worker()._child.pid)\n"
+        "print(current_team().workers[0].process_id)\n"
     )
     root = Path(__file__).parents[3]
     environment = {**os.environ, "PYTHONPATH": str(root)}

@@ -11,13 +11,14 @@ from __future__ import annotations
 from .build import build
 from .compilers import HostCompiler, find_host_compiler
 from .errors import EmulatorError
-from .launch import MODES, ORDERS, Mode, Order, Value, run
+from .launch import MODES, ORDERS, Kind, Mode, Order, Value, run
 
 __all__ = [
     "MODES",
     "ORDERS",
     "EmulatorError",
     "HostCompiler",
+    "Kind",
     "Mode",
     "Order",
     "Value",

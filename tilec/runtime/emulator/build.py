@@ -18,10 +18,11 @@ from .compilers import HostCompiler, find_host_compiler
 OPTIONS = (
     "-std=c++17", "-fPIC", "-shared", "-fvisibility=hidden", "-ffp-contract=off",
     "-fno-strict-aliasing", "-fwrapv", "-fno-exceptions", "-fno-rtti",
-    "-nostdinc++", "-Wno-psabi",
+    "-nostdinc++", "-fstack-clash-protection", "-Wno-psabi",
 )  # fmt: skip
 """No contraction: results must not depend on the machine. No aliasing rules: memory is bytes
-here. Integers wrap, as the IR's do. No C++ library: the text brings what it needs of one."""
+here. Integers wrap, as the IR's do. No C++ library: the text brings what it needs of one. A large
+stack frame touches each of its pages, the guard among them."""
 
 TIMEOUT_SECONDS = 300.0
 MAX_LIBRARIES = 1000  # kept in the cache folder

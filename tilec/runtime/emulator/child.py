@@ -13,6 +13,7 @@ import struct
 import sys
 from collections import OrderedDict
 
+FINDING, DIED, ENDLESS = 1, 2, 3  # what a launch returns that went wrong
 MESSAGE_BYTES = 8192
 MAX_LIBRARIES = 64
 MAX_RANK = 5
@@ -36,7 +37,10 @@ class LaunchRequest(ctypes.Structure):
         ("argument_count", ctypes.c_int32),
         ("races", ctypes.c_int32),
         ("granule", ctypes.c_int32),
+        ("first_block", ctypes.c_int32),
+        ("block_step", ctypes.c_int32),
         ("seed", ctypes.c_uint64),
+        ("seconds", ctypes.c_double),
         ("arena", ctypes.c_void_p),
         ("arena_bytes", ctypes.c_int64),
         ("arguments", ctypes.c_void_p),
@@ -54,7 +58,7 @@ class Runner:
         self._libraries: OrderedDict[str, ctypes.CDLL] = OrderedDict()
 
     def run(self, request: dict[str, object]) -> dict[str, object]:
-        """{"status": 0} or {"status": 1, "message": finding or deadlock}."""
+        """{"status": 0}, or FINDING (or a deadlock), DIED or ENDLESS with a "message"."""
         # The prefix keeps a kernel called as a function of C apart from it.
         function = getattr(self._library(str(request["library"])), f"tilec_{request['symbol']}")
         keep: list[object] = []
@@ -74,7 +78,10 @@ class Runner:
             len(arguments),
             int(str(request["races"])),
             int(str(request["granule"])),
+            int(str(request["first_block"])),
+            int(str(request["block_step"])),
             int(str(request["seed"])),
+            float(str(request["seconds"])),
             base,
             int(str(request["used"])),
             ctypes.addressof(array),
@@ -134,15 +141,17 @@ def _pack_tensor_map(a: dict[str, object], base: int) -> bytes:
 
 
 def main() -> None:
-    """Serves requests until the caller closes the pipe."""
+    """Serves requests until the caller closes the pipe, or a kernel was stopped where it stood."""
     runner = Runner(int(sys.argv[1]))
     for line in sys.stdin:
         try:
             answer = runner.run(json.loads(line))
         except (OSError, AttributeError) as problem:
-            answer = {"status": 2, "message": str(problem)}
+            answer = {"status": FINDING, "message": str(problem)}
         sys.stdout.write(json.dumps(answer) + "\n")
         sys.stdout.flush()
+        if answer["status"] in (DIED, ENDLESS):
+            break
 
 
 if __name__ == "__main__":

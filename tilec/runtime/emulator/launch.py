@@ -1,7 +1,8 @@
-"""Runs one launch of a kernel's emulated text on NumPy arrays, in another process."""
+"""Runs one launch of a kernel's emulated text on NumPy arrays, in other processes."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -13,9 +14,10 @@ from ...backends.manifest import MULTIPROCESSORS, Argument, LaunchSpec, TensorMa
 from ...ir.dtypes import find_dtype
 from .errors import EmulatorError
 from .memory import Extent, place_arrays
-from .process import LOCK, current_worker
+from .process import LOCK, current_team
 
 Mode: TypeAlias = Literal["early", "late", "random"]
+Kind: TypeAlias = Literal["checked", "fast"]
 Order: TypeAlias = Literal["forward", "reverse", "random"]
 Value: TypeAlias = "NDArray[Any] | int | float"
 
@@ -34,6 +36,7 @@ def run(
     timeout: float = 120.0,
     multiprocessors: int = 4,
     races: bool = True,
+    processes: int = 1,
 ) -> None:
     """Runs `launch` of a library that `build` made; arrays change in place.
 
@@ -41,8 +44,9 @@ def run(
     (those of the grid included). `mode`, of asynchronous work: late, it lands when a wait demands
     it; early, at once; random, each piece of it by chance the one or the other. `order`: in which
     threads and blocks take turns. `seed` draws what is random. `races`: two accesses that nothing
-    orders, one of them a write, are a finding, whatever order the threads came in. EmulatorError
-    for findings, deadlocks and crashes; the arrays are then as they were."""
+    orders, one of them a write, are a finding, whatever order the threads came in. `processes`, of a
+    library of the fast build: how many the blocks are spread over, where there are as many.
+    EmulatorError for findings, deadlocks and crashes; the arrays are then as they were."""
     numbers = {name: int(v) for name, v in arguments.items() if isinstance(v, (int, np.integer))}
     grid = [
         evaluate(extent, {MULTIPROCESSORS: multiprocessors, **numbers}) for extent in launch.grid
@@ -52,29 +56,32 @@ def run(
     arrays = {name: v for name, v in arguments.items() if isinstance(v, np.ndarray)}
     with LOCK:
         extents, size = place_arrays(arrays)
-        worker = current_worker()
-        worker.memory.reserve(size)
+        team = current_team()
+        team.memory.reserve(size)
         for extent in extents.values():
-            worker.memory.copy_in(extent)
+            team.memory.copy_in(extent)
         request = {
             "library": str(library),
             "symbol": launch.symbol,
-            "size": worker.memory.size,
+            "size": team.memory.size,
             "grid": grid,
             "threads": launch.threads,
             "shared_bytes": launch.shared_bytes,
             "mode": MODES.index(mode),
             "order": ORDERS.index(order),
             "seed": seed,
+            "seconds": timeout,
             "races": int(races),
             "granule": min([8, *(array.itemsize for array in arrays.values())]),
             "used": size,
             "arguments": [_describe(a, arguments, extents) for a in launch.arguments],
         }
-        worker.request(request, timeout)
+        parts = max(1, min(processes, math.prod(grid)))
+        shares = [{**request, "first_block": i, "block_step": parts} for i in range(parts)]
+        team.request(shares, timeout)
         for name, extent in extents.items():
             if arrays[name].flags.writeable:
-                worker.memory.copy_out(extent)
+                team.memory.copy_out(extent)
 
 
 def _describe(

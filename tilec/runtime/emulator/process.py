@@ -11,38 +11,46 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
+from .child import DIED, ENDLESS
 from .errors import EmulatorError, EmulatorTimedOut
 from .memory import SharedMemory
 
+GRACE = 5.0  # seconds that a child has to tell where its time went
+
 
 class Worker:
-    """One child process that runs many requests, one at a time."""
+    """One child process that runs many requests, one at a time, on a memory that it shares."""
 
-    def __init__(self) -> None:
-        self.memory = SharedMemory()
+    def __init__(self, memory: SharedMemory) -> None:
+        self._memory = memory
         self._child: subprocess.Popen[bytes] | None = None
-        self._owner = os.getpid()
+        self._symbol: object = ""
 
-    def request(self, request: Mapping[str, object], timeout: float) -> None:
-        """Runs one launch. EmulatorError for a finding, a deadlock, a crash, or no answer in
-        `timeout` s."""
+    def send(self, request: Mapping[str, object]) -> None:
+        """Starts one launch, which `receive` waits for."""
         child = self._start()
         assert child.stdin is not None
-        try:
+        self._symbol = request["symbol"]
+        # A child that is gone closes its other pipe too: `receive` says how it went.
+        with suppress(BrokenPipeError):
             child.stdin.write(json.dumps(request).encode() + b"\n")
             child.stdin.flush()
-            line = self._read_line(child, timeout)
-        except BrokenPipeError:
-            line = b""
+
+    def receive(self, end: float, timeout: float) -> None:
+        """The end of the launch. EmulatorError for a finding, a deadlock, a crash, or no end after
+        `timeout` s, which the child tells itself, or is not there to tell at `end`, by the
+        monotonic clock."""
+        child = self._child
+        assert child is not None
+        line = self._read_line(child, end)
         if line is None:
             self.stop()
-            raise EmulatorTimedOut(
-                "TLC0783", f"kernel {request['symbol']}: no end after {timeout:g} s"
-            )
+            raise EmulatorTimedOut("TLC0783", f"kernel {self._symbol}: no end after {timeout:g} s")
         if not line:
             status = child.wait()
             self.stop()
@@ -50,11 +58,17 @@ class Worker:
                 f"signal {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
             )
             raise EmulatorError(
-                "TLC0782", f"kernel {request['symbol']}: the emulator's process died by {how}"
+                "TLC0782", f"kernel {self._symbol}: the emulator's process died by {how}"
             )
         answer = json.loads(line)
-        if answer["status"]:
-            raise EmulatorError("TLC0780", str(answer["message"]))
+        if answer["status"] in (DIED, ENDLESS):
+            self.stop()
+        raise_for(answer["status"], str(answer["message"]))
+
+    @property
+    def process_id(self) -> int | None:
+        """Of the child, where there is one."""
+        return self._child.pid if self._child is not None else None
 
     def stop(self) -> None:
         """Ends the child, if there is one; the next request starts another."""
@@ -63,30 +77,26 @@ class Worker:
             return
         for pipe in (child.stdin, child.stdout):
             if pipe is not None:
-                with_suppressed_pipe_errors(pipe.close)
+                with suppress(BrokenPipeError):  # what was still buffered has no reader
+                    pipe.close()
         child.kill()
         child.wait()
-
-    def belongs_here(self) -> bool:
-        """False in a process forked from the one that made this: the pipes are the parent's."""
-        return self._owner == os.getpid()
 
     def _start(self) -> subprocess.Popen[bytes]:
         if self._child is None or self._child.poll() is not None:
             self.stop()
             script = Path(__file__).with_name("child.py")
             self._child = subprocess.Popen(
-                (sys.executable, "-I", str(script), str(self.memory.file)),
+                (sys.executable, "-I", str(script), str(self._memory.file)),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                pass_fds=(self.memory.file,),
+                pass_fds=(self._memory.file,),
             )
         return self._child
 
-    def _read_line(self, child: subprocess.Popen[bytes], timeout: float) -> bytes | None:
+    def _read_line(self, child: subprocess.Popen[bytes], end: float) -> bytes | None:
         """One line; empty when the child died, None when time ran out."""
         assert child.stdout is not None
-        end = time.monotonic() + timeout
         line = b""
         with selectors.DefaultSelector() as selector:
             selector.register(child.stdout, selectors.EVENT_READ)
@@ -100,26 +110,68 @@ class Worker:
         return line
 
 
-def with_suppressed_pipe_errors(close: Callable[[], None]) -> None:
-    """Closes a pipe whose other end may be gone: what was still buffered has no reader."""
-    try:
-        close()
-    except BrokenPipeError:
-        return
+def raise_for(status: int, message: str) -> None:
+    """EmulatorError for what a launch returned, unless it is 0."""
+    if status == DIED:
+        raise EmulatorError("TLC0782", message)
+    if status == ENDLESS:
+        raise EmulatorTimedOut("TLC0783", message)
+    if status:
+        raise EmulatorError("TLC0780", message)
+
+
+class Team:
+    """The workers of one process of ours, and the memory that all of them share."""
+
+    def __init__(self) -> None:
+        self.memory = SharedMemory()
+        self.workers: list[Worker] = []
+        self._owner = os.getpid()
+
+    def request(self, requests: Sequence[Mapping[str, object]], timeout: float) -> None:
+        """Runs the parts of one launch, each in a process of its own, and waits for all.
+        EmulatorError as the first part that fails has it."""
+        while len(self.workers) < len(requests):
+            self.workers.append(Worker(self.memory))
+        end = time.monotonic() + timeout + GRACE
+        busy = self.workers[: len(requests)]
+        failures: list[EmulatorError] = []
+        try:
+            for worker, request in zip(busy, requests, strict=True):
+                worker.send(request)
+            for worker in busy:
+                try:
+                    worker.receive(end, timeout)
+                except EmulatorError as failure:
+                    failures.append(failure)
+        except BaseException:  # interrupted: nobody will read what the workers answer
+            self.stop()
+            raise
+        if failures:
+            raise failures[0]
+
+    def stop(self) -> None:
+        """Ends every worker's process."""
+        for worker in self.workers:
+            worker.stop()
+
+    def belongs_here(self) -> bool:
+        """False in a process forked from the one that made this: the pipes are the parent's."""
+        return self._owner == os.getpid()
 
 
 LOCK = threading.RLock()
 """Held from placing arrays to reading them back: there is one shared memory a process."""
 
-_workers: list[Worker] = []
+_teams: list[Team] = []
 
 
-def current_worker() -> Worker:
-    """This process's worker."""
-    if not _workers or not _workers[0].belongs_here():
-        _workers[:] = [Worker()]
+def current_team() -> Team:
+    """This process's team."""
+    if not _teams or not _teams[0].belongs_here():
+        _teams[:] = [Team()]
         _register_exit()
-    return _workers[0]
+    return _teams[0]
 
 
 @cache
@@ -128,6 +180,6 @@ def _register_exit() -> None:
 
 
 def _stop_all() -> None:
-    for worker in _workers:
-        if worker.belongs_here():
-            worker.stop()
+    for team in _teams:
+        if team.belongs_here():
+            team.stop()
