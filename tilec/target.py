@@ -55,6 +55,7 @@ class Target:
     atomic_widths: tuple[tuple[str, int], ...] = ()  # dtype, most elements of one atomic addition
     warp_roles: bool = False  # warpgroups of their own registers feed a wgmma, so roles pay
     buffer_loads: bool = False  # bounds-checked buffer resources
+    buffer_copies: bool = False  # 16 bytes a lane from them to shared memory without registers
     dies: int = 1  # each with an L2 cache of its own; hardware blocks go to them in turn
     multiprocessors: int = 0  # of the usual part, for choices made before a device is known
     exact: bool = False  # it has instructions that later minor versions have not (CUDA)
@@ -190,7 +191,9 @@ TARGETS: dict[str, Target] = {
         ),
         _amd("gfx90a", 64, 110, ("f16",), matrix=_MFMA_90A),
         _amd("gfx942", 64, 304, ("f16", "bf16"), matrix=_MFMA_942, dies=8),
-        _amd("gfx950", 160, 256, ("f16", "bf16"), matrix=_MFMA_950, dies=8),
+        _amd(
+            "gfx950", 160, 256, ("f16", "bf16"), matrix=_MFMA_950, dies=8, buffer_copies=True,
+        ),
     )
 }  # fmt: skip
 

@@ -23,7 +23,10 @@ from tilec.runtime.emulator import find_host_compiler
 from tilec.runtime.emulator.build import OPTIONS
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "prelude.md"
-HIP_ONLY = {"buffer", "make_buffer", "buffer_load", "buffer_store", "mfma", "set_priority"}
+HIP_ONLY = {
+    "buffer", "make_buffer", "buffer_load", "buffer_store", "buffer_copy", "buffer_copy_wait", "mfma",
+    "set_priority",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("dialect", ["cuda", "cpu"])

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from tilec.ir.core import Block, Op, Program, Value, constant_of
-from tilec.ir.ops.amd import BufferLoad
+from tilec.ir.ops.amd import BufferCopy, BufferLoad
 from tilec.ir.ops.control import For, If
 from tilec.ir.ops.memory import memory_type
 from tilec.ir.ops.thread import VectorLoad, VectorStore
@@ -85,6 +85,8 @@ def _number(value: Value, known: dict[Value, Any]) -> Any:
 def _wide_access(op: Op) -> str:
     """The name under which an access of 16 bytes is counted; "" for anything else."""
     match op:
+        case BufferCopy():
+            return f"load_buffer_{WIDE}"
         case BufferLoad() if op.count * memory_type(op.registers).dtype.bytes == WIDE:
             return f"load_buffer_{WIDE}"
         case VectorLoad() if op.count * memory_type(op.memory).dtype.bytes == WIDE:

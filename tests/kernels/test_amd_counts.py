@@ -1,9 +1,10 @@
-"""What clang makes of every shipped example for gfx942: the matrix instructions and wide accesses of
+"""What clang makes of every shipped example for AMD's targets: the matrix instructions and wide accesses of
 the IR, waits where our asm statements put them, no spills, registers that leave room for waves.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from functools import cache
 
@@ -16,6 +17,8 @@ from tests.examples.test_builds import EXAMPLES
 from tests.kernels.instructions import count_instructions
 from tests.kernels.test_vendor_compilers import AMD_ISA
 from tests.modules import example
+from tilec.ir.core import walk
+from tilec.ir.ops.amd import BufferCopyWait
 from tilec.language.kernel import Kernel
 from tilec.runtime.amd_isa import KernelIsa
 from tilec.runtime.clang import Assembled, find_amd_clang
@@ -23,6 +26,7 @@ from tilec.runtime.compiled import CompiledKernel
 from tilec.runtime.driver import lower
 
 pytestmark = pytest.mark.hip
+ARCHES = ("gfx90a", "gfx942", "gfx950")
 # Waves a SIMD, at least, of kernels that hold less than eight: tiles of 64 KiB of shared memory and
 # of many registers are what makes them fast. One wave cannot hide what it waits for, so that those
 # with one are named.
@@ -41,37 +45,42 @@ ARGUMENTS = {
 }
 
 
-def example_kernels(name: str) -> Iterator[CompiledKernel]:
+CASES = tuple(itertools.product(ARCHES, EXAMPLES))
+
+
+def example_kernels(arch: str, name: str) -> Iterator[CompiledKernel]:
     """Every kernel that an example's module defines, lowered."""
     for kernel in vars(example(name)).values():
         if isinstance(kernel, Kernel):
-            yield lower(kernel, ARGUMENTS.get(name, ()), "hip:gfx942", {})
+            yield lower(kernel, ARGUMENTS.get(name, ()), f"hip:{arch}", {})
 
 
 @cache
-def assemble(name: str) -> list[tuple[CompiledKernel, Assembled]]:
-    clang = find_amd_clang()
+def assemble(arch: str, name: str) -> list[tuple[CompiledKernel, Assembled]]:
+    clang = find_amd_clang(arch)
     return [
-        (k, clang.assemble(k.lowered.text, k.lowered.file_name, "gfx942"))
-        for k in example_kernels(name)
+        (k, clang.assemble(k.lowered.text, k.lowered.file_name, arch))
+        for k in example_kernels(arch, name)
     ]
 
 
-@pytest.mark.parametrize("name", EXAMPLES)
-def test_counts_are_those_of_the_program(name: str) -> None:
-    found = assemble(name)
+@pytest.mark.parametrize(("arch", "name"), CASES)
+def test_counts_are_those_of_the_program(arch: str, name: str) -> None:
+    found = assemble(arch, name)
     assert found
     for compiled, assembled in found:
         expected = count_instructions(compiled.lowered.program)
         for mnemonic, op in AMD_ISA.items():
             count = sum(isa.count(mnemonic) for isa in assembled.kernels)
             assert count == expected[op], f"{compiled.lowered.file_name}: {mnemonic}"
+        copies = sum(i.endswith(" lds") for isa in assembled.kernels for i in isa.instructions)
+        assert copies == expected["buffer_copy"]
 
 
-@pytest.mark.parametrize("name", EXAMPLES)
-def test_resources(name: str) -> None:
+@pytest.mark.parametrize(("arch", "name"), CASES)
+def test_resources(arch: str, name: str) -> None:
     """By the directives from which the hardware is set up, and by the metadata."""
-    for compiled, assembled in assemble(name):
+    for compiled, assembled in assemble(arch, name):
         codes = kernels(assembled.assembly)
         for isa, launch in zip(assembled.kernels, compiled.launches, strict=True):
             directives = codes[isa.name].directives
@@ -79,7 +88,7 @@ def test_resources(name: str) -> None:
             assert directives["private_segment_fixed_size"] == 0
             assert isa.count("scratch_") == isa.count("flat_") == 0
             assert directives["group_segment_fixed_size"] == isa.lds == 0
-            assert launch.shared_bytes <= 65536
+            assert launch.shared_bytes <= compiled.target.shared_bytes
             registers = directives["next_free_vgpr"]
             assert registers <= 512 and directives["accum_offset"] >= isa.vgprs
             assert registers == (
@@ -104,26 +113,59 @@ def statements(assembly: str, code: Code) -> Iterator[tuple[int, list[str]]]:
 
 def check_waits(isa: KernelIsa, assembly: str, code: Code) -> None:
     """Every barrier is our statement, whole; and clang adds no wait for loads before it, but where
-    their results are used between."""
-    names = [instruction.mnemonic for instruction in code.instructions]
+    their results are used between. Where copies to LDS are waited for, the wait is ours."""
     found = list(statements(assembly, code))
-    assert [text for _, text in found] == [["s_waitcnt lgkmcnt(0)", "s_barrier"]] * len(found)
-    assert len(found) == isa.counts["s_barrier"]
-    for first, _ in found:
-        before = code.instructions[first - 1]
-        assert not (names[first - 1] == "s_waitcnt" and "vmcnt" in before.modifiers), str(before)
+    kinds = {"s_barrier": 0, "lds": 0}
+    ours = set()
+    for first, text in found:
+        last = text[-1].split()
+        if text == ["s_waitcnt lgkmcnt(0)", "s_barrier"]:
+            kinds["s_barrier"] += 1
+            before = code.instructions[first - 1]
+            waits = before.mnemonic == "s_waitcnt" and "vmcnt" in before.modifiers
+            assert not waits or first - 1 in ours, str(before)
+        elif last[0] == "buffer_load_dwordx4" and last[-1] == "lds":
+            assert [line.split()[0] for line in text[:-1]] == ["s_mov_b32", "s_nop"]
+            kinds["lds"] += 1
+        else:
+            assert len(text) == 1 and text[0].startswith("s_waitcnt vmcnt("), text
+            ours.add(first)
+    assert kinds["s_barrier"] == isa.counts["s_barrier"]
+    assert kinds["lds"] == sum(line.endswith(" lds") for line in isa.instructions)
+    assert bool(ours) == bool(kinds["lds"])
     for instruction in code.instructions:
         if instruction.mnemonic == "s_waitcnt":
             assert set(instruction.modifiers) <= {"vmcnt", "lgkmcnt"}, str(instruction)
             assert int(instruction.modifiers.get("vmcnt", 0)) < 63
 
 
-@pytest.mark.parametrize("name", EXAMPLES)
-def test_waits_stand_where_we_put_them(name: str) -> None:
-    for _, assembled in assemble(name):
+@pytest.mark.parametrize(("arch", "name"), CASES)
+def test_waits_stand_where_we_put_them(arch: str, name: str) -> None:
+    for _, assembled in assemble(arch, name):
         codes = kernels(assembled.assembly)
         for isa in assembled.kernels:
             check_waits(isa, assembled.assembly, codes[isa.name])
+
+
+@pytest.mark.parametrize("name", ["gemm", "gemm_dtypes", "flash_attention", "split_k_gemm"])
+def test_copies_to_lds_are_waited_for_as_planned(name: str) -> None:
+    """The waits are those of the program, and the only ones for vector memory in a loop that copies."""
+    checked = 0
+    for compiled, assembled in assemble("gfx950", name):
+        program = compiled.lowered.program
+        planned = [op.pending for op in walk(program.body) if isinstance(op, BufferCopyWait)]
+        if not planned:
+            continue
+        (code,) = kernels(assembled.assembly).values()
+        found = [text for _, text in statements(assembled.assembly, code) if "vmcnt" in text[0]]
+        assert found == [[f"s_waitcnt vmcnt({pending})"] for pending in planned]
+        names = [x.text for x in code.instructions]
+        last = max(i for i, text in enumerate(names) if text.startswith("v_mfma"))
+        first = next(i for i, text in enumerate(names) if text.endswith(" lds"))
+        waits = [text for text in names[first:last] if "vmcnt" in text]
+        assert waits and set(waits) <= {text for (text,) in found}
+        checked += 1
+    assert checked
 
 
 @pytest.mark.parametrize("name", ["gemm", "gemm_dtypes", "dequantize_gemm"])
@@ -132,7 +174,7 @@ def test_loads_of_the_next_tile_fly_across_the_matrix_instructions(name: str) ->
     loads: they are waited for one by one where they are stored, and never with vmcnt(0) before a
     barrier."""
     checked = 0
-    for _, assembled in assemble(name):
+    for _, assembled in assemble("gfx942", name):
         for code in kernels(assembled.assembly).values():
             matrix = [i for i, x in enumerate(code.instructions) if x.mnemonic.startswith("v_mfma")]
             if not matrix:

@@ -21,6 +21,8 @@ from tests.kernels import test_targets as products
 from tests.kernels.machines import Case, covering_cases
 from tests.kernels.programs import few_sizes, reference
 from tests.modules import example
+from tilec.interpreter.compare import assert_close
+from tilec.ir.dtypes import find_dtype
 from tilec.runtime import devices
 from tilec.runtime.driver import lower
 from tilec.runtime.emulator_device import EmulatorDevice
@@ -51,6 +53,32 @@ def test_gemm(dtype: str) -> None:
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "int8", "float8_e4m3fn"])
 def test_gemm_of_other_targets(dtype: str, target: str) -> None:
     check_gemm(dtype, target, SIZES[:2])
+
+
+@pytest.mark.parametrize("stages", [0, 1, 2, 3, 5])
+def test_tiles_that_are_copied_to_shared_memory(stages: int) -> None:
+    """gfx950's copies without registers: late and early, on machine and emulator, the bits are those
+    of one product; also where there are fewer tiles than stages."""
+    dtype, transpose_b = ("float16", True) if stages % 2 else ("bfloat16", False)
+    kernel = programs.gemm(dtype, transpose_b)
+    compiled = lower(kernel, (), "hip:gfx950", programs.TILES[2].constants(stages))
+    assert "buffer_copy<8>(" in compiled.lowered.text
+    for number, (m, n, k) in enumerate(((64, 64, 32), (70, 136, 104), (1, 8, 0), (65, 200, 320))):
+        a, b, _ = programs.operands(m, n, k, dtype, transpose_b, seed=k)
+        exact, allowed = reference(a, b, transpose_b)
+        devices_ = (
+            MachineCodeDevice("late", ORDERS[number % 3], target="hip:gfx950"),
+            MachineCodeDevice("early", target="hip:gfx950"),
+            EmulatorDevice("hip:gfx950", "a test", "late", ORDERS[number % 3], seed=3),
+            EmulatorDevice("hip:gfx950", "a test", "random", "random", seed=number),
+        )
+        found = []
+        for device in devices_:
+            c = np.full((m, n), np.nan, a.dtype)
+            compiled.run_on(device, (a, b, c))  # type: ignore[arg-type]
+            assert_close(c, exact, allowed, find_dtype(dtype), f"{device.name} at {(m, n, k)}")
+            found.append(c.tobytes())
+        assert found[0] == found[1] and found[2] == found[3]
 
 
 # Dtype, sums, result.

@@ -183,6 +183,17 @@ LOWERED = (
             "      if %h {\n        barrier\n        yield\n      } {\n        yield\n      }\n",
         ),
     ),
+    # One role, buffer_copy
+    _fault("no barrier after the wait", "lowered_gfx950", "TLC0353", E("      barrier\n", "")),
+    _fault("no wait", "lowered_gfx950", "TLC0351", E("      buffer_copy_wait <pending = 4>\n", "")),
+    _fault("a wait too loose", "lowered_gfx950", "TLC0351", E("<pending = 4>", "<pending = 5>")),
+    _fault(
+        "copies that are not started where there is no data",
+        "lowered_gfx950",
+        "TLC0351",
+        E("      copy %B[%43, %41]", "      if %39 {\n      copy %B[%43, %41]"),
+        E("      %45 = floor", "      yield\n      } {\n      yield\n      }\n      %45 = floor"),
+    ),
     _fault(
         "the last tile is not copied",
         "lowered_dequantize_sm_80",

@@ -1,7 +1,8 @@
 """Steps of an interleaved loop, simulated with no knowledge of the planner.
 
 The simulation runs the loop step by step, as lower_pipelines does: before a stage the plan's wait
-and barrier, then the stage's iteration if there is one, then the group of its cp.async. It knows
+and barrier, then the stage's iteration if there is one, then the group of its cp.async; copies that
+count for themselves it starts in any case. It knows
 nothing of dependences: it records who touched which slot when, and looks afterwards.
 """
 
@@ -22,10 +23,12 @@ class Link:
     reader: int
     slots: int
     defer: int = 0
-    cp_async: bool = False
+    counted: int = (
+        0  # what a wait counts of one iteration, that lands asynchronously: groups, copies
+    )
 
 
-def links_of(stages: list[Stage], rings: list[Ring]) -> list[Link]:
+def links_of(stages: list[Stage], rings: list[Ring], threads: int) -> list[Link]:
     """The channels of a planned loop, by the positions of its stages."""
     found = []
     for ring in rings:
@@ -35,36 +38,37 @@ def links_of(stages: list[Stage], rings: list[Ring]) -> list[Link]:
             if isinstance(op, Free) and op.channel is ring.channel.result
         ]
         writer, reader = stages.index(ring.writer), stages.index(ring.reader)
-        found.append(Link(writer, reader, ring.slots, max(frees), ring.by_cp_async))
+        counted = ring.landing.counted(ring.writer, threads) if ring.landing is not None else 0
+        found.append(Link(writer, reader, ring.slots, max(frees), counted))
     return found
 
 
 @dataclass
 class Run:
-    """What happened: (event, details) in order. A barrier has the groups that have landed by it."""
+    """What happened: (event, details) in order. A barrier has what has landed by it, as a count."""
 
     events: list[tuple[str, int, int]] = field(default_factory=list)  # (kind, stage, iteration)
-    barriers: list[tuple[int, int]] = field(default_factory=list)  # (time, groups complete)
-    group_of: dict[tuple[int, int], int] = field(default_factory=dict)  # (stage, iteration) -> no.
+    barriers: list[tuple[int, int]] = field(default_factory=list)  # (time, landed)
+    started: dict[tuple[int, int], int] = field(default_factory=dict)  # with (stage, iteration)
 
 
 def simulate(leads: list[int], links: list[Link], plan: StepPlan, trips: int) -> Run:
-    run, groups, complete = Run(), 0, 0
-    asynchronous = {li.writer for li in links if li.cp_async}
+    run, started, complete = Run(), 0, 0
+    counted = {li.writer: li.counted for li in links}
     for step in range(-plan.most_lead, trips):
         for position, lead in enumerate(leads):
             point = plan.positions.get(position)
             if point is not None and (step >= 0 or point.active_in(step)):
                 if point.pending is not None:
-                    complete = max(complete, groups - point.pending)
+                    complete = max(complete, started - point.pending)
                 run.barriers.append((len(run.events), complete))
                 run.events.append(("barrier", -1, -1))
             if step < 0 and step + lead < 0:
                 continue
             if step + lead < trips:
                 run.events.append(("run", position, step + lead))
-                run.group_of[position, step + lead] = groups
-            groups += position in asynchronous
+                run.started[position, step + lead] = started + counted.get(position, 0)
+            started += counted.get(position, 0)
     return run
 
 
@@ -76,8 +80,8 @@ def faults(links: list[Link], run: Run, trips: int) -> list[str]:
         for i in range(trips):
             made, read = when[link.writer, i], when[link.reader, i]
             between = [c for t, c in run.barriers if made < t < read]
-            if link.cp_async:
-                between = [c for c in between if c > run.group_of[link.writer, i]]
+            if link.counted:
+                between = [c for c in between if c >= run.started[link.writer, i]]
             if not between:
                 found.append(f"{link}: iteration {i} is read before all threads have written it")
             if i + link.slots < trips:
@@ -90,7 +94,7 @@ def faults(links: list[Link], run: Run, trips: int) -> list[str]:
 
 def everywhere(leads: list[int]) -> StepPlan:
     """The most that barriers can do: one before every stage of every step, all copies landed."""
-    points = {n: Point(0, [(99, 0)]) for n in range(len(leads))}
+    points = {n: Point(0, None, [(99, 0)]) for n in range(len(leads))}
     return StepPlan(points, max(leads))
 
 

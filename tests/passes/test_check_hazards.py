@@ -25,7 +25,7 @@ from tilec.target import TARGETS, find_target
 
 REGISTRY = standard_registry()
 SYNCHRONISES = re.compile(
-    " *(barrier|warp_sync|fence|mbarrier_|bulk_|cp_async_(wait|commit)|commit|free"
+    " *(barrier|warp_sync|fence|mbarrier_|bulk_|cp_async_(wait|commit)|buffer_copy_wait|commit|free"
     "|store %[0-9]+, %ring)"
 )
 
@@ -123,7 +123,7 @@ def test_every_synchronising_line_is_needed(name: str) -> None:
 
 def test_faults_are_seeded_at_both_levels_of_every_machine() -> None:
     for faults in (PLANNED, LOWERED):
-        assert {target_of(fault.base) for fault in faults} == set(MACHINES)
+        assert {target_of(fault.base) for fault in faults} >= set(MACHINES)
     names = [(fault.base, fault.name) for fault in PLANNED + LOWERED]
     assert len(set(names)) == len(names) >= 50
 

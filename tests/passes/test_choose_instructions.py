@@ -35,6 +35,8 @@ def instructions(result: Planned) -> tuple[set[str], set[str], set[str]]:
         ("cuda:sm_80", True, ({"cp_async"}, {"mma"}, {""})),
         ("cuda:sm_80", False, ({"registers"}, {"mma"}, {""})),
         ("hip:gfx942", True, ({"registers"}, {"mfma"}, {""})),
+        ("hip:gfx950", True, ({"buffer_copy"}, {"mfma"}, {""})),
+        ("hip:gfx950", False, ({"registers"}, {"mfma"}, {""})),
     ],
 )
 def test_the_gemm(target: str, assume: bool, expected: tuple[set[str], ...]) -> None:

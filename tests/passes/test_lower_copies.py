@@ -13,7 +13,7 @@ from tilec.ir.build import Builder
 from tilec.ir.core import Program, Value, constant
 from tilec.ir.dtypes import DType, bf16, f16, f32, i8, mbarrier
 from tilec.ir.layout import SharedLayout
-from tilec.ir.ops.amd import BufferLoad, BufferStore
+from tilec.ir.ops.amd import BufferCopy, BufferLoad, BufferStore
 from tilec.ir.ops.control import For
 from tilec.ir.ops.memory import Alloc, Load, Slot, Store
 from tilec.ir.ops.nvidia import CpAsync, CpAsyncWait, TensorMap, TmaLoad, TmaStore
@@ -71,6 +71,28 @@ LAYOUTS = [
 @pytest.mark.parametrize("passes", [SHORT, FULL], ids=["short", "full"])
 def test_every_layout_on_ragged_tensors(layout: SharedLayout, target: str, passes: object) -> None:
     check(Lowered(there_and_back(layout), target, passes), (70, 136), f16)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("passes", [SHORT, FULL], ids=["short", "full"])
+@pytest.mark.parametrize(
+    ("layout", "threads"),
+    [
+        (SharedLayout.swizzled((64, 64), 16, 128), 256), (SharedLayout.swizzled((64, 32), 16, 64), 128),
+        (SharedLayout.swizzled((32, 128), 16, 128), 64), (SharedLayout.swizzled((64, 16), 16, 32), 64),
+        (ROW_MAJOR((16, 40)), 64), (ROW_MAJOR((1, 512)), 64), (ROW_MAJOR((24, 64)), 64),
+    ],
+)  # fmt: skip
+def test_waves_copy_what_the_layout_puts_at_their_places(
+    layout: SharedLayout, threads: int, passes: object
+) -> None:
+    program = there_and_back(layout, threads=threads, instruction="buffer_copy")
+    if threads * 8 > layout.size or layout.size % (threads * 8):
+        with pytest.raises(AssertionError, match="whole copies"):
+            Lowered(program, "hip:gfx950", passes)  # type: ignore[arg-type]
+        return
+    lowered = Lowered(program, "hip:gfx950", passes)  # type: ignore[arg-type]
+    assert lowered.count(BufferCopy) and not lowered.count(VectorStore)
+    check(lowered, (70, 136), f16)
 
 
 @pytest.mark.parametrize("target", ["cuda:sm_80", "hip:gfx942"])

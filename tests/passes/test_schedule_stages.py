@@ -71,7 +71,8 @@ def test_barriers_can_keep_every_schedule(depth: int, target: str, assume: bool)
             stages = [op for op in loop.body.ops if isinstance(op, Stage)]
             inside = [r for r in rings if r.writer in stages and r.reader in stages]
             checked += len(inside)
-            found, links = plan_steps(stages, inside), links_of(stages, inside)
+            found = plan_steps(stages, inside, launch.threads)
+            links = links_of(stages, inside, launch.threads)
             for trips in TRIPS:
                 run = simulate([s.lead for s in stages], links, found, trips)
                 assert not faults(links, run, trips), (kernel.name, trips)

@@ -245,6 +245,22 @@ class Machine:
 
     _buffer_load, _buffer_store = _vector_load, _vector_store
 
+    def _buffer_copy(self, op: amd.BufferCopy, mask: np.ndarray) -> None:
+        """Lane l's bytes go to the wave's place and 16 l further."""
+        assert mask.all(), "a wave copies with all its lanes"
+        place = np.broadcast_to(self.get(op.destination_indices[0], mask), mask.shape)
+        waves = place.reshape(-1, 64)
+        assert (waves == waves[:, :1]).all(), "lanes of a wave name different places"
+        allowed = self.where((op.predicate,), mask)
+        data = np.zeros((mask.size, op.count))
+        data[allowed] = self._read(op.buffer, op.indices, allowed, op.count)
+        at = (waves + np.arange(64) * op.count).reshape(-1)[:, None] + np.arange(op.count)
+        assert np.unique(at).size == at.size, "two lanes copy to one element"
+        self.memory[op.destination][at] = data
+
+    def _buffer_copy_wait(self, op: amd.BufferCopyWait, mask: np.ndarray) -> None:
+        pass  # copies land at once
+
     def _check_bytes(self, handle: Value, count: int, predicate: Sequence[Value]) -> None:
         dtype: DType = handle.type.dtype  # type: ignore[attr-defined]
         shared = handle.type.space is Space.SHARED  # type: ignore[attr-defined]

@@ -44,8 +44,10 @@ def run_copy(frame: Frame, op: Op) -> None:
     collective(frame, op)
     source = region(frame, op.source, op.source_indices, op.source_dims, op.shape)
     target = region(frame, op.destination, op.destination_indices, op.destination_dims, op.shape)
+    if not all(frame.value(p) for p in op.predicate):
+        source = source._replace(inside=False, empty=True)
     guard = target.memory.guard
-    if op.instruction in ("cp_async", "tma") and isinstance(guard, RingGuard) and guard.writes:
+    if op.asynchronous and isinstance(guard, RingGuard) and guard.writes:
         guard.check(frame, target.memory, True)
         target.memory.storage.write(
             target.part, garbage_value(target.memory.dtype.numpy), np.True_, target.entire

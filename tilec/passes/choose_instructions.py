@@ -1,7 +1,7 @@
 """Decides how each copy and each gemm is done, and so whether a launch is run by roles.
 
 Needs: planned pipelines. Leaves: `instruction` set on every copy of a load stage ("tma",
-"cp_async", "registers") and on every store of a tile to global memory ("tma" where it is staged
+"cp_async", "buffer_copy", "registers") and on every store of a tile to global memory ("tma" where it is staged
 through shared memory); on gemms "wgmma" where the launch's pipelines are fed by TMA and every gemm
 has one, else "mma" or "mfma", or "fma" where no matrix instruction takes the dtype or fits the
 tile. All or nothing in a launch: one copy that TMA cannot do (another
@@ -13,12 +13,21 @@ launch is run by one role.
 
 from __future__ import annotations
 
+import math
+
 from ..errors import Loc
-from ..ir.core import Block, Op, Program, Value, walk
-from ..ir.layout import SharedLayout, WgmmaOperand, choose_swizzle, tma_boxes
-from ..ir.ops.control import Launch, map_launches
-from ..ir.ops.memory import memory_type
-from ..ir.ops.pipeline import Pipeline, Stage
+from ..ir.core import Block, Op, Program, Value, constant_of, walk
+from ..ir.layout import (
+    SharedLayout,
+    WgmmaOperand,
+    choose_swizzle,
+    filled_by_waves,
+    tma_boxes,
+)
+from ..ir.ops.amd import COPY_BYTES
+from ..ir.ops.control import Launch, Yield, map_launches
+from ..ir.ops.memory import Load, memory_type
+from ..ir.ops.pipeline import Commit, Pipeline, Put, Stage
 from ..ir.ops.tile import SIDES, Copy, Gemm, StoreTile
 from ..ir.types import MemoryType, TileType
 from ..target import Target
@@ -34,11 +43,11 @@ from .variants import (
     multiplied_dtype,
     variants_of,
 )
-from .vector_access import is_aligned
+from .vector_access import is_aligned, is_below, is_whole
 
 BOX = 256  # most elements of a TMA box along one dimension
 BESIDE = 32  # registers of a consumer beside its accumulator, at least
-ASYNC_BYTES = 16  # alignment that TMA needs, and that cp.async is used for
+ASYNC_BYTES = 16  # alignment that TMA needs, and that copies of threads are used for
 
 
 def choose_instructions(program: Program, context: PassContext) -> Program:
@@ -67,16 +76,16 @@ def _rewrite(
     roles: bool,
     context: PassContext,
     ranges: ValueRanges,
-    staged: bool = False,
+    stage: Stage | None = None,
 ) -> Block:
     def one(op: Op) -> Op:
-        inside = staged or (isinstance(op, Stage) and op.label.startswith("load"))
+        inside = op if isinstance(op, Stage) else stage
         op = op.map(lambda v: v, lambda b: _rewrite(b, threads, roles, context, ranges, inside))
         match op:
             case Copy() if is_global(op.source) and is_shared(op.destination):
-                return op.replace(
-                    instruction="tma" if roles and staged else _without_roles(op, context)
-                )
+                if roles and stage is not None and stage.label.startswith("load"):
+                    return op.replace(instruction="tma")
+                return op.replace(instruction=_by_threads(op, stage, threads, context, ranges))
             case StoreTile() if roles and _tma_store(op, context, ranges):
                 return op.replace(instruction="tma")
             case Gemm():
@@ -116,11 +125,15 @@ def _dtypes(gemm: Gemm) -> str:
     return f"{operands} into {accumulator_type(gemm).dtype}"
 
 
-def _without_roles(copy: Copy, context: PassContext) -> str:
+def _by_threads(
+    copy: Copy, stage: Stage | None, threads: int, context: PassContext, ranges: ValueRanges
+) -> str:
+    """How threads copy: asynchronously where the target can and 16 bytes always lie together."""
     source, destination = memory_type(copy.source), memory_type(copy.destination)
     inner = source.dtype.bytes * copy.shape[-1]
+    target = context.target
     if (
-        context.target.async_copy
+        (target.async_copy or (target.buffer_copies and _by_buffer(copy, stage, threads, ranges)))
         and source.dtype == destination.dtype
         and copy.safe_value == 0
         and copy.source_dims[-1] == len(source.shape) - 1
@@ -128,8 +141,45 @@ def _without_roles(copy: Copy, context: PassContext) -> str:
         and source.unit_stride
         and is_aligned(copy.source, ASYNC_BYTES, context)
     ):
-        return "cp_async"
+        if target.async_copy:
+            return "cp_async"
+        if is_whole(copy.source, ASYNC_BYTES // source.dtype.bytes, context):
+            return "buffer_copy" if is_below(copy.source, context) else "registers"
     return "registers"
+
+
+def _by_buffer(copy: Copy, stage: Stage | None, threads: int, ranges: ValueRanges) -> bool:
+    """Whether waves can fill a buffer by buffer_copy, all of them by as many; in a stage it must be
+    harmless to start them for an iteration that there is not.
+    """
+    type_ = memory_type(copy.destination)
+    whole = copy.shape == type_.shape and all(constant_of(i) == 0 for i in copy.destination_indices)
+    if not whole or math.prod(copy.shape) * type_.dtype.bytes % (COPY_BYTES * threads):
+        return False
+    if type_.layout is not None and not filled_by_waves(type_.layout, type_.dtype.bits):
+        return False
+    if _start_refusal(copy.source, copy.source_indices, ranges):
+        return False
+    return stage is None or _may_run_on(stage)
+
+
+def _may_run_on(stage: Stage) -> bool:
+    """Whether a stage only loads into slots of its own."""
+    slots = {op.result for op in stage.body.ops if isinstance(op, Put)}
+    for op in stage.body.ops:
+        match op:
+            case Copy():
+                if op.destination not in slots:
+                    return False
+            case Load():
+                if not is_global(op.memory):
+                    return False
+            case Put() | Commit() | Yield():
+                pass
+            case _:
+                if op.regions or op.effects():
+                    return False
+    return True
 
 
 # What roles need

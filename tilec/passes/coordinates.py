@@ -10,8 +10,8 @@ from functools import lru_cache
 import numpy as np
 
 from ..ir.build import Builder, Number
-from ..ir.core import Value, constant_of
-from ..ir.dtypes import i32, i64, u32
+from ..ir.core import Value, constant, constant_of
+from ..ir.dtypes import bool_, i32, i64, u32
 from ..ir.layout import RegisterLayout, Term
 from ..ir.ops.arith import element_dtype
 from ..ir.ops.control import Symbol
@@ -115,6 +115,11 @@ def both(b: Builder, x: Value | None, y: Value | None) -> Value | None:
 def predicate_of(condition: Value | None) -> tuple[Value, ...]:
     """A predicate operand: nothing where the condition always holds."""
     return () if condition is None or constant_of(condition) is True else (condition,)
+
+
+def truth_of(condition: Value | None) -> Value:
+    """A condition, where None is true."""
+    return constant(True, bool_) if condition is None else condition
 
 
 # Registers ----------------------------------------------------------------------------------------

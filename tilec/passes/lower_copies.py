@@ -1,4 +1,5 @@
-"""Copies between memories, and fills: TMA boxes, cp.async, or vectors through registers.
+"""Copies between memories, and fills: TMA boxes, cp.async, buffer_copy, or vectors through
+registers.
 
 A copy is spread over the role's threads in vectors, consecutive threads along the inner dimension.
 TMA copies are one thread's: they stand under its condition already.
@@ -15,13 +16,24 @@ from typing import TYPE_CHECKING
 
 from ..errors import LayoutConflict
 from ..ir.core import Value, constant_of
-from ..ir.layout import TmaBoxes, blocked, tma_boxes
+from ..ir.layout import SharedLayout, TmaBoxes, blocked, filled_by_waves, tma_boxes
+from ..ir.ops.amd import COPY_BYTES, BufferCopy
 from ..ir.ops.memory import Alloc, Flatten, Load, Slot, Store, memory_type
 from ..ir.ops.nvidia import CpAsync, CpAsyncCommit, CpAsyncWait, TensorMap, TmaLoad, TmaStore
 from ..ir.ops.thread import ConvertRegisters, FillRegisters, VectorStore
 from ..ir.ops.tile import Copy, Fill
 from ..ir.types import MemoryType, Space
-from .coordinates import coordinates, extent_value, guard, predicate_of, shifted
+from .coordinates import (
+    add_up,
+    both,
+    coordinates,
+    extent_value,
+    guard,
+    predicate_of,
+    shifted,
+    truth_of,
+)
+from .protocols import buffer_copies
 
 if TYPE_CHECKING:
     from .lower_tiles import Lowering
@@ -38,6 +50,8 @@ def lower_copy(op: Copy, lowering: Lowering) -> None:
         _by_tma(op, lowering)
     elif op.instruction in ("tma", "cp_async") and _cp_async_width(op, lowering):
         _by_cp_async(op, lowering, _cp_async_width(op, lowering))
+    elif op.instruction == "buffer_copy":
+        _by_buffer_copy(op, lowering)
     else:
         _through_registers(op, lowering)
 
@@ -145,6 +159,42 @@ def _by_cp_async(op: Copy, lowering: Lowering, width: int) -> None:
     if not isinstance(lowering.definition(op.destination), Slot):
         b.emit(CpAsyncCommit())  # a copy of no pipeline: nobody else waits for it
         b.emit(CpAsyncWait(pending=0))
+
+
+# Buffers ------------------------------------------------------------------------------------------
+
+
+def _by_buffer_copy(op: Copy, lowering: Lowering) -> None:
+    """Every wave fills pieces of 1024 bytes of the buffer in turn. What lies at a lane's place there
+    is told by the layout backwards: the swizzle chooses what a lane fetches, within the wave's piece.
+    """
+    b = lowering.b
+    source, destination = lowering.value(op.source), lowering.value(op.destination)
+    type_ = memory_type(destination)
+    layout = type_.layout or SharedLayout.row_major(op.shape)
+    assert filled_by_waves(layout, type_.dtype.bits), f"waves cannot fill {layout}"
+    view = lowering.access.buffer(source)
+    assert view is not None, "choose_instructions has asked for the size of the tensor"
+    width = COPY_BYTES // type_.dtype.bytes
+    wave = lowering.context.target.warp_size
+    place, swizzle = b.mul(lowering.lane(), width), layout.swizzle
+    if swizzle.bits:
+        moved = b.bit_and(b.shift_right(place, swizzle.shift), swizzle.mask)
+        place = b.bit_xor(place, moved)
+    flat = b.emit(Flatten(destination)).result
+    with b.unrolled(buffer_copies(op, lowering.threads), limit=UNROLL_LIMIT) as i:
+        piece = b.mul(
+            b.add(b.mul(i, lowering.threads // wave), lowering.uniform_warp()), wave * width
+        )
+        offset = b.add(piece, place)
+        inside = [
+            add_up(b, layout.coordinate_terms(dim), {0: offset}) for dim in range(layout.rank)
+        ]
+        at = shifted(b, lowering.values(op.source_indices), op.source_dims, inside)
+        condition = guard(b, source, at)
+        for exists in lowering.values(op.predicate):
+            condition = both(b, condition, exists)
+        b.emit(BufferCopy(flat, (piece,), view, at, truth_of(condition), count=width))
 
 
 # Registers ----------------------------------------------------------------------------------------

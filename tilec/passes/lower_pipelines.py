@@ -26,7 +26,7 @@ from ..ir.core import Block, Op, Program, Value, at, constant_of, walk
 from ..ir.dtypes import i32
 from ..ir.ops.control import For, If, Launch, Role, ThreadId, While, Yield, map_launches
 from ..ir.ops.memory import Load
-from ..ir.ops.nvidia import CpAsyncCommit, CpAsyncWait, FenceProxyAsync, SetRegisters
+from ..ir.ops.nvidia import FenceProxyAsync, SetRegisters
 from ..ir.ops.pipeline import (
     Channel,
     Commit,
@@ -47,6 +47,7 @@ from .context import PassContext
 from .protocols import (
     Bundle,
     Ring,
+    ThreadCopies,
     advance,
     announce,
     bundle_rings,
@@ -54,6 +55,7 @@ from .protocols import (
     initialise,
     open_place,
     release,
+    thread_copies,
     wait_empty,
     wait_full,
 )
@@ -180,10 +182,13 @@ class _Lowering:
         assert isinstance(op, Pipeline)
         stages = [s for s in op.body.ops if isinstance(s, Stage)]
         rings = [r for r in self.rings.values() if r.writer in stages and r.reader in stages]
-        plan = plan_steps(stages, rings)
+        plan = plan_steps(stages, rings, self.launch.threads)
         trips = b.sub(op.stop, op.start)
         state = _State(list(op.inits), self._empty_registers(b, stages))
         if self.depth and plan.positions:
+            for copies in {kind: None for stage in stages for kind in _copies_of(stage)}:
+                if copies.commit is None:  # the last steps have started some that nobody awaits
+                    b.extend(copies.land_all())
             b.emit(self._barrier())  # the last run of this loop has done with the slots
         for step in range(-plan.most_lead, 0):
             state = self._step(b, op, stages, plan, step, b.const(step), trips, state)
@@ -251,16 +256,17 @@ class _Lowering:
         for position, stage in enumerate(stages):
             point = plan.positions.get(position)
             if point is not None and (step is None or point.active_in(step)):
-                if point.pending is not None:
-                    b.emit(CpAsyncWait(pending=point.pending))
+                if point.landing is not None and point.pending is not None:
+                    b.emit(point.landing.wait(pending=point.pending))
                 b.emit(self._barrier())
             if step is not None and step + stage.lead < 0:
                 continue
             iteration = b.add(base, stage.lead)
             guarded = step is not None or stage.lead > 0
             state = self._guarded(b, pipeline, stage, iteration, trips, state, results, guarded)
-            if _is_cp_async(stage):
-                b.emit(CpAsyncCommit())
+            for copies in _copies_of(stage):
+                if copies.commit is not None:
+                    b.emit(copies.commit())
         if step is not None:
             return state
         end = pipeline.body.terminator
@@ -290,6 +296,8 @@ class _Lowering:
                 if constant_of(exists)
                 else state
             )
+        if any(copies.commit is None for copies in _copies_of(stage)):
+            return self._stage(b, pipeline, stage, iteration, state, results, (exists,))
         with b.region() as then:
             after = self._stage(b, pipeline, stage, iteration, state, {})
             b.emit(Yield(tuple(after.registers.values())))
@@ -307,8 +315,11 @@ class _Lowering:
         iteration: Value,
         state: _State,
         results: Renaming,
+        exists: tuple[Value, ...] = (),
     ) -> _State:
-        """The ops of one stage with its channel ops replaced by their protocols."""
+        """The ops of one stage with its channel ops replaced by their protocols. `exists` says whether
+        there is the iteration, where copies are started all the same.
+        """
         names: Renaming = dict(zip(pipeline.body.params[1:], state.carried, strict=True))
         names[pipeline.body.params[0]] = b.add(pipeline.start, iteration)
         names.update(results)
@@ -336,13 +347,22 @@ class _Lowering:
                             zip(stage.results, (names.get(v, v) for v in op.values), strict=True)
                         )
                     case _:
-                        b.emit(self._copied(op, names, stage, slots))
+                        b.emit(self._copied(op, names, stage, slots, exists))
         for bundle in slots:
             advance(b, bundle, bundle.places[self._place_label(bundle)])
         return _State(state.carried, registers)
 
-    def _copied(self, op: Op, names: Renaming, stage: Stage, slots: dict[Bundle, Value]) -> Op:
+    def _copied(
+        self,
+        op: Op,
+        names: Renaming,
+        stage: Stage,
+        slots: dict[Bundle, Value],
+        exists: tuple[Value, ...],
+    ) -> Op:
         new = clone_op(op, names)
+        if thread_copies(op) is not None and exists:
+            return new.replace(predicate=exists)
         if isinstance(op, Copy) and isinstance(new, Copy) and op.instruction == "tma":
             put = next(
                 p for p in stage.body.ops if isinstance(p, Put) and p.result is op.destination
@@ -398,5 +418,7 @@ class _Lowering:
         )
 
 
-def _is_cp_async(stage: Stage) -> bool:
-    return any(isinstance(op, Copy) and op.instruction == "cp_async" for op in stage.body.ops)
+def _copies_of(stage: Stage) -> list[ThreadCopies]:
+    """The kinds of asynchronous copies that threads start in a stage."""
+    found = dict.fromkeys(thread_copies(op) for op in stage.body.ops)
+    return [kind for kind in found if kind is not None]

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from ..errors import LayoutConflict, OutOfResources, TargetUnsupported
-from ..ir.core import Block, Level, Op, Program, Value, at
+from ..ir.core import Block, Level, Op, Program, Value, at, constant_of
 from ..ir.dtypes import DType
 from ..ir.layout import RegisterLayout
 from ..ir.ops.arith import Elementwise
@@ -28,6 +28,7 @@ from ..ir.ops.control import (
     Role,
     Simt,
     ThreadId,
+    WarpUniform,
     While,
     Yield,
     map_launches,
@@ -190,6 +191,14 @@ class Lowering:
             return self.b.const(0)
         thread = self.thread()
         return self._keep("warp", lambda: self.b.floordiv(thread, size), -(-self.threads // size))
+
+    def uniform_warp(self) -> Value:
+        """The same number, told to be the same for all threads of the warp."""
+        warp = self.warp()
+        if constant_of(warp) is not None:
+            return warp
+        count = -(-self.threads // self.context.target.warp_size)
+        return self._keep("wave", lambda: self.b.emit(WarpUniform(warp)).result, count)
 
     def lane(self) -> Value:
         """The number of this thread in its warp (wave)."""

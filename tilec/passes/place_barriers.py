@@ -25,14 +25,15 @@ import numpy as np
 
 from ..errors import HazardError
 from ..ir.core import Access, Block, Effect, Level, Op, Program, Value, at, walk
+from ..ir.ops.amd import BufferCopyWait
 from ..ir.ops.control import For, If, Launch, Role, Simt, While, Yield, map_launches
 from ..ir.ops.memory import Alloc, Slot, memory_type
 from ..ir.ops.nvidia import CpAsyncCommit, CpAsyncWait, FenceProxyAsync
 from ..ir.ops.thread import Barrier
-from ..ir.ops.tile import Copy
 from .context import PassContext
 from .dependence import definitions, is_shared
 from .element_accesses import element_accesses
+from .protocols import ThreadCopies, thread_copies
 from .uniformity import differing
 
 
@@ -49,7 +50,7 @@ def _launch(launch: Launch) -> Launch:
 @dataclass
 class _Pending:
     """Accesses since the last barrier, by buffer; writes that engines have not been shown; what
-    cp.async writes, before its group is committed and after.
+    asynchronous copies of threads write, before their group is committed and after.
     """
 
     reads: set[Value] = field(default_factory=set)
@@ -125,6 +126,7 @@ class _Placer:
         self.simt: Simt | None = None
         self.private: set[Value] = set()
         self.divergent: Op | None = None
+        self.copies: ThreadCopies | None = None  # how the last asynchronous copy is awaited
 
     def block(self, block: Block, pending: _Pending) -> Block:
         """The block with barriers; `pending` is updated to what is open at its end."""
@@ -179,7 +181,9 @@ class _Placer:
             case CpAsyncCommit():
                 pending.commit()
                 ops.append(op)
-            case CpAsyncWait():
+            case CpAsyncWait() | BufferCopyWait():
+                if isinstance(op, BufferCopyWait):
+                    pending.commit()
                 if op.pending == 0:
                     pending.groups.clear()
                 ops.append(op)
@@ -190,7 +194,9 @@ class _Placer:
                 accesses = self._accesses(op)
                 self._before(op, pending, ops, accesses)
                 self._note(accesses, pending)
-                if isinstance(op, Copy) and op.instruction == "cp_async":
+                copies = thread_copies(op)
+                if copies is not None:
+                    self.copies = copies
                     pending.copies |= {b for e, b in accesses if e.access is Access.WRITE}
                 ops.append(op)
 
@@ -320,8 +326,8 @@ class _Placer:
                 loc=op.loc,
                 hint="move the statements out of the condition, or synchronise with T.sync_threads",
             )
-        if pending.copies or pending.groups:
-            ops += [CpAsyncCommit(), CpAsyncWait(pending=0)]
+        if (pending.copies or pending.groups) and self.copies is not None:
+            ops += self.copies.land_all()
             pending.copies.clear()
             pending.groups.clear()
         if fence:
@@ -331,7 +337,7 @@ class _Placer:
         self._met(pending)
 
     def _met(self, pending: _Pending) -> None:
-        """After a barrier nothing is open, but what cp.async still brings."""
+        """After a barrier nothing is open, but what asynchronous copies still bring."""
         pending.reads.clear()
         pending.updates.clear()
         pending.writes = pending.copies | pending.groups

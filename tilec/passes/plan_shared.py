@@ -29,11 +29,11 @@ from ..ir.build import Builder
 from ..ir.core import Block, Op, Program, Value, at, walk
 from ..ir.ops.control import Launch, Role, map_launches
 from ..ir.ops.memory import Alloc, memory_type
-from ..ir.ops.nvidia import CpAsync, CpAsyncWait
 from ..ir.ops.thread import Barrier
 from .context import PassContext
 from .dependence import is_shared
 from .fit_resources import shared_memory_full
+from .protocols import THREAD_COPIES, ThreadCopies
 
 LARGE, SMALL = 1024, 16  # alignments in bytes
 SWIZZLED = 256  # bytes from which a buffer may be swizzled
@@ -45,17 +45,23 @@ def plan_shared(program: Program, context: PassContext) -> Program:
     return map_launches(program, lambda launch: _launch(launch, context))
 
 
+_Life = tuple[int, int, "ThreadCopies | None"]
+"""Of a buffer the numbers of the first and the last statement that touches it, and how copies that
+threads start into it are awaited.
+"""
+
+
 @dataclass(frozen=True)
 class _Place:
     """A buffer's bytes from `start` to `end`, and the numbers of the first and the last statement
-    that touches it; whether cp.async does.
+    that touches it; how copies that threads start into it are awaited.
     """
 
     start: int
     end: int
     first: int
     last: int
-    copied: bool
+    copied: ThreadCopies | None
 
     def lives_with(self, other: _Place) -> bool:
         return self.first <= other.last and other.first <= self.last
@@ -67,7 +73,7 @@ class _Place:
 def _launch(launch: Launch, context: PassContext) -> Launch:
     buffers = [op for op in walk(launch.body) if isinstance(op, Alloc) and is_shared(op.result)]
     lives = _lives(launch.body)
-    always = (0, len(launch.body.ops), False)
+    always: _Life = (0, len(launch.body.ops), None)
     apart = {op.result: always for op in buffers if _size(op) <= NOT_SHARED}
     places, end = _placed(buffers, {**lives, **apart}, always)
     if end > context.target.shared_bytes:
@@ -80,8 +86,8 @@ def _launch(launch: Launch, context: PassContext) -> Launch:
 
 def _placed(
     buffers: Sequence[Alloc],
-    lives: Mapping[Value, tuple[int, int, bool]],
-    always: tuple[int, int, bool],
+    lives: Mapping[Value, _Life],
+    always: _Life,
 ) -> tuple[dict[Alloc, _Place], int]:
     """A place for every buffer, and where the last one ends."""
     places: dict[Alloc, _Place] = {}
@@ -91,7 +97,7 @@ def _placed(
     return places, max((place.end for place in places.values()), default=0)
 
 
-def _first_free(op: Alloc, life: tuple[int, int, bool], placed: Sequence[_Place]) -> _Place:
+def _first_free(op: Alloc, life: _Life, placed: Sequence[_Place]) -> _Place:
     size = _size(op)
     alignment = LARGE if size >= SWIZZLED else SMALL
     for end in sorted({0, *(place.end for place in placed)}):
@@ -122,20 +128,21 @@ def _size(op: Alloc) -> int:
 # Lives --------------------------------------------------------------------------------------------
 
 
-def _lives(body: Block) -> dict[Value, tuple[int, int, bool]]:
-    """Of shared buffers the first and the last statement that touches each, and whether cp.async
-    does. Those that are not named live throughout.
-    """
-    lives: dict[Value, tuple[int, int, bool]] = {}
+def _lives(body: Block) -> dict[Value, _Life]:
+    """The lives of shared buffers. Those that are not named live throughout."""
+    lives: dict[Value, _Life] = {}
     if _in_order(body):
         for number, buffer, op in _touches(body):
-            first, _, copied = lives.get(buffer, (number, number, False))
-            lives[buffer] = first, number, copied or isinstance(op, CpAsync)
+            first, _, copied = lives.get(buffer, (number, number, None))
+            kind = next((kind for kind in THREAD_COPIES if isinstance(op, kind.copy)), None)
+            lives[buffer] = first, number, copied or kind
     return lives
 
 
 def _in_order(body: Block) -> bool:
-    """Whether what a statement does to memory is done, but for cp.async, when the next one runs."""
+    """Whether what a statement does to memory is done, but for copies that threads start, when the
+    next one runs.
+    """
     return not any(
         isinstance(op, Role) or any(effect.proxy != "generic" for effect in op.effects())
         for op in walk(body)
@@ -165,18 +172,19 @@ def _with_turns(body: Block, places: Sequence[_Place]) -> Block:
     """The launch with a barrier between the lives of buffers that share bytes: all threads are done
     with the first one, and no copy into it is under way. One barrier may be between many.
     """
-    turns: dict[int, bool] = {}
+    turns: dict[int, ThreadCopies | None] = {}
     for new in sorted(places, key=lambda place: place.first):
         for old in places:
             if old.last < new.first and new.overlaps(old):
                 turn = next((n for n in turns if old.last < n <= new.first), new.first)
-                turns[turn] = turns.get(turn, False) or old.copied
+                turns[turn] = turns.get(turn) or old.copied
     b = Builder()
     for number, op in enumerate(body.ops):
         if number in turns:
             with at(op.loc):
-                if turns[number]:
-                    b.emit(CpAsyncWait(pending=0))
+                copies = turns[number]
+                if copies is not None:
+                    b.emit(copies.wait(pending=0))
                 b.emit(Barrier())
         b.emit(op)
     return body.with_ops(b.ops) if turns else body

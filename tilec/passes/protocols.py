@@ -4,26 +4,32 @@
 |---|---|---|---|---|
 | same threads, registers | | proxy fence before wgmma | barrier | barrier |
 | same threads, cp.async | | commit of the stage's group | cp.async wait, barrier | barrier |
+| same threads, buffer_copy | | | wait for all but the last copies, barrier | barrier |
 | TMA -> another role | wait empty, expect bytes | by the copy engine | wait full | arrivals on empty |
 | threads -> another role | wait empty | proxy fence, one arrive a warp | wait full | the same |
 
 Freed by one arrive a warpgroup where only wgmma reads the buffer (its own wait orders it), else by
 one arrive a warp after a warp sync. Channels with the same writer, reader and slots share their
 pair of barriers (a bundle) if nothing is read between one's free and the other's. Sources: PTX ISA
-8.0, 9.7.13.15 (mbarrier), 9.7.9.25 (cp.async, bulk tensor copies).
+8.0, 9.7.13.15 (mbarrier), 9.7.9.25 (cp.async, bulk tensor copies); CDNA4 ISA, 4.4 (vmcnt) and 9.1.9.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from ..ir.build import Builder
 from ..ir.core import Block, Op, Value, walk
 from ..ir.dtypes import i32, mbarrier
 from ..ir.layout.shared import SharedLayout
+from ..ir.ops.amd import COPY_BYTES, BufferCopy, BufferCopyWait
 from ..ir.ops.control import Role, ThreadId
-from ..ir.ops.memory import Alloc, Load, Slot, Store
+from ..ir.ops.memory import Alloc, Load, Slot, Store, memory_type
 from ..ir.ops.nvidia import (
+    CpAsync,
+    CpAsyncCommit,
+    CpAsyncWait,
     FenceProxyAsync,
     MbarrierArrive,
     MbarrierExpect,
@@ -36,6 +42,51 @@ from ..ir.ops.thread import Barrier, WarpSync
 from ..ir.ops.tile import Copy, Gemm
 from ..ir.types import MemoryType, Space
 from .role_registers import WARPGROUP
+
+
+@dataclass(frozen=True)
+class ThreadCopies:
+    """Asynchronous copies that threads start by `copy` and that land behind them in the order of
+    their start. A wait says how many may still be under way: groups, each closed by a `commit`, or
+    where there is none, copies; so these are started in every step, whether it has data or not.
+    """
+
+    copy: type[Op]
+    wait: type[CpAsyncWait] | type[BufferCopyWait]
+    commit: type[CpAsyncCommit] | None = None
+
+    def land_all(self) -> list[Op]:
+        """Waits for every copy that this thread has started."""
+        return [*([self.commit()] if self.commit else []), self.wait(pending=0)]
+
+    def counted(self, stage: Stage, threads: int) -> int:
+        """What one iteration of a stage adds to what its waits count."""
+        if self.commit is not None:
+            return 1
+        mine = [op for op in stage.body.ops if isinstance(op, Copy) and thread_copies(op) is self]
+        return sum(buffer_copies(op, threads) for op in mine)
+
+
+_THREAD_COPIES = {
+    "cp_async": ThreadCopies(CpAsync, CpAsyncWait, CpAsyncCommit),
+    "buffer_copy": ThreadCopies(BufferCopy, BufferCopyWait),
+}
+THREAD_COPIES = tuple(_THREAD_COPIES.values())
+
+
+def thread_copies(op: Op) -> ThreadCopies | None:
+    """How threads start and await a copy; None for what is no such copy."""
+    return _THREAD_COPIES.get(op.instruction) if isinstance(op, Copy) else None
+
+
+def buffer_copies(copy: Copy, threads: int) -> int:
+    """How many a thread starts for a tile: all threads the same number."""
+    size = math.prod(copy.shape) * memory_type(copy.destination).dtype.bytes
+    assert size % (COPY_BYTES * threads) == 0, (
+        f"{size} bytes are no whole copies of {threads} lanes"
+    )
+    return size // (COPY_BYTES * threads)
+
 
 WARP = 32
 PERIOD_BYTES = 1024  # slots start at multiples of the widest swizzle's period
@@ -62,20 +113,19 @@ class Ring:
         return self.writer_role is not self.reader_role
 
     @property
-    def by_cp_async(self) -> bool:
-        return self._written_by("cp_async")
+    def landing(self) -> ThreadCopies | None:
+        """How what threads copy into it asynchronously is awaited."""
+        found = (thread_copies(op) for op in self._copies())
+        return next((kind for kind in found if kind is not None), None)
 
     @property
     def by_tma(self) -> bool:
-        return self._written_by("tma")
+        return any(op.instruction == "tma" for op in self._copies())
 
-    def _written_by(self, instruction: str) -> bool:
-        return any(
-            isinstance(op, Copy)
-            and op.instruction == instruction
-            and op.destination in self._handles(Put)
-            for op in self.writer.body.ops
-        )
+    def _copies(self) -> list[Copy]:
+        handles = self._handles(Put)
+        ops = self.writer.body.ops
+        return [op for op in ops if isinstance(op, Copy) and op.destination in handles]
 
     @property
     def read_by_engine(self) -> bool:

@@ -3,8 +3,8 @@
 Every channel inside one thread program has two dependences: commit(i) before get(i), and free(i)
 before put(i + slots). A barrier must stand between the two ends of each, on the unrolled sequence
 of steps; the fewest positions are found greedily, the top of the step first, since one barrier
-there serves every dependence that spans steps. A get of what cp.async wrote also needs the wait for
-its group, at the last barrier before it.
+there serves every dependence that spans steps. A get of what threads copied asynchronously also
+needs the wait for it, at the last barrier before it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from ..errors import HazardError
 from ..ir.ops.pipeline import Free, Stage
-from .protocols import Ring
+from .protocols import Ring, ThreadCopies
 
 
 @dataclass(frozen=True)
@@ -40,13 +40,15 @@ class Dependence:
 
 @dataclass
 class Point:
-    """A barrier before a stage, with the cp.async wait that precedes it (None: none is needed).
+    """A barrier before a stage, with the wait for `landing` that precedes it: `pending` groups or
+    copies may be in flight (None: no wait is needed).
 
     `serves` has a pair for every access that it orders: the lead of the stage as seen from the
     barrier's step, and the first iteration in which the access depends on anything.
     """
 
     pending: int | None = None
+    landing: ThreadCopies | None = None
     serves: list[tuple[int, int]] = field(default_factory=list)
 
     def active_in(self, step: int) -> bool:
@@ -62,9 +64,9 @@ class StepPlan:
     most_lead: int
 
 
-def plan_steps(stages: list[Stage], rings: list[Ring]) -> StepPlan:
+def plan_steps(stages: list[Stage], rings: list[Ring], threads: int) -> StepPlan:
     """The plan for stages in their order within a step, and the rings that begin and end among
-    them.
+    them; of `threads` that run all of it.
     """
     dependences = [d for ring in rings for d in _dependences(stages, ring)]
     positions: set[int] = set()
@@ -73,7 +75,7 @@ def plan_steps(stages: list[Stage], rings: list[Ring]) -> StepPlan:
             positions.add(0 if dependence.source_step < 0 else dependence.before)
     points = {p: Point() for p in sorted(positions)}
     for dependence in dependences:
-        _serve(dependence, points)
+        _serve(dependence, points, threads)
     return StepPlan(points, max((s.lead for s in stages), default=0))
 
 
@@ -105,19 +107,19 @@ def _dependences(stages: list[Stage], ring: Ring) -> list[Dependence]:
     return [data, room]
 
 
-def _serve(dependence: Dependence, points: dict[int, Point]) -> None:
-    """Notes the target at the last barrier before it; of a get of what cp.async wrote, with the
-    number of groups that may still be in flight there.
+def _serve(dependence: Dependence, points: dict[int, Point], threads: int) -> None:
+    """Notes the target at the last barrier before it; of a get of what lands asynchronously, with
+    what the writer has started since and may still be in flight there.
     """
     ring = dependence.ring
     # the first data is that of iteration 0; the first slot that must be free again is taken by
     # iteration `slots`
     first = 0 if dependence.is_get else ring.slots
-    landing = dependence.is_get and ring.by_cp_async
+    landing = ring.landing if dependence.is_get else None
     same_step = [p for p in points if p <= dependence.before]
     if dependence.source_step == 0:
         same_step = [p for p in same_step if p > dependence.after]
-    if not same_step and landing:
+    if not same_step and landing is not None:
         points[dependence.before] = Point()
         same_step = [dependence.before]
     if not same_step:  # the barrier that serves it stands in the step before
@@ -128,7 +130,9 @@ def _serve(dependence: Dependence, points: dict[int, Point]) -> None:
     position = max(same_step)
     point = points[position]
     point.serves.append((dependence.lead, first))
-    if landing:
+    if landing is not None:
         ahead = ring.writer.lead - ring.reader.lead
-        pending = ahead - 1 + (1 if dependence.after < position else 0)
+        iterations = ahead - 1 + (1 if dependence.after < position else 0)
+        pending = iterations * landing.counted(ring.writer, threads)
         point.pending = pending if point.pending is None else min(point.pending, pending)
+        point.landing = landing

@@ -13,15 +13,14 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from ..ir.core import Value, constant
-from ..ir.dtypes import bool_
+from ..ir.core import Value
 from ..ir.ops import arith
 from ..ir.ops.amd import BufferLoad, BufferStore, MakeBuffer
 from ..ir.ops.memory import Atomic, Load, Store, memory_type
 from ..ir.ops.thread import FillRegisters, VectorAtomic, VectorLoad, VectorStore
 from ..ir.types import Dim, MemoryType, Space
 from .context import PassContext
-from .coordinates import both, extent_value, guard, predicate_of
+from .coordinates import both, extent_value, guard, predicate_of, truth_of
 from .index_builder import IndexBuilder
 
 FACT_BYTES = 16  # the alignment that is asked of tensors whose rows are not known
@@ -102,15 +101,7 @@ class VectorAccess:
         """Whether a vector of `width`, aligned to itself, is inside a tensor where its first
         element is.
         """
-        type_ = memory_type(memory)
-        inner = type_.shape[-1]
-        if type_.space is not Space.GLOBAL or width == 1:
-            return True
-        if isinstance(inner, int):
-            return inner % width == 0
-        if len(type_.shape) > 1:
-            return True  # its rows are aligned, so its extent is a multiple
-        return self.context.multiples.get(inner, 1) % width == 0
+        return is_whole(memory, width, self.context)
 
     # Accesses -------------------------------------------------------------------------------------
 
@@ -235,7 +226,7 @@ class VectorAccess:
         p: Value | None,
         safe: float,
     ) -> None:
-        b, buffer = self.b, self._buffer(memory)
+        b, buffer = self.b, self.buffer(memory)
         if p is not None and (safe != 0 or memory_type(memory).space is Space.SHARED):
             # Predicated accesses give zeros, and those of shared memory have no predicate.
             value = b.const(safe, memory_type(memory).dtype)
@@ -243,7 +234,7 @@ class VectorAccess:
             with b.when(p):
                 self._load(registers, offset, memory, at, width, None, 0)
         elif buffer is not None:
-            b.emit(BufferLoad(registers, offset, buffer, at, _bool(p), count=width))
+            b.emit(BufferLoad(registers, offset, buffer, at, truth_of(p), count=width))
         else:
             b.emit(VectorLoad(registers, offset, memory, at, predicate_of(p), count=width))
 
@@ -256,9 +247,9 @@ class VectorAccess:
         width: int,
         p: Value | None,
     ) -> None:
-        b, buffer = self.b, self._buffer(memory)
+        b, buffer = self.b, self.buffer(memory)
         if buffer is not None:
-            b.emit(BufferStore(buffer, at, registers, offset, _bool(p), count=width))
+            b.emit(BufferStore(buffer, at, registers, offset, truth_of(p), count=width))
         elif p is not None and memory_type(memory).space is Space.SHARED:
             with b.when(p):
                 b.emit(VectorStore(memory, at, registers, offset, (), count=width))
@@ -285,7 +276,7 @@ class VectorAccess:
         element = b.emit(Load(registers, (offset,), in_bounds=True)).result
         b.emit(Store(element, memory, at, predicate_of(p), in_bounds=True))
 
-    def _buffer(self, memory: Value) -> Value | None:
+    def buffer(self, memory: Value) -> Value | None:
         """The bounds-checked view of a tensor, on machines that have one and where 32-bit offsets
         reach its end.
         """
@@ -327,6 +318,21 @@ def is_aligned(memory: Value, size: int, context: PassContext) -> bool:
     type_ = memory_type(memory)
     promised = promised_elements(type_, context) * type_.dtype.bytes
     return context.facts.aligned(memory.hint, size, promised > 0 and promised % size == 0)
+
+
+def is_whole(memory: Value, width: int, context: PassContext) -> bool:
+    """Whether a vector of `width`, aligned to itself, is inside a tensor (whose rows are aligned to
+    it too) where its first element is.
+    """
+    type_ = memory_type(memory)
+    inner = type_.shape[-1]
+    if type_.space is not Space.GLOBAL or width == 1:
+        return True
+    if isinstance(inner, int):
+        return inner % width == 0
+    if len(type_.shape) > 1:
+        return True  # its rows are aligned, so its extent is a multiple
+    return context.multiples.get(inner, 1) % width == 0
 
 
 def promised_elements(type_: MemoryType, context: PassContext) -> int:
@@ -371,7 +377,3 @@ def _moved(b: IndexBuilder, indices: Sequence[Value], step: Value) -> tuple[Valu
 
 def _spans(indices: Sequence[Value], run: int) -> tuple[int, ...]:
     return (*(1 for _ in indices[:-1]), run)
-
-
-def _bool(condition: Value | None) -> Value:
-    return constant(True, bool_) if condition is None else condition

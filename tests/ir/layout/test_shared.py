@@ -41,6 +41,28 @@ def test_offsets_follow_the_definition(layout: SharedLayout) -> None:
     assert layout.size == by_hand(layout).max() + 1
 
 
+@pytest.mark.parametrize(
+    "layout",
+    [
+        SharedLayout.row_major((24, 40)), SharedLayout.swizzled((64, 64), 16, 128),
+        SharedLayout.swizzled((3, 16, 128), 16, 128), SharedLayout.swizzled((4, 64), 16, 128),
+        SharedLayout((6, 8), ((2, 3), (8,)), ((8, 16), (1,)), Swizzle.none()),
+        SharedLayout.row_major((8, 16)).transpose((1, 0)),
+    ],
+)  # fmt: skip
+def test_coordinates_of_a_dense_layout_are_those_of_its_offsets(layout: SharedLayout) -> None:
+    assert layout.is_dense
+    offsets = layout.linear().offsets()
+    for dim, coordinate in enumerate(np.indices(layout.shape)):
+        terms = layout.coordinate_terms(dim)
+        assert np.array_equal(sum(t.value(offsets) for t in terms), coordinate)
+
+
+def test_gaps_are_not_dense() -> None:
+    assert not SharedLayout.row_major((8, 16), pad=1).is_dense
+    assert not SharedLayout((4, 4), ((4,), (4,)), ((4,), (0,)), Swizzle.none()).is_dense
+
+
 def test_not_injective() -> None:
     assert not SharedLayout((4,), ((4,),), ((0,),), Swizzle.none()).is_injective
 

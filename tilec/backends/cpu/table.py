@@ -107,5 +107,7 @@ TABLE = make_table(
     Entry("make_buffer", "mfma.j2", ("buffer",)),
     Entry("buffer_load", "mfma.j2", ("buffer", "regs")),
     Entry("buffer_store", "mfma.j2", ("buffer", "regs")),
+    Entry("buffer_copy", "async_copies.j2", ("copy_groups", "buffer", "exchange")),
+    Entry("buffer_copy_wait", "async_copies.j2", ("copy_groups",)),
 )
 """Prelude name -> its entry."""

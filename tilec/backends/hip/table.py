@@ -83,6 +83,8 @@ TABLE = make_table(
     Entry("make_buffer", "buffers.j2", ("buffer",)),
     Entry("buffer_load", "buffers.j2", ("buffer", "piece")),
     Entry("buffer_store", "buffers.j2", ("buffer", "piece")),
+    Entry("buffer_copy", "buffers.j2", ("buffer", "shared")),
+    Entry("buffer_copy_wait", "buffers.j2", ("base",)),
     # Matrices
     Entry("mfma", "mfma.j2", ("regs",)),
 )

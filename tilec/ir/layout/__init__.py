@@ -42,7 +42,14 @@ from .fragments import (
     wgmma_a,
     wgmma_accumulator,
 )
-from .operands import TmaBoxes, WgmmaOperand, box_bytes, tma_boxes, wgmma_operand
+from .operands import (
+    TmaBoxes,
+    WgmmaOperand,
+    box_bytes,
+    filled_by_waves,
+    tma_boxes,
+    wgmma_operand,
+)
 from .pairs import packed_layout, unpacked_layout
 from .reduction import ReductionPlan, ScanStep, plan_reduction, plan_scan
 from .register import Digit, RegisterLayout
@@ -89,6 +96,7 @@ __all__ = [
     "choose_swizzle",
     "classify",
     "conflict_degree",
+    "filled_by_waves",
     "format_layout",
     "from_attributes",
     "kind_of",

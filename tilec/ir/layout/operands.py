@@ -1,6 +1,7 @@
-"""What the hardware's own walkers of shared memory, TMA and wgmma, make of a layout.
+"""What the hardware's own walkers of shared memory, TMA, wgmma and AMD's buffer loads to LDS, make of
+a layout.
 
-Both are derived from a layout's strides and then checked against all of its offsets.
+The first two are derived from a layout's strides and then checked against all of its offsets.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from .term import IntArray
 SWIZZLE_CODES = {0: 0, 128: 1, 64: 2, 32: 3}
 """Bits [63:62] of a wgmma descriptor by bytes of the swizzle (PTX ISA, "Matrix descriptor")."""
 
+WAVE_BYTES = 1024  # that a wave of 64 fills, 16 bytes a lane
 _BOX_LIMIT = 256
 _FIELD_LIMIT = 1 << 18
 """Descriptor fields hold 14 bits of 16 bytes."""
@@ -110,6 +112,16 @@ def tma_boxes(layout: SharedLayout, itemsize_bits: int) -> TmaBoxes | None:
         if boxes is not None and _boxes_hold(layout, boxes, itemsize_bits):
             return boxes
     return None
+
+
+@lru_cache(maxsize=1024)
+def filled_by_waves(layout: SharedLayout, itemsize_bits: int) -> bool:
+    """Whether waves of 64 can fill a tile of this layout by copies of 16 bytes a lane that write 1024
+    consecutive bytes: there are no gaps, and the swizzle moves whole pieces within a wave's bytes.
+    """
+    period = layout.swizzle.period * itemsize_bits // 8
+    whole = layout.vector_width() * itemsize_bits % 128 == 0
+    return whole and layout.is_dense and WAVE_BYTES % max(1, period) == 0
 
 
 def _is_swizzled_by(layout: SharedLayout, itemsize_bits: int, span: int) -> bool:

@@ -156,6 +156,23 @@ class SharedLayout:
                 terms.append(Term(dim, scale, extent if position else None, stride))
         return tuple(terms)
 
+    @property
+    def is_dense(self) -> bool:
+        """Whether the offsets before the swizzle are all numbers below that of the elements."""
+        linear = self.linear()
+        return linear.size == math.prod(self.shape) and linear.is_injective
+
+    def coordinate_terms(self, dim: int) -> tuple[Term, ...]:
+        """Terms over an offset before the swizzle (their source 0) whose sum is the coordinate along
+        `dim` of the element there: the inverse of `offset_terms`, of a layout that is dense.
+        """
+        terms, scale, size = [], self.shape[dim], math.prod(self.shape)
+        for extent, stride in zip(self.modes[dim], self.strides[dim], strict=True):
+            scale //= extent
+            outermost = extent * stride == size
+            terms.append(Term(0, stride, None if outermost else extent, scale))
+        return tuple(terms)
+
     def vector_width(self, dim: int = -1) -> int:
         """The longest power of two of elements along `dim` that always lie at consecutive offsets.
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 from ...errors import TypeMismatch
 from ..core import Access, Effect, Level, Op, Value, attribute, operand, operands
 from ..types import MemoryType, Type
-from .memory import memory_type
+from .memory import check_indices, memory_type
 from .nvidia import MatrixStatement
 from .thread import Statement, check_registers
 
@@ -80,6 +80,50 @@ class BufferStore(Statement, name="buffer_store", level=Level.THREAD):
         return (Effect(Access.WRITE, self.buffer), Effect(Access.READ, self.registers))
 
 
+COPY_BYTES = 16  # of global memory that one lane moves by a buffer_copy
+
+
+class BufferCopy(Statement, name="buffer_copy", level=Level.THREAD):
+    """16 bytes a lane from a buffer to shared memory without registers; outside the buffer, or where
+    `predicate` is false, zeros.
+
+    The destination indices are the wave's, the same in all its lanes: lane l's bytes go 16 l bytes
+    further. Lands at a wait that counts it. CDNA4 ISA, 9.1.9 (memory buffer load to LDS).
+    """
+
+    text = (
+        "buffer_copy<{count}>({destination}, {destination_indices}, {buffer}, {indices}, "
+        "{predicate})"
+    )
+    destination: Value = operand()
+    destination_indices: tuple[Value, ...] = operands()
+    buffer: Value = operand()
+    indices: tuple[Value, ...] = operands()
+    predicate: Value = operand()
+    count: int = attribute()
+
+    def infer(self) -> tuple[Type, ...]:
+        type_ = check_indices(self.destination, self.destination_indices)
+        if memory_type(self.buffer).dtype != type_.dtype:
+            raise TypeMismatch("TLC0261", f"{self.buffer.type} copied into {type_}")
+        if self.count * type_.dtype.bytes != COPY_BYTES:
+            raise TypeMismatch("TLC0270", f"buffer_copy moves 16 bytes, not {self.count} elements")
+        return ()
+
+    def effects(self) -> tuple[Effect, ...]:
+        return (Effect(Access.READ, self.buffer), Effect(Access.WRITE, self.destination))
+
+
+class BufferCopyWait(Statement, name="buffer_copy_wait"):
+    """Waits until at most `pending` of this wave's copies are under way (s_waitcnt vmcnt)."""
+
+    text = "buffer_copy_wait<{pending}>()"
+    pending: int = attribute()
+
+    def effects(self) -> tuple[Effect, ...]:
+        return (Effect(Access.SYNCHRONISE),)
+
+
 class SetPriority(Statement, name="set_priority", level=Level.THREAD):
     """s_setprio: this wave's claim on issue slots, 0 to 3."""
 
@@ -90,4 +134,6 @@ class SetPriority(Statement, name="set_priority", level=Level.THREAD):
         return (Effect(Access.SYNCHRONISE),)
 
 
-OPS: tuple[type[Op], ...] = (Mfma, MakeBuffer, BufferLoad, BufferStore, SetPriority)
+OPS: tuple[type[Op], ...] = (
+    Mfma, MakeBuffer, BufferLoad, BufferStore, BufferCopy, BufferCopyWait, SetPriority,
+)  # fmt: skip

@@ -31,8 +31,10 @@ class Copy(Op, name="copy", level=Level.TILE):
     The region starts at the given indices; its dimension i runs along `source_dims[i]` and
     `destination_dims[i]`, in rising order; it has extent 1 along all others. Elements outside a
     global source read as `safe_value`; outside a global destination they are dropped. `instruction`
-    is how it is done, chosen by choose_instructions: "" (not yet), "registers", "cp_async", "tma".
-    `barrier` operands: the mbarrier ring and slot that a TMA load completes on.
+    is how it is done, chosen by choose_instructions: "" (not yet), "registers", "cp_async",
+    "buffer_copy", "tma". `barrier` operands: the mbarrier ring and slot that a TMA load completes
+    on. Where `predicate` (at most one bool, of a buffer_copy) is false, all of the source counts as
+    outside.
     """
 
     source: Value = operand()
@@ -40,6 +42,7 @@ class Copy(Op, name="copy", level=Level.TILE):
     destination: Value = operand()
     destination_indices: tuple[Value, ...] = operands()
     barrier: tuple[Value, ...] = operands(default=())
+    predicate: tuple[Value, ...] = operands(default=())
     shape: tuple[int, ...] = attribute(default=())
     source_dims: tuple[int, ...] = attribute(default=())
     destination_dims: tuple[int, ...] = attribute(default=())
@@ -49,7 +52,14 @@ class Copy(Op, name="copy", level=Level.TILE):
     def infer(self) -> tuple[Type, ...]:
         _check_region(self.source, self.source_indices, self.source_dims, self.shape)
         _check_region(self.destination, self.destination_indices, self.destination_dims, self.shape)
+        if self.predicate and self.instruction != "buffer_copy":
+            raise TypeMismatch("TLC0273", f"a copy by {self.instruction or 'any'} has a predicate")
         return ()
+
+    @property
+    def asynchronous(self) -> bool:
+        """Whether the data lands behind the statement."""
+        return self.instruction in ("cp_async", "buffer_copy", "tma")
 
     def effects(self) -> tuple[Effect, ...]:
         proxy = "async" if self.instruction == "tma" else "generic"

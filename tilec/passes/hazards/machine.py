@@ -1,4 +1,4 @@
-"""The abstract machine of lowered programs: shared memory, cp.async groups, copy engines,
+"""The abstract machine of lowered programs: shared memory, copies that threads start, copy engines,
 mbarriers, named barriers.
 
 A statement of the tile level is an access by all running threads of its role to whole slots; which
@@ -13,6 +13,7 @@ import numpy as np
 from ...errors import HazardError
 from ...ir.core import Access as Kind
 from ...ir.core import Op, Value
+from ...ir.ops.amd import COPY_BYTES, BufferCopyWait
 from ...ir.ops.control import Launch, Parallel, Role, Simt
 from ...ir.ops.memory import Alloc, Flatten, Load, Slot, Store, memory_type
 from ...ir.ops.nvidia import (
@@ -137,7 +138,7 @@ class SyncMachine(Machine):
             case CpAsyncCommit():
                 agent.copies.append(agent.open_copies)
                 agent.open_copies = []
-            case CpAsyncWait():
+            case CpAsyncWait() | BufferCopyWait():
                 self._land(agent, op)
             case FenceProxyAsync():
                 self._show(agent)
@@ -239,6 +240,10 @@ class SyncMachine(Machine):
         agent.unshown += [a for a in accesses if a.writes and not a.engine]
         if isinstance(op, Copy) and op.instruction == "cp_async":
             agent.open_copies += [a for a in accesses if a.writes]
+        elif isinstance(op, Copy) and op.instruction == "buffer_copy":
+            size = memory_type(op.destination).dtype.bytes * int(np.prod(op.shape))
+            copies = size // (COPY_BYTES * agent.threads.count)  # of a thread, each for itself
+            agent.copies += [*([] for _ in range(copies - 1)), [a for a in accesses if a.writes]]
         elif isinstance(op, Gemm) and op.asynchronous:
             for access in accesses:
                 access.grouped = access.engine
@@ -256,7 +261,7 @@ class SyncMachine(Machine):
         size = memory_type(op.destination).dtype.bytes * int(np.prod(op.shape))
         barrier.bring(size * (1 if agent.full else agent.threads.count))
 
-    def _land(self, agent: SyncAgent, op: CpAsyncWait) -> None:
+    def _land(self, agent: SyncAgent, op: CpAsyncWait | BufferCopyWait) -> None:
         now = agent.tick()
         keep = len(agent.copies) - op.pending
         for group in agent.copies[: max(0, keep)]:
@@ -355,7 +360,7 @@ class SyncMachine(Machine):
 
 def _in_flight(op: Op, access: Access) -> bool:
     """Whether the access is still going on when the statement is done."""
-    if isinstance(op, Copy) and op.instruction == "cp_async":
+    if isinstance(op, Copy) and op.instruction in ("cp_async", "buffer_copy"):
         return access.writes
     return access.engine
 

@@ -81,7 +81,7 @@ class SyncAgent(Agent):
         self.views: list[tuple[Threads, View]] = [(self.sets.all, {})]
         self.unshown: list[Access] = []
         self.open_copies: list[Access] = []  # of the cp.async group not yet closed
-        self.copies: list[list[Access]] = []  # closed groups
+        self.copies: list[list[Access]] = []  # closed groups, or copies that count for themselves
         self.gemms: list[tuple[int, list[Access]]] = []  # (issued at, reads)
         self.open_stores: list[Access] = []
         self.stores: list[tuple[Threads, list[Access]]] = []

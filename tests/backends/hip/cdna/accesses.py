@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.backends.hip.cdna.decode import Instruction, IsaError, Operand
+from tests.backends.hip.cdna.decode import M0, Instruction, IsaError, Operand
 from tests.backends.hip.cdna.registers import LANE, Array, lane_reader, scalar_reader
 from tests.backends.hip.cdna.waves import SCALARS, Step, Wave
 
@@ -61,6 +61,7 @@ def registers_read(instruction: Instruction) -> frozenset[int]:
     all that it names, but for the result of a load, which `Wave.issue` looks after."""
     name, operands = instruction.name, instruction.operands
     loads = re.match(r"(s|global|buffer)_load|ds_(read|bpermute|swizzle)", name)
+    loads = loads and "lds" not in instruction.modifiers
     if loads or ("_atomic_" in name and len(operands) == 4):
         operands = operands[1:]
     return frozenset(
@@ -145,7 +146,7 @@ def _buffer_places(instruction: Instruction, size: int) -> Callable[[Wave], tupl
     Of a raw buffer each word, or shorter access, is checked for itself (CDNA3 ISA, "Buffer
     Addressing: range checking").
     """
-    _, lanes, resource, scalar = instruction.operands
+    lanes, resource, scalar = instruction.operands[-3:]
     read_scalar = scalar_reader(scalar, 32)
     offset = int(instruction.modifiers.get("offset", "0"))
     if "offen" in instruction.modifiers:
@@ -170,7 +171,9 @@ def _buffer_places(instruction: Instruction, size: int) -> Callable[[Wave], tupl
 
 
 def _load(instruction: Instruction, space: str, size: int, fill: str) -> Step:
-    instruction.allow("offset", "offen", *_COHERENCE)
+    instruction.allow("offset", "offen", "lds", *_COHERENCE)
+    if "lds" in instruction.modifiers:
+        return _copy_to_shared(instruction, space, size)
     result = instruction.operands[0]
     touched = _registers(result)
     if space == "buffer":
@@ -190,21 +193,53 @@ def _load(instruction: Instruction, space: str, size: int, fill: str) -> Step:
     return step
 
 
-def _buffer_load(instruction: Instruction, size: int, fill: str) -> Step:
-    result, places = instruction.operands[0], _buffer_places(instruction, size)
+def _buffer_reader(instruction: Instruction, size: int) -> Callable[[Wave], Callable[[], Array]]:
+    """Checks the active lanes' words of a buffer when it is issued; what it gives reads their bytes,
+    (n, size), zeros outside."""
+    places = _buffer_places(instruction, size)
     word = min(size, 4)
 
-    def step(wave: Wave) -> None:
-        active = wave.active
-        words, inside = (x[active] for x in places(wave))
+    def issue(wave: Wave) -> Callable[[], Array]:
+        words, inside = (x[wave.active] for x in places(wave))
         wave.memory.check(words[inside], word, write=False)
 
-        def land() -> None:
+        def read() -> Array:
             data = np.zeros((*words.shape, word), np.uint8)
             data[inside] = wave.memory.read(words[inside], word)
-            _deposit(wave, result.first, data.reshape(len(words), size), fill, active)
+            return data.reshape(len(words), size)
 
+        return read
+
+    return issue
+
+
+def _buffer_load(instruction: Instruction, size: int, fill: str) -> Step:
+    result, reader = instruction.operands[0], _buffer_reader(instruction, size)
+
+    def step(wave: Wave) -> None:
+        active, read = wave.active, reader(wave)
+        land = lambda: _deposit(wave, result.first, read(), fill, active)  # noqa: E731
         wave.issue("vector", _registers(result), land)
+
+    return step
+
+
+def _copy_to_shared(instruction: Instruction, space: str, size: int) -> Step:
+    """A buffer load whose lane l writes LDS at M0 + offset + l * size; until it lands the bytes there
+    are poison (CDNA4 ISA, 9.1.9). Of more than a word, M0 has just been given by an instruction that
+    is not the one before (4.5, manually inserted wait states)."""
+    if space != "buffer" or size not in (4, 12, 16) or "offen" not in instruction.modifiers:
+        raise IsaError(f"{instruction.text}: unknown load to LDS")
+    reader, offset = _buffer_reader(instruction, size), _offset(instruction)
+
+    def step(wave: Wave) -> None:
+        active, read = wave.active, reader(wave)
+        lanes = LANE[active].astype(np.uint64) * np.uint64(size)
+        places = lanes + np.uint64(wave.scalar[M0] + offset)
+        wave.shared.check(places, size, 4)
+        if wave.mode == "late":
+            wave.shared.write(places, np.full((len(places), size), 0xFF, np.uint8))
+        wave.issue("vector", frozenset(), lambda: wave.shared.write(places, read()))
 
     return step
 

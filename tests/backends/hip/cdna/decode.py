@@ -17,7 +17,8 @@ class IsaError(Exception):
 
 
 ACCUMULATORS = 256  # vector registers are numbered on: a0 is the one after v255
-SPECIAL = {"vcc_lo": 106, "vcc_hi": 107, "m0": 124, "exec_lo": 126, "exec_hi": 127}
+M0 = 124
+SPECIAL = {"vcc_lo": 106, "vcc_hi": 107, "m0": M0, "exec_lo": 126, "exec_hi": 127}
 PAIRS = {"vcc": 106, "exec": 126}
 VCC, EXEC = 106, 126
 
