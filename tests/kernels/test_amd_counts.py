@@ -160,8 +160,8 @@ def test_copies_to_lds_are_waited_for_as_planned(name: str) -> None:
         found = [text for _, text in statements(assembled.assembly, code) if "vmcnt" in text[0]]
         assert found == [[f"s_waitcnt vmcnt({pending})"] for pending in planned]
         names = [x.text for x in code.instructions]
-        last = max(i for i, text in enumerate(names) if text.startswith("v_mfma"))
         first = next(i for i, text in enumerate(names) if text.endswith(" lds"))
+        last = max(i for i, x in enumerate(names) if x.startswith("v_mfma") or x.endswith(" lds"))
         waits = [text for text in names[first:last] if "vmcnt" in text]
         assert waits and set(waits) <= {text for (text,) in found}
         checked += 1

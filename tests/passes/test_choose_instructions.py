@@ -159,6 +159,51 @@ def test_where_boxes_may_begin(
 
 
 @tilec.kernel
+def direct(A: T.Tensor(("M", "K"), "float16"), B: T.Tensor(("N", "K"), "float16"),
+           rows: T.Tensor(("K",), "int32"), C: T.Tensor(("M", "N"), "float32"),
+           bk: int = 32, shift: int = 0, pad: int = 0, part: int = 0, table: int = 0,
+           threads: int = 128):  # fmt: skip
+    with T.Kernel(T.ceildiv(C.shape[1], 64), T.ceildiv(C.shape[0], 64), threads=threads) as (
+        bx,
+        by,
+    ):
+        A_s = T.alloc_shared((64, bk), "float16")
+        B_s = T.alloc_shared((64 + part, bk), "float16")
+        if pad:
+            T.annotate_layout({A_s: tilec.layout.make_padded_layout(A_s, pad)})
+        acc = T.alloc_fragment((64, 64), "float32")
+        T.clear(acc)
+        for k in T.Pipelined(T.ceildiv(A.shape[1], bk), num_stages=3):
+            if table:
+                T.copy(A[by * 64, rows[k] * bk], A_s)
+            else:
+                T.copy(A[by * 64, k * bk + shift], A_s)
+            T.copy(B[bx * 64, k * bk], B_s[0:64, :])
+            T.gemm(A_s, B_s[0:64, :], acc, transpose_B=True)
+        T.copy(acc, C[by * 64, bx * 64])
+
+
+@pytest.mark.parametrize(
+    ("constants", "a", "b"),
+    [
+        ({}, "buffer_copy", "buffer_copy"),
+        ({"shift": 8}, "buffer_copy", "buffer_copy"),
+        ({"shift": 1}, "registers", "buffer_copy"),  # not from a multiple of 16 bytes on
+        ({"pad": 8}, "registers", "buffer_copy"),  # a layout with gaps
+        ({"part": 64}, "buffer_copy", "registers"),  # a part of a buffer
+        ({"table": 1}, "buffer_copy", "buffer_copy"),  # a row that is looked up
+        ({"bk": 16}, "buffer_copy", "buffer_copy"),
+        ({"bk": 16, "threads": 256}, "registers", "registers"),  # half of the waves would be idle
+    ],
+    ids=str,
+)
+def test_what_waves_copy_to_shared_memory(constants: dict[str, int], a: str, b: str) -> None:
+    result = chosen(direct, "hip:gfx950", **constants)
+    found = {op.source.hint: op.instruction for op in result.all(Copy) if op.instruction}
+    assert found == {"A": a, "B": b}
+
+
+@tilec.kernel
 def column(A: T.Tensor(("M", "K"), "float16"), C: T.Tensor((64, 64), "float32")):
     """Rows of A_s along the rows of a three-dimensional view: the last dimension does not move."""
     with T.Kernel(1, threads=128):
