@@ -104,9 +104,13 @@ class _Pending:
     def state(self) -> tuple[frozenset[Value], ...]:
         return tuple(map(frozenset, self._sets()))
 
-    def commit(self) -> None:
-        self.groups |= self.copies
-        self.copies.clear()
+    def synchronise(self, op: CpAsyncCommit | CpAsyncWait | BufferCopyWait) -> None:
+        """A group of copies is closed, or copies are waited for."""
+        if not isinstance(op, CpAsyncWait):
+            self.groups |= self.copies
+            self.copies.clear()
+        if not isinstance(op, CpAsyncCommit) and op.pending == 0:
+            self.groups.clear()
 
 
 class _Placer:
@@ -178,14 +182,8 @@ class _Placer:
             case FenceProxyAsync():
                 pending.unfenced.clear()
                 ops.append(op)
-            case CpAsyncCommit():
-                pending.commit()
-                ops.append(op)
-            case CpAsyncWait() | BufferCopyWait():
-                if isinstance(op, BufferCopyWait):
-                    pending.commit()
-                if op.pending == 0:
-                    pending.groups.clear()
+            case CpAsyncCommit() | CpAsyncWait() | BufferCopyWait():
+                pending.synchronise(op)
                 ops.append(op)
             case Yield():
                 ops.append(op)
