@@ -13,6 +13,16 @@ import tilec
 import tilec.language as T
 
 
+def tile(target: Any, shapes: dict[str, tuple[int, ...]]) -> dict[str, int]:
+    """The largest tile of which there is one for nearly every multiprocessor."""
+    M, N = shapes["C"]
+    tiles = ((128, 256, 256), (128, 128, 256), (64, 128, 128), (64, 64, 128))
+    enough = (t for t in tiles if -(-M // t[0]) * -(-N // t[1]) >= 0.9 * target.multiprocessors)
+    rows, columns, threads = next(enough, tiles[-1])
+    return {"block_M": rows, "block_N": columns, "threads": threads}
+
+
+@tilec.heuristic(tile)
 @tilec.kernel
 def matmul(
     A: T.Tensor(("M", "K"), "float16"),

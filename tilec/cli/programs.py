@@ -22,6 +22,7 @@ from ..language.kernel import Kernel
 from ..runtime.plugins import load_plugins
 
 DEFAULT_EXTENT = 256  # of a symbol that -D does not give
+LARGE_EXTENT = 4096  # what a heuristic is told of such a symbol: what is built is for any size
 
 FILE = click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 DEFINES = click.option(
@@ -164,7 +165,7 @@ def trace(kernel: Kernel, defines: dict[str, Any], target: Any) -> Program:
     }
     if kernel.heuristic is not None:
         shapes = {
-            name: tuple(_extent(d, defines) for d in spec.shape)
+            name: tuple(_extent(d, defines, LARGE_EXTENT) for d in spec.shape)
             for name, spec in kernel.tensor_specs(constants).items()
         }
         constants = {**constants, **kernel.heuristic(target, shapes)}
@@ -173,10 +174,10 @@ def trace(kernel: Kernel, defines: dict[str, Any], target: Any) -> Program:
     return kernel.trace(constants, dims)
 
 
-def _extent(dim: Any, defines: dict[str, Any]) -> int:
+def _extent(dim: Any, defines: dict[str, Any], unknown: int = DEFAULT_EXTENT) -> int:
     if isinstance(dim, int):
         return dim
-    return int(defines.get(str(getattr(dim, "name", dim)), DEFAULT_EXTENT))
+    return int(defines.get(str(getattr(dim, "name", dim)), unknown))
 
 
 def make_inputs(program: Program, defines: dict[str, Any], seed: int = 0) -> dict[str, Any]:

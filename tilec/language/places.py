@@ -93,6 +93,20 @@ def locate(until: CodeType | None = None) -> Loc:
     return _chain(points)
 
 
+def locate_outside(package: str) -> Loc:
+    """The place that called its way into a package of tilec, such as tilec.ops."""
+    frame: FrameType | None = sys._getframe(1)
+    points: list[tuple[CodeType, int]] = []
+    while frame is not None:
+        name = str(frame.f_globals.get("__name__", ""))
+        if is_users(frame) and not f"{name}.".startswith(f"{package}."):
+            points.append((frame.f_code, frame.f_lasti))
+            if frame.f_code.co_name not in _INLINE:
+                break
+        frame = frame.f_back
+    return _chain(points)
+
+
 def locate_error(traceback: TracebackType | None, until: CodeType | None) -> Loc:
     """The user's place from which an exception came."""
     points: list[tuple[CodeType, int]] = []

@@ -1,0 +1,234 @@
+"""Who races in a row of benchmarks/gemm.py, on a GPU, with arrays of torch."""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import tilec
+import tilec.language as T
+from benchmarks.gemm_rows import Row
+from benchmarks.interleaved import Race, race
+from tilec import ops
+
+ROOT = Path(__file__).resolve().parents[1]
+SHORT_US = 20.0  # below it a graph of so many launches is timed:
+GRAPH = 50
+FLUSH_BYTES = 256 << 20  # five times the L2 cache of an H100
+TOLERANCE = {"float16": 2e-3, "bfloat16": 1e-2, "float8_e4m3fn": 2e-3}
+"""Largest norm of the error, as a share of the result's: a result is rounded once to 16 bits."""
+
+
+def gelu(x: Any, i: Any, j: Any, bias: Any) -> Any:
+    """GELU by tanh of x + bias, as a sigmoid: tanh(u) = 2 sigmoid(2 u) - 1."""
+    y = x + bias[j]
+    return y * T.sigmoid(1.5957691216 * (y + 0.044715 * y * y * y))
+
+
+@dataclass
+class Operands:
+    """What a row multiplies; `expected` in float32."""
+
+    a: Any
+    b: Any
+    bias: Any
+    expected: Any
+
+
+def make_operands(row: Row) -> Operands:
+    """Random A [M, K] and B [K, N], stored as the row's layout says, and their product."""
+    torch.manual_seed(0)
+
+    def matrix(rows: int, columns: int, transposed: bool) -> Any:
+        shape = (columns, rows) if transposed else (rows, columns)
+        wide = torch.float16 if row.kind == "fp8" else getattr(torch, row.dtype)
+        held = torch.randn(*shape, device="cuda", dtype=wide).to(getattr(torch, row.dtype))
+        return held.T if transposed else held
+
+    a = matrix(row.M, row.K, row.layout[0] == "T")
+    b = matrix(row.K, row.N, row.layout[1] == "T")
+    wide = torch.float16 if row.kind == "fp8" else a.dtype
+    expected = torch.matmul(a.to(wide), b.to(wide)).float()
+    bias = torch.randn(row.N, device="cuda", dtype=torch.float16) if row.kind == "fused" else None
+    if bias is not None:
+        expected = torch.nn.functional.gelu(expected + bias.float(), approximate="tanh")
+    return Operands(a, b, bias, expected)
+
+
+def cublas(row: Row, x: Operands, c: Any) -> Callable[[], object]:
+    """The vendor's product, through torch."""
+    if row.kind == "fp8":
+        one = torch.ones((), device="cuda")
+        return lambda: torch._scaled_mm(
+            x.a, x.b, one, one, out_dtype=c.dtype, use_fast_accum=row.fast, out=c
+        )
+    if row.kind == "fused":
+        return lambda: torch._addmm_activation(x.bias, x.a, x.b, use_gelu=True, out=c)
+    return lambda: torch.matmul(x.a, x.b, out=c)
+
+
+def example(row: Row, x: Operands, c: Any) -> Callable[[], object] | None:
+    """examples/gemm.py with its heuristic, where it takes the row."""
+    if (row.dtype, row.layout, row.kind) != ("float16", "NT", "plain"):
+        return None
+    spec = spec_from_file_location("tilec_example_gemm", ROOT / "examples" / "gemm.py")
+    assert spec is not None and spec.loader is not None
+    module = sys.modules.get(spec.name)
+    if module is None:
+        module = sys.modules[spec.name] = module_from_spec(spec)
+        spec.loader.exec_module(module)
+    launch: Callable[[], object] = module.matmul.compile(x.a, x.b.T, c).prepare(x.a, x.b.T, c)
+    return launch
+
+
+def product(row: Row, x: Operands, c: Any, **options: Any) -> Callable[[], object] | None:
+    """tilec.ops.matmul."""
+    if row.kind == "fp8" and not row.fast:
+        return None
+    if row.kind == "fused":
+        options |= {"epilogue": gelu, "bias": x.bias}
+    found: Callable[[], object] = ops.prepare_matmul(x.a, x.b, out=c, **options)
+    return found
+
+
+class Bench:
+    """Measures rows. `peers` of cublas, triton and tilelang race where they are installed; tuning
+    the last two may take `peer_seconds` in all."""
+
+    def __init__(self, peers: Sequence[str], rounds: int, peer_seconds: float) -> None:
+        self.peers = [p for p in peers if p == "cublas" or find_spec(p) is not None]
+        self.rounds = rounds
+        self.left = peer_seconds
+        self._flush = torch.empty(FLUSH_BYTES, dtype=torch.uint8, device="cuda")
+        properties = torch.cuda.get_device_properties(0)
+        self.machine = {
+            "device": properties.name, "multiprocessors": properties.multi_processor_count,
+            "torch": torch.__version__, "cuda": torch.version.cuda, "tilec": tilec.__version__,
+            "rounds": rounds, "peers": self.peers,
+        }  # fmt: skip
+
+    def measure(self, row: Row) -> tuple[Race, dict[str, Any]]:
+        """The race of a row. Raises AssertionError where a contestant of ours is wrong."""
+        x = make_operands(row)
+        c = torch.empty(row.M, row.N, device="cuda", dtype=self._out(row))
+        notes: dict[str, Any] = {"left_out": {}, "error": {}}
+        racers: dict[str, Callable[[], object]] = {}
+        for name, make in (("ops", product), ("example", example)):
+            launch = make(row, x, c)
+            if launch is not None:
+                notes["error"][name] = self._check(row, launch, c, x.expected)
+                racers[name] = launch
+        for peer in self.peers:
+            try:
+                racers[peer] = self._peer(peer, row, x, c, notes)
+            except Exception as error:  # noqa: BLE001  a peer that does not run is to be reported
+                notes["left_out"][peer] = f"{type(error).__name__}: {str(error)[:200]}"
+        x.expected = None
+        if row.bandwidth:
+            source = torch.empty(row.bytes // 2, dtype=torch.uint8, device="cuda")
+            target = torch.empty_like(source)
+            racers["copy"] = lambda: target.copy_(source)
+        clock = self._time
+        if min(self._quick(launch) for launch in racers.values()) < SHORT_US:
+            racers = {name: _graph(launch) for name, launch in racers.items()}
+            clock = self._time_graph
+            notes["graph"] = GRAPH
+        return race(racers, clock, self.rounds), notes
+
+    @staticmethod
+    def _out(row: Row) -> Any:
+        return torch.bfloat16 if row.dtype == "bfloat16" else torch.float16
+
+    def _check(self, row: Row, launch: Callable[[], object], c: Any, expected: Any) -> float:
+        """The error of a result as a share of the expected one's norm, NaN where an element is not
+        written. Raises AssertionError above the tolerance."""
+        c.fill_(float("nan"))
+        launch()
+        error = float((c.float() - expected).norm() / expected.norm())
+        assert error <= TOLERANCE[row.dtype], f"the result is off by {error:.2e} of its norm"
+        return error
+
+    def _peer(
+        self, peer: str, row: Row, x: Operands, c: Any, notes: dict[str, Any]
+    ) -> Callable[[], object]:
+        if peer == "cublas":
+            launch = cublas(row, x, c)
+            notes["error"][peer] = self._check(row, launch, c, x.expected)
+            return launch
+        if row.kind == "fused" or not row.fast:
+            raise ValueError("its kernel here has no such form")
+        best: tuple[float, str, Callable[[], object]] | None = None
+        for name, launch, made in _tunable(peer, row, x, c):
+            if best is not None and self.left <= 0:
+                break
+            started = time.monotonic()
+            try:
+                launch()
+                result = c if made is None else made()
+                error = float((result.float() - x.expected).norm() / x.expected.norm())
+                if not error <= TOLERANCE[row.dtype]:
+                    raise ValueError(f"{name} is off by {error:.2e}")
+                took = self._quick(launch)
+                if best is None or took < best[0]:
+                    best = (took, name, launch)
+            except Exception as problem:  # noqa: BLE001  as above, a configuration
+                notes["left_out"][f"{peer} {name}"] = str(problem)[:200]
+            self.left -= time.monotonic() - started
+        if best is None:
+            raise ValueError("no configuration runs")
+        notes[peer] = best[1]
+        return best[2]
+
+    def _time(self, launch: Callable[[], object]) -> float:
+        """Microseconds of a launch, the L2 cache flushed before."""
+        self._flush.zero_()
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        launch()
+        end.record()
+        end.synchronize()
+        return 1e3 * float(start.elapsed_time(end))
+
+    def _time_graph(self, launch: Callable[[], object]) -> float:
+        return self._time(launch) / GRAPH
+
+    def _quick(self, launch: Callable[[], object]) -> float:
+        for _ in range(2):
+            launch()
+        return statistics.median(self._time(launch) for _ in range(7))
+
+
+Tunable = Iterator[tuple[str, Callable[[], object], Callable[[], Any] | None]]
+
+
+def _tunable(peer: str, row: Row, x: Operands, c: Any) -> Tunable:
+    """The configurations of a peer: name, launch, and its result where that is not `c`."""
+    if peer == "triton":
+        from benchmarks import gemm_triton
+
+        for name, launch in gemm_triton.launches(x.a, x.b, c):
+            yield name, launch, None
+    else:
+        from benchmarks import gemm_tilelang
+
+        yield from gemm_tilelang.launches(x.a, x.b, c, row.dtype)
+
+
+def _graph(launch: Callable[[], object]) -> Callable[[], object]:
+    """A graph of GRAPH launches, as one."""
+    launch()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for _ in range(GRAPH):
+            launch()
+    replay: Callable[[], object] = graph.replay
+    return replay

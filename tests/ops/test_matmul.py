@@ -1,0 +1,258 @@
+"""tilec.ops.matmul beside NumPy in 64 bits: layouts, dtypes, batches, epilogues, parts of K."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tilec
+import tilec.language as T
+from tests.kernels.legs import DEVICES
+from tilec import ops
+from tilec.errors import ArgumentError, TilecError
+from tilec.ir.dtypes import find_dtype
+
+SMALL = ops.Schedule(64, 64, 32, 3, 128)
+PARTS = ops.Schedule(64, 64, 32, 3, 128, split=3)
+
+
+def normal(*shape: int, dtype: str = "float16", seed: int = 0) -> np.ndarray:
+    rng = np.random.default_rng(seed + sum(shape))
+    if dtype in ("int8", "uint8"):
+        return rng.integers(0, 256, shape).astype(dtype)
+    return rng.standard_normal(shape).astype(np.float32).astype(find_dtype(dtype).numpy)
+
+
+def wide(x: np.ndarray) -> np.ndarray:
+    return x.astype(np.float32).astype(np.float64) if x.dtype.kind == "V" else x.astype(np.float64)
+
+
+def check(
+    found: np.ndarray, a: np.ndarray, b: np.ndarray, then: Callable[[Any], Any] = lambda x: x
+):
+    """Language.md's bound: a rounding of the result, and K of sums of the magnitude |a| @ |b|."""
+    a, b = wide(a), wide(b)
+    expected = then(a @ b)
+    assert found.shape == expected.shape
+    if found.dtype.kind == "i":
+        assert np.array_equal(found, expected)
+        return
+    rounding = {2: 2.0**-10, 4: 2.0**-23, 8: 2.0**-52}[found.dtype.itemsize]
+    rounding = 2.0**-7 if found.dtype.name == "bfloat16" else rounding
+    sums = 2.0**-52 if found.dtype == np.float64 else 2.0**-23
+    bound = 2 * rounding * np.abs(expected) + (a.shape[-1] + 4) * sums * (np.abs(a) @ np.abs(b))
+    assert np.all(np.abs(wide(found) - expected) <= bound + 1e-30)
+
+
+def layouts(x: np.ndarray) -> list[np.ndarray]:
+    """The matrix stored by rows, by columns, with neither stride one, and in longer rows."""
+    spread = np.zeros((2 * x.shape[0], 3 * x.shape[1]), x.dtype)[::2, ::3]
+    longer = np.zeros((x.shape[0], x.shape[1] + 8), x.dtype)[:, : x.shape[1]]
+    spread[...], longer[...] = x, x
+    return [x, np.asfortranarray(x), spread, longer]
+
+
+SHAPES = [(65, 70, 40), (1, 1, 1), (3, 130, 67), (8, 72, 0)]
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_every_layout_of_both_operands(shape: tuple[int, int, int]) -> None:
+    m, n, k = shape
+    for a in layouts(normal(m, k)):
+        for b in layouts(normal(k, n, seed=1)):
+            check(ops.matmul(a, b, schedule=SMALL), a, b)
+
+
+@pytest.mark.emulator
+@pytest.mark.parametrize("device", DEVICES[1:])
+@pytest.mark.parametrize("pair", [(0, 1), (1, 0), (1, 1), (2, 3)], ids=str)
+def test_layouts_on_every_machine(device: str, pair: tuple[int, int]) -> None:
+    for m, n, k in SHAPES[:: 1 if pair == (0, 1) else 2]:
+        a, b = layouts(normal(m, k))[pair[0]], layouts(normal(k, n, seed=1))[pair[1]]
+        with tilec.device(device):
+            check(ops.matmul(a, b, schedule=SMALL), a, b)
+
+
+@pytest.mark.emulator
+@pytest.mark.parametrize("device", DEVICES)
+def test_the_chosen_schedule_at_tiny_sizes(device: str) -> None:
+    for m, n, k in ((1, 64, 200), (0, 3, 4), (2, 0, 4)):
+        a, b = normal(m, k), normal(n, k).T
+        with tilec.device(device):
+            check(ops.matmul(a, b), a, b)
+
+
+DTYPES = {
+    "bfloat16": None, "float32": None, "tfloat32": None, "float64": None, "int8": None,
+    "uint8": None, "float8_e4m3fn": "float32", "float8_e5m2": "bfloat16",
+}  # fmt: skip
+
+
+@pytest.mark.emulator
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_every_dtype(device: str, dtype: str) -> None:
+    a, b = normal(40, 72, dtype=dtype), normal(33, 72, dtype=dtype, seed=1).T
+    given = {"in_dtype": dtype} if dtype == "tfloat32" else {}
+    with tilec.device(device):
+        found = ops.matmul(a, b, out_dtype=DTYPES[dtype], **given)
+    if dtype == "tfloat32":  # a gemm reads not the low 13 bits
+        a, b = ((x.view(np.uint32) & 0xFFFFE000).view(np.float32) for x in (a, b))
+    check(found, a, b)
+
+
+@pytest.mark.emulator
+@pytest.mark.parametrize("device", DEVICES)
+def test_parts_of_k_are_added_in_one_order(device: str) -> None:
+    for m, n, k in ((5, 67, 300), (3, 5, 0)):
+        a, b, bias = normal(m, k), normal(k, n, seed=1), normal(n)
+        with tilec.device(device):
+            found = [
+                ops.matmul(a, b, schedule=PARTS, epilogue=add_bias, bias=bias, scale=0.5)
+                for _ in range(2)
+            ]
+        assert found[0].tobytes() == found[1].tobytes()
+        check(found[0], a, b, lambda x, bias=bias: np.maximum(0.5 * x + wide(bias), 0))
+
+
+def add_bias(x: Any, i: Any, j: Any, bias: Any, scale: Any) -> Any:
+    return T.max(x * scale + bias[j], 0)
+
+
+@pytest.mark.emulator
+@pytest.mark.parametrize("device", DEVICES)
+def test_an_epilogue_reads_arrays_and_numbers(device: str) -> None:
+    a, b, residual = normal(70, 40), normal(40, 50, seed=1), normal(70, 50, seed=2)
+    with tilec.device(device):
+        found = ops.matmul(
+            a, b, out_dtype="float32", schedule=SMALL, residual=residual, shift=3, flag=True,
+            epilogue=lambda x, i, j, residual, shift, flag: T.if_then_else(
+                flag, x + residual[i, j] + shift, 0
+            ),
+        )  # fmt: skip
+    check(found, a, b, lambda x: x + wide(residual) + 3)
+
+
+@pytest.mark.emulator
+@pytest.mark.parametrize("device", DEVICES)
+def test_integers_are_scaled_into_their_own_dtype(device: str) -> None:
+    a, b = normal(9, 40, dtype="int8"), normal(40, 20, dtype="int8", seed=1)
+    with tilec.device(device):
+        found = ops.matmul(a, b, out_dtype="int8", epilogue=lambda x, i, j, s: x * s, s=1e-4)
+    exact = np.clip(np.trunc((wide(a) @ wide(b)) * np.float64(np.float32(1e-4))), -128, 127)
+    assert np.abs(found - exact).max() <= 1 and found.dtype == np.int8
+
+
+BATCHES = [
+    ((2, 3), (2, 3)), ((2, 3), (3,)), ((2, 3), ()), ((2, 1), (1, 3)), ((), (2,)), ((1,), (1,)),
+    ((0,), ()), ((2, 1), (2, 3)),
+]  # fmt: skip
+
+
+@pytest.mark.emulator
+@pytest.mark.parametrize("device", [DEVICES[0], DEVICES[2]])
+@pytest.mark.parametrize("batches", BATCHES, ids=str)
+def test_batches_are_broadcast(device: str, batches: tuple[Any, Any]) -> None:
+    a, b = normal(*batches[0], 9, 24), normal(*batches[1], 24, 10, seed=1)
+    with tilec.device(device):
+        check(ops.matmul(a, b, schedule=PARTS), a, b)
+
+
+@pytest.mark.emulator
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("shared", [True, False], ids=["one b", "a b each"])
+def test_an_epilogue_of_a_batch_counts_its_matrices(device: str, shared: bool) -> None:
+    a, b = normal(2, 3, 20, 24), normal(*(() if shared else (2, 3)), 24, 10, seed=1)
+    table = normal(6, 20, dtype="float32")
+    with tilec.device(device):
+        found = ops.matmul(
+            a, b, schedule=SMALL, table=table, epilogue=lambda x, z, i, j, table: x + table[z, i]
+        )
+    check(found, a, b, lambda x: x + table.reshape(2, 3, 20, 1))
+
+
+def test_out_is_written_in_place_whatever_its_strides() -> None:
+    a, b = normal(20, 16), normal(16, 30, seed=1)
+    for out in layouts(np.zeros((20, 30), np.float32)):
+        assert ops.matmul(a, b, out=out) is out
+        check(out, a, b)
+    wide_array = np.zeros((20, 64), np.float16)
+    wide_array[:, :16] = a
+    check(ops.matmul(wide_array[:, :16], b, out=wide_array[:, 20:50]), a, b)
+    assert not wide_array[:, 16:20].any() and not wide_array[:, 50:].any()
+
+
+def test_functions_of_equal_text_and_values_share_a_kernel() -> None:
+    from tilec.ops.epilogues import epilogue_of
+
+    def scaled(factor: float) -> Callable[..., Any]:
+        return lambda x, i, j: x * factor
+
+    one, same, other = (epilogue_of(scaled(f), ()) for f in (2.0, 2.0, 3.0))
+    assert one == same and hash(one) == hash(same) and one != other
+    a, b = normal(4, 8), normal(8, 4, seed=1)
+    for factor in (2.0, 3.0):
+        check(ops.matmul(a, b, epilogue=scaled(factor)), a, b, lambda x, f=factor: x * f)
+
+
+def test_a_number_of_the_module_that_changes_is_seen() -> None:
+    a, b = normal(4, 8), normal(8, 4, seed=1)
+    for factor in (1.0, 5.0):
+        globals()["FACTOR"] = factor
+        found = ops.matmul(a, b, epilogue=lambda x, i, j: x * FACTOR)
+        check(found, a, b, lambda x, f=factor: x * f)
+
+
+A, B = normal(8, 16), normal(16, 8)
+REFUSED: list[tuple[Callable[[], Any], str, str]] = [
+    (lambda: ops.matmul(A, A), "TLC0810", "16 columns and b 8 rows"),
+    (lambda: ops.matmul(A, B.astype(np.float32)), "TLC0810", "a has dtype f16, b has f32"),
+    (lambda: ops.matmul(A[0], B), "TLC0810", "a has shape"),
+    (lambda: ops.matmul(3, B), "TLC0810", "a is int"),
+    (lambda: ops.matmul(A[::-1], B), "TLC0810", "below 0"),
+    (lambda: ops.matmul(A.astype(np.int32), B.astype(np.int32)), "TLC0811", "int32"),
+    (lambda: ops.matmul(A, B, in_dtype="float8_e4m3fn"), "TLC0803", "expected e4m3"),
+    (lambda: ops.matmul(A, B, out=np.zeros((8, 9))), "TLC0810", r"\(8, 9\), the product \(8, 8\)"),
+    (lambda: ops.matmul(B.T[:, :8], B[:8], out=B[:8]), "TLC0810", "in the memory of"),
+    (lambda: ops.matmul(A, B, bias=A), "TLC0810", "'bias'"),
+    (lambda: ops.matmul(A, B, epilogue=3), "TLC0812", "epilogue is 3"),
+    (lambda: ops.matmul(A, B, epilogue=lambda x, i: x), "TLC0812", "cannot be called"),
+    (lambda: ops.matmul(A, B, epilogue=lambda x, i, j: x, bias=A), "TLC0812", "cannot be called"),
+    (lambda: ops.matmul(A, B, epilogue=lambda x, i, j, s: x, s="s"), "TLC0810", "s is str"),
+    (
+        lambda: ops.matmul(np.zeros((2, 8, 16), "f2"), np.zeros((3, 16, 8), "f2")),
+        "TLC0810",
+        "batch",
+    ),
+    (lambda: ops.matmul(A, B, out_dtype="float7"), "TLC0110", "float7"),
+]
+
+
+@pytest.mark.parametrize("case", REFUSED, ids=lambda case: case[2][:20])
+def test_what_does_not_fit_is_refused_at_the_call(case: tuple[Callable[[], Any], str, str]) -> None:
+    call, code, words = case
+    with pytest.raises(TilecError, match=words) as caught:
+        call()
+    assert caught.value.code == code
+    assert caught.value.loc.file == __file__ and "ops.matmul" in str(caught.value)
+
+
+def test_an_error_in_an_epilogue_is_at_its_line() -> None:
+    def wrong(x: Any, i: Any, j: Any) -> Any:
+        if x > 0:
+            return x
+        return 0
+
+    with pytest.raises(TilecError) as caught:
+        ops.matmul(A, B, epilogue=wrong)
+    assert caught.value.loc.file == __file__
+    assert caught.value.loc.line == wrong.__code__.co_firstlineno + 1
+
+
+def test_prepare_takes_one_launch() -> None:
+    a, b = np.zeros((2, 1, 4, 8), "f2"), np.zeros((1, 3, 8, 4), "f2")
+    with pytest.raises(ArgumentError, match="2 launches"):
+        ops.prepare_matmul(a, b)

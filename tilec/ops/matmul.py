@@ -1,0 +1,196 @@
+"""`tilec.ops.matmul`: arrays in, one launch (two, with K in parts), the product out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from types import TracebackType
+from typing import Any
+
+from ..errors import ArgumentError, TilecError
+from ..language.kernel import Kernel
+from ..language.places import locate_outside
+from ..runtime.streams import stream_handle
+from .epilogues import epilogue_of
+from .matrices import Matrix, collapse, collide
+from .operands import (
+    check_epilogue,
+    check_place,
+    make_result,
+    read_dtype,
+    read_extras,
+    read_matrix,
+    read_shape,
+    refuse,
+)
+from .product import Extra, Form, product
+from .schedules import Schedule
+
+
+def matmul(
+    a: Any,
+    b: Any,
+    *,
+    out: Any = None,
+    out_dtype: object = None,
+    in_dtype: object = None,
+    epilogue: Callable[..., Any] | None = None,
+    schedule: Schedule | None = None,
+    stream: Any = None,
+    device: str | None = None,
+    **operands: Any,
+) -> Any:
+    """epilogue(a @ b), by one kernel that is chosen for the shapes.
+
+    Args:
+        a: [..., M, K], of f16, bf16, f32, f64, an 8-bit float, int8 or uint8; any strides but
+            negative ones. A transposed view is read in place.
+        b: [..., K, N], of the same dtype. Dimensions before the last two are batches, and those of
+            a and b are broadcast as NumPy does.
+        out: [..., M, N], where the result is written; made in the library of `a` where not given.
+        out_dtype: of the result; where neither it nor `out` is given int32 for integers, float16
+            for 8-bit floats, else the dtype of `a`.
+        in_dtype: what the elements of a and b are read as where their library lacks the dtype:
+            "bfloat16" in uint16 arrays, 8-bit floats in uint8 arrays, "tfloat32" in float32 arrays.
+        epilogue: an ordinary function of expressions of `tilec.language`, called as
+            `epilogue(x, i, j, **operands)` with an element of a @ b as summed (float32, int32 or
+            float64), its row and its column; of a batched product `epilogue(x, z, i, j, …)`, where
+            z counts the matrices of the result in row-major order. What it returns is converted to
+            out_dtype as `T.cast` does, and stored. What it reads of Python is read once, when the
+            kernel is made: numbers that change from call to call are operands.
+        schedule: the tile and its threads, instead of those chosen for the shapes.
+        stream, device: as of a kernel's call.
+        operands: arrays and numbers that the epilogue reads, by the names of its parameters; an
+            index outside of an array reads 0. `out` may be one of them: each element of it is
+            written after the epilogue has read that element, but in no order with others.
+
+    Returns:
+        `out`, or the array that was made.
+
+    Raises:
+        ArgumentError: shapes, dtypes or places that do not fit each other, at the call.
+        TilecError: what the epilogue says has no meaning, at its place.
+
+    With few tiles K is divided among blocks, whose partial sums are added in one order: equal
+    inputs give equal bits, on every call.
+    """
+    with _AtTheCall():
+        handle = None if stream is None else stream_handle(stream)
+        call = _checked(a, b, out, out_dtype, in_dtype, epilogue, operands, handle)
+        options = {"stream": stream, "device": device}
+        given = {name: value for name, value in options.items() if value is not None}
+        for arguments in call.launches:
+            call.kernel(*arguments, **given, **({} if schedule is None else asdict(schedule)))
+        return call.result
+
+
+def prepare_matmul(a: Any, b: Any, *, schedule: Schedule | None = None, **options: Any) -> Any:
+    """A `matmul` of arrays on a GPU with everything computed: a callable without arguments (or with
+    `stream`) that launches, does nothing else, and returns the same array at every call.
+
+    Takes what `matmul` does but `device`. Raises what it does, and ArgumentError for a batch that
+    takes more than one launch.
+    """
+    with _AtTheCall():
+        out, out_dtype, in_dtype, epilogue = (
+            options.pop(name, None) for name in ("out", "out_dtype", "in_dtype", "epilogue")
+        )
+        call = _checked(a, b, out, out_dtype, in_dtype, epilogue, options, None)
+        if len(call.launches) != 1:
+            raise refuse(f"this product takes {len(call.launches)} launches, and one is prepared")
+        (arguments,) = call.launches
+        constants = {} if schedule is None else asdict(schedule)
+        launch = call.kernel.compile(*arguments, **constants).prepare(*arguments)
+
+    def again(stream: Any = None) -> Any:
+        launch(stream)
+        return call.result
+
+    return again
+
+
+@dataclass(frozen=True)
+class _Call:
+    """A product that was checked: a kernel, its arguments for each launch, and the result."""
+
+    kernel: Kernel
+    launches: list[tuple[Any, ...]]
+    result: Any
+
+
+class _AtTheCall:
+    """Context: what is wrong with arguments is wrong at the call, whoever notices."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if isinstance(error, TilecError) and (
+            isinstance(error, ArgumentError) or not error.loc.known
+        ):
+            error.loc = locate_outside(str(__package__))
+
+
+def _checked(
+    a: Any,
+    b: Any,
+    out: Any,
+    out_dtype: object,
+    in_dtype: object,
+    epilogue: Callable[..., Any] | None,
+    operands: Mapping[str, Any],
+    stream: int | None,
+) -> _Call:
+    left, right = read_matrix("a", a), read_matrix("b", b)
+    check_place(right.view, left, "b")
+    dtype = read_dtype(left, right, in_dtype)
+    shape = read_shape(left, right)
+    if epilogue is not None:
+        check_epilogue(epilogue, min(3, len(shape)), operands)
+    elif operands:
+        raise refuse(
+            f"there is no option {next(iter(operands))!r}",
+            "arrays and numbers by name are operands of an epilogue, and there is none",
+        )
+    extras, values = read_extras(operands, left)
+    result, made, out_name = make_result(left, shape, dtype, out, out_dtype, stream)
+    for operand in (left, right):
+        if collide(operand.view, made.view):
+            raise refuse(
+                f"out lies in the memory of {operand.name}, which is read while out is written",
+                "pass another array",
+            )
+    parts = collapse(shape[:-2], left, right, made) if 0 not in shape else []
+    if epilogue is not None and len(parts) > 1:
+        raise refuse(
+            f"the batch {shape[:-2]} takes {len(parts)} launches, and an epilogue counts in one",
+            "pass contiguous copies, or arrays whose batches are not broadcast in part",
+        )
+    form = Form(dtype, out_name, extras=extras)
+    if epilogue is not None:
+        form = replace(form, epilogue=epilogue_of(epilogue, tuple(operands)))
+        if parts and len(shape) > 2 and not parts[0][2].batch:
+            form = replace(form, folded=True, extras=(*extras, Extra("rows", "i32", 0)))
+            values.append(left.rows)
+    launches = [(*(m.argument for m in _laid_out(*part)), *values) for part in parts]
+    if parts:
+        form = _form_of(form, *parts[0])
+    return _Call(product(form), launches, result)
+
+
+def _form_of(form: Form, a: Matrix, b: Matrix, c: Matrix) -> Form:
+    """The form with where the unit strides are, and which operands have a batch."""
+    batched = "".join(name for name, m in zip("ABC", (a, b, c), strict=True) if m.batch)
+    written = "rows" if c.layout == "rows" else "any"
+    return replace(form, a=a.layout, b=b.layout, c=written, batched=batched)
+
+
+def _laid_out(*matrices: Matrix) -> list[Matrix]:
+    """A, B and C as the kernel of their form takes them."""
+    *read, written = matrices
+    return [*(m.transposed if m.layout == "columns" else m for m in read), written]

@@ -1,0 +1,166 @@
+"""What a product is given, checked: shapes, dtypes, places; what its epilogue reads; its result."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from inspect import signature
+from typing import Any
+
+import numpy as np
+
+from ..errors import ArgumentError
+from ..ir.dtypes import find_dtype, long_name
+from ..language.dtypes import element_type
+from ..runtime.allocate import allocate, hand_over
+from ..runtime.arrays import ArrayView, is_array, view_array
+from .matrices import Matrix
+from .product import EXTRAS, Extra
+
+RESULTS = {
+    "f16": "f16", "bf16": "bf16", "f32": "f32", "tf32": "f32", "f64": "f64", "i8": "i32",
+    "u8": "i32", "e4m3": "f16", "e5m2": "f16", "e4m3fnuz": "f16", "e5m2fnuz": "f16",
+}  # fmt: skip
+"""The dtypes that are multiplied, and that of the result where none is asked for."""
+
+
+def refuse(message: str, hint: str = "", code: str = "TLC0810") -> ArgumentError:
+    """The error of arguments that do not fit."""
+    return ArgumentError(code, f"matmul: {message}", hint=hint)
+
+
+def read_matrix(name: str, array: Any) -> Matrix:
+    """An argument as matrices."""
+    view = _read_array(name, array)
+    if len(view.shape) < 2:
+        raise refuse(
+            f"{name} has shape {view.shape}, expected a matrix",
+            f"{name}[None, :] is a row, {name}[:, None] a column",
+        )
+    return Matrix(name, view)
+
+
+def read_dtype(a: Matrix, b: Matrix, in_dtype: object) -> str:
+    """The dtype that is multiplied; a short name, as all below."""
+    if a.view.dtype != b.view.dtype:
+        raise refuse(f"a has dtype {a.view.dtype}, b has {b.view.dtype}", "convert one of them")
+    dtype = a.view.dtype if in_dtype is None else element_type(in_dtype).name
+    if dtype not in RESULTS:
+        known = ", ".join(long_name(name) for name in RESULTS)
+        raise refuse(f"{long_name(dtype)} is not multiplied", f"dtypes are {known}", "TLC0811")
+    return dtype
+
+
+def read_shape(a: Matrix, b: Matrix) -> tuple[int, ...]:
+    """The shape of the product."""
+    if a.columns != b.rows:
+        raise refuse(
+            f"a has {a.columns} columns and b {b.rows} rows: shapes {a.view.shape} and "
+            f"{b.view.shape}",
+            "the last dimension of a is summed with the second last of b; b.T is a view",
+        )
+    try:
+        batch = np.broadcast_shapes(a.batch, b.batch)
+    except ValueError:
+        raise refuse(
+            f"a has a batch of {a.batch}, b of {b.batch}",
+            "extents before the last two must be equal, or 1",
+        ) from None
+    return (*batch, a.rows, b.columns)
+
+
+def check_place(view: ArrayView, a: Matrix, name: str) -> None:
+    """Refuses an array that is elsewhere than `a`, or another library's."""
+    if view.device != a.view.device:
+        raise refuse(f"{name} is on {view.device}, a on {a.view.device}", "move one of them")
+    if view.library != a.view.library:
+        raise refuse(
+            f"{name} is an array of {view.library}, a of {a.view.library}",
+            "pass arrays of one library; its from_dlpack converts without a copy",
+        )
+
+
+def check_epilogue(epilogue: object, indices: int, operands: Mapping[str, Any]) -> None:
+    """Refuses what cannot be called with a sum, that many indices, and the operands by name."""
+    shown = ", ".join(["x", *"zij"[3 - indices :], *operands])
+    if not callable(epilogue):
+        raise refuse(f"epilogue is {epilogue!r}", f"a function of ({shown})", "TLC0812")
+    try:
+        signature(epilogue).bind(*[None] * (1 + indices), **operands)
+    except TypeError as problem:
+        raise refuse(
+            f"the epilogue cannot be called with ({shown}): {problem}",
+            "x is the sum, behind it stand its indices, and the operands come by name",
+            "TLC0812",
+        ) from problem
+    except ValueError:  # a callable that does not tell its parameters
+        return
+
+
+def read_extras(operands: Mapping[str, Any], a: Matrix) -> tuple[tuple[Extra, ...], list[Any]]:
+    """The operands of an epilogue as the kernel sees them, and as they are passed."""
+    if len(operands) >= EXTRAS:
+        hint = "stack some of them in one array"
+        raise refuse(f"{len(operands)} operands, and {EXTRAS - 1} are the most", hint, "TLC0812")
+    extras, values = [], []
+    for name, value in operands.items():
+        if not is_array(value):
+            extras.append(Extra(name, _number(name, value), 0))
+            values.append(value.item() if isinstance(value, np.generic) else value)
+            continue
+        view = _read_array(name, value)
+        check_place(view, a, name)
+        if not view.shape:
+            raise refuse(f"{name} has no dimension", f"{name}.reshape(1), read as {name}[0]")
+        dense = view.strides[-1] == view.itemsize or view.shape[-1] <= 1
+        extras.append(Extra(name, find_dtype(view.dtype).name, len(view.shape), dense))
+        values.append(value)
+    return tuple(extras), values
+
+
+def make_result(
+    a: Matrix, shape: tuple[int, ...], dtype: str, out: Any, out_dtype: object, stream: int | None
+) -> tuple[Any, Matrix, str]:
+    """The caller's array for the result, its matrices, and the dtype that they are written as."""
+    wanted = None if out_dtype is None else element_type(out_dtype).name
+    if out is not None:
+        made = read_matrix("out", out)
+        check_place(made.view, a, "out")
+        if made.view.shape != shape:
+            raise refuse(f"out has shape {made.view.shape}, the product {shape}")
+        if made.view.readonly:
+            raise refuse("out is read-only", "pass an array that can be written")
+        # An array like a's holds what a's is read as.
+        held = dtype if made.view.dtype == a.view.dtype and dtype != "tf32" else made.view.dtype
+        return out, made, wanted or held
+    kind = wanted or RESULTS[dtype]
+    if a.view.library != "numpy" and a.view.device.kind == "cpu":
+        raise refuse(
+            f"a is an array of {a.view.library} in the host's memory",
+            "pass a NumPy array (the interpreter runs it), or one on a GPU",
+        )
+    storage = a.view.dtype if kind == dtype != "tf32" else kind
+    array = allocate(a.view.library, a.view.device, shape, storage, stream)
+    return hand_over(a.view.library, array), Matrix("out", view_array(array)), kind
+
+
+def _read_array(name: str, array: Any) -> ArrayView:
+    if not is_array(array):
+        raise refuse(f"{name} is {type(array).__name__}, expected an array")
+    view = view_array(array)
+    if any(s < 0 and n > 1 for s, n in zip(view.strides, view.shape, strict=True)):
+        raise refuse(f"{name} has strides of {view.strides} bytes, some below 0", "pass a copy")
+    # The stride of a single element says nothing, and may be anything.
+    strides = tuple(max(0, s) for s in view.strides)
+    return view if strides == view.strides else replace(view, strides=strides)
+
+
+def _number(name: str, value: object) -> str:
+    """The dtype that a number is passed as."""
+    if isinstance(value, bool | np.bool_):
+        return "bool"
+    if isinstance(value, int | np.integer):
+        return "i32" if -(1 << 31) <= value < 1 << 31 else "i64"
+    if isinstance(value, float | np.floating):
+        return "f32"
+    raise refuse(f"{name} is {type(value).__name__}, expected an array or a number")

@@ -1,0 +1,211 @@
+"""The kernel of a product, in the language that every user writes: one function for all forms.
+
+A form (dtypes, where the unit strides are, batches, the epilogue) is traced once; tiles, threads,
+stages and the parts of K are compile-time parameters, which `choose_schedule` fills from the shapes.
+With K in parts the partial sums go to a workspace, and a second launch adds them in the order of
+the parts: equal inputs give equal bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from typing import Any, no_type_check
+
+from .. import language as T
+from ..ir.dtypes import find_dtype
+from ..language.heuristic import heuristic
+from ..language.kernel import Kernel, kernel
+from ..target import Target
+from .epilogues import Epilogue
+from .schedules import Problem, choose_schedule
+
+EXTRAS = 8
+"""How many arrays and numbers beside A and B a product can be given."""
+SLOTS = tuple(f"X{n}" for n in range(EXTRAS))
+_SUMS = {"i8": "i32", "u8": "i32", "f64": "f64"}
+_REDUCE = (4, 128)  # the tile of the launch that adds parts: 16 bytes a thread and part
+_REDUCE_THREADS = 128
+
+
+@dataclass(frozen=True)
+class Extra:
+    """An operand of the epilogue as the kernel sees it: an array of `rank` dimensions, whose last
+    has unit stride where it is `dense`; with rank 0 a number."""
+
+    name: str
+    dtype: str
+    rank: int
+    dense: bool = True
+
+    def annotation(self, slot: str) -> Any:
+        """What the kernel's parameter `slot` is."""
+        if self.rank == 0:
+            return find_dtype(self.dtype)
+        strides: list[str | int] = [f"{slot}_stride{d}" for d in range(self.rank)]
+        if self.dense:
+            strides[-1] = 1
+        shape = tuple(f"{slot}_extent{d}" for d in range(self.rank))
+        return T.StridedTensor(shape, tuple(strides), self.dtype)
+
+
+@dataclass(frozen=True)
+class Form:
+    """All that a kernel is traced for but its schedule; dtypes by their short names.
+
+    `a`, `b` and `c` say where the unit stride is: in "rows" as of a row-major matrix, in "columns"
+    (a and b then arrive transposed; c is never so), or "any". Of a batched product the operands named in
+    `batched` have one dimension more, in front. Where rows of several matrices were `folded` into
+    one, the last of `extras` is the number of rows of each.
+    """
+
+    dtype: str
+    out: str
+    a: str = "rows"
+    b: str = "rows"
+    c: str = "rows"
+    batched: str = ""
+    folded: bool = False
+    epilogue: Epilogue | None = None
+    extras: tuple[Extra, ...] = ()
+
+    @property
+    def sums(self) -> str:
+        """The dtype in which products are summed."""
+        return _SUMS.get(self.dtype, "f32")
+
+    def annotation(self, name: str) -> Any:
+        """What the parameter A, B or C is."""
+        layout = {"A": self.a, "B": self.b, "C": self.c}[name]
+        shape = {"A": ["M", "K"], "B": ["K", "N"], "C": ["M", "N"]}[name]
+        strides: list[str | int] = [f"{name}_stride", 1]
+        if layout == "columns":
+            shape.reverse()
+        elif layout == "any":
+            strides[1] = f"{name}_step"
+        if name in self.batched:
+            shape, strides = ["Z", *shape], [f"{name}_batch", *strides]
+        dtype = self.out if name == "C" else self.dtype
+        return T.StridedTensor(tuple(shape), tuple(strides), dtype)
+
+    def schedule(self, target: Target, shapes: Mapping[str, Sequence[int]]) -> dict[str, Any]:
+        """The compile-time parameters of the kernel for arrays of these shapes."""
+        depth, columns = shapes["A"][-1], shapes["C"][-1]
+        if self.a == "columns":
+            depth = shapes["A"][-2]
+        batch = shapes["C"][0] if "C" in self.batched else 1
+        problem = Problem(shapes["C"][-2], columns, depth, self.dtype, self.a, self.b, batch)
+        return {**asdict(choose_schedule(target, problem)), **self.unused()}
+
+    def at(self, name: str, z: Any, row: Any, column: Any) -> tuple[Any, ...]:
+        """The index of an element of A, B or C of product z."""
+        return (z, row, column) if name in self.batched else (row, column)
+
+    def unused(self) -> dict[str, None]:
+        """The parameters that this form does not have."""
+        return dict.fromkeys(SLOTS[len(self.extras) :])
+
+
+@lru_cache(maxsize=1024)
+def product(form: Form) -> Kernel:
+    """The kernel C = epilogue(A @ B) of a form; the same object for the same form."""
+    sum_up, finish, add_parts = _sum_up(form), _finish(form), _add_parts(form)
+
+    @no_type_check
+    def matmul(A, B, C, X0, X1, X2, X3, X4, X5, X6, X7, block_M, block_N, block_K, stages, threads,
+               split):  # fmt: skip
+        extras = (X0, X1, X2, X3, X4, X5, X6, X7)[: len(form.extras)]
+        M, N = C.shape[-2], C.shape[-1]
+        batch = C.shape[0] if "C" in form.batched else 1
+        grid = (T.ceildiv(N, block_N), T.ceildiv(M, block_M))
+        if split > 1:
+            # Rows of whole tiles: they are stored in vectors, whatever N is.
+            parts = T.alloc_global((batch * split, M, grid[0] * block_N), form.sums)
+        if split > 1 or "C" in form.batched:
+            grid = (*grid, batch * split)
+        with T.Kernel(*grid, threads=threads) as block:
+            m, n = block[1] * block_M, block[0] * block_N
+            z, part = (block[2] // split, block[2] % split) if len(grid) > 2 else (0, 0)
+            sums = T.alloc_fragment((block_M, block_N), form.sums)
+            T.clear(sums)
+            sum_up(A, B, sums, block_K, stages, z, m, n, part, split)
+            if split > 1:
+                T.copy(sums, parts[block[2], m, n])
+            else:
+                finish(sums, C, extras, z, m, n)
+        if split > 1:
+            add_parts(parts, C, extras, split)
+
+    matmul.__annotations__.update({name: form.annotation(name) for name in "ABC"})
+    for extra, slot in zip(form.extras, SLOTS, strict=False):
+        matmul.__annotations__[slot] = extra.annotation(slot)
+    found: Kernel = heuristic(form.schedule)(kernel(matmul))
+    return found
+
+
+def _sum_up(form: Form) -> Any:
+    """A macro: adds to `sums` every `split`-th step along K, from `part` on, of the tile at m, n of
+    product z. The parts take the steps in turn, so that none has more than one beyond another."""
+    a_columns, b_columns = form.a == "columns", form.b == "columns"
+
+    @T.macro
+    @no_type_check
+    def sum_up(A, B, sums, block_K, stages, z, m, n, part, split):
+        block_M, block_N = sums.shape
+        K = A.shape[-2] if a_columns else A.shape[-1]
+        A_s = T.alloc_shared((block_K, block_M) if a_columns else (block_M, block_K), form.dtype)
+        B_s = T.alloc_shared((block_N, block_K) if b_columns else (block_K, block_N), form.dtype)
+        steps = T.ceildiv(T.ceildiv(K, block_K) - part, split)
+        for step in T.Pipelined(steps, num_stages=stages):
+            k = (step * split + part) * block_K
+            T.copy(A[form.at("A", z, *((k, m) if a_columns else (m, k)))], A_s)
+            T.copy(B[form.at("B", z, *((n, k) if b_columns else (k, n)))], B_s)
+            T.gemm(A_s, B_s, sums, a_columns, b_columns)
+
+    return sum_up
+
+
+def _finish(form: Form) -> Any:
+    """A macro: stores the tile at m, n of product z, through the epilogue if there is one."""
+
+    @T.macro
+    @no_type_check
+    def finish(sums, C, extras, z, m, n):
+        if form.epilogue is None:
+            T.copy(sums, C[form.at("C", z, m, n)])
+        else:
+            result = T.alloc_fragment(sums.shape, form.out)
+            for i, j in T.Parallel(*sums.shape):
+                index = (m + i, n + j)
+                if form.folded:
+                    index = ((m + i) // extras[-1], (m + i) % extras[-1], n + j)
+                elif "C" in form.batched:
+                    index = (z, m + i, n + j)
+                result[i, j] = T.cast(form.epilogue.apply(sums[i, j], index, extras), form.out)
+            T.copy(result, C[form.at("C", z, m, n)])
+
+    return finish
+
+
+def _add_parts(form: Form) -> Any:
+    """A macro: the launch that adds the parts of every element in their order."""
+    finish = _finish(form)
+
+    @T.macro
+    @no_type_check
+    def add_parts(parts, C, extras, split):
+        rows, columns = _REDUCE
+        batch = C.shape[0] if "C" in form.batched else 1
+        grid = (T.ceildiv(C.shape[-1], columns), T.ceildiv(C.shape[-2], rows), batch)
+        with T.Kernel(*grid, threads=_REDUCE_THREADS) as (bx, by, z):
+            sums = T.alloc_fragment(_REDUCE, form.sums)
+            one = T.alloc_fragment(_REDUCE, form.sums)
+            T.clear(sums)
+            for part in T.unroll(split):
+                T.copy(parts[z * split + part, by * rows, bx * columns], one)
+                for i, j in T.Parallel(rows, columns):
+                    sums[i, j] += one[i, j]
+            finish(sums, C, extras, z, by * rows, bx * columns)
+
+    return add_parts

@@ -1,0 +1,143 @@
+"""Which tile, threads, stages and parts of K a product of given extents gets on a target.
+
+A pure function, by an estimate: of each tile that the target's instructions favour, and of each
+number of parts, the clocks of a multiprocessor, which the busiest one needs for
+
+    waves * (steps * max(arithmetic, operands from shared memory, tiles from the L2) + start and end)
+
+and never less than memory takes for every byte once; parts add their sums and a launch. The least
+wins, so that large products get the tile with the most arithmetic for a byte, those of few tiles
+smaller ones, and those of few rows as many blocks as there are multiprocessors, each streaming its
+share of B.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import ceil
+
+from ..ir.dtypes import find_dtype
+from ..target import Target
+
+# What a multiprocessor of an H100 does in a clock of 1.7 GHz; others differ by a factor that is
+# alike for all tiles, so that the order of the candidates hardly changes.
+_MULTIPLIES = 4096  # products of 8-bit operands; half as many of 16, a quarter of 32
+_SHARED = 128  # bytes that matrix instructions read from shared memory
+_L2 = 32  # bytes from the L2 cache, where all ask
+_MEMORY = 13.5  # bytes from memory, where all ask: 3.0 TB/s
+_START = 1500  # before the first product: launch, descriptors, first loads
+_END = 1000  # after the last one, beside the stores
+_STEP = 60  # of a step: its barriers
+_LAUNCH = 5000  # a second launch, with what its blocks wait for
+_STAGES = 8
+_PARTS = (1, 2, 3, 4, 6, 8, 12, 16)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """`batch` products of M x K by K x N. `a` and `b` say where the unit strides are: "rows",
+    "columns" or "any". The dtype is a short name."""
+
+    M: int
+    N: int
+    K: int
+    dtype: str = "f16"
+    a: str = "rows"
+    b: str = "columns"
+    batch: int = 1
+
+    @property
+    def item_bytes(self) -> int:
+        """Bytes of an element of A or B."""
+        return find_dtype(self.dtype).bytes
+
+    @property
+    def sum_bytes(self) -> int:
+        """Bytes of a partial sum."""
+        return 8 if self.dtype == "f64" else 4
+
+    @property
+    def along_k(self) -> bool:
+        """Whether both operands are contiguous along K."""
+        return self.a == "rows" and self.b == "columns"
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The compile-time parameters of the kernel. K is cut into `split` parts."""
+
+    block_M: int
+    block_N: int
+    block_K: int
+    stages: int
+    threads: int
+    split: int = 1
+
+
+def choose_schedule(target: Target, problem: Problem) -> Schedule:
+    """The schedule with the lowest estimate; among equals the first, which has the larger tile."""
+    return min(candidates(target, problem), key=lambda s: estimate(target, problem, s))
+
+
+def candidates(target: Target, problem: Problem) -> Iterator[Schedule]:
+    """Every schedule that is considered: tiles from large to small, parts from few to many."""
+    for tile in _tiles(target, problem):
+        rows, columns, depth, threads = tile
+        stage = (rows + columns) * depth * problem.item_bytes
+        room = target.shared_bytes - rows * columns * 2 // (2 if threads > 128 else 1)
+        stages = max(2, min(_STAGES, room // stage)) if target.async_copy else 2
+        steps = ceil(problem.K / depth)
+        for split in _PARTS:
+            # A part of few steps is all start and end.
+            if split == 1 or steps >= 8 * split:
+                yield Schedule(rows, columns, depth, stages, threads, split)
+
+
+def estimate(target: Target, problem: Problem, schedule: Schedule) -> float:
+    """The clocks that a product takes; its terms are in the head of this file."""
+    p, s = problem, schedule
+    size, processors = p.item_bytes, target.multiprocessors or 1
+    tiles = ceil(p.M / s.block_M) * ceil(p.N / s.block_N) * p.batch * s.split
+    steps = ceil(p.K / s.block_K / s.split)
+    arithmetic = s.block_M * s.block_N * s.block_K * size / _MULTIPLIES
+    # Each instruction of 64 rows reads those and all columns of its tile.
+    operands = ceil(s.block_M / 64) * (64 + s.block_N) * s.block_K * size / _SHARED
+    fills = (s.block_M + s.block_N) * s.block_K * size / _L2
+    stores = s.block_M * s.block_N * (p.sum_bytes if s.split > 1 else 2) / _L2
+    # One warpgroup alone leaves the tensor cores waiting where it waits.
+    alone = 1.25 if s.threads <= 128 and s.block_M * s.block_N > 64 * 64 else 1.1
+    step = max(arithmetic * (alone if s.threads <= 128 else 1.0), operands, fills)
+    waves = ceil(tiles / processors)
+    busy = waves * (steps * (step + _STEP) + _END + stores) + _START
+    once = p.batch * (p.M * p.K + p.K * p.N + p.M * p.N) * size
+    busy = max(busy, once / _MEMORY / min(processors, max(1, tiles)) + _START)
+    if s.split > 1:
+        sums = p.batch * p.M * p.N * (s.split * p.sum_bytes + size)
+        busy += _LAUNCH + sums / _L2 / processors
+    return busy
+
+
+def _tiles(target: Target, problem: Problem) -> list[tuple[int, int, int, int]]:
+    """Tiles as rows, columns, depth along K, and threads."""
+    families = {i.family for i in target.matrix if i.operand == problem.dtype}
+    size = problem.item_bytes
+    if "wgmma" in families and (size == 2 or problem.along_k):
+        depth = 128 // size  # the span of a swizzle
+        large = [(128, 256), (256, 128), (128, 192), (128, 128)]
+        small = [(64, 256), (64, 192), (64, 128), (64, 96), (64, 64), (64, 32)]
+        deep = [(64, 64), (64, 32)]
+        return [
+            *((m, n, depth, 256) for m, n in large),
+            *((m, n, 2 * depth, 128) for m, n in deep),
+            *((m, n, depth, 128) for m, n in small),
+        ]
+    if not families & {"wgmma", "mma", "mfma"} or size > 2:
+        return [(64, 64, 64 // size, 128), (32, 32, 64 // size, 64)]
+    depth = 64 // size
+    if target.backend == "hip":
+        return [(128, 128, depth, 256), (64, 64, depth, 256), (32, 32, depth, 64)]
+    return [
+        (128, 256, depth, 256), (128, 128, depth, 128), (64, 128, depth, 128), (64, 64, depth, 128),
+        (32, 64, 2 * depth, 64),
+    ]  # fmt: skip
