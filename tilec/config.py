@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 from .errors import TilecError
 
@@ -35,22 +36,25 @@ class Config:
 
 VARIABLES = tuple("TILEC_" + f.name.upper() for f in fields(Config))
 
-_ENVIRONMENT: Mapping[bytes, bytes] | None = (
+_RAW: Mapping[bytes, bytes] | None = (
     getattr(os.environ, "_data", None) if os.name == "posix" else None
 )
 """What os.environ keeps, ten times faster to ask than itself, which decodes; None where unknown."""
 
+variable: Callable[[Any], object] = os.environ.get if _RAW is None else _RAW.get
+"""A variable as it stands, to compare with how it stood: by one of the keys below."""
+DEVICE: object = "TILEC_DEVICE" if _RAW is None else b"TILEC_DEVICE"
+TARGET: object = "TILEC_TARGET" if _RAW is None else b"TILEC_TARGET"
+
 _override: ContextVar[Config | None] = ContextVar("tilec_config", default=None)
+
+scope_in_force: Callable[[], Config | None] = _override.get
+"""What the innermost `scope` says; None where the environment alone tells the settings."""
 
 
 def current() -> Config:
     """The settings in force: those of the innermost `scope`, else the environment's."""
-    return _override.get() or from_environment()
-
-
-def scoped() -> bool:
-    """Whether a `scope` is in force, so that the environment alone does not tell the settings."""
-    return _override.get() is not None
+    return scope_in_force() or from_environment()
 
 
 def from_environment() -> Config:
@@ -63,15 +67,6 @@ def from_environment() -> Config:
         if text is not None:
             values[f.name] = _read(f.name, text)
     return replace(Config(), **values)  # type: ignore[arg-type]
-
-
-def device_variables() -> tuple[object, object]:
-    """TILEC_DEVICE and TILEC_TARGET as they stand, to compare with how they stood: all that the
-    path of every call asks for.
-    """
-    if _ENVIRONMENT is None:
-        return os.environ.get("TILEC_DEVICE"), os.environ.get("TILEC_TARGET")
-    return _ENVIRONMENT.get(b"TILEC_DEVICE"), _ENVIRONMENT.get(b"TILEC_TARGET")
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tilec.backends.manifest import (
+    MOST_ALIGNED,
     MULTIPROCESSORS,
     OPERATIONS,
     Argument,
@@ -161,3 +162,9 @@ def test_names_and_text_of_an_expression() -> None:
     assert format_expr(expr) == "ceildiv((M + 7), (N * 2))"
     with pytest.raises(KeyError):
         evaluate(expr, {"M": 1})
+
+
+def test_facts_about_addresses_are_about_their_lower_bits() -> None:
+    assert Fact("aligned", "A", 128).bytes == MOST_ALIGNED
+    with pytest.raises(ValueError, match="aligned to 256, at most 128"):
+        Fact("aligned", "A", 256)

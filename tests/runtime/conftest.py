@@ -6,13 +6,23 @@ from __future__ import annotations
 import ctypes
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
+import tilec
+import tilec.language as T
+from tilec.runtime import compiled as compiled_module
+from tilec.runtime import gpu_device
 from tilec.runtime.arrays import ArrayDevice, ArrayView, contiguous_strides, item_bytes
+from tilec.runtime.binary import Binary
+from tilec.runtime.cuda import CudaDriver
 
 
 class LaunchRecord(ctypes.Structure):
@@ -105,3 +115,71 @@ def device_array(
 @pytest.fixture
 def on_gpu() -> object:
     return device_array
+
+
+class CupyArray:
+    """An array as cupy's are read, at an address where nothing is."""
+
+    def __init__(self, shape: tuple[int, ...], pointer: int, device: int = 0) -> None:
+        self.shape, self.dtype = shape, np.dtype(np.float32)
+        self.strides = contiguous_strides(shape, 4)
+        self.data = SimpleNamespace(ptr=pointer, device_id=device)
+
+    @property
+    def _c_contiguous(self) -> bool:
+        return self.strides == contiguous_strides(self.shape, 4)
+
+
+CupyArray.__module__ = "cupy"
+
+
+class FakeCupy(ModuleType):
+    """cupy as far as calls go; `made` are the arrays that it allocated."""
+
+    def __init__(self) -> None:
+        super().__init__("cupy")
+        module = SimpleNamespace(
+            load=lambda code: None,
+            get_function=lambda name: SimpleNamespace(ptr=0x4000 + len(name)),
+        )
+        self.cuda: Any = SimpleNamespace(
+            Device=lambda index: nullcontext(),
+            ExternalStream=lambda stream, device: nullcontext(),
+            Stream=object,
+            function=SimpleNamespace(Module=lambda: module),
+            driver=SimpleNamespace(CUDADriverError=RuntimeError),
+            get_current_stream=lambda index=0: SimpleNamespace(ptr=40 + index),
+            runtime=SimpleNamespace(is_hip=False),
+        )
+        self.made: list[CupyArray] = []
+
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> CupyArray:
+        self.made.append(CupyArray(shape, 0x7F55_0000_0000 + 0x1_0000 * len(self.made)))
+        return self.made[-1]
+
+
+@pytest.fixture
+def cupy(stub: Stub, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> FakeCupy:
+    """A machine with the stub for a driver, cupy's fake, and a compiler that makes nothing; of one
+    device, or of as many as the parameter says."""
+    stub.reset(devices=getattr(request, "param", 1))
+    fake = FakeCupy()
+    monkeypatch.setitem(sys.modules, "cupy", fake)
+    monkeypatch.setenv("TILEC_TARGET", "cuda:sm_80")
+    driver = CudaDriver(stub.path)
+    for module in (gpu_device, compiled_module):
+        monkeypatch.setattr(module, "driver_of", lambda kind: driver)
+    monkeypatch.setattr(compiled_module.CompiledKernel, "compiled", lambda *_: Binary(b"cubin", ""))
+    return fake
+
+
+def adder() -> Any:
+    """A kernel that adds two vectors and remembers no call."""
+
+    @tilec.kernel
+    def add(A: T.Tensor("N", "float32"), B: T.Tensor("N", "float32"), C: T.Tensor("N", "float32")):
+        with T.Kernel(T.ceildiv(A.shape[0], 128), threads=128) as bx:
+            for i in T.Parallel(128):
+                C[bx * 128 + i] = A[bx * 128 + i] + B[bx * 128 + i]
+
+    return add

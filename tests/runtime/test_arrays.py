@@ -216,7 +216,7 @@ def test_what_is_no_array_is_refused() -> None:
 
 def test_fingerprints_differ_where_the_plan_would(fake_cupy: Any, fake_torch: Any) -> None:
     def key(array: object) -> object:
-        return adapter_of(array).fingerprint(array)[1]
+        return adapter_of(array).fingerprint(array)[1:]
 
     base = np.zeros((4, 4), np.float16)
     assert key(base) == key(np.ones((4, 4), np.float16))

@@ -22,7 +22,7 @@ from tilec.backends.manifest import (
 from tilec.errors import ArgumentError
 from tilec.ir.dtypes import find_dtype
 from tilec.runtime.arrays import ArrayDevice
-from tilec.runtime.check_args import bind_arguments, fact_holds, is_contiguous, pick_variant
+from tilec.runtime.check_args import bind_arguments, fact_holds, pick_variant
 from tilec.runtime.plan import deciding_scalars
 
 from .conftest import device_array
@@ -157,9 +157,9 @@ def test_strides_are_symbols_or_checked() -> None:
 
 def test_extents_of_one_and_zero_need_no_stride() -> None:
     for shape, strides in [((1, 128), (2, 2)), ((5, 1), (2, 999)), ((0, 128), (7, 7)), ((), ())]:
-        assert is_contiguous(device_array(shape, strides=strides))
+        assert device_array(shape, strides=strides).contiguous
     for shape, strides in [((2, 128), (2, 2)), ((5, 2), (2, 999)), ((2, 2), (4, 4))]:
-        assert not is_contiguous(device_array(shape, strides=strides))
+        assert not device_array(shape, strides=strides).contiguous
 
 
 @given(st.lists(st.integers(0, 3), max_size=4), st.integers(0, 3), st.integers(1, 3))
@@ -168,7 +168,7 @@ def test_contiguity_is_numpys(shape: list[int], axis: int, step: int) -> None:
     index = tuple(slice(None, None, step) if i == axis else slice(None) for i in range(len(shape)))
     part = array[index]
     view = device_array(part.shape, strides=part.strides)
-    assert is_contiguous(view) == part.flags.c_contiguous
+    assert view.contiguous == part.flags.c_contiguous
 
 
 @pytest.mark.parametrize("dtype", ["f16", "bf16", "f32", "e4m3", "e5m2"])

@@ -416,7 +416,7 @@ def test_where_cupy_is_loaded_it_loads_the_modules(
 
 
 def test_plans_are_bounded(stub: Stub, driver: CudaDriver, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launch, "_MAX_PLANS", 4)
+    monkeypatch.setattr(launch, "MAX_PLANS", 4)
     loaded = load(CODE, manifest(), driver)
     for rows in (*range(1, 9), 1):
         loaded(replace(A, shape=(rows, 1000)), replace(C, shape=(rows, 1000)), 1.0)

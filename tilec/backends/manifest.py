@@ -127,6 +127,10 @@ class ScalarParam:
 Param: TypeAlias = TensorParam | ScalarParam
 
 
+MOST_ALIGNED = 128
+"""Bytes that a variant may ask an address to be a multiple of: a line of every cache."""
+
+
 @dataclass(frozen=True)
 class Fact:
     """Something that a variant takes for granted about its arguments.
@@ -147,6 +151,10 @@ class Fact:
         power = self.bytes & (self.bytes - 1) == 0
         _require(
             power or self.kind == "below", f"aligned to {self.bytes}, which is no power of two"
+        )
+        _require(
+            self.bytes <= MOST_ALIGNED or self.kind == "below",
+            f"aligned to {self.bytes}, at most {MOST_ALIGNED} can be asked for",
         )
 
 

@@ -23,6 +23,9 @@ from .trace import close_matches, refuse, tracing
 RESERVED = ("stream", "target", "device", "check")
 """Keywords of a call that no parameter may be called."""
 
+UNLIKE = object()
+"""What a `Kernel.repeat` returns where a call is unlike those that it is for."""
+
 
 @dataclass(frozen=True)
 class Specialisation:
@@ -59,6 +62,7 @@ class Kernel:
         self._programs: dict[object, Program] = {}
         self._heads: dict[object, Mapping[str, TensorSpec]] = {}
         self.remembered: Any = None  # what the driver knows of earlier calls
+        self.repeat: Callable[..., Any] | None = None  # its short way for calls like those
         functools.update_wrapper(self, function)
         self._signature = inspect.Signature(
             [
@@ -221,6 +225,11 @@ class Kernel:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Runs on the arguments' device; see the driver for stream, target, device and check."""
+        repeat = self.repeat
+        if repeat is not None and not kwargs:
+            result = repeat(args)
+            if result is not UNLIKE:
+                return result
         if tracing() is not None:
             raise refuse(
                 "TLC0102",

@@ -202,9 +202,8 @@ class Here:
 _current: ContextVar[Trace | None] = ContextVar("tilec_trace", default=None)
 
 
-def tracing() -> Trace | None:
-    """The trace that runs now, if one does."""
-    return _current.get()
+tracing: Callable[[], Trace | None] = _current.get
+"""The trace that runs now, if one does."""
 
 
 def current(what: str) -> Trace:

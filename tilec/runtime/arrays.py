@@ -71,6 +71,16 @@ class ArrayView:
         return 0 in self.shape
 
     @property
+    def contiguous(self) -> bool:
+        """Whether it is row-major without gaps; extents of 1 may have any stride."""
+        step = self.itemsize
+        for extent, stride in zip(reversed(self.shape), reversed(self.strides), strict=True):
+            if extent > 1 and stride != step:
+                return self.empty
+            step *= extent
+        return True
+
+    @property
     def extent_bytes(self) -> int:
         """Bytes from the first element to past the last, over positive strides."""
         if self.empty:
@@ -79,20 +89,24 @@ class ArrayView:
         return reach + self.itemsize
 
 
-Fingerprint = Callable[[Any], tuple[int, Hashable]]
-"""Address of an array, and a key that is equal only for arrays of equal shape, strides, dtype,
-device."""
+Fingerprint = tuple[Any, ...]
+"""The address of an array, and behind it what is equal only for arrays of equal shape, strides,
+dtype, device and library."""
 
 
 @dataclass(frozen=True, slots=True)
 class Adapter:
     """How to read the arrays of one library: `view` in full; for the path of every call
-    `fingerprint`, and `place`, which is equal for arrays of one type on one device alone."""
+    `fingerprint`, which raises AttributeError for what is no such array, and `place`, which is equal
+    for arrays of one type on one device alone. `dense` names the attributes that tell as much as a
+    fingerprint of an array that is row-major without gaps, for less: its address, whether it is so,
+    and others, of which the last is its device."""
 
     library: str
     view: Callable[[Any], ArrayView]
-    fingerprint: Fingerprint
+    fingerprint: Callable[[Any], Fingerprint]
     place: Callable[[Any], Hashable]
+    dense: tuple[str, ...] = ()
 
 
 def item_bytes(dtype: str) -> int:
@@ -159,9 +173,9 @@ def _find_adapter(array: object) -> Adapter:
         case "numpy":
             return Adapter("numpy", _view_numpy, _fingerprint_numpy, lambda array: _CPU)
         case "cupy":
-            return Adapter(
-                "cupy", _view_cupy, _fingerprint_cupy, operator.attrgetter("data.device_id")
-            )
+            place = operator.attrgetter("data.device_id")
+            dense = _DENSE_CUPY if hasattr(array, "_c_contiguous") else ()
+            return Adapter("cupy", _view_cupy, _fingerprint_cupy, place, dense)
         case "torch":
             return Adapter("torch", _view_torch, _fingerprint_torch, operator.attrgetter("device"))
         case "interface":
@@ -184,8 +198,8 @@ def _view_numpy(array: np.ndarray[Any, Any]) -> ArrayView:
     )  # fmt: skip
 
 
-def _fingerprint_numpy(array: np.ndarray[Any, Any]) -> tuple[int, Hashable]:
-    return array.ctypes.data, (array.shape, array.strides, array.dtype, array.flags.writeable)
+def _fingerprint_numpy(array: np.ndarray[Any, Any]) -> Fingerprint:
+    return array.ctypes.data, array.shape, array.strides, array.dtype, array.flags.writeable
 
 
 def _view_cupy(array: Any) -> ArrayView:
@@ -196,9 +210,11 @@ def _view_cupy(array: Any) -> ArrayView:
     )  # fmt: skip
 
 
-def _fingerprint_cupy(array: Any) -> tuple[int, Hashable]:
-    data = array.data
-    return data.ptr, (array.shape, array.strides, array.dtype, data.device_id)
+_fingerprint_cupy = operator.attrgetter("data.ptr", "shape", "strides", "dtype", "data.device_id")
+# One call of C's for all five: they are most of what the host does in a call. Strides, which cupy
+# makes a tuple of for each who asks, are a fifth of it; what `flags.c_contiguous` is made of tells
+# as much of a dense array.
+_DENSE_CUPY = ("data.ptr", "_c_contiguous", "shape", "dtype", "data.device_id")
 
 
 def _view_torch(tensor: Any) -> ArrayView:
@@ -213,8 +229,8 @@ def _view_torch(tensor: Any) -> ArrayView:
     )  # fmt: skip
 
 
-def _fingerprint_torch(tensor: Any) -> tuple[int, Hashable]:
-    return tensor.data_ptr(), (tensor.shape, tensor.stride(), tensor.dtype, tensor.device)
+def _fingerprint_torch(tensor: Any) -> Fingerprint:
+    return tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, tensor.device
 
 
 def _view_interface(array: Any) -> ArrayView:
@@ -256,11 +272,11 @@ def _slow_adapter(library: str, view: Callable[[Any], ArrayView]) -> Adapter:
     return Adapter(library, view, _fingerprint_view(view), lambda array: view(array).device)
 
 
-def _fingerprint_view(view: Callable[[Any], ArrayView]) -> Fingerprint:
-    def fingerprint(array: Any) -> tuple[int, Hashable]:
+def _fingerprint_view(view: Callable[[Any], ArrayView]) -> Callable[[Any], Fingerprint]:
+    def fingerprint(array: Any) -> Fingerprint:
         seen = view(array)
-        place = (seen.device, seen.readonly, seen.stream is None)
-        return seen.pointer, (seen.shape, seen.strides, seen.dtype, place)
+        place = (seen.library, seen.device, seen.readonly, seen.stream is None)
+        return seen.pointer, seen.shape, seen.strides, seen.dtype, place
 
     return fingerprint
 

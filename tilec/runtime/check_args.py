@@ -31,6 +31,7 @@ from ..backends.manifest import (
 from ..errors import ArgumentError
 from ..passes.ranges import SYMBOL_LIMIT
 from .arrays import ArrayDevice, ArrayView, contiguous_strides, is_array, view_array
+from .overlaps import kept_apart, overlapping
 
 _BYTES = ("i8", "u8")
 PACKED = ("i4", "u4")  # two to a byte, along the last dimension
@@ -238,16 +239,6 @@ def describe_fact(fact: Fact, view: ArrayView) -> str:
     )
 
 
-def is_contiguous(view: ArrayView) -> bool:
-    """Whether `view` is row-major without gaps; extents of 1 may have any stride."""
-    step = view.itemsize
-    for extent, stride in zip(reversed(view.shape), reversed(view.strides), strict=True):
-        if extent > 1 and stride != step:
-            return view.empty
-        step *= extent
-    return True
-
-
 def _check_element(program: str, param: TensorParam, view: ArrayView) -> None:
     name = param.name
     if view.dtype != param.dtype and view.dtype not in _HOLDERS.get(param.dtype, ()):
@@ -295,23 +286,15 @@ def _check_places(program: str, views: Mapping[str, ArrayView]) -> tuple[ArrayDe
 def _check_overlaps(
     program: str, tensors: Sequence[TensorParam], views: Mapping[str, ArrayView]
 ) -> None:
-    """Refuses an array that is written and overlaps another which starts elsewhere. One array may be
-    passed twice; of arrays with gaps nothing is said: their elements may lie between one another.
-    """
-    whole = [(t, views[t.name]) for t in tensors if is_contiguous(views[t.name])]
-    for written, view in whole:
-        for other, seen in whole:
-            if other is written or "w" not in written.access:
-                continue
-            start, end = view.pointer, view.pointer + view.extent_bytes
-            first, last = seen.pointer, seen.pointer + seen.extent_bytes
-            if start < last and first < end and start != first:
-                raise _refuse(
-                    program,
-                    f"{written.name}, which the kernel writes, lies partly in the memory of "
-                    f"{other.name}",
-                    "pass a copy, or one array for both",
-                )
+    addresses = [views[tensor.name].pointer for tensor in tensors]
+    found = overlapping(kept_apart(tensors, views), addresses)
+    if found is not None:
+        raise _refuse(
+            program,
+            f"{tensors[found.written].name}, which the kernel writes, lies partly in the memory of "
+            f"{tensors[found.other].name}",
+            "pass a copy, or one array for both",
+        )
 
 
 def _bind_symbols(
@@ -429,7 +412,7 @@ def _check_shape(
     if view.empty:
         return
     if param.strides is None:
-        if not is_contiguous(view):
+        if not view.contiguous:
             raise _refuse(
                 program,
                 f"{param.name} has strides of {view.strides} bytes, "

@@ -12,13 +12,16 @@ from ..errors import ArgumentError, CompilerFailed
 from ..ir.core import Program
 from ..ir.print import print_program
 from ..ir.registry import Registry
+from ..language.kernel import UNLIKE
 from ..passes.context import Assume, assumptions
 from ..target import Target
 from .binary import Binary, KernelResources
 from .check_args import NoVariant
 from .devices import driver_of, open_device, select_device
+from .gpu_device import runs_in_place
 from .gpu_driver import GpuDriver
 from .launch import Loaded, PreparedLaunch, load
+from .repeat import Repeat, repeat_of
 from .stored import StoredVariant, read_variant, store_variant
 
 if TYPE_CHECKING:
@@ -70,6 +73,7 @@ class CompiledKernel:
         self._stored: dict[Assume, StoredVariant] = {}
         self._general = False
         self._loaded: Loaded | None = None
+        self._repeat: Repeat | None = None
         self._binaries: dict[tuple[str, str], Binary] = {}
 
     @property
@@ -229,8 +233,15 @@ class CompiledKernel:
         """Runs the program on its run-time arguments, in order. Raises ArgumentError,
         ExecutionError, NoDevice.
         """
+        if self._repeat is not None and not device:
+            result = self._repeat.call(arguments, stream)
+            if result is not UNLIKE:
+                return result
         chosen = open_device(device) if device else select_device(arguments)
-        return self.run_on(chosen, arguments, stream)
+        result = self.run_on(chosen, arguments, stream)
+        if not device and runs_in_place(chosen, arguments):
+            self._repeat = repeat_of(self.loaded(), arguments, self._repeat)
+        return result
 
     def run_on(self, device: Any, arguments: Sequence[object], stream: object = None) -> Any:
         """Runs on a given device; arguments that no variant takes make the general one first."""

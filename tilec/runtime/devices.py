@@ -67,6 +67,9 @@ _BUILT_IN = {
 }
 _override: ContextVar[str | None] = ContextVar("tilec_device", default=None)
 
+override: Callable[[], str | None] = _override.get
+"""The name that the innermost `with device(...)` gives, if any."""
+
 
 def register_device(kind: str, factory: DeviceFactory) -> None:
     """Makes devices called `kind` or `kind:...` available. Replaces an earlier factory of the
@@ -112,14 +115,9 @@ def device(name: str) -> Iterator[None]:
         _override.reset(token)
 
 
-def override() -> str | None:
-    """The name that the innermost `with device(...)` gives, if any."""
-    return _override.get()
-
-
 def select_device(arguments: Sequence[object]) -> Device:
     """The device for a call with `arguments`. Raises NoDevice with what else could be done."""
-    forced = _override.get()
+    forced = override()
     if forced is not None:
         return open_device(forced, f'`with tilec.device("{forced}")` says so')
     forced = config.current().device

@@ -12,21 +12,19 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-import numpy as np
-
 from .. import config
 from ..errors import ArgumentError
 from ..ir.core import Program
-from ..language.kernel import Kernel
+from ..language.kernel import UNLIKE, Kernel
 from ..language.spec import ArraySpec
 from ..parser import python as _frontend  # installs itself as the language's frontend
 from ..target import Target, find_target
 from .arrays import ADAPTERS, adapter_of, is_array
 from .compiled import CompiledKernel
 from .devices import Device, device, override, select_device, stated_target
-from .gpu_device import GpuDevice
-from .launch import UNLIKE, Loaded
+from .gpu_device import runs_in_place
 from .plugins import load_plugins
+from .repeat import Repeat, repeat_of
 
 __all__ = ["call", "compile", "compile_program", "device", "lower"]
 
@@ -42,16 +40,15 @@ def call(kernel: Kernel, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     memory: _Memory = kernel.remembered or _memory(kernel)
     where = _where() if not kwargs or kwargs.keys() == _STREAM_ONLY else None
     stream = kwargs.get("stream") if kwargs else None
-    last = memory.last
-    if last is not None and last[0] == where:
-        result = last[1].repeat(args, stream)
+    if memory.repeat is not None and stream is not None and where is not None:
+        result = memory.repeat.call(tuple(args), stream)
         if result is not UNLIKE:
             return result
     key = memory.key(args, where) if where is not None else None
     found = memory.found.get(key) if key is not None else None
     if found is not None:
         result = found.run(args, stream)
-        memory.last = (where, found.compiled.loaded()) if found.on_gpu else None
+        _learn(kernel, memory, found, args)
         return result
     load_plugins()
     given = dict(kwargs)
@@ -67,9 +64,18 @@ def call(kernel: Kernel, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         aim = find_target(target) if target is not None else chosen.target
         runtime, constants = kernel.specialise(args, given, aim)
         compiled = compile_program(_program(kernel, runtime, constants), aim)
+        result = compiled.run_on(chosen, runtime, stream)
         if key is not None:
-            memory.found[key] = _Found(chosen, compiled, args)
-        return compiled.run_on(chosen, runtime, stream)
+            found = memory.found[key] = _Found(chosen, compiled, args)
+            _learn(kernel, memory, found, args)
+        return result
+
+
+def _learn(kernel: Kernel, memory: _Memory, found: _Found, args: Sequence[Any]) -> None:
+    """The next call like this one takes the short way."""
+    if found.on_gpu:
+        memory.repeat = repeat_of(found.compiled.loaded(), args, memory.repeat)
+        kernel.repeat = memory.repeat.call if memory.repeat is not None else None
 
 
 class _Found:
@@ -79,8 +85,7 @@ class _Found:
 
     def __init__(self, device: Device, compiled: CompiledKernel, args: Sequence[Any]) -> None:
         self.compiled = compiled
-        arrays_there = not any(isinstance(a, np.ndarray) for a in args)
-        self.on_gpu = isinstance(device, GpuDevice) and arrays_there
+        self.on_gpu = runs_in_place(device, args)
         self.run = compiled.launch if self.on_gpu else partial(compiled.run_on, device)
 
 
@@ -95,7 +100,7 @@ class _Memory:
     runtime: int  # how many run-time parameters there are, all of them first; -1: not so
     by_shape: bool
     found: dict[Hashable, _Found] = field(default_factory=dict)
-    last: tuple[Hashable, Loaded] | None = None  # the latest of them on a GPU, and for which _where
+    repeat: Repeat | None = None  # the short way for calls like the latest of them on a GPU
 
     def key(self, args: Sequence[Any], where: Hashable) -> Hashable:
         """What the outcome of the call depends on; None for a call that is not remembered."""
@@ -116,7 +121,9 @@ _STREAM_ONLY = {"stream"}
 
 def _where() -> Hashable:
     """What beside its arguments says where a call runs; None where that is too much to compare."""
-    return None if config.scoped() else (override(), *config.device_variables())
+    if config.scope_in_force() is not None:
+        return None
+    return (override(), config.variable(config.DEVICE), config.variable(config.TARGET))
 
 
 def _memory(kernel: Kernel) -> _Memory:

@@ -73,6 +73,11 @@ class GpuDevice:
             return None if made is None else _as_numpy(made, cupy.asnumpy)
 
 
+def runs_in_place(device: object, arguments: Sequence[object]) -> bool:
+    """Whether a call runs on a GPU, on arrays that are there."""
+    return isinstance(device, GpuDevice) and not any(isinstance(a, np.ndarray) for a in arguments)
+
+
 def upload(to_device: Callable[[Any], Any], place: ArrayDevice, array: object) -> object:
     """A copy on the GPU, as bytes: libraries there lack some element types, bytes they all have."""
     if not isinstance(array, np.ndarray):

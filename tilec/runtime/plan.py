@@ -5,9 +5,8 @@ alignment."""
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ..backends.manifest import (
     DTYPE_BYTES,
@@ -21,14 +20,22 @@ from ..backends.manifest import (
 )
 from ..errors import ArgumentError
 from .allocate import library_on_device
-from .arrays import ArrayDevice, ArrayView, contiguous_strides
+from .arrays import ArrayDevice, ArrayView, Fingerprint, contiguous_strides
 from .check_args import Bound, bind_arguments, check_symbols, pick_variant
 from .gpu_driver import GpuDriver
-from .kernel_call import KernelCall
+from .kernel_call import KernelCall, Number
 from .modules import ModuleTable
+from .overlaps import Apart, kept_apart
 from .streams import current_stream_of
+from .tensor_maps import Encoder, TensorMapCache
 
+_TENSOR_MAPS = TensorMapCache()
 _GRID_LIMITS = ((1 << 31) - 1, 65535, 65535)
+
+
+def _nothing() -> int:
+    """The launch that is ready where none is."""
+    return 0
 
 
 @dataclass(frozen=True)
@@ -41,31 +48,71 @@ class Made:
     dtype: str
 
 
-@dataclass
+@dataclass(eq=False, slots=True)
+class ArgumentBlocks:
+    """The launches of a plan with memory for their arguments: what a call fills and launches.
+
+    One call at a time has it. `held` are the arrays whose addresses are in it, `bound` the last
+    stream and the launches on it; `ready` is the same of a launch that is `alone`: the only one, on
+    a machine with one device."""
+
+    calls: tuple[KernelCall, ...]
+    alone: bool
+    held: list[Fingerprint] | None = None
+    bound: tuple[int, tuple[Callable[[], int], ...]] = (-1, ())
+    ready: tuple[int, Callable[[], int]] = (-1, _nothing)
+
+    def bind(self, stream: int) -> tuple[Callable[[], int], ...]:
+        """The launches on a stream, which stays the bound one until a call comes with another."""
+        launches = tuple(call.on(stream) for call in self.calls)
+        self.bound = (stream, launches)
+        if self.alone:
+            self.ready = (stream, launches[0])
+        return launches
+
+    def fill(
+        self,
+        seen: list[Fingerprint],
+        pointers: Sequence[int],
+        scalars: Sequence[Number],
+        encoder: Encoder,
+    ) -> None:
+        """Writes addresses and scalars."""
+        self.held = None
+        for call in self.calls:
+            call.patch(pointers, scalars, _TENSOR_MAPS, encoder)
+        self.held = seen
+
+
+@dataclass(eq=False)
 class Plan:
-    """The launches of a program for arguments of one kind, and what a call needs besides. `lock`
-    guards the argument blocks, and `patched`. `waits`: an argument names the stream that may still be writing
-    it."""
+    """What all calls with arguments of one kind have in common; no array of theirs. `make_calls` makes the launches,
+    `idle` are argument blocks that no call has just now: a call pops one and appends it again, so
+    that threads share none. `waits`: an argument names the stream that may still be writing it.
+    `direct`: addresses are all that changes from call to call."""
 
     program: str
+    driver: GpuDriver
+    modules: ModuleTable  # what it launches stays loaded
     device: ArrayDevice
     library: str
     variant: Variant
-    calls: tuple[KernelCall, ...]
+    make_calls: Callable[[], tuple[KernelCall, ...]]
     outputs: tuple[Made, ...]
     workspaces: tuple[Made, ...]
     current_stream: Callable[[], int]
     waits: bool
-    lock: threading.Lock = field(default_factory=threading.Lock)
-    bound: tuple[int, tuple[Callable[[], int], ...]] = (-1, ())  # the last stream; launches on it
-    patched: list[int] | None = None  # the addresses that the argument blocks hold
+    direct: bool
+    apart: tuple[Apart, ...]
+    idle: list[ArgumentBlocks] = field(default_factory=list)
 
-    def bind(self, stream: int) -> tuple[Callable[[], int], ...]:
-        """The launches on a stream, which stays the bound one until another thread or call comes
-        with another."""
-        launches = tuple(call.on(stream) for call in self.calls)
-        self.bound = (stream, launches)
-        return launches
+    def take(self) -> ArgumentBlocks:
+        """Argument blocks that nothing else has; the holder appends them to `idle` when it is done."""
+        try:
+            return self.idle.pop()
+        except IndexError:
+            calls = self.make_calls()
+            return ArgumentBlocks(calls, self.driver.count == 1 and len(calls) == 1)
 
 
 def places_of(manifest: Manifest) -> dict[str, int]:
@@ -119,25 +166,37 @@ def make_plan(
     env = bound.environment(driver.multiprocessors(device.index))
     views = made_views(manifest, bound, env)
     variant = pick_variant(manifest, views, env)
+    views = {name: replace(view, owner=None) for name, view in views.items()}
     current = current_stream_of(library, device.index)
-    calls: list[KernelCall] = []
+    launches: list[tuple[int, LaunchSpec, tuple[int, int, int]]] = []
     for spec in variant.launches:
         grid = _grid(manifest.program, spec, env)
         if grid is None:
             continue
+        check_symbols(manifest.program, spec, env)
         handle = current() if stream is None else stream
         function = modules.function(variant, spec.symbol, spec.shared_bytes, device.index, handle)
-        calls.append(_call(manifest, driver, function, spec, grid, env, views))
+        launches.append((function, spec, grid))
+
+    def make_calls() -> tuple[KernelCall, ...]:
+        return tuple(_call(manifest, driver, *launch, env, views) for launch in launches)
+
+    scalars = any(isinstance(param, ScalarParam) for param in manifest.inputs)
+    waits = any(view.stream is not None for view in bound.views.values())
     return Plan(
         program=manifest.program,
+        driver=driver,
+        modules=modules,
         device=device,
         library=library,
         variant=variant,
-        calls=tuple(calls),
+        make_calls=make_calls,
         outputs=_made(manifest, manifest.outputs, views),
         workspaces=_made(manifest, tuple(w.name for w in manifest.workspaces), views),
         current_stream=current,
-        waits=any(view.stream is not None for view in bound.views.values()),
+        waits=waits,
+        direct=not (scalars or waits or manifest.outputs or manifest.workspaces),
+        apart=kept_apart([t for t in manifest.inputs if isinstance(t, TensorParam)], bound.views),
     )
 
 
@@ -181,7 +240,6 @@ def _call(
     env: Mapping[str, int],
     views: Mapping[str, ArrayView],
 ) -> KernelCall:
-    check_symbols(manifest.program, spec, env)
     tensors = {name: (place, views[name]) for name, place in places_of(manifest).items()}
     numbers = [param for param in manifest.params if isinstance(param, ScalarParam)]
     scalars = {param.name: (place, param.dtype) for place, param in enumerate(numbers)}
@@ -194,3 +252,28 @@ def _made(
     places = places_of(manifest)
     params: dict[str, TensorParam] = {t.name: t for t in manifest.tensors + manifest.workspaces}
     return tuple(Made(places[name], views[name].shape, params[name].dtype) for name in names)
+
+
+def run_plan(plan: Plan, blocks: ArgumentBlocks, stream: int) -> None:
+    """The launches of a plan, in order. Raises ExecutionError for a status that is not success."""
+    driver = plan.driver
+    bound = blocks.bound
+    launches = bound[1] if bound[0] == stream else blocks.bind(stream)
+    previous = driver.enter(plan.device.index) if driver.count > 1 else None
+    try:
+        for launch, call in zip(launches, blocks.calls, strict=True):
+            if status := launch():
+                _run_again(plan, call, stream, status)
+    finally:
+        if previous is not None:
+            driver.leave(previous)
+
+
+def _run_again(plan: Plan, call: KernelCall, stream: int, status: int) -> None:
+    """A thread that has not used the device yet: launches need it to be the current one."""
+    driver = plan.driver
+    if driver.is_context_error(status):
+        driver.enter(plan.device.index)
+        status = call.on(stream)()
+    if status:
+        raise driver.failure(status, f"launching {call.spec.symbol} of {plan.program}")
