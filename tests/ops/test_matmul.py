@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import importlib
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +17,7 @@ from tilec import ops
 from tilec.errors import ArgumentError, TilecError
 from tilec.ir.dtypes import find_dtype
 
+matmul = importlib.import_module("tilec.ops.matmul")  # the name in the package is the function
 SMALL = ops.Schedule(64, 64, 32, 3, 128)
 PARTS = ops.Schedule(64, 64, 32, 3, 128, split=3)
 
@@ -74,6 +77,35 @@ def test_layouts_on_every_machine(device: str, pair: tuple[int, int]) -> None:
         a, b = layouts(normal(m, k))[pair[0]], layouts(normal(k, n, seed=1))[pair[1]]
         with tilec.device(device):
             check(ops.matmul(a, b, schedule=SMALL), a, b)
+
+
+@pytest.mark.emulator
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("shape", [(129, 130, 33), (136, 129, 40), (128, 136, 40)], ids=str)
+def test_operands_without_vectors_are_packed(device: str, shape: tuple[int, int, int]) -> None:
+    m, n, k = shape
+    spread = layouts(normal(m, k))[2 if m == 128 else 0]
+    a, b = spread, normal(n, k, seed=1).T
+    with tilec.device(device):
+        check(ops.matmul(a, b, schedule=SMALL), a, b)
+    if m == 129:
+        a, b = np.stack([a, a + 1]), np.stack([b, b])
+        with tilec.device(device):
+            check(ops.matmul(a, b, schedule=PARTS, epilogue=lambda x, z, i, j: x), a, b)
+
+
+def test_only_operands_without_vectors_are_packed() -> None:
+    def workspaces(a: np.ndarray, b: np.ndarray) -> list[str]:
+        call = matmul._checked(a, b, None, None, None, None, {}, None)
+        lowered = call.kernel.lower(*call.launches[0], target="cuda:sm_90a")
+        assert "tma" in lowered.source
+        return [tensor.name for tensor in lowered.manifest.workspaces]
+
+    zeros = functools.partial(np.zeros, dtype=np.float16)
+    assert workspaces(zeros((256, 64)), zeros((64, 256))) == []
+    assert workspaces(zeros((256, 64)), zeros((257, 64)).T) == ["result"]
+    assert workspaces(zeros((256, 65)), zeros((256, 65)).T) == ["left", "right"]
+    assert workspaces(zeros((256, 64)), zeros((64, 20))) == [], "few columns: C alone is not packed"
 
 
 @pytest.mark.emulator

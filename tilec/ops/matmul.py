@@ -26,6 +26,9 @@ from .operands import (
 from .product import Extra, Form, product
 from .schedules import Schedule
 
+_PACKED_FROM = 128
+"""Rows and columns of a result from which on operands are packed: so often is each element read."""
+
 
 def matmul(
     a: Any,
@@ -184,10 +187,19 @@ def _checked(
 
 
 def _form_of(form: Form, a: Matrix, b: Matrix, c: Matrix) -> Form:
-    """The form with where the unit strides are, and which operands have a batch."""
+    """The form with where the unit strides are, which operands have a batch, and which are packed:
+    those without vectors, where each element is used often enough to pay for a copy."""
     batched = "".join(name for name, m in zip("ABC", (a, b, c), strict=True) if m.batch)
-    written = "rows" if c.layout == "rows" else "any"
-    return replace(form, a=a.layout, b=b.layout, c=written, batched=batched)
+    vectors = (a.in_vectors, b.in_vectors, c.in_vectors and c.layout == "rows")
+    packed = ""
+    if min(c.rows, c.columns) >= _PACKED_FROM:
+        packed = "".join(name for name, fit in zip("ABC", vectors, strict=True) if not fit)
+    layouts = [
+        "rows" if m.layout == "any" and name in packed else m.layout
+        for name, m in zip("AB", (a, b), strict=True)
+    ]
+    written = "rows" if vectors[2] or "C" in packed else "any"
+    return replace(form, a=layouts[0], b=layouts[1], c=written, batched=batched, packed=packed)
 
 
 def _laid_out(*matrices: Matrix) -> list[Matrix]:

@@ -10,7 +10,12 @@ from typing import Any, cast
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
+from ..backends.manifest import Fact
 from ..runtime.arrays import ArrayView
+from ..runtime.check_args import fact_holds
+
+VECTOR_BYTES = 16
+"""Of what copies of tiles are made, be they of threads or of TMA."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,14 @@ class Matrix:
         if in_rows and (not in_columns or extents[-1] >= extents[-2]):
             return "rows"
         return "columns" if in_columns else "any"
+
+    @property
+    def in_vectors(self) -> bool:
+        """Whether rows, or columns where those are contiguous, are whole vectors."""
+        view = self.transposed.view if self.layout == "columns" else self.view
+        if self.layout == "any" or view.empty:
+            return False
+        return fact_holds(Fact("aligned", self.name, VECTOR_BYTES), view)
 
     def steps(self, batch: Sequence[int]) -> list[int]:
         """Bytes between the matrices that this one is, spread over a batch of these extents."""

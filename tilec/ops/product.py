@@ -19,6 +19,7 @@ from ..language.heuristic import heuristic
 from ..language.kernel import Kernel, kernel
 from ..target import Target
 from .epilogues import Epilogue
+from .matrices import VECTOR_BYTES
 from .schedules import Problem, choose_schedule
 
 EXTRAS = 8
@@ -27,6 +28,8 @@ SLOTS = tuple(f"X{n}" for n in range(EXTRAS))
 _SUMS = {"i8": "i32", "u8": "i32", "f64": "f64"}
 _REDUCE = (4, 128)  # the tile of the launch that adds parts: 16 bytes a thread and part
 _REDUCE_THREADS = 128
+_MOVE = (16, 128)  # the tile of a launch that packs an operand
+_MOVE_THREADS = 128
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,9 @@ class Form:
     `a`, `b` and `c` say where the unit stride is: in "rows" as of a row-major matrix, in "columns"
     (a and b then arrive transposed; c is never so), or "any". Of a batched product the operands named in
     `batched` have one dimension more, in front. Where rows of several matrices were `folded` into
-    one, the last of `extras` is the number of rows of each.
+    one, the last of `extras` is the number of rows of each. Operands in `packed` are first copied
+    into rows of whole vectors, C last from such rows: those that a tile cannot be read from in
+    vectors.
     """
 
     dtype: str
@@ -66,6 +71,7 @@ class Form:
     b: str = "rows"
     c: str = "rows"
     batched: str = ""
+    packed: str = ""
     folded: bool = False
     epilogue: Epilogue | None = None
     extras: tuple[Extra, ...] = ()
@@ -82,8 +88,8 @@ class Form:
         strides: list[str | int] = [f"{name}_stride", 1]
         if layout == "columns":
             shape.reverse()
-        elif layout == "any":
-            strides[1] = f"{name}_step"
+        if layout == "any" or name in self.packed:
+            strides[1] = f"{name}_step"  # though it may be 1: no vector is tried
         if name in self.batched:
             shape, strides = ["Z", *shape], [f"{name}_batch", *strides]
         dtype = self.out if name == "C" else self.dtype
@@ -111,6 +117,7 @@ class Form:
 def product(form: Form) -> Kernel:
     """The kernel C = epilogue(A @ B) of a form; the same object for the same form."""
     sum_up, finish, add_parts = _sum_up(form), _finish(form), _add_parts(form)
+    rows_of, move = _rows_of(form), _move(form)
 
     @no_type_check
     def matmul(A, B, C, X0, X1, X2, X3, X4, X5, X6, X7, block_M, block_N, block_K, stages, threads,
@@ -118,6 +125,12 @@ def product(form: Form) -> Kernel:
         extras = (X0, X1, X2, X3, X4, X5, X6, X7)[: len(form.extras)]
         M, N = C.shape[-2], C.shape[-1]
         batch = C.shape[0] if "C" in form.batched else 1
+        K = A.shape[-2] if form.a == "columns" else A.shape[-1]
+        left, right, result = rows_of("A", A), rows_of("B", B), rows_of("C", C)
+        if "A" in form.packed:
+            move("A", A, left)
+        if "B" in form.packed:
+            move("B", B, right)
         grid = (T.ceildiv(N, block_N), T.ceildiv(M, block_M))
         if split > 1:
             # Rows of whole tiles: they are stored in vectors, whatever N is.
@@ -129,19 +142,54 @@ def product(form: Form) -> Kernel:
             z, part = (block[2] // split, block[2] % split) if len(grid) > 2 else (0, 0)
             sums = T.alloc_fragment((block_M, block_N), form.sums)
             T.clear(sums)
-            sum_up(A, B, sums, block_K, stages, z, m, n, part, split)
+            sum_up(left, right, sums, K, block_K, stages, z, m, n, part, split)
             if split > 1:
                 T.copy(sums, parts[block[2], m, n])
             else:
-                finish(sums, C, extras, z, m, n)
+                finish(sums, result, extras, z, m, n)
         if split > 1:
-            add_parts(parts, C, extras, split)
+            add_parts(parts, result, M, N, extras, split)
+        if "C" in form.packed:
+            move("C", result, C)
 
     matmul.__annotations__.update({name: form.annotation(name) for name in "ABC"})
     for extra, slot in zip(form.extras, SLOTS, strict=False):
         matmul.__annotations__[slot] = extra.annotation(slot)
     found: Kernel = heuristic(form.schedule)(kernel(matmul))
     return found
+
+
+def _rows_of(form: Form) -> Any:
+    """A function: the memory of A, B or C that tiles are copied from and to."""
+
+    def rows_of(name: str, x: Any) -> Any:
+        if name not in form.packed:
+            return x
+        vector = VECTOR_BYTES // find_dtype(form.out if name == "C" else form.dtype).bytes
+        *batch, rows, columns = x.shape
+        width = T.ceildiv(columns, vector) * vector
+        return T.alloc_global((*batch, rows, width), form.out if name == "C" else form.dtype)
+
+    return rows_of
+
+
+def _move(form: Form) -> Any:
+    """A macro: a launch that copies all matrices of an operand, element by element."""
+
+    @T.macro
+    @no_type_check
+    def move(name, source, target):
+        rows, columns = _MOVE
+        grid = (T.ceildiv(target.shape[-1], columns), T.ceildiv(target.shape[-2], rows))
+        if name in form.batched:
+            grid = (*grid, target.shape[0])
+        with T.Kernel(*grid, threads=_MOVE_THREADS) as block:
+            z = block[2] if len(grid) > 2 else 0
+            for i, j in T.Parallel(rows, columns):
+                index = form.at(name, z, block[1] * rows + i, block[0] * columns + j)
+                target[index] = source[index]
+
+    return move
 
 
 def _sum_up(form: Form) -> Any:
@@ -151,9 +199,8 @@ def _sum_up(form: Form) -> Any:
 
     @T.macro
     @no_type_check
-    def sum_up(A, B, sums, block_K, stages, z, m, n, part, split):
+    def sum_up(A, B, sums, K, block_K, stages, z, m, n, part, split):
         block_M, block_N = sums.shape
-        K = A.shape[-2] if a_columns else A.shape[-1]
         A_s = T.alloc_shared((block_K, block_M) if a_columns else (block_M, block_K), form.dtype)
         B_s = T.alloc_shared((block_N, block_K) if b_columns else (block_K, block_N), form.dtype)
         steps = T.ceildiv(T.ceildiv(K, block_K) - part, split)
@@ -194,10 +241,10 @@ def _add_parts(form: Form) -> Any:
 
     @T.macro
     @no_type_check
-    def add_parts(parts, C, extras, split):
+    def add_parts(parts, C, M, N, extras, split):
         rows, columns = _REDUCE
         batch = C.shape[0] if "C" in form.batched else 1
-        grid = (T.ceildiv(C.shape[-1], columns), T.ceildiv(C.shape[-2], rows), batch)
+        grid = (T.ceildiv(N, columns), T.ceildiv(M, rows), batch)
         with T.Kernel(*grid, threads=_REDUCE_THREADS) as (bx, by, z):
             sums = T.alloc_fragment(_REDUCE, form.sums)
             one = T.alloc_fragment(_REDUCE, form.sums)
