@@ -96,7 +96,7 @@ def test_operands_without_vectors_are_packed(device: str, shape: tuple[int, int,
 
 def test_only_operands_without_vectors_are_packed() -> None:
     def workspaces(a: np.ndarray, b: np.ndarray) -> list[str]:
-        call = matmul._checked(a, b, None, None, None, None, {}, None)
+        call = matmul._checked(a, b, None, None, None, None, False, {}, None)
         lowered = call.kernel.lower(*call.launches[0], target="cuda:sm_90a")
         assert "tma" in lowered.source
         return [tensor.name for tensor in lowered.manifest.workspaces]
@@ -134,6 +134,20 @@ def test_every_dtype(device: str, dtype: str) -> None:
     if dtype == "tfloat32":  # a gemm reads not the low 13 bits
         a, b = ((x.view(np.uint32) & 0xFFFFE000).view(np.float32) for x in (a, b))
     check(found, a, b)
+
+
+@pytest.mark.emulator
+@pytest.mark.parametrize("device", DEVICES)
+def test_two_dtypes_of_8_bits_and_exact_sums(device: str) -> None:
+    a, b = normal(40, 300, dtype="float8_e4m3fn"), normal(33, 300, dtype="float8_e5m2", seed=1).T
+    with tilec.device(device):
+        found = ops.matmul(a, b, exact=True, out_dtype="float32")
+        held = ops.matmul(
+            a.view(np.uint8), b.view(np.uint8), out_dtype="float32",
+            in_dtype=("float8_e4m3fn", "float8_e5m2"),
+        )  # fmt: skip
+    check(found, a, b)
+    check(held, a, b)
 
 
 @pytest.mark.emulator

@@ -64,6 +64,12 @@ def test_every_extent_has_a_schedule_that_fits_the_target(target: str, dtype: st
                 assert s.block_K * p.item_bytes >= 16, "rows of a tile are whole vectors"
 
 
+def test_two_sets_of_sums_get_a_tile_that_registers_hold() -> None:
+    for n in (64, 1024, 8192):
+        s = choose_schedule(H100, Problem(n, n, n, "e4m3", exact=True))
+        assert 2 * s.block_M * s.block_N // s.threads <= 192
+
+
 def test_the_estimate_grows_with_the_work() -> None:
     s = Schedule(128, 256, 64, 4, 256)
     for small, large in (((512, 512, 512), (512, 512, 1024)), ((4096,) * 3, (8192,) * 3)):

@@ -17,7 +17,7 @@ from .operands import (
     check_epilogue,
     check_place,
     make_result,
-    read_dtype,
+    read_dtypes,
     read_extras,
     read_matrix,
     read_shape,
@@ -26,6 +26,8 @@ from .operands import (
 from .product import Extra, Form, product
 from .schedules import Schedule
 
+_SHORT_SUMS = ("e4m3", "e5m2", "e4m3fnuz", "e5m2fnuz")
+"""Of these a matrix instruction may keep sums in fewer bits than float32 has."""
 _PACKED_FROM = 128
 """Rows and columns of a result from which on operands are packed: so often is each element read."""
 
@@ -38,6 +40,7 @@ def matmul(
     out_dtype: object = None,
     in_dtype: object = None,
     epilogue: Callable[..., Any] | None = None,
+    exact: bool = False,
     schedule: Schedule | None = None,
     stream: Any = None,
     device: str | None = None,
@@ -48,19 +51,22 @@ def matmul(
     Args:
         a: [..., M, K], of f16, bf16, f32, f64, an 8-bit float, int8 or uint8; any strides but
             negative ones. A transposed view is read in place.
-        b: [..., K, N], of the same dtype. Dimensions before the last two are batches, and those of
-            a and b are broadcast as NumPy does.
+        b: [..., K, N], of the same dtype, or another of the 8-bit floats of OCP. Dimensions before
+            the last two are batches, and those of a and b are broadcast as NumPy does.
         out: [..., M, N], where the result is written; made in the library of `a` where not given.
         out_dtype: of the result; where neither it nor `out` is given int32 for integers, float16
             for 8-bit floats, else the dtype of `a`.
         in_dtype: what the elements of a and b are read as where their library lacks the dtype:
             "bfloat16" in uint16 arrays, 8-bit floats in uint8 arrays, "tfloat32" in float32 arrays.
+            One dtype, or a tuple of that of a and that of b.
         epilogue: an ordinary function of expressions of `tilec.language`, called as
             `epilogue(x, i, j, **operands)` with an element of a @ b as summed (float32, int32 or
             float64), its row and its column; of a batched product `epilogue(x, z, i, j, …)`, where
             z counts the matrices of the result in row-major order. What it returns is converted to
             out_dtype as `T.cast` does, and stored. What it reads of Python is read once, when the
             kernel is made: numbers that change from call to call are operands.
+        exact: of 8-bit floats, whose sums tensor cores of sm_90a keep in about 14 bits: whether the
+            sums of 128 products are added in float32, at some speed. Other sums are so anyway.
         schedule: the tile and its threads, instead of those chosen for the shapes.
         stream, device: as of a kernel's call.
         operands: arrays and numbers that the epilogue reads, by the names of its parameters; an
@@ -79,7 +85,7 @@ def matmul(
     """
     with _AtTheCall():
         handle = None if stream is None else stream_handle(stream)
-        call = _checked(a, b, out, out_dtype, in_dtype, epilogue, operands, handle)
+        call = _checked(a, b, out, out_dtype, in_dtype, epilogue, exact, operands, handle)
         options = {"stream": stream, "device": device}
         given = {name: value for name, value in options.items() if value is not None}
         for arguments in call.launches:
@@ -98,7 +104,8 @@ def prepare_matmul(a: Any, b: Any, *, schedule: Schedule | None = None, **option
         out, out_dtype, in_dtype, epilogue = (
             options.pop(name, None) for name in ("out", "out_dtype", "in_dtype", "epilogue")
         )
-        call = _checked(a, b, out, out_dtype, in_dtype, epilogue, options, None)
+        exact = options.pop("exact", False)
+        call = _checked(a, b, out, out_dtype, in_dtype, epilogue, exact, options, None)
         if len(call.launches) != 1:
             raise refuse(f"this product takes {len(call.launches)} launches, and one is prepared")
         (arguments,) = call.launches
@@ -146,12 +153,13 @@ def _checked(
     out_dtype: object,
     in_dtype: object,
     epilogue: Callable[..., Any] | None,
+    exact: bool,
     operands: Mapping[str, Any],
     stream: int | None,
 ) -> _Call:
     left, right = read_matrix("a", a), read_matrix("b", b)
     check_place(right.view, left, "b")
-    dtype = read_dtype(left, right, in_dtype)
+    dtypes = read_dtypes(left, right, in_dtype)
     shape = read_shape(left, right)
     if epilogue is not None:
         check_epilogue(epilogue, min(3, len(shape)), operands)
@@ -161,7 +169,7 @@ def _checked(
             "arrays and numbers by name are operands of an epilogue, and there is none",
         )
     extras, values = read_extras(operands, left)
-    result, made, out_name = make_result(left, shape, dtype, out, out_dtype, stream)
+    result, made, out_name = make_result(left, shape, dtypes[0], out, out_dtype, stream)
     for operand in (left, right):
         if collide(operand.view, made.view):
             raise refuse(
@@ -174,7 +182,7 @@ def _checked(
             f"the batch {shape[:-2]} takes {len(parts)} launches, and an epilogue counts in one",
             "pass contiguous copies, or arrays whose batches are not broadcast in part",
         )
-    form = Form(dtype, out_name, extras=extras)
+    form = Form(dtypes, out_name, extras=extras, exact=exact and dtypes[0] in _SHORT_SUMS)
     if epilogue is not None:
         form = replace(form, epilogue=epilogue_of(epilogue, tuple(operands)))
         if parts and len(shape) > 2 and not parts[0][2].batch:

@@ -40,15 +40,23 @@ def read_matrix(name: str, array: Any) -> Matrix:
     return Matrix(name, view)
 
 
-def read_dtype(a: Matrix, b: Matrix, in_dtype: object) -> str:
-    """The dtype that is multiplied; a short name, as all below."""
-    if a.view.dtype != b.view.dtype:
-        raise refuse(f"a has dtype {a.view.dtype}, b has {b.view.dtype}", "convert one of them")
-    dtype = a.view.dtype if in_dtype is None else element_type(in_dtype).name
-    if dtype not in RESULTS:
-        known = ", ".join(long_name(name) for name in RESULTS)
-        raise refuse(f"{long_name(dtype)} is not multiplied", f"dtypes are {known}", "TLC0811")
-    return dtype
+def read_dtypes(a: Matrix, b: Matrix, in_dtype: object) -> tuple[str, str]:
+    """The dtypes that are multiplied; short names, as all below. They differ only where both are
+    8-bit floats."""
+    given = in_dtype if isinstance(in_dtype, tuple) else (in_dtype, in_dtype)
+    if len(given) != 2:
+        raise refuse(f"in_dtype={in_dtype!r}", "one dtype, or those of a and b")
+    left, right = (
+        m.view.dtype if spec is None else element_type(spec).name
+        for m, spec in zip((a, b), given, strict=True)
+    )
+    for dtype in (left, right):
+        if dtype not in RESULTS:
+            known = ", ".join(long_name(name) for name in RESULTS)
+            raise refuse(f"{long_name(dtype)} is not multiplied", f"dtypes are {known}", "TLC0811")
+    if left != right and not {left, right} <= {"e4m3", "e5m2"}:
+        raise refuse(f"a has dtype {left}, b has {right}", "convert one of them")
+    return left, right
 
 
 def read_shape(a: Matrix, b: Matrix) -> tuple[int, ...]:

@@ -62,16 +62,17 @@ class Form:
     `batched` have one dimension more, in front. Where rows of several matrices were `folded` into
     one, the last of `extras` is the number of rows of each. Operands in `packed` are first copied
     into rows of whole vectors, C last from such rows: those that a tile cannot be read from in
-    vectors.
+    vectors. `exact`: the sums of one step are added to float32 outside of the matrix instruction.
     """
 
-    dtype: str
+    dtypes: tuple[str, str]
     out: str
     a: str = "rows"
     b: str = "rows"
     c: str = "rows"
     batched: str = ""
     packed: str = ""
+    exact: bool = False
     folded: bool = False
     epilogue: Epilogue | None = None
     extras: tuple[Extra, ...] = ()
@@ -79,7 +80,7 @@ class Form:
     @property
     def sums(self) -> str:
         """The dtype in which products are summed."""
-        return _SUMS.get(self.dtype, "f32")
+        return _SUMS.get(self.dtypes[0], "f32")
 
     def annotation(self, name: str) -> Any:
         """What the parameter A, B or C is."""
@@ -92,8 +93,11 @@ class Form:
             strides[1] = f"{name}_step"  # though it may be 1: no vector is tried
         if name in self.batched:
             shape, strides = ["Z", *shape], [f"{name}_batch", *strides]
-        dtype = self.out if name == "C" else self.dtype
-        return T.StridedTensor(tuple(shape), tuple(strides), dtype)
+        return T.StridedTensor(tuple(shape), tuple(strides), self.dtype_of(name))
+
+    def dtype_of(self, name: str) -> str:
+        """The dtype of A, B or C."""
+        return {"A": self.dtypes[0], "B": self.dtypes[1], "C": self.out}[name]
 
     def schedule(self, target: Target, shapes: Mapping[str, Sequence[int]]) -> dict[str, Any]:
         """The compile-time parameters of the kernel for arrays of these shapes."""
@@ -101,7 +105,9 @@ class Form:
         if self.a == "columns":
             depth = shapes["A"][-2]
         batch = shapes["C"][0] if "C" in self.batched else 1
-        problem = Problem(shapes["C"][-2], columns, depth, self.dtype, self.a, self.b, batch)
+        problem = Problem(
+            shapes["C"][-2], columns, depth, self.dtypes[0], self.a, self.b, batch, self.exact
+        )
         return {**asdict(choose_schedule(target, problem)), **self.unused()}
 
     def at(self, name: str, z: Any, row: Any, column: Any) -> tuple[Any, ...]:
@@ -165,10 +171,11 @@ def _rows_of(form: Form) -> Any:
     def rows_of(name: str, x: Any) -> Any:
         if name not in form.packed:
             return x
-        vector = VECTOR_BYTES // find_dtype(form.out if name == "C" else form.dtype).bytes
+        dtype = form.dtype_of(name)
+        vector = VECTOR_BYTES // find_dtype(dtype).bytes
         *batch, rows, columns = x.shape
         width = T.ceildiv(columns, vector) * vector
-        return T.alloc_global((*batch, rows, width), form.out if name == "C" else form.dtype)
+        return T.alloc_global((*batch, rows, width), dtype)
 
     return rows_of
 
@@ -201,14 +208,23 @@ def _sum_up(form: Form) -> Any:
     @no_type_check
     def sum_up(A, B, sums, K, block_K, stages, z, m, n, part, split):
         block_M, block_N = sums.shape
-        A_s = T.alloc_shared((block_K, block_M) if a_columns else (block_M, block_K), form.dtype)
-        B_s = T.alloc_shared((block_N, block_K) if b_columns else (block_K, block_N), form.dtype)
+        A_shape = (block_K, block_M) if a_columns else (block_M, block_K)
+        B_shape = (block_N, block_K) if b_columns else (block_K, block_N)
+        A_s = T.alloc_shared(A_shape, form.dtypes[0])
+        B_s = T.alloc_shared(B_shape, form.dtypes[1])
+        if form.exact:
+            one = T.alloc_fragment(sums.shape, form.sums)
         steps = T.ceildiv(T.ceildiv(K, block_K) - part, split)
         for step in T.Pipelined(steps, num_stages=stages):
             k = (step * split + part) * block_K
             T.copy(A[form.at("A", z, *((k, m) if a_columns else (m, k)))], A_s)
             T.copy(B[form.at("B", z, *((n, k) if b_columns else (k, n)))], B_s)
-            T.gemm(A_s, B_s, sums, a_columns, b_columns)
+            if form.exact:
+                T.gemm(A_s, B_s, one, a_columns, b_columns, clear_accum=True)
+                for i, j in T.Parallel(block_M, block_N):
+                    sums[i, j] += one[i, j]
+            else:
+                T.gemm(A_s, B_s, sums, a_columns, b_columns)
 
     return sum_up
 

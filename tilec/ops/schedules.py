@@ -37,7 +37,7 @@ _PARTS = (1, 2, 3, 4, 6, 8, 12, 16)
 @dataclass(frozen=True)
 class Problem:
     """`batch` products of M x K by K x N. `a` and `b` say where the unit strides are: "rows",
-    "columns" or "any". The dtype is a short name."""
+    "columns" or "any". The dtype is a short name. `exact`: there are two sets of sums."""
 
     M: int
     N: int
@@ -46,6 +46,7 @@ class Problem:
     a: str = "rows"
     b: str = "columns"
     batch: int = 1
+    exact: bool = False
 
     @property
     def item_bytes(self) -> int:
@@ -124,7 +125,7 @@ def _tiles(target: Target, problem: Problem) -> list[tuple[int, int, int, int]]:
     size = problem.item_bytes
     if "wgmma" in families and (size == 2 or problem.along_k):
         depth = 128 // size  # the span of a swizzle
-        large = [(128, 256), (256, 128), (128, 192), (128, 128)]
+        large = [(128, 256), (256, 128), (128, 192), (128, 128)][2 if problem.exact else 0 :]
         small = [(64, 256), (64, 192), (64, 128), (64, 96), (64, 64), (64, 32)]
         deep = [(64, 64), (64, 32)]
         return [
