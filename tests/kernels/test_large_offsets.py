@@ -231,3 +231,13 @@ def test_a_vector_of_more_than_4_gib(device: str) -> None:
     with tilec.device(device):
         line(a, c, n - 200)
     assert np.array_equal(c[-200:], 2 * np.arange(200)) and not c[:1024].any()
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_large_tensors_are_moved_as_wide_as_small_ones(target: str) -> None:
+    compiled = row_sums.lower(target=target)
+    compiled.add_general()
+    first, large, general = compiled.variants
+    assert {f.kind for f in large.requires} == {"aligned"} and not general.requires
+    wide = [v.text.count("<8>") for v in (first, large, general)]
+    assert wide[0] == wide[1] > wide[2]

@@ -59,7 +59,7 @@ def arrays(m: int, n: int) -> tuple[ArrayView, ArrayView]:
 
 def test_offsets_of_64_bits_where_32_do_not_reach() -> None:
     compiled = variants()
-    small, general = compiled.variants
+    small, large, general = compiled.variants
 
     def chosen(m: int, n: int) -> str:
         manifest = compiled.manifest
@@ -67,10 +67,13 @@ def test_offsets_of_64_bits_where_32_do_not_reach() -> None:
 
     assert chosen(4096, 1 << 17 - 4) == small.file_name
     assert chosen((1 << 29) // 64 - 4, 64) == small.file_name  # 2^31 bytes less 1024
-    assert chosen((1 << 29) // 64, 64) == general.file_name  # 2^31 bytes
-    assert chosen(1 << 20, 1 << 14) == general.file_name  # 2^34 elements
+    assert chosen((1 << 29) // 64, 64) == large.file_name  # 2^31 bytes
+    assert chosen(1 << 20, 1 << 14) == large.file_name  # 2^34 elements
+    assert chosen((1 << 29) // 64, 63) == general.file_name  # rows of 252 bytes
     body = general.text[general.text.index("transpose_kernel") :]
     assert re.search(r"A\[\w+ \* convert<i64>\(N\) \+ \w+\]", body), body
+    body = large.text[large.text.index("transpose_kernel") :]
+    assert "convert<i64>(N)" in body and "load_global<4>" in body
     assert "i64" not in small.text[small.text.index("transpose_kernel") :]
 
 

@@ -32,6 +32,7 @@ class Assume(Enum):
     """Which facts of its arguments a variant takes to hold."""
 
     ALL = "all"
+    ALIGNED = "aligned"  # alignment of every tensor, of whatever size
     PROMISED = "promised"  # sizes, and the alignment of tensors whose rows are promised to have it
     NOTHING = "nothing"
 
@@ -59,11 +60,12 @@ class Facts:
         where the program says that its rows are.
         """
         known = promised and self.assume is Assume.PROMISED
-        return self._take(("aligned", tensor, size), known or self.assume is Assume.ALL)
+        every = self.assume in (Assume.ALL, Assume.ALIGNED)
+        return self._take(("aligned", tensor, size), known or every)
 
     def below(self, tensor: str, size: int) -> bool:
         """Whether the tensor takes fewer than `size` bytes."""
-        return self._take(("below", tensor, size), self.assume is not Assume.NOTHING)
+        return self._take(("below", tensor, size), self.assume in (Assume.ALL, Assume.PROMISED))
 
     def _take(self, fact: tuple[str, str, int], holds: bool) -> bool:
         if holds:

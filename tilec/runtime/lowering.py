@@ -22,7 +22,12 @@ from ..passes.reproducer import EMISSION, failed_step
 from ..target import Target
 from .check_meaning import MeaningCheck
 
-_SUFFIXES = {Assume.ALL: "", Assume.PROMISED: "_promised", Assume.NOTHING: "_generic"}
+_SUFFIXES = {
+    Assume.ALL: "",
+    Assume.ALIGNED: "_large",
+    Assume.PROMISED: "_promised",
+    Assume.NOTHING: "_generic",
+}
 
 
 @cache
