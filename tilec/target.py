@@ -56,6 +56,7 @@ class Target:
     warp_roles: bool = False  # warpgroups of their own registers feed a wgmma, so roles pay
     buffer_loads: bool = False  # bounds-checked buffer resources
     buffer_copies: bool = False  # 16 bytes a lane from them to shared memory without registers
+    schedule_groups: bool = False  # its compiler issues groups of instructions in a given order
     dies: int = 1  # each with an L2 cache of its own; hardware blocks go to them in turn
     multiprocessors: int = 0  # of the usual part, for choices made before a device is known
     exact: bool = False  # it has instructions that later minor versions have not (CUDA)
@@ -166,7 +167,7 @@ def _amd(
     """
     return Target(
         "hip", arch, 64, shared * KIB, 131072, shared * KIB, max_registers=512, buffer_loads=True,
-        multiprocessors=multiprocessors, atomic_widths=tuple((dtype, 2) for dtype in pairs),
+        schedule_groups=True, multiprocessors=multiprocessors, atomic_widths=tuple((dtype, 2) for dtype in pairs),
         **features,
     )  # fmt: skip
 

@@ -5,6 +5,7 @@ the IR, waits where our asm statements put them, no spills, registers that leave
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterator
 from functools import cache
 
@@ -145,6 +146,45 @@ def test_waits_stand_where_we_put_them(arch: str, name: str) -> None:
         codes = kernels(assembled.assembly)
         for isa in assembled.kernels:
             check_waits(isa, assembled.assembly, codes[isa.name])
+
+
+LETTERS = {"v_mfma": "M", "ds_read_b128": "R", "s_setprio 1": "(", "s_setprio 0": ")"}
+
+
+@pytest.mark.parametrize(
+    ("arch", "order"),
+    [
+        ("gfx90a", r"R{6}((MR){6}M{10}){3}M{16}"), ("gfx942", r"R{6}((MR){6}M{10}){3}M{16}"),
+        ("gfx950", r"R{6}((MR){6}M{2}){3}M{8}"),
+    ],
+)  # fmt: skip
+def test_reads_are_issued_between_matrix_instructions(arch: str, order: str) -> None:
+    """Those of the next step of k among the products of this one, in the loop of the GEMM; the same
+    text gives the same bytes."""
+    ((compiled, assembled),) = assemble(arch, "gemm")
+    lowered = compiled.lowered
+    again = find_amd_clang(arch).assemble(lowered.text, lowered.file_name, arch)
+    assert again.assembly == assembled.assembly
+    (code,) = kernels(assembled.assembly).values()
+    letters = [
+        next((letter for start, letter in LETTERS.items() if x.text.startswith(start)), "")
+        for x in code.instructions
+    ]
+    assert re.search(rf"\({order}\)", "".join(letters)), "".join(letters)
+
+
+def test_copies_are_started_between_matrix_instructions() -> None:
+    """On gfx950 those of a later tile: an equal share in each step of k but the first."""
+    ((_, assembled),) = assemble("gfx950", "gemm")
+    (code,) = kernels(assembled.assembly).values()
+    texts = [x.text for x in code.instructions]
+    inside = texts[texts.index("s_setprio 1") : texts.index("s_setprio 0")]
+    matrix = [i for i, text in enumerate(inside) if text.startswith("v_mfma")]
+    copies = [i for i, text in enumerate(inside) if text.endswith(" lds")]
+    assert (len(matrix), len(copies)) == (32, 12)
+    before = [sum(place < i for place in matrix) for i in copies]
+    assert min(before) > 4 and max(before) < 32 and len(set(before)) >= 6
+    assert max(before.count(n) for n in before) <= 3
 
 
 @pytest.mark.parametrize("name", ["gemm", "gemm_dtypes", "flash_attention", "split_k_gemm"])

@@ -182,7 +182,7 @@ def _by_buffer_copy(op: Copy, lowering: Lowering) -> None:
         moved = b.bit_and(b.shift_right(place, swizzle.shift), swizzle.mask)
         place = b.bit_xor(place, moved)
     flat = b.emit(Flatten(destination)).result
-    with b.unrolled(buffer_copies(op, lowering.threads), limit=UNROLL_LIMIT) as i:
+    with b.unrolled(buffer_copies(op, lowering.threads)) as i:
         piece = b.mul(
             b.add(b.mul(i, lowering.threads // wave), lowering.uniform_warp()), wave * width
         )

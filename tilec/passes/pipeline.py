@@ -22,6 +22,7 @@ from .fit_resources import fit_resources
 from .flatten_memory import flatten_memory
 from .gather_pairs import gather_pairs
 from .infer_layouts import infer_layouts
+from .interleave_reads import interleave_reads
 from .issue_gemms import issue_gemms
 from .lift_copies import lift_copies
 from .lower_pipelines import lower_pipelines
@@ -67,6 +68,7 @@ PIPELINE: tuple[Pass, ...] = (
     lower_tiles,  # the only crossing from tile to thread level
     spread_copies,  # before anything is simplified: loops of copies and of fragments are whole
     overlap_fragments,  # after it, so that copies stand between the loads and what they feed
+    interleave_reads,  # the like where the vendor's compiler orders instructions: it is told how
     simplify_indices,  # before vectorising: widths are proved on simplified indices
     vectorize,
     flatten_memory,

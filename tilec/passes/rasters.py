@@ -8,8 +8,13 @@ from ..ir.core import Value, constant_of
 
 def gathered_by_die(b: Builder, index: Value, grid: tuple[Value, Value, Value], dies: int) -> Value:
     """The number of hardware block `index`, which runs on die index % dies: a bijection by which
-    each die takes consecutive numbers, so that blocks that share operands share an L2 cache (the
-    XCDs of MI300X; "HipKittens", arXiv 2511.08083).
+    each die takes consecutive numbers, so that blocks that share operands share an L2 cache
+    ("HipKittens", arXiv 2511.08083).
+
+    An MI300X has eight XCDs, each with an L2 cache of its own (AMD, "Deep dive into the MI300 compute
+    and memory partition modes"); workgroups go to them in turn there (Composable Kernel, pull request
+    3652) and on MI350 (iree-org/wave, pull request 1001). Where that does not hold (the six XCDs of an
+    MI300A, a partition of a device) locality is lost and nothing else.
     """
     if dies == 1:
         return index

@@ -2,7 +2,7 @@
 that their addresses are worked out while the matrix units are busy.
 
 Needs: thread level, before memory is flattened. Leaves: each trip of the matrix loop but the first
-with its share of the copies at its end; the group's end behind it.
+with its share of the copies at its end; the group's end, where copies have groups, behind it.
 
     if %more {                                   for 0, 4, 1 <unroll = 0> (%kk) {
       for 0, 8, 1 <unroll = 0> (%i) {              ldmatrix ...
@@ -13,7 +13,7 @@ with its share of the copies at its end; the group's end behind it.
                                                        cp_async %next[...], %B[...], [%p], [%more] } } }
                                                  cp_async_commit
 
-Why this is the same program: what a copy writes may not be read before a wait for its group, and no
+Why this is the same program: what a copy writes may not be read before a wait for it, and no
 wait stands between the copies and the end of the loop, so the loop reads nothing of it; the loop
 writes registers alone, so it does not change what the copies read; and without a barrier in between
 no other thread can tell.
@@ -28,12 +28,14 @@ from ..ir.build import Builder
 from ..ir.clone import clone_op
 from ..ir.core import Access, Block, Level, Op, Program, Value, at, constant_of, walk
 from ..ir.ops import arith
+from ..ir.ops.amd import BufferCopy, BufferCopyWait, Mfma
 from ..ir.ops.control import For, If, Yield
 from ..ir.ops.memory import Alloc, memory_type
 from ..ir.ops.nvidia import CpAsync, CpAsyncCommit, CpAsyncWait, LdMatrix, Mma
 from ..ir.types import Space
 from .context import PassContext
 
+COPIES = (CpAsync, BufferCopy)
 DIVISIONS = (arith.FloorDiv, arith.FloorMod, arith.TruncDiv, arith.TruncMod)
 
 
@@ -53,8 +55,8 @@ def unrolled_trips(op: Op) -> int:
     return int(stop) if start == 0 and step == 1 and stop is not None else 0
 
 
-def holds(op: Op, kind: type[Op]) -> bool:
-    """Whether an op of `kind` stands in `op`, or is it."""
+def holds(op: Op, kind: type[Op] | tuple[type[Op], ...]) -> bool:
+    """Whether an op of `kind` (one of them) stands in `op`, or is it."""
     return any(isinstance(inner, kind) for inner in op.walk())
 
 
@@ -71,7 +73,8 @@ class _Piece:
 def _block(block: Block) -> Block:
     ops = [op.map(lambda v: v, _block) for op in block.ops]
     for position, op in enumerate(ops):
-        if isinstance(op, CpAsyncCommit):
+        # A group ends with its commit; copies that have none stand right before the loop.
+        if isinstance(op, CpAsyncCommit) or (holds(op, Mfma) and _is_matrix_loop(op)):
             spread = _spread(ops, position)
             if spread is not None:
                 return _block(block.with_ops(spread))
@@ -79,20 +82,22 @@ def _block(block: Block) -> Block:
     return block if same else block.with_ops(ops)
 
 
-def _spread(ops: Sequence[Op], commit: int) -> list[Op] | None:
-    """The block with the copies of one group in the matrix loop behind them; None where that cannot
-    be.
+def _spread(ops: Sequence[Op], end: int) -> list[Op] | None:
+    """The block with the copies before `end` in the matrix loop there or behind; None where that
+    cannot be.
     """
-    loop_at = next((i for i in range(commit + 1, len(ops)) if not _passes(ops[i])), len(ops))
+    commit = [ops[end]] if isinstance(ops[end], CpAsyncCommit) else []
+    rest = end + len(commit)
+    loop_at = next((i for i in range(rest, len(ops)) if not _passes(ops[i])), len(ops))
     loop = ops[loop_at] if loop_at < len(ops) else None
     if loop is None or not _is_matrix_loop(loop):
         return None
-    first = commit
-    while first > 0 and (_passes(ops[first - 1]) or holds(ops[first - 1], CpAsync)):
+    first = end
+    while first > 0 and (_passes(ops[first - 1]) or holds(ops[first - 1], COPIES)):
         first -= 1
     before: list[Op] = []
     pieces: list[_Piece] = []
-    for op in ops[first:commit]:
+    for op in ops[first:end]:
         taken = _taken_apart(op)
         if taken is None:
             return None
@@ -104,17 +109,18 @@ def _spread(ops: Sequence[Op], commit: int) -> list[Op] | None:
     return [
         *ops[:first],
         *before,
-        *ops[commit + 1 : loop_at],
-        _with_pieces(loop, pieces, _is_urgent(ops)),
-        ops[commit],
+        *ops[rest:loop_at],
+        _with_pieces(loop, pieces, _is_urgent(ops, pieces)),
+        *commit,
         *ops[loop_at + 1 :],
     ]
 
 
-def _is_urgent(ops: Sequence[Op]) -> bool:
-    """Whether the block's own wait, at the latest in the next step, is for a group of this step."""
-    pending = [op.pending for op in ops if isinstance(op, CpAsyncWait)]
-    return not pending or min(pending) < sum(isinstance(op, CpAsyncCommit) for op in ops)
+def _is_urgent(ops: Sequence[Op], pieces: Sequence[_Piece]) -> bool:
+    """Whether the block's own wait, at the latest in the next step, is for copies of this step."""
+    pending = [op.pending for op in ops if isinstance(op, (CpAsyncWait, BufferCopyWait))]
+    counted = sum(isinstance(op, CpAsyncCommit) for op in ops)
+    return not pending or min(pending) < (counted or sum(piece.trips for piece in pieces))
 
 
 def _passes(op: Op) -> bool:
@@ -126,7 +132,7 @@ def _is_matrix_loop(op: Op) -> bool:
     """An unrolled loop of fragment loads and matrix instructions that writes nothing but
     registers.
     """
-    if not unrolled_trips(op) or not (holds(op, LdMatrix) and holds(op, Mma)):
+    if not unrolled_trips(op) or not (holds(op, LdMatrix) and holds(op, Mma) or holds(op, Mfma)):
         return False
     assert isinstance(op, For)
     return all(
@@ -150,7 +156,7 @@ def _taken_apart(op: Op) -> tuple[list[Op], list[_Piece]] | None:
     What stays is run without the condition that the copies were under, so it must not be able to
     fail.
     """
-    if not holds(op, CpAsync):
+    if not holds(op, COPIES):
         return [op], []
     if not isinstance(op, If):
         piece = _piece(op, None)
@@ -180,14 +186,14 @@ def _is_safe(op: Op) -> bool:
 
 
 def _piece(op: Op, condition: Value | None) -> _Piece | None:
-    if isinstance(op, CpAsync):
+    if isinstance(op, COPIES):
         return _Piece((op,), condition=condition)
     trips = unrolled_trips(op)
     if not trips:
         return None
     assert isinstance(op, For)
     body = op.body.ops[:-1]
-    if not all(_is_safe(inner) or isinstance(inner, CpAsync) for inner in body):
+    if not all(_is_safe(inner) or isinstance(inner, COPIES) for inner in body):
         return None
     return _Piece(body, trips, op.body.params[0], condition)
 

@@ -103,6 +103,8 @@ TABLE = make_table(
     # gfx942 (the counterpart of the HIP prelude's)
     Entry("mfma", "mfma.j2", ("regs",)),
     Entry("set_priority", "mfma.j2", ("base",)),
+    Entry("schedule_matrices", "mfma.j2", ("base",)),
+    Entry("schedule_reads", "mfma.j2", ("base",)),
     Entry("buffer", "mfma.j2", ("global",)),
     Entry("make_buffer", "mfma.j2", ("buffer",)),
     Entry("buffer_load", "mfma.j2", ("buffer", "regs")),

@@ -61,6 +61,8 @@ TABLE = make_table(
     Entry("shuffle_xor", "threads.j2", ("shuffle_bits",)),
     Entry("warp_uniform", "threads.j2", ("base",)),
     Entry("set_priority", "threads.j2", ("base",)),
+    Entry("schedule_matrices", "threads.j2", ("base",)),
+    Entry("schedule_reads", "threads.j2", ("base",)),
     # Memory
     Entry("shared_buffer", "memory.j2", ("shared",)),
     Entry("piece", "memory.j2", ("regs",)),

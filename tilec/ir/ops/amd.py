@@ -134,6 +134,23 @@ class SetPriority(Statement, name="set_priority", level=Level.THREAD):
         return (Effect(Access.SYNCHRONISE),)
 
 
+class ScheduleGroup(Statement, name="schedule_group", level=Level.THREAD):
+    """Of the instructions of `kind` around it, "matrices" or "reads" (of shared memory), that are in no
+    group yet, the next `count` are issued after the group before. It is no instruction itself.
+    """
+
+    kind: str = attribute()
+    count: int = attribute()
+
+    @property
+    def text(self) -> str:  # type: ignore[override]
+        return f"schedule_{self.kind}<{{count}}>()"
+
+    def effects(self) -> tuple[Effect, ...]:
+        return (Effect(Access.SYNCHRONISE),)
+
+
 OPS: tuple[type[Op], ...] = (
     Mfma, MakeBuffer, BufferLoad, BufferStore, BufferCopy, BufferCopyWait, SetPriority,
+    ScheduleGroup,
 )  # fmt: skip
