@@ -43,6 +43,32 @@ def test_gemm_transposes(size: tuple[int, int, int], transposes: tuple[bool, boo
             raise AssertionError(f"{leg}: {wrong}") from wrong
 
 
+# M, N, K and blocks: fewer blocks than tiles, more, tiles that three share, a block with no step,
+# one tile, none, and no step at all.
+STREAMS = [
+    (130, 70, 200, 4), (65, 64, 96, 7), (64, 64, 300, 3), (64, 64, 32, 5), (1, 1, 1, 1),
+    (0, 5, 40, 4), (66, 3, 0, 4),
+]  # fmt: skip
+
+
+@pytest.mark.emulator
+def test_stream_k() -> None:
+    module = example("stream_k")
+    for m, n, k, workers in STREAMS:
+        a, b = normal((m, k), "float16"), normal((n, k), "float16", 1)
+        c = np.full((m, n), np.nan, np.float16)
+        tile = {"block_M": 64, "block_N": 64, "block_K": 32, "threads": 128}
+        bits = set()
+        for leg, (*_, found) in every_leg(module.stream_k, a, b, c, workers=workers, **tile):
+            try:
+                module.check(a, b, found)
+            except AssertionError as wrong:
+                raise AssertionError(f"{leg}, {m} x {n} x {k}: {wrong}") from wrong
+            bits.add((leg, found.tobytes()))
+        again = dict(every_leg(module.stream_k, a, b, c, workers=workers, **tile))
+        assert bits == {(leg, found.tobytes()) for leg, (*_, found) in again.items()}
+
+
 CONVOLUTIONS = [
     ((2, 9, 7, 24), 40, {}),
     ((1, 8, 8, 3), 64, {"stride": 2}),
