@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from tests.backends import emitter_programs as programs
 from tests.conftest import Golden
 from tilec.backends.emitter import EmittedProgram, emit_program, render
 from tilec.backends.manifest import Argument, Manifest, TensorMapSpec
+from tilec.backends.prelude import KernelFrame
 from tilec.ir.core import Program
 from tilec.ir.ops import builtin_registry
 from tilec.runtime.clang import find_amd_clang
@@ -69,11 +71,21 @@ def test_cpu_file_holds_the_same_body() -> None:
         emitted = emit(name)
         body = emitted.frames[0].body
         assert body in render(emitted)
-        # The emulator is told the lines, for its findings: there they are no comments. Unrolling is
-        # for GPUs.
-        told = re.sub(r"^( *)// (\S+:\d+)$", r'\1here("\2");', body, flags=re.MULTILINE)
-        told = re.sub(r"^ *#pragma.*\n", "", told, flags=re.MULTILINE)
-        assert told in render(emitted, "cpu")
+        # The emulator is told the line of each statement, where others have comments before loops;
+        # unrolling is for GPUs.
+        silent = re.sub(r"^ *(// \S+:\d+|#pragma.*)\n", "", body, flags=re.MULTILINE)
+        told = render(emitted, "cpu")
+        assert silent in re.sub(r"^ *here\(.*\n", "", told, flags=re.MULTILINE)
+
+
+def test_each_statement_of_the_emulated_text_has_its_line() -> None:
+    """Also behind a loop or a branch, which a thread may come from another line of."""
+    body = "  a();\n  b();\n  if (x) {\n    b();\n  }\n  b();"
+    places = ("k.py:1", "k.py:2", "k.py:3", "k.py:2", "", "k.py:2")
+    frame = KernelFrame("k", (), 32, 0, body, (), places=places)
+    assert tuple(place for _, place in frame.told_lines) == places
+    same = replace(frame, places=("k.py:1", "k.py:1", "k.py:1", "k.py:1", "", ""))
+    assert [place for _, place in same.told_lines] == ["k.py:1", "", "", "k.py:1", "", ""]
 
 
 @pytest.mark.parametrize("name", [n for n, (_, t) in PROGRAMS.items() if t.startswith("cuda")])

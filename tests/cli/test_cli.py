@@ -334,6 +334,46 @@ def test_doctor_with_two_gpus_and_nothing_else(
     assert "to run emitted text on the CPU: install C++" in out
 
 
+@pytest.mark.emulator
+def test_counts_by_line(capfd: Capture, tmp_path: Path) -> None:
+    """A column of shared memory is read 32-way; each line of the kernel has its counts."""
+    file = tmp_path / "columns.py"
+    file.write_text(COLUMNS)
+    common = ["run", file, "--counts", "--device", "emulator:cuda:sm_80"]
+    status, out, _ = tilec(capfd, *common)
+    line = next(n for n, text in enumerate(COLUMNS.splitlines(), 1) if "S[t, 0]" in text)
+    assert status == 0, out
+    assert (
+        f"columns.py:{line}: load of 4 bytes, shared memory: 1 accesses, 32 wavefronts, "
+        "31 beyond the ideal, up to 32-way"
+    ) in out
+    assert "bank conflicts: 31 wavefronts" in out
+    status, out, _ = tilec(capfd, *common, "--format=json")
+    counts = json.loads(out)["counts"]
+    worst = counts[0]
+    assert (worst["line"], worst["worst"], worst["beyond"]) == (f"columns.py:{line}", 32, 31)
+    assert {c["memory"] for c in counts} == {"A", "B", "shared memory"}
+    status, _, err = tilec(capfd, "run", file, "--counts", "--device", "interpreter")
+    assert status != 0 and "TLC0909" in err and "--device emulator:cuda:sm_80" in err
+
+
+COLUMNS = """
+import tilec
+import tilec.language as T
+
+
+@tilec.kernel
+def columns(A: T.Tensor((32, 32), "float32"), B: T.Tensor((32,), "float32")):
+    with T.Kernel(1, threads=32):
+        S = T.alloc_shared((32, 32), "float32")
+        t = T.get_thread_binding()
+        for i in range(32):
+            S[i, t] = A[i, t]
+        T.sync_threads()
+        B[t] = S[t, 0]
+"""
+
+
 def test_cache_holds_what_build_compiled(
     capfd: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

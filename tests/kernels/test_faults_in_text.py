@@ -252,7 +252,9 @@ def libraries(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
             (frame,) = emitted(machine).frames
             bodies = [frame.body, *(fault.apply(frame.body) for fault in faults.values())]
             assert len(set(bodies)) == len(bodies)
-            frames = [replace(frame, name=f"gemm_{i}", body=b) for i, b in enumerate(bodies)]
+            frames = [
+                replace(frame, name=f"gemm_{i}", body=b, places=()) for i, b in enumerate(bodies)
+            ]
             text = render(replace(emitted(machine), frames=tuple(frames)), "cpu")
             found[machine] = build(text)
         return found

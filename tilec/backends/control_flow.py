@@ -3,7 +3,6 @@ body ends."""
 
 from __future__ import annotations
 
-import posixpath
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from ..ir.core import Block, Op, Value, constant_of
 from ..ir.ops.control import For, If, Role, ThreadId, While
 from .expressions import Expression
 from .values import type_text
+from .writer import place_of
 
 if TYPE_CHECKING:
     from .statements import BodyEmitter
@@ -158,7 +158,7 @@ def emit_roles(body: BodyEmitter, roles: tuple[Role, ...]) -> None:
     for i, role in enumerate(roles):
         condition = _role_condition(role, number, unit, body.launched_threads)
         head = "" if covered and 0 < i == len(roles) - 1 else f"if ({condition})"
-        label = f"role {role.label}" + (f"   {_place(role)}" if role.loc.known else "")
+        label = f"role {role.label}" + (f"   {place_of(role)}" if role.loc.known else "")
         opened = writer.block(head, role, label=label) if i == 0 else writer.otherwise(
             f"else {head}".strip(), label=label
         )  # fmt: skip
@@ -261,12 +261,8 @@ def _mentions(text: str, name: str) -> bool:
 # Places in the user's file -----------------------------------------------------------------------
 
 
-def _place(op: Op) -> str:
-    return f"{posixpath.basename(op.loc.file.replace(chr(92), '/')) or 'text'}:{op.loc.line}"
-
-
 def _place_comment(body: BodyEmitter, op: Op) -> None:
     """The user's file and line, unless the loop around this one has the same."""
-    if op.loc.known and _place(op) != body.variables.place:
-        body.variables.place = _place(op)
+    if op.loc.known and place_of(op) != body.variables.place:
+        body.variables.place = place_of(op)
         body.writer.comment(body.variables.place)

@@ -161,6 +161,7 @@ def _emit_launch(
         text,
         body.writer.needs.found,
         min_blocks=launch.persistent_blocks,
+        places=body.writer.places,
     )
     grid = launch_grid(launch, outline.host)
     return frame, LaunchSpec(

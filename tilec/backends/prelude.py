@@ -64,6 +64,23 @@ class KernelFrame:
     needs: tuple[Need, ...]
     header_comment: str = ""
     min_blocks: int = 0  # blocks that a multiprocessor shall hold at once; 0 says nothing
+    places: tuple[str, ...] = ()  # the user's line for each line of `body`; "" where none is known
+
+    @property
+    def told_lines(self) -> tuple[tuple[str, str], ...]:
+        """The lines of the body, each with a place of the user's file where a thread that comes to
+        it is told a new one: the emulator's findings name that. No place stands before what
+        continues a statement."""
+        lines = self.body.strip("\n").split("\n")
+        told: list[tuple[str, str]] = []
+        last = ""
+        for line, place in zip(lines, self.places or ("",) * len(lines), strict=True):
+            starts = bool(place) and not line.lstrip().startswith(("}", "#"))
+            told.append((line, place if starts and place != last else ""))
+            last = place if starts else last
+            if line.rstrip().endswith("{") or line.lstrip().startswith("}"):
+                last = ""  # a branch or a trip of a loop may come from elsewhere
+        return tuple(told)
 
 
 def render_prelude(dialect_name: str, needs: Iterable[Need], **parameters: NeedArgument) -> str:

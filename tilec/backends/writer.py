@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -12,6 +13,28 @@ from .needs import Needs
 
 COLUMNS = 100
 """The width that lines are kept to where names for parts of them can do it."""
+
+
+class PlacedLine(str):
+    """A line that knows the place in the user's file that it was printed for."""
+
+    __slots__ = ("place",)
+    place: str
+
+    @staticmethod
+    def of(text: str, op: Op | None) -> str:
+        """`text` with the place of `op`, where that has one."""
+        if op is None or not op.loc.known:
+            return text
+        line = PlacedLine(text)
+        line.place = place_of(op)
+        return line
+
+
+def place_of(op: Op) -> str:
+    """File and line of the user's, without folders: `gemm.py:31`."""
+    name = posixpath.basename(op.loc.file.replace(chr(92), "/"))
+    return f"{comment_text(name) or 'text'}:{op.loc.line}"
 
 
 class Writer:
@@ -31,7 +54,16 @@ class Writer:
     def line(self, text: str, op: Op | None = None) -> None:
         """One statement, printed for `op`."""
         self.needs.add(text, op)
-        self.lines.append("  " * self._depth + text)
+        self.lines.append(PlacedLine.of("  " * self._depth + text, op))
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """The place that each line of the text is for; empty where none is known."""
+        found: list[str] = []
+        for line in self.lines:
+            found.append(line.place if isinstance(line, PlacedLine) else "")
+            found += [""] * line.count("\n")
+        return tuple(found)
 
     def take_line(self, text: str) -> bool:
         """Takes back the line printed last, if it is `text`."""

@@ -12,7 +12,7 @@ from typing import Any
 import click
 import numpy as np
 
-from ..errors import WrongResult
+from ..errors import TilecError, WrongResult
 from ..interpreter import assert_close, returned, run_program
 from ..interpreter.compare import EPSILON
 from ..ir.core import Access, Program, walk
@@ -23,6 +23,7 @@ from ..runtime.compiled import CompiledKernel
 from ..runtime.devices import device as device_context
 from ..runtime.devices import select_device
 from ..runtime.driver import compile_program
+from ..runtime.emulator import Counts, counted
 from .output import output
 from .programs import (
     DEFINES,
@@ -44,24 +45,63 @@ from .programs import (
     default="",
     help="interpreter, emulator:cuda:sm_90a, cuda, hip, …; by default what is there.",
 )
+@click.option(
+    "--counts",
+    is_flag=True,
+    help="On an emulator: count bank conflicts and sectors of global memory, by line.",
+)
 @DEFINES
-def command(file: Path, device: str, defines: tuple[str, ...]) -> int:
+def command(file: Path, device: str, counts: bool, defines: tuple[str, ...]) -> int:
     """Run FILE's main, or its kernels on generated inputs, and check the results."""
+    with device_context(device) if device else nullcontext():
+        if not counts:
+            output().result({"ran": _run_file(file, defines)})
+            return 0
+        _need_emulator()
+        with counted() as found:
+            ran = _run_file(file, defines)
+    _say(found)
+    output().result({"ran": ran, "counts": found.as_json()})
+    return 0
+
+
+def _need_emulator() -> None:
+    """Raises TilecError where calls would run on another device."""
+    chosen = select_device([])
+    if not chosen.name.startswith("emulator"):
+        raise TilecError(
+            "TLC0909",
+            f"accesses are counted in the emulator; this would run on {chosen.name}, "
+            f"because {chosen.why}",
+            hint="add --device emulator:cuda:sm_80, or another target",
+        )
+
+
+def _say(counts: Counts) -> None:
+    """A line for each place that accesses memory, what costs most beyond its need first."""
     out = output()
-    with device_context(device) if device else nullcontext(), out.users_code():
+    for count in counts.accesses:
+        out.say(f"  {count}")
+    out.say(
+        f"  bank conflicts: {counts.bank_conflicts} wavefronts beyond the ideal; "
+        f"global memory: {counts.excess_sectors} sectors beyond what is needed"
+    )
+
+
+def _run_file(file: Path, defines: tuple[str, ...]) -> list[dict[str, object]]:
+    """Runs FILE; what there is to say of its main, or of each kernel."""
+    out = output()
+    with out.users_code():
         source = load_file(file)
         if source.main is not None:
             start = time.perf_counter()
             run_users(source.main, file)
             seconds = time.perf_counter() - start
             out.note(f"main: {seconds:.2f} s")
-            ran: list[dict[str, object]] = [{"main": str(file), "seconds": seconds}]
-        else:
-            values = read_defines(defines)
-            kernels = need_kernels(source, file).items()
-            ran = [_run(name, kernel, source, values) for name, kernel in kernels]
-    out.result({"ran": ran})
-    return 0
+            return [{"main": str(file), "seconds": seconds}]
+        values = read_defines(defines)
+        kernels = need_kernels(source, file).items()
+        return [_run(name, kernel, source, values) for name, kernel in kernels]
 
 
 def _run(name: str, kernel: Kernel, source: Source, defines: dict[str, Any]) -> dict[str, object]:

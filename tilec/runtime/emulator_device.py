@@ -66,8 +66,10 @@ class EmulatorDevice:
         variant = pick_variant(manifest, views, env)
         for launch in variant.launches:
             check_symbols(manifest.program, launch, env)
+        counts = emulator.collecting()
+        fast = self.fast and counts is None
         lowered = next(v for v in compiled.variants if v.file_name == variant.source)
-        library = emulator.build(lowered.emulated_text, fast=self.fast)
+        library = emulator.build(lowered.emulated_text, fast=fast, counts=counts is not None)
         values: dict[str, Any] = {**bound.symbols}
         for param, value in zip(manifest.inputs, arrays, strict=True):
             if not isinstance(param, ScalarParam) and not is_array(value):
@@ -76,7 +78,7 @@ class EmulatorDevice:
         made = {name: _unwritten(views[name]) for name in views if name not in bound.views}
         values |= made
         for launch in variant.launches:
-            emulator.run(
+            found = emulator.run(
                 library,
                 launch,
                 values,
@@ -84,8 +86,11 @@ class EmulatorDevice:
                 self.order,
                 self.seed,
                 multiprocessors=MULTIPROCESSORS,
-                processes=_processors() if self.fast else 1,
+                processes=_processors() if fast else 1,
+                counts=counts is not None,
             )
+            if counts is not None:
+                counts.merge(found)
         return as_result([made[name] for name in manifest.outputs])
 
 

@@ -10,12 +10,16 @@ from __future__ import annotations
 
 from .build import build
 from .compilers import HostCompiler, find_host_compiler
+from .counts import SHARED, AccessCount, Counts, collecting, counted
 from .errors import EmulatorError
 from .launch import MODES, ORDERS, Kind, Mode, Order, Value, run
 
 __all__ = [
     "MODES",
     "ORDERS",
+    "SHARED",
+    "AccessCount",
+    "Counts",
     "EmulatorError",
     "HostCompiler",
     "Kind",
@@ -23,6 +27,8 @@ __all__ = [
     "Order",
     "Value",
     "build",
+    "collecting",
+    "counted",
     "find_host_compiler",
     "run",
 ]

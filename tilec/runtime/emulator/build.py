@@ -29,7 +29,12 @@ MAX_LIBRARIES = 1000  # kept in the cache folder
 
 
 def build(
-    source_text: str, compiler: str | None = None, optimize: int = 1, *, fast: bool = False
+    source_text: str,
+    compiler: str | None = None,
+    optimize: int = 1,
+    *,
+    fast: bool = False,
+    counts: bool = False,
 ) -> Path:
     """The shared library of `source_text` (a "cpu" rendering), built at most once a text, compiler
     and kind of build.
@@ -37,13 +42,15 @@ def build(
     The checked build finds all that the emulator can find, in one process. The fast one leaves out
     data races, and its blocks may be spread over processes. `optimize` is the compiler's level of
     the checked build: the results are the same at each, 0 compiles in half the time and multiplies
-    several times slower. The fast one is optimised more.
+    several times slower. The fast one is optimised more. `counts`, of a checked build: it can count
+    what accesses cost.
 
     Raises MissingTool without a compiler, CompilerFailed with its messages where it refuses the
     text."""
     found = find_host_compiler(compiler or "")
     kind = ("-O2", "-DTILEC_FAST") if fast else (f"-O{optimize}",)
-    host = HostCompiler((*found.command, *OPTIONS, *kind), found.version)
+    counting = ("-DTILEC_COUNTS",) if counts else ()
+    host = HostCompiler((*found.command, *OPTIONS, *kind, *counting), found.version)
     parts = (source_text, *host.command, host.version)
     key = hashlib.sha256("\0".join(parts).encode()).hexdigest()
     library = _folder() / f"{key}.so"

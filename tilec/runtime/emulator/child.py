@@ -17,12 +17,28 @@ FINDING, DIED, ENDLESS = 1, 2, 3  # what a launch returns that went wrong
 MESSAGE_BYTES = 8192
 MAX_LIBRARIES = 64
 MAX_RANK = 5
+MAX_SITES = 512
 
 
 class Argument(ctypes.Structure):
     """`argument` of the CPU prelude."""
 
     _fields_ = (("data", ctypes.c_void_p), ("bytes", ctypes.c_int64), ("writable", ctypes.c_int64))
+
+
+class AccessSite(ctypes.Structure):
+    """`access_site` of the CPU prelude."""
+
+    _fields_ = (
+        ("line", ctypes.c_char_p),
+        ("instruction", ctypes.c_char_p),
+        ("memory", ctypes.c_char_p),
+        ("bytes", ctypes.c_int64),
+        ("accesses", ctypes.c_int64),
+        ("transfers", ctypes.c_int64),
+        ("needed", ctypes.c_int64),
+        ("worst", ctypes.c_int64),
+    )
 
 
 class LaunchRequest(ctypes.Structure):
@@ -44,6 +60,7 @@ class LaunchRequest(ctypes.Structure):
         ("arena", ctypes.c_void_p),
         ("arena_bytes", ctypes.c_int64),
         ("arguments", ctypes.c_void_p),
+        ("sites", ctypes.c_void_p),
         ("message", ctypes.c_void_p),
         ("message_bytes", ctypes.c_int64),
     )
@@ -58,7 +75,8 @@ class Runner:
         self._libraries: OrderedDict[str, ctypes.CDLL] = OrderedDict()
 
     def run(self, request: dict[str, object]) -> dict[str, object]:
-        """{"status": 0}, or FINDING (or a deadlock), DIED or ENDLESS with a "message"."""
+        """{"status": 0}, or FINDING (or a deadlock), DIED or ENDLESS with a "message"; with
+        "counts", where they were asked for."""
         # The prefix keeps a kernel called as a function of C apart from it.
         function = getattr(self._library(str(request["library"])), f"tilec_{request['symbol']}")
         keep: list[object] = []
@@ -67,6 +85,7 @@ class Runner:
         assert isinstance(arguments, list)
         array = (Argument * len(arguments))(*(self._argument(a, base, keep) for a in arguments))
         message = ctypes.create_string_buffer(MESSAGE_BYTES)
+        sites = (AccessSite * MAX_SITES)() if request["counts"] else None
         grid = request["grid"]
         assert isinstance(grid, list)
         launch = LaunchRequest(
@@ -85,11 +104,15 @@ class Runner:
             base,
             int(str(request["used"])),
             ctypes.addressof(array),
+            None if sites is None else ctypes.addressof(sites),
             ctypes.addressof(message),
             MESSAGE_BYTES,
         )
         status = int(function(ctypes.byref(launch)))
-        return {"status": status, "message": message.value.decode(errors="replace")}
+        answer = {"status": status, "message": message.value.decode(errors="replace")}
+        # A place where every lane was turned off accessed nothing.
+        counts = [_as_json(site) for site in sites or () if site.accesses]
+        return answer if sites is None else {**answer, "counts": counts}
 
     def _library(self, path: str) -> ctypes.CDLL:
         library = self._libraries.get(path)
@@ -119,6 +142,15 @@ class Runner:
         held = ctypes.create_string_buffer(data, len(data))
         keep.append(held)
         return Argument(ctypes.addressof(held), len(data), 0)
+
+
+def _as_json(site: AccessSite) -> dict[str, object]:
+    values = {name: getattr(site, name) for name, *_ in AccessSite._fields_}
+    texts = {
+        name: (values[name] or b"").decode(errors="replace")
+        for name in ("line", "instruction", "memory")
+    }
+    return {**values, **texts}
 
 
 def _pack_tensor_map(a: dict[str, object], base: int) -> bytes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ...backends.manifest import MULTIPROCESSORS, Argument, LaunchSpec, TensorMapSpec, evaluate
 from ...ir.dtypes import find_dtype
+from .counts import Counts
 from .errors import EmulatorError
 from .memory import Extent, place_arrays
 from .process import LOCK, current_team
@@ -37,7 +38,8 @@ def run(
     multiprocessors: int = 4,
     races: bool = True,
     processes: int = 1,
-) -> None:
+    counts: bool = False,
+) -> Counts:
     """Runs `launch` of a library that `build` made; arrays change in place.
 
     `arguments` holds an array for each pointer and tensor map, a number for each scalar and symbol
@@ -46,13 +48,43 @@ def run(
     threads and blocks take turns. `seed` draws what is random. `races`: two accesses that nothing
     orders, one of them a write, are a finding, whatever order the threads came in. `processes`, of a
     library of the fast build: how many the blocks are spread over, where there are as many.
+    `counts`, of a library built for it: what accesses cost is counted, which is returned.
     EmulatorError for findings, deadlocks and crashes; the arrays are then as they were."""
     numbers = {name: int(v) for name, v in arguments.items() if isinstance(v, (int, np.integer))}
     grid = [
         evaluate(extent, {MULTIPROCESSORS: multiprocessors, **numbers}) for extent in launch.grid
     ]
+    found = Counts()
     if min(grid) <= 0:
-        return
+        return found
+    request = {
+        "library": str(library),
+        "symbol": launch.symbol,
+        "grid": grid,
+        "threads": launch.threads,
+        "shared_bytes": launch.shared_bytes,
+        "mode": MODES.index(mode),
+        "order": ORDERS.index(order),
+        "seed": seed,
+        "seconds": timeout,
+        "races": int(races),
+        "counts": counts,
+    }
+    parts = max(1, min(processes, math.prod(grid)))
+    shares = [{**request, "first_block": i, "block_step": parts} for i in range(parts)]
+    for answer in _run_on_copies(shares, launch.arguments, arguments, timeout):
+        found.add(launch.symbol, answer.get("counts", ()))
+    return found
+
+
+def _run_on_copies(
+    shares: Sequence[Mapping[str, object]],
+    parameters: Sequence[Argument],
+    arguments: Mapping[str, Value],
+    timeout: float,
+) -> list[dict[str, Any]]:
+    """The answers to requests that share the arrays among `arguments`, which are changed once all
+    have come."""
     arrays = {name: v for name, v in arguments.items() if isinstance(v, np.ndarray)}
     with LOCK:
         extents, size = place_arrays(arrays)
@@ -60,28 +92,17 @@ def run(
         team.memory.reserve(size)
         for extent in extents.values():
             team.memory.copy_in(extent)
-        request = {
-            "library": str(library),
-            "symbol": launch.symbol,
+        memory = {
             "size": team.memory.size,
-            "grid": grid,
-            "threads": launch.threads,
-            "shared_bytes": launch.shared_bytes,
-            "mode": MODES.index(mode),
-            "order": ORDERS.index(order),
-            "seed": seed,
-            "seconds": timeout,
-            "races": int(races),
-            "granule": min([8, *(array.itemsize for array in arrays.values())]),
             "used": size,
-            "arguments": [_describe(a, arguments, extents) for a in launch.arguments],
+            "granule": min([8, *(array.itemsize for array in arrays.values())]),
+            "arguments": [_describe(p, arguments, extents) for p in parameters],
         }
-        parts = max(1, min(processes, math.prod(grid)))
-        shares = [{**request, "first_block": i, "block_step": parts} for i in range(parts)]
-        team.request(shares, timeout)
+        answers = team.request([{**share, **memory} for share in shares], timeout)
         for name, extent in extents.items():
             if arrays[name].flags.writeable:
                 team.memory.copy_out(extent)
+    return answers
 
 
 def _describe(

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from .child import DIED, ENDLESS
 from .errors import EmulatorError, EmulatorTimedOut
@@ -41,8 +42,8 @@ class Worker:
             child.stdin.write(json.dumps(request).encode() + b"\n")
             child.stdin.flush()
 
-    def receive(self, end: float, timeout: float) -> None:
-        """The end of the launch. EmulatorError for a finding, a deadlock, a crash, or no end after
+    def receive(self, end: float, timeout: float) -> dict[str, Any]:
+        """The answer at the end of the launch. EmulatorError for a finding, a deadlock, a crash, or no end after
         `timeout` s, which the child tells itself, or is not there to tell at `end`, by the
         monotonic clock."""
         child = self._child
@@ -60,10 +61,11 @@ class Worker:
             raise EmulatorError(
                 "TLC0782", f"kernel {self._symbol}: the emulator's process died by {how}"
             )
-        answer = json.loads(line)
+        answer: dict[str, Any] = json.loads(line)
         if answer["status"] in (DIED, ENDLESS):
             self.stop()
         raise_for(answer["status"], str(answer["message"]))
+        return answer
 
     @property
     def process_id(self) -> int | None:
@@ -128,20 +130,23 @@ class Team:
         self.workers: list[Worker] = []
         self._owner = os.getpid()
 
-    def request(self, requests: Sequence[Mapping[str, object]], timeout: float) -> None:
-        """Runs the parts of one launch, each in a process of its own, and waits for all.
+    def request(
+        self, requests: Sequence[Mapping[str, object]], timeout: float
+    ) -> list[dict[str, Any]]:
+        """Runs the parts of one launch, each in a process of its own; the answers of all.
         EmulatorError as the first part that fails has it."""
         while len(self.workers) < len(requests):
             self.workers.append(Worker(self.memory))
         end = time.monotonic() + timeout + GRACE
         busy = self.workers[: len(requests)]
+        answers: list[dict[str, Any]] = []
         failures: list[EmulatorError] = []
         try:
             for worker, request in zip(busy, requests, strict=True):
                 worker.send(request)
             for worker in busy:
                 try:
-                    worker.receive(end, timeout)
+                    answers.append(worker.receive(end, timeout))
                 except EmulatorError as failure:
                     failures.append(failure)
         except BaseException:  # interrupted: nobody will read what the workers answer
@@ -149,6 +154,7 @@ class Team:
             raise
         if failures:
             raise failures[0]
+        return answers
 
     def stop(self) -> None:
         """Ends every worker's process."""
