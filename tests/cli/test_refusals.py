@@ -49,7 +49,7 @@ CASES: list[tuple[str, str, str, str]] = [
     ("wrong rank", body("F[0] = 1"), "TLC0115", "2 dimensions"),
     ("wrong shape", body("T.copy(X, S)"), "TLC0117", "(64, 32)"),
     ("gemm shapes", body("T.gemm(S, X, F)"), "TLC0245|TLC0131", "gemm"),
-    ("gemm dtypes", body("H = T.alloc_shared((64, 64), 'int8')\nT.gemm(S, H, F)"), "TLC0131", ""),
+    ("gemm dtypes", body("H = T.alloc_shared((64, 64), 'int8')\nT.gemm(S, H, F)"), "TLC0253", ""),
     ("shared memory", body("H = T.alloc_shared((512, 128), 'float32')\nT.copy(F, H[0:64, 0:64])\n"
      "T.copy(H, B[0, 0])"), "TLC0510", "95232 more than the 166912 of cuda:sm_80: H takes 262144"),
     ("too many threads", body("", LAUNCH.replace("128", "1025")), "TLC0118", "1024"),

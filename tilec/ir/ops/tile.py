@@ -306,7 +306,7 @@ class Gemm(Op, name="gemm", level=Level.TILE):
         assert isinstance(tile, (MemoryType, TileType))
         left, right = self.dtype_of("a"), self.dtype_of("b")
         if left != right and {left, right} not in MIXED:
-            raise TypeMismatch("TLC0131", f"gemm of {left} and {right}", hint="convert one of them")
+            raise TypeMismatch("TLC0253", f"gemm of {left} and {right}", hint="convert one of them")
         if left.is_float and not tile.dtype.is_float:
             raise TypeMismatch(
                 "TLC0249",
