@@ -8,8 +8,9 @@
 | TMA -> another role | wait empty, expect bytes | by the copy engine | wait full | arrivals on empty |
 | threads -> another role | wait empty | proxy fence, one arrive a warp | wait full | the same |
 
-Freed by one arrive a warpgroup where only wgmma reads the buffer (its own wait orders it), else by
-one arrive a warp after a warp sync. Channels with the same writer, reader and slots share their
+Freed by one arrive a warpgroup where only wgmma reads the buffer, and in every iteration (its own
+wait orders it: all four warps have issued it), else by one arrive a warp after a warp sync: a warp
+that lags behind by two phases would wait for ever. Channels with the same writer, reader and slots share their
 pair of barriers (a bundle) if nothing is read between one's free and the other's. Sources: PTX ISA
 8.0, 9.7.13.15 (mbarrier), 9.7.9.25 (cp.async, bulk tensor copies); CDNA4 ISA, 4.4 (vmcnt) and 9.1.9.
 """
@@ -135,6 +136,15 @@ class Ring:
         return bool(users) and all(isinstance(op, Gemm) and op.asynchronous for op in users)
 
     @property
+    def freed_by_warpgroup(self) -> bool:
+        """Whether one thread may free it for its warpgroup: a matrix instruction reads it in every
+        iteration, and nothing else does.
+        """
+        handles = self._handles(Get)
+        every = any(isinstance(op, Gemm) and {op.a, op.b} & handles for op in self.reader.body.ops)
+        return self.read_by_engine and every
+
+    @property
     def freed_after(self) -> int:
         """How many of the reader's statements stand before the buffer is freed."""
         ops = self.reader.body.ops
@@ -191,8 +201,10 @@ class Bundle:
         return self.rings[0].by_tma
 
     @property
-    def read_by_engine(self) -> bool:
-        return all(ring.read_by_engine for ring in self.rings)
+    def freeing_threads(self) -> int:
+        """Of how many threads of the reader one arrives on `empty`."""
+        by_warpgroup = all(ring.freed_by_warpgroup for ring in self.rings)
+        return WARPGROUP if by_warpgroup else WARP
 
     @property
     def full_count(self) -> int:
@@ -206,7 +218,7 @@ class Bundle:
         """Arrivals that complete a phase of `empty`."""
         role = self.rings[0].reader_role
         assert role is not None
-        return role.threads // (WARPGROUP if self.read_by_engine else WARP)
+        return role.threads // self.freeing_threads
 
 
 @dataclass(frozen=True)
@@ -321,7 +333,7 @@ def announce(b: Builder, bundle: Bundle, slot: Value) -> None:
 
 def release(b: Builder, bundle: Bundle, slot: Value) -> None:
     """The slot may be written again."""
-    _arrive(b, bundle.empty.result, slot, WARPGROUP if bundle.read_by_engine else WARP)
+    _arrive(b, bundle.empty.result, slot, bundle.freeing_threads)
 
 
 def _arrive(b: Builder, barriers: Value, slot: Value, group: int) -> None:
