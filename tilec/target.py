@@ -56,6 +56,7 @@ class Target:
     warp_roles: bool = False  # warpgroups of their own registers feed a wgmma, so roles pay
     buffer_loads: bool = False  # bounds-checked buffer resources
     buffer_copies: bool = False  # 16 bytes a lane from them to shared memory without registers
+    transposed_reads: bool = False  # columns of 16-bit elements from shared memory (gfx950)
     schedule_groups: bool = False  # its compiler issues groups of instructions in a given order
     dies: int = 1  # each with an L2 cache of its own; hardware blocks go to them in turn
     multiprocessors: int = 0  # of the usual part, for choices made before a device is known
@@ -194,6 +195,7 @@ TARGETS: dict[str, Target] = {
         _amd("gfx942", 64, 304, ("f16", "bf16"), matrix=_MFMA_942, dies=8),
         _amd(
             "gfx950", 160, 256, ("f16", "bf16"), matrix=_MFMA_950, dies=8, buffer_copies=True,
+            transposed_reads=True,
         ),
     )
 }  # fmt: skip

@@ -39,7 +39,7 @@ SASS = {
 }  # fmt: skip
 AMD_ISA = {
     "v_mfma": "mfma", "buffer_load_dwordx4": "load_buffer_16", "ds_read_b128": "load_shared_16",
-    "ds_write_b128": "store_shared_16",
+    "ds_write_b128": "store_shared_16", "ds_read_b64_tr_b16": "load_transposed",
 }  # fmt: skip
 
 

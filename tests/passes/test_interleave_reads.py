@@ -137,6 +137,10 @@ def test_reads_stand_early(reads: int, matrices: int, groups: list[tuple[str, in
     assert ordered(reads=reads, matrices=matrices) == groups
 
 
+def test_transposing_reads_count() -> None:
+    assert ordered(read="load_transposed %a, 0, %s[%at]")[0] == (R, 6)
+
+
 def test_where_no_order_is_known() -> None:
     assert ordered(steps=1) == []
     assert ordered(read="vector_load %a, 0, %s[%at], [] <count = 4>") == []

@@ -18,8 +18,8 @@ that loads.
                                                  set_priority <priority = 0>
 
 The reads stand early in a step, one to an instruction where that is enough, so that the last of them
-has landed when the next step begins. Only where every read takes 16 bytes is their number that of the
-machine's: clang joins shorter ones. What it is asked for is an order, which changes no result.
+has landed when the next step begins. Only where every read takes 16 bytes or transposes is their number
+that of the machine's: clang joins shorter ones. What it is asked for is an order, which changes no result.
 Sources: LLVM, "User Guide for AMDGPU Backend", llvm.amdgcn.sched.group.barrier and s_setprio.
 """
 
@@ -29,7 +29,7 @@ from dataclasses import dataclass
 
 from ..ir.build import Builder
 from ..ir.core import Block, Level, Op, Program, at
-from ..ir.ops.amd import Mfma, ScheduleGroup, SetPriority
+from ..ir.ops.amd import LoadTransposed, Mfma, ScheduleGroup, SetPriority
 from ..ir.ops.control import For, If
 from ..ir.ops.memory import Load, memory_type
 from ..ir.ops.thread import VectorLoad
@@ -85,6 +85,8 @@ def _counted(block: Block) -> _Step | None:
         match op:
             case Mfma():
                 matrices += 1
+            case LoadTransposed():
+                reads += 1
             case VectorLoad() if memory_type(op.memory).space is Space.SHARED:
                 if op.count * memory_type(op.memory).dtype.bytes != READ_BYTES:
                     return None
@@ -93,7 +95,7 @@ def _counted(block: Block) -> _Step | None:
                 return None
             case For():
                 times = unrolled_trips(op)
-            case If() if holds(op, (Mfma, VectorLoad, Load)):
+            case If() if holds(op, (Mfma, LoadTransposed, VectorLoad, Load)):
                 return None
         for region in regions:
             inner = _counted(region)

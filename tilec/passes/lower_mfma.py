@@ -11,6 +11,9 @@ So two steps of k are read as one: lane group g holds k = 8 g ... 8 g + 7 of bot
 instruction takes the first half of every group and the second the rest. That permutes k in A and B
 alike, and the sum over k does not mind.
 
+An operand whose k lie apart (rows of A along m, of B along n) is read by columns where the machine
+transposes: four k of a column a lane, for 16 columns at once. Elsewhere it is read by elements.
+
 A swapped variant hands the fragments over the other way round: the fragments of A and B are alike,
 so that this gives the transpose of each instruction tile, and nothing else differs.
 """
@@ -22,7 +25,8 @@ from typing import TYPE_CHECKING
 
 from ..ir.core import Value
 from ..ir.layout import RegisterLayout, mfma
-from ..ir.ops.amd import Mfma
+from ..ir.ops.amd import LoadTransposed, Mfma
+from ..ir.ops.memory import memory_type
 from ..ir.ops.tile import Gemm, Side
 from .matrix_operands import (
     Operand,
@@ -39,6 +43,7 @@ if TYPE_CHECKING:
 
 WAVE = 64
 READ_BYTES = 16  # the widest read of LDS by a lane
+COLUMNS, ROWS = 16, 4  # of the matrix that 16 lanes read transposed
 
 
 def lower_mfma(op: Gemm, lowering: Lowering) -> None:
@@ -118,6 +123,13 @@ class _Fragments:
             return
         count = self.blocks * self.fragment.registers
         self.registers = lowering.scratch(dtype, count, f"{side}_frag")
+        self.transposed = (
+            lowering.context.target.transposed_reads
+            and not self.operand.k_major
+            and memory_type(self.operand.value).dtype == dtype
+            and dtype.bits == 16
+            and self.operand.vector % ROWS == 0
+        )
 
     def offset(self, block: Value, step: Value, part: Value) -> Value:
         """Where the fragment of a block for one instruction is in the registers, in elements."""
@@ -136,7 +148,27 @@ class _Fragments:
             mn = b.mul(b.add(b.mul(block, self.units), self.unit), extent)
             offset = b.mul(block, self.fragment.registers)
             origin = (mn, b.mul(step, depth))
-            load_fragment(
-                self.lowering, self.operand, self.fragment, self.registers, offset, origin,
-                self.lowering.lane(),
-            )  # fmt: skip
+            if self.transposed:
+                self._load_columns(offset, origin)
+            else:
+                load_fragment(
+                    self.lowering, self.operand, self.fragment, self.registers, offset, origin,
+                    self.lowering.lane(),
+                )  # fmt: skip
+
+    def _load_columns(self, offset: Value, origin: tuple[Value, Value]) -> None:
+        """One block's fragment, a lane's consecutive k four at a time. Lane l receives those of the
+        column that the fragment gives it; it hands in four columns of a row for 16 lanes.
+        """
+        b, lane = self.lowering.b, self.lowering.lane()
+        extent, held = self.fragment.shape[0], self.fragment.registers
+        column = b.mul(b.floordiv(b.floormod(lane, extent), COLUMNS), COLUMNS)
+        column = b.add(column, b.mul(b.floormod(lane, COLUMNS // ROWS), ROWS))
+        row = b.mul(b.floordiv(lane, extent), held)
+        row = b.add(row, b.floordiv(b.floormod(lane, COLUMNS), COLUMNS // ROWS))
+        with b.unrolled(held // ROWS, "r") as part:
+            first = b.mul(part, ROWS)
+            mn, k = b.add(origin[0], column), b.add(origin[1], b.add(row, first))
+            indices = self.operand.indices(b, mn, k)
+            place = b.add(offset, first)
+            b.emit(LoadTransposed(self.registers, place, self.operand.value, indices))

@@ -70,6 +70,7 @@ TABLE = make_table(
     Entry("store_global", "memory.j2", ("piece", "global")),
     Entry("load_shared", "memory.j2", ("piece", "shared")),
     Entry("store_shared", "memory.j2", ("piece", "shared")),
+    Entry("load_transposed", "memory.j2", ("regs", "shared")),
     Entry("convert_registers", "memory.j2", ("regs", "convert")),
     Entry("copy_registers", "memory.j2", ("regs",)),
     Entry("fill_registers", "memory.j2", ("regs",)),

@@ -124,6 +124,28 @@ class BufferCopyWait(Statement, name="buffer_copy_wait"):
         return (Effect(Access.SYNCHRONISE),)
 
 
+class LoadTransposed(Statement, name="load_transposed", level=Level.THREAD):
+    """ds_read_b64_tr_b16: a matrix of 4 x 16 elements of 16 bits for every 16 lanes. The indices are
+    those of the lane's own 4 consecutive elements: lane 4 i + j has row i from column 4 j on. It
+    receives column 4 i + j. CDNA4 ISA, 11.4 (MFMA transpose load from LDS).
+    """
+
+    text = "load_transposed({registers}, {offset}, {memory}, {indices})"
+    registers: Value = operand()
+    offset: Value = operand()
+    memory: Value = operand()
+    indices: tuple[Value, ...] = operands()
+
+    def infer(self) -> tuple[Type, ...]:
+        type_ = check_indices(self.memory, self.indices)
+        if check_registers(self.registers).dtype != type_.dtype or type_.dtype.bits != 16:
+            raise TypeMismatch("TLC0261", f"{type_} loaded into {self.registers.type}")
+        return ()
+
+    def effects(self) -> tuple[Effect, ...]:
+        return (Effect(Access.READ, self.memory), Effect(Access.WRITE, self.registers))
+
+
 class SetPriority(Statement, name="set_priority", level=Level.THREAD):
     """s_setprio: this wave's claim on issue slots, 0 to 3."""
 
@@ -151,6 +173,6 @@ class ScheduleGroup(Statement, name="schedule_group", level=Level.THREAD):
 
 
 OPS: tuple[type[Op], ...] = (
-    Mfma, MakeBuffer, BufferLoad, BufferStore, BufferCopy, BufferCopyWait, SetPriority,
-    ScheduleGroup,
+    Mfma, MakeBuffer, BufferLoad, BufferStore, BufferCopy, BufferCopyWait,
+    LoadTransposed, SetPriority, ScheduleGroup,
 )  # fmt: skip

@@ -332,6 +332,8 @@ def _shared(instruction: Instruction, kind: str, width: str) -> Step | None:
         if kind.startswith("read"):
             return _shared_read(instruction, size, "words", offsets)
         return _shared_write(instruction, size, 0, offsets)
+    if instruction.name == "ds_read_b64_tr_b16":
+        return _transposed_read(instruction)
     if instruction.name == "ds_bpermute_b32":
         return _permute(instruction)
     if instruction.name == "ds_swizzle_b32":
@@ -362,6 +364,27 @@ def _shared_read(instruction: Instruction, size: int, fill: str, offsets: list[i
             for i, place in enumerate(places):
                 data = wave.shared.read(place, size)
                 _deposit(wave, result.first + i * size // 4, data, fill, active)
+
+        wave.issue("shared", _registers(result), land)
+
+    return step
+
+
+def _transposed_read(instruction: Instruction) -> Step:
+    """Each lane reads 4 elements of 16 bits; of the 4 x 16 that 16 lanes read, 4 lanes a row, it gets
+    a column (CDNA4 ISA, 11.4)."""
+    result, address = instruction.operands
+    read, offset = lane_reader(address, "u32"), _offset(instruction)
+
+    def step(wave: Wave) -> None:
+        if not wave.full:
+            raise IsaError("a transposing read by a part of a wave")
+        places = _shared_places(wave, read(wave), offset, 8)
+
+        def land() -> None:
+            rows = wave.shared.read(places, 8).view(np.uint16).reshape(4, 4, 16)
+            columns = np.ascontiguousarray(rows.transpose(0, 2, 1)).reshape(64, 4)
+            _deposit(wave, result.first, columns.view(np.uint8), "words", wave.active)
 
         wave.issue("shared", _registers(result), land)
 
