@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Hashable, Sequence
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol, cast
 
 from ..backends.manifest import MOST_ALIGNED, Manifest, ScalarParam, TensorParam, Variant
 from ..errors import UNKNOWN, ArgumentError, Loc
@@ -121,7 +121,7 @@ class Loaded:
             spaces.append(array)
         blocks = plan.take()
         blocks.fill(seen, pointers, scalars, self.driver)
-        return PreparedLaunch(plan, blocks, as_result(made), (arguments, spaces))
+        return _prepared(plan, blocks, as_result(made), (arguments, spaces))
 
     def variant_for(self, *arguments: object) -> Variant:
         """The variant that these arguments pick, without loading it. Raises ArgumentError."""
@@ -228,39 +228,34 @@ class Loaded:
             self.driver.wait_stream(stream, producer)
 
 
-class PreparedLaunch:
+class PreparedLaunch(Protocol):
     """A call whose arguments are fixed: calling it is the launches and nothing else. It keeps its
     arrays alive, and may be called from threads and under graph capture."""
 
-    __slots__ = ("_blocks", "_current_stream", "_keep", "_plan", "_result")
-
-    def __init__(
-        self,
-        plan: Plan,
-        blocks: ArgumentBlocks,
-        result: Any,
-        keep: object,
-    ) -> None:
-        self._plan = plan
-        self._blocks = blocks
-        self._current_stream = plan.current_stream
-        self._result = result
-        self._keep = keep
+    launches: tuple[KernelCall, ...]
+    """The launches, without those of an empty grid."""
 
     def __call__(self, stream: object = None) -> Any:
         """Launches on `stream`, or on the current stream of the arrays' library. Returns the
         outputs that `prepare` made, the same arrays at every call."""
-        number = self._current_stream() if stream is None else stream_handle(stream)
-        bound, launch = self._blocks.ready
+
+
+def _prepared(plan: Plan, blocks: ArgumentBlocks, result: Any, keep: object) -> PreparedLaunch:
+    """A function, since Python takes a third of a prepared launch's own time to find the `__call__`
+    of an object."""
+    current_stream = plan.current_stream
+
+    def launch_prepared(stream: object = None) -> Any:
+        number = current_stream() if stream is None else stream_handle(stream)
+        bound, launch = blocks.ready
         # The usual case without another call. What fails to launch is launched again, and told.
         if bound != number or launch():
-            run_plan(self._plan, self._blocks, number)
-        return self._result
+            run_plan(plan, blocks, number)
+        return result
 
-    @property
-    def launches(self) -> tuple[KernelCall, ...]:
-        """The launches, without those of an empty grid."""
-        return self._blocks.calls
+    launch_prepared.launches = blocks.calls  # type: ignore[attr-defined]
+    launch_prepared.keep = keep  # type: ignore[attr-defined]
+    return cast(PreparedLaunch, launch_prepared)
 
 
 def load(
