@@ -179,6 +179,29 @@ def test_settings_are_heard(
         add(*arrays)
 
 
+def test_a_constant_that_changes_is_seen(stub: Stub, cupy: FakeCupy, short: Any) -> None:
+    stub.sizes(8)
+    block = 64
+
+    @tilec.kernel
+    def fill(A: T.Tensor((1024,), "float32")):
+        with T.Kernel(1024 // block, threads=block) as bx:
+            for i in T.Parallel(block):
+                A[bx * block + i] = 1
+
+    a = CupyArray((1024,), BASE)
+    fill(a)
+    assert short(lambda: fill(a))
+    block = 128
+    assert not short(lambda: fill(a))
+    assert (stub.launch().grid[0], stub.launch().block[0]) == (8, 128)
+    assert short(lambda: fill(a))
+    assert stub.launch().block[0] == 128
+    del block
+    with pytest.raises(LanguageError, match="block"):
+        fill(a)
+
+
 def test_a_kernel_in_a_kernel_is_refused_after_a_launch_too(stub: Stub, cupy: FakeCupy) -> None:
     stub.sizes(8, 8, 8, 4)
     add = adder()

@@ -16,7 +16,7 @@ from ..ir.dtypes import PAIRS
 from .build import build_program, probe_dims
 from .macro import defining_scope, need_function
 from .parameters import Parameter, read_parameters
-from .staging import Parsed, Staged, frontend, installed
+from .staging import Binding, Parsed, Staged, as_they_are, frontend, installed
 from .tensors import ConstDim, TensorSpec
 from .trace import close_matches, refuse, tracing
 
@@ -58,9 +58,10 @@ class Kernel:
                     loc=parameter.loc,
                     hint="calls use that name for themselves: " + ", ".join(RESERVED),
                 )
-        self._staged: Staged | None = None
+        self.staged: Staged | None = None
         self._programs: dict[object, Program] = {}
         self._heads: dict[object, Mapping[str, TensorSpec]] = {}
+        self.bindings: tuple[Binding, ...] = ()  # what its programs rely on
         self.remembered: Any = None  # what the driver knows of earlier calls
         self.repeat: Callable[..., Any] | None = None  # its short way for calls like those
         functools.update_wrapper(self, function)
@@ -203,13 +204,28 @@ class Kernel:
         Raises:
             LanguageError: the kernel says what has no meaning; at its place.
         """
+        self.refresh()
         dims = dict(const_dims or {})
         key = _key(self.name, {**constants, "": tuple(sorted(dims.items()))})
         if key not in self._programs:
-            if self._staged is None:
-                self._staged = frontend().stage(self.function, self._scope)
-            self._programs[key] = build_program(self, self._staged, constants, dims)
+            if self.staged is None:
+                self.staged = frontend().stage(self.function, self._scope)
+            self._programs[key] = build_program(self, self.staged, constants, dims)
+            self.bindings = frontend().bindings(self)
         return self._programs[key]
+
+    def refresh(self) -> None:
+        """Forgets all programs where what their code reads from outside has changed since."""
+        now = as_they_are(self.bindings)
+        if now is self.bindings:
+            return
+        if now is None:
+            self._programs.clear()
+            self._heads.clear()
+            self.remembered = None
+            now = ()
+        self.bindings = now
+        self.repeat = None
 
     def lower_to_ir(self, specialisation: Specialisation | None = None) -> Program:
         """The program of the frontend, for a specialisation; by default for the defaults."""
@@ -272,6 +288,10 @@ def _freeze(name: str, value: Any) -> object:
         raise ArgumentError(
             "TLC0301", f"{name}: a compile-time parameter cannot be {value!r}"
         ) from error
+    own = getattr(value, "__dict__", None)
+    changeable = getattr(type(value), "__hash__", None) is vars(object)["__hash__"]
+    if own and changeable and not callable(value):
+        return (type(value), value, _freeze(name, dict(own)))
     return (type(value), value)
 
 

@@ -39,7 +39,7 @@ class Macro:
     def __init__(self, function: FunctionType, scope: Mapping[str, Any]) -> None:
         self.function = function
         self._scope = scope
-        self._staged: Staged | None = None
+        self.staged: Staged | None = None
         functools.update_wrapper(self, function)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -51,11 +51,11 @@ class Macro:
                 f"the macro {name} calls itself",
                 hint="write a loop, or a plain function that recurs on compile-time values",
             )
-        if self._staged is None:
-            self._staged = frontend().stage(self.function, self._scope)
+        if self.staged is None:
+            self.staged = frontend().stage(self.function, self._scope)
         trace.active.append(self)
         try:
-            return self._staged.run(*args, **kwargs)
+            return self.staged.run(*args, **kwargs)
         finally:
             trace.active.pop()
 

@@ -13,6 +13,13 @@ from typing import Any, Protocol
 
 from ..errors import InternalError, Loc
 
+Binding = tuple[Callable[[Any], Any], Any, Any]
+"""A look-up of what the user's code reads from outside: a function, what it is given, and the very
+object that it gave when a program was made of it. It raises AttributeError or ValueError where
+there is none any more."""
+
+_PLAIN = (bool, int, float, complex, str, bytes)  # an equal one is as good
+
 
 @dataclass(frozen=True)
 class Staged:
@@ -47,6 +54,27 @@ class Frontend(Protocol):
 
     def stage(self, function: FunctionType, scope: Mapping[str, Any]) -> Staged:
         """Rewrites the function. Raises LanguageError for statements that have no meaning."""
+
+    def bindings(self, kernel: Any) -> tuple[Binding, ...]:
+        """What the code of a kernel reads from outside, once it is traced."""
+
+
+def as_they_are(bindings: tuple[Binding, ...]) -> tuple[Binding, ...] | None:
+    """`bindings` itself where they are what they were; with the objects of now, where some are
+    equal numbers or strings; None where something changed."""
+    found = []
+    same = True
+    for look_up, key, value in bindings:
+        try:
+            now = look_up(key)
+        except (AttributeError, ValueError):  # ValueError: a cell that holds nothing any more
+            return None
+        if now is not value:
+            same = False
+            if not (isinstance(value, _PLAIN) and type(now) is type(value) and now == value):
+                return None
+        found.append((look_up, key, now))
+    return bindings if same else tuple(found)
 
 
 _frontend: list[Frontend] = []

@@ -12,7 +12,9 @@ from types import CellType, FunctionType
 from typing import Any
 
 from ..errors import Loc
-from ..language.staging import Parsed, Staged, install
+from ..language.kernel import Kernel
+from ..language.staging import Binding, Parsed, Staged, install
+from .python_captures import bindings_of
 from .python_rewrite import LOCALS, OPEN, bound_names, parameter_names, rewrite_definition
 from .python_scope import Scope, Surroundings
 from .python_source import build_function, expression_function, find_definition, node_loc
@@ -65,6 +67,10 @@ class PythonFrontend:
             name=definition.name, args=definition.args, body=body, decorator_list=[]
         )
         return self._stage(function, scope, ast.copy_location(head, definition))
+
+    def bindings(self, kernel: Kernel) -> tuple[Binding, ...]:
+        """What the code of a kernel reads from outside."""
+        return bindings_of(kernel)
 
     def _stage(
         self, function: FunctionType, scope: Mapping[str, Any], definition: ast.FunctionDef

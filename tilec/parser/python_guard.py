@@ -76,10 +76,19 @@ def _attributes(x: Any) -> list[Any] | None:
     return found or None
 
 
-def _same(a: list[Any], b: list[Any]) -> bool:
+def same_contents(a: list[Any], b: list[Any]) -> bool:
     return len(a) == len(b) and all(
         x is y or (isinstance(x, _PLAIN) and type(x) is type(y) and x == y)
         for x, y in zip(a, b, strict=True)
+    )
+
+
+def contents_of(container: Any) -> list[Any]:
+    """What a builtin container or an array holds now, in order."""
+    return (
+        list(container)
+        if isinstance(container, tuple | frozenset)
+        else _contents(container, {}) or []
     )
 
 
@@ -112,7 +121,7 @@ class Snapshot:
         """The name through which an object that differs now was reached, if one does."""
         for name, x, before in self._seen.values():
             after = _contents(x, self._module)
-            if after is None or not _same(before, after):
+            if after is None or not same_contents(before, after):
                 return name
         return None
 

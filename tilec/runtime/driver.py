@@ -37,6 +37,7 @@ def call(kernel: Kernel, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     """Runs a kernel. Beside its own parameters a call takes `stream`, `device` (a name), `target`
     (a name) and `check` (what TILEC_CHECK says, for this call).
     """
+    kernel.refresh()
     memory: _Memory = kernel.remembered or _memory(kernel)
     where = _where() if not kwargs or kwargs.keys() == _STREAM_ONLY else None
     stream = kwargs.get("stream") if kwargs else None
@@ -74,7 +75,8 @@ def call(kernel: Kernel, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
 def _learn(kernel: Kernel, memory: _Memory, found: _Found, args: Sequence[Any]) -> None:
     """The next call like this one takes the short way."""
     if found.on_gpu:
-        memory.repeat = repeat_of(found.compiled.loaded(), args, memory.repeat)
+        loaded = found.compiled.loaded()
+        memory.repeat = repeat_of(loaded, args, memory.repeat, kernel.bindings)
         kernel.repeat = memory.repeat.call if memory.repeat is not None else None
 
 

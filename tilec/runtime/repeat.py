@@ -16,6 +16,7 @@ from typing import Any
 
 from ..config import DEVICE, TARGET, scope_in_force, variable
 from ..language.kernel import UNLIKE
+from ..language.staging import Binding
 from ..language.trace import tracing
 from .arrays import Fingerprint, adapter_of
 from .devices import override
@@ -35,10 +36,13 @@ class Repeat:
     takes numbers or makes arrays, whose calls go to `loaded` without asking what that is."""
 
     __slots__ = (
-        "_device", "_last", "_loaded", "_override", "_plans", "_read", "_target",
+        "_bindings", "_device", "_last", "_loaded", "_override", "_plans", "_read", "_target",
     )  # fmt: skip
 
-    def __init__(self, loaded: Loaded, read: Reader | None, plan: Plan) -> None:
+    def __init__(
+        self, loaded: Loaded, read: Reader | None, plan: Plan, bindings: tuple[Binding, ...]
+    ) -> None:
+        self._bindings = bindings
         self._loaded = loaded
         self._read = read
         self._override = override()
@@ -54,17 +58,20 @@ class Repeat:
             tracing() is not None
             or scope_in_force() is not None
             or override() != self._override
-            or variable(DEVICE) != self._device
-            or variable(TARGET) != self._target
+            or variable(DEVICE) is not self._device
+            or variable(TARGET) is not self._target
         ):
             return UNLIKE
         read = self._read
-        if read is None:
-            return self._loaded.repeat(arguments, stream)
         try:
-            seen = [*map(read, arguments)]
-        except AttributeError:  # another library's array, or none
+            for look_up, key, value in self._bindings:
+                if look_up(key) is not value:
+                    return UNLIKE
+            seen = [*map(read, arguments)] if read is not None else None
+        except (AttributeError, ValueError):  # another library's array, or none; a name unbound
             return UNLIKE
+        if seen is None:
+            return self._loaded.repeat(arguments, stream)
         plan = self._last[1]
         idle = plan.idle
         try:
@@ -102,12 +109,13 @@ class Repeat:
         blocks.fill(seen, addresses, (), plan.driver)
         return plan, blocks
 
-    def is_for(self, loaded: Loaded, read: Reader | None) -> bool:
+    def is_for(self, loaded: Loaded, read: Reader | None, bindings: tuple[Binding, ...]) -> bool:
         """Whether calls of `loaded` that are read so, under the settings of now, belong here."""
         settings = (self._override, self._device, self._target)
         now = (override(), variable(DEVICE), variable(TARGET))
         same = self._loaded is loaded if read is None else self._read is read
-        return same and settings == now
+        unchanged = all(a is b for a, b in zip(settings, now, strict=True))
+        return same and unchanged and self._bindings is bindings
 
     def learn(self, plan: Plan, arguments: Sequence[Any]) -> None:
         """Arrays like `arguments` have that plan."""
@@ -117,15 +125,20 @@ class Repeat:
             self._plans[_key([*map(self._read, arguments)])[1]] = plan
 
 
-def repeat_of(loaded: Loaded, arguments: Sequence[Any], earlier: Repeat | None) -> Repeat | None:
+def repeat_of(
+    loaded: Loaded,
+    arguments: Sequence[Any],
+    earlier: Repeat | None,
+    bindings: tuple[Binding, ...] = (),
+) -> Repeat | None:
     """What repeats a call of `loaded` that was just made with `arguments`: `earlier`, where that is
-    for calls of the kind."""
+    for calls of the kind. The program is right as long as `bindings` give what they gave."""
     plan = loaded.plan_of(arguments)
     if plan is None:
         return None
     read = _reader(arguments, plan.driver.count > 1) if plan.direct else None
-    if earlier is None or not earlier.is_for(loaded, read):
-        earlier = Repeat(loaded, read, plan)
+    if earlier is None or not earlier.is_for(loaded, read, bindings):
+        earlier = Repeat(loaded, read, plan, bindings)
     earlier.learn(plan, arguments)
     return earlier
 

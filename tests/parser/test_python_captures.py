@@ -1,0 +1,253 @@
+"""What kernels read from outside: a change gives a new program, and nothing else does."""
+
+from __future__ import annotations
+
+import functools
+import unittest.mock
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tilec
+import tilec.language as T
+from tilec.errors import LanguageError
+from tilec.language.kernel import Kernel
+
+Change = Callable[[], AbstractContextManager[Any]]
+
+FACTOR: Any = 2
+TYPE = T.float32
+TABLE: list[Any] = [2, [3]]
+NUMBERS = np.array([2, 3])
+SETTINGS = SimpleNamespace(factor=2, inner=SimpleNamespace(factor=2))
+SETTINGS_MODULE = ModuleType("settings")
+SETTINGS_MODULE.factor = 2  # type: ignore[attr-defined]
+
+
+class Options:
+    factor = 2
+
+
+class Slotted:
+    __slots__ = ("factor",)
+
+    def __init__(self) -> None:
+        self.factor = 2
+
+
+SLOTS = Slotted()
+
+
+def helper(x: Any) -> Any:
+    return x * FACTOR
+
+
+@functools.cache
+def cached(factor: int) -> int:
+    return factor * TABLE[0] // 2
+
+
+@T.macro
+def scaled(x):
+    y: TYPE = x * FACTOR
+    return y
+
+
+HELPERS = (functools.partial(helper),)
+
+
+def times(read: Callable[[Any], Any]) -> Kernel:
+    """A kernel that gives `read` of every element."""
+
+    @tilec.kernel
+    def kernel(A: T.Tensor(("N",), "float32"), B: T.Tensor(("N",), "float32")):
+        with T.Kernel(1, threads=32):
+            for i in T.Parallel(4):
+                B[i] = read(A[i])
+
+    return kernel
+
+
+def result(kernel: Kernel, *more: Any, **constants: Any) -> float:
+    a, b = np.ones(4, np.float32), np.zeros(4, np.float32)
+    kernel(a, b, *more, **constants)
+    return float(b[0])
+
+
+@contextmanager
+def item(owner: Any, key: Any, value: Any) -> Iterator[None]:
+    """owner[key] is another value for a while."""
+    before, owner[key] = owner[key], value
+    yield
+    owner[key] = before
+
+
+def put(owner: Any, name: str, value: Any) -> Change:
+    return lambda: unittest.mock.patch.object(owner, name, value)
+
+
+def put_item(owner: Any, key: Any, value: Any) -> Change:
+    return lambda: item(owner, key, value)
+
+
+def rebind(name: str, value: Any) -> Change:
+    return put_item(globals(), name, value)
+
+
+CASES: dict[str, tuple[Callable[[Any], Any], Change]] = {
+    "a global": (lambda x: x * FACTOR, rebind("FACTOR", 3)),
+    "a global of a helper": (lambda x: helper(x), rebind("FACTOR", 3)),
+    "a helper": (lambda x: helper(x), rebind("helper", lambda x: x * 3)),
+    "a global of a macro": (lambda x: scaled(x), rebind("FACTOR", 3)),
+    "a helper in a tuple": (lambda x: HELPERS[0](x), rebind("FACTOR", 3)),
+    "a list": (lambda x: x * TABLE[0], put_item(TABLE, 0, 3)),
+    "a list in a list": (lambda x: x * (TABLE[1][0] - 1), put_item(TABLE[1], 0, 4)),
+    "a list of a cached function": (lambda x: x * cached.__wrapped__(2), put_item(TABLE, 0, 3)),
+    "an array": (lambda x: x * int(NUMBERS[0]), put_item(NUMBERS, 0, 3)),
+    "an attribute": (lambda x: x * SETTINGS.factor, put(SETTINGS, "factor", 3)),
+    "an inner attribute": (lambda x: x * SETTINGS.inner.factor, put(SETTINGS.inner, "factor", 3)),
+    "an object between": (
+        lambda x: x * SETTINGS.inner.factor,
+        put(SETTINGS, "inner", SimpleNamespace(factor=3)),
+    ),
+    "an attribute of a module": (
+        lambda x: x * SETTINGS_MODULE.factor,
+        put(SETTINGS_MODULE, "factor", 3),
+    ),
+    "an attribute of a class": (lambda x: x * Options.factor, put(Options, "factor", 3)),
+    "an attribute in a slot": (lambda x: x * SLOTS.factor, put(SLOTS, "factor", 3)),
+    "a name in a comprehension": (lambda x: x * sum(FACTOR for _ in range(1)), rebind("FACTOR", 3)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_change_gives_a_new_program(case: str) -> None:
+    read, change = CASES[case]
+    kernel = times(read)
+    assert result(kernel) == result(kernel) == 2
+    assert len(kernel._programs) == 1
+    with change():
+        assert result(kernel) == result(kernel) == 3
+        assert len(kernel._programs) == 1
+    assert result(kernel) == 2
+
+
+def test_a_closure_cell_may_change() -> None:
+    factor: Any = 2
+
+    @tilec.kernel
+    def kernel(A: T.Tensor(("N",), "float32"), B: T.Tensor(("N",), "float32")):
+        with T.Kernel(1, threads=32):
+            for i in T.Parallel(4):
+                B[i] = A[i] * factor
+
+    assert result(kernel) == 2
+    factor = 3
+    assert result(kernel) == 3
+    del factor
+    with pytest.raises(LanguageError, match="factor"):
+        result(kernel)
+
+
+def test_a_macro_and_its_types_may_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel = times(lambda x: scaled(x))
+    assert result(kernel) == 2
+    monkeypatch.setitem(globals(), "FACTOR", 2.5)
+    assert result(kernel) == 2.5
+    monkeypatch.setitem(globals(), "TYPE", T.int32)  # in an annotation of the macro's body
+    assert result(kernel) == 2
+    monkeypatch.setitem(globals(), "scaled", T.macro(helper))
+    assert result(kernel) == 2.5
+
+
+def test_the_annotation_of_a_parameter_in_the_body_may_change(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    @tilec.kernel
+    def kernel(A, B):
+        A: T.Tensor((4,), TYPE)
+        B: T.Tensor((4,), "float32")
+        with T.Kernel(1, threads=32):
+            for i in T.Parallel(4):
+                B[i] = A[i]
+
+    assert result(kernel) == 1
+    monkeypatch.setitem(globals(), "TYPE", T.int32)
+    b = np.zeros(4, np.float32)
+    kernel(np.full(4, 7, np.int32), b)
+    assert b[0] == 7
+
+
+def test_a_number_of_another_type_is_another_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel = times(
+        lambda x: T.cast(5, "int32") / T.cast(FACTOR, "float32") if FACTOR is True else x
+    )
+    monkeypatch.setitem(globals(), "FACTOR", 1)
+    assert result(kernel) == 1
+    monkeypatch.setitem(globals(), "FACTOR", True)
+    assert result(kernel) == 5
+
+
+def test_what_is_equal_or_not_read_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(globals(), "FACTOR", 10**6)
+    kernel = times(lambda x: x * FACTOR)
+    result(kernel)
+    (program,) = kernel._programs.values()
+    monkeypatch.setitem(globals(), "FACTOR", int("1000000"))  # another object
+    monkeypatch.setitem(globals(), "TYPE", T.int32)
+    TABLE.append(1)
+    result(kernel)
+    TABLE.pop()
+    assert list(kernel._programs.values()) == [program]
+    names = [key for _, key, _ in kernel.bindings]
+    assert names.count("FACTOR") == 1 and "T" not in names and "tilec" not in names
+
+
+def test_every_specialisation_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    @tilec.kernel
+    def kernel(A: T.Tensor(("N",), "float32"), B: T.Tensor(("N",), "float32"), more: int = 0):
+        with T.Kernel(1, threads=32):
+            for i in T.Parallel(4):
+                B[i] = A[i] * FACTOR + more
+
+    assert [result(kernel, more=m) for m in (0, 1, 0)] == [2, 3, 2]
+    monkeypatch.setitem(globals(), "FACTOR", 3)
+    assert [result(kernel, more=m) for m in (1, 0, 1)] == [4, 3, 4]
+    compiled = kernel.lower(target="cuda:sm_80")
+    monkeypatch.setitem(globals(), "FACTOR", 4)
+    assert kernel.lower(target="cuda:sm_80").source != compiled.source
+
+
+def test_a_heuristic_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    @tilec.heuristic(lambda target, shapes: {"factor": FACTOR})
+    @tilec.kernel
+    def kernel(A: T.Tensor(("N",), "float32"), B: T.Tensor(("N",), "float32"), factor: int):
+        with T.Kernel(1, threads=32):
+            for i in T.Parallel(4):
+                B[i] = A[i] * factor
+
+    assert result(kernel) == result(kernel) == 2
+    monkeypatch.setitem(globals(), "FACTOR", 3)
+    assert result(kernel) == 3
+
+
+def test_a_compile_time_object_may_change() -> None:
+    @tilec.kernel
+    def kernel(A: T.Tensor(("N",), "float32"), B: T.Tensor(("N",), "float32"), options: object):
+        with T.Kernel(1, threads=32):
+            for i in T.Parallel(4):
+                B[i] = A[i] * options.factor
+
+    options = Plain(2)
+    assert result(kernel, options=options) == 2
+    options.factor = 3
+    assert result(kernel, options=options) == 3
+
+
+class Plain:
+    def __init__(self, factor: int) -> None:
+        self.factor = factor
