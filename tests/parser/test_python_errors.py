@@ -236,7 +236,7 @@ BODIES = [
     (
         "gemm of dtypes",
         "X = T.alloc_shared((64, 64), 'bfloat16')\n⟦T.gemm(S, X, F)⟧",
-        "TLC0131",
+        "TLC0253",
         "f16",
     ),
     (
