@@ -96,7 +96,7 @@ def test_operands_without_vectors_are_packed(device: str, shape: tuple[int, int,
 
 def test_only_operands_without_vectors_are_packed() -> None:
     def workspaces(a: np.ndarray, b: np.ndarray) -> list[str]:
-        call = matmul._checked(a, b, None, None, None, None, False, {}, None)
+        call = matmul.check(a, b, matmul.Options())
         lowered = call.kernel.lower(*call.launches[0], target="cuda:sm_90a")
         assert "tma" in lowered.source
         return [tensor.name for tensor in lowered.manifest.workspaces]

@@ -1,8 +1,9 @@
-"""Tuned programs of the language, called with arrays: `tilec.ops.matmul`."""
+"""Tuned programs of the language, called with arrays: `tilec.ops.matmul` and its relatives."""
 
 from __future__ import annotations
 
+from .grouped import grouped_matmul
 from .matmul import matmul, prepare_matmul
 from .schedules import Schedule
 
-__all__ = ["Schedule", "matmul", "prepare_matmul"]
+__all__ = ["Schedule", "grouped_matmul", "matmul", "prepare_matmul"]

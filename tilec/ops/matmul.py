@@ -2,32 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from types import TracebackType
 from typing import Any
 
-from ..errors import ArgumentError, TilecError
 from ..language.kernel import Kernel
-from ..language.places import locate_outside
 from ..runtime.streams import stream_handle
-from .epilogues import epilogue_of
-from .matrices import Matrix, collapse, collide
+from .forms import SHORT_SUMS, Extra, Form
+from .matrices import Matrix, collapse
 from .operands import (
-    check_epilogue,
+    AtTheCall,
+    Options,
+    check_apart,
     check_place,
     make_result,
     read_dtypes,
+    read_epilogue,
     read_extras,
     read_matrix,
     read_shape,
     refuse,
 )
-from .product import Extra, Form, product
+from .product import product
 from .schedules import Schedule
 
-_SHORT_SUMS = ("e4m3", "e5m2", "e4m3fnuz", "e5m2fnuz")
-"""Of these a matrix instruction may keep sums in fewer bits than float32 has."""
 _PACKED_FROM = 128
 """Rows and columns of a result from which on operands are packed: so often is each element read."""
 
@@ -83,14 +81,10 @@ def matmul(
     With few tiles K is divided among blocks, whose partial sums are added in one order: equal
     inputs give equal bits, on every call.
     """
-    with _AtTheCall():
+    with AtTheCall():
         handle = None if stream is None else stream_handle(stream)
-        call = _checked(a, b, out, out_dtype, in_dtype, epilogue, exact, operands, handle)
-        options = {"stream": stream, "device": device}
-        given = {name: value for name, value in options.items() if value is not None}
-        for arguments in call.launches:
-            call.kernel(*arguments, **given, **({} if schedule is None else asdict(schedule)))
-        return call.result
+        options = Options(out, out_dtype, in_dtype, epilogue, exact, operands, handle)
+        return check(a, b, options).run(schedule, stream, device)
 
 
 def prepare_matmul(a: Any, b: Any, *, schedule: Schedule | None = None, **options: Any) -> Any:
@@ -100,12 +94,8 @@ def prepare_matmul(a: Any, b: Any, *, schedule: Schedule | None = None, **option
     Takes what `matmul` does but `device`. Raises what it does, and ArgumentError for a batch that
     takes more than one launch.
     """
-    with _AtTheCall():
-        out, out_dtype, in_dtype, epilogue = (
-            options.pop(name, None) for name in ("out", "out_dtype", "in_dtype", "epilogue")
-        )
-        exact = options.pop("exact", False)
-        call = _checked(a, b, out, out_dtype, in_dtype, epilogue, exact, options, None)
+    with AtTheCall():
+        call = check(a, b, Options.among(options))
         if len(call.launches) != 1:
             raise refuse(f"this product takes {len(call.launches)} launches, and one is prepared")
         (arguments,) = call.launches
@@ -120,81 +110,52 @@ def prepare_matmul(a: Any, b: Any, *, schedule: Schedule | None = None, **option
 
 
 @dataclass(frozen=True)
-class _Call:
+class Call:
     """A product that was checked: a kernel, its arguments for each launch, and the result."""
 
     kernel: Kernel
     launches: list[tuple[Any, ...]]
     result: Any
 
-
-class _AtTheCall:
-    """Context: what is wrong with arguments is wrong at the call, whoever notices."""
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if isinstance(error, TilecError) and (
-            isinstance(error, ArgumentError) or not error.loc.known
-        ):
-            error.loc = locate_outside(str(__package__))
+    def run(self, schedule: Schedule | None, stream: Any, device: str | None) -> Any:
+        """Launches, and gives the result."""
+        named = {"stream": stream, "device": device}
+        given = {name: value for name, value in named.items() if value is not None}
+        if schedule is not None:
+            given |= asdict(schedule)
+        for arguments in self.launches:
+            self.kernel(*arguments, **given)
+        return self.result
 
 
-def _checked(
-    a: Any,
-    b: Any,
-    out: Any,
-    out_dtype: object,
-    in_dtype: object,
-    epilogue: Callable[..., Any] | None,
-    exact: bool,
-    operands: Mapping[str, Any],
-    stream: int | None,
-) -> _Call:
+def check(a: Any, b: Any, options: Options) -> Call:
+    """The launches of a product. Raises ArgumentError for what does not fit."""
     left, right = read_matrix("a", a), read_matrix("b", b)
     check_place(right.view, left, "b")
-    dtypes = read_dtypes(left, right, in_dtype)
+    dtypes = read_dtypes(left, right, options.in_dtype)
     shape = read_shape(left, right)
-    if epilogue is not None:
-        check_epilogue(epilogue, min(3, len(shape)), operands)
-    elif operands:
-        raise refuse(
-            f"there is no option {next(iter(operands))!r}",
-            "arrays and numbers by name are operands of an epilogue, and there is none",
-        )
-    extras, values = read_extras(operands, left)
-    result, made, out_name = make_result(left, shape, dtypes[0], out, out_dtype, stream)
-    for operand in (left, right):
-        if collide(operand.view, made.view):
-            raise refuse(
-                f"out lies in the memory of {operand.name}, which is read while out is written",
-                "pass another array",
-            )
+    epilogue = read_epilogue(options, "zij" if len(shape) > 2 else "ij")
+    extras, values = read_extras(options.operands, left)
+    result, made, out_dtype = make_result(left, shape, dtypes[0], options)
+    check_apart(made, left, right)
     parts = collapse(shape[:-2], left, right, made) if 0 not in shape else []
     if epilogue is not None and len(parts) > 1:
         raise refuse(
             f"the batch {shape[:-2]} takes {len(parts)} launches, and an epilogue counts in one",
             "pass contiguous copies, or arrays whose batches are not broadcast in part",
         )
-    form = Form(dtypes, out_name, extras=extras, exact=exact and dtypes[0] in _SHORT_SUMS)
-    if epilogue is not None:
-        form = replace(form, epilogue=epilogue_of(epilogue, tuple(operands)))
-        if parts and len(shape) > 2 and not parts[0][2].batch:
-            form = replace(form, folded=True, extras=(*extras, Extra("rows", "i32", 0)))
-            values.append(left.rows)
-    launches = [(*(m.argument for m in _laid_out(*part)), *values) for part in parts]
+    exact = options.exact and dtypes[0] in SHORT_SUMS
+    form = Form(dtypes, out_dtype, exact=exact, epilogue=epilogue, extras=extras)
+    if epilogue is not None and parts and len(shape) > 2 and not parts[0][2].batch:
+        form = replace(form, folded=True, extras=(*extras, Extra("rows", "i32", 0)))
+        values.append(left.rows)
+    launches = [(*(m.argument for m in laid_out(*part)), *values) for part in parts]
     if parts:
-        form = _form_of(form, *parts[0])
-    return _Call(product(form), launches, result)
+        form = form_of(form, *parts[0])
+    return Call(product(form), launches, result)
 
 
-def _form_of(form: Form, a: Matrix, b: Matrix, c: Matrix) -> Form:
+def form_of(form: Form, a: Matrix, b: Matrix, c: Matrix) -> Form:
     """The form with where the unit strides are, which operands have a batch, and which are packed:
     those without vectors, where each element is used often enough to pay for a copy."""
     batched = "".join(name for name, m in zip("ABC", (a, b, c), strict=True) if m.batch)
@@ -210,7 +171,7 @@ def _form_of(form: Form, a: Matrix, b: Matrix, c: Matrix) -> Form:
     return replace(form, a=layouts[0], b=layouts[1], c=written, batched=batched, packed=packed)
 
 
-def _laid_out(*matrices: Matrix) -> list[Matrix]:
+def laid_out(*matrices: Matrix) -> list[Matrix]:
     """A, B and C as the kernel of their form takes them."""
     *read, written = matrices
     return [*(m.transposed if m.layout == "columns" else m for m in read), written]

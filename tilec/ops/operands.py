@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from inspect import signature
+from types import TracebackType
 from typing import Any
 
 import numpy as np
 
-from ..errors import ArgumentError
+from ..errors import ArgumentError, TilecError
 from ..ir.dtypes import find_dtype, long_name
 from ..language.dtypes import element_type
+from ..language.places import locate_outside
 from ..runtime.allocate import allocate, hand_over
 from ..runtime.arrays import ArrayView, is_array, view_array
-from .matrices import Matrix
-from .product import EXTRAS, Extra
+from .epilogues import Epilogue, epilogue_of
+from .forms import EXTRAS, Extra
+from .matrices import Matrix, collide
 
 RESULTS = {
     "f16": "f16", "bf16": "bf16", "f32": "f32", "tf32": "f32", "f64": "f64", "i8": "i32",
@@ -27,6 +30,44 @@ RESULTS = {
 def refuse(message: str, hint: str = "", code: str = "TLC0810") -> ArgumentError:
     """The error of arguments that do not fit."""
     return ArgumentError(code, f"matmul: {message}", hint=hint)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a product is given beside its two operands; `operands` are those of the epilogue."""
+
+    out: Any = None
+    out_dtype: object = None
+    in_dtype: object = None
+    epilogue: Callable[..., Any] | None = None
+    exact: bool = False
+    operands: Mapping[str, Any] = field(default_factory=dict)
+    stream: int | None = None
+
+    @classmethod
+    def among(cls, given: Mapping[str, Any]) -> Options:
+        """Options by name; what is none is an operand."""
+        names = {"out", "out_dtype", "in_dtype", "epilogue", "exact"} & given.keys()
+        operands = {name: value for name, value in given.items() if name not in names}
+        return cls(**{name: given[name] for name in names}, operands=operands)
+
+
+class AtTheCall:
+    """Context: what is wrong with arguments is wrong at the call, whoever notices."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if isinstance(error, TilecError) and (
+            isinstance(error, ArgumentError) or not error.loc.known
+        ):
+            error.loc = locate_outside(str(__package__))
 
 
 def read_matrix(name: str, array: Any) -> Matrix:
@@ -88,21 +129,40 @@ def check_place(view: ArrayView, a: Matrix, name: str) -> None:
         )
 
 
-def check_epilogue(epilogue: object, indices: int, operands: Mapping[str, Any]) -> None:
-    """Refuses what cannot be called with a sum, that many indices, and the operands by name."""
-    shown = ", ".join(["x", *"zij"[3 - indices :], *operands])
-    if not callable(epilogue):
-        raise refuse(f"epilogue is {epilogue!r}", f"a function of ({shown})", "TLC0812")
+def check_apart(made: Matrix, *operands: Matrix) -> None:
+    """Refuses a result in the memory of what is multiplied."""
+    for operand in operands:
+        if collide(operand.view, made.view):
+            raise refuse(
+                f"out lies in the memory of {operand.name}, which is read while out is written",
+                "pass another array",
+            )
+
+
+def read_epilogue(options: Options, indices: str) -> Epilogue | None:
+    """The epilogue, which is called with a sum, an index for each of the letters, and operands."""
+    operands = options.operands
+    if options.epilogue is None:
+        if operands:
+            raise refuse(
+                f"there is no option {next(iter(operands))!r}",
+                "arrays and numbers by name are operands of an epilogue, and there is none",
+            )
+        return None
+    shown = ", ".join(["x", *indices, *operands])
+    if not callable(options.epilogue):
+        raise refuse(f"epilogue is {options.epilogue!r}", f"a function of ({shown})", "TLC0812")
     try:
-        signature(epilogue).bind(*[None] * (1 + indices), **operands)
+        signature(options.epilogue).bind(None, *indices, **operands)
     except TypeError as problem:
         raise refuse(
             f"the epilogue cannot be called with ({shown}): {problem}",
             "x is the sum, behind it stand its indices, and the operands come by name",
             "TLC0812",
         ) from problem
-    except ValueError:  # a callable that does not tell its parameters
-        return
+    except ValueError:  # a callable that does not tell its parameters: its call will
+        pass
+    return epilogue_of(options.epilogue, tuple(operands))
 
 
 def read_extras(operands: Mapping[str, Any], a: Matrix) -> tuple[tuple[Extra, ...], list[Any]]:
@@ -127,12 +187,12 @@ def read_extras(operands: Mapping[str, Any], a: Matrix) -> tuple[tuple[Extra, ..
 
 
 def make_result(
-    a: Matrix, shape: tuple[int, ...], dtype: str, out: Any, out_dtype: object, stream: int | None
+    a: Matrix, shape: tuple[int, ...], dtype: str, options: Options
 ) -> tuple[Any, Matrix, str]:
     """The caller's array for the result, its matrices, and the dtype that they are written as."""
-    wanted = None if out_dtype is None else element_type(out_dtype).name
-    if out is not None:
-        made = read_matrix("out", out)
+    wanted = None if options.out_dtype is None else element_type(options.out_dtype).name
+    if options.out is not None:
+        made = read_matrix("out", options.out)
         check_place(made.view, a, "out")
         if made.view.shape != shape:
             raise refuse(f"out has shape {made.view.shape}, the product {shape}")
@@ -140,7 +200,7 @@ def make_result(
             raise refuse("out is read-only", "pass an array that can be written")
         # An array like a's holds what a's is read as.
         held = dtype if made.view.dtype == a.view.dtype and dtype != "tf32" else made.view.dtype
-        return out, made, wanted or held
+        return options.out, made, wanted or held
     kind = wanted or RESULTS[dtype]
     if a.view.library != "numpy" and a.view.device.kind == "cpu":
         raise refuse(
@@ -148,7 +208,7 @@ def make_result(
             "pass a NumPy array (the interpreter runs it), or one on a GPU",
         )
     storage = a.view.dtype if kind == dtype != "tf32" else kind
-    array = allocate(a.view.library, a.view.device, shape, storage, stream)
+    array = allocate(a.view.library, a.view.device, shape, storage, options.stream)
     return hand_over(a.view.library, array), Matrix("out", view_array(array)), kind
 
 

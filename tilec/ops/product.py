@@ -9,8 +9,8 @@ the parts: equal inputs give equal bits.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from functools import lru_cache
+from dataclasses import asdict
+from functools import lru_cache, partial
 from typing import Any, no_type_check
 
 from .. import language as T
@@ -18,111 +18,25 @@ from ..ir.dtypes import find_dtype
 from ..language.heuristic import heuristic
 from ..language.kernel import Kernel, kernel
 from ..target import Target
-from .epilogues import Epilogue
+from .forms import Form
 from .matrices import VECTOR_BYTES
-from .schedules import Problem, choose_schedule
+from .schedules import choose_schedule
 
-EXTRAS = 8
-"""How many arrays and numbers beside A and B a product can be given."""
-SLOTS = tuple(f"X{n}" for n in range(EXTRAS))
-_SUMS = {"i8": "i32", "u8": "i32", "f64": "f64"}
 _REDUCE = (4, 128)  # the tile of the launch that adds parts: 16 bytes a thread and part
 _REDUCE_THREADS = 128
 _MOVE = (16, 128)  # the tile of a launch that packs an operand
 _MOVE_THREADS = 128
 
 
-@dataclass(frozen=True)
-class Extra:
-    """An operand of the epilogue as the kernel sees it: an array of `rank` dimensions, whose last
-    has unit stride where it is `dense`; with rank 0 a number."""
-
-    name: str
-    dtype: str
-    rank: int
-    dense: bool = True
-
-    def annotation(self, slot: str) -> Any:
-        """What the kernel's parameter `slot` is."""
-        if self.rank == 0:
-            return find_dtype(self.dtype)
-        strides: list[str | int] = [f"{slot}_stride{d}" for d in range(self.rank)]
-        if self.dense:
-            strides[-1] = 1
-        shape = tuple(f"{slot}_extent{d}" for d in range(self.rank))
-        return T.StridedTensor(shape, tuple(strides), self.dtype)
-
-
-@dataclass(frozen=True)
-class Form:
-    """All that a kernel is traced for but its schedule; dtypes by their short names.
-
-    `a`, `b` and `c` say where the unit stride is: in "rows" as of a row-major matrix, in "columns"
-    (a and b then arrive transposed; c is never so), or "any". Of a batched product the operands named in
-    `batched` have one dimension more, in front. Where rows of several matrices were `folded` into
-    one, the last of `extras` is the number of rows of each. Operands in `packed` are first copied
-    into rows of whole vectors, C last from such rows: those that a tile cannot be read from in
-    vectors. `exact`: the sums of one step are added to float32 outside of the matrix instruction.
-    """
-
-    dtypes: tuple[str, str]
-    out: str
-    a: str = "rows"
-    b: str = "rows"
-    c: str = "rows"
-    batched: str = ""
-    packed: str = ""
-    exact: bool = False
-    folded: bool = False
-    epilogue: Epilogue | None = None
-    extras: tuple[Extra, ...] = ()
-
-    @property
-    def sums(self) -> str:
-        """The dtype in which products are summed."""
-        return _SUMS.get(self.dtypes[0], "f32")
-
-    def annotation(self, name: str) -> Any:
-        """What the parameter A, B or C is."""
-        layout = {"A": self.a, "B": self.b, "C": self.c}[name]
-        shape = {"A": ["M", "K"], "B": ["K", "N"], "C": ["M", "N"]}[name]
-        strides: list[str | int] = [f"{name}_stride", 1]
-        if layout == "columns":
-            shape.reverse()
-        if layout == "any" or name in self.packed:
-            strides[1] = f"{name}_step"  # though it may be 1: no vector is tried
-        if name in self.batched:
-            shape, strides = ["Z", *shape], [f"{name}_batch", *strides]
-        return T.StridedTensor(tuple(shape), tuple(strides), self.dtype_of(name))
-
-    def dtype_of(self, name: str) -> str:
-        """The dtype of A, B or C."""
-        return {"A": self.dtypes[0], "B": self.dtypes[1], "C": self.out}[name]
-
-    def schedule(self, target: Target, shapes: Mapping[str, Sequence[int]]) -> dict[str, Any]:
-        """The compile-time parameters of the kernel for arrays of these shapes."""
-        depth, columns = shapes["A"][-1], shapes["C"][-1]
-        if self.a == "columns":
-            depth = shapes["A"][-2]
-        batch = shapes["C"][0] if "C" in self.batched else 1
-        problem = Problem(
-            shapes["C"][-2], columns, depth, self.dtypes[0], self.a, self.b, batch, self.exact
-        )
-        return {**asdict(choose_schedule(target, problem)), **self.unused()}
-
-    def at(self, name: str, z: Any, row: Any, column: Any) -> tuple[Any, ...]:
-        """The index of an element of A, B or C of product z."""
-        return (z, row, column) if name in self.batched else (row, column)
-
-    def unused(self) -> dict[str, None]:
-        """The parameters that this form does not have."""
-        return dict.fromkeys(SLOTS[len(self.extras) :])
+def chosen(form: Form, target: Target, shapes: Mapping[str, Sequence[int]]) -> dict[str, Any]:
+    """The compile-time parameters of the kernel of a form for arrays of these shapes."""
+    return {**asdict(choose_schedule(target, form.problem(shapes))), **form.unused()}
 
 
 @lru_cache(maxsize=1024)
 def product(form: Form) -> Kernel:
     """The kernel C = epilogue(A @ B) of a form; the same object for the same form."""
-    sum_up, finish, add_parts = _sum_up(form), _finish(form), _add_parts(form)
+    sum_up, finish, add_parts = summing(form), _finish(form), _add_parts(form)
     rows_of, move = _rows_of(form), _move(form)
 
     @no_type_check
@@ -159,9 +73,8 @@ def product(form: Form) -> Kernel:
             move("C", result, C)
 
     matmul.__annotations__.update({name: form.annotation(name) for name in "ABC"})
-    for extra, slot in zip(form.extras, SLOTS, strict=False):
-        matmul.__annotations__[slot] = extra.annotation(slot)
-    found: Kernel = heuristic(form.schedule)(kernel(matmul))
+    matmul.__annotations__.update(form.extra_annotations())
+    found: Kernel = heuristic(partial(chosen, form))(kernel(matmul))
     return found
 
 
@@ -199,7 +112,7 @@ def _move(form: Form) -> Any:
     return move
 
 
-def _sum_up(form: Form) -> Any:
+def summing(form: Form) -> Any:
     """A macro: adds to `sums` every `split`-th step along K, from `part` on, of the tile at m, n of
     product z. The parts take the steps in turn, so that none has more than one beyond another."""
     a_columns, b_columns = form.a == "columns", form.b == "columns"

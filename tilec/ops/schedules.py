@@ -37,7 +37,8 @@ _PARTS = (1, 2, 3, 4, 6, 8, 12, 16)
 @dataclass(frozen=True)
 class Problem:
     """`batch` products of M x K by K x N. `a` and `b` say where the unit strides are: "rows",
-    "columns" or "any". The dtype is a short name. `exact`: there are two sets of sums."""
+    "columns" or "any". The dtype is a short name. `exact`: there are two sets of sums.
+    `whole`: K is not cut."""
 
     M: int
     N: int
@@ -47,6 +48,7 @@ class Problem:
     b: str = "columns"
     batch: int = 1
     exact: bool = False
+    whole: bool = False
 
     @property
     def item_bytes(self) -> int:
@@ -89,7 +91,7 @@ def candidates(target: Target, problem: Problem) -> Iterator[Schedule]:
         room = target.shared_bytes - rows * columns * 2 // (2 if threads > 128 else 1)
         stages = max(2, min(_STAGES, room // stage)) if target.async_copy else 2
         steps = ceil(problem.K / depth)
-        for split in _PARTS:
+        for split in _PARTS[: 1 if problem.whole else None]:
             # A part of few steps is all start and end.
             if split == 1 or steps >= 8 * split:
                 yield Schedule(rows, columns, depth, stages, threads, split)

@@ -1,0 +1,211 @@
+"""`tilec.ops.grouped_matmul`: consecutive rows by matrices of their own, as of a mixture of experts.
+
+Groups have as many rows as the device's memory says, so that the grid covers the most tiles there
+can be: one for each `block_M` rows, and one more a group. A first launch finds each tile's group and
+rows; a tile that is one too many has none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
+from functools import lru_cache, partial
+from typing import Any, no_type_check
+
+from .. import language as T
+from ..language.heuristic import heuristic
+from ..language.kernel import Kernel, kernel
+from ..runtime.arrays import view_array
+from ..runtime.streams import stream_handle
+from ..target import Target
+from .forms import SHORT_SUMS, Form
+from .matmul import Call, form_of, laid_out, matmul
+from .operands import (
+    AtTheCall,
+    Options,
+    check_apart,
+    check_place,
+    make_result,
+    read_dtypes,
+    read_epilogue,
+    read_extras,
+    read_matrix,
+    refuse,
+)
+from .product import summing
+from .schedules import Schedule, choose_schedule
+
+_THREADS = 128  # of the launch that finds the tiles
+
+
+def grouped_matmul(
+    a: Any,
+    b: Any,
+    offsets: Any = None,
+    *,
+    out: Any = None,
+    out_dtype: object = None,
+    in_dtype: object = None,
+    epilogue: Callable[..., Any] | None = None,
+    exact: bool = False,
+    schedule: Schedule | None = None,
+    stream: Any = None,
+    device: str | None = None,
+    **operands: Any,
+) -> Any:
+    """Rows offsets[g] to offsets[g + 1] of `a`, times b[g], for every g, in one launch.
+
+    Args:
+        a: [M, K]; or, without offsets, a sequence of arrays.
+        b: [G, K, N]; or a sequence of as many arrays, of any shapes that fit those of `a`.
+        offsets: int32 [G + 1] where `a` is, not falling, from 0 to M. It is read by the device; rows
+            of no group are not written. Without it each pair of the sequences is a `matmul`.
+        out: [M, N]; or a sequence.
+        epilogue: called as `epilogue(x, g, i, j, **operands)`, i being a row of `a`; without offsets
+            as of `matmul`.
+        out_dtype, in_dtype, exact, schedule, stream, device, operands: as of `matmul`.
+
+    Returns:
+        `out`, or the array that was made; without offsets a list of those.
+
+    Raises:
+        ArgumentError: what does not fit, at the call.
+        TilecError: what the epilogue says has no meaning, at its place.
+    """
+    with AtTheCall():
+        if offsets is None:
+            given = {
+                "out_dtype": out_dtype, "in_dtype": in_dtype, "epilogue": epilogue, "exact": exact,
+                "schedule": schedule, "stream": stream, "device": device, **operands,
+            }  # fmt: skip
+            return _each(a, b, out, given)
+        handle = None if stream is None else stream_handle(stream)
+        options = Options(out, out_dtype, in_dtype, epilogue, exact, operands, handle)
+        if schedule is not None and schedule.split != 1:
+            raise refuse(f"split={schedule.split}, and K of groups is not cut", "split=1")
+        return _check(a, b, offsets, options).run(schedule, stream, device)
+
+
+def _each(a: Any, b: Any, out: Any, given: Mapping[str, Any]) -> list[Any]:
+    for name, value in (("a", a), ("b", b), ("out", out)):
+        if value is not None and not isinstance(value, list | tuple):
+            raise refuse(
+                f"{name} is {type(value).__name__}, expected a list of arrays",
+                "with offsets a is one array, without them a and b are lists",
+            )
+    outs = [None] * len(a) if out is None else out
+    if not len(a) == len(b) == len(outs):
+        raise refuse(f"{len(a)} arrays in a, {len(b)} in b, {len(outs)} in out")
+    return [matmul(x, y, out=z, **given) for x, y, z in zip(a, b, outs, strict=True)]
+
+
+def _check(a: Any, b: Any, offsets: Any, options: Options) -> Call:
+    left, right = read_matrix("a", a), read_matrix("b", b)
+    check_place(right.view, left, "b")
+    dtypes = read_dtypes(left, right, options.in_dtype)
+    if len(left.view.shape) != 2 or len(right.view.shape) != 3 or left.columns != right.rows:
+        raise refuse(
+            f"a has shape {left.view.shape}, b {right.view.shape}, expected (M, K) and (G, K, N)"
+        )
+    bounds = view_array(offsets)
+    check_place(bounds, left, "offsets")
+    wanted = (right.view.shape[0] + 1,)
+    if bounds.shape != wanted or bounds.dtype != "i32":
+        raise refuse(
+            f"offsets has shape {bounds.shape} and dtype {bounds.dtype}, expected {wanted} and i32"
+        )
+    epilogue = read_epilogue(options, "gij")
+    extras, values = read_extras(options.operands, left)
+    shape = (left.rows, right.columns)
+    result, made, out_dtype = make_result(left, shape, dtypes[0], options)
+    check_apart(made, left, right)
+    exact = options.exact and dtypes[0] in SHORT_SUMS
+    form = form_of(
+        Form(dtypes, out_dtype, exact=exact, epilogue=epilogue, extras=extras), left, right, made
+    )
+    form = replace(form, packed="", batched="B", c="rows" if made.layout == "rows" else "any")
+    launches = []
+    if 0 not in (*shape, right.view.shape[0]):
+        arrays = [m.argument for m in laid_out(left, right, made)]
+        launches = [(*arrays, offsets, *values)]
+    return Call(_grouped_product(form), launches, result)
+
+
+def _chosen(form: Form, target: Target, shapes: Mapping[str, Sequence[int]]) -> dict[str, Any]:
+    """The compile-time parameters for groups of the same number of rows."""
+    groups = max(1, shapes["B"][0])
+    problem = form.problem(shapes)
+    rows = -(-problem.M // groups)
+    even = replace(problem, M=rows, batch=groups, whole=True)
+    return {**asdict(choose_schedule(target, even)), **form.unused()}
+
+
+@lru_cache(maxsize=256)
+def _grouped_product(form: Form) -> Kernel:
+    sum_up, find_tiles, finish = summing(form), _finding(), _finishing(form)
+
+    @no_type_check
+    def grouped_matmul(A, B, C, offsets, X0, X1, X2, X3, X4, X5, X6, X7, block_M, block_N, block_K,
+                       stages, threads, split):  # fmt: skip
+        extras = (X0, X1, X2, X3, X4, X5, X6, X7)[: len(form.extras)]
+        M, N, groups = C.shape[0], C.shape[1], B.shape[0]
+        K = A.shape[0] if form.a == "columns" else A.shape[1]
+        tiles = T.ceildiv(M, block_M) + groups
+        table = T.alloc_global((tiles, 3), "int32")
+        find_tiles(offsets, table, groups, M, block_M)
+        with T.Kernel(T.ceildiv(N, block_N), tiles, threads=threads) as (bx, by):
+            group, start, stop = table[by, 0], table[by, 1], table[by, 2]
+            sums = T.alloc_fragment((block_M, block_N), form.sums)
+            T.clear(sums)
+            depth = T.if_then_else(start < stop, K, 0)
+            sum_up(A, B, sums, depth, block_K, stages, group, start, bx * block_N, 0, split)
+            finish(sums, C, extras, group, start, stop, bx * block_N)
+
+    grouped_matmul.__annotations__.update({name: form.annotation(name) for name in "ABC"})
+    grouped_matmul.__annotations__["offsets"] = T.Tensor(("bounds",), "int32")
+    grouped_matmul.__annotations__.update(form.extra_annotations())
+    found: Kernel = heuristic(partial(_chosen, form))(kernel(grouped_matmul))
+    return found
+
+
+def _finding() -> Any:
+    """A macro: the launch that writes each tile's group, its first row and the group's end."""
+
+    @T.macro
+    @no_type_check
+    def find_tiles(offsets, table, groups, M, block_M):
+        with T.Kernel(T.ceildiv(table.shape[0], _THREADS), threads=_THREADS) as block:
+            tile = block * _THREADS + T.get_thread_binding()
+            before = T.alloc_var("int32", 0)
+            group = T.alloc_var("int32", 0)
+            start = T.alloc_var("int32", 0)
+            stop = T.alloc_var("int32", 0)
+            for g in T.serial(groups):
+                first, last = offsets[g], T.min(offsets[g + 1], M)
+                count = T.max(T.ceildiv(last - first, block_M), 0)
+                if before <= tile and tile < before + count:
+                    group = g
+                    start = first + (tile - before) * block_M
+                    stop = last
+                before = before + count
+            table[tile, 0] = group
+            table[tile, 1] = start
+            table[tile, 2] = stop
+
+    return find_tiles
+
+
+def _finishing(form: Form) -> Any:
+    """A macro: stores the rows of a tile that are its group's, through the epilogue."""
+
+    @T.macro
+    @no_type_check
+    def finish(sums, C, extras, group, start, stop, n):
+        for i, j in T.Parallel(*sums.shape):
+            if start + i < stop:
+                value = sums[i, j]
+                if form.epilogue is not None:
+                    value = form.epilogue.apply(value, (group, start + i, n + j), extras)
+                C[start + i, n + j] = T.cast(value, form.out)
+
+    return finish
