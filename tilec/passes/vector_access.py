@@ -119,6 +119,12 @@ class VectorAccess:
         false, the safe value.
         """
         width = self.width(memory, indices, run)
+        if (
+            width == 2
+            and not self.whole(memory, 2)
+            and guard(self.b, memory, indices, _spans(indices, run))
+        ):
+            width = 1  # two loads under predicates, which the C compiler may move, for a branch
         self._runs(
             memory,
             indices,
