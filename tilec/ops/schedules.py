@@ -7,8 +7,8 @@ number of parts, the clocks of a multiprocessor, which the busiest one needs for
 
 and never less than memory takes for every byte once; parts add their sums and a launch. The least
 wins, so that large products get the tile with the most arithmetic for a byte, those of few tiles
-smaller ones, and those of few rows as many blocks as there are multiprocessors, each streaming its
-share of B.
+smaller ones, and those of few rows as many blocks as it takes to stream B at the memory's rate. The
+constants are fitted to times of 60 candidates at 8 shapes on an H100 (docs/decisions.md).
 """
 
 from __future__ import annotations
@@ -24,12 +24,14 @@ from ..target import Target
 # alike for all tiles, so that the order of the candidates hardly changes.
 _MULTIPLIES = 4096  # products of 8-bit operands; half as many of 16, a quarter of 32
 _SHARED = 128  # bytes that matrix instructions read from shared memory
-_L2 = 32  # bytes from the L2 cache, where all ask
+_L2 = 48  # bytes from the L2 cache, where all ask
 _MEMORY = 13.5  # bytes from memory, where all ask: 3.0 TB/s
+_ALONE = 28  # bytes from memory, where few ask: half of all get as much as all
 _START = 1500  # before the first product: launch, descriptors, first loads
 _END = 1000  # after the last one, beside the stores
 _STEP = 60  # of a step: its barriers
-_LAUNCH = 5000  # a second launch, with what its blocks wait for
+_LAUNCH = 8500  # a second launch, with what its blocks wait for
+_SUMS = 12  # bytes of parts, each written and read
 _STAGES = 8
 _PARTS = (1, 2, 3, 4, 6, 8, 12, 16)
 
@@ -114,10 +116,10 @@ def estimate(target: Target, problem: Problem, schedule: Schedule) -> float:
     waves = ceil(tiles / processors)
     busy = waves * (steps * (step + _STEP) + _END + stores) + _START
     once = p.batch * (p.M * p.K + p.K * p.N + p.M * p.N) * size
-    busy = max(busy, once / _MEMORY / min(processors, max(1, tiles)) + _START)
+    busy = max(busy, once / min(_MEMORY * processors, _ALONE * max(1, tiles)) + _START)
     if s.split > 1:
         sums = p.batch * p.M * p.N * (s.split * p.sum_bytes + size)
-        busy += _LAUNCH + sums / _L2 / processors
+        busy += _LAUNCH + sums / _SUMS / processors
     return busy
 
 
@@ -132,8 +134,8 @@ def _tiles(target: Target, problem: Problem) -> list[tuple[int, int, int, int]]:
         deep = [(64, 64), (64, 32)]
         return [
             *((m, n, depth, 256) for m, n in large),
-            *((m, n, 2 * depth, 128) for m, n in deep),
             *((m, n, depth, 128) for m, n in small),
+            *((m, n, 2 * depth, 128) for m, n in deep),
         ]
     if not families & {"wgmma", "mma", "mfma"} or size > 2:
         return [(64, 64, 64 // size, 128), (32, 32, 64 // size, 64)]
