@@ -17,15 +17,19 @@ from .version import __version__
 
 if TYPE_CHECKING:
     from .errors import TilecError
+    from .language.autotune import autotune
     from .language.heuristic import heuristic
     from .language.kernel import compile, kernel
     from .language.macro import macro
     from .language.spec import spec
     from .runtime.driver import device
+    from .runtime.timing import bench
 
 __all__ = [
     "TilecError",
     "__version__",
+    "autotune",
+    "bench",
     "compile",
     "device",
     "heuristic",
@@ -36,6 +40,8 @@ __all__ = [
 
 _HOMES = {
     "TilecError": ".errors",
+    "autotune": ".language.autotune",
+    "bench": ".runtime.timing",
     "compile": ".language.kernel",
     "device": ".runtime.driver",
     "heuristic": ".language.heuristic",

@@ -21,6 +21,8 @@ COMMANDS = {
     "check": "Trace and lower a file's kernels, with every check.",
     "opt": "Run passes over IR text.",
     "show": "Print layouts, pipelines, IR, source or resources.",
+    "bench": "Time a file's kernels on generated inputs.",
+    "tune": "Search the configurations of a file's autotuned kernels.",
     "cache": "The disk cache: path, size, list, verify, clear.",
     "doctor": "What is installed here, and what is missing.",
     "explain": "The page of an error's code.",

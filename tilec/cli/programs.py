@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -19,6 +19,8 @@ from ..errors import LanguageError, Loc, TilecError
 from ..ir.core import Program, Value
 from ..ir.types import MemoryType, ScalarType
 from ..language.kernel import Kernel
+from ..runtime.devices import Device
+from ..runtime.gpu_device import GpuDevice
 from ..runtime.plugins import load_plugins
 
 DEFAULT_EXTENT = 256  # of a symbol that -D does not give
@@ -202,3 +204,19 @@ def _input(param: Value, defines: dict[str, Any], random: np.random.Generator) -
         return random.integers(0, 2, shape).astype(dtype)
     info = np.iinfo(dtype)
     return random.integers(info.min, info.max, shape, dtype=dtype, endpoint=True)
+
+
+def on_device(device: Device, inputs: Mapping[str, Any]) -> list[Any]:
+    """Inputs as a device takes them without copies of its own: on a GPU as arrays of cupy, elements
+    that it has not as bits.
+    """
+    if not isinstance(device, GpuDevice):
+        return list(inputs.values())
+    cupy = importlib.import_module("cupy")
+    with cupy.cuda.Device(device.index):
+        return [cupy.asarray(_bits(x)) if isinstance(x, np.ndarray) else x for x in inputs.values()]
+
+
+def _bits(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    plain = array.dtype.kind in "iub" or array.dtype.name in ("float16", "float32", "float64")
+    return array if plain else array.view(f"u{array.dtype.itemsize}")

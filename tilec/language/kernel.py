@@ -47,6 +47,7 @@ class Kernel:
         self.function = function
         self.name = function.__name__
         self.heuristic: Callable[..., Mapping[str, Any]] | None = None
+        self.tuning: Any = None  # what tilec.autotune says
         self._scope = scope
         self._parsed: Parsed = frontend().parse(function, scope)
         self.parameters: tuple[Parameter, ...] = read_parameters(function, self._parsed)
@@ -113,6 +114,16 @@ class Kernel:
                     "TLC0301", f"{self.name}: the compile-time parameter {p.name} is not given"
                 )
         return runtime, constants
+
+    def runtime_arguments(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
+        """The run-time arguments of a call, in order. Raises ArgumentError as `specialise`."""
+        given = self._bind(args, kwargs)
+        return [given[p.name] for p in self.parameters if p.kind != "constant"]
+
+    def constants_with(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """The compile-time parameters that `given` names, and the defaults of others."""
+        constants = [p for p in self.parameters if p.kind == "constant"]
+        return {p.name: given.get(p.name, p.default) for p in constants}
 
     def _bind(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         try:

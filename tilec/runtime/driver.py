@@ -63,6 +63,8 @@ def call(kernel: Kernel, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
             stack.enter_context(config.scope(check=str(check)))
         chosen = select_device([*args, *given.values()])
         aim = find_target(target) if target is not None else chosen.target
+        if kernel.tuning is not None:
+            given = {**_tuned(kernel, args, given, chosen, aim), **given}
         runtime, constants = kernel.specialise(args, given, aim)
         compiled = compile_program(_program(kernel, runtime, constants), aim)
         result = compiled.run_on(chosen, runtime, stream)
@@ -70,6 +72,18 @@ def call(kernel: Kernel, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
             found = memory.found[key] = _Found(chosen, compiled, args)
             _learn(kernel, memory, found, args)
         return result
+
+
+def _tuned(
+    kernel: Kernel, args: Sequence[Any], given: Mapping[str, Any], device: Device, target: Target
+) -> Mapping[str, Any]:
+    from .tuning import tuned  # only for kernels that are
+
+    def compile_candidate(config: Mapping[str, Any]) -> CompiledKernel:
+        runtime, constants = kernel.specialise(args, {**config, **given}, target)
+        return compile_program(_program(kernel, runtime, constants), target)
+
+    return tuned(kernel, args, given, device, compile_candidate)
 
 
 def _learn(kernel: Kernel, memory: _Memory, found: _Found, args: Sequence[Any]) -> None:
@@ -132,8 +146,13 @@ def _memory(kernel: Kernel) -> _Memory:
     kinds = [p.kind != "constant" for p in kernel.parameters]
     runtime = sum(kinds)
     first = runtime if runtime and all(kinds[:runtime]) else -1
-    kernel.remembered = _Memory(first, kernel.heuristic is not None or kernel.has_const_dims)
+    kernel.remembered = _Memory(first, _chooses(kernel) or kernel.has_const_dims)
     return kernel.remembered  # type: ignore[no-any-return]
+
+
+def _chooses(kernel: Kernel) -> bool:
+    """Whether compile-time parameters may follow from shapes."""
+    return kernel.heuristic is not None or kernel.tuning is not None
 
 
 def compile(

@@ -1,0 +1,83 @@
+"""`tilec tune`: every configuration of a file's autotuned kernels, compiled, checked and timed."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Mapping
+from contextlib import nullcontext
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..errors import LanguageError
+from ..language.kernel import Kernel
+from ..runtime.compiled import CompiledKernel
+from ..runtime.devices import Device, select_device
+from ..runtime.devices import device as device_context
+from ..runtime.driver import compile_program
+from ..runtime.timing import clock_of
+from ..runtime.tuning import Trial, fastest, search
+from .output import output
+from .programs import (
+    DEFINES,
+    FILE,
+    load_file,
+    make_inputs,
+    need_kernels,
+    on_device,
+    read_defines,
+    trace,
+)
+
+
+@click.command("tune")
+@FILE
+@click.option("--device", default="", help="cuda, interpreter, …; by default what is there.")
+@DEFINES
+def command(file: Path, device: str, defines: tuple[str, ...]) -> int:
+    """Search the configurations of FILE's kernels that @tilec.autotune decorates."""
+    with device_context(device) if device else nullcontext(), output().users_code():
+        kernels = need_kernels(load_file(file), file)
+        tuned = {name: k for name, k in kernels.items() if k.tuning is not None}
+        if not tuned:
+            raise LanguageError(
+                "TLC0195",
+                f"no kernel of {file.name} has configurations to search",
+                hint="put @tilec.autotune(configs=[…]) above @tilec.kernel",
+            )
+        chosen = select_device([])
+        values = read_defines(defines)
+        found = [_tune(name, kernel, chosen, values) for name, kernel in tuned.items()]
+    output().result({"device": chosen.name, "tuned": found})
+    return 0
+
+
+def _tune(name: str, kernel: Kernel, device: Device, defines: dict[str, Any]) -> dict[str, object]:
+    def compile_candidate(config: Mapping[str, Any]) -> CompiledKernel:
+        program = trace(kernel, {**defines, **config}, device.target)
+        return compile_program(program, device.target)
+
+    inputs = make_inputs(trace(kernel, defines, device.target), defines)
+    arrays = on_device(device, inputs)
+    shapes = {n: tuple(x.shape) for n, x in inputs.items() if hasattr(x, "shape")}
+    candidates = kernel.tuning.candidates(kernel, device.target, shapes)
+    out = output()
+    if not device.name.startswith(("cuda", "hip")):
+        out.note(f"times are the host's on {device.name}: they say nothing of a GPU")
+    stream = io.StringIO() if out.as_json else sys.stderr
+    with click.progressbar(length=len(candidates), label=name, file=stream) as bar:
+        clock, report = clock_of(arrays), partial(_step, bar)
+        trials = search(candidates, arrays, device, compile_candidate, clock, report)
+    for trial in sorted(trials, key=lambda t: (bool(t.problem), t.us)):
+        shown = " ".join(f"{n}={v}" for n, v in trial.config.items())
+        out.say(f"  {trial.problem or f'{trial.us:10.1f} us'}  {shown}")
+    best = fastest(name, trials)
+    out.say(f"{name} on {device.name}: {best.us:.1f} us with {dict(best.config)}")
+    return {"name": name, "best": best.to_data(), "trials": [trial.to_data() for trial in trials]}
+
+
+def _step(bar: Any, trial: Trial) -> None:
+    bar.update(1)
