@@ -189,6 +189,42 @@ FAULTS: dict[str, dict[str, Fault]] = {
         "wrong k step in a descriptor": fault(
             "uninitialised|wrong result", E(r"kk \* 2", "kk * 4")
         ),
+        "wrong slot in a descriptor": fault(
+            "uninitialised|disagree|wrong result", E(r"slot \* 256 \+ kk", "slot * 128 + kk")
+        ),
+        "another swizzle in a descriptor": fault(
+            "wrong result", E(r"make_descriptor<64>\(A_s", "make_descriptor<32>(A_s")
+        ),
+        "another stride in a descriptor": fault(
+            "wrong result", E(r"(make_descriptor<64>\(B_s, 0, 16, )512", r"\g<1>256")
+        ),
+        "descriptor starts in the wrong place": fault(
+            "wrong result|uninitialised",
+            E(r"make_descriptor<64>\(B_s, 0,", "make_descriptor<64>(B_s, 256,"),
+        ),
+        "first product added to nothing": fault("uninitialised", E(r"p \|\| kk > 0\)", "true)")),
+        "every step starts from zero": fault("wrong result", E(r"p \|\| kk > 0\)", "p && kk > 0)")),
+        "accumulators converted before the wait": fault(
+            "uninitialised",
+            E(r" +wgmma_wait<0>\(acc\);\n", ""),
+            E(r"( +convert_registers<32>\(slab, .*\n)", r"\1        wgmma_wait<0>(acc);\n"),
+        ),
+        "half a warpgroup multiplies": fault(
+            "wgmma_ss, 64 of 128 lanes came", E(r"( +)(wgmma_ss<)", r"\1if (t < 64) \2")
+        ),
+        "boxes of two slots in one": fault(
+            "under way|once too often|disagree",
+            E(r"tma_load<2>\(A_s, slot \* 2048", "tma_load<2>(A_s, slot / 2 * 2048"),
+        ),
+        "load for the barrier of another slot": fault(
+            "more than expected|deadlock",
+            E(r"(tma_load<2>\(A_s, .*, full, )slot,", r"\g<1>(slot + 1) % 3,"),
+        ),
+        "fence after the barrier that it is for": fault(
+            "without fence_proxy_async",
+            E(r"( +fence_proxy_async\(\);\n)( +named_barrier<1, 128>\(\);\n)", r"\2"),
+            E(r"( +)(bulk_commit\(\);\n)", r"\1\2\1fence_proxy_async();\n"),
+        ),
     },
     "gfx942": {
         "barrier missing": fault("uninitialised|disagree", E(LOOP_BARRIER, r"\1")),
