@@ -76,8 +76,17 @@ def matmul(dtype: str) -> Any:
             T.copy(sums, C[by * block_M, bx * block_N])
 
     gemm.__name__ = f"gemm_{dtype}"  # one file each for `tilec build`
-    by_target = tilec.heuristic(lambda target, shapes: {"stages": 4 if target.async_copy else 2})
-    return by_target(tilec.kernel(gemm))
+    return tilec.heuristic(lambda target, shapes: tile(target, dtype))(tilec.kernel(gemm))
+
+
+def tile(target: Any, dtype: str) -> dict[str, int]:
+    """What suits a target: Hopper multiplies by the warpgroup, of operands in rows of 128 bytes."""
+    stages = 4 if target.async_copy else 2
+    if not target.warp_roles or dtype in ("float32", "float64"):
+        return {"stages": stages}
+    groups = 1 if dtype.startswith("float8") else 2  # unaligned, mma converts them in registers
+    shape = {"block_M": 64 * groups, "block_N": 128 * groups, "block_K": 128 // itemsize(dtype)}
+    return {**shape, "stages": stages, "threads": 128 * groups}
 
 
 (
