@@ -16,11 +16,13 @@ import pytest
 
 import tilec
 import tilec.language as T
+from tests.backends.hip.cdna.device import MachineCodeDevice
 from tests.kernels import programs
 from tests.kernels.instructions import count_instructions
 from tests.kernels.test_vendor_compilers import check_amd, check_nvidia
 from tilec.ir.core import walk
 from tilec.ir.dtypes import find_dtype, long_name
+from tilec.ir.ops.amd import Mfma
 from tilec.ir.ops.nvidia import CpAsync, Mma, Wgmma
 from tilec.runtime.clang import find_amd_clang
 from tilec.runtime.compiled import CompiledKernel
@@ -192,9 +194,10 @@ def test_machine_code_of_the_gemm_and_the_origin(target: str, tmp_path: Path) ->
 @pytest.mark.parametrize("target", AMD)
 def test_amd_machine_code_of_the_gemm_and_the_origin(target: str) -> None:
     arch = target.partition(":")[2]
-    aligned, general = lowered(programs.gemm(), target).variants
+    aligned, *others = lowered(programs.gemm(), target).variants
     check_amd(aligned, True, arch)
-    check_amd(general, False, arch)
+    for other in others:  # of any size, or any alignment
+        check_amd(other, False, arch)
     check_amd(lower(programs.origin(), (), target, {}).lowered, True, arch)
 
 
@@ -287,11 +290,39 @@ def test_tf32_is_read_without_its_low_bits(target: str) -> None:
 # A, B; target, whether by a matrix instruction (8-bit floats converted to f16).
 MIXED_WAYS = [
     ("float8_e4m3fn", "float8_e5m2", "cuda:sm_80", True),
-    ("float8_e5m2", "float8_e4m3fn", "hip:gfx950", True),
-    ("float8_e4m3fnuz", "float8_e5m2fnuz", "hip:gfx942", True),
+    ("float8_e5m2", "float8_e4m3fn", "hip:gfx90a", True),
     ("int8", "uint8", "cuda:sm_80", False),
     ("uint8", "int8", "hip:gfx942", False),
 ]
+
+
+# A, B, target, K of the instruction that a tile takes.
+OWN_WAYS = [
+    ("float8_e4m3fnuz", "float8_e5m2fnuz", "hip:gfx942", {"bk": 64}, 16),
+    ("float8_e5m2fnuz", "float8_e4m3fnuz", "hip:gfx942", {"bm": 16, "bn": 32, "bk": 32}, 32),
+    ("float8_e4m3fn", "float8_e5m2", "hip:gfx950", {"bk": 32}, 16),
+    ("float8_e5m2", "float8_e4m3fn", "hip:gfx950", {"bk": 128}, 64),
+    ("float8_e5m2", "float8_e5m2", "hip:gfx950", {"bk": 64}, 64),
+    ("float8_e4m3fn", "float8_e4m3fn", "hip:gfx950", {"bm": 16, "bn": 32, "bk": 128}, 128),
+]
+
+
+@pytest.mark.emulator
+@pytest.mark.hip
+@pytest.mark.parametrize(("left", "right", "target", "tile", "depth"), OWN_WAYS)
+def test_8_bit_floats_have_instructions(
+    left: str, right: str, target: str, tile: dict[str, int], depth: int
+) -> None:
+    """Those of two dtypes, and gfx950's that multiply twice as many at once."""
+    for ta, tb in TRANSPOSES[1:3]:
+        compiled = lowered(product(left, "float32", "float32", ta, tb, right), target, **tile)
+        assert not [r for r in compiled.remarks if r.code in ("TLC0322", "TLC0326")]
+        assert {op.k for op in walk(compiled.lowered.program.body) if isinstance(op, Mfma)} == {
+            depth
+        }
+        for device in (EmulatorDevice(target, "a test"), MachineCodeDevice(target=target)):
+            for size in ((65, 63, 144), (9, 20, 40)):
+                check(device, compiled, ta, tb, "float32", size)
 
 
 @pytest.mark.emulator

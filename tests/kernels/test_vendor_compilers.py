@@ -113,9 +113,10 @@ def check_amd(variant: Lowered, aligned: bool, arch: str = "gfx942") -> None:
 @pytest.mark.hip
 @pytest.mark.parametrize("case", AMD, ids=str)
 def test_amd(case: Case) -> None:
-    aligned, general = case.lower().variants
+    aligned, *others = case.lower().variants
     check_amd(aligned, True)
-    check_amd(general, False)
+    for other in others:  # of any size, or any alignment
+        check_amd(other, False)
 
 
 @pytest.mark.hip

@@ -66,8 +66,9 @@ class Needs:
 
 
 def _matrix_need(op: Mma | Mfma) -> Need:
-    accumulator, operand = memory_type(op.accumulator).dtype, memory_type(op.a).dtype
-    return Need(op.name, (op.m, op.n, op.k, accumulator.name, operand.name))
+    """By the shape, the dtype of the accumulator, and those of A and B: one where they are alike."""
+    names = [memory_type(v).dtype.name for v in (op.accumulator, op.a, op.b)]
+    return Need(op.name, (op.m, op.n, op.k, *(names[:2] if names[1] == names[2] else names)))
 
 
 def _argument(text: str) -> NeedArgument:

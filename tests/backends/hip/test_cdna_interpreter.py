@@ -16,7 +16,14 @@ from tests.backends.hip.cdna.device import MachineCodeDevice
 from tests.backends.hip.cdna.launch import make_program, run_block
 from tests.backends.hip.cdna.memory import GlobalMemory, SharedMemory
 from tests.backends.hip.cdna.waves import Mode, Wave
-from tests.backends.hip.test_hip_emulated import DTYPES, MFMA, mfma_frame, mfma_places
+from tests.backends.hip.test_hip_emulated import (
+    DTYPES,
+    MFMA,
+    MFMA_8BIT,
+    mfma_frame,
+    mfma_key,
+    mfma_places,
+)
 from tests.backends.hip.test_hip_isa import SHAPES
 from tilec.backends.manifest import Argument, LaunchSpec
 from tilec.backends.prelude import FrameParameter, KernelFrame, Need, render_kernel
@@ -227,6 +234,24 @@ def test_every_mfma(m: int, k: int, d: str, t: str, arch: str) -> None:
     got = np.zeros_like(expected)
     got[out[..., 0], out[..., 1]] = registers["D"].astype(np.int64)
     assert np.array_equal(got, expected)
+
+
+@pytest.mark.hip
+@pytest.mark.parametrize(("m", "k", "t", "right"), MFMA_8BIT)
+def test_every_mfma_of_two_dtypes(m: int, k: int, t: str, right: str) -> None:
+    places, out = mfma_places(m, k, "f32")
+    random = np.random.default_rng(m + k)
+    a, b = (random.integers(-4, 5, (m, k)).astype(DTYPES[x]) for x in (t, right))
+    registers = {
+        "A": a[places[..., 0], places[..., 1]].copy(),
+        "B": b[places[..., 0], places[..., 1]].copy(),
+        "D": np.ones((64, m * m // 64), np.float32),
+    }
+    (arch,) = dict(SHAPES)[mfma_key(m, k, "f32", t, right)]
+    run_frame(mfma_frame(m, k, "f32", t, right=right), arch, registers)
+    got = np.zeros((m, m))
+    got[out[..., 0], out[..., 1]] = registers["D"]
+    assert np.array_equal(got, a.astype(np.float64) @ b.astype(np.float64).T + 1)
 
 
 def frame_of(body: str, dtype: str, *names: str) -> KernelFrame:

@@ -233,11 +233,22 @@ MFMA = [
 ]  # fmt: skip
 
 
-def mfma_frame(m: int, k: int, d: str, t: str, use: str = "") -> KernelFrame:
-    """One wave: registers from A, B and D, one element a register, D written back."""
+FLOAT8 = (("e4m3", "e5m2"), ("e4m3fnuz", "e5m2fnuz"))
+# Of two 8-bit floats: M, K, dtypes of A and B.
+MFMA_8BIT = [
+    *((m, k, a, b) for m, k in ((32, 16), (16, 32)) for a, b in FLOAT8),
+    *((m, k, b, a) for m, k in ((32, 16), (16, 32)) for a, b in FLOAT8),
+    *((m, k, a, b) for m, k in ((32, 64), (16, 128)) for a in FLOAT8[0] for b in FLOAT8[0]),
+]
+
+
+def mfma_frame(m: int, k: int, d: str, t: str, use: str = "", right: str = "") -> KernelFrame:
+    """One wave: registers from A, B and D, one element a register, D written back; B of dtype `right`
+    where that is given."""
+    right = right or t
     count, rows = m * k // 64, m * m // 64
     body = f"""
-    regs<{t}, {count}> a; regs<{t}, {count}> b; regs<{d}, {rows}> c;
+    regs<{t}, {count}> a; regs<{right}, {count}> b; regs<{d}, {rows}> c;
     for (i32 e = 0; e < {count}; ++e) {{
       a[e] = A[thread_id() * {count} + e];
       b[e] = B[thread_id() * {count} + e];
@@ -245,15 +256,19 @@ def mfma_frame(m: int, k: int, d: str, t: str, use: str = "") -> KernelFrame:
     for (i32 r = 0; r < {rows}; ++r) c[r] = D[thread_id() * {rows} + r];
     {use or f"mfma<{m}, {m}, {k}>(c, 0, a, 0, b, 0);"}
     for (i32 r = 0; r < {rows}; ++r) D[thread_id() * {rows} + r] = c[r];"""
-    pointers = (("A", t, True), ("B", t, True), ("D", d, False))
+    pointers = (("A", t, True), ("B", right, True), ("D", d, False))
     return KernelFrame(
-        name=f"mfma_{m}_{k}_{t}",
+        name=f"mfma_{m}_{k}_{t}_{right}",
         parameters=tuple(FrameParameter("pointer", n, dtype, const=c) for n, dtype, c in pointers),
         threads=64,
         shared_bytes=0,
         body=body,
-        needs=(Need("regs"), Need("thread_id"), Need("mfma", (m, m, k, d, t))),
+        needs=(Need("regs"), Need("thread_id"), Need("mfma", mfma_key(m, k, d, t, right))),
     )
+
+
+def mfma_key(m: int, k: int, d: str, t: str, right: str) -> tuple[int | str, ...]:
+    return (m, m, k, d, *dict.fromkeys((t, right)))
 
 
 def mfma_places(m: int, k: int, d: str) -> tuple[Array, Array]:
@@ -263,7 +278,10 @@ def mfma_places(m: int, k: int, d: str) -> tuple[Array, Array]:
     count = m * k // 64
     a = np.zeros((64, count, 2), int)
     for group, row, e in itertools.product(range(64 // m), range(m), range(count)):
-        a[group * m + row, e] = row, group * count + e
+        if count == 32:  # 16 elements in either half of k
+            a[group * m + row, e] = row, k // 2 * (e // 16) + 16 * group + e % 16
+        else:
+            a[group * m + row, e] = row, group * count + e
     out = np.zeros((64, m * m // 64, 2), int)
     for column, group in itertools.product(range(m), range(64 // m)):
         if m == 32:  # blocks of 8 rows, half of each block in either half of the wave
@@ -297,6 +315,24 @@ def test_mfma_layouts(m: int, k: int, d: str, t: str) -> None:
     got = np.zeros_like(expected)
     got[out[..., 0], out[..., 1]] = registers["D"].astype(np.int64)
     assert np.array_equal(got, expected)
+
+
+@pytest.mark.parametrize(("m", "k", "t", "right"), MFMA_8BIT)
+def test_mfma_of_two_dtypes(m: int, k: int, t: str, right: str) -> None:
+    places, out = mfma_places(m, k, "f32")
+    rng = np.random.default_rng(m + k)
+    a, b = (rng.integers(-4, 5, (m, k)).astype(DTYPES[x]) for x in (t, right))
+    registers = {
+        "A": a[places[..., 0], places[..., 1]].copy(),
+        "B": b[places[..., 0], places[..., 1]].copy(),
+        "D": np.zeros((64, m * m // 64), np.float32),
+    }
+    beside = tuple(mfma_frame(mm, kk, "f32", tt, right=rr) for mm, kk, tt, rr in MFMA_8BIT)
+    launch(mfma_frame(m, k, "f32", t, right=right), (1, 1, 1), registers, beside=beside)
+    assert np.array_equal(fragments.mfma("a", m, m, k, 8).coords(), places)
+    got = np.zeros((m, m))
+    got[out[..., 0], out[..., 1]] = registers["D"]
+    assert np.array_equal(got, a.astype(np.float64) @ b.astype(np.float64).T)
 
 
 @pytest.mark.parametrize(("threads", "use", "message"), [

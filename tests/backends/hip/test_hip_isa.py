@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pytest
 
@@ -237,7 +238,7 @@ def only(spelling: str, *arches: str) -> dict[str, str]:
     return {arch: f"v_mfma_{spelling}" for arch in arches}
 
 
-Key = tuple[int, int, int, str, str]
+Key = tuple[Any, ...]
 LATER = ("gfx942", "gfx950")
 SHAPES: list[tuple[Key, dict[str, str]]] = [
     ((32, 32, 8, "f32", "f16"), spellings("f32_32x32x8", "f16", "f16")),
@@ -267,26 +268,44 @@ SHAPES: list[tuple[Key, dict[str, str]]] = [
     ((16, 16, 32, "f32", "e4m3fnuz"), only("f32_16x16x32_fp8_fp8", "gfx942")),
     ((32, 32, 16, "f32", "e5m2fnuz"), only("f32_32x32x16_bf8_bf8", "gfx942")),
     ((16, 16, 32, "f32", "e5m2fnuz"), only("f32_16x16x32_bf8_bf8", "gfx942")),
-]
+    *(
+        ((m, m, k, "f32", *dtypes), only(f"f32_{m}x{m}x{k}_{names}", arch))
+        for m, k in ((32, 16), (16, 32))
+        for arch, dtypes, names in (
+            ("gfx950", ("e4m3", "e5m2"), "fp8_bf8"), ("gfx950", ("e5m2", "e4m3"), "bf8_fp8"),
+            ("gfx942", ("e4m3fnuz", "e5m2fnuz"), "fp8_bf8"),
+            ("gfx942", ("e5m2fnuz", "e4m3fnuz"), "bf8_fp8"),
+        )
+    ),
+    *(
+        ((m, m, k, "f32", *dtypes), only(f"f32_{m}x{m}x{k}_f8f6f4", "gfx950"))
+        for m, k in ((32, 64), (16, 128))
+        for dtypes in (("e4m3",), ("e5m2",), ("e4m3", "e5m2"), ("e5m2", "e4m3"))
+    ),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("arch", ARCHES)
 def test_the_shapes_here_are_those_of_the_target(arch: str) -> None:
-    table = {(i.m, i.n, i.k, i.accumulator, i.operand) for i in find_target(f"hip:{arch}").matrix}
+    table = {
+        (i.m, i.n, i.k, i.accumulator, *dict.fromkeys(i.operands))
+        for i in find_target(f"hip:{arch}").matrix
+    }
     assert table == {key for key, spelled in SHAPES if arch in spelled}
 
 
 @pytest.mark.parametrize(("key", "spelled"), SHAPES)
 def test_every_mfma_is_its_instruction(key: Key, spelled: dict[str, str]) -> None:
-    m, n, k, accumulator, operand = key
+    m, n, k, accumulator, operand = key[:5]
+    right = key[-1]
     count = m * k // 64
-    body = f"""regs<{operand}, {count}> a; regs<{operand}, {count}> b;
+    body = f"""regs<{operand}, {count}> a; regs<{right}, {count}> b;
     regs<{accumulator}, {m * n // 64}> d;
     fill_registers<{m * n // 64}>(d, 0, convert<{accumulator}>(n));
     #pragma unroll
     for (i32 e = 0; e < {count}; ++e) {{
       a[e] = P[thread_id() + e * 64];
-      b[e] = P[n + thread_id() + e * 64];
+      b[e] = reinterpret<{right}>(P[n + thread_id() + e * 64]);
     }}
     mfma<{m}, {n}, {k}>(d, 0, a, 0, b, 0);
     {accumulator} sum = convert<{accumulator}>(0);
@@ -295,7 +314,8 @@ def test_every_mfma_is_its_instruction(key: Key, spelled: dict[str, str]) -> Non
     Q[thread_id()] = convert<{operand}>(sum);"""
     for arch, mnemonic in spelled.items():
         isa = probe(
-            body, operand, accumulator, "regs", "fill_registers", "convert", Need("mfma", key),
+            body, operand, right, accumulator, "regs", "fill_registers", "convert", "reinterpret",
+            Need("mfma", key),
             dtype=operand, arch=arch,
         )  # fmt: skip
         assert isa.counts[mnemonic] == isa.count("v_mfma") == 1

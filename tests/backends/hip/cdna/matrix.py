@@ -2,8 +2,9 @@
 
 Layouts of the shapes of one block M x N x K with M = N of 16 or 32, written from the formulas of the
 CDNA3 ISA, "Matrix Arithmetic Instructions". With n = M K / 64, lane l holds in element e of its
-operands A[l % M][n (l / M) + e] and B[n (l / M) + e][l % M]. Sums are made in f64 and rounded once,
-since in which order the hardware adds is not said.
+operands A[l % M][n (l / M) + e] and B[n (l / M) + e][l % M]; of f8f6f4 (CDNA4 ISA, the same chapter),
+whose lanes have 32 elements of 8 bits, k = 16 (64 / M) (e / 16) + 16 (l / M) + e % 16. Sums are made
+in f64 and rounded once, since in which order the hardware adds is not said.
 """
 
 from __future__ import annotations
@@ -18,7 +19,11 @@ from tests.backends.hip.cdna.decode import Instruction, IsaError, Operand
 from tests.backends.hip.cdna.registers import Array, Registers, bits_of
 from tests.backends.hip.cdna.waves import Step
 
-_NAME = re.compile(r"v_mfma_(f32|f64|i32)_(\d+)x(\d+)x(\d+)_?([a-z]+\d+)(?:_1k|_[fb]\w8)?$")
+_NAME = re.compile(
+    r"v_mfma_(f32|f64|i32)_(\d+)x(\d+)x(\d+)_?(f8f6f4|[a-z]+\d+)(?:_1k|_([fb][pf]8))?$"
+)
+_FORMATS = {"0": "fp8", "1": "bf8"}
+"""Of f8f6f4: what cbsz says of A, blgp of B."""
 _OPERANDS = {
     "f16": np.float16, "bf16": ml_dtypes.bfloat16, "f32": np.float32, "f64": np.float64,
     "i8": np.int8, "xf32": np.float32,
@@ -38,6 +43,7 @@ _SHAPES = {
     "i8": {(32, 8), (16, 16), (32, 16), (16, 32), (32, 32), (16, 64)},
     "fp8": {(32, 16), (16, 32)},
     "bf8": {(32, 16), (16, 32)},
+    "f8f6f4": {(32, 64), (16, 128)},
 }
 """By type of the operands: M and K of the instructions that there are, on any machine."""
 
@@ -58,14 +64,24 @@ def matrix_step(instruction: Instruction, arch: str) -> Step | None:
     kind, result = match[5], match[1]
     if m != n or (m, k) not in _SHAPES.get(kind, ()):
         raise IsaError(f"unknown instruction {instruction.name}")
-    instruction.allow()
+    kinds = (kind, match[6] or kind)
+    if kind == "f8f6f4":
+        instruction.allow("cbsz", "blgp")
+        formats = (instruction.modifiers.get(name, "0") for name in ("cbsz", "blgp"))
+        kinds = tuple(_FORMATS.get(f, f"format {f}") for f in formats)  # type: ignore[assignment]
+    else:
+        instruction.allow()
     d, a, b, c = instruction.operands
     kept = np.uint32(0xFFFFE000)
     wide = np.int64 if result == "i32" else np.float64
-    operand, total = _operand_type(kind, arch, instruction.name), _RESULTS[result]
+    types = [_operand_type(kind_, arch, instruction.name) for kind_ in kinds]
+    total = _RESULTS[result]
 
     def step(registers: Registers) -> None:
-        left, right = (_read_operand(registers, source, m, operand) for source in (a, b))
+        left, right = (
+            _read_operand(registers, source, m, type_)
+            for source, type_ in zip((a, b), types, strict=True)
+        )
         if kind == "xf32":  # which is read without its low 13 bits
             left, right = ((x.view(np.uint32) & kept).view(np.float32) for x in (left, right))
         left, right = left.astype(wide), right.astype(wide)
@@ -78,7 +94,8 @@ def matrix_step(instruction: Instruction, arch: str) -> Step | None:
 def _read_operand(registers: Registers, operand: Operand, m: int, dtype: type) -> Array:
     """A (M x K), or B transposed."""
     lanes = np.ascontiguousarray(registers.vector[operand.first :][: operand.count].T).view(dtype)
-    return lanes.reshape(64 // m, m, -1).transpose(1, 0, 2).reshape(m, -1)
+    chunks = -(-lanes.shape[1] // 16)
+    return lanes.reshape(64 // m, m, chunks, -1).transpose(1, 2, 0, 3).reshape(m, -1)
 
 
 def _read_result(registers: Registers, operand: Operand, m: int, dtype: type) -> Array:
