@@ -187,6 +187,15 @@ def _vector_load(m: Machine, op: thread.VectorLoad) -> None:
     m.write(op.registers, op.offset, memory[at])
 
 
+def _load_transposed(m: Machine, op: amd.LoadTransposed) -> None:
+    """Of 16 lanes, four a row of 16, each receives a column of four (CDNA4 ISA, 11.4)."""
+    assert m.mask.all(), "a wave reads with all its lanes"
+    handle, at = m.place(op.memory, op.indices)
+    assert (at % 4 == 0).all(), "an access that is not aligned"
+    rows = m.memory[handle][at[:, None] + np.arange(4)].reshape(-1, 4, 16)
+    m.write(op.registers, op.offset, rows.swapaxes(1, 2).reshape(-1, 4))
+
+
 def _vector_store(m: Machine, op: thread.VectorStore) -> None:
     memory, at = _vector(m, op)
     m.stored += int(m.mask.sum()) * op.count
@@ -386,6 +395,7 @@ RULES: dict[type[Op], Callable[[Machine, Any], None]] = {
     Store: _store,
     thread.VectorLoad: _vector_load,
     thread.VectorStore: _vector_store,
+    amd.LoadTransposed: _load_transposed,
     thread.ConvertRegisters: _convert,
     thread.FillRegisters: _fill,
     thread.Shuffle: _shuffle,
