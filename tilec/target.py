@@ -16,8 +16,8 @@ class MatrixInstruction:
     """One matrix instruction: D (m x n, `accumulator`) += A (m x k, `operand`) B (k x n,
     `operand`, or `right` where that is another dtype).
 
-    `family` is "mma" (PTX mma.sync), "wgmma" or "mfma"; for wgmma `n` is the largest, any multiple
-    of 8 below it exists. Dtypes are those of tilec.ir.dtypes.
+    `family` is "mma" (PTX mma.sync), "wgmma" or "mfma"; for wgmma `n` is the largest. Dtypes are
+    those of tilec.ir.dtypes.
     """
 
     family: str
@@ -32,6 +32,16 @@ class MatrixInstruction:
     def operands(self) -> tuple[str, str]:
         """The dtypes of A and B."""
         return self.operand, self.right or self.operand
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """The values that n may have, largest first: of wgmma every multiple of 8, of integers
+        above 32 every multiple of 16 (PTX ISA, "wgmma.mma_async": shapes).
+        """
+        if self.family != "wgmma":
+            return (self.n,)
+        coarse = self.accumulator == "i32"
+        return tuple(n for n in range(self.n, 0, -8) if n <= 32 or n % 16 == 0 or not coarse)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,10 @@ from tests.kernels.instructions import count_instructions
 from tests.kernels.machines import SCHEDULES
 from tests.kernels.test_targets import TRANSPOSES, check, lowered, operands, product
 from tests.kernels.test_vendor_compilers import check_nvidia
+from tilec.ir.core import walk
 from tilec.ir.dtypes import find_dtype
+from tilec.ir.ops.nvidia import Wgmma
+from tilec.runtime.driver import lower
 from tilec.runtime.emulator_device import EmulatorDevice
 from tilec.runtime.interpreter_device import InterpreterDevice
 
@@ -232,3 +235,30 @@ def test_sums_promoted_to_a_second_fragment(every: int, tmp_path: Path) -> None:
             c = np.full(size[:2], -1, np.float32)
             compiled.run_on(device, (a, np.ascontiguousarray(b.T), c))
             assert np.array_equal(c, a.astype(np.float64) @ b.astype(np.float64)), (size, device)
+
+
+WIDTHS = {"int8": (40, 72, 240), "float8_e5m2": (40,), "tfloat32": (8, 200)}
+
+
+@pytest.mark.emulator
+@pytest.mark.parametrize(
+    ("dtype", "n"),
+    [
+        pytest.param(dtype, n, marks=() if n in WIDTHS[dtype] else pytest.mark.nightly)
+        for dtype in WIDTHS
+        for n in range(8, 257, 8)
+    ],
+)
+def test_every_width(dtype: str, n: int, tmp_path: Path) -> None:
+    """Of integers above 32 columns there is a wgmma for every other multiple of 8 only."""
+    total = "int32" if dtype == "int8" else "float32"
+    compiled = lower(
+        product(dtype, total, total, False, True), (), TARGET, {"bn": n, "bk": row(dtype)}
+    )
+    widths = {op.n for op in walk(compiled.lowered.program.body) if isinstance(op, Wgmma)}
+    exists = dtype != "int8" or n <= 32 or n % 16 == 0
+    assert len(widths) == 1 and (n in widths) == exists and n % widths.pop() == 0
+    check_nvidia(compiled.lowered, "sm_90a", tmp_path)
+    check(
+        EmulatorDevice(TARGET, "a test"), compiled, False, True, total, (65, n + 8, 2 * row(dtype))
+    )

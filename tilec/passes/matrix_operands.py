@@ -226,7 +226,7 @@ def taken_dtype(op: Gemm, side: Side, lowering: Lowering) -> DType:
     exists = any(
         (i.family, i.operands[SIDES.index(side)], i.m, i.k)
         == (tiling.family, dtype.name, tiling.m, tiling.k)
-        and (tiling.n == i.n or tiling.family == "wgmma" and tiling.n < i.n)
+        and tiling.n in i.widths
         for i in target.matrix
         if dtype is not None
     )

@@ -111,8 +111,8 @@ def variants_of(
                 continue
             width = n
             if family == "wgmma":
-                most = min(n, widest_wgmma(threads, target))
-                width = _widest(most, tile_n, columns, gemm.transpose_b)
+                most = widest_wgmma(threads, target)
+                width = _widest(i.widths, most, tile_n, columns, gemm.transpose_b)
             if width == 0 or tile_n % (width * columns):
                 continue
             if family == "wgmma":  # every instruction reads its operands from shared memory
@@ -166,17 +166,14 @@ def _instructions(
             yield i
 
 
-def _widest(most: int, tile_n: int, columns: int, k_major: bool) -> int:
+def _widest(widths: tuple[int, ...], most: int, tile_n: int, columns: int, k_major: bool) -> int:
     """The widest wgmma that divides a warpgroup's columns, up to `most`; 0 if there is none.
 
-    A multiple of 8; of 64 where B lies with its columns contiguous and the tile takes several (an
+    A multiple of 64 where B lies with its columns contiguous and the tile takes several (an
     instruction begins at a block of 128 bytes, PTX ISA 9.7.15.5.1).
     """
-    if tile_n % (8 * columns):
-        return 0
-    width = tile_n // columns
-    for n in range(min(most, width) // 8 * 8, 0, -8):
-        if width % n == 0 and (k_major or n == tile_n or n % 64 == 0):
+    for n in widths:
+        if n <= most and tile_n % (n * columns) == 0 and (k_major or n == tile_n or n % 64 == 0):
             return n
     return 0
 
