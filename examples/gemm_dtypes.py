@@ -81,7 +81,7 @@ def matmul(dtype: str) -> Any:
 
 def tile(target: Any, dtype: str) -> dict[str, int]:
     """What suits a target: Hopper multiplies by the warpgroup, of operands in rows of 128 bytes."""
-    stages = 4 if target.async_copy else 2
+    stages = 4 if target.asynchronous else 2
     if not target.warp_roles or dtype in ("float32", "float64"):
         return {"stages": stages}
     groups = 1 if dtype.startswith("float8") else 2  # unaligned, mma converts them in registers

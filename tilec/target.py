@@ -77,6 +77,13 @@ class Target:
         return f"{self.backend}:{self.arch}"
 
     @property
+    def asynchronous(self) -> bool:
+        """Whether tiles can get to shared memory without registers, so that more than two stages
+        pay.
+        """
+        return self.async_copy or self.buffer_copies
+
+    @property
     def capability(self) -> tuple[int, int] | None:
         """The compute capability, (9, 0) of sm_90a; None for another vendor's machine."""
         number = self.arch.removeprefix("sm_").rstrip("af")

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+import tilec
+import tilec.language as T
 from tests.backends.hip.cdna.decode import IsaError
 from tests.backends.hip.cdna.device import MachineCodeDevice, assembled
 from tests.backends.hip.cdna.launch import ORDERS
@@ -79,6 +81,45 @@ def test_tiles_that_are_copied_to_shared_memory(stages: int) -> None:
             assert_close(c, exact, allowed, find_dtype(dtype), f"{device.name} at {(m, n, k)}")
             found.append(c.tobytes())
         assert found[0] == found[1] and found[2] == found[3]
+
+
+@tilec.kernel
+def again(Q: T.Tensor((64, 64), "float16"), K: T.Tensor(("N", 64), "float16"),
+          C: T.Tensor((64, 64), "float32"), times: int = 1, stages: int = 4):  # fmt: skip
+    """C = times the sum of Q K_i^T over the tiles of K; Q is copied once, outside of the pipeline."""
+    with T.Kernel(1, threads=128):
+        Q_s = T.alloc_shared((64, 64), "float16")
+        K_s = T.alloc_shared((64, 64), "float16")
+        acc = T.alloc_fragment((64, 64), "float32")
+        T.clear(acc)
+        T.copy(Q[0, 0], Q_s)
+        for _ in T.serial(times):
+            for k in T.Pipelined(T.ceildiv(K.shape[0], 64), num_stages=stages):
+                T.copy(K[k * 64, 0], K_s)
+                T.gemm(Q_s, K_s, acc, transpose_B=True)
+        T.copy(acc, C[0, 0])
+
+
+@pytest.mark.parametrize("stages", [2, 4])
+@pytest.mark.parametrize("times", [1, 3])
+def test_copies_of_no_pipeline_and_pipelines_in_loops(times: int, stages: int) -> None:
+    """What the last run of a pipeline has started is waited for before the next run fills its slots."""
+    compiled = lower(again, (), "hip:gfx950", {"times": times, "stages": stages})
+    assert compiled.lowered.text.count("buffer_copy<8>(") > stages
+    random = np.random.default_rng(stages)
+    for n in (0, 1, 65, 400):
+        q, k = (random.integers(-3, 4, (rows, 64)).astype(np.float16) for rows in (64, n))
+        tiles = np.zeros((-(-n // 64), 64, 64))
+        tiles.reshape(-1, 64)[:n] = k
+        expected = times * (q.astype(np.float64) @ tiles.sum(0).T)
+        for mode in MODES:
+            for device in (
+                MachineCodeDevice(mode, target="hip:gfx950"),  # type: ignore[arg-type]
+                EmulatorDevice("hip:gfx950", "a test", mode, "reverse"),  # type: ignore[arg-type]
+            ):
+                c = np.full((64, 64), np.nan, np.float32)
+                compiled.run_on(device, (q, k, c))  # type: ignore[arg-type]
+                assert np.array_equal(c, expected), (device.name, n, mode)
 
 
 # Dtype, sums, result.

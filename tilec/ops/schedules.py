@@ -91,7 +91,7 @@ def candidates(target: Target, problem: Problem) -> Iterator[Schedule]:
         rows, columns, depth, threads = tile
         stage = (rows + columns) * depth * problem.item_bytes
         room = target.shared_bytes - rows * columns * 2 // (2 if threads > 128 else 1)
-        stages = max(2, min(_STAGES, room // stage)) if target.async_copy else 2
+        stages = max(2, min(_STAGES, room // stage)) if target.asynchronous else 2
         steps = ceil(problem.K / depth)
         for split in _PARTS[: 1 if problem.whole else None]:
             # A part of few steps is all start and end.
