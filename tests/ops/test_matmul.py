@@ -110,6 +110,42 @@ def test_only_operands_without_vectors_are_packed() -> None:
 
 @pytest.mark.emulator
 @pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("in_columns", [True, False])
+def test_lines_of_b_that_start_within_sectors_are_packed(
+    device: str, in_columns: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where it pays: for lines of 80 and 272 bytes, and for any that do not begin at a sector."""
+    lines = normal(136, 40, seed=1)
+    a, b = normal(128, 40), placed(lines).T if in_columns else placed(lines.T)
+    assert packed_names(a, b) == ""
+    monkeypatch.setattr(matmul, "_ALIGNED_FROM", 1)
+    assert packed_names(a, b) == "B"
+    assert packed_names(a, placed(normal(40, 160))) == ""
+    assert packed_names(a, placed(normal(40, 160), 16)) == "B"
+    with tilec.device(device):
+        check(ops.matmul(a, b, schedule=SMALL), a, b)
+
+
+def placed(array: np.ndarray, start: int = 0) -> np.ndarray:
+    """A copy, row by row, whose address is `start` modulo 32."""
+    memory = np.empty(array.nbytes + 32, np.uint8)
+    first = (start - memory.ctypes.data) % 32
+    found = memory[first : first + array.nbytes].view(array.dtype).reshape(array.shape)
+    found[...] = array
+    return found
+
+
+def packed_names(a: np.ndarray, b: np.ndarray) -> str:
+    """Which operands of a product are packed."""
+    call = matmul.check(a, b, matmul.Options())
+    return "".join(
+        {"left": "A", "right": "B", "result": "C"}[tensor.name]
+        for tensor in call.kernel.lower(*call.launches[0], target="cuda:sm_90a").manifest.workspaces
+    )
+
+
+@pytest.mark.emulator
+@pytest.mark.parametrize("device", DEVICES)
 def test_the_chosen_schedule_at_tiny_sizes(device: str) -> None:
     for m, n, k in ((1, 64, 200), (0, 3, 4), (2, 0, 4)):
         a, b = normal(m, k), normal(n, k).T

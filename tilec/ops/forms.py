@@ -47,9 +47,9 @@ class Form:
     `a`, `b` and `c` say where the unit stride is: in "rows" as of a row-major matrix, in "columns"
     (a and b then arrive transposed; c is never so), or "any". Of a batched product the operands
     named in `batched` have one dimension more, in front. Where rows of several matrices were
-    `folded` into one, the last of `extras` is the number of rows of each. Operands in `packed` are
-    copied into rows of whole vectors before, C from such rows after: tiles cannot be copied from
-    them in vectors. `exact`: the sums of a step are added in float32 outside of the instruction.
+    `folded` into one, the last of `extras` is the number of rows of each. Those in `strided` have
+    no vectors. Operands in `packed` are copied into rows of whole lines of the cache before, C from
+    such rows after. `exact`: the sums of a step are added in float32 outside of the instruction.
     """
 
     dtypes: tuple[str, str]
@@ -58,6 +58,7 @@ class Form:
     b: str = "rows"
     c: str = "rows"
     batched: str = ""
+    strided: str = ""
     packed: str = ""
     exact: bool = False
     folded: bool = False
@@ -76,7 +77,7 @@ class Form:
         strides: list[str | int] = [f"{name}_stride", 1]
         if layout == "columns":
             shape.reverse()
-        if layout == "any" or name in self.packed:
+        if layout == "any" or name in self.strided:
             strides[1] = f"{name}_step"  # though it may be 1: no vector is tried
         if name in self.batched:
             shape, strides = ["Z", *shape], [f"{name}_batch", *strides]

@@ -16,6 +16,8 @@ from ..runtime.check_args import fact_holds
 
 VECTOR_BYTES = 16
 """Of what copies of tiles are made, be they of threads or of TMA."""
+SECTOR_BYTES, LINE_BYTES = 32, 128
+"""Of the L2 cache."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,12 @@ class Matrix:
         if self.layout == "any" or view.empty:
             return False
         return fact_holds(Fact("aligned", self.name, VECTOR_BYTES), view)
+
+    @property
+    def in_sectors(self) -> bool:
+        """Whether rows, or columns where those are contiguous, start where sectors of the cache do."""
+        view = self.transposed.view if self.layout == "columns" else self.view
+        return (view.pointer | view.strides[-2]) % SECTOR_BYTES == 0
 
     def steps(self, batch: Sequence[int]) -> list[int]:
         """Bytes between the matrices that this one is, spread over a batch of these extents."""

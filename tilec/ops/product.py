@@ -19,7 +19,7 @@ from ..language.heuristic import heuristic
 from ..language.kernel import Kernel, kernel
 from ..target import Target
 from .forms import Form
-from .matrices import VECTOR_BYTES
+from .matrices import LINE_BYTES
 from .schedules import choose_schedule
 
 _REDUCE = (4, 128)  # the tile of the launch that adds parts: 16 bytes a thread and part
@@ -85,16 +85,16 @@ def _rows_of(form: Form) -> Any:
         if name not in form.packed:
             return x
         dtype = form.dtype_of(name)
-        vector = VECTOR_BYTES // find_dtype(dtype).bytes
+        line = LINE_BYTES // find_dtype(dtype).bytes
         *batch, rows, columns = x.shape
-        width = T.ceildiv(columns, vector) * vector
+        width = T.ceildiv(columns, line) * line
         return T.alloc_global((*batch, rows, width), dtype)
 
     return rows_of
 
 
 def _move(form: Form) -> Any:
-    """A macro: a launch that copies all matrices of an operand, element by element."""
+    """A macro: a launch that copies all matrices of an operand."""
 
     @T.macro
     @no_type_check
