@@ -180,7 +180,9 @@ def time_rows(race: Race, m: int = 8192, n: int = 4096) -> Iterator[dict[str, An
 
 
 def time_attention(race: Race) -> Iterator[dict[str, Any]]:
-    """Attention forward beside torch's own FlashAttention-2, (B, H, N, D) in 16-bit floats."""
+    """Attention forward, (B, H, N, D) in 16-bit floats, beside torch's own FlashAttention-2, and
+    that of sm_90a beside cuDNN too.
+    """
     module = example("flash_attention")
     for b, h, n, d, causal in (
         (4, 32, 4096, 128, False),
@@ -189,24 +191,35 @@ def time_attention(race: Race) -> Iterator[dict[str, Any]]:
     ):
         q, k, v = (random(b, h, n, d) for _ in range(3))
         out = unwritten(b, h, n, d)
-
-        def peer(q: Any = q, k: Any = k, v: Any = v, causal: bool = causal) -> torch.Tensor:
-            with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.FLASH_ATTENTION):
-                return torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=causal)
-
-        expected = peer()
+        attend = partial(
+            torch.nn.functional.scaled_dot_product_attention, q, k, v, is_causal=causal
+        )
+        expected = through("FLASH_ATTENTION", attend)()
         for target in TARGETS:
             compiled = lower(module.attention, (q, k, v, out), target, {"causal": causal})
             launch = compiled.prepare(q, k, v, out)
             launch()
             error = float((out.float() - expected.float()).norm() / expected.float().norm())
-            row = race(launch, peer) if error < 2e-3 else {"ratio": 0.0}
-            flops = 4.0 * b * h * n * n * d / (2 if causal else 1)
-            yield {
-                "config": f"{target} attention {b}x{h}x{n}x{d} causal {causal}", "error": error, **row,
-                "tflops": flops / row["ours_ms"] * 1e-9 if error < 2e-3 else 0.0,
-                "registers": compiled.launches[0].registers, "spills": compiled.launches[0].spills,
-            }  # fmt: skip
+            for peer in ("FLASH_ATTENTION", "CUDNN_ATTENTION")[: 1 + (target == "cuda:sm_90a")]:
+                row = race(launch, through(peer, attend)) if error < 2e-3 else {"ratio": 0.0}
+                flops = 4.0 * b * h * n * n * d / (2 if causal else 1)
+                yield {
+                    "config": f"{target} attention {b}x{h}x{n}x{d} causal {causal}", "peer": peer,
+                    "error": error, **row,
+                    "tflops": flops / row["ours_ms"] * 1e-9 if error < 2e-3 else 0.0,
+                    "registers": compiled.launches[0].registers,
+                    "spills": compiled.launches[0].spills,
+                }  # fmt: skip
+
+
+def through(backend: str, attend: Callable[[], torch.Tensor]) -> Callable[[], torch.Tensor]:
+    """`attend` by one of torch's backends."""
+
+    def run() -> torch.Tensor:
+        with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.__members__[backend]):
+            return attend()
+
+    return run
 
 
 if __name__ == "__main__":

@@ -23,8 +23,18 @@ ROOT = Path(__file__).resolve().parents[1]
 SHORT_US = 20.0  # below it a graph of so many launches is timed:
 GRAPH = 50
 FLUSH_BYTES = 256 << 20  # five times the L2 cache of an H100
-TOLERANCE = {"float16": 2e-3, "bfloat16": 1e-2, "float8_e4m3fn": 2e-3}
-"""Largest norm of the error, as a share of the result's: a result is rounded once to 16 bits."""
+ROUNDING = {"float16": 2e-3, "bfloat16": 1e-2}
+"""Largest norm of the error, as a share of the result's, of a result that is rounded once."""
+
+
+def tolerance(row: Row) -> float:
+    """The largest error of a row: of one rounding to the result's 16 bits; fast sums of 8-bit floats
+    drop in each instruction of 32 products what is below 2^-13 of the sum, a walk of K / 32 steps
+    (measured, the vendor's too: 1.36e-3 at K = 4096, 2.06e-3 at 8192), to which twice that is given.
+    """
+    if row.kind == "fp8" and row.fast:
+        return float(2**-12 * (row.K / 32) ** 0.5)
+    return ROUNDING.get(row.dtype, ROUNDING["float16"])
 
 
 def gelu(x: Any, i: Any, j: Any, bias: Any) -> Any:
@@ -152,7 +162,7 @@ class Bench:
         c.fill_(float("nan"))
         launch()
         error = float((c.float() - expected).norm() / expected.norm())
-        assert error <= TOLERANCE[row.dtype], f"the result is off by {error:.2e} of its norm"
+        assert error <= tolerance(row), f"the result is off by {error:.2e} of its norm"
         return error
 
     def _peer(
@@ -173,7 +183,7 @@ class Bench:
                 launch()
                 result = c if made is None else made()
                 error = float((result.float() - x.expected).norm() / x.expected.norm())
-                if not error <= TOLERANCE[row.dtype]:
+                if not error <= tolerance(row):
                     raise ValueError(f"{name} is off by {error:.2e}")
                 took = self._quick(launch)
                 if best is None or took < best[0]:
