@@ -262,3 +262,34 @@ def test_every_width(dtype: str, n: int, tmp_path: Path) -> None:
     check(
         EmulatorDevice(TARGET, "a test"), compiled, False, True, total, (65, n + 8, 2 * row(dtype))
     )
+
+
+@pytest.mark.emulator
+@pytest.mark.parametrize(
+    ("dtype", "total", "out"),
+    [
+        ("float8_e4m3fn", "float32", "float8_e5m2"), ("int8", "int32", "int8"),
+        ("bfloat16", "float32", "float8_e4m3fn"),
+    ],
+)  # fmt: skip
+def test_results_of_one_byte(dtype: str, total: str, out: str, tmp_path: Path) -> None:
+    """They are rounded once, and stored by TMA, 128 columns at a time."""
+    kernel = product(dtype, total, out, False, True)
+    compiled = lowered(kernel, TARGET, **constants((128, 256, 256), dtype))
+    assert count_instructions(compiled.variants[0].program)["tma_store"] == 2
+    check_nvidia(compiled.variants[0], "sm_90a", tmp_path)
+    for (mode, order), size in zip(SCHEDULES[::3], ((130, 272, 16), (65, 48, 32)), strict=False):
+        a, b = operands(dtype, size)
+        c = np.zeros(size[:2], find_dtype(out).numpy)
+        device = EmulatorDevice(TARGET, "a test", mode, order)
+        compiled.run_on(device, (a, np.ascontiguousarray(b.T), c))
+        exact = (a.astype(np.float32) @ b.astype(np.float32)).astype(find_dtype(total).numpy)
+        assert np.array_equal(c, exact.astype(c.dtype))
+
+
+def test_sums_of_sixteen_bits_take_half_the_registers(tmp_path: Path) -> None:
+    """A tile of 256 x 256 by two warpgroups: 128 registers a thread in f16, 256 in f32."""
+    tile = {**constants((256, 256, 256), "float16"), "stages": 2}
+    compiled = lowered(product("float16", "float16", "float16", False, True), TARGET, **tile)
+    assert "TLC0323" in [remark.code for remark in compiled.remarks]
+    check_nvidia(compiled.variants[0], "sm_90a", tmp_path)

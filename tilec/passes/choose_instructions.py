@@ -37,6 +37,7 @@ from .matrix_operands import descriptors_of
 from .role_registers import WARPGROUP, split_registers
 from .value_ranges import ValueRanges, value_ranges
 from .variants import (
+    WORD,
     accumulator_type,
     gemm_shape,
     is_converted,
@@ -219,10 +220,11 @@ def _gemm_refusal(gemm: Gemm, threads: int, target: Target, ranges: ValueRanges)
     if not variants_of(gemm, "wgmma", threads, target):
         return f"wgmma cannot split {m} x {n} x {k} over {threads // WARPGROUP} warpgroups"
     _, registers = split_registers(threads, 1, target)
-    if m * n // threads > registers - BESIDE:
+    held = m * n * accumulator_type(gemm).dtype.bits // (WORD * threads)
+    if held > registers - BESIDE:
         return (
-            f"a tile of {m} x {n} needs {m * n // threads} accumulators a thread, and {threads} "
-            f"threads have {registers} registers each"
+            f"a tile of {m} x {n} needs {held} accumulators a thread, and {threads} threads have "
+            f"{registers} registers each"
         )
     return _layout_refusal(gemm, ranges)
 

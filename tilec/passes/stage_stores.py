@@ -104,7 +104,7 @@ def cut_slabs(tile: TileType, by_engine: bool) -> Slabs | None:
     The copy engine's slabs are not larger than all rows of 128 bytes.
     """
     layout = tile.layout
-    if layout is None or tile.dtype.bits < 16 or len(tile.shape) != 2:
+    if layout is None or tile.dtype.bits < (8 if by_engine else 16) or len(tile.shape) != 2:
         return None
     rows, row = tile.shape
     columns, span = slab_columns(row, tile.dtype.bits)
