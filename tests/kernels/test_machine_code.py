@@ -254,6 +254,35 @@ def test_barriers_are_needed_with_their_wait() -> None:
     assert "result" in [faulty_gemm(without(line - 1)) for line in barriers]
 
 
+@pytest.mark.parametrize(
+    ("pattern", "instead"),
+    [
+        (r"s_waitcnt vmcnt\(4\)", "s_waitcnt vmcnt(5)"),  # a copy too many under way
+        (r"s_barrier", "s_nop 0"),
+        (r"(?m)^(\ts_mov_b32 m0, s\d+)$", r"\1\n\ts_xor_b32 m0, m0, 0x400"),  # another wave's place
+        (r"buffer_load_dwordx4 (v\d+, s\[[\d:]+\], 0) offen lds", r"s_nop 0 ; \1"),
+    ],
+    ids=["a weak wait", "no barrier", "a wrong place", "no copy"],
+)
+def test_faults_in_copies_to_shared_memory_show(pattern: str, instead: str) -> None:
+    compiled = lower(programs.gemm(), (), "hip:gfx950", programs.TILES[2].constants(3))
+    a, b, _ = programs.operands(64, 64, 160, "float16", True, seed=1)
+    exact, allowed = reference(a, b, True)
+
+    def edit(assembly: str) -> str:
+        edited, count = re.subn(pattern, instead, assembly)
+        assert count
+        return edited
+
+    def is_right(order: Any, edit: Any = str) -> bool:
+        c = np.full((64, 64), np.nan, np.float16)
+        compiled.run_on(MachineCodeDevice("late", order, edit=edit, target="hip:gfx950"), (a, b, c))
+        return bool(np.all(np.abs(c.astype(np.float64) - exact) <= allowed))
+
+    assert all(is_right(order) for order in ORDERS)
+    assert not all(is_right(order, edit) for order in ORDERS)
+
+
 # The larger sweep
 
 

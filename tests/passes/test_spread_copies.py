@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 
 from tests.passes.matrix_steps import Steps, run, steps_loop, unrolled
 from tilec.ir.core import Program, walk
+from tilec.ir.ops.amd import BufferCopy
+from tilec.ir.ops.control import For
 from tilec.ir.ops.nvidia import CpAsync
+from tilec.parser.text import parse_program
+from tilec.passes.context import PassContext
 from tilec.passes.overlap_fragments import overlap_fragments
 from tilec.passes.spread_copies import spread_copies
+from tilec.runtime.lowering import standard_registry
+from tilec.target import find_target
 
 
 def order(program: Program) -> list[str]:
@@ -91,3 +99,63 @@ STAYING = {
 def test_what_must_stay_stays(change: dict[str, str]) -> None:
     program = Steps(pending=1).program(change)
     assert run(spread_copies, program).body is program.body
+
+
+BUFFERS = """tilec.ir 1
+program @p(%A: global f16[*]) <level = thread> {
+  launch 1, 1, 1 <threads = 64, symbol = "p", launched_threads = 64> (%bx: i32, %by: i32, %bz: i32) {
+    %s = alloc <type = shared f16[8192]> : shared f16[8192]
+    %a = alloc <type = local f16[64]> : local f16[64]
+    %acc = alloc <type = local f32[64]> : local f32[64]
+    %view = make_buffer %A, 8192 : global f16[*]
+    for 0, 4, 1 (%step: i32) {
+      buffer_copy_wait <pending = $pending>
+      barrier
+      for 0, 6, 1 <unroll = 0> (%i: i32) {
+        %at = mul %i, 512 : i32
+        %p = compare %step, 3 <predicate = "lt"> : bool
+        buffer_copy %s[%at], %view[%at], %p <count = 8>
+        yield
+      }
+      for 0, 4, 1 <unroll = 0> (%kk: i32) {
+        vector_load %a, 0, %s[%kk], [] <count = 1>
+        mfma %acc, 0, %a, 0, %a, 0 <m = 32, n = 32, k = 8>
+        yield
+      }
+      yield
+    }
+    yield
+  }
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("pending", "shares"),
+    [
+        (
+            6,
+            [0, 2, 2, 2],
+        ),  # the next step waits for an earlier one's copies: all trips but the first
+        (0, [3, 3, 0, 0]),  # for these: the first half of the trips
+    ],
+)
+def test_copies_without_groups_stand_before_their_loop(pending: int, shares: list[int]) -> None:
+    """gfx950's: in every trip its share, each place and predicate as before."""
+    text = BUFFERS.replace("$pending", str(pending))
+    program = parse_program(text, standard_registry(), file="buffers")
+    after = spread_copies(program, PassContext(find_target("hip:gfx950"), standard_registry()))
+    (step,) = (op for op in walk(after.body) if isinstance(op, For) and op.unroll == 1)
+    (loop,) = (op for op in step.body.ops if isinstance(op, For))
+    found: list[list[int]] = []
+    for number in range(4):
+        counted: Counter[str] = Counter()
+        places: list[int] = []
+        for op, known in unrolled(loop.body, {loop.body.params[0]: number}):
+            counted[op.name] += 1
+            if isinstance(op, BufferCopy):
+                places.append(int(known[op.destination_indices[0]]))
+        assert counted["mfma"] == 1
+        found.append(places)
+    assert [len(places) for places in found] == shares
+    assert [place for places in found for place in places] == [512 * i for i in range(6)]
