@@ -55,13 +55,14 @@ def reference(A: np.ndarray, B: np.ndarray) -> np.ndarray:
 def check(A: np.ndarray, B: np.ndarray, C: np.ndarray) -> tuple[float, float]:
     """Compare C [M, N] with the product of A [M, K] and B [N, K]; AssertionError if it is off.
 
-    The bound of an element: one rounding of the result to its own dtype, and K roundings of
+    The bound of an element: one rounding of the result to its own dtype, subnormal or not, and K roundings of
     32-bit partial sums of the magnitude |A| @ |B|. NaN never passes. Returns (largest error,
     largest error as a share of its bound).
     """
     expected = reference(A, B)
     rounding, partial = np.finfo(C.dtype).eps, np.finfo(np.float32).eps
     bound = rounding * np.abs(expected) + A.shape[1] * partial * reference(np.abs(A), np.abs(B))
+    bound += np.finfo(C.dtype).smallest_subnormal
     error = np.abs(C.astype(np.float64) - expected)
     if not np.all(error <= bound):
         wrong = int(np.sum(~(error <= bound)))

@@ -81,12 +81,13 @@ def reference(A: np.ndarray, B: np.ndarray) -> np.ndarray:
 def check(A: np.ndarray, B: np.ndarray, C: np.ndarray) -> float:
     """Compares C [M, N] with the product; the largest error. AssertionError if it is off.
 
-    The bound: one rounding to the dtype of C, and K roundings of 32-bit sums.
+    The bound: one rounding to the dtype of C, subnormal or not, and K roundings of 32-bit sums.
     """
     expected = reference(A, B)
     sums = A.shape[1] * np.finfo(np.float32).eps * reference(np.abs(A), np.abs(B))
     error = np.abs(C.astype(np.float64) - expected)
-    wrong = ~(error <= np.finfo(C.dtype).eps * np.abs(expected) + sums)
+    result = np.finfo(C.dtype)
+    wrong = ~(error <= result.eps * np.abs(expected) + result.smallest_subnormal + sums)
     assert not wrong.any(), f"{wrong.sum()} of {wrong.size} elements are outside the tolerance"
     return float(error.max(initial=0.0))
 

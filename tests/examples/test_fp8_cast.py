@@ -6,8 +6,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from tests.examples.test_rows import example
 from tests.kernels.machines import SCHEDULES, TARGETS
+from tests.modules import example
 from tilec.runtime.clang import find_amd_clang
 from tilec.runtime.driver import lower
 from tilec.runtime.emulator_device import EmulatorDevice

@@ -7,6 +7,7 @@ Small integers, whose products and sums are exact in every dtype and order.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ NVIDIA = tuple(name for name in TARGETS if name.startswith("cuda"))
 AMD = tuple(name for name in TARGETS if name.startswith("hip"))
 TRANSPOSES = tuple(itertools.product((False, True), repeat=2))
 Size = tuple[int, int, int]
+Way = tuple[str, str, str, str, bool]
 
 
 @cache
@@ -108,7 +110,7 @@ def check(device: Any, compiled: CompiledKernel, ta: bool, tb: bool, out: str, s
 
 
 # Dtype, accumulator, result; target, whether by a matrix instruction.
-WAYS = [
+WAYS: list[Way] = [
     ("float16", "float32", "float16", "cuda:sm_75", True),
     ("float16", "float16", "float16", "cuda:sm_75", True),
     ("int8", "int32", "int32", "cuda:sm_75", True),
@@ -143,28 +145,47 @@ WAYS = [
     ("float8_e4m3fnuz", "float32", "float32", "hip:gfx950", True),  # converted to f16
     ("float8_e5m2fnuz", "float32", "float32", "cuda:sm_89", True),  # likewise
 ]
-SIZES: tuple[tuple[Size, dict[str, int]], ...] = (
-    ((72, 80, 96), {}),
+SIZES: tuple[Size, ...] = ((72, 80, 96), (1, 1, 1), (33, 9, 0), (65, 63, 37))
+TILES: tuple[tuple[Size, dict[str, int]], ...] = (
     ((65, 63, 37), {"bn": 48, "stages": 2}),
-    ((1, 1, 1), {}),
-    ((33, 9, 0), {}),
     ((45, 50, 30), {"bm": 24, "bn": 40, "bk": 12}),  # no instruction fits
     ((9, 20, 40), {"bm": 1, "bn": 8, "bk": 16}),
     ((70, 33, 70), {"bm": 32, "bn": 16, "bk": 8, "threads": 96, "stages": 1}),
 )
 
 
-@pytest.mark.emulator
-@pytest.mark.parametrize(("dtype", "total", "out", "target", "matrix"), WAYS)
-def test_every_way_to_multiply(dtype: str, total: str, out: str, target: str, matrix: bool) -> None:
-    for number, (size, tile) in enumerate(SIZES):
-        ta, tb = TRANSPOSES[(number + WAYS.index((dtype, total, out, target, matrix))) % 4]
-        compiled = lowered(product(dtype, total, out, ta, tb), target, **tile)
+def multiply(way: Way, tile: dict[str, int], chosen: Iterable[Size], turn: int) -> None:
+    """Products of sizes by one kernel of a way, both operands stored as it is the turn of."""
+    dtype, total, out, target, matrix = way
+    ta, tb = TRANSPOSES[turn % 4]
+    compiled = lowered(product(dtype, total, out, ta, tb), target, **tile)
+    for size in chosen:
         check(EmulatorDevice(target, "a test", "late", "reverse"), compiled, ta, tb, out, size)
-        if not tile:
-            codes = [remark.code for remark in compiled.remarks]
-            assert matrix != ("TLC0322" in codes)
-            assert ("TLC0326" in codes) == (matrix and dtype not in own_dtypes(target))
+    if not tile:
+        codes = [remark.code for remark in compiled.remarks]
+        assert matrix != ("TLC0322" in codes)
+        assert ("TLC0326" in codes) == (matrix and dtype not in own_dtypes(target))
+
+
+@pytest.mark.emulator
+@pytest.mark.parametrize("way", WAYS, ids=str)
+def test_every_way_to_multiply(way: Way) -> None:
+    """By the usual tile, and by one of the others in turn; the nightly run takes all of both, in
+    every order of the operands."""
+    number = WAYS.index(way)
+    multiply(way, {}, SIZES, number)
+    size, tile = TILES[number % len(TILES)]
+    multiply(way, tile, [size], number // 4)
+
+
+@pytest.mark.nightly
+@pytest.mark.emulator
+@pytest.mark.parametrize("way", WAYS, ids=str)
+def test_every_way_to_multiply_whole(way: Way) -> None:
+    for turn in range(4):
+        multiply(way, {}, SIZES, turn)
+        for size, tile in TILES:
+            multiply(way, tile, [size], turn)
 
 
 def test_the_interpreter_multiplies_the_same() -> None:
@@ -288,7 +309,7 @@ def test_tf32_is_read_without_its_low_bits(target: str) -> None:
 
 
 # A, B; target, whether by a matrix instruction (8-bit floats converted to f16).
-MIXED_WAYS = [
+MIXED_WAYS: list[Way] = [
     ("float8_e4m3fn", "float8_e5m2", "cuda:sm_80", True),
     ("float8_e5m2", "float8_e4m3fn", "hip:gfx90a", True),
     ("int8", "uint8", "cuda:sm_80", False),
