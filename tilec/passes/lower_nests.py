@@ -100,7 +100,7 @@ def _need_apart(op: Parallel) -> None:
                 f"writes {name}, and the others may read that before or after",
                 loc=inner.loc,
                 hint=f"fill the fragment in a nest of its own, before or after the one that writes "
-                f"{name}",
+                f"{name}; what {name} held before can be kept in a fragment",
             )
 
 

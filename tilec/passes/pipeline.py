@@ -39,6 +39,7 @@ from .schedule_stages import schedule_stages
 from .simplify_indices import simplify_indices
 from .split_addresses import split_addresses
 from .split_loads import split_loads
+from .split_nests import split_nests
 from .spread_copies import spread_copies
 from .stage_stores import stage_stores
 from .vectorize import vectorize
@@ -47,6 +48,7 @@ from .wrap_integers import wrap_integers
 PIPELINE: tuple[Pass, ...] = (
     canonicalize,
     gather_pairs,  # before promotion, since it makes fragments
+    split_nests,  # and this, since it tells fragments from other memory by their handles
     promote_fragments,  # early: from here tiles are values, so that dependence is SSA
     pack_elements,  # what follows knows no element of less than a byte
     lift_copies,  # before planning, which looks for copies
