@@ -138,7 +138,7 @@ def test_a_refusal_is_the_users_and_passes_through(tmp_path: Path) -> None:
 
 
 def test_passes_are_found_by_name() -> None:
-    assert find_passes(["promote_fragments", "canonicalize"]) == (PIPELINE[2], PIPELINE[0])
+    assert find_passes(["promote_fragments", "canonicalize"]) == (PIPELINE[3], PIPELINE[0])
     assert find_passes([]) == ()
     error = refused("TLC0214", lambda: find_passes(["promote_fragments", "promote"]))
     assert isinstance(error, IRError) and "'promote'" in error.message
