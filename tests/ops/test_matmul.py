@@ -153,6 +153,34 @@ def test_the_chosen_schedule_at_tiny_sizes(device: str) -> None:
             check(ops.matmul(a, b), a, b)
 
 
+VECTORS = [(1, 70, 1200), (33, 1, 1024), (1, 1, 7), (1, 9, 0), (1, 4000, 16)]
+
+
+@pytest.mark.emulator
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", ["float16", "int8", "float8_e4m3fn"])
+def test_a_vector_times_a_matrix(device: str, dtype: str) -> None:
+    for m, n, k in VECTORS if dtype == "float16" else VECTORS[:2]:
+        a, b = normal(m, k, dtype=dtype), normal(n, k, dtype=dtype, seed=1).T
+        bias = normal(m, n, dtype="int8" if dtype == "int8" else "float16")
+        with tilec.device(device):
+            found = ops.matmul(
+                a, b, bias=bias, epilogue=lambda x, i, j, bias: x + bias[i, j],
+                out_dtype="int32" if dtype == "int8" else "float32",
+            )  # fmt: skip
+        check(found, a, b, lambda x, bias=bias: x + wide(bias))
+
+
+def test_a_vector_whose_elements_lie_apart_is_a_matrix_like_others() -> None:
+    a, b = normal(1, 64), normal(40, 32).T
+    for x in (a[:, ::2], a[:, :32]):
+        check(ops.matmul(x, b), x, b)
+    out = np.zeros((80, 3), np.float32)
+    ops.matmul(a[:, :32], b, out=out.T[1:2, ::2])
+    check(out[::2, 1][None], a[:, :32], b)
+    assert not out[1::2].any() and not out[:, ::2].any()
+
+
 DTYPES = {
     "bfloat16": None, "float32": None, "tfloat32": None, "float64": None, "int8": None,
     "uint8": None, "float8_e4m3fn": "float32", "float8_e5m2": "bfloat16",

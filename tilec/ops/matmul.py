@@ -26,6 +26,7 @@ from .operands import (
 )
 from .product import product
 from .schedules import Schedule
+from .vector_product import vector_product
 
 _PACKED_FROM = 128
 """Rows and columns of a result from which on operands are packed: so often is each element read."""
@@ -86,7 +87,8 @@ def matmul(
     """
     with AtTheCall():
         handle = None if stream is None else stream_handle(stream)
-        options = Options(out, out_dtype, in_dtype, epilogue, exact, operands, handle)
+        tiled = schedule is not None
+        options = Options(out, out_dtype, in_dtype, epilogue, exact, operands, handle, tiled)
         return check(a, b, options).run(schedule, stream, device)
 
 
@@ -98,7 +100,7 @@ def prepare_matmul(a: Any, b: Any, *, schedule: Schedule | None = None, **option
     takes more than one launch.
     """
     with AtTheCall():
-        call = check(a, b, Options.among(options))
+        call = check(a, b, replace(Options.among(options), tiled=schedule is not None))
         if len(call.launches) != 1:
             raise refuse(f"this product takes {len(call.launches)} launches, and one is prepared")
         (arguments,) = call.launches
@@ -152,10 +154,39 @@ def check(a: Any, b: Any, options: Options) -> Call:
     if epilogue is not None and parts and len(shape) > 2 and not parts[0][2].batch:
         form = replace(form, folded=True, extras=(*extras, Extra("rows", "i32", 0)))
         values.append(left.rows)
+    along = _vector_along(*parts[0]) if len(parts) == 1 and not options.tiled else ""
+    if along:
+        arrays = _as_vectors(along, *parts[0])
+        return Call(vector_product(form, along), [(*arrays, *values)], result)
     launches = [(*(m.argument for m in laid_out(*part)), *values) for part in parts]
     if parts:
         form = form_of(form, *parts[0])
     return Call(product(form), launches, result)
+
+
+def _vector_along(a: Matrix, b: Matrix, c: Matrix) -> str:
+    """Whether a product is that of a matrix and a vector, both contiguous along K: then the result
+    lies along "rows" or "columns"; else ""."""
+    if c.batch or a.columns == 0:
+        return ""
+    item = a.view.itemsize
+    if c.columns == 1 and a.layout == "rows" and (b.view.strides[0] == item or b.rows == 1):
+        return "rows"
+    if c.rows == 1 and b.layout == "columns" and (a.view.strides[1] == item or a.columns == 1):
+        return "columns"
+    return ""
+
+
+def _as_vectors(along: str, a: Matrix, b: Matrix, c: Matrix) -> tuple[Any, Any, Any]:
+    """The matrix, the vector and the result as the kernel takes them."""
+    if along == "columns":
+        a, b, c = b.transposed, a.transposed, c.transposed
+    line = (b.rows,), (b.view.strides[0],)
+    return (
+        a.argument,
+        b.reshaped(*line).argument,
+        c.reshaped((c.rows,), (c.view.strides[0],)).argument,
+    )
 
 
 def form_of(form: Form, a: Matrix, b: Matrix, c: Matrix) -> Form:

@@ -43,6 +43,7 @@ class Options:
     exact: bool = False
     operands: Mapping[str, Any] = field(default_factory=dict)
     stream: int | None = None
+    tiled: bool = False  # a schedule is given, so there are to be tiles
 
     @classmethod
     def among(cls, given: Mapping[str, Any]) -> Options:
