@@ -295,6 +295,41 @@ def test_out_is_written_in_place_whatever_its_strides() -> None:
     assert not wide_array[:, 16:20].any() and not wide_array[:, 50:].any()
 
 
+def test_a_call_like_an_earlier_one_is_not_checked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same kernel, passed the arrays in the same way: whole, transposed, a row, a column."""
+    cases = [(8, 16, 24), (1, 16, 24), (8, 1, 24), (1, 1, 24)]
+    kinds = [(np.ascontiguousarray, np.asfortranarray), (np.asfortranarray, np.ascontiguousarray)]
+    for m, n, k in cases:
+        for of_a, of_b in kinds:
+            for out in (
+                None,
+                np.zeros((m, n), np.float32),
+                np.zeros((2 * m, 2 * n), "f4")[::2, ::2],
+            ):
+                a, b = of_a(normal(m, k)), of_b(normal(k, n))
+                ops.matmul(a, b, out=out)
+                a[...], b[...] = normal(m, k, seed=2), normal(k, n, seed=3)
+                with monkeypatch.context() as context:
+                    context.setattr(matmul, "check", None)
+                    found = ops.matmul(a, b, out=out)
+                assert out is None or found is out
+                check(found, a, b)
+
+
+def test_what_a_call_depends_on_is_not_taken_from_an_earlier_one() -> None:
+    a, b = normal(16, 24), normal(24, 16, seed=1)
+    out = np.zeros((16, 16), np.float32)
+    for x in (a, np.asfortranarray(a), normal(16, 48)[:, ::2], a[:, :20], a.astype(np.float32)):
+        y = b.astype(x.dtype)[: x.shape[1]]
+        check(ops.matmul(x, y, out=out), x, y)
+        assert ops.matmul(x, y, out_dtype="float64").dtype == np.float64
+    memory = np.zeros(2 * 24 * 24, np.float16)
+    left, right, apart = memory[:384].reshape(16, 24), b, memory[400:656].reshape(16, 16)
+    ops.matmul(left, right, out=apart)
+    with pytest.raises(ArgumentError, match="in the memory of a"):
+        ops.matmul(left, right, out=memory[128:384].reshape(16, 16))
+
+
 def test_functions_of_equal_text_and_values_share_a_kernel() -> None:
     from tilec.ops.epilogues import epilogue_of
 
