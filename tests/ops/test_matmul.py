@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,19 @@ from tests.kernels.legs import DEVICES
 from tilec import ops
 from tilec.errors import ArgumentError, TilecError
 from tilec.ir.dtypes import find_dtype
+
+
+def turns(values: Iterable[Any]) -> list[Any]:
+    """Each value on the interpreter and on one machine in turn, nightly on all."""
+    return [
+        pytest.param(
+            device, value, id=f"{value}-{device}", marks=pytest.mark.nightly if late else ()
+        )
+        for i, value in enumerate(values)
+        for n, device in enumerate(DEVICES)
+        for late in [n not in (0, 1 + i % 3)]
+    ]
+
 
 matmul = importlib.import_module("tilec.ops.matmul")  # the name in the package is the function
 SMALL = ops.Schedule(64, 64, 32, 3, 128)
@@ -70,8 +83,7 @@ def test_every_layout_of_both_operands(shape: tuple[int, int, int]) -> None:
 
 
 @pytest.mark.emulator
-@pytest.mark.parametrize("device", DEVICES[1:])
-@pytest.mark.parametrize("pair", [(0, 1), (1, 0), (1, 1), (2, 3)], ids=str)
+@pytest.mark.parametrize(("device", "pair"), turns([(0, 1), (1, 0), (1, 1), (2, 3)]))
 def test_layouts_on_every_machine(device: str, pair: tuple[int, int]) -> None:
     for m, n, k in SHAPES[:: 1 if pair == (0, 1) else 2]:
         a, b = layouts(normal(m, k))[pair[0]], layouts(normal(k, n, seed=1))[pair[1]]
@@ -80,8 +92,9 @@ def test_layouts_on_every_machine(device: str, pair: tuple[int, int]) -> None:
 
 
 @pytest.mark.emulator
-@pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("shape", [(129, 130, 33), (136, 129, 40), (128, 136, 40)], ids=str)
+@pytest.mark.parametrize(
+    ("device", "shape"), turns([(129, 130, 33), (136, 129, 40), (128, 136, 40)])
+)
 def test_operands_without_vectors_are_packed(device: str, shape: tuple[int, int, int]) -> None:
     m, n, k = shape
     spread = layouts(normal(m, k))[2 if m == 128 else 0]
@@ -157,8 +170,7 @@ VECTORS = [(1, 70, 1200), (33, 1, 1024), (1, 1, 7), (1, 9, 0), (1, 4000, 16)]
 
 
 @pytest.mark.emulator
-@pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("dtype", ["float16", "int8", "float8_e4m3fn"])
+@pytest.mark.parametrize(("device", "dtype"), turns(["float16", "int8", "float8_e4m3fn"]))
 def test_a_vector_times_a_matrix(device: str, dtype: str) -> None:
     for m, n, k in VECTORS if dtype == "float16" else VECTORS[:2]:
         a, b = normal(m, k, dtype=dtype), normal(n, k, dtype=dtype, seed=1).T
@@ -188,8 +200,7 @@ DTYPES = {
 
 
 @pytest.mark.emulator
-@pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("device", "dtype"), turns(DTYPES))
 def test_every_dtype(device: str, dtype: str) -> None:
     a, b = normal(40, 72, dtype=dtype), normal(33, 72, dtype=dtype, seed=1).T
     given = {"in_dtype": dtype} if dtype == "tfloat32" else {}
@@ -263,8 +274,7 @@ BATCHES = [
 
 
 @pytest.mark.emulator
-@pytest.mark.parametrize("device", [DEVICES[0], DEVICES[2]])
-@pytest.mark.parametrize("batches", BATCHES, ids=str)
+@pytest.mark.parametrize(("device", "batches"), turns(BATCHES))
 def test_batches_are_broadcast(device: str, batches: tuple[Any, Any]) -> None:
     a, b = normal(*batches[0], 9, 24), normal(*batches[1], 24, 10, seed=1)
     with tilec.device(device):
@@ -272,8 +282,7 @@ def test_batches_are_broadcast(device: str, batches: tuple[Any, Any]) -> None:
 
 
 @pytest.mark.emulator
-@pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("shared", [True, False], ids=["one b", "a b each"])
+@pytest.mark.parametrize(("device", "shared"), turns([True, False]))
 def test_an_epilogue_of_a_batch_counts_its_matrices(device: str, shared: bool) -> None:
     a, b = normal(2, 3, 20, 24), normal(*(() if shared else (2, 3)), 24, 10, seed=1)
     table = normal(6, 20, dtype="float32")
