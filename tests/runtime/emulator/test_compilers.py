@@ -42,6 +42,20 @@ def test_zig_builds_for_aarch64(tmp_path: Path) -> None:
     assert machine == 183  # EM_AARCH64
 
 
+@pytest.mark.nightly
+def test_the_emulator_runs_on_aarch64(tmp_path: Path) -> None:
+    """As a program without libraries, under qemu (apt-get install qemu-user)."""
+    text = render_source("cpu", [SM80.make_frame(SM80.body, "gemm")])
+    source, program = tmp_path / "gemm.cpp", tmp_path / "gemm"
+    source.write_text(text + Path(__file__).with_name("launch_gemm.cpp").read_text())
+    options = [o for o in OPTIONS if o not in ("-shared", "-fPIC")]
+    command = (*find_host_compiler(ZIG).command, *options, "-O1", "-static")
+    target = ("-target", "aarch64-linux-musl", "-o", str(program), str(source))
+    subprocess.run((*command, *target), check=True)
+    done = subprocess.run(("qemu-aarch64", str(program)), capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def stand_in(folder: Path, name: str, version: str) -> Path:
     """A program that says it is a compiler of that version."""
     program = folder / name
