@@ -16,6 +16,7 @@ from tests.kernels.legs import DEVICES
 from tilec import ops
 from tilec.errors import ArgumentError, TilecError
 from tilec.ir.dtypes import find_dtype
+from tilec.ops.matrices import Matrix
 
 
 def turns(values: Iterable[Any]) -> list[Any]:
@@ -337,6 +338,22 @@ def test_what_a_call_depends_on_is_not_taken_from_an_earlier_one() -> None:
     ops.matmul(left, right, out=apart)
     with pytest.raises(ArgumentError, match="in the memory of a"):
         ops.matmul(left, right, out=memory[128:384].reshape(16, 16))
+
+
+def test_a_result_is_made_in_what_its_library_has() -> None:
+    from tilec.ops.operands import storage_of
+    from tilec.runtime.arrays import ArrayDevice, ArrayView
+
+    def matrix(library: str, dtype: str) -> Matrix:
+        place = ArrayDevice("cuda")
+        return Matrix("a", ArrayView(0, (8, 8), (16, 2), dtype, place, False, library, None))
+
+    assert storage_of(matrix("cupy", "f16"), "bf16", "f16") == "u16"
+    assert storage_of(matrix("torch", "f16"), "bf16", "f16") == "bf16"
+    assert storage_of(matrix("cupy", "u8"), "e4m3", "e4m3") == "u8", "as a is"
+    assert storage_of(matrix("cupy", "u8"), "f16", "e4m3") == "f16"
+    assert storage_of(matrix("cupy", "f32"), "f32", "tf32") == "f32"
+    assert storage_of(matrix("cupy", "f32"), "tf32", "tf32") == "f32"
 
 
 def test_functions_of_equal_text_and_values_share_a_kernel() -> None:

@@ -58,7 +58,7 @@ def matmul(
             the last two are batches, and those of a and b are broadcast as NumPy does.
         out: [..., M, N], where the result is written; made in the library of `a` where not given.
         out_dtype: of the result; where neither it nor `out` is given int32 for integers, float16
-            for 8-bit floats, else the dtype of `a`.
+            for 8-bit floats, else the dtype of `a`. One that cupy lacks is made as uint16 or uint8.
         in_dtype: what the elements of a and b are read as where their library lacks the dtype:
             "bfloat16" in uint16 arrays, 8-bit floats in uint8 arrays, "tfloat32" in float32 arrays.
             One dtype, or a tuple of that of a and that of b.

@@ -208,9 +208,25 @@ def make_result(
             f"a is an array of {a.view.library} in the host's memory",
             "pass a NumPy array (the interpreter runs it), or one on a GPU",
         )
-    storage = a.view.dtype if kind == dtype != "tf32" else kind
+    storage = storage_of(a, kind, dtype)
     array = allocate(a.view.library, a.view.device, shape, storage, options.stream)
     return hand_over(a.view.library, array), Matrix("out", view_array(array)), kind
+
+
+def storage_of(a: Matrix, kind: str, dtype: str) -> str:
+    """The dtype of an array that is made for results of `kind`: the one that `a` has where that
+    holds them already, bits where the library of `a` has no such dtype."""
+    if kind == dtype != "tf32":
+        return a.view.dtype
+    if kind == "tf32":
+        return "f32"
+    if a.view.library in _WITH_SHORT_FLOATS or kind not in _BITS:
+        return kind
+    return _BITS[kind]
+
+
+_WITH_SHORT_FLOATS = ("numpy", "torch")  # NumPy through ml_dtypes
+_BITS = {"bf16": "u16", "e4m3": "u8", "e5m2": "u8", "e4m3fnuz": "u8", "e5m2fnuz": "u8"}
 
 
 def _read_array(name: str, array: Any) -> ArrayView:
