@@ -134,6 +134,7 @@ def test_messages_as_they_are(
         assert status == 1 and "Traceback" not in err and seconds < 1.0, (what, seconds, err)
         assert re.match(rf"{file.name}:\d+:\d+: ", err) or "TLC0192" in err, err
         told.append(f"# {what}\n{err}")
+    assert not [text for text in told if "\n  hint: " not in text]
     assert len(told) > 100 and "\n".join(told) == golden("txt")
 
 

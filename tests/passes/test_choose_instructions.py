@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 
 import tilec
 import tilec.language as T
+from tests.kernels.legs import every_leg
 from tests.passes import planned_kernels as kernels
 from tests.passes.planning import Planned, keeps_meaning, line_of, plan, specialised
 from tilec.ir.ops.tile import Copy, Gemm, StoreTile
+from tilec.layout import Layout, Swizzle
 
 
 def chosen(kernel: Any, target: str, *, assume: bool = True, **constants: Any) -> Planned:
@@ -261,3 +264,64 @@ def test_a_converting_copy_passes_through_registers() -> None:
 @pytest.mark.parametrize("kernel", [kernels.guarded, kernels.used_after], ids=lambda k: k.name)
 def test_the_meaning_stays(kernel: Any, target: str) -> None:
     keeps_meaning(kernel.lower_to_ir(), chosen(kernel, target).program, (0,))
+
+
+PLAIN = Swizzle(0, 0, 0)
+LAYOUTS = {
+    "swizzled": ((64, 1), Swizzle(3, 3, 3), 8),
+    "row-major": ((64, 1), PLAIN, 8),
+    "padded by 16 bytes": ((72, 1), PLAIN, 8),
+    "padded by an element": ((65, 1), PLAIN, 1),
+    "k runs across": ((1, 64), PLAIN, 1),
+    "swizzled within 16 bytes": ((64, 1), Swizzle(3, 0, 6), 1),
+    "swizzled by 8 bytes": ((64, 1), Swizzle(3, 2, 4), 4),
+}
+
+
+def annotated(strides: tuple[int, int], swizzle: Swizzle) -> Any:
+    layout = Layout((64, 64), ((64,), (64,)), tuple((s,) for s in strides), swizzle)
+
+    @tilec.kernel
+    def product(A: T.Tensor((64, 64), "float16"), B: T.Tensor((64, 64), "float16"),
+                C: T.Tensor((64, 64), "float32")):  # fmt: skip
+        with T.Kernel(1, threads=128):
+            A_s = T.alloc_shared((64, 64), "float16")
+            B_s = T.alloc_shared((64, 64), "float16")
+            acc = T.alloc_fragment((64, 64), "float32")
+            T.annotate_layout({A_s: layout})
+            T.copy(A, A_s)
+            T.copy(B, B_s)
+            T.clear(acc)
+            T.gemm(A_s, B_s, acc, transpose_B=True)
+            T.copy(acc, C)
+
+    return product
+
+
+@pytest.mark.parametrize("target", ["cuda:sm_80", "hip:gfx942"])
+@pytest.mark.parametrize("case", LAYOUTS)
+def test_a_layout_that_the_instruction_cannot_read_is_remarked(case: str, target: str) -> None:
+    strides, swizzle, together = LAYOUTS[case]
+    remarks = annotated(strides, swizzle).lower(target=target).remarks
+    found = [r for r in remarks if r.code == "TLC0327"]
+    reader, wanted = ("a lane of mfma", 4) if target.startswith("hip") else ("ldmatrix", 8)
+    if together >= wanted:
+        assert not found
+        return
+    (remark,) = found
+    assert remark.message == (
+        f"{reader} cannot read operand A of a gemm: it takes {wanted} elements of a row, and the "
+        f"layout of A_s keeps {together} together; threads load the elements one by one"
+    )
+    assert remark.loc.known
+
+
+@pytest.mark.emulator
+@pytest.mark.parametrize("case", ["k runs across", "swizzled within 16 bytes"])
+def test_whatever_the_layout_the_product_is_right(case: str) -> None:
+    rng = np.random.default_rng(0)
+    a, b = (rng.integers(-3, 4, (64, 64)).astype(np.float16) for _ in "ab")
+    expected = a.astype(np.float32) @ b.astype(np.float32).T
+    kernel = annotated(*LAYOUTS[case][:2])
+    for device, (_, _, c) in every_leg(kernel, a, b, np.zeros((64, 64), np.float32)):
+        assert np.array_equal(c, expected), device

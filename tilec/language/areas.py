@@ -78,6 +78,7 @@ def area_of(trace: Trace, what: str, x: Any) -> Area:
     raise LanguageError(
         "TLC0117",
         f"{what} takes a buffer, a region of one or an element of one, not {x!r}",
+        hint="T.fill(B, 3) gives every element a value",
     )
 
 

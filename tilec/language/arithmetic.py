@@ -11,6 +11,7 @@ from ..ir.dtypes import arithmetic_dtype, bool_, e4m3, e4m3fnuz, e5m2, e5m2fnuz,
 from ..ir.ops import arith
 from .dtypes import element_type
 from .operand import (
+    BY_ZERO,
     Operand,
     binary,
     common,
@@ -147,7 +148,7 @@ def ceildiv(x: Any, y: Any) -> Any:
     """x / y of integers, rounded up. Works on Python numbers, and outside kernels too."""
     if _numbers(x, y):
         if y == 0:
-            raise refuse("TLC0123", "division by zero")
+            raise refuse("TLC0123", "division by zero", hint=BY_ZERO)
         return -(plain(x) // -plain(y))
     trace = current("T.ceildiv")
     with trace.here():
@@ -155,7 +156,7 @@ def ceildiv(x: Any, y: Any) -> Any:
         if not arith.element_dtype(a).is_integer:
             raise LanguageError("TLC0123", "T.ceildiv is for integers")
         if constant_of(b) == 0:
-            raise LanguageError("TLC0123", "division by zero")
+            raise LanguageError("TLC0123", "division by zero", hint=BY_ZERO)
         one = value_of(1, arith.element_dtype(a))
         above = trace.pure(arith.Add(a, trace.pure(arith.Sub(b, one))))
         return wrap(trace, trace.pure(arith.FloorDiv(above, b)))

@@ -110,5 +110,7 @@ def _check_place(what: str, buffer: Buffer) -> None:
         )
     if type_.dtype.bits < 16:
         raise LanguageError(
-            "TLC0135", f"{what} on {buffer.label} of {type_.dtype}: elements have 16 bits or more"
+            "TLC0135",
+            f"{what} on {buffer.label} of {type_.dtype}: elements have 16 bits or more",
+            hint="keep the sums in int32, and convert them when they are complete",
         )

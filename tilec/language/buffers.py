@@ -122,7 +122,11 @@ class Buffer:
         raise refuse("TLC0125", f"Python asks for the elements of {self.label} one by one")
 
     def __bool__(self) -> bool:
-        raise refuse("TLC0103", f"{self.label} is a buffer, and no condition")
+        raise refuse(
+            "TLC0103",
+            f"{self.label} is a buffer, and no condition",
+            hint="compare one of its elements: if A[i] > 0",
+        )
 
     def __eq__(self, other: object) -> bool:
         if other is self or not isinstance(other, (Buffer, Operand, int, float)):
@@ -310,5 +314,7 @@ def _check_constant(buffer: Buffer, dimension: int, index: int) -> None:
         )
     if isinstance(extent, int) and index >= extent and buffer.type.space is not Space.GLOBAL:
         raise LanguageError(
-            "TLC0116", f"index {dimension} of {buffer.label} is {index}, its extent is {extent}"
+            "TLC0116",
+            f"index {dimension} of {buffer.label} is {index}, its extent is {extent}",
+            hint=f"the last element is at {extent - 1}",
         )

@@ -176,7 +176,11 @@ def _way_out(error: Exception, kernel: Kernel) -> str:
             )
         case RecursionError():
             return "recur on compile-time values that come to an end"
-    return ""
+        case ValueError() if "to unpack" in str(error):
+            return "as many names as values: T.Kernel gives one index for each extent of its grid"
+        case AttributeError() if "has no setter" in str(error):
+            return "a buffer is described where it is made; its elements are what is assigned"
+    return "this is the program's own Python, which runs once, while the kernel is compiled"
 
 
 def build_program(

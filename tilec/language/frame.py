@@ -135,7 +135,11 @@ def _extent(block: Any) -> Value:
             "TLC0118", f"an extent of a grid is a {element_dtype(value)}", hint=_INTEGERS
         )
     if is_number(block) and block < 0:
-        raise LanguageError("TLC0118", f"a grid has an extent of {block}")
+        raise LanguageError(
+            "TLC0118",
+            f"a grid has an extent of {block}",
+            hint="an extent is 0 or more: T.ceildiv(M, block) blocks cover M rows",
+        )
     return convert(value, i32)
 
 
@@ -172,7 +176,11 @@ def use_swizzle(panel_size: int, order: str = "row", enable: bool = True) -> Non
     if order not in ("row", "column"):
         raise refuse("TLC0118", f"T.use_swizzle knows no order {order!r}", hint="row or column")
     if not isinstance(panel_size, int) or panel_size < 1:
-        raise refuse("TLC0118", f"T.use_swizzle with panels of {panel_size!r}")
+        raise refuse(
+            "TLC0118",
+            f"T.use_swizzle with panels of {panel_size!r}",
+            hint="a panel is 1 or more rows of blocks: T.use_swizzle(10)",
+        )
     if enable:
         launch.panel, launch.order = panel_size, order
 
@@ -231,7 +239,11 @@ def thread_binding(
     if annotations:
         raise refuse("TLC0122", "T.thread_binding takes no annotations")
     if thread not in _AXES:
-        hint = "T.Kernel gives the block's indices" if thread.startswith("blockIdx") else ""
+        hint = (
+            "T.Kernel gives the block's indices"
+            if thread.startswith("blockIdx")
+            else "threads are threadIdx.x, threadIdx.y or threadIdx.z"
+        )
         raise refuse("TLC0118", f"T.thread_binding of {thread!r}, not of a threadIdx", hint=hint)
     if stop is None:
         start, stop = 0, start
@@ -242,7 +254,9 @@ def thread_binding(
     extent = launch.thread_shape[dim]
     if stop - start > extent:
         raise refuse(
-            "TLC0118", f"T.thread_binding of {stop - start} threads: the block has {extent}"
+            "TLC0118",
+            f"T.thread_binding of {stop - start} threads: the block has {extent}",
+            hint=f"T.Kernel(..., threads={stop - start}), or bind {extent}",
         )
     return ThreadBinding(index + start if start else index, start, stop, stop - start == extent)
 

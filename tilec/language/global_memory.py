@@ -104,7 +104,9 @@ def _allocate(what: str, shape: Any, dtype: object) -> Buffer:
     with trace.here():
         dims = tuple(_extent(trace, what, dim) for dim in ((shape,) if single else tuple(shape)))
         if not dims:
-            raise LanguageError("TLC0129", f"{what} without an extent")
+            raise LanguageError(
+                "TLC0129", f"{what} without an extent", hint="one element is of shape (1,)"
+            )
         elements = row_dtype(dtype, dims)
         op = Alloc(type=MemoryType(storage_of(elements), dims, Space.GLOBAL))
         trace.builder.emit_outside(op)

@@ -132,7 +132,11 @@ def Pipelined(
             )
     _no_annotations("T.Pipelined", annotations)
     if not isinstance(num_stages, int | np.integer) or num_stages < 0:
-        raise refuse("TLC0122", f"num_stages={num_stages!r} is no number of stages")
+        raise refuse(
+            "TLC0122",
+            f"num_stages={num_stages!r} is no number of stages",
+            hint="0 copies when it is used, 2 or more load so many iterations ahead",
+        )
     return counted("T.Pipelined", start, stop, None, kind="pipelined", stages=int(num_stages))
 
 
@@ -161,7 +165,9 @@ def Parallel(
             hint="write one nest: for i, j in T.Parallel(n, m)",
         )
     if not extents:
-        raise refuse("TLC0122", "T.Parallel without an extent")
+        raise refuse(
+            "TLC0122", "T.Parallel without an extent", hint="for i, j in T.Parallel(64, 128)"
+        )
     for extent in extents:
         if isinstance(extent, bool) or not isinstance(extent, int | np.integer) or extent < 0:
             raise refuse(
@@ -181,7 +187,7 @@ def Parallel(
 def grid(*extents: Any) -> Nest:
     """Serial loops one inside the other: `for i, j in T.grid(n, m)`."""
     if not extents:
-        raise refuse("TLC0122", "T.grid without an extent")
+        raise refuse("TLC0122", "T.grid without an extent", hint="for i, j in T.grid(64, 128)")
     return Nest(tuple(counted("T.grid", e, None, None, kind="serial") for e in extents))
 
 

@@ -147,6 +147,7 @@ def annotate_layout(layouts: Mapping[Buffer, Any]) -> None:
                 raise LanguageError(
                     "TLC0127",
                     f"a layout of shape {layout.shape} for {buffer.label}: {buffer.type}",
+                    hint="make it from the buffer itself: tilec.layout.make_swizzle_layout(S)",
                 )
             _need_injective(buffer, layout)
             # The allocation takes the handle's type when the launch is complete.

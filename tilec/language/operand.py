@@ -22,6 +22,9 @@ from .dtypes import ElementType
 from .trace import Region, Trace, current, refuse
 
 Number = bool | int | float
+BY_ZERO = (
+    "the divisor is a compile-time 0: give the call another value, or guard it with a Python if"
+)
 _NUMBERS = (bool, int, float, np.integer, np.floating, np.bool_)
 
 
@@ -363,7 +366,7 @@ def binary(op: type[arith.Binary], x: Any, y: Any) -> Any:
             )
         if op in (arith.FloorDiv, arith.FloorMod):
             if isinstance(b, Constant) and b.value == 0:
-                raise LanguageError("TLC0123", "division by zero")
+                raise LanguageError("TLC0123", "division by zero", hint=BY_ZERO)
             if dtype.is_float:
                 raise LanguageError("TLC0123", f"{op.name} is for integers, not {dtype}")
         return wrap(trace, trace.pure(op(a, b)))
@@ -380,7 +383,11 @@ def shift(op: type[arith.Binary], x: Any, y: Any) -> Any:
         a = convert(a, dtype)
         amount = plain(y) if is_number(y) else None
         if amount is not None and not 0 <= amount < dtype.bits:
-            raise LanguageError("TLC0123", f"a shift of {dtype} by {amount}")
+            raise LanguageError(
+                "TLC0123",
+                f"a shift of {dtype} by {amount}",
+                hint=f"by 0 to {dtype.bits - 1}: a wider element takes more, T.cast(x, 'int64')",
+            )
         return wrap(trace, trace.pure(op(a, value_of(y, dtype))))
 
 

@@ -92,7 +92,9 @@ def _reduced(what: str, buffer: Any, out: Any, reduce_type: str, dim: int) -> tu
         for x in (buffer, out):
             if not x.type.dtype.is_integer:
                 raise LanguageError(
-                    "TLC0133", f"{what} of {x.label}, whose elements are {x.type.dtype}"
+                    "TLC0133",
+                    f"{what} of {x.label}, whose elements are {x.type.dtype}",
+                    hint="bits are joined of integers: T.reinterpret gives the bits of a float",
                 )
     return axis, result != reduced
 

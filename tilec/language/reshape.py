@@ -275,6 +275,7 @@ def view(src: Buffer, shape: Any = None, dtype: Any = None) -> Buffer:
                 "TLC0117",
                 f"{src.label} of shape {_times(src.type.shape)} has not the elements of "
                 f"{_times(dims)}",
+                hint="a view has as many elements; a part is a region: S[0:5, 0:5]",
             )
         if src.type.space is Space.FRAGMENT:
             return _of_fragment(trace, src, dims, kind)

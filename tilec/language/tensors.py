@@ -134,9 +134,17 @@ def _dim(dim: Any) -> DimSpec:
             hint="a dimension is an int, the name of a symbol, T.dynamic or T.const",
         )
     if isinstance(dim, int) and dim < 0:
-        raise refuse("TLC0113", f"a tensor has a dimension of {dim}")
+        raise refuse(
+            "TLC0113",
+            f"a tensor has a dimension of {dim}",
+            hint='an extent is 0 or more; one that only the call knows is a name: "M"',
+        )
     if isinstance(dim, str) and not dim.isidentifier():
-        raise refuse("TLC0113", f"{dim!r} is no name of a symbol")
+        raise refuse(
+            "TLC0113",
+            f"{dim!r} is no name of a symbol",
+            hint='a name is written as Python\'s are, one for each dimension: "M", "N"',
+        )
     return dim
 
 

@@ -14,6 +14,7 @@ launch is run by one role.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 from ..errors import Loc
 from ..ir.core import Block, Op, Program, Value, constant_of, walk
@@ -42,12 +43,15 @@ from .variants import (
     gemm_shape,
     is_converted,
     multiplied_dtype,
+    read_by_matrices,
     variants_of,
 )
 from .vector_access import is_aligned, is_below, is_whole
 
 BOX = 256  # most elements of a TMA box along one dimension
 BESIDE = 32  # registers of a consumer beside its accumulator, at least
+MATRIX_ROW = 128  # bits of a matrix's row for ldmatrix
+LANE = 64  # bits of consecutive k that a lane of MFMA holds
 ASYNC_BYTES = 16  # alignment that TMA needs, and that copies of threads are used for
 
 
@@ -113,12 +117,40 @@ def _without_wgmma(gemm: Gemm, threads: int, context: PassContext) -> str:
             if is_converted(gemm, family, target):
                 text = f"{reason}: operands are converted to {dtype}"
                 context.remark(Remark("TLC0326", text, gemm.loc))
+            for text in _scattered(gemm, family, target):
+                context.remark(Remark("TLC0327", text, gemm.loc))
             return family
         m, n, k = gemm_shape(gemm)
         reason = f"no {family} of {dtype} splits {m} x {n} x {k} over {threads} threads"
     text = f"{reason}: threads multiply and add"
     context.remark(Remark("TLC0322", text, gemm.loc))
     return "fma"
+
+
+def _scattered(gemm: Gemm, family: str, target: Target) -> Iterator[str]:
+    """Of which operands the layout that the program gives their memory keeps apart what a thread, or
+    ldmatrix, would read at once."""
+    for side in SIDES:
+        matrix, dtype = gemm.matrix(side), multiplied_dtype(gemm, family, target, side)
+        type_ = matrix.value.type
+        if not isinstance(type_, MemoryType) or type_.layout is None or dtype is None:
+            continue
+        if family == "mma" and not (target.ldmatrix and read_by_matrices(gemm, side, dtype)):
+            continue  # read by elements in any layout
+        if family != "mma" and not matrix.k_major:
+            continue
+        reader, bits = (
+            ("ldmatrix", MATRIX_ROW) if family == "mma" else (f"a lane of {family}", LANE)
+        )
+        wanted, inner = bits // type_.dtype.bits, max(matrix.mn_dim, matrix.k_dim)
+        together = type_.layout.vector_width(inner)
+        if together < wanted:
+            name = matrix.value.hint or "its memory"
+            yield (
+                f"{reader} cannot read operand {side.upper()} of a gemm: it takes {wanted} elements "
+                f"of a row, and the layout of {name} keeps {together} together; threads load the "
+                "elements one by one"
+            )
 
 
 def _dtypes(gemm: Gemm) -> str:

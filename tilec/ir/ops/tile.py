@@ -370,7 +370,12 @@ def _matrix(value: Value) -> tuple[tuple[int, ...], tuple[int, ...]]:
 
 
 def _no_matrix(what: str) -> TypeMismatch:
-    return TypeMismatch("TLC0246", f"{what} is not a matrix that gemm can take")
+    return TypeMismatch(
+        "TLC0246",
+        f"{what} is not a matrix that gemm can take",
+        hint="operands are matrices of known extents in shared memory or a fragment; a vector is "
+        "one of extents (1, K)",
+    )
 
 
 def _described(matrix: Matrix) -> str:
