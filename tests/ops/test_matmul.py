@@ -398,6 +398,8 @@ REFUSED: list[tuple[Callable[[], Any], str, str]] = [
         "TLC0810",
         "batch",
     ),
+    (lambda: ops.matmul(A, B, schedule=3), "TLC0810", "schedule is 3"),
+    (lambda: ops.matmul(A, B, epilogue=lambda x, i, j: None), "TLC0813", "the epilogue gives None"),
     (lambda: ops.matmul(A, B, out_dtype="float7"), "TLC0110", "float7"),
 ]
 

@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 from types import CodeType, FunctionType
 from typing import Any
 
+from ..errors import LanguageError
+from ..language.operand import Operand, is_number
+
 
 @dataclass(frozen=True)
 class Epilogue:
@@ -19,8 +22,15 @@ class Epilogue:
     identity: Hashable
 
     def apply(self, value: Any, index: Sequence[Any], operands: Sequence[Any]) -> Any:
-        """The value that is stored at `index`."""
-        return self.function(value, *index, **dict(zip(self.names, operands, strict=False)))
+        """The value that is stored at `index`. Raises LanguageError for what is no scalar."""
+        result = self.function(value, *index, **dict(zip(self.names, operands, strict=False)))
+        if not isinstance(result, Operand) and not is_number(result):
+            raise LanguageError(
+                "TLC0813",
+                f"the epilogue gives {result!r}",
+                hint="it returns the value of one element: an expression of T, or a number",
+            )
+        return result
 
 
 def epilogue_of(function: Callable[..., Any], names: tuple[str, ...]) -> Epilogue:

@@ -19,7 +19,7 @@ from ..runtime.arrays import view_array
 from ..runtime.streams import stream_handle
 from ..target import Target
 from .forms import SHORT_SUMS, Form
-from .matmul import Call, form_of, laid_out, matmul
+from .matmul import Call, form_of, is_tiled, laid_out, matmul
 from .operands import (
     AtTheCall,
     Options,
@@ -81,7 +81,7 @@ def grouped_matmul(
             return _each(a, b, out, given)
         handle = None if stream is None else stream_handle(stream)
         options = Options(out, out_dtype, in_dtype, epilogue, exact, operands, handle)
-        if schedule is not None and schedule.split != 1:
+        if is_tiled(schedule) and schedule is not None and schedule.split != 1:
             raise refuse(f"split={schedule.split}, and K of groups is not cut", "split=1")
         return _check(a, b, offsets, options).run(schedule, stream, device)
 

@@ -88,7 +88,7 @@ def matmul(
     """
     with AtTheCall():
         handle = None if stream is None else stream_handle(stream)
-        tiled = schedule is not None
+        tiled = is_tiled(schedule)
         options = Options(out, out_dtype, in_dtype, epilogue, exact, operands, handle, tiled)
         if tiled or device is not None or epilogue is not None or operands:
             return check(a, b, options).run(schedule, stream, device)
@@ -120,7 +120,7 @@ def prepare_matmul(a: Any, b: Any, *, schedule: Schedule | None = None, **option
     takes more than one launch.
     """
     with AtTheCall():
-        call = check(a, b, replace(Options.among(options), tiled=schedule is not None))
+        call = check(a, b, replace(Options.among(options), tiled=is_tiled(schedule)))
         if len(call.launches) != 1:
             raise refuse(f"this product takes {len(call.launches)} launches, and one is prepared")
         (arguments,) = call.launches
@@ -221,6 +221,13 @@ def _as_vectors(along: str, a: Matrix, b: Matrix, c: Matrix) -> tuple[Any, Any, 
         b.reshaped(*line).argument,
         c.reshaped((c.rows,), (c.view.strides[0],)).argument,
     )
+
+
+def is_tiled(schedule: object) -> bool:
+    """Whether the caller says the tile. Raises ArgumentError for what is no schedule."""
+    if schedule is not None and not isinstance(schedule, Schedule):
+        raise refuse(f"schedule is {schedule!r}", "tilec.ops.Schedule(128, 256, 64, 4, 256)")
+    return schedule is not None
 
 
 def form_of(form: Form, a: Matrix, b: Matrix, c: Matrix) -> Form:

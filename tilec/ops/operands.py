@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from inspect import signature
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 
-from ..errors import ArgumentError, TilecError
+from ..errors import ArgumentError, Loc, TilecError
 from ..ir.dtypes import find_dtype, long_name
 from ..language.dtypes import element_type
 from ..language.places import locate_outside
@@ -66,9 +67,14 @@ class AtTheCall:
         traceback: TracebackType | None,
     ) -> None:
         if isinstance(error, TilecError) and (
-            isinstance(error, ArgumentError) or not error.loc.known
+            isinstance(error, ArgumentError) or _is_ours(error.loc)
         ):
             error.loc = locate_outside(str(__package__))
+
+
+def _is_ours(loc: Loc) -> bool:
+    """Whether a place is unknown, or in the programs of this package: not the user's."""
+    return not loc.known or Path(loc.file).parent == Path(__file__).parent
 
 
 def read_matrix(name: str, array: Any) -> Matrix:
