@@ -207,6 +207,16 @@ def test_what_is_equal_or_not_read_changes_nothing(monkeypatch: pytest.MonkeyPat
     assert names.count("FACTOR") == 1 and "T" not in names and "tilec" not in names
 
 
+def test_containers_that_every_call_would_go_through_are_not_watched() -> None:
+    few, many = np.ones(4096), np.ones(4097)
+    kernel = times(lambda x: x * few[0] * many[0])
+    assert result(kernel) == 1
+    many[0] = 2
+    assert result(kernel) == 1
+    few[0] = 3
+    assert result(kernel) == 6
+
+
 def test_every_specialisation_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     @tilec.kernel
     def kernel(A: T.Tensor(("N",), "float32"), B: T.Tensor(("N",), "float32"), more: int = 0):

@@ -6,8 +6,8 @@ new program, never silently the old one. Which names are read follows from the b
 kernel, of its macros and of the user's own functions that it reaches. Lists, sets, dictionaries and
 arrays are watched for what they hold.
 
-Not watched: names of modules, what tilec and installed packages define, and attributes that a
-property computes.
+Not watched: names of modules, what tilec and installed packages define, attributes that a property
+computes, and what containers of more than 4096 elements hold, which every call would go through.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from .python_guard import contents_of, same_contents
 _ROOT = __name__.partition(".")[0]
 _INSTALLED = (os.path.dirname(os.__file__) + os.sep, f"{os.sep}site-packages{os.sep}")
 _CONTAINERS = (list, set, dict, deque, bytearray, np.ndarray)
+_LONGEST = 4096
 _LOOK_UP = ("LOAD_GLOBAL", "LOAD_NAME")
 _ATTRIBUTE = ("LOAD_ATTR", "LOAD_METHOD")
 
@@ -72,7 +73,7 @@ class _Captures:
         elif isinstance(value, MethodType | functools.partial):
             self.take(value.__func__ if isinstance(value, MethodType) else value.func, containers)
         elif isinstance(value, tuple | frozenset) or (
-            containers and isinstance(value, _CONTAINERS)
+            containers and isinstance(value, _CONTAINERS) and _length(value) <= _LONGEST
         ):
             parts = contents_of(value)
             if not isinstance(value, tuple | frozenset):
@@ -111,6 +112,10 @@ class _Captures:
             home = _home(value, attributes[0])
             if home is not None:
                 self._bind(home, attributes[0], attributes[1:], containers)
+
+
+def _length(container: Any) -> int:
+    return int(container.size) if isinstance(container, np.ndarray) else len(container)
 
 
 def _unless_changed(container: Any, parts: list[Any]) -> list[Any] | None:
