@@ -64,7 +64,8 @@ def check(case: Case, chosen: list[Size], scheduled: int) -> None:
         check_values(case, size)
         if 0 not in size:
             classes.setdefault(launch_class(case, size), []).append(size)
-    assert sorted(classes) == sorted(v.file_name for v in case.lower().variants)
+    files = {v.file_name for v in case.lower().variants if v.suffix != "_large"}
+    assert set(classes) == files  # no size here takes 2^31 bytes: test_large_offsets.py
     for members in classes.values():
         for size in case.draws.sample(members, min(scheduled, len(members))):
             check_schedules(case, size)
