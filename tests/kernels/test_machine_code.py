@@ -135,8 +135,8 @@ def test_products_are_those_of_the_emulator_to_the_bit(dtype: str, total: str, o
     """Small integers, whose sums are exact in any order."""
     number = WAYS.index((dtype, total, out))
     ta, tb = products.TRANSPOSES[number % 4]
-    size, tile = products.SIZES[number % 2]
-    compiled = products.lowered(products.product(dtype, total, out, ta, tb), TARGET, **tile)
+    size = products.SIZES[number % 2]
+    compiled = products.lowered(products.product(dtype, total, out, ta, tb), TARGET)
     for device in (MachineCodeDevice(), EmulatorDevice(TARGET, "a test")):
         products.check(device, compiled, ta, tb, out, size)
 
