@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 from ..ir.core import Value
@@ -119,12 +120,6 @@ class VectorAccess:
         false, the safe value.
         """
         width = self.width(memory, indices, run)
-        if (
-            width == 2
-            and not self.whole(memory, 2)
-            and guard(self.b, memory, indices, _spans(indices, run))
-        ):
-            width = 1  # two loads under predicates, which the C compiler may move, for a branch
         self._runs(
             memory,
             indices,
@@ -137,6 +132,7 @@ class VectorAccess:
             lambda at, step, p: self._load_element(
                 registers, self.b.add(offset, step), memory, at, p, safe_value
             ),
+            branch_from=3,  # two loads under predicates, which the C compiler may move, for a branch
         )
 
     def store(
@@ -200,8 +196,11 @@ class VectorAccess:
         predicate: Value | None,
         vector: _Access,
         element: _Access,
+        branch_from: int = 2,
     ) -> None:
-        """A run in vectors; vectors that cross the end of a tensor by elements."""
+        """A run in vectors; vectors that cross the end of a tensor by elements, and all that may
+        cross by elements where they have fewer than `branch_from`.
+        """
         b = self.b
         with b.unrolled(run // width, hint="v") as index:
             step = b.mul(index, width)
@@ -214,9 +213,12 @@ class VectorAccess:
             if inside is None:
                 vector(at, step, predicate)
                 return
-            with b.when(inside), b.assuming(inside):
-                vector(at, step, predicate)
-            with b.when(b.pure(arith.Not(inside))), b.unrolled(width, hint="e") as e:
+            by_elements: AbstractContextManager[None] = nullcontext()
+            if width >= branch_from:
+                with b.when(inside), b.assuming(inside):
+                    vector(at, step, predicate)
+                by_elements = b.when(b.pure(arith.Not(inside)))
+            with by_elements, b.unrolled(width, hint="e") as e:
                 position = _moved(b, at, e)
                 element(position, b.add(step, e), both(b, guard(b, memory, position), predicate))
 
