@@ -128,6 +128,9 @@ class Block:
         return self.ops[-1] if self.ops and self.ops[-1].terminator else None
 
     def with_ops(self, ops: Sequence[Op]) -> Block:
+        """The block with other ops; itself where they are the same."""
+        if len(ops) == len(self.ops) and all(a is b for a, b in zip(ops, self.ops, strict=True)):
+            return self
         return Block(self.params, tuple(ops))
 
 

@@ -12,7 +12,6 @@ follow, in nested regions too.
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -92,8 +91,7 @@ class _Rebuilder:
 
     def block(self, block: Block) -> Block:
         ops = [new for op in block.ops for new in self._op(op)]
-        same = len(ops) == len(block.ops) and all(map(operator.is_, ops, block.ops))
-        return block if same else block.with_ops(ops)
+        return block.with_ops(ops)
 
     def _op(self, op: Op) -> list[Op]:
         rebuilt = op.map(self.value, self.block)

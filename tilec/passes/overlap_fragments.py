@@ -88,10 +88,7 @@ class _Overlap:
                 assert isinstance(op, For)
                 with at(plan.trips.loc):
                     _emit(b, op, plan)
-        same = len(b.ops) == len(block.ops) and all(
-            x is y for x, y in zip(b.ops, block.ops, strict=True)
-        )
-        return block if same else block.with_ops(b.ops)
+        return block.with_ops(b.ops)
 
     def _plan(self, steps: For, around: Block) -> _Plan | None:
         """How a loop is overlapped; None where it cannot be, or where it would not pay."""

@@ -137,10 +137,7 @@ class _Liveness:
                 ops.append(op)
             elif op in self._needed:
                 ops.append(self._rebuild(op))
-        same = len(ops) == len(block.ops) and all(
-            a is b for a, b in zip(ops, block.ops, strict=True)
-        )
-        return block if same else block.with_ops(ops)
+        return block.with_ops(ops)
 
     def _rebuild(self, op: Op) -> Op:
         if not isinstance(op, (For, Pipeline, If, Stage)):

@@ -67,10 +67,7 @@ class _Simplifier:
             with at(op.loc):
                 self._op(op)
         ops, self._out = self._out, outer
-        same = len(ops) == len(block.ops) and all(
-            a is b for a, b in zip(ops, block.ops, strict=True)
-        )
-        return block if same else block.with_ops(ops)
+        return block.with_ops(ops)
 
     def _op(self, op: Op) -> None:
         mapped = op.map(lambda v: self._mapping.get(v, v))

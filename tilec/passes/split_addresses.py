@@ -41,8 +41,7 @@ def _block(block: Block, b: IndexBuilder, differ: set[Value]) -> Block:
             with at(op.loc):
                 new = op.map(lambda v: v, lambda inner: _block(inner, b, differ))
                 b.emit(_split(new, b, differ) if isinstance(new, LdMatrix) else new)
-    same = len(ops) == len(block.ops) and all(x is y for x, y in zip(ops, block.ops, strict=True))
-    return block if same else block.with_ops(ops)
+    return block.with_ops(ops)
 
 
 def _split(op: LdMatrix, b: IndexBuilder, differ: set[Value]) -> Op:

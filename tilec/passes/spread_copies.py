@@ -78,8 +78,7 @@ def _block(block: Block) -> Block:
             spread = _spread(ops, position)
             if spread is not None:
                 return _block(block.with_ops(spread))
-    same = all(a is b for a, b in zip(ops, block.ops, strict=True))
-    return block if same else block.with_ops(ops)
+    return block.with_ops(ops)
 
 
 def _spread(ops: Sequence[Op], end: int) -> list[Op] | None:

@@ -106,8 +106,8 @@ class CompiledKernel:
         return self._lowered[assume]
 
     def add_general(self) -> bool:
-        """Adds the variant that takes any arguments, before it the one that relies on what the program
-        promises of its symbols; False if they are there.
+        """Adds the variant that takes any arguments, and before it those that assume less than the
+        first (`Assume`); False if they are there.
         """
         first = self._stored.get(Assume.ALL)
         requires = self.lowered.requires if first is None else first.variant.requires

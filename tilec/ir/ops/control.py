@@ -103,9 +103,8 @@ def map_launches(
     """`program` with every launch rewritten, at `level` where one is given; itself where nothing
     changes."""
     ops = [rewrite(op) if isinstance(op, Launch) else op for op in program.body.ops]
-    if level is None and all(x is y for x, y in zip(ops, program.body.ops, strict=True)):
-        return program
-    return program.with_body(program.body.with_ops(ops), level)
+    body = program.body.with_ops(ops)
+    return program if level is None and body is program.body else program.with_body(body, level)
 
 
 class Role(Op, name="role"):
