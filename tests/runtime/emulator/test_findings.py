@@ -172,11 +172,11 @@ RACES = {
     "one_element_of_all_threads": ("Y[0] = 1;", r"writes Y byte \d+, which thread \d+ wrote"),
     "blocks_that_write_one_place": (
         "if (t == 0) { Y[0] = 1; }",
-        r"element of Y that thread 0 of block number \d wrote",
+        r"byte 0, which thread 0 of block \(\d, 0, 0\) wrote",
     ),
     "a_block_that_reads_anothers": (
         "if (t == 0) { Y[block_id<0>()] = Y[(block_id<0>() + 1) % 3]; }",
-        r"element of Y that thread 0 of block number \d (read|wrote)",
+        r"Y byte \d, which thread 0 of block \(\d, 0, 0\) (read|wrote)",
     ),
     "an_atomic_and_a_store": ("atomic_add(Y, 0, 1); if (t == 3) { Y[0] = 2; }", "data race"),
 }

@@ -38,6 +38,7 @@ def run(
     multiprocessors: int = 4,
     races: bool = True,
     processes: int = 1,
+    residents: int = 0,
     counts: bool = False,
 ) -> Counts:
     """Runs `launch` of a library that `build` made; arrays change in place.
@@ -48,6 +49,8 @@ def run(
     threads and blocks take turns. `seed` draws what is random. `races`: two accesses that nothing
     orders, one of them a write, are a finding, whatever order the threads came in. `processes`, of a
     library of the fast build: how many the blocks are spread over, where there are as many.
+    `residents`: how many blocks may be under way together where some wait for others; 0: as many as
+    there is room for, 16384 threads or 256 blocks.
     `counts`, of a library built for it: what accesses cost is counted, which is returned.
     EmulatorError for findings, deadlocks and crashes; the arrays are then as they were."""
     numbers = {name: int(v) for name, v in arguments.items() if isinstance(v, (int, np.integer))}
@@ -68,6 +71,7 @@ def run(
         "seed": seed,
         "seconds": timeout,
         "races": int(races),
+        "residents": residents,
         "counts": counts,
     }
     parts = max(1, min(processes, math.prod(grid)))
