@@ -6,13 +6,15 @@ from __future__ import annotations
 
 import re
 import time
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from tests.backends.emulation import Probe, Probes, every_schedule, needs_of
 from tilec.backends.prelude import render_source
-from tilec.runtime.emulator import ORDERS, EmulatorError, build, run
+from tilec.runtime.emulator import ORDERS, EmulatorError, Order, build, run
 
 pytestmark = pytest.mark.emulator
 
@@ -45,15 +47,19 @@ PROBES = Probes(
 )
 
 
-def arrays(blocks: int = 8) -> dict[str, np.ndarray[tuple[int], np.dtype[np.int32]]]:
+def arrays(blocks: int = 8) -> dict[str, Any]:
     return {"Y": np.zeros(64 * blocks, np.int32), "F": np.zeros(blocks, np.int32)}
 
 
-def run_it(name: str, blocks: int, order: str = "forward", residents: int = 0, races: bool = True):  # type: ignore[no-untyped-def]
+def run_it(
+    name: str, blocks: int, order: Order = "forward", residents: int = 0, races: bool = True
+) -> NDArray[np.int32]:
+    """Y after a launch of so many blocks."""
     found = arrays(blocks)
     launch = PROBES.probes[name].launch(name, (blocks, 1, 1))
-    run(PROBES.library, launch, found, "late", order, 3, residents=residents, races=races)  # type: ignore[arg-type]
-    return found["Y"]
+    run(PROBES.library, launch, found, "late", order, 3, residents=residents, races=races)
+    made: NDArray[np.int32] = found["Y"]
+    return made
 
 
 EXPECTED = {
@@ -94,7 +100,7 @@ def test_more_blocks_than_there_is_room_for() -> None:
 
 
 @pytest.mark.parametrize("order", ORDERS)
-def test_a_deadlock_says_who_waits_for_what(order: str) -> None:
+def test_a_deadlock_says_who_waits_for_what(order: Order) -> None:
     begin = time.monotonic()
     with pytest.raises(EmulatorError) as found:
         run_it("a_ring", 2, order)
@@ -109,14 +115,19 @@ def test_a_deadlock_says_who_waits_for_what(order: str) -> None:
 
 
 @pytest.mark.parametrize("order", ORDERS)
-def test_what_orders_nothing_is_a_race(order: str) -> None:
+def test_what_orders_nothing_is_a_race(order: Order) -> None:
     """A read that spins is seen to race with the write that ends it; an atomic without a memory
     order passes nothing on."""
     assert run_it("a_plain_read", 2, order, races=False)[:2].tolist() == [1, 1]
-    with pytest.raises(EmulatorError, match=r"data race: (reads|writes) F byte 0, which thread 0 of block"):
+    with pytest.raises(
+        EmulatorError, match=r"data race: (reads|writes) F byte 0, which thread 0 of block"
+    ):
         run_it("a_plain_read", 2, order)
     assert run_it("a_plain_place_passed_on", 2, order, races=False)[6] == 3
-    with pytest.raises(EmulatorError, match=r"data race: reads Y byte 20, which thread 0 of block \(0, 0, 0\) wrote"):
+    with pytest.raises(
+        EmulatorError,
+        match=r"data race: reads Y byte 20, which thread 0 of block \(0, 0, 0\) wrote",
+    ):
         run_it("a_plain_place_passed_on", 2, order)
 
 
