@@ -292,10 +292,9 @@ def run_wait(frame: Frame, op: Op) -> None:
     assert isinstance(group, Inflight)
     while len(frame.groups) > op.pending:
         frame.groups.pop(0).land()
-    if op.pending:
+    if not op.completes:
         frame.define(op.result, group)
         return
-    group.land()
     assert group.result is not None
     bad = np.ones(group.result.shape, np.bool_) if group.undefined else None
     frame.define(op.result, group.result, bad)

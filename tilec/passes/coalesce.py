@@ -4,7 +4,7 @@ at once.
 Values that flow into each other (a loop's initial, carried and final value, what a branch yields,
 an accumulator and the result of its gemm) take one array unless one is still needed when another is
 written. Liveness is that of structured control flow: what a loop reads from outside is live in all
-of it.
+of it. What an asynchronous gemm reads from registers is live until its wait.
 
     %a1 = gemm %x, %y, %a0    one array where %a0 is not used after; else %a0 is copied before
 """
@@ -89,6 +89,7 @@ class _Coalescing:
         self._groups: dict[Value, _Group] = {}
         self._ties: list[tuple[int, int, Value, Value]] = []  # (-depth, order, a, b)
         self._always: list[tuple[Value, Value]] = []
+        self._issued = {op.result: op for op in walk(block) if isinstance(op, Gemm) and op.results}
 
     def run(self) -> Arrays:
         self._scan(self._block, set(), 0)
@@ -137,8 +138,13 @@ class _Coalescing:
                     live = self._while(op, live, depth)
                 case _:
                     self._leaf(op, results, depth)
-                    live |= tiles_used(op)
+                    live |= tiles_used(op) | self._still_read(op)
         return live
+
+    def _still_read(self, op: Op) -> set[Value]:
+        """Tiles that a gemm which is waited for has been reading until now."""
+        gemm = self._issued.get(op.inflight) if isinstance(op, Wait) else None
+        return {v for v in (gemm.a, gemm.b) if is_tile(v)} if gemm is not None else set()
 
     def _define(self, values: Sequence[Value], live: Iterable[Value]) -> None:
         """`values` are written at once where `live` is live: none may share with another."""

@@ -29,6 +29,7 @@ from .lower_pipelines import lower_pipelines
 from .lower_tiles import lower_tiles
 from .make_persistent import make_persistent
 from .overlap_fragments import overlap_fragments
+from .overlap_gemms import overlap_gemms
 from .pack_elements import pack_elements
 from .place_barriers import place_barriers
 from .plan_pipelines import plan_pipelines
@@ -65,6 +66,7 @@ PIPELINE: tuple[Pass, ...] = (
     infer_layouts,  # sees the whole plan, so that a layout holds across stages and roles
     stage_stores,  # needs the accumulator's layout to cut slabs
     lower_pipelines,
+    overlap_gemms,  # after it, where a slot is variables and mbarriers: what goes with a gemm is seen
     place_barriers,  # at tile level, where effects are whole statements
     canonicalize,
     lower_tiles,  # the only crossing from tile to thread level

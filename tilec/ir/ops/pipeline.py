@@ -125,18 +125,24 @@ class Receive(_ChannelOp, name="receive", level=Level.TILE):
 
 
 class Wait(Op, name="wait", level=Level.TILE):
-    """The tile that was in flight, once at most `pending` asynchronous groups are: complete if
-    `pending` is 0.
+    """The tile that was in flight, once at most `pending` asynchronous groups are. `later` groups
+    were issued after the tile's own: it is complete if no more than those may still be in flight.
     """
 
     inflight: Value = operand()
     pending: int = attribute(default=0)
+    later: int = attribute(default=0)
+
+    @property
+    def completes(self) -> bool:
+        """Whether the result is the tile, no longer in flight."""
+        return self.pending <= self.later
 
     def infer(self) -> tuple[Type, ...]:
         type_ = self.inflight.type
         if not isinstance(type_, InflightType):
             raise TypeMismatch("TLC0251", f"a {type_} is not in flight")
-        return (type_ if self.pending else type_.tile,)
+        return (type_.tile if self.completes else type_,)
 
     def effects(self) -> tuple[Effect, ...]:
         return (Effect(Access.SYNCHRONISE),)
