@@ -68,6 +68,7 @@ class Target:
     buffer_copies: bool = False  # 16 bytes a lane from them to shared memory without registers
     transposed_reads: bool = False  # columns of 16-bit elements from shared memory (gfx950)
     schedule_groups: bool = False  # its compiler issues groups of instructions in a given order
+    simds: int = 0  # of a multiprocessor, to which a block's waves go in turn, one program each
     dies: int = 1  # each with an L2 cache of its own; hardware blocks go to them in turn
     multiprocessors: int = 0  # of the usual part, for choices made before a device is known
     exact: bool = False  # it has instructions that later minor versions have not (CUDA)
@@ -195,8 +196,8 @@ def _amd(
     """
     return Target(
         "hip", arch, 64, shared * KIB, 131072, shared * KIB, max_registers=512, buffer_loads=True,
-        schedule_groups=True, multiprocessors=multiprocessors, atomic_widths=tuple((dtype, 2) for dtype in pairs),
-        **features,
+        schedule_groups=True, simds=4, multiprocessors=multiprocessors,
+        atomic_widths=tuple((dtype, 2) for dtype in pairs), **features,
     )  # fmt: skip
 
 

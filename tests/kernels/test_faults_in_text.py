@@ -14,7 +14,7 @@ import pytest
 
 from tests.kernels import programs
 from tests.kernels.machines import SCHEDULES, Case, Size
-from tests.kernels.programs import TILES, reference
+from tests.kernels.programs import TILES, Tile, reference
 from tilec.backends.emitter import EmittedProgram, render
 from tilec.runtime.emulator import EmulatorError, build, run
 
@@ -24,6 +24,7 @@ CASES = {
     "sm_80": Case("cuda:sm_80", TILES[2], "float16", True, 4),
     "sm_90a": Case("cuda:sm_90a", TILES[2], "float16", True, 3),
     "gfx942": Case("hip:gfx942", TILES[2], "float16", True, 3),
+    "eight waves": Case("hip:gfx942", Tile(128, 128, 32, 512), "float16", True, 3),
 }
 # Ragged in every dimension, six blocks on two multiprocessors, five trips: more than any has slots.
 SIZE: Size = (136, 72, 152)
@@ -268,6 +269,28 @@ FAULTS: dict[str, dict[str, Fault]] = {
         ),
         "swizzle forgotten": fault(
             "of a buffer of 4096|wrong result", E(r" \^ \(kk \* 16\)", " + (kk * 16)", None)
+        ),
+    },
+    "eight waves": {
+        "no barrier before the halves part": fault(
+            "uninitialised|disagree",
+            E(r" +barrier\(\);\n( +const i32 \w+ = warp_uniform)", r"\1"),
+        ),
+        "second half is not held back": fault(
+            "deadlock", E(r"( +if \(\w+ == 1\) \{\n) +barrier\(\);\n", r"\1")
+        ),
+        "first half does not wait at the end": fault(
+            "deadlock", E(r"( +if \(\w+ == 0\) \{\n) +barrier\(\);\n", r"\1")
+        ),
+        "both halves held back": fault("deadlock", E(r"== 1\) \{", ">= 0) {")),
+        "halves in the middle of waves": fault(
+            "differs from lane 0's", E(r"warp_uniform\(t >> 8\)", "warp_uniform(t >> 5)")
+        ),
+        "no barrier before products": fault(
+            "uninitialised|disagree", E(r" +barrier\(\);\n( +set_priority<1>)", r"\1")
+        ),
+        "no barrier behind products": fault(
+            "uninitialised|disagree", E(r"(set_priority<0>\(\);\n) +barrier\(\);\n", r"\1")
         ),
     },
 }

@@ -59,7 +59,7 @@ def gemm(stages: int, **constants: int) -> Program:
 
 
 def check_each_pass(program: Program, target: str) -> list[str]:
-    """Runs the pipeline up to the thread level with a check after each pass that has one."""
+    """Runs the pipeline as far as there are checks, with one after each pass that has one."""
     checked = []
 
     def observe(name: str, before: Program, after: Program) -> None:
@@ -67,7 +67,7 @@ def check_each_pass(program: Program, target: str) -> list[str]:
             assert CHECKS[name](after, context(target)) is after
             checked.append(name)
 
-    run_pipeline(program, context(target), after="lower_tiles", observers=[observe])
+    run_pipeline(program, context(target), after="alternate_waves", observers=[observe])
     return checked
 
 

@@ -68,10 +68,17 @@ def command(
 
 
 def draw_pipelines(program: Program, target: Target) -> Iterator[str]:
-    """Roles, stages with leads, channels with slots and protocols' ends, and why each was chosen."""
+    """Roles, stages with leads, channels with slots and protocols' ends, and every remark on the way."""
     remarks: list[Remark] = []
     context = PassContext(target, standard_registry(), Facts(), remarks.append)
-    planned = run_pipeline(program, context, after="schedule_stages")
+    planned = program
+
+    def keep(name: str, _: Program, after: Program) -> None:
+        nonlocal planned
+        if name == "schedule_stages":
+            planned = after
+
+    run_pipeline(program, context, observers=(keep,))
     yield f"{program.name} for {target.name}"
     for launch in planned.body.ops:
         if isinstance(launch, Launch):

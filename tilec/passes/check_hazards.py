@@ -25,6 +25,7 @@ from ..ir.ops.pipeline import Channel
 from .context import Pass, PassContext
 from .hazards.cases import Case, Sizes, cases_of, counts_of, data_of
 from .hazards.exchanges import ExchangeMachine, exchange_buffers, exchange_slice
+from .hazards.halves import HalvesMachine, alternates, halves_slice
 from .hazards.machine import Settled, SyncMachine
 from .hazards.plan_rules import check_rules
 from .hazards.plan_run import PlanMachine
@@ -94,10 +95,28 @@ def check_exchanges(program: Program, context: PassContext) -> Program:
     return _each_case(program, part, run)
 
 
+def check_halves(program: Program, context: PassContext) -> Program:
+    """Proves of a program whose waves alternate that what the halves of a block do to shared memory is
+    ordered, and that they come to as many barriers.
+
+    Raises HazardError: TLC0353 (no barrier between two accesses), TLC0356 (a barrier of some threads
+    of a half), TLC0357 (deadlock), TLC0358 (a slot that is not known).
+    """
+    if not any(alternates(launch) for launch in _launches(program)):
+        return program
+    part = halves_slice(program, exchange_buffers(program))
+
+    def run(launch: Launch, case: Case) -> None:
+        HalvesMachine(part, case, launch, context.target.warp_size).run(_prefix(program, part))
+
+    return _each_case(program, part, run)
+
+
 CHECKS: dict[str, Pass] = {
     "schedule_stages": check_plan,
     "place_barriers": check_synchronisation,
     "lower_tiles": check_exchanges,
+    "alternate_waves": check_halves,
 }
 """Which check holds after which pass."""
 

@@ -4,7 +4,7 @@ of the step before.
 Needs: thread level, before loops are taken apart, and a target whose compiler orders groups of
 instructions as it is told. Leaves: behind each matrix loop the order that is asked for, as groups in
 unrolled loops; around it a higher priority for the wave, so that one that multiplies goes before one
-that loads.
+that loads. Products between barriers (alternate_waves) get the priority alone.
 
     for 0, 4, 1 <unroll = 0> (%kk) {             set_priority <priority = 1>
       for 0, 6, 1 <unroll = 0> (%i) {            for 0, 4, 1 <unroll = 0> (%kk) { ... }
@@ -32,9 +32,9 @@ from ..ir.core import Block, Level, Op, Program, at
 from ..ir.ops.amd import LoadTransposed, Mfma, ScheduleGroup, SetPriority
 from ..ir.ops.control import For, If
 from ..ir.ops.memory import Load, memory_type
-from ..ir.ops.thread import VectorLoad
+from ..ir.ops.thread import Barrier, VectorLoad
 from ..ir.types import Space
-from .context import PassContext
+from .context import PassContext, Remark
 from .spread_copies import holds, unrolled_trips
 
 READ_BYTES = 16  # of a read that stays one instruction
@@ -45,26 +45,29 @@ def interleave_reads(program: Program, context: PassContext) -> Program:
     assert program.level is Level.THREAD, "interleave_reads works on threads' programs"
     if not context.target.schedule_groups:
         return program
-    return program.with_body(_block(program.body))
 
 
-def _block(block: Block) -> Block:
-    b = Builder()
-    for op in block.ops:
-        if unrolled_trips(op) and holds(op, Mfma):
-            with at(op.loc):
-                _matrix_loop(b, op)
-        else:
-            b.emit(op.map(lambda v: v, _block))
-    return block.with_ops(b.ops)
+    def block(inner: Block) -> Block:
+        b = Builder()
+        for op in inner.ops:
+            if unrolled_trips(op) and holds(op, Mfma) and not holds(op, Barrier):
+                with at(op.loc):
+                    _matrix_loop(b, op, context)
+            else:
+                b.emit(op.map(lambda v: v, block))
+        return inner.with_ops(b.ops)
+
+    return program.with_body(block(program.body))
 
 
-def _matrix_loop(b: Builder, loop: Op) -> None:
+def _matrix_loop(b: Builder, loop: Op, context: PassContext) -> None:
     assert isinstance(loop, For)
     b.emit(SetPriority(priority=1))
     b.emit(loop)
     step, steps = _counted(loop.body), unrolled_trips(loop)
     if step is not None and step.reads and steps > 1:
+        text = f"the {step.reads} reads of a step stand among the {step.matrices} products before it"
+        context.remark(Remark("TLC0328", text, loop.loc))
         _emit_order(b, step, steps)
     b.emit(SetPriority(priority=0))
 

@@ -14,6 +14,7 @@ from ..ir.core import Program
 from ..ir.print import print_program
 from ..ir.registry import Registry
 from ..ir.verify import verify
+from .alternate_waves import alternate_waves
 from .assign_roles import assign_roles
 from .canonicalize import canonicalize
 from .choose_instructions import choose_instructions
@@ -70,6 +71,7 @@ PIPELINE: tuple[Pass, ...] = (
     place_barriers,  # at tile level, where effects are whole statements
     canonicalize,
     lower_tiles,  # the only crossing from tile to thread level
+    alternate_waves,  # before copies are spread: they belong to the reading half
     spread_copies,  # before anything is simplified: loops of copies and of fragments are whole
     overlap_fragments,  # after it, so that copies stand between the loads and what they feed
     interleave_reads,  # the like where the vendor's compiler orders instructions: it is told how

@@ -224,9 +224,10 @@ def cases_of(program: Program, launch: Launch, part: Slice, slots: set[int]) -> 
     """Sizes that give every loop the counts of interest; one set at least."""
     bounds = Bounds(program, launch, part)
     loops = [loop for loop in part.loops if launch in part.enclosing(loop)]
-    outer = {o for loop in loops for o in part.enclosing(loop) if isinstance(o, (For, Pipeline))}
-    tiles = _distinct(bounds, [o for o in loops if o in outer and bounds.inputs(o)])
-    inner = _distinct(bounds, [i for i in loops if i not in outer and bounds.inputs(i)])
+    varied = [loop for loop in loops if bounds.inputs(loop)]
+    outer = {o for loop in varied for o in part.enclosing(loop) if isinstance(o, (For, Pipeline))}
+    tiles = _distinct(bounds, [o for o in varied if o in outer])
+    inner = _distinct(bounds, [i for i in varied if i not in outer])
     counts = counts_of(slots)
     seen: set[tuple[tuple[Input, int], ...]] = set()
     few = [0, 1, *(s + 1 for s in slots)]  # what two turns show, three show at more counts
