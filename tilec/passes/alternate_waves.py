@@ -2,8 +2,8 @@
 
 Needs: thread level, before copies are spread; a launch of twice as many waves as a multiprocessor
 has SIMDs. Leaves: in the loops where it is legal and pays, each step of k as its reads, a barrier,
-its products, a barrier; the loop's own barriers gone; the second half of the
-waves one barrier behind the first for as long as the loop runs.
+its products, a barrier; the loop's own barriers gone; the second half of the waves one barrier behind
+the first for as long as the loop runs.
 
     for 0, %n, 1 (%k) {                            barrier
       barrier                                      if %second { barrier }
@@ -37,9 +37,9 @@ from dataclasses import dataclass
 from ..ir.build import Builder
 from ..ir.core import Access, Block, Level, Op, Program, Value, at, walk
 from ..ir.ops.amd import BufferCopyWait, LoadTransposed, Mfma
-from ..ir.ops.control import For, Launch, Role, ThreadId, WarpUniform, Yield, map_launches
+from ..ir.ops.control import For, Launch, Role, ThreadId, WarpUniform, While, Yield, map_launches
 from ..ir.ops.memory import Load, memory_type
-from ..ir.ops.thread import Barrier, VectorLoad
+from ..ir.ops.thread import Barrier, Shuffle, ShuffleXor, VectorLoad, WarpSync
 from .context import PassContext, Remark
 from .dependence import is_global, is_shared, touched, writes
 from .spread_copies import holds, unrolled_trips
@@ -229,6 +229,8 @@ def _refusal(loop: For, steps: list[_Step]) -> str:
         return "threads meet elsewhere than between the statements of the loop"
     if any(is_global(memory) for memory in writes(loop)):
         return "the loop writes global memory"
+    if any(isinstance(op, While) or _waits_for_others(op) for op in walk(loop.body)):
+        return "the loop waits for what other threads do"
     used = _used_after(loop, steps)
     if used is not None:
         name = used.hint or "shared memory"
@@ -238,6 +240,11 @@ def _refusal(loop: For, steps: list[_Step]) -> str:
     if any(step.multiplying < LEAST_CYCLES for step in steps):
         return "the products of a step are too few to meet around them"
     return ""
+
+
+def _waits_for_others(op: Op) -> bool:
+    known = isinstance(op, (Barrier, BufferCopyWait, WarpSync, Shuffle, ShuffleXor))
+    return not known and any(effect.access is Access.SYNCHRONISE for effect in op.effects())
 
 
 def _used_after(loop: For, steps: list[_Step]) -> Value | None:
@@ -252,7 +259,7 @@ def _used_after(loop: For, steps: list[_Step]) -> Value | None:
         op = ops[position]
         if position in products:
             used = None
-        elif isinstance(op, Barrier):
+        elif isinstance(op, (Barrier, BufferCopyWait)):
             if used is not None:
                 return used
         else:

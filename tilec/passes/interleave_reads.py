@@ -46,7 +46,6 @@ def interleave_reads(program: Program, context: PassContext) -> Program:
     if not context.target.schedule_groups:
         return program
 
-
     def block(inner: Block) -> Block:
         b = Builder()
         for op in inner.ops:
@@ -66,7 +65,9 @@ def _matrix_loop(b: Builder, loop: Op, context: PassContext) -> None:
     b.emit(loop)
     step, steps = _counted(loop.body), unrolled_trips(loop)
     if step is not None and step.reads and steps > 1:
-        text = f"the {step.reads} reads of a step stand among the {step.matrices} products before it"
+        text = (
+            f"the {step.reads} reads of a step stand among the {step.matrices} products before it"
+        )
         context.remark(Remark("TLC0328", text, loop.loc))
         _emit_order(b, step, steps)
     b.emit(SetPriority(priority=0))
