@@ -236,16 +236,17 @@ FAULTS: dict[str, dict[str, Fault]] = {
             "uninitialised|disagree", E(r"\(k & 1\)", "((k + 1) & 1)", None)
         ),
         "last tile not deposited": fault(
-            "wrong result|uninitialised", E(r"k \+ 1 < k_end", "k + 2 < k_end")
+            "wrong result|uninitialised",
+            E(r"( +)(store_shared<8>\(A_s, .*A_registers1)", r"\1if (k + 2 < k_end) \2"),
         ),
         "last tile not fetched": fault("wrong result", E(r"k \+ 2 < k_end", "k + 3 < k_end")),
         "first tile not deposited": fault("uninitialised", E(r" +store_shared<8>\(A_s.*\n", "")),
         "fetched a trip early": fault("wrong result", E(r"\(k \+ 2\) \* 32", "(k + 1) * 32")),
         "deposit of other registers": fault(
             "wrong result",
-            E(r"(store_shared<8>\(B_s,.*)B_registers, \w+ \* 8\)", r"\1B_registers, 0)", None),
+            E(r"(store_shared<8>\(B_s,.*B_registers1?), \w+ \* 8\)", r"\1, 0)", None),
         ),
-        "columns past the end": fault("wrong result", E(r" && (k1?) < K\);", r");", None)),
+        "columns past the end": fault("wrong result", E(r" && k1? < K && ", " && ", None)),
         "store out of bounds": fault(
             "disagree|wrong result", E(r"(buffer_store.*) && n < N\)", r"\1)")
         ),

@@ -17,7 +17,7 @@ from tests.backends.hip.cdna.launch import ORDERS
 from tests.kernels import programs
 from tests.kernels.machines import SCHEDULES
 from tests.kernels.programs import Tile
-from tests.kernels.test_amd_counts import check_waits
+from tests.kernels.test_amd_counts import check_waits, letters
 from tilec.runtime.clang import find_amd_clang
 from tilec.runtime.compiled import CompiledKernel
 from tilec.runtime.driver import lower
@@ -86,10 +86,6 @@ FORMS = {
     "hip:gfx90a": r"W{2}L{2}(R{3}\|\(M{4}\)\|){2}", "hip:gfx942": r"W{2}L{2}(R{3}\|\(M{4}\)\|){2}",
     "hip:gfx950": r"L{3}(R{4}\|\(M{4}\)\|){2}",
 }  # fmt: skip
-LETTERS = {
-    "v_mfma": "M", "ds_read_b128": "R", "ds_write_b128": "W", "buffer_load": "L", "s_barrier": "|",
-    "s_setprio 1": "(", "s_setprio 0": ")",
-}  # fmt: skip
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -100,12 +96,9 @@ def test_machine_code_has_the_form(target: str) -> None:
     (isa,), (code,) = assembled.kernels, kernels(assembled.assembly).values()
     check_waits(isa, assembled.assembly, code)
     assert (isa.vgpr_spills, isa.sgpr_spills, isa.scratch) == (0, 0, 0)
-    letters = "".join(
-        next((letter for start, letter in LETTERS.items() if x.text.startswith(start)), "")
-        for x in code.instructions
-    )
-    assert len(re.findall(FORMS[target], letters)) == 1, letters
-    assert letters.count("M") == 8 and letters.count("(") == letters.count(")") == 2
+    found = letters(code)
+    assert len(re.findall(FORMS[target], found)) == 1, found
+    assert found.count("M") == 8 and found.count("(") == found.count(")") == 2
     # both halves branch by a scalar condition around a barrier of their own
     names = [x.mnemonic for x in code.instructions]
     assert names.count("v_readfirstlane_b32") >= 1

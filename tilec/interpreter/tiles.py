@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..ir.conversion import convert_array, pack_pairs, unpack_pairs
-from ..ir.core import Op
+from ..ir.core import Op, Value
 from ..ir.dtypes import DType, i4, i4x2, tf32, u4
 from ..ir.ops.arith import Select
 from ..ir.ops.pipeline import Wait
@@ -38,14 +38,19 @@ from .numbers import Array, Bits, as_tf32, garbage_value, product, widened
 from .regions import Region, read_region, region, whole, write_region
 
 
+def _if_all(frame: Frame, predicate: tuple[Value, ...], source: Region) -> Region:
+    """The region; where the predicate is false, one that lies outside its memory."""
+    holds = all(frame.value(p) for p in predicate)
+    return source if holds else source._replace(inside=False, empty=True)
+
+
 def run_copy(frame: Frame, op: Op) -> None:
     """Moves a region. An asynchronous one into a slot of a ring lands when that slot is got."""
     assert isinstance(op, Copy)
     collective(frame, op)
     source = region(frame, op.source, op.source_indices, op.source_dims, op.shape)
     target = region(frame, op.destination, op.destination_indices, op.destination_dims, op.shape)
-    if not all(frame.value(p) for p in op.predicate):
-        source = source._replace(inside=False, empty=True)
+    source = _if_all(frame, op.predicate, source)
     guard = target.memory.guard
     if op.asynchronous and isinstance(guard, RingGuard) and guard.writes:
         guard.check(frame, target.memory, True)
@@ -88,7 +93,7 @@ def run_load_tile(frame: Frame, op: Op) -> None:
     assert isinstance(op, LoadTile)
     collective(frame, op)
     place = region(frame, op.source, op.indices, op.dims, op.shape)
-    data, bad = read_region(frame, place, op.safe_value)
+    data, bad = read_region(frame, _if_all(frame, op.predicate, place), op.safe_value)
     frame.define(op.result, np.array(data), bad)
 
 

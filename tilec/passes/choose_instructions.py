@@ -33,7 +33,7 @@ from ..ir.ops.tile import SIDES, Copy, Gemm, StoreTile
 from ..ir.types import MemoryType, TileType
 from ..target import Target
 from .context import PassContext, Remark
-from .dependence import is_global, is_shared
+from .dependence import is_global, is_harmless, is_shared
 from .matrix_operands import descriptors_of
 from .role_registers import WARPGROUP, split_registers
 from .value_ranges import ValueRanges, value_ranges
@@ -210,7 +210,7 @@ def _may_run_on(stage: Stage) -> bool:
             case Put() | Commit() | Yield():
                 pass
             case _:
-                if op.regions or op.effects():
+                if not is_harmless(op):
                     return False
     return True
 

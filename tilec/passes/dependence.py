@@ -7,11 +7,14 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from ..ir.core import Access, Block, Op, Value, constant_of, walk
+from ..ir.ops import arith
 from ..ir.ops.control import Assume, For, If, Parallel, Simt, Yield
 from ..ir.ops.memory import Alloc, Load, memory_type
 from ..ir.ops.tile import Copy, Fill, Gemm, StoreTile
 from ..ir.types import InflightType, MemoryType, Space, TileType
 from .element_accesses import element_accesses
+
+DIVISIONS = (arith.FloorDiv, arith.FloorMod, arith.TruncDiv, arith.TruncMod)
 
 
 def definitions(block: Block) -> dict[Value, Op]:
@@ -48,6 +51,13 @@ def is_statement(op: Op) -> bool:
         or any(isinstance(r.type, (TileType, InflightType)) for r in inner.results)
         for inner in op.walk()
     )
+
+
+def is_harmless(op: Op) -> bool:
+    """Whether `op` may be run where it need not be: pure, and no division by what may be zero."""
+    if not op.pure or op.regions:
+        return False
+    return not isinstance(op, DIVISIONS) or bool(constant_of(op.y))
 
 
 def is_shared(value: Value) -> bool:

@@ -18,26 +18,32 @@ that loads. Products between barriers (alternate_waves) get the priority alone.
                                                  set_priority <priority = 0>
 
 The reads stand early in a step, one to an instruction where that is enough, so that the last of them
-has landed when the next step begins. Only where every read takes 16 bytes or transposes is their number
+has landed when the next step begins; loads of a later tile into registers, where spread_copies put
+some, stand behind them. Only where every read takes 16 bytes or transposes is their number
 that of the machine's: clang joins shorter ones. What it is asked for is an order, which changes no result.
 Sources: LLVM, "User Guide for AMDGPU Backend", llvm.amdgcn.sched.group.barrier and s_setprio.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 from ..ir.build import Builder
-from ..ir.core import Block, Level, Op, Program, at
-from ..ir.ops.amd import LoadTransposed, Mfma, ScheduleGroup, SetPriority
+from ..ir.core import Block, Level, Op, Program, Value, at, constant_of
+from ..ir.ops.amd import BufferLoad, LoadTransposed, Mfma, ScheduleGroup, SetPriority
+from ..ir.ops.arith import Elementwise
 from ..ir.ops.control import For, If
 from ..ir.ops.memory import Load, memory_type
 from ..ir.ops.thread import Barrier, VectorLoad
+from ..ir.rewrite import defining_ops
 from ..ir.types import Space
 from .context import PassContext, Remark
 from .spread_copies import holds, unrolled_trips
 
 READ_BYTES = 16  # of a read that stays one instruction
+COUNTED = (Mfma, LoadTransposed, VectorLoad, Load, BufferLoad)
 
 
 def interleave_reads(program: Program, context: PassContext) -> Program:
@@ -63,13 +69,11 @@ def _matrix_loop(b: Builder, loop: Op, context: PassContext) -> None:
     assert isinstance(loop, For)
     b.emit(SetPriority(priority=1))
     b.emit(loop)
-    step, steps = _counted(loop.body), unrolled_trips(loop)
-    if step is not None and step.reads and steps > 1:
-        text = (
-            f"the {step.reads} reads of a step stand among the {step.matrices} products before it"
-        )
+    steps = _steps(loop)
+    if steps and steps[0].reads and len(steps) > 1:
+        text = f"the {steps[0].reads} reads of a step stand among the {steps[0].matrices} products before it"
         context.remark(Remark("TLC0328", text, loop.loc))
-        _emit_order(b, step, steps)
+        _emit_order(b, steps)
     b.emit(SetPriority(priority=0))
 
 
@@ -79,55 +83,105 @@ class _Step:
 
     reads: int = 0
     matrices: int = 0
+    loads: int = 0
+
+    def __add__(self, other: _Step) -> _Step:
+        return _Step(
+            self.reads + other.reads, self.matrices + other.matrices, self.loads + other.loads
+        )
 
 
-def _counted(block: Block) -> _Step | None:
-    """What a block has; None where reads are shorter, or their number is not known."""
-    reads = matrices = 0
+def _steps(loop: For) -> list[_Step]:
+    """What each step has; nothing where reads are shorter, or their number is not known."""
+    made = defining_ops(loop.body)
+    index = loop.body.params[0]
+    found = [_counted(loop.body, {index: trip}, made) for trip in range(unrolled_trips(loop))]
+    return [step for step in found if step is not None] if None not in found else []
+
+
+def _counted(block: Block, known: dict[Value, int], made: Mapping[Value, Op]) -> _Step | None:
+    """What a block has, where the indices of unrolled loops are `known`."""
+    total = _Step()
     for op in block.ops:
-        times, regions = 1, op.regions
+        runs: list[tuple[Block, dict[Value, int]]] = [(region, known) for region in op.regions]
         match op:
             case Mfma():
-                matrices += 1
+                total += _Step(matrices=1)
             case LoadTransposed():
-                reads += 1
+                total += _Step(reads=1)
+            case BufferLoad():
+                total += _Step(loads=1)
             case VectorLoad() if memory_type(op.memory).space is Space.SHARED:
                 if op.count * memory_type(op.memory).dtype.bytes != READ_BYTES:
                     return None
-                reads += 1
+                total += _Step(reads=1)
             case Load() if memory_type(op.memory).space is Space.SHARED:
                 return None
-            case For():
-                times = unrolled_trips(op)
-            case If() if holds(op, (Mfma, LoadTransposed, VectorLoad, Load)):
+            case For() if unrolled_trips(op):
+                index = op.body.params[0]
+                runs = [(op.body, {**known, index: i}) for i in range(unrolled_trips(op))]
+            case If():
+                condition = _number(op.condition, known, made)
+                if condition is not None:
+                    runs = [(op.then if condition else op.orelse, known)]
+                elif holds(op, COUNTED):
+                    return None
+            case For() if holds(op, COUNTED):
                 return None
-        for region in regions:
-            inner = _counted(region)
-            if inner is None or (not times and (inner.reads or inner.matrices)):
+        for inner, indices in runs:
+            more = _counted(inner, indices, made)
+            if more is None:
                 return None
-            reads, matrices = reads + times * inner.reads, matrices + times * inner.matrices
-    return _Step(reads, matrices)
+            total += more
+    return total
 
 
-def _emit_order(b: Builder, step: _Step, steps: int) -> None:
-    """The first step's reads; every step's matrix instructions with the next one's reads among
-    them.
+def _number(value: Value, known: Mapping[Value, int], made: Mapping[Value, Op]) -> int | None:
+    """A scalar that follows from the indices of unrolled loops."""
+    if value in known:
+        return known[value]
+    constant = constant_of(value)
+    if constant is not None:
+        return int(constant)
+    op = made.get(value)
+    if op is None or op.regions or not isinstance(op, Elementwise):
+        return None
+    numbers = [_number(v, known, made) for v in op.inputs]
+    return None if None in numbers else int(op.evaluate(*numbers))
+
+
+def _emit_order(b: Builder, steps: Sequence[_Step]) -> None:
+    """The first step's reads; every step's matrix instructions with the next one's reads among them,
+    then its own loads.
     """
-    at_once = -(-step.reads // step.matrices)
-    pairs, rest = divmod(step.reads, at_once)
-    _group(b, "reads", step.reads)
-    with b.loop(0, steps - 1, hint="s", unroll=0):
-        with b.loop(0, pairs, hint="g", unroll=0):
-            _group(b, "matrices", 1)
-            _group(b, "reads", at_once)
-        alone = step.matrices - pairs
-        if rest:
-            _group(b, "matrices", 1)
-            _group(b, "reads", rest)
-            alone -= 1
-        if alone:
-            _group(b, "matrices", alone)
-    _group(b, "matrices", step.matrices)
+    _group(b, "reads", steps[0].reads)
+    following = [*(step.reads for step in steps[1:]), 0]
+    for (step, reads), same in groupby(zip(steps, following, strict=True)):
+        with b.loop(0, len(list(same)), hint="s", unroll=0):
+            left = _among(b, step.matrices, "reads", reads)
+            left = _among(b, left, "loads", step.loads)
+            if left:
+                _group(b, "matrices", left)
+
+
+def _among(b: Builder, matrices: int, kind: str, count: int) -> int:
+    """`count` instructions behind a matrix instruction each, or as many as must be. Returns how many
+    matrix instructions are left.
+    """
+    if not count:
+        return matrices
+    if not matrices:
+        _group(b, kind, count)
+        return 0
+    at_once = -(-count // matrices)
+    pairs, rest = divmod(count, at_once)
+    with b.loop(0, pairs, hint="g", unroll=0):
+        _group(b, "matrices", 1)
+        _group(b, kind, at_once)
+    if rest:
+        _group(b, "matrices", 1)
+        _group(b, kind, rest)
+    return matrices - pairs - bool(rest)
 
 
 def _group(b: Builder, kind: str, count: int) -> None:

@@ -40,10 +40,11 @@ from ..ir.ops.pipeline import (
     Wait,
 )
 from ..ir.ops.thread import Barrier
-from ..ir.ops.tile import Copy, Undefined
+from ..ir.ops.tile import Copy, LoadTile, StoreTile, Undefined
 from ..ir.types import TileType
 from .assign_roles import is_producer_stage
 from .context import PassContext
+from .dependence import is_global, is_harmless
 from .protocols import (
     Bundle,
     Ring,
@@ -296,7 +297,9 @@ class _Lowering:
                 if constant_of(exists)
                 else state
             )
-        if any(copies.commit is None for copies in _copies_of(stage)):
+        if any(copies.commit is None for copies in _copies_of(stage)) or (
+            self.context.target.buffer_loads and _passes_through_registers(stage)
+        ):
             return self._stage(b, pipeline, stage, iteration, state, results, (exists,))
         with b.region() as then:
             after = self._stage(b, pipeline, stage, iteration, state, {})
@@ -318,7 +321,7 @@ class _Lowering:
         exists: tuple[Value, ...] = (),
     ) -> _State:
         """The ops of one stage with its channel ops replaced by their protocols. `exists` says whether
-        there is the iteration, where copies are started all the same.
+        there is the iteration, where copies and loads are started all the same.
         """
         names: Renaming = dict(zip(pipeline.body.params[1:], state.carried, strict=True))
         names[pipeline.body.params[0]] = b.add(pipeline.start, iteration)
@@ -339,7 +342,8 @@ class _Lowering:
                             released.add(bundle)
                             self._free(b, bundle, op.defer, iteration)
                     case Send():
-                        registers[op.channel] = names.get(op.tile, op.tile)
+                        tile = registers[op.channel] = names.get(op.tile, op.tile)
+                        tile.hint = tile.hint or op.channel.hint
                     case Receive():
                         names[op.result] = registers[op.channel]
                     case Yield():
@@ -361,7 +365,7 @@ class _Lowering:
         exists: tuple[Value, ...],
     ) -> Op:
         new = clone_op(op, names)
-        if thread_copies(op) is not None and exists:
+        if (thread_copies(op) is not None or isinstance(op, LoadTile)) and exists:
             return new.replace(predicate=exists)
         if isinstance(op, Copy) and isinstance(new, Copy) and op.instruction == "tma":
             put = next(
@@ -416,6 +420,27 @@ class _Lowering:
         release(
             b, bundle, b.select(b.compare("lt", earlier, 0), b.add(earlier, bundle.slots), earlier)
         )
+
+
+def _passes_through_registers(stage: Stage) -> bool:
+    """Whether a stage fetches or deposits, and nothing of it can fail where there is no iteration: the
+    loads give what lies outside, and a slot that is free is filled with that. Without a branch they
+    stand in one block with the matrix instructions, and buffers check the bounds by themselves.
+    """
+    slots = {op.result for op in stage.body.ops if isinstance(op, Put)}
+    for op in stage.body.ops:
+        match op:
+            case Load() if is_global(op.memory):
+                pass
+            case LoadTile() if is_global(op.source):
+                pass
+            case StoreTile() if op.destination in slots:
+                pass
+            case Put() | Commit() | Send() | Receive() | Yield():
+                pass
+            case _ if not is_harmless(op):
+                return False
+    return True
 
 
 def _copies_of(stage: Stage) -> list[ThreadCopies]:

@@ -50,7 +50,8 @@ def lower_load_tile(op: LoadTile, lowering: Lowering) -> None:
     with register_loops(b, layout, run) as register:
         place = coordinates(b, layout, lowering.thread(), register)
         at = shifted(b, lowering.values(op.indices), op.dims, place)
-        lowering.access.load(registers, register, source, at, run, safe_value=op.safe_value)
+        there = next(iter(lowering.values(op.predicate)), None)
+        lowering.access.load(registers, register, source, at, run, there, op.safe_value)
 
 
 def lower_store_tile(op: StoreTile, lowering: Lowering) -> None:

@@ -1,5 +1,5 @@
-"""Asynchronous copies for later steps are spread over the matrix loop that they stand before, so
-that their addresses are worked out while the matrix units are busy.
+"""Asynchronous copies for later steps, and loads into registers, are spread over the matrix loop that
+they stand before, so that their addresses are worked out while the matrix units are busy.
 
 Needs: thread level, before memory is flattened. Leaves: each trip of the matrix loop but the first
 with its share of the copies at its end; the group's end, where copies have groups, behind it.
@@ -16,7 +16,7 @@ with its share of the copies at its end; the group's end, where copies have grou
 Why this is the same program: what a copy writes may not be read before a wait for it, and no
 wait stands between the copies and the end of the loop, so the loop reads nothing of it; the loop
 writes registers alone, so it does not change what the copies read; and without a barrier in between
-no other thread can tell.
+no other thread can tell. Registers that are loaded must be none that the loop touches.
 """
 
 from __future__ import annotations
@@ -27,16 +27,15 @@ from dataclasses import dataclass
 from ..ir.build import Builder
 from ..ir.clone import clone_op
 from ..ir.core import Access, Block, Level, Op, Program, Value, at, constant_of, walk
-from ..ir.ops import arith
-from ..ir.ops.amd import BufferCopy, BufferCopyWait, Mfma
+from ..ir.ops.amd import BufferCopy, BufferCopyWait, BufferLoad, Mfma
 from ..ir.ops.control import For, If, Yield
 from ..ir.ops.memory import Alloc, memory_type
 from ..ir.ops.nvidia import CpAsync, CpAsyncCommit, CpAsyncWait, LdMatrix, Mma
 from ..ir.types import Space
 from .context import PassContext
+from .dependence import is_harmless
 
-COPIES = (CpAsync, BufferCopy)
-DIVISIONS = (arith.FloorDiv, arith.FloorMod, arith.TruncDiv, arith.TruncMod)
+COPIES = (CpAsync, BufferCopy, BufferLoad)
 
 
 def spread_copies(program: Program, context: PassContext) -> Program:
@@ -102,7 +101,7 @@ def _spread(ops: Sequence[Op], end: int) -> list[Op] | None:
             return None
         before.extend(taken[0])
         pieces.extend(taken[1])
-    if not pieces:
+    if not pieces or _loaded(pieces) & {value for op in loop.walk() for value in op.inputs}:
         return None
     assert isinstance(loop, For)
     return [
@@ -120,6 +119,11 @@ def _is_urgent(ops: Sequence[Op], pieces: Sequence[_Piece]) -> bool:
     pending = [op.pending for op in ops if isinstance(op, (CpAsyncWait, BufferCopyWait))]
     counted = sum(isinstance(op, CpAsyncCommit) for op in ops)
     return not pending or min(pending) < (counted or sum(piece.trips for piece in pieces))
+
+
+def _loaded(pieces: Sequence[_Piece]) -> set[Value]:
+    """The registers that the pieces load."""
+    return {op.registers for piece in pieces for op in piece.ops if isinstance(op, BufferLoad)}
 
 
 def _passes(op: Op) -> bool:
@@ -167,7 +171,7 @@ def _taken_apart(op: Op) -> tuple[list[Op], list[_Piece]] | None:
     for inner in op.then.ops:
         if isinstance(inner, Yield):
             continue
-        if _is_safe(inner):
+        if is_harmless(inner):
             stays.append(inner)
             continue
         piece = _piece(inner, op.condition)
@@ -175,13 +179,6 @@ def _taken_apart(op: Op) -> tuple[list[Op], list[_Piece]] | None:
             return None
         pieces.append(piece)
     return stays, pieces
-
-
-def _is_safe(op: Op) -> bool:
-    """Pure, and no division by a number that may be zero."""
-    if not op.pure or op.regions:
-        return False
-    return not isinstance(op, DIVISIONS) or bool(constant_of(op.y))
 
 
 def _piece(op: Op, condition: Value | None) -> _Piece | None:
@@ -192,7 +189,7 @@ def _piece(op: Op, condition: Value | None) -> _Piece | None:
         return None
     assert isinstance(op, For)
     body = op.body.ops[:-1]
-    if not all(_is_safe(inner) or isinstance(inner, COPIES) for inner in body):
+    if not all(is_harmless(inner) or isinstance(inner, COPIES) for inner in body):
         return None
     return _Piece(body, trips, op.body.params[0], condition)
 

@@ -106,6 +106,7 @@ TABLE = make_table(
     Entry("set_priority", "mfma.j2", ("base",)),
     Entry("schedule_matrices", "mfma.j2", ("base",)),
     Entry("schedule_reads", "mfma.j2", ("base",)),
+    Entry("schedule_loads", "mfma.j2", ("base",)),
     Entry("buffer", "mfma.j2", ("global",)),
     Entry("make_buffer", "mfma.j2", ("buffer",)),
     Entry("buffer_load", "mfma.j2", ("buffer", "regs")),

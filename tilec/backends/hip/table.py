@@ -63,6 +63,7 @@ TABLE = make_table(
     Entry("set_priority", "threads.j2", ("base",)),
     Entry("schedule_matrices", "threads.j2", ("base",)),
     Entry("schedule_reads", "threads.j2", ("base",)),
+    Entry("schedule_loads", "threads.j2", ("base",)),
     # Memory
     Entry("shared_buffer", "memory.j2", ("shared",)),
     Entry("piece", "memory.j2", ("regs",)),

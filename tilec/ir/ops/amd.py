@@ -157,8 +157,9 @@ class SetPriority(Statement, name="set_priority", level=Level.THREAD):
 
 
 class ScheduleGroup(Statement, name="schedule_group", level=Level.THREAD):
-    """Of the instructions of `kind` around it, "matrices" or "reads" (of shared memory), that are in no
-    group yet, the next `count` are issued after the group before. It is no instruction itself.
+    """Of the instructions of `kind` around it, "matrices", "reads" (of shared memory) or "loads" (of
+    global memory into registers), that are in no group yet, the next `count` are issued after the
+    group before. It is no instruction itself.
     """
 
     kind: str = attribute()

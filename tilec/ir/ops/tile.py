@@ -70,12 +70,15 @@ class Copy(Op, name="copy", level=Level.TILE):
 
 
 class LoadTile(Op, name="load_tile", level=Level.TILE):
-    """A region of memory as a tile of the memory's dtype. Outside a global source: `safe_value`."""
+    """A region of memory as a tile of the memory's dtype. Outside a global source: `safe_value`. Where
+    `predicate` (at most one bool, of a global source) is false, all of it counts as outside.
+    """
 
     source: Value = operand()
     indices: tuple[Value, ...] = operands()
-    shape: tuple[int, ...] = attribute()
-    dims: tuple[int, ...] = attribute()
+    predicate: tuple[Value, ...] = operands(default=())
+    shape: tuple[int, ...] = attribute(default=())
+    dims: tuple[int, ...] = attribute(default=())
     safe_value: float = attribute(default=0.0)
     layout: RegisterLayout | None = attribute(default=None)
 
