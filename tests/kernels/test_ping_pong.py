@@ -29,7 +29,7 @@ TARGETS = ("hip:gfx90a", "hip:gfx942", "hip:gfx950")
 
 def alternating(kernel: Any, target: str, **constants: int) -> CompiledKernel:
     compiled = lower(kernel, (), target, constants)
-    (form,) = (r.message for r in compiled.remarks if r.code == "TLC0328")
+    (form,) = (r.message for r in compiled.remarks if r.code == "TLC0335")
     assert form.startswith("8 waves in ping-pong, 4 multiply while 4 load: "), form
     compiled.add_general()
     return compiled

@@ -35,7 +35,7 @@ def run(target: str, program: Program, after: str = "alternate_waves") -> tuple[
     remarks: list[Remark] = []
     context = PassContext(find_target(target), standard_registry(), remark=remarks.append)
     lowered = run_pipeline(program, context, after=after)
-    return lowered, "; ".join(r.message for r in remarks if r.code == "TLC0328")
+    return lowered, "; ".join(r.message for r in remarks if r.code == "TLC0335")
 
 
 @cache

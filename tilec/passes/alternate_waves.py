@@ -140,7 +140,7 @@ class _Alternation:
             )
             text = f"{waves} waves in ping-pong, {half} multiply while {half} load: {counts}"
         loc = next(op for op in loop.body.ops if holds(op, Mfma)).loc
-        self.context.remark(Remark("TLC0328", text, loc))
+        self.context.remark(Remark("TLC0335", text, loc))
         if why:
             b.emit(loop)
             return

@@ -72,7 +72,7 @@ def _matrix_loop(b: Builder, loop: Op, context: PassContext) -> None:
     steps = _steps(loop)
     if steps and steps[0].reads and len(steps) > 1:
         text = f"the {steps[0].reads} reads of a step stand among the {steps[0].matrices} products before it"
-        context.remark(Remark("TLC0328", text, loop.loc))
+        context.remark(Remark("TLC0335", text, loop.loc))
         _emit_order(b, steps)
     b.emit(SetPriority(priority=0))
 
