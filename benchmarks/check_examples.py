@@ -120,9 +120,9 @@ def attention_cases() -> Iterator[Case]:
         )  # fmt: skip
 
 
-def mains() -> Iterator[tuple[str, Callable[[], object]]]:
-    """Every example's `main`, which takes the library of arrays, runs ragged sizes and checks them;
-    with cupy alone."""
+def mains(target: str) -> Iterator[tuple[str, Callable[[], object]]]:
+    """The `main` of every example that is for a target, which takes the library of arrays, runs ragged
+    sizes and checks them; with cupy alone."""
     try:
         import cupy
     except ImportError:
@@ -130,6 +130,8 @@ def mains() -> Iterator[tuple[str, Callable[[], object]]]:
         return
     for file in sorted(modules.EXAMPLES.glob("*.py")):
         main = getattr(example(file.stem), "main", None)
+        if target not in modules.example_targets(file.stem):
+            continue
         if main is not None and "xp" in inspect.signature(main).parameters:
             yield f"{file.stem}.main", partial(main, cupy)
 
@@ -141,7 +143,7 @@ def check_examples() -> list[dict[str, Any]]:
         for case in (*row_cases(), *attention_cases()):
             rows.append(checked(target, case.label, partial(case.wrong, target)))
         os.environ["TILEC_TARGET"] = target
-        for label, main in mains():
+        for label, main in mains(target):
             with redirect_stdout(io.StringIO()):
                 rows.append(checked(target, label, main))
         del os.environ["TILEC_TARGET"]

@@ -6,7 +6,12 @@ import importlib.util
 from pathlib import Path
 from types import ModuleType
 
+from tilec.target import TARGETS
+
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+HOPPER = "cuda:sm_90a"
+# What asks for a machine's own means by name; all other examples are for every target.
+ONLY_FOR = {"gemm_warp_specialized": (HOPPER,)}
 
 
 def load_module(path: Path) -> ModuleType:
@@ -21,3 +26,8 @@ def load_module(path: Path) -> ModuleType:
 def example(name: str) -> ModuleType:
     """The module examples/<name>.py."""
     return load_module(EXAMPLES / f"{name}.py")
+
+
+def example_targets(name: str) -> tuple[str, ...]:
+    """The targets that an example is for."""
+    return ONLY_FOR.get(name, tuple(TARGETS))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
-from tests.modules import EXAMPLES
+from tests.modules import EXAMPLES, example_targets
 from tilec.cli.programs import load_file, trace
 from tilec.runtime.compiled import CompiledKernel
 from tilec.runtime.driver import compile_program
@@ -41,7 +41,12 @@ def shipped() -> list[Shipped]:
     forms: list[tuple[str, dict[str, Any]]] = []
     for name in sorted(path.stem for path in EXAMPLES.glob("*.py")):
         forms += [(name, form) for form in _FORMS.get(name, [{}])]
-    return [Shipped(name, target, tuple(form.items())) for name, form in forms for target in NVIDIA]
+    return [
+        Shipped(name, target, tuple(form.items()))
+        for name, form in forms
+        for target in NVIDIA
+        if target in example_targets(name)
+    ]
 
 
 _HEADS = (64, 96, 128, 256)

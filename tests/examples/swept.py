@@ -12,7 +12,7 @@ import ml_dtypes
 import numpy as np
 
 from tests.kernels import programs
-from tests.modules import example
+from tests.modules import example, example_targets
 from tilec.interpreter import tolerance
 from tilec.ir.dtypes import f16, find_dtype
 
@@ -216,6 +216,27 @@ def gemms() -> Iterator[Swept]:
     )
 
 
+def hand_written_gemms() -> Iterator[Swept]:
+    """Roles, rings and turns as the program says; rows are whole 16 bytes. Up to two steps more than
+    there are buffers, and tiles for some blocks only."""
+    module = example("gemm_warp_specialized")
+
+    def prepare(m: int, n: int, k: int) -> tuple[list[Array], Check]:
+        arrays = [normal(m, k), normal(n, k, seed=1), empty(m, n)]
+        return arrays, lambda found: module.check(*found)
+
+    for name, rows in (("matmul", 128), ("pingpong", 64)):
+        extents = (
+            (0, 1, rows - 1, rows + 1, 4 * rows + 5),
+            (8, 56, 64, 72, 200),
+            (8, 32, 40, 96, 136),
+        )
+        tile = {"block_M": rows, "block_N": 64, "block_K": 32, "stages": 3, "blocks": 2}
+        targets = example_targets("gemm_warp_specialized")
+        kernel = getattr(module, name)
+        yield Swept("gemm_warp_specialized", kernel, extents, prepare, tile, name, targets)
+
+
 def gemms_of_every_dtype() -> Iterator[Swept]:
     """Each on two of the targets that tests/examples/test_gemm_dtypes.py does not run it on."""
     module = example("gemm_dtypes")
@@ -278,5 +299,5 @@ def dequantize_gemm() -> Swept:
 def every_kernel() -> list[Swept]:
     return [
         *rows(), sums(), fp8_cast(), *elementwise(), *moves(), *gemms(), *gemms_of_every_dtype(),
-        attention(), convolution(), dequantize_gemm(),
+        *hand_written_gemms(), attention(), convolution(), dequantize_gemm(),
     ]  # fmt: skip

@@ -7,11 +7,19 @@ from dataclasses import replace
 import pytest
 
 from tests.examples.shipped import Shipped, shipped
+from tests.modules import example_targets
 from tilec.runtime.clang import find_amd_clang
 from tilec.target import TARGETS
 
 AMD = tuple(name for name in TARGETS if name.startswith("hip"))
-CASES = tuple(dict.fromkeys(replace(case, target=target) for case in shipped() for target in AMD))
+CASES = tuple(
+    dict.fromkeys(
+        replace(case, target=target)
+        for case in shipped()
+        for target in AMD
+        if target in example_targets(case.example)
+    )
+)
 NAMES = sorted({case.example for case in CASES})
 
 

@@ -17,7 +17,7 @@ from tests.backends.hip.cdna.device import kernels
 from tests.examples.test_builds import EXAMPLES
 from tests.kernels.instructions import count_instructions
 from tests.kernels.test_vendor_compilers import AMD_ISA
-from tests.modules import example
+from tests.modules import example, example_targets
 from tilec.ir.core import walk
 from tilec.ir.ops.amd import BufferCopyWait
 from tilec.language.kernel import Kernel
@@ -46,7 +46,11 @@ ARGUMENTS = {
 }
 
 
-CASES = tuple(itertools.product(ARCHES, EXAMPLES))
+CASES = tuple(
+    (arch, name)
+    for arch, name in itertools.product(ARCHES, EXAMPLES)
+    if f"hip:{arch}" in example_targets(name)
+)
 
 
 def example_kernels(arch: str, name: str) -> Iterator[CompiledKernel]:

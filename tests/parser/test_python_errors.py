@@ -183,7 +183,7 @@ BODIES = [
     ),
     ("a false assumption", "⟦T.assume(tile == 63)⟧", "TLC0142", "T.assume"),
     ("a message of another kind", "⟦T.device_assert(n > 0, n)⟧", "TLC0142", "message"),
-    ("a barrier by number", "⟦T.sync_threads(3)⟧", "TLC0142", "T.sync_threads"),
+    ("a barrier of no number", "⟦T.sync_threads(16)⟧", "TLC0162", "barrier_id=16"),
     ("atomic of two shapes", "⟦T.atomic_add(B[0:32, 0:64], F)⟧", "TLC0117", "T.atomic_add of"),
     ("return under a condition", "if n > 2:\n    ⟦return⟧", "TLC0109", "`return`"),
     ("else of a loop", "for i in ⟦range(n)⟧:\n    pass\nelse:\n    pass", "TLC0108", "`else`"),

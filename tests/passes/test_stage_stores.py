@@ -82,8 +82,8 @@ def by_all(program: Program) -> Program:
         ops: list[Op] = []
         for op in old.ops:
             if isinstance(op, If):
-                ops += [o for o in op.then.ops if isinstance(o, Copy) or o.pure]
-            elif not isinstance(op, (Barrier, FenceProxyAsync)):
+                ops += [o for o in op.then.ops if not o.terminator]
+            else:
                 ops.append(op.map(lambda v: v, block))
         return old.with_ops(ops)
 

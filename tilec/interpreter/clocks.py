@@ -48,6 +48,10 @@ class Clocks:
         self.written = np.zeros(shape, np.int32)
         self.read: dict[int, Array] = {}
 
+    def part(self, number: int) -> Clocks:
+        """Those of one slot of a ring."""
+        return _Part(self, number)
+
     def note(self, frame: Any, memory: Memory, index: tuple[Any, ...], write: bool) -> None:
         """Notes an access by the frame's role. Raises ExecutionError if another role's is not
         ordered with it.
@@ -65,14 +69,32 @@ class Clocks:
                 raise frame.fault(
                     "TLC0758",
                     f"shared {memory.name} is {done} here while another role uses it",
-                    hint="no channel orders the two accesses",
+                    hint="no channel and no barrier orders the two accesses",
                 )
         now = clock.seen[clock.number]
         if write:
             self.writer[index] = clock.number
             self.written[index] = now
         else:
-            mine = self.read.get(clock.number)
-            if mine is None:
-                mine = self.read[clock.number] = np.zeros(self.shape, np.int32)
-            mine[index] = now + 1
+            self.reads_of(clock.number)[index] = now + 1
+
+    def reads_of(self, role: int) -> Array:
+        """When a role read each element last."""
+        if role not in self.read:
+            self.read[role] = np.zeros(self.shape, np.int32)
+        return self.read[role]
+
+
+class _Part(Clocks):
+    """The clocks of one slot, which are also the ring's."""
+
+    def __init__(self, ring: Clocks, number: int) -> None:
+        self.ring, self.number = ring, number
+        self.shape = ring.shape[1:]
+        self.writer, self.written = ring.writer[number], ring.written[number]
+        self.read = {role: read[number] for role, read in ring.read.items()}
+
+    def reads_of(self, role: int) -> Array:
+        if role not in self.read:
+            self.read[role] = self.ring.reads_of(role)[self.number]
+        return self.read[role]

@@ -31,6 +31,7 @@ from .clocks import Clocks
 from .conflicts import AccessLog
 from .frame import Frame, Pair, Place, Waiting
 from .lanes import Lanes
+from .mbarriers import check_idle, check_landed, new_mbarriers
 from .memory import Memory, Storage, undefined
 from .numbers import Bits
 from .roles import finish
@@ -62,7 +63,10 @@ def run_launch(frame: Frame, op: Op) -> None:
         inner.place = Place(index, number, count)
         for param, i in zip(op.body.params, index, strict=False):
             inner.define(param, run.lasting.scalar(np.int32, i))
+        run.mbarriers.clear()
         finish(inner, inner.execute(op.body))
+        check_idle(inner)
+        check_landed(inner)
 
 
 def _settle(frame: Frame, body: Block) -> None:
@@ -321,6 +325,9 @@ def run_alloc(frame: Frame, op: Op) -> None:
     lanes: tuple[int, ...] = ()
     if type_.space is Space.LOCAL:
         lanes = frame.lanes.shape if frame.lanes is not None else (frame.threads,)
+    if op.arrivals:
+        frame.define(op.result, new_mbarriers(frame, op))
+        return
     storage = undefined(shape, type_.dtype, lanes)
     if type_.space is Space.SHARED and frame.run.roles:
         storage.clocks = Clocks(shape)
@@ -339,6 +346,8 @@ def run_slot(frame: Frame, op: Op) -> None:
             "TLC0741", f"slot {number} of {ring.name!r} is not one of its {ring.shape[0]}"
         )
     storage = ring.storage.view((number,))
+    if ring.storage.clocks is not None:
+        storage.clocks = ring.storage.clocks.part(number)
     frame.define(op.result, Memory(ring.name, ring.dtype, ring.space, storage, ring.guard))
 
 

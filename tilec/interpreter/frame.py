@@ -48,12 +48,15 @@ class Finding:
 
 @dataclass(frozen=True, eq=False)
 class Waiting:
-    """A role that can go on once `ready` says so; `what` says for what, in the user's names."""
+    """A role that can go on once `ready` says so; `what` says for what, in the user's names, and
+    `state` how things stand there when it is asked.
+    """
 
     frame: Frame
     what: str
     ready: Callable[[], bool]
     loc: Loc
+    state: Callable[[], str] = str
 
 
 _DIVISIONS = (FloorDiv, FloorMod, TruncDiv, TruncMod)
@@ -80,6 +83,7 @@ class Run:
     regions: dict[Any, tuple[Any, ...]] = field(default_factory=dict)
     writes: dict[Block, frozenset[Value]] = field(default_factory=dict)
     divided: Loc | None = None  # where an integer was divided by zero last
+    mbarriers: list[Any] = field(default_factory=list)  # of the block that runs
 
     def next_episode(self) -> int:
         self.episode += 1
@@ -115,6 +119,8 @@ class Frame:
         self.clock: Clock | None = None  # present where roles run
         self.written: frozenset[int] | None = None  # ids of storages that the current nest writes
         self.groups: list[Any] = []  # asynchronous matrix products in flight, oldest first
+        self.stores: list[list[Any]] = []  # groups of stores by the engine, oldest first
+        self.open_stores: list[Any] = []  # of no group yet
         self.meetings: dict[Any, Any] = {}  # hardware barriers shared by the roles of a block
         self.op: Op | None = None
 

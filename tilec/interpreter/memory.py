@@ -90,7 +90,9 @@ class Storage:
             self.poison = np.zeros(self.data.shape, np.bool_)
         self.viewed = True
         self._wide = self._origin = None
-        return Storage(self.data[index], self.poison[index], self.lanes)
+        part = Storage(self.data[index], self.poison[index], self.lanes)
+        part.viewed = True
+        return part
 
     def flat(self) -> Storage:
         """The same elements in one row."""

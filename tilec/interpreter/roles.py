@@ -12,6 +12,7 @@ from ..ir.ops.control import Role
 from ..ir.ops.thread import Barrier
 from .clocks import Clock
 from .frame import Frame, Rule, Waiting
+from .mbarriers import check_idle
 
 
 class Meeting:
@@ -40,6 +41,8 @@ def run_roles(roles: list[Role]) -> Rule:
             inner.meetings = meetings
             frames.append(inner)
         schedule(frame, {f: f.execute(r.body) for f, r in zip(frames, roles, strict=True)})
+        for inner in frames:
+            check_idle(inner)
 
     return run
 
@@ -72,7 +75,8 @@ def finish(frame: Frame, steps: Generator[Waiting, None, Any]) -> None:
 def _deadlock(waiting: dict[Frame, Waiting | None]) -> Exception:
     stuck = [w for w in waiting.values() if w is not None]
     who = "; ".join(
-        f"{f'role {w.frame.role!r}' if w.frame.role else 'the block'} waits for {w.what} at {w.loc}"
+        f"{f'role {w.frame.role!r}' if w.frame.role else 'the block'} waits for {w.what}"
+        f"{f' ({state})' if (state := w.state()) else ''} at {w.loc}"
         for w in stuck
     )
     first = stuck[0]
@@ -105,3 +109,7 @@ def run_barrier(frame: Frame, op: Op) -> Generator[Waiting, None, None]:
     else:
         yield Waiting(frame, f"barrier {op.barrier}", lambda: meeting.round > mine, op.loc)
     frame.clock.join(*meeting.clocks)
+
+
+def run_nothing(frame: Frame, op: Op) -> None:
+    """What matters to the machine alone: registers, and the order of accesses that here have one."""

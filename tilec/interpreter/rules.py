@@ -5,9 +5,9 @@ their `evaluate`.
 from __future__ import annotations
 
 from ..ir.core import Op
-from ..ir.ops import arith, control, memory, pipeline, reduce, thread, tile
+from ..ir.ops import arith, control, memory, nvidia, pipeline, reduce, thread, tile
 from ..ir.registry import Registry
-from . import atomics, channels, elements, reductions, roles, tiles
+from . import atomics, channels, elements, mbarriers, reductions, roles, tiles
 from . import control as structure
 from . import pipeline as loops
 from .frame import Rule
@@ -60,6 +60,16 @@ RULES: dict[type[Op], Rule] = {
     pipeline.Wait: tiles.run_wait,
     pipeline.Pipeline: loops.run_pipeline,
     pipeline.Stage: loops.run_stage,
+    pipeline.InFlight: tiles.run_in_flight,
+    pipeline.WaitGemms: tiles.run_wait_gemms,
+    nvidia.MbarrierArrive: mbarriers.run_arrive,
+    nvidia.MbarrierExpect: mbarriers.run_expect,
+    nvidia.MbarrierWait: mbarriers.run_mbarrier_wait,
+    nvidia.BulkCommit: mbarriers.run_bulk_commit,
+    nvidia.BulkWait: mbarriers.run_bulk_wait,
+    nvidia.FenceProxyAsync: roles.run_nothing,
+    nvidia.SetRegisters: roles.run_nothing,
+    thread.WarpSync: roles.run_nothing,
     thread.Barrier: roles.run_barrier,
 }
 

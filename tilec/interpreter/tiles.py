@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +12,7 @@ from ..ir.conversion import convert_array, pack_pairs, unpack_pairs
 from ..ir.core import Op, Value
 from ..ir.dtypes import DType, i4, i4x2, tf32, u4
 from ..ir.ops.arith import Select
-from ..ir.ops.pipeline import Wait
+from ..ir.ops.pipeline import InFlight, Wait, WaitGemms
 from ..ir.ops.tile import (
     SIDES,
     ConvertLayout,
@@ -29,11 +30,12 @@ from ..ir.ops.tile import (
     Undefined,
     UnpackTile,
 )
-from ..ir.types import InflightType, MemoryType, TileType
+from ..ir.types import InflightType, MemoryType, Space, TileType
 from .channels import RingGuard
 from .clocks import Clock
 from .frame import Frame
-from .memory import Memory
+from .mbarriers import start_load, start_store
+from .memory import Memory, Storage
 from .numbers import Array, Bits, as_tf32, garbage_value, product, widened
 from .regions import Region, read_region, region, whole, write_region
 
@@ -59,6 +61,13 @@ def run_copy(frame: Frame, op: Op) -> None:
         )
         clock = frame.clock.copy() if frame.clock is not None else None
         guard.defer(lambda: _land(frame, op, clock, source, target))
+        return
+    if op.barrier:
+        size = math.prod(op.shape) * target.memory.dtype.bits // 8
+        start_load(frame, op, target, size, lambda: _move(frame, source, target, op.safe_value))
+        return
+    if op.instruction == "tma" and target.memory.space is Space.GLOBAL:
+        start_store(frame, op, source, target)
         return
     _move(frame, source, target, op.safe_value)
 
@@ -221,6 +230,7 @@ class Inflight:
     before: Inflight | Array | None
     result: Array | None = field(default=None)
     undefined: bool = False
+    into: Storage | None = None  # the fragment that it writes, which holds nothing till then
 
     def reads(self, memory: Memory) -> bool:
         """Whether it has still to read what this handle stands for."""
@@ -244,8 +254,11 @@ class Inflight:
         held, self.frame.op = self.frame.op, self.op
         a, b = (_operand(self.frame, v, self.op) for v in (self.a, self.b))
         self.frame.op = held
-        self.result = _multiply(self.op, a, b, before, _accumulator_type(self.op).dtype)
+        self.result = _multiply(self.op, a, b, before, _accumulator_dtype(self.op))
         self.before = None
+        if self.into is not None and not any(g.into is self.into for g in self.frame.groups):
+            everything = (slice(None),) * self.into.data.ndim
+            self.into.write(everything, self.result.reshape(self.into.shape), None, True)
 
 
 def run_gemm(frame: Frame, op: Op) -> None:
@@ -263,7 +276,7 @@ def run_gemm(frame: Frame, op: Op) -> None:
         before = None if starts_at_zero else frame.tile(op.accumulator)
         if before is not None:
             frame.arrive(frame.shadow.get(op.accumulator), "the accumulator of a gemm")
-        frame.define(op.result, _multiply(op, a, b, before, _accumulator_type(op).dtype))
+        frame.define(op.result, _multiply(op, a, b, before, _accumulator_dtype(op)))
         return
     memory = frame.memory(op.accumulator)
     place = whole(memory)
@@ -277,17 +290,49 @@ def run_gemm(frame: Frame, op: Op) -> None:
 
 
 def _start(frame: Frame, op: Gemm, starts_at_zero: bool) -> None:
-    before: Inflight | Array | None = None
-    if not starts_at_zero:
-        found = frame.value(op.accumulator)
-        before = found if isinstance(found, Inflight) else frame.tile(op.accumulator)
-        frame.arrive(frame.shadow.get(op.accumulator), "the accumulator of a gemm")
+    into: Storage | None = None
+    if isinstance(op.accumulator.type, MemoryType):
+        into = frame.memory(op.accumulator).storage
+    before = None if starts_at_zero else _before(frame, op, into)
     a, b = (_held(frame, op.matrix(side)) for side in SIDES)
-    group = Inflight(frame, op, a, b, before)
+    group = Inflight(frame, op, a, b, before, into=into)
     for v in (op.a, op.b):  # tiles are read when the instruction starts, memory later
         frame.arrive(frame.shadow.get(v), "a gemm")
     frame.groups.append(group)
-    frame.define(op.result, group)
+    if into is None:
+        frame.define(op.result, group)
+    else:
+        into.forget()
+
+
+def _before(frame: Frame, op: Gemm, into: Storage | None) -> Inflight | Array:
+    """What an asynchronous product adds to: what is there, or what an earlier one will give."""
+    if into is None:
+        found = frame.value(op.accumulator)
+        frame.arrive(frame.shadow.get(op.accumulator), "the accumulator of a gemm")
+        return found if isinstance(found, Inflight) else frame.tile(op.accumulator)
+    for group in reversed(frame.groups):
+        if group.into is into:
+            return group  # type: ignore[no-any-return]
+    memory = frame.memory(op.accumulator)
+    data, bad = read_region(frame, whole(memory), 0.0)
+    frame.arrive(bad, f"the accumulator {memory.name!r} of a gemm")
+    return np.array(data.reshape(_matrix_shape(memory.shape)))
+
+
+def run_wait_gemms(frame: Frame, op: Op) -> None:
+    """Lets all but the last `pending` asynchronous products land in their fragments."""
+    assert isinstance(op, WaitGemms)
+    while len(frame.groups) > op.pending:
+        frame.groups.pop(0).land()
+
+
+def run_in_flight(frame: Frame, op: Op) -> None:
+    """A tile that counts as in flight, with nothing under way."""
+    assert isinstance(op, InFlight)
+    data = frame.tile(op.tile)
+    held = Inflight(frame, None, data, data, None, data)
+    frame.define(op.result, held, frame.shadow.get(op.tile))
 
 
 def run_wait(frame: Frame, op: Op) -> None:
@@ -297,11 +342,13 @@ def run_wait(frame: Frame, op: Op) -> None:
     assert isinstance(group, Inflight)
     while len(frame.groups) > op.pending:
         frame.groups.pop(0).land()
+    bad = frame.shadow.get(op.inflight)
     if not op.completes:
-        frame.define(op.result, group)
+        frame.define(op.result, group, bad)
         return
     assert group.result is not None
-    bad = np.ones(group.result.shape, np.bool_) if group.undefined else None
+    if group.undefined:
+        bad = np.ones(group.result.shape, np.bool_)
     frame.define(op.result, group.result, bad)
 
 
@@ -338,11 +385,11 @@ def _matrix(x: Array) -> Array:
     return x.reshape(_matrix_shape(x.shape))
 
 
-def _accumulator_type(op: Gemm) -> TileType:
+def _accumulator_dtype(op: Gemm) -> DType:
     type_ = op.accumulator.type
     tile = type_.tile if isinstance(type_, InflightType) else type_
-    assert isinstance(tile, TileType)
-    return tile
+    assert isinstance(tile, (TileType, MemoryType))
+    return tile.dtype
 
 
 def _multiply(op: Gemm, a: Array, b: Array, before: Array | None, dtype: DType) -> Array:

@@ -26,7 +26,19 @@ from .arithmetic import (
     shift_right,
 )
 from .atomics import atomic_add, atomic_max, atomic_min
-from .checks import assume, device_assert, print, sync_threads
+from .barriers import (
+    alloc_barrier,
+    barrier_arrive,
+    barrier_wait,
+    fence_proxy_async,
+    mbarrier_arrive,
+    mbarrier_arrive_expect_tx,
+    mbarrier_expect_tx,
+    mbarrier_wait_parity,
+    sync_threads,
+    sync_warp,
+)
+from .checks import assume, device_assert, print
 from .dtypes import (
     bfloat16,
     float8_e4m3fn,
@@ -49,6 +61,7 @@ from .dtypes import (
     uint64,
 )
 from .dtypes import bool_ as bool
+from .engines import tma_copy, tma_store_arrive, tma_store_wait
 from .frame import (
     Kernel,
     get_block_binding,
@@ -119,11 +132,12 @@ from .functions import (
     truncdiv,
     truncmod,
 )
-from .gemm import GemmWarpPolicy, gemm
+from .gemm import GemmWarpPolicy, gemm, wait_wgmma, wgmma_gemm
 from .global_memory import alloc_global, empty
 from .kernel import prim_func
 from .loops import (
     Parallel,
+    Persistent,
     Pipelined,
     Serial,
     Unroll,
@@ -157,6 +171,15 @@ from .reductions import (
     reduce_sum,
 )
 from .reshape import reinterpret, reshape, view
+from .roles import (
+    dec_max_nreg,
+    disable_warp_group_reg_alloc,
+    inc_max_nreg,
+    no_set_max_nreg,
+    set_max_nreg,
+    shuffle_elect,
+    ws,
+)
 from .tensors import Buffer, StridedTensor, Tensor, const, dynamic, symbolic
 from .tile import clear, copy, fill
 from .trace import close_matches
@@ -166,6 +189,7 @@ __all__ = [
     "GemmWarpPolicy",
     "Kernel",
     "Parallel",
+    "Persistent",
     "Pipelined",
     "Select",
     "Serial",
@@ -185,6 +209,7 @@ __all__ = [
     "acos",
     "acosh",
     "align_up",
+    "alloc_barrier",
     "alloc_fragment",
     "alloc_global",
     "alloc_local",
@@ -201,6 +226,8 @@ __all__ = [
     "atomic_add",
     "atomic_max",
     "atomic_min",
+    "barrier_arrive",
+    "barrier_wait",
     "bfloat16",
     "bitwise_and",
     "bitwise_or",
@@ -220,7 +247,9 @@ __all__ = [
     "cosh",
     "cummax",
     "cumsum",
+    "dec_max_nreg",
     "device_assert",
+    "disable_warp_group_reg_alloc",
     "dynamic",
     "empty",
     "erf",
@@ -228,6 +257,7 @@ __all__ = [
     "exp2",
     "exp10",
     "fast_rcp",
+    "fence_proxy_async",
     "fill",
     "float8_e4m3fn",
     "float8_e4m3fnuz",
@@ -252,6 +282,7 @@ __all__ = [
     "grid",
     "hypot",
     "if_then_else",
+    "inc_max_nreg",
     "infinity",
     "int4",
     "int8",
@@ -270,10 +301,15 @@ __all__ = [
     "macro",
     "max",
     "max_value",
+    "mbarrier_arrive",
+    "mbarrier_arrive_expect_tx",
+    "mbarrier_expect_tx",
+    "mbarrier_wait_parity",
     "min",
     "min_value",
     "nearbyint",
     "nextafter",
+    "no_set_max_nreg",
     "popcount",
     "pow",
     "prim_func",
@@ -292,18 +328,24 @@ __all__ = [
     "round",
     "rsqrt",
     "serial",
+    "set_max_nreg",
     "shift_left",
     "shift_right",
+    "shuffle_elect",
     "sigmoid",
     "sin",
     "sinh",
     "sqrt",
     "symbolic",
     "sync_threads",
+    "sync_warp",
     "tan",
     "tanh",
     "tfloat32",
     "thread_binding",
+    "tma_copy",
+    "tma_store_arrive",
+    "tma_store_wait",
     "trunc",
     "truncdiv",
     "truncmod",
@@ -316,6 +358,9 @@ __all__ = [
     "use_swizzle",
     "vectorized",
     "view",
+    "wait_wgmma",
+    "wgmma_gemm",
+    "ws",
 ]
 
 

@@ -9,7 +9,7 @@ from ..errors import LanguageError
 from ..ir.core import Value, constant, constant_of
 from ..ir.dtypes import i32
 from ..ir.ops.arith import Add
-from ..ir.ops.memory import Load, Store
+from ..ir.ops.memory import Load, Slot, Store
 from ..ir.types import Space
 from .buffers import Buffer, Element, Slice, index_value
 from .linear import difference
@@ -173,6 +173,19 @@ def in_memory(trace: Trace, area: Area, shaped: bool = True) -> Area:
             break
         area = Area(source, *found)
     return area
+
+
+def slot_of(trace: Trace, area: Area) -> Value | None:
+    """The area as one buffer of a ring, `A_s[slot, :, :]`, where it is that; None for other regions."""
+    buffer, extents = area.buffer, area.extents or ()
+    shape = buffer.type.shape
+    starts = [constant_of(i) for i in area.indices[1:]]
+    whole = extents[1:] == shape[1:] and all(n == 0 for n in starts)
+    if buffer.type.space is not Space.SHARED or len(shape) < 3 or extents[0] != 1 or not whole:
+        return None
+    op = trace.builder.emit(Slot(area.memory, area.indices[0]))
+    op.result.hint = buffer.name
+    return op.result
 
 
 def paired_areas(trace: Trace, what: str, src: Any, dst: Any) -> tuple[Area, Area]:

@@ -1,4 +1,4 @@
-"""What a kernel says of itself: `T.assume`, `T.device_assert`, `T.print`; `T.sync_threads`."""
+"""What a kernel says of itself: `T.assume`, `T.device_assert`, `T.print`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from ..ir.core import Block, Value, constant
 from ..ir.dtypes import i32
 from ..ir.ops.arith import Add, Compare, Mul
 from ..ir.ops.control import Assume, DeviceAssert, If, Print, ThreadId, Yield
-from ..ir.ops.thread import Barrier
 from ..ir.types import Space
 from .areas import area_of
 from .arithmetic import truth
@@ -114,21 +113,3 @@ def _print_buffer(trace: Trace, buffer: Buffer, msg: str) -> None:
         first = trace.pure(Compare(thread, constant(0, i32), predicate="eq"))
         end = (Yield(()),)
         trace.builder.emit(If(first, Block((), (*ops, *end)), Block((), end)))
-
-
-def sync_threads(barrier_id: Any = None, arrive_count: Any = None) -> None:
-    """All threads of the program's block meet, and see each other's writes.
-
-    Barriers that shared memory needs are there anyway; this one orders global memory of the block
-    too. It may not stand where threads have parted.
-    """
-    trace = current("T.sync_threads")
-    if barrier_id is not None or arrive_count is not None:
-        raise refuse(
-            "TLC0142",
-            "T.sync_threads takes no barrier of its own: the whole block meets",
-            hint="leave the arguments out",
-        )
-    trace.need_tile_level("T.sync_threads")
-    with trace.here():
-        trace.builder.emit(Barrier())

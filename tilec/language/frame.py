@@ -16,6 +16,7 @@ from ..ir.ops.arith import element_dtype
 from ..ir.ops.control import Launch, ThreadId
 from .operand import Expr, Operand, convert, is_number, value_of, wrap
 from .simt import shape_launch
+from .split_roles import owns_schedule
 from .trace import LaunchState, Region, Trace, current, refuse
 
 _MAX_THREADS = 1024
@@ -71,6 +72,7 @@ class LaunchFrame:
         assert self.region is not None and state is not None
         with trace.here(self.loc):
             ops = shape_launch(trace.close_region(self.region), state.threads)
+            explicit = any(owns_schedule(inner) for op in ops for inner in op.walk())
             trace.launch = None
             grid = self.grid + (value_of(1, i32),) * (3 - len(self.grid))
             op = Launch(
@@ -78,7 +80,8 @@ class LaunchFrame:
                 Block(self.params, tuple(ops)),
                 threads=state.threads,
                 symbol=kernel_symbol(trace.name, trace.launches),
-                persistent=state.persistent,
+                persistent=state.persistent and not explicit,
+                explicit=explicit,
                 panel=state.panel,
                 order=state.order,
             )

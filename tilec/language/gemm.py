@@ -1,4 +1,6 @@
-"""`T.gemm`: the product of two matrices in shared memory or fragments."""
+"""`T.gemm`: the product of two matrices in shared memory or fragments; `T.wgmma_gemm`: issued, and
+waited for by `T.wait_wgmma`.
+"""
 
 from __future__ import annotations
 
@@ -9,16 +11,19 @@ from typing import Any
 from ..errors import LanguageError
 from ..ir.core import Value
 from ..ir.ops.arith import Not
+from ..ir.ops.pipeline import WaitGemms
 from ..ir.ops.tile import Gemm
 from ..ir.types import Space
-from .areas import area_of, in_memory, times
+from .areas import area_of, in_memory, slot_of, times
 from .arithmetic import truth
 from .buffers import Buffer, Slice
 from .four_bits import check_arithmetic
 from .operand import Operand
 from .reshape import Reshaped
 from .tile import in_fragment
-from .trace import Trace, current
+from .trace import Trace, current, refuse
+
+MOST_PENDING = 7  # groups of wgmma that a wait may leave under way
 
 
 class GemmWarpPolicy(Enum):
@@ -60,42 +65,116 @@ def gemm(
         LanguageError: an argument of another kind.
         TypeMismatch: shapes or dtypes that do not fit.
     """
-    trace = current("T.gemm")
-    trace.need_tile_level("T.gemm")
+    if mbar is not None:
+        raise refuse("TLC0131", "T.gemm takes no barrier: it is done when it returns")
+    _product("T.gemm", A, B, C, transpose_A, transpose_B, policy, clear_accum, asynchronous=False)
+
+
+def wgmma_gemm(
+    A: Any,
+    B: Any,
+    C: Any,
+    transpose_A: bool = False,
+    transpose_B: bool = False,
+    policy: GemmWarpPolicy = GemmWarpPolicy.Square,
+    clear_accum: Any = False,
+    annotations: Any = None,
+) -> None:
+    """C += op(A) @ op(B) by Hopper's wgmma, as one group that is only issued: it reads A and B and
+    writes C until T.wait_wgmma has waited for it.
+
+    Args: as T.gemm; A and B in shared memory. No statement but T.wgmma_gemm may use C before the wait,
+    and what is written to A or B before it may or may not be what is multiplied.
+
+    Raises:
+        LanguageError: an argument of another kind.
+        TypeMismatch: shapes or dtypes that do not fit.
+    """
+    what = "T.wgmma_gemm"
+    if annotations:
+        raise refuse("TLC0164", f"{what} takes no annotations")
+    for name, operand in (("A", A), ("B", B)):
+        buffer = operand.buffer if isinstance(operand, Slice) else operand
+        if isinstance(buffer, Buffer) and buffer.type.space is Space.FRAGMENT:
+            raise refuse(
+                "TLC0164",
+                f"{name} of {what} is {_named(operand)}: its registers could be written again "
+                "before they are read",
+                hint="T.copy it to shared memory, or use T.gemm, which waits",
+            )
+    _product(what, A, B, C, transpose_A, transpose_B, policy, clear_accum, asynchronous=True)
+
+
+def wait_wgmma(id: int) -> None:
+    """Waits until at most `id` of the products that T.wgmma_gemm issued last are under way.
+
+    A fragment all of whose products are older than those may be used again; and what they read in
+    shared memory may be written.
+    """
+    trace = current("T.wait_wgmma")
+    trace.need_tile_level("T.wait_wgmma")
+    if isinstance(id, bool) or not isinstance(id, int) or not 0 <= id <= MOST_PENDING:
+        raise refuse(
+            "TLC0164",
+            f"T.wait_wgmma({id!r}): a compile-time int, 0 to {MOST_PENDING}",
+            hint="0 waits for all of them",
+        )
+    with trace.here():
+        trace.builder.emit(WaitGemms(pending=id))
+
+
+def _product(
+    what: str,
+    A: Any,
+    B: Any,
+    C: Any,
+    transpose_A: bool,
+    transpose_B: bool,
+    policy: GemmWarpPolicy,
+    clear_accum: Any,
+    asynchronous: bool,
+) -> None:
+    trace = current(what)
+    trace.need_tile_level(what)
     with trace.here():
         if not isinstance(policy, GemmWarpPolicy):
             raise LanguageError(
                 "TLC0131",
-                f"T.gemm with policy={policy!r}",
+                f"{what} with policy={policy!r}",
                 hint="policies are T.GemmWarpPolicy.Square, FullRow and FullCol",
             )
-        if mbar is not None:
-            raise LanguageError("TLC0131", "T.gemm takes no barrier: it is done when it returns")
         left, right = _matrix(trace, "A", A), _matrix(trace, "B", B)
-        check_arithmetic("T.gemm", left.buffer.type.dtype, right.buffer.type.dtype)
+        check_arithmetic(what, left.buffer.type.dtype, right.buffer.type.dtype)
         keep: tuple[Value, ...] = ()
         if isinstance(clear_accum, Operand):
             keep = (trace.pure(Not(truth(clear_accum))),)
             clear_accum = False
         trace.builder.emit(
             Gemm(
-                left.buffer.handle(), right.buffer.handle(), _accumulator(C).handle(), keep,
+                left.memory, right.memory, _accumulator(C).handle(), keep,
                 left.indices, right.indices,
                 a_shape=left.shape, a_dims=left.dims, b_shape=right.shape, b_dims=right.dims,
                 transpose_a=bool(transpose_A), transpose_b=bool(transpose_B),
-                clear=bool(clear_accum), policy=policy.value,
+                clear=bool(clear_accum), policy=policy.value, asynchronous=asynchronous,
             )
         )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class _Matrix:
-    """An operand of T.gemm: all of a buffer, or the region of `shape` along `dims`."""
+    """An operand of a product: all of a buffer (or of one `slot` of it), or the region of `shape`
+    along `dims`.
+    """
 
     buffer: Buffer
     indices: tuple[Value, ...] = ()
     shape: tuple[int, ...] = ()
     dims: tuple[int, ...] = ()
+    slot: Value | None = None
+
+    @property
+    def memory(self) -> Value:
+        return self.buffer.handle() if self.slot is None else self.slot
 
 
 def _matrix(trace: Trace, name: str, x: Any) -> _Matrix:
@@ -130,6 +209,9 @@ def _matrix(trace: Trace, name: str, x: Any) -> _Matrix:
     in_registers = buffer.type.space is Space.FRAGMENT or isinstance(place.buffer, Reshaped)
     if in_registers or len(found) != 2:
         return _Matrix(in_fragment(trace, area, dims))
+    slot = slot_of(trace, place)
+    if slot is not None:
+        return _Matrix(place.buffer, slot=slot)
     shape = tuple((place.extents or ())[d] for d in found)
     return _Matrix(place.buffer, place.indices, shape, found)
 

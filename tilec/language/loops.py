@@ -13,7 +13,9 @@ from ..errors import LanguageError
 from ..ir.core import Value
 from ..ir.dtypes import i32
 from ..ir.ops.arith import element_dtype
-from .operand import Operand, convert, is_number, value_of
+from .arithmetic import min as least
+from .checks import assume
+from .operand import Operand, convert, is_number, value_of, wrap
 from .trace import current, refuse
 
 
@@ -39,12 +41,56 @@ class Counted(TracedLoop):
     stages: int = 0
     unroll: int = 1
 
+    @property
+    def loops(self) -> tuple[Counted, ...]:
+        """The loops, outermost first: itself."""
+        return (self,)
+
+    def given(self, indices: tuple[Any, ...]) -> Any:
+        """What the name behind `for` holds in a trip: the index."""
+        return indices[0]
+
 
 @dataclass(frozen=True)
 class Nest(TracedLoop):
     """Counted loops one inside the other, giving a tuple of indices."""
 
     loops: tuple[Counted, ...]
+
+    def given(self, indices: tuple[Any, ...]) -> Any:
+        """What the names behind `for` hold in a trip: the indices."""
+        return indices
+
+
+@dataclass(frozen=True)
+class TileLoop(Nest):
+    """One loop over the numbers of tiles, giving a tile's place in a domain of `extents`, in panels
+    of `group` along the first of them."""
+
+    extents: tuple[Any, ...] = ()
+    group: int = 8
+
+    def given(self, indices: tuple[Any, ...]) -> Any:
+        """The place of the tile in the domain."""
+        (tile,) = indices
+        outermost, *others = self.extents
+        if not others:
+            return tile
+        in_panel = self.group * math.prod(others)
+        first = tile // in_panel * self.group
+        rows = least(outermost - first, self.group)
+        rest = tile % in_panel
+        place = [first + rest % rows]
+        rest = rest // rows
+        for n, extent in enumerate(others):
+            inner = math.prod(others[n + 1 :])
+            place.append(rest // inner % extent if n else rest // inner)
+        for index, extent in zip(
+            place, self.extents, strict=True
+        ):  # which arithmetic does not tell
+            assume(index >= 0)
+            assume(index < extent)
+        return tuple(place)
 
 
 @dataclass(frozen=True)
@@ -182,6 +228,29 @@ def Parallel(
             hint="give the blocks of the grid a tile each",
         )
     return ParallelNest(tuple(int(extent) for extent in extents))
+
+
+def Persistent(domain: Any, wave_size: Any, index: Any, group_size: int = 8) -> TileLoop:
+    """The tiles index, index + wave_size, … of a domain: `for bm, bn in T.Persistent([m, n], blocks, b)`.
+
+    Each tile is given once where index is 0 … wave_size - 1 in turn, whatever the domain's extents.
+
+    Args:
+        domain: the extents, ints or values of the kernel, one or more.
+        wave_size: how many tiles are taken at a time: the blocks of the grid.
+        index: which of them are this block's, 0 … wave_size - 1.
+        group_size: rows along the first extent that are taken together, for the L2 cache.
+    """
+    trace = current("T.Persistent")
+    extents = tuple(domain) if isinstance(domain, list | tuple) else (domain,)
+    if not extents:
+        raise refuse("TLC0122", "T.Persistent over no extents", hint="T.Persistent([m, n], ...)")
+    if isinstance(group_size, bool) or not isinstance(group_size, int) or group_size < 1:
+        raise refuse("TLC0122", f"T.Persistent in groups of {group_size!r}", hint="1 or more")
+    with trace.here():
+        bounds = tuple(wrap(trace, _bound("T.Persistent", extent)) for extent in extents)
+    loop = counted("T.Persistent", index, math.prod(bounds), wave_size, kind="serial")
+    return TileLoop((loop,), bounds, group_size)
 
 
 def grid(*extents: Any) -> Nest:

@@ -21,17 +21,30 @@ from ..ir.build import scalar
 from ..ir.clone import Renaming, clone_op
 from ..ir.core import Block, Level, Op, Value, at, constant, walk, with_results
 from ..ir.dtypes import i32
-from ..ir.ops.arith import element_dtype
-from ..ir.ops.control import Assume, Simt, ThreadId, While, Yield
+from ..ir.ops.arith import Add, element_dtype
+from ..ir.ops.control import Assume, Role, Simt, ThreadId, While, Yield
 from ..ir.ops.memory import Alloc, Atomic, Load, Store
 from ..ir.rewrite import transform
 from ..ir.types import MemoryType, Space
+from .split_roles import check_arrivals, holds_role, split_roles
 
 
 def shape_launch(ops: Sequence[Op], threads: int) -> list[Op]:
     """The body of a launch as the tile level has it, from the statements as they were traced."""
     settled = [_settle(op) for op in prune(ops, set())]
-    return _Grouper(settled, threads).group(settled)
+    check_arrivals(settled)
+    if not any(map(holds_role, settled)):
+        return _Grouper(settled, threads).group(settled)
+    memory, roles = split_roles(settled)
+    return [*memory, *(_shape_role(role) for role in roles)]
+
+
+def _shape_role(role: Role) -> Op:
+    """A role whose body is as the tile level has it."""
+    ops = prune(role.body.ops, set())
+    with at(role.loc):
+        grouped = _Grouper(ops, role.threads, role.first_thread).group(ops)
+        return role.replace(body=Block((), (*grouped, Yield(()))))
 
 
 def prune(ops: Sequence[Op], used: set[Value]) -> list[Op]:
@@ -75,8 +88,9 @@ def _holds_collective(op: Op) -> bool:
 
 
 class _Grouper:
-    def __init__(self, ops: Sequence[Op], threads: int) -> None:
+    def __init__(self, ops: Sequence[Op], threads: int, first: int = 0) -> None:
         self.threads = threads
+        self.first = first  # the number in the block of the first of them
         self.total = Counter(v for op in ops for v in _uses(op))
         self.needed: set[Value] = set()  # what collective ops depend on
         self.templates: dict[Value, Op] = {}  # pure ops of the thread's number
@@ -157,11 +171,13 @@ class _Grouper:
             ops, memory = self._keep_for_later(run)
             out.extend(memory)
             index = scalar(i32, "t")
+            shift = Add(index, constant(self.first, i32))
+            thread = shift.result if self.first else index
             renaming: Renaming = {}
-            before = self._prepare(ops, index, renaming)
+            before = self._prepare(ops, thread, renaming)
             body = transform(
-                Block((index,), (*before, *ops, Yield(()))),
-                lambda op: index if isinstance(op, ThreadId) else None,
+                Block((index,), (*([shift] if self.first else []), *before, *ops, Yield(()))),
+                lambda op: thread if isinstance(op, ThreadId) else None,
                 renaming,
             )
             out.append(Simt(body, threads=self.threads))
@@ -185,7 +201,7 @@ class _Grouper:
                     self.kept[value] = alloc.result
         return ops, memory
 
-    def _prepare(self, ops: Sequence[Op], index: Value, renaming: Renaming) -> list[Op]:
+    def _prepare(self, ops: Sequence[Op], thread: Value, renaming: Renaming) -> list[Op]:
         """What the run needs of the thread's number and of earlier regions, computed anew."""
         before: list[Op] = []
         defined = {result for op in ops for inner in op.walk() for result in inner.results}
@@ -195,7 +211,7 @@ class _Grouper:
                 return
             template = self.templates.get(value)
             if isinstance(template, ThreadId):
-                renaming[value] = index
+                renaming[value] = thread
             elif template is not None:
                 for v in template.inputs:
                     need(v)

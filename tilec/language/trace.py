@@ -24,7 +24,7 @@ class Region:
     """A region of IR that is being filled. A value belongs to the region it was made in, and is
     gone when that closes."""
 
-    kind: str  # "program", "launch", "parallel", "for", "while", "if", "expression"
+    kind: str  # "program", "launch", "ws", "parallel", "for", "while", "if", "expression"
     loc: Loc
     open: bool = True
     ops: list[Op] = field(default_factory=list)
@@ -41,11 +41,17 @@ class LaunchState:
     panel: int = 0
     order: str = "row"
     persistent: bool = True
+    group: tuple[int, int] | None = None  # first thread and count of the T.ws that is open
 
     @property
     def threads(self) -> int:
         """How many the program has in a block."""
         return math.prod(self.thread_shape)
+
+    @property
+    def group_threads(self) -> int:
+        """How many threads run what stands here: those of the T.ws around, or all."""
+        return self.threads if self.group is None else self.group[1]
 
 
 class Trace:

@@ -208,16 +208,15 @@ class Loop(_Jumping):
             yield from self.iterable
             return
         loop = self.iterable
-        if isinstance(loop, Counted):
-            yield from self._counted((loop,))
-        elif isinstance(loop, Nest):
-            yield from self._counted(loop.loops)
+        if isinstance(loop, Counted | Nest):
+            yield from self._counted(loop)
         elif isinstance(loop, ParallelNest):
             yield from self._parallel(loop.extents)
         else:
             yield from self._threads(loop)
 
-    def _counted(self, loops: Sequence[Counted]) -> Iterator[Any]:
+    def _counted(self, nest: Counted | Nest) -> Iterator[Any]:
+        loops = nest.loops
         if loops[0].kind == "pipelined":
             self.trace.need_tile_level("T.Pipelined")
         regions = [self.trace.open_region("for", self.loc) for _ in loops]
@@ -228,7 +227,7 @@ class Loop(_Jumping):
                 self.trace.extents[index] = int(stop)
         self.enter()
         exprs = tuple(Expr(v, r) for v, r in zip(indices, regions, strict=True))
-        yield exprs[0] if isinstance(self.iterable, Counted) else exprs
+        yield nest.given(exprs)
         self.exit()
         with self.trace.here(self.loc):
             self.jumps.reset(regions[-1].ops)

@@ -41,7 +41,7 @@ def is_producer_stage(stage: Stage) -> bool:
 
 
 def _launch(launch: Launch, context: PassContext) -> Launch:
-    stages = [op for op in walk(launch.body) if isinstance(op, Stage)]
+    stages = [op for op in walk(launch.body) if isinstance(op, Stage)]  # none where it is explicit
     if not any(is_producer_stage(s) for s in stages):
         return launch.replace(launched_threads=launch.threads)  # type: ignore[return-value]
     memory = [op for op in launch.body.ops if isinstance(op, (Alloc, Channel))]

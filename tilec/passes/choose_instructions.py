@@ -6,7 +6,8 @@ through shared memory); on gemms "wgmma" where the launch's pipelines are fed by
 has one, else "mma" or "mfma", or "fma" where no matrix instruction takes the dtype or fits the
 tile. All or nothing in a launch: one copy that TMA cannot do (another
 dtype, an inner dimension that is not the tensor's, arrays that are not 16-byte aligned) and the
-launch is run by one role.
+launch is run by one role. Where the program says who does what, its own copies and products are
+checked, and each other gemm of a role is a wgmma if it can be.
 
     copy %A[%m, %k] -> %s[0, 0] <shape = ...>  ->  copy %A[%m, %k] -> %s[0, 0] <shape = ..., instruction = "tma">
 """
@@ -17,16 +18,10 @@ import math
 from collections.abc import Iterator
 
 from ..errors import Loc
-from ..ir.core import Block, Op, Program, Value, constant_of, walk
-from ..ir.layout import (
-    SharedLayout,
-    WgmmaOperand,
-    choose_swizzle,
-    filled_by_waves,
-    tma_boxes,
-)
+from ..ir.core import Block, Op, Program, constant_of, walk
+from ..ir.layout import filled_by_waves
 from ..ir.ops.amd import COPY_BYTES
-from ..ir.ops.control import Launch, Yield, map_launches
+from ..ir.ops.control import Launch, Role, Yield, map_launches
 from ..ir.ops.memory import Load, memory_type
 from ..ir.ops.pipeline import Commit, Pipeline, Put, Stage
 from ..ir.ops.tile import SIDES, Copy, Gemm, StoreTile
@@ -34,12 +29,18 @@ from ..ir.types import MemoryType, TileType
 from ..target import Target
 from .context import PassContext, Remark
 from .dependence import is_global, is_harmless, is_shared
-from .matrix_operands import descriptors_of
+from .engine_needs import (
+    ASYNC_BYTES,
+    alignment_refusal,
+    dtypes_of,
+    gemm_refusal,
+    start_refusal,
+    tma_refusal,
+)
+from .explicit_work import check_explicit, registers_of
 from .role_registers import WARPGROUP, split_registers
 from .value_ranges import ValueRanges, value_ranges
 from .variants import (
-    WORD,
-    accumulator_type,
     gemm_shape,
     is_converted,
     multiplied_dtype,
@@ -48,11 +49,8 @@ from .variants import (
 )
 from .vector_access import is_aligned, is_below, is_whole
 
-BOX = 256  # most elements of a TMA box along one dimension
-BESIDE = 32  # registers of a consumer beside its accumulator, at least
 MATRIX_ROW = 128  # bits of a matrix's row for ldmatrix
 LANE = 64  # bits of consecutive k that a lane of MFMA holds
-ASYNC_BYTES = 16  # alignment that TMA needs, and that copies of threads are used for
 
 
 def choose_instructions(program: Program, context: PassContext) -> Program:
@@ -62,6 +60,9 @@ def choose_instructions(program: Program, context: PassContext) -> Program:
 
 
 def _launch(launch: Launch, context: PassContext, ranges: ValueRanges) -> Launch:
+    if launch.explicit:
+        check_explicit(launch, context, ranges)
+        return launch.replace(body=_by_role(launch, context, ranges))  # type: ignore[return-value]
     pipelined = [op for op in walk(launch.body) if isinstance(op, Pipeline)]
     roles = bool(pipelined) and context.target.warp_roles and context.target.tma
     if roles:
@@ -75,6 +76,23 @@ def _launch(launch: Launch, context: PassContext, ranges: ValueRanges) -> Launch
     return launch.replace(body=body)  # type: ignore[return-value]
 
 
+def _by_role(launch: Launch, context: PassContext, ranges: ValueRanges) -> Block:
+    """The body of a launch whose program says who does what: a role's copies and gemms are shared by
+    the threads of that role alone.
+    """
+    ops: list[Op] = []
+    for role in launch.body.ops:
+        if isinstance(role, Role):
+            held = registers_of(role, launch, context.target)
+            body = _rewrite(role.body, role.threads, False, context, ranges, registers=held)
+            ops.append(role.replace(body=body))
+        else:
+            held = registers_of(None, launch, context.target)
+            alone = Block((), (role,))
+            ops += _rewrite(alone, launch.threads, False, context, ranges, registers=held).ops
+    return launch.body.with_ops(ops)
+
+
 def _rewrite(
     block: Block,
     threads: int,
@@ -82,11 +100,23 @@ def _rewrite(
     context: PassContext,
     ranges: ValueRanges,
     stage: Stage | None = None,
+    registers: int = 0,
 ) -> Block:
+    """`registers`: of each of the threads that may issue a wgmma by themselves, else 0."""
+
+    def by_wgmma(gemm: Gemm) -> bool:
+        if roles or gemm.asynchronous or not registers:
+            return roles or gemm.asynchronous
+        return not gemm_refusal(gemm, threads, registers, context.target, ranges)
+
     def one(op: Op) -> Op:
         inside = op if isinstance(op, Stage) else stage
-        op = op.map(lambda v: v, lambda b: _rewrite(b, threads, roles, context, ranges, inside))
+        op = op.map(
+            lambda v: v, lambda b: _rewrite(b, threads, roles, context, ranges, inside, registers)
+        )
         match op:
+            case Copy() if op.instruction:
+                return op  # as the program says
             case Copy() if is_global(op.source) and is_shared(op.destination):
                 if roles and stage is not None and stage.label.startswith("load"):
                     return op.replace(instruction="tma")
@@ -95,7 +125,7 @@ def _rewrite(
                 return op.replace(instruction="tma")
             case Gemm():
                 return op.replace(
-                    instruction="wgmma" if roles else _without_wgmma(op, threads, context)
+                    instruction="wgmma" if by_wgmma(op) else _without_wgmma(op, threads, context)
                 )
         return op
 
@@ -108,7 +138,7 @@ def _without_wgmma(gemm: Gemm, threads: int, context: PassContext) -> str:
     """
     target = context.target
     families = dict.fromkeys(i.family for i in target.matrix if i.family != "wgmma")
-    reason = f"{target.name} has no matrix instruction for {_dtypes(gemm)}"
+    reason = f"{target.name} has no matrix instruction for {dtypes_of(gemm)}"
     for family in families:
         dtype = multiplied_dtype(gemm, family, target)
         if dtype is None:
@@ -153,11 +183,6 @@ def _scattered(gemm: Gemm, family: str, target: Target) -> Iterator[str]:
             )
 
 
-def _dtypes(gemm: Gemm) -> str:
-    operands = " and ".join(dict.fromkeys(str(gemm.dtype_of(side)) for side in SIDES))
-    return f"{operands} into {accumulator_type(gemm).dtype}"
-
-
 def _by_threads(
     copy: Copy, stage: Stage | None, threads: int, context: PassContext, ranges: ValueRanges
 ) -> str:
@@ -191,7 +216,7 @@ def _by_buffer(copy: Copy, stage: Stage | None, threads: int, ranges: ValueRange
         return False
     if type_.layout is not None and not filled_by_waves(type_.layout, type_.dtype.bits):
         return False
-    if _start_refusal(copy.source, copy.source_indices, ranges):
+    if start_refusal(copy.source, copy.source_indices, ranges):
         return False
     return stage is None or _may_run_on(stage)
 
@@ -228,100 +253,21 @@ def _refusal(
         return f"{launch.threads} threads leave no room for a producer", launch.loc
     for op in walk(launch.body):
         if isinstance(op, Gemm):
-            reason = _gemm_refusal(op, launch.threads, context.target, ranges)
+            _, registers = split_registers(launch.threads, 1, context.target)
+            reason = gemm_refusal(op, launch.threads, registers, context.target, ranges)
             if reason:
                 return reason, op.loc
     inside = [op for p in pipelines for op in p.walk()]
     for op in inside:
         if isinstance(op, Copy) and is_global(op.source):
-            reason = _tma_refusal(op, op.source, op.source_dims, op.shape, context)
-            reason = reason or _start_refusal(op.source, op.source_indices, ranges)
+            reason = tma_refusal(op, op.source, op.source_dims, op.shape)
+            reason = reason or alignment_refusal(op.source, context)
+            reason = reason or start_refusal(op.source, op.source_indices, ranges)
             if reason:
                 return reason, op.loc
     if not any(isinstance(op, Gemm) for op in inside):
         return "no pipeline multiplies matrices", launch.loc
     return None
-
-
-def _gemm_refusal(gemm: Gemm, threads: int, target: Target, ranges: ValueRanges) -> str:
-    if is_converted(gemm, "wgmma", target):
-        return f"there is no wgmma of {_dtypes(gemm)}"
-    if not isinstance(gemm.b.type, MemoryType):
-        return "operand B of a gemm is in registers, and wgmma reads it from shared memory"
-    m, n, k = gemm_shape(gemm)
-    if not variants_of(gemm, "wgmma", threads, target):
-        return f"wgmma cannot split {m} x {n} x {k} over {threads // WARPGROUP} warpgroups"
-    _, registers = split_registers(threads, 1, target)
-    held = m * n * accumulator_type(gemm).dtype.bits // (WORD * threads)
-    if held > registers - BESIDE:
-        return (
-            f"a tile of {m} x {n} needs {held} accumulators a thread, and {threads} threads have "
-            f"{registers} registers each"
-        )
-    return _layout_refusal(gemm, ranges)
-
-
-def _layout_refusal(gemm: Gemm, ranges: ValueRanges) -> str:
-    """Why wgmma cannot read an operand in its order, in the layout that the program gives its
-    memory, or from where it starts.
-    """
-    for side in SIDES:
-        matrix = gemm.matrix(side)
-        type_ = matrix.value.type
-        if not isinstance(type_, MemoryType):
-            continue
-        shape, bits = tuple(int(d) for d in type_.shape), type_.dtype.bits
-        layout = type_.layout or SharedLayout.swizzled(shape, bits, choose_swizzle(shape, bits))
-        found = descriptors_of(matrix, layout, ranges.is_multiple)
-        if not isinstance(found, WgmmaOperand):
-            return f"wgmma cannot read operand {side.upper()} of a gemm: {found}"
-    return ""
-
-
-def _tma_refusal(
-    op: Copy | StoreTile,
-    tensor: Value,
-    dims: tuple[int, ...],
-    shape: tuple[int, ...],
-    context: PassContext,
-) -> str:
-    type_ = memory_type(tensor)
-    name = tensor.hint
-    if len(type_.shape) > 5:
-        return f"{name} has more than 5 dimensions"
-    if dims[-1] != len(type_.shape) - 1:
-        return f"the region's last dimension is not the contiguous one of {name}"
-    if any(extent > BOX for extent in shape[:-1]):
-        return f"a region of {name} has more than {BOX} rows"
-    if shape[-1] * type_.dtype.bytes % ASYNC_BYTES:
-        return f"a row of the region of {name} is not a multiple of {ASYNC_BYTES} bytes"
-    if isinstance(op, Copy):
-        destination = memory_type(op.destination)
-        if destination.dtype != type_.dtype:
-            return f"the copy of {name} converts {type_.dtype} to {destination.dtype}"
-        if op.safe_value != 0:
-            return f"{name} has a safe value other than 0"
-        if op.shape != destination.shape:
-            return f"the copy of {name} fills a part of its buffer"
-        if (
-            destination.layout is not None
-            and tma_boxes(destination.layout, type_.dtype.bits) is None
-        ):
-            return f"TMA cannot write the layout that the program gives the buffer of {name}"
-    if not type_.unit_stride:
-        return f"the elements of a row of {name} do not lie side by side"
-    if not is_aligned(tensor, ASYNC_BYTES, context):
-        return f"{name} may be aligned to less than {ASYNC_BYTES} bytes"
-    return ""
-
-
-def _start_refusal(tensor: Value, indices: tuple[Value, ...], ranges: ValueRanges) -> str:
-    """Why TMA cannot begin a box there: an H100 takes a start within a row that is no multiple of
-    16 bytes for an illegal instruction (tests/backends/test_probe_hopper.py).
-    """
-    if not ranges.is_multiple(indices[-1], ASYNC_BYTES // memory_type(tensor).dtype.bytes):
-        return f"a region of {tensor.hint} may start inside {ASYNC_BYTES} bytes of a row"
-    return ""
 
 
 def _tma_store(op: StoreTile, context: PassContext, ranges: ValueRanges) -> bool:
@@ -330,7 +276,8 @@ def _tma_store(op: StoreTile, context: PassContext, ranges: ValueRanges) -> bool
     if not is_global(op.destination) or len(op.tile.type.shape) != 2:
         return False
     return (
-        not _tma_refusal(op, op.destination, op.dims, op.tile.type.shape, context)
-        and not _start_refusal(op.destination, op.indices, ranges)
+        not tma_refusal(op, op.destination, op.dims, op.tile.type.shape)
+        and not alignment_refusal(op.destination, context)
+        and not start_refusal(op.destination, op.indices, ranges)
         and all(ranges.of_index(index).low >= 0 for index in op.indices)
     )

@@ -18,7 +18,7 @@ from ..ir.clone import clone_op
 from ..ir.core import Block, Op, Value, walk
 from ..ir.ops.arith import Elementwise
 from ..ir.ops.control import For, If, Parallel, While
-from ..ir.ops.pipeline import Wait
+from ..ir.ops.pipeline import InFlight, Wait
 from ..ir.ops.tile import Gemm, InsertTile, ReshapeTile, Splat, Undefined
 from ..ir.types import InflightType, TileType
 
@@ -42,7 +42,7 @@ def tied_pairs(op: Op) -> list[tuple[Value, Value]]:
             return [(op.accumulator, op.result)]
         case Wait():
             return [(op.inflight, op.result)]
-        case ReshapeTile():
+        case ReshapeTile() | InFlight():
             return [(op.tile, op.result)]
         case InsertTile():
             return [(op.into, op.result)]

@@ -63,6 +63,10 @@ class Facts:
         every = self.assume in (Assume.ALL, Assume.ALIGNED)
         return self._take(("aligned", tensor, size), known or every)
 
+    def require_aligned(self, tensor: str, size: int) -> None:
+        """Takes the tensor to be aligned whatever the variant assumes: the program needs it."""
+        self._take(("aligned", tensor, size), True)
+
     def below(self, tensor: str, size: int) -> bool:
         """Whether the tensor takes fewer than `size` bytes."""
         return self._take(("below", tensor, size), self.assume in (Assume.ALL, Assume.PROMISED))

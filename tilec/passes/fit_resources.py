@@ -45,7 +45,7 @@ def fit_resources(program: Program, context: PassContext) -> Program:
 
 def _launch(launch: Launch, context: PassContext) -> Launch:
     launch = _fit_slots(launch, context)
-    if not any(isinstance(op, Role) for op in launch.body.ops):
+    if launch.explicit or not any(isinstance(op, Role) for op in launch.body.ops):
         return launch
     return _budget_registers(launch, context.target)
 
@@ -55,7 +55,7 @@ def shared_bytes(launch: Launch) -> int:
     total = BARRIER_BYTES if any(isinstance(op, Role) for op in launch.body.ops) else 0
     for op in walk(launch.body):
         match op:
-            case Alloc() if is_shared(op.result):
+            case Alloc() if is_shared(op.result) and not op.arrivals:
                 total += buffer_bytes(memory_type(op.result))
             case Channel() if isinstance(op.type.memory, MemoryType):
                 total += op.type.slots * buffer_bytes(op.type.memory)

@@ -1,31 +1,40 @@
 """Which tile each fragment holds while promote_fragments walks a program, also where it is seen
-through views.
+through views, and which of them asynchronous products still write.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from ..ir.core import Op, Value
+from ..errors import LanguageError
+from ..ir.core import Block, Op, Value
 from ..ir.ops.arith import Reinterpret
+from ..ir.ops.control import For, If, While
 from ..ir.ops.memory import View, memory_type
-from ..ir.ops.tile import ReshapeTile, Undefined
-from ..ir.types import MemoryType, Space, TileType
+from ..ir.ops.pipeline import InFlight, Wait, WaitGemms
+from ..ir.ops.tile import Gemm, ReshapeTile, Undefined
+from ..ir.types import InflightType, MemoryType, Space, TileType
+
+Ages = dict[Value, int]
+"""Of each fragment that asynchronous products may still write: how many groups of products were
+issued since the last of them, itself included. At most so many are younger than all of its own."""
 
 
 @dataclass(frozen=True)
 class Tiles:
     """The tile that each fragment holds at this point; absent: nothing yet. A view has none of its
-    own: `views` has its definition.
+    own: `views` has its definition. `ages`: of the fragments in flight.
     """
 
     held: dict[Value, Value]
     views: Mapping[Value, View]
+    ages: Ages = field(default_factory=dict)
 
-    def branch(self, more: Mapping[Value, Value] | None = None) -> Tiles:
+    def branch(self, more: Mapping[Value, Value] | None = None, ages: Ages | None = None) -> Tiles:
         """For a region: what is written there does not come to be known here."""
-        return Tiles({**self.held, **(more or {})}, self.views)
+        own = dict(self.ages if ages is None else ages)
+        return Tiles({**self.held, **(more or {})}, self.views, own)
 
     def fragment(self, handle: Value) -> Value:
         """The fragment that a handle stands for."""
@@ -44,15 +53,40 @@ def tile_type_of(handle: Value) -> TileType:
 
 
 def held_by(handle: Value, tiles: Tiles, ops: list[Op]) -> Value:
-    """The handle's tile; an undefined one where nothing was written yet."""
+    """The handle's tile; an undefined one where nothing was written yet. Raises LanguageError for
+    one in flight.
+    """
     if handle in tiles.views:
         whole = held_by(tiles.views[handle].memory, tiles, ops)
         return _seen_as(tile_type_of(handle), whole, ops)
+    _refuse_in_flight(handle, tiles)
+    return latest(handle, tiles, ops)
+
+
+def _refuse_in_flight(handle: Value, tiles: Tiles) -> None:
+    if handle in tiles.ages:
+        younger = tiles.ages[handle] - 1
+        raise LanguageError(
+            "TLC0317",
+            f"{handle.hint or 'a fragment'} is used while T.wgmma_gemm may still write it",
+            hint=f"T.wait_wgmma({younger}) before: it waits for all but the last {younger} products"
+            if younger
+            else "T.wait_wgmma(0) before",
+        )
+
+
+def latest(handle: Value, tiles: Tiles, ops: list[Op], in_flight: bool = False) -> Value:
+    """What a fragment holds, be it in flight or not; with `in_flight` as a tile in flight."""
     if handle not in tiles.held:
         ops.append(Undefined(type=tile_type_of(handle)))
         tiles.held[handle] = ops[-1].result
         ops[-1].result.hint = handle.hint
-    return tiles.held[handle]
+    held = tiles.held[handle]
+    if in_flight and not isinstance(held.type, InflightType):
+        ops.append(InFlight(held))
+        ops[-1].result.hint = handle.hint
+        return ops[-1].result
+    return held
 
 
 def _seen_as(type_: TileType, tile: Value, ops: list[Op]) -> Value:
@@ -69,7 +103,8 @@ def _seen_as(type_: TileType, tile: Value, ops: list[Op]) -> Value:
 
 
 def hold(handle: Value, tile: Value, tiles: Tiles, ops: list[Op]) -> None:
-    """`tile` is what the handle holds from here on."""
+    """`tile` is what the handle holds from here on. Raises LanguageError for one in flight."""
+    _refuse_in_flight(tiles.fragment(handle), tiles)
     tile.hint = tile.hint or handle.hint
     if handle in tiles.views:
         whole = tiles.views[handle].memory
@@ -83,3 +118,64 @@ def define(handle: Value, op: Op, tiles: Tiles, ops: list[Op]) -> None:
     ops.append(op)
     op.result.hint = handle.hint
     hold(handle, op.result, tiles, ops)
+
+
+# Asynchronous products ----------------------------------------------------------------------------
+
+
+def issue(op: Gemm, handle: Value, tiles: Tiles, ops: list[Op]) -> None:
+    """Appends an asynchronous product: the fragment is in flight from here on."""
+    ops.append(op)
+    op.result.hint = handle.hint
+    tiles.held[handle] = op.result
+
+
+def land(op: WaitGemms, tiles: Tiles, ops: list[Op]) -> None:
+    """A wait for all but the last groups: of each fragment in flight, and those whose own groups are
+    older than the last are tiles from here on."""
+    for handle, age in tiles.ages.items():
+        wait = Wait(tiles.held[handle], pending=op.pending, later=min(age - 1, op.pending))
+        wait.result.hint = handle.hint
+        ops.append(wait)
+        tiles.held[handle] = wait.result
+
+
+def ages_after(block: Block, before: Ages, tiles: Tiles) -> Ages:
+    """What is in flight at the end of a block."""
+    ages = dict(before)
+    for op in block.ops:
+        ages = aged(op, ages, tiles)
+    return ages
+
+
+def aged(op: Op, ages: Ages, tiles: Tiles) -> Ages:
+    """What is in flight after an op."""
+    match op:
+        case Gemm() if op.asynchronous and is_fragment(op.accumulator):
+            older = {handle: age + 1 for handle, age in ages.items()}
+            return {**older, tiles.fragment(op.accumulator): 1}
+        case WaitGemms():
+            return {handle: age for handle, age in ages.items() if age <= op.pending}
+        case For() | While():
+            return ages_in_loop(op.body, ages, tiles)
+        case If():
+            return _earliest(ages_after(op.then, ages, tiles), ages_after(op.orelse, ages, tiles))
+    return ages
+
+
+def ages_in_loop(body: Block, before: Ages, tiles: Tiles) -> Ages:
+    """What may be in flight at the start of any trip of a loop, and behind it."""
+    ages = before
+    while True:
+        more = _earliest(ages, ages_after(body, ages, tiles))
+        if more == ages:
+            return ages
+        ages = more
+
+
+def _earliest(one: Ages, other: Ages) -> Ages:
+    """What may be in flight where two paths meet."""
+    both = {**one, **other}
+    return {
+        handle: min(one.get(handle, age), other.get(handle, age)) for handle, age in both.items()
+    }

@@ -25,7 +25,7 @@ from ..ir.layout import RegisterLayout, SharedLayout, choose_swizzle, quietest_s
 from ..ir.layout.constraints import System, Unsatisfiable
 from ..ir.layout.solver import Solution, solve
 from ..ir.ops.control import Launch, Parallel, Role, map_launches
-from ..ir.ops.memory import Alloc
+from ..ir.ops.memory import Alloc, Slot
 from ..ir.ops.pipeline import Channel, Get
 from ..ir.ops.tile import ConvertLayout, Gemm, LoadTile, Side, Splat, Undefined
 from ..ir.types import ChannelType, InflightType, MemoryType, Space, TileType, Type
@@ -34,6 +34,7 @@ from .context import PassContext, Remark
 from .dependence import is_shared
 from .duplicate_splats import splats_duplicated
 from .layout_constraints import constraints_of, demand, is_tile, uses_in, why
+from .protocols import PERIOD_BYTES
 from .variants import multiplied_dtype, operand_layout, read_by_matrices, variants_of
 
 
@@ -57,8 +58,12 @@ def _launch(launch: Launch, context: PassContext) -> Launch:
 
 
 def _shared_layouts(launch: Launch, target: Target) -> dict[Value, SharedLayout]:
-    """The layout of every alloc and channel of shared memory, by its handle."""
+    """The layout of every alloc and channel of shared memory, and of every slot of an alloc, by its
+    handle. The slots of an alloc are laid out as buffers of their own, one after the other.
+    """
     operands = _gemm_operands(launch)
+    slots = [op for op in walk(launch.body) if isinstance(op, Slot)]
+    rings = {op.ring for op in slots}
     found: dict[Value, SharedLayout] = {}
     for op in walk(launch.body):
         if isinstance(op, Alloc) and is_shared(op.result):
@@ -70,26 +75,46 @@ def _shared_layouts(launch: Launch, target: Target) -> dict[Value, SharedLayout]
         if type_.layout is not None:
             found[op.result] = type_.layout
             continue
-        shape = tuple(int(d) for d in type_.shape)
+        whole = tuple(int(d) for d in type_.shape)
+        shape = whole[1:] if op.result in rings else whole
         span = 0
         if op.result in operands and len(shape) > 1:
-            span = _span(*operands[op.result], shape, launch.threads, target)
-        found[op.result] = SharedLayout.swizzled(shape, type_.dtype.bits, span)
+            span = _span(*operands[op.result], shape, target)
+        layout = SharedLayout.swizzled(shape, type_.dtype.bits, span)
+        if op.result in rings:
+            layout = layout.stacked(whole[0], PERIOD_BYTES * 8 // type_.dtype.bits)
+        found[op.result] = layout
+    for slot in slots:
+        part = found[slot.ring].part()
+        if part is None:
+            raise LayoutConflict(
+                "TLC0438",
+                f"the layout of {slot.ring.hint} does not put its buffers one after the other",
+                loc=slot.loc,
+                hint="annotate a layout whose outermost stride is a multiple of its swizzle's period",
+            )
+        found[slot.result] = part
     return found
 
 
-def _gemm_operands(launch: Launch) -> dict[Value, tuple[Gemm, Side]]:
-    """Allocs and channels that a gemm reads, with the first that does and the operand it is."""
-    got = {op.result: op.channel for op in walk(launch.body) if isinstance(op, Get)}
-    found: dict[Value, tuple[Gemm, Side]] = {}
-    for op in walk(launch.body):
-        if isinstance(op, Gemm):
-            found.setdefault(got.get(op.a, op.a), (op, "a"))
-            found.setdefault(got.get(op.b, op.b), (op, "b"))
+def _gemm_operands(launch: Launch) -> dict[Value, tuple[Gemm, Side, int]]:
+    """Allocs and channels that a gemm reads, with the first that does, the operand it is, and how
+    many threads do it.
+    """
+    made_of: dict[Value, Value] = {}
+    found: dict[Value, tuple[Gemm, Side, int]] = {}
+    for part in launch.body.ops:
+        threads = part.threads if isinstance(part, Role) else launch.threads
+        for op in part.walk():
+            if isinstance(op, (Get, Slot)):
+                made_of[op.result] = op.channel if isinstance(op, Get) else op.ring
+            elif isinstance(op, Gemm):
+                found.setdefault(made_of.get(op.a, op.a), (op, "a", threads))
+                found.setdefault(made_of.get(op.b, op.b), (op, "b", threads))
     return found
 
 
-def _span(gemm: Gemm, side: Side, shape: tuple[int, ...], threads: int, target: Target) -> int:
+def _span(gemm: Gemm, side: Side, threads: int, shape: tuple[int, ...], target: Target) -> int:
     """Bytes of the swizzle of an operand: the widest, which is best for whatever reads rows of 16
     bytes; where lanes read elements of fragments, the one under which they meet in banks least.
     """
@@ -217,6 +242,8 @@ class _Inference:
                         )
                     }
                 return {"type": ChannelType(self._channel_tile(op), op.type.slots)}
+            case Slot():
+                return {"layout_of_slot": self.shared[op.result]}
             case Parallel():
                 return {"layout": self.layouts.get(("loop", op))}
             case Gemm():

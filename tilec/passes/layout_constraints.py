@@ -36,7 +36,7 @@ from ..ir.layout.constraints import (
 from ..ir.ops.arith import Elementwise
 from ..ir.ops.control import For, If, Parallel, While
 from ..ir.ops.memory import Load, Store
-from ..ir.ops.pipeline import Pipeline, Receive, Send, Stage, Wait
+from ..ir.ops.pipeline import InFlight, Pipeline, Receive, Send, Stage, Wait
 from ..ir.ops.reduce import Reduce, Scan
 from ..ir.ops.tile import (
     ConvertLayout,
@@ -107,8 +107,9 @@ def register_layout_rules(registry: Registry) -> None:
         If: _branches,
         Stage: _branches,
         Wait: _wait,
-        Send: _send,
-        Receive: _receive,
+        InFlight: _in_flight,
+        Send: _through_channel,
+        Receive: _through_channel,
     }
     registry.table(TABLE).update(rules)
 
@@ -308,12 +309,13 @@ def _wait(op: Wait, group: Group) -> Iterator[Constraint]:
     yield Equal(op.inflight, op.result, why=why(op))
 
 
-def _send(op: Send, group: Group) -> Iterator[Constraint]:
-    yield Equal(op.channel, op.tile, why=why(op))
+def _in_flight(op: InFlight, group: Group) -> Iterator[Constraint]:
+    yield use(op, 0, op.tile)
+    yield Equal(demand(op, 0), op.result, why=why(op))
 
 
-def _receive(op: Receive, group: Group) -> Iterator[Constraint]:
-    yield Equal(op.channel, op.result, why=why(op))
+def _through_channel(op: Send | Receive, group: Group) -> Iterator[Constraint]:
+    yield Equal(op.channel, op.tile if isinstance(op, Send) else op.result, why=why(op))
 
 
 # Products

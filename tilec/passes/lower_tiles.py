@@ -34,7 +34,7 @@ from ..ir.ops.control import (
     map_launches,
 )
 from ..ir.ops.memory import Alloc
-from ..ir.ops.pipeline import Wait
+from ..ir.ops.pipeline import InFlight, Wait
 from ..ir.ops.reduce import Reduce, Scan
 from ..ir.ops.thread import Barrier, ConvertRegisters
 from ..ir.ops.tile import (
@@ -76,7 +76,7 @@ from .lower_nests import lower_parallel, lower_simt
 from .lower_reductions import lower_reduce
 from .lower_scans import lower_scan
 from .lower_tile_moves import lower_load_tile, lower_store_tile
-from .lower_wgmma import lower_wait, lower_wgmma
+from .lower_wgmma import lower_in_flight, lower_wait, lower_wgmma
 from .ranges import Range
 from .vector_access import VectorAccess
 
@@ -115,6 +115,7 @@ def register_lowerings(registry: Registry) -> None:
         Reduce: lower_reduce,
         Scan: lower_scan,
         Wait: lower_wait,
+        InFlight: lower_in_flight,
         ConvertLayout: lower_convert_layout,
     }
     table.update(rules)

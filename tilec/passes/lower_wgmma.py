@@ -35,7 +35,7 @@ from ..ir.ops.nvidia import (
     WgmmaRegisters,
     WgmmaWait,
 )
-from ..ir.ops.pipeline import Wait
+from ..ir.ops.pipeline import InFlight, Wait
 from ..ir.ops.tile import Gemm, Side
 from .coordinates import add_up, apply_map
 from .matrix_operands import (
@@ -115,6 +115,10 @@ def _warpgroup(lowering: Lowering) -> Value:
 def lower_wait(op: Wait, lowering: Lowering) -> None:
     """Lowers the wait for a tile in flight."""
     lowering.b.emit(WgmmaWait((lowering.registers(op.result),), pending=op.pending))
+
+
+def lower_in_flight(op: InFlight, lowering: Lowering) -> None:
+    """Nothing: the registers are the tile's, which were copied where it is needed besides."""
 
 
 def _accumulates(op: Gemm, lowering: Lowering, step: Value) -> Value:

@@ -44,6 +44,7 @@ from .split_loads import split_loads
 from .split_nests import split_nests
 from .spread_copies import spread_copies
 from .stage_stores import stage_stores
+from .start_engines import start_engines
 from .vectorize import vectorize
 from .wrap_integers import wrap_integers
 
@@ -65,6 +66,7 @@ PIPELINE: tuple[Pass, ...] = (
     issue_gemms,
     schedule_stages,
     infer_layouts,  # sees the whole plan, so that a layout holds across stages and roles
+    start_engines,  # the last form that the interpreter runs is the one before
     stage_stores,  # needs the accumulator's layout to cut slabs
     lower_pipelines,
     overlap_gemms,  # after it, where a slot is variables and mbarriers: what goes with a gemm is seen

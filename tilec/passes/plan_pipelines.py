@@ -86,7 +86,9 @@ def _plan_launch(launch: Launch, context: PassContext) -> Launch:
         op = op.map(lambda v: v, block)
         if not isinstance(op, For) or op.kind != "pipelined":
             return op
-        reason = _refusal(op)
+        reason = (
+            _refusal(op) if not launch.explicit else "the program itself says when things are done"
+        )
         plan = None if reason else _plan(op, launch)
         if plan is None or not plan.loads:
             reason = (

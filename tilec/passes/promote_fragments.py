@@ -10,6 +10,10 @@ fragment outside Parallel bodies; a fragment written in a loop or branch is a ca
     }                                              }
     copy %acc[0, 0], %C[...]                       %3 = cast %2 <dtype = f16>
                                                    store_tile %3, %C[...]
+
+An asynchronous product leaves its accumulator in flight, and a `wait_gemms` becomes a `wait` of
+each fragment that is: those whose products are all older than what may be pending are tiles again.
+What a loop or branch may leave in flight it carries so.
 """
 
 from __future__ import annotations
@@ -34,6 +38,7 @@ from ..ir.dtypes import i32
 from ..ir.ops.arith import Cast
 from ..ir.ops.control import For, If, Parallel, While, Yield
 from ..ir.ops.memory import Alloc, Load, Store, View, memory_type
+from ..ir.ops.pipeline import WaitGemms
 from ..ir.ops.reduce import Reduce, Reduction, Scan
 from ..ir.ops.tile import (
     Copy,
@@ -45,8 +50,23 @@ from ..ir.ops.tile import (
     Splat,
     StoreTile,
 )
+from ..ir.types import InflightType
 from .context import PassContext
-from .fragment_tiles import Tiles, define, held_by, hold, is_fragment, tile_type_of
+from .fragment_tiles import (
+    Ages,
+    Tiles,
+    aged,
+    ages_after,
+    ages_in_loop,
+    define,
+    held_by,
+    hold,
+    is_fragment,
+    issue,
+    land,
+    latest,
+    tile_type_of,
+)
 
 
 def promote_fragments(program: Program, context: PassContext) -> Program:
@@ -57,16 +77,27 @@ def promote_fragments(program: Program, context: PassContext) -> Program:
     return program.with_body(_block(program.body, Tiles({}, views), (), ()))
 
 
-def _block(block: Block, tiles: Tiles, params: tuple[Value, ...], out: tuple[Value, ...]) -> Block:
-    """The block with fragments promoted. `out`: handles whose tiles it yields in addition."""
+def _block(
+    block: Block,
+    tiles: Tiles,
+    params: tuple[Value, ...],
+    out: tuple[Value, ...],
+    flying: Ages | None = None,
+) -> Block:
+    """The block with fragments promoted. `out`: handles whose tiles it yields in addition; those of
+    `flying` in flight.
+    """
     ops: list[Op] = []
     for op in block.ops:
         with at(op.loc), op.loc:
             if isinstance(op, Yield):
-                ops.append(Yield((*op.values, *(held_by(h, tiles, ops) for h in out))))
-            else:
-                rule = _RULES.get(type(op), _other)
-                rule(op, tiles, ops)
+                last = (latest(h, tiles, ops, h in (flying or {})) for h in out)
+                ops.append(Yield((*op.values, *last)))
+                continue
+            after = dict(aged(op, tiles.ages, tiles))
+            _RULES.get(type(op), _other)(op, tiles, ops)
+            tiles.ages.clear()
+            tiles.ages.update(after)
     return Block((*block.params, *params), tuple(ops))
 
 
@@ -79,12 +110,26 @@ def _other(op: Op, tiles: Tiles, ops: list[Op]) -> None:
                 f"{op.name} uses fragment {value.hint!r} element by element",
                 hint="access fragments in T.Parallel, T.copy, T.fill or T.gemm",
             )
-    changes = {
-        name: _block(getattr(op, name), tiles.branch(), (), ())
-        for name, kind in op.fields
-        if kind == "region"
-    }
+    changes: dict[str, Block] = {}
+    for name, kind in op.fields:
+        if kind == "region":
+            _need_landed(getattr(op, name), tiles)
+            changes[name] = _block(getattr(op, name), tiles.branch(), (), ())
     ops.append(op.replace(**changes) if changes else op)
+
+
+def _need_landed(block: Block, tiles: Tiles) -> None:
+    """Raises LanguageError where products are still in flight at the end of a launch or a role."""
+    left = ages_after(block, {}, tiles)
+    for op in walk(block):
+        if isinstance(op, Gemm) and op.asynchronous and tiles.fragment(op.accumulator) in left:
+            name = op.accumulator.hint or "a fragment"
+            raise LanguageError(
+                "TLC0317",
+                f"{name} may still be written when the threads end: nobody waits for this product",
+                loc=op.loc,
+                hint="T.wait_wgmma(0) behind the last one",
+            )
 
 
 def _alloc(op: Op, tiles: Tiles, ops: list[Op]) -> None:
@@ -107,6 +152,10 @@ def _gemm(op: Op, tiles: Tiles, ops: list[Op]) -> None:
         raise LanguageError(
             "TLC0312", "gemm accumulates into a fragment", hint="use T.alloc_fragment"
         )
+    if op.asynchronous:
+        handle = op.accumulator
+        issue(op.replace(accumulator=latest(handle, tiles, ops), a=a, b=b), handle, tiles, ops)  # type: ignore[arg-type]
+        return
     if op.clear:
         type_ = tile_type_of(op.accumulator)
         ops.append(Splat(constant(0, type_.dtype), shape=type_.shape))
@@ -114,6 +163,11 @@ def _gemm(op: Op, tiles: Tiles, ops: list[Op]) -> None:
     else:
         accumulator = held_by(op.accumulator, tiles, ops)
     define(op.accumulator, op.replace(a=a, b=b, accumulator=accumulator, clear=False), tiles, ops)
+
+
+def _wait_gemms(op: Op, tiles: Tiles, ops: list[Op]) -> None:
+    assert isinstance(op, WaitGemms)
+    land(op, tiles, ops)
 
 
 def _reduction(op: Op, tiles: Tiles, ops: list[Op]) -> None:
@@ -292,43 +346,50 @@ def _view(op: Op, tiles: Tiles, ops: list[Op]) -> None:
 
 def _for(op: Op, tiles: Tiles, ops: list[Op]) -> None:
     assert isinstance(op, For)
+    flying = ages_in_loop(op.body, tiles.ages, tiles)
     written = _written_fragments(tiles, op.body)
-    inits = tuple(held_by(h, tiles, ops) for h in written)
-    new = op.replace(inits=(*op.inits, *inits), body=_carrying(op.body, written, tiles))
-    _adopt(op, new, written, tiles, ops)
+    inits = tuple(latest(h, tiles, ops, h in flying) for h in written)
+    body = _carrying(op.body, written, tiles, flying)
+    _adopt(op, op.replace(inits=(*op.inits, *inits), body=body), written, tiles, ops)
 
 
 def _while(op: Op, tiles: Tiles, ops: list[Op]) -> None:
     assert isinstance(op, While)
+    flying = ages_in_loop(op.body, tiles.ages, tiles)
     written = _written_fragments(tiles, op.body)
-    inits = tuple(held_by(h, tiles, ops) for h in written)
+    inits = tuple(latest(h, tiles, ops, h in flying) for h in written)
     condition = op.condition  # of scalars: it is given the tiles, and uses none
     new = op.replace(
         inits=(*op.inits, *inits),
-        condition=Block((*condition.params, *_params(written)), condition.ops),
-        body=_carrying(op.body, written, tiles),
+        condition=Block((*condition.params, *_params(written, flying)), condition.ops),
+        body=_carrying(op.body, written, tiles, flying),
     )
     _adopt(op, new, written, tiles, ops)
 
 
-def _params(written: tuple[Value, ...]) -> tuple[Value, ...]:
-    return tuple(Value(tile_type_of(h), h.hint) for h in written)
+def _params(written: tuple[Value, ...], flying: Ages) -> tuple[Value, ...]:
+    types = (tile_type_of(h) for h in written)
+    return tuple(
+        Value(InflightType(type_) if h in flying else type_, h.hint)
+        for h, type_ in zip(written, types, strict=True)
+    )
 
 
-def _carrying(body: Block, written: tuple[Value, ...], tiles: Tiles) -> Block:
+def _carrying(body: Block, written: tuple[Value, ...], tiles: Tiles, flying: Ages) -> Block:
     """A loop's body that takes the tiles of `written` and yields the next ones."""
-    params = _params(written)
-    own = tiles.branch(dict(zip(written, params, strict=True)))
-    return _block(body, own, params, written)
+    params = _params(written, flying)
+    own = tiles.branch(dict(zip(written, params, strict=True)), flying)
+    return _block(body, own, params, written, flying)
 
 
 def _if(op: Op, tiles: Tiles, ops: list[Op]) -> None:
     assert isinstance(op, If)
     written = _written_fragments(tiles, op.then, op.orelse)
+    flying = aged(op, tiles.ages, tiles)
     for handle in written:
-        held_by(handle, tiles, ops)
-    then = _block(op.then, tiles.branch(), (), written)
-    orelse = _block(op.orelse, tiles.branch(), (), written)
+        latest(handle, tiles, ops)
+    then = _block(op.then, tiles.branch(), (), written, flying)
+    orelse = _block(op.orelse, tiles.branch(), (), written, flying)
     _adopt(op, op.replace(then=then, orelse=orelse), written, tiles, ops)
 
 
@@ -368,9 +429,13 @@ def _written(*blocks: Block) -> tuple[Value, ...]:
 
 
 def _written_fragments(tiles: Tiles, *blocks: Block) -> tuple[Value, ...]:
-    """Fragments from outside that ops of the blocks write, themselves or through views."""
+    """Fragments from outside that ops of the blocks write, themselves or through views, or wait
+    for.
+    """
     local = {op.result for b in blocks for op in walk(b) if isinstance(op, Alloc)}
     found = dict.fromkeys(tiles.fragment(v) for v in _written(*blocks))
+    if any(isinstance(op, WaitGemms) for block in blocks for op in walk(block)):
+        found.update(dict.fromkeys(tiles.ages))
     return tuple(v for v in found if v not in local)
 
 
@@ -416,6 +481,7 @@ _RULES: dict[type[Op], Callable[[Op, Tiles, list[Op]], None]] = {
     View: _view,
     Fill: _fill,
     Gemm: _gemm,
+    WaitGemms: _wait_gemms,
     Copy: _copy,
     Reduce: _reduction,
     Scan: _reduction,

@@ -18,6 +18,8 @@ pair of barriers (a bundle) if nothing is read between one's free and the other'
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from ..ir.build import Builder
@@ -236,15 +238,7 @@ def ring_type(type_: MemoryType, slots: int) -> MemoryType:
     period.
     """
     assert type_.layout is not None
-    layout = type_.layout
-    period = PERIOD_BYTES * 8 // type_.dtype.bits
-    stride = -(-layout.size // period) * period
-    whole = SharedLayout(
-        (slots, *layout.shape),
-        ((slots,), *layout.modes),
-        ((stride,), *layout.strides),
-        layout.swizzle,
-    )
+    whole = type_.layout.stacked(slots, PERIOD_BYTES * 8 // type_.dtype.bits)
     return MemoryType(type_.dtype, (slots, *type_.shape), Space.SHARED, whole)
 
 
@@ -272,16 +266,23 @@ def bundle_rings(rings: list[Ring]) -> list[Bundle]:
     return bundles
 
 
-def initialise(b: Builder, bundles: list[Bundle]) -> None:
-    """Makes the barriers, by one thread of the launched block, and shows them to all."""
+@contextmanager
+def making_barriers(b: Builder) -> Iterator[None]:
+    """What is emitted inside makes mbarriers: by one thread of the launched block, shown to all."""
     first = b.emit(ThreadId(launched=True)).result
     with b.when(b.compare("eq", first, 0)):
+        yield
+        b.emit(MbarrierInitFence())
+    b.emit(Barrier())
+
+
+def initialise(b: Builder, bundles: list[Bundle]) -> None:
+    """Makes the barriers of bundles."""
+    with making_barriers(b):
         for bundle in bundles:
             with b.loop(0, bundle.slots, hint="slot") as slot:
                 b.emit(MbarrierInit(bundle.full.result, slot, count=bundle.full_count))
                 b.emit(MbarrierInit(bundle.empty.result, slot, count=bundle.empty_count))
-        b.emit(MbarrierInitFence())
-    b.emit(Barrier())
 
 
 def open_place(b: Builder, bundle: Bundle, label: str) -> Place:

@@ -49,6 +49,7 @@ class ValueRanges:
 
     ranges: Mapping[Value, Range]
     defined_by: Mapping[Value, Op]
+    assumed: Mapping[Value, Range]
 
     def of(self, value: Value) -> Range:
         """The range of an integer or bool."""
@@ -58,6 +59,8 @@ class ValueRanges:
         """The range of an integer whose arithmetic does not wrap: that of an index does not, as
         long as what it indexes is in a tensor.
         """
+        if value in self.assumed:
+            return self.assumed[value]
         op = self.defined_by.get(value)
         exact = exact_range(op, self.of_index) if op is not None else None
         return self.of(value) if exact is None else exact
@@ -82,7 +85,7 @@ def value_ranges(block: Block, multiples: Mapping[str, int] = NO_PROMISES) -> Va
             scope.learn(op)
 
     visit(block)
-    return ValueRanges(dict(scope.known), dict(scope.defined_by))
+    return ValueRanges(dict(scope.known), dict(scope.defined_by), dict(scope.assumed))
 
 
 class Scope:
@@ -96,6 +99,10 @@ class Scope:
         self._refined: list[dict[Value, Range]] = []  # by the conditions around this point
         self._below: list[set[tuple[Value, Value]]] = []  # pairs x < y
         self._threads: list[tuple[int, int]] = []  # (of the role or launch, launched)
+        self._home: dict[
+            Value, dict[Value, Range]
+        ] = {}  # the layer of `_refined` where it is defined
+        self.assumed: dict[Value, Range] = {}  # what the block that defines a value assumes of it
 
     def of(self, value: Value) -> Range:
         """The range of an integer or bool at this point."""
@@ -115,9 +122,13 @@ class Scope:
     def learn(self, op: Op) -> None:
         """Takes in the results of an op."""
         if isinstance(op, Assume) and self._refined:
-            self._assume(op.condition, True, self._refined[-1], self._below[-1])
+            layer = self._refined[-1]
+            self._assume(op.condition, True, layer, self._below[-1])
+            self.assumed.update({v: r for v, r in layer.items() if self._home.get(v) is layer})
         for value in op.results:
             self.defined_by[value] = op
+            if self._refined:
+                self._home[value] = self._refined[-1]
         if isinstance(op, Symbol):
             self.symbols.setdefault(op.label, []).append(op.result)
         if len(op.results) == 1 and integer_dtype(op.result):

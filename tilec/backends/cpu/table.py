@@ -82,6 +82,7 @@ TABLE = make_table(
     Entry("mbarrier_init_fence", "barriers.j2", ("mbarrier_states",)),
     Entry("mbarrier_arrive", "barriers.j2", ("mbarrier_states",)),
     Entry("mbarrier_expect", "barriers.j2", ("mbarrier_states",)),
+    Entry("mbarrier_announce", "barriers.j2", ("mbarrier_states",)),
     Entry("mbarrier_wait", "barriers.j2", ("mbarrier_states",)),
     Entry("fence_proxy_async", "barriers.j2", ("shared",)),
     Entry("register_decrease", "barriers.j2", ("base",)),

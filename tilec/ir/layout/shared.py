@@ -189,6 +189,28 @@ class SharedLayout:
             self.swizzle,
         )
 
+    def stacked(self, count: int, period: int) -> SharedLayout:
+        """`count` tiles of this layout one after the other, along a new outermost dimension, each
+        starting at a multiple of `period` elements.
+        """
+        stride = -(-self.size // period) * period
+        return SharedLayout(
+            (count, *self.shape),
+            ((count,), *self.modes),
+            ((stride,), *self.strides),
+            self.swizzle,
+        )
+
+    def part(self) -> SharedLayout | None:
+        """The layout that each tile along the outermost dimension has, from where it starts; None
+        where they differ.
+        """
+        part, offsets = self.along(range(1, self.rank)), self.offsets()
+        starts = np.arange(self.shape[0]) * sum(self.strides[0])
+        moved = starts.reshape(-1, *(1,) * part.rank) + part.offsets()
+        alike = len(self.strides[0]) <= 1 and np.array_equal(offsets, moved)
+        return part if alike else None
+
     def step(self, dim: int) -> int:
         """What divides, in elements, every distance along a dimension before the swizzle."""
         return math.gcd(*self.strides[dim])

@@ -81,7 +81,9 @@ class Launch(Op, name="launch"):
     `persistent` allows fewer blocks than the grid, each running several logical blocks
     (`persistent_blocks` = how many are launched for each multiprocessor at most; 0: the whole
     grid). `raster` (panel > 0) groups the logical blocks in panels of that many rows ("row") or
-    columns ("column"). `launched_threads` is what the hardware gets, set by assign_roles;
+    columns ("column"). `explicit`: the program itself says who does what and when, by roles,
+    barriers or asynchronous copies, so that nothing is pipelined, made persistent or given roles.
+    `launched_threads` is what the hardware gets, set by assign_roles;
     `shared_bytes` by plan_shared.
     """
 
@@ -93,6 +95,7 @@ class Launch(Op, name="launch"):
     persistent_blocks: int = attribute(default=0)
     panel: int = attribute(default=0)
     order: str = attribute(default="row")
+    explicit: bool = attribute(default=False)
     launched_threads: int = attribute(default=0)
     shared_bytes: int = attribute(default=0)
 

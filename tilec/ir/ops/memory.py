@@ -33,12 +33,15 @@ class Alloc(Op, name="alloc"):
     undefined.
 
     `offset` is the byte offset in the block's shared memory, -1 until plan_shared has chosen it. A
-    `managed` buffer has its synchronisation from lower_pipelines; place_barriers leaves it alone.
+    `managed` buffer has its synchronisation from lower_pipelines, or from the program itself;
+    place_barriers leaves it alone. `arrivals`: of mbarriers that the program uses itself, how many
+    each of them expects in a phase; start_engines makes them.
     """
 
     type: MemoryType = attribute()
     offset: int = attribute(default=-1)
     managed: bool = attribute(default=False)
+    arrivals: tuple[int, ...] = attribute(default=())
 
     def infer(self) -> tuple[Type, ...]:
         return (self.type,)

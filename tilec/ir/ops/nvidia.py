@@ -193,14 +193,19 @@ class MbarrierArrive(Statement, name="mbarrier_arrive"):
 
 
 class MbarrierExpect(Statement, name="mbarrier_expect"):
-    """One arrival, and `size` bytes that asynchronous copies must bring before the phase
-    completes.
+    """One arrival (unless `arrives` is false), and `size` bytes that asynchronous copies must bring
+    before the phase completes.
     """
 
-    text = "mbarrier_expect({barriers}, {index}, {size})"
     barriers: Value = operand()
     index: Value = operand()
     size: int = attribute()
+    arrives: bool = attribute(default=True)
+
+    @property
+    def text(self) -> str:  # type: ignore[override]
+        name = "mbarrier_expect" if self.arrives else "mbarrier_announce"
+        return name + "({barriers}, {index}, {size})"
 
     def effects(self) -> tuple[Effect, ...]:
         return (Effect(Access.SYNCHRONISE, self.barriers),)

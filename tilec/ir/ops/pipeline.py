@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from ...errors import TypeMismatch
 from ..core import Access, Block, Effect, Level, Op, Value, attribute, operand, operands, region
-from ..types import ChannelType, InflightType, Type
+from ..types import ChannelType, InflightType, TileType, Type
 
 
 def channel_type(value: Value) -> ChannelType:
@@ -148,4 +148,30 @@ class Wait(Op, name="wait", level=Level.TILE):
         return (Effect(Access.SYNCHRONISE),)
 
 
-OPS: tuple[type[Op], ...] = (Channel, Pipeline, Stage, Put, Commit, Get, Free, Send, Receive, Wait)
+class InFlight(Op, name="in_flight", level=Level.TILE, pure=True):
+    """A tile as one in flight, with nothing under way: where a loop or a branch that issues products
+    into it carries it so.
+    """
+
+    tile: Value = operand()
+
+    def infer(self) -> tuple[Type, ...]:
+        if not isinstance(self.tile.type, TileType):
+            raise TypeMismatch("TLC0251", f"a {self.tile.type} is no tile to be in flight")
+        return (InflightType(self.tile.type),)
+
+
+class WaitGemms(Op, name="wait_gemms", level=Level.TILE):
+    """At most `pending` of the asynchronous products of these threads are in flight from here on.
+    promote_fragments turns it into a `wait` of each fragment that is in flight.
+    """
+
+    pending: int = attribute()
+
+    def effects(self) -> tuple[Effect, ...]:
+        return (Effect(Access.SYNCHRONISE),)
+
+
+OPS: tuple[type[Op], ...] = (
+    Channel, Pipeline, Stage, Put, Commit, Get, Free, Send, Receive, Wait, InFlight, WaitGemms,
+)  # fmt: skip

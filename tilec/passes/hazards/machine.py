@@ -53,6 +53,7 @@ class SyncMachine(Machine):
         self.memory = Memory(case)
         self.mbarriers: dict[tuple[Alloc, int], Mbarrier] = {}
         self.named: dict[int, tuple[SyncAgent, int]] = {}
+        self.shared: dict[int, Mbarrier] = {}  # named barriers on which several roles meet
         self.settled = settled
         self.roles = [op for op in launch.body.ops if isinstance(op, Role)]
 
@@ -132,7 +133,7 @@ class SyncMachine(Machine):
                 if is_space(op.result, Space.SHARED):
                     agent.env[op.result] = Place(op)
             case Barrier():
-                self._meet(agent, op)
+                return self._meet(agent, op)
             case WarpSync():
                 agent.meet_warps()
             case CpAsyncCommit():
@@ -162,7 +163,11 @@ class SyncMachine(Machine):
         return None
 
     def resumed(self, agent: Agent, op: Op) -> None:
-        assert isinstance(agent, SyncAgent) and isinstance(op, MbarrierWait)
+        assert isinstance(agent, SyncAgent)
+        if isinstance(op, Barrier):
+            agent.learn(agent.sets.all, self.shared[op.barrier].views[-1])
+            return
+        assert isinstance(op, MbarrierWait)
         self._find(agent, op.barriers, op.index, op).wait(agent, op)
 
     def simt(self, agent: Agent, op: Simt) -> Steps:
@@ -173,7 +178,7 @@ class SyncMachine(Machine):
             self._accesses(agent, op)
             return
         yield from super().simt(agent, op)
-        if not synchronises(op):
+        if not synchronises(op) and not self.part.sets_variables(op):
             self.settled.add(key)
 
     def _slot(self, agent: SyncAgent, op: Slot) -> Place:
@@ -187,7 +192,7 @@ class SyncMachine(Machine):
             raise self._error("TLC0358", f"the slot of {name} is {what}, and it has {slots}", op)
         return Place(ring.alloc, index, op, agent.tick())
 
-    def _meet(self, agent: SyncAgent, op: Barrier) -> None:
+    def _meet(self, agent: SyncAgent, op: Barrier) -> Blocked | None:
         size = agent.sets.size
         if not agent.full:
             who = f"{agent.threads.count} of the {size} threads of {agent.label}"
@@ -198,6 +203,8 @@ class SyncMachine(Machine):
                 f"{agent.label} waits at the block's barrier, to which the other roles do not come"
             )
             raise self._error("TLC0356", message, op)
+        if op.barrier and op.threads > size:
+            return self._meet_roles(agent, op)
         if op.barrier and op.threads != size:
             message = (
                 f"barrier {op.barrier} is for {op.threads} threads, and {agent.label} has {size}"
@@ -208,6 +215,24 @@ class SyncMachine(Machine):
             message = f"{agent.label} and {other.label} both use barrier {op.barrier}"
             raise self._error("TLC0356", message, op)
         agent.meet()
+        return None
+
+    def _meet_roles(self, agent: SyncAgent, op: Barrier) -> Blocked:
+        """A named barrier of several roles: all that are to come are seen by all that came."""
+        name = f"barrier {op.barrier}"
+        made = Mbarrier(("named", op.barrier), name, op.threads, agent, 0, agent.threads)
+        barrier = self.shared.setdefault(op.barrier, made)
+        if barrier.count != op.threads:
+            message = f"{name} is for {op.threads} threads here, and elsewhere for {barrier.count}"
+            raise self._error("TLC0356", message, op)
+        agent.meet()
+        phase = barrier.phase
+        barrier.arrive(agent, op, self.case)
+        return Blocked(
+            lambda: barrier.phase > phase,
+            lambda: f"{name} ({barrier.arrived} of {barrier.count} threads have come)",
+            op.loc,
+        )
 
     # Accesses -------------------------------------------------------------------------------------
 

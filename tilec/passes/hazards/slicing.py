@@ -87,6 +87,17 @@ class Slice:
             self._free[region] = tuple(v for v in outside if isinstance(v.type, ScalarType))
         return self._free[region]
 
+    def sets_variables(self, region: Simt) -> bool:
+        """Whether a simt region sets, for what comes after it, what decides something."""
+        own = {op.result for op in region.walk() if isinstance(op, Alloc)}
+        return any(
+            isinstance(op, Store)
+            and is_space(op.memory, Space.LOCAL)
+            and op.memory not in own
+            and op in self._kept
+            for op in region.walk()
+        )
+
     def _index(self, block: Block, parent: Op | None) -> list[Op]:
         found: list[Op] = []
         self._blocks.append(block)

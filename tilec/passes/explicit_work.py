@@ -1,0 +1,140 @@
+"""What a program asks for by name: roles, mbarriers, copies by TMA, products by wgmma, registers.
+
+It is done as it is written or refused, at its place and with the reason; nothing takes its stead.
+"""
+
+from __future__ import annotations
+
+from ..errors import LayoutConflict, Loc, OutOfResources, TargetUnsupported
+from ..ir.core import Op, walk
+from ..ir.ops.control import Launch, Role
+from ..ir.ops.memory import Alloc
+from ..ir.ops.nvidia import BulkCommit, BulkWait, FenceProxyAsync, SetRegisters
+from ..ir.ops.pipeline import WaitGemms
+from ..ir.ops.thread import Barrier, WarpSync
+from ..ir.ops.tile import Copy, Gemm
+from ..target import Target
+from .context import PassContext
+from .dependence import is_global
+from .engine_needs import gemm_refusal, require_aligned, start_refusal, tma_refusal
+from .role_registers import WARPGROUP, registers_at_start
+from .value_ranges import ValueRanges
+
+
+def registers_of(role: Role | None, launch: Launch, target: Target) -> int:
+    """Registers of each thread of a role: as it sets them, or an equal share of all."""
+    given = [op.count for op in walk(role.body) if isinstance(op, SetRegisters)] if role else []
+    share = registers_at_start(launch.launched_threads or launch.threads, 1, target)
+    return given[0] if given else min(target.max_registers, share)
+
+
+def check_explicit(launch: Launch, context: PassContext, ranges: ValueRanges) -> None:
+    """Raises TargetUnsupported, LayoutConflict or OutOfResources for what cannot be done as the
+    program says.
+    """
+    target = context.target
+    roles = [op for op in launch.body.ops if isinstance(op, Role)]
+    parts: list[Role | Launch] = [*roles] or [launch]
+    for part in parts:
+        for op in walk(part.body):
+            _check_op(op, part, launch, context, ranges)
+    for role in roles:
+        _need(target.warp_roles, f"T.{role.label}", role.loc, target)
+    for op in launch.body.ops:
+        if isinstance(op, Alloc) and op.arrivals:
+            _need(target.tma, "T.alloc_barrier", op.loc, target)
+    _check_registers(launch, roles, target)
+
+
+def _need(has: bool, what: str, loc: Loc, target: Target) -> None:
+    if not has:
+        raise TargetUnsupported(
+            "TLC0525",
+            f"{target.name} has no {what}: it is Hopper's (cuda:sm_90a)",
+            loc=loc,
+            hint="the plain program, T.Pipelined, T.copy and T.gemm, is for every target",
+        )
+
+
+def _check_op(
+    op: Op, part: Role | Launch, launch: Launch, context: PassContext, ranges: ValueRanges
+) -> None:
+    target, threads = context.target, part.threads
+    match op:
+        case Copy() if op.instruction == "tma":
+            _need(target.tma, "T.tma_copy", op.loc, target)
+            _check_copy(op, context, ranges)
+        case Gemm() if op.asynchronous:
+            _need(target.warp_roles, "T.wgmma_gemm", op.loc, target)
+            role = part if isinstance(part, Role) else None
+            registers = registers_of(role, launch, target)
+            reason = f"{threads} threads are not whole warpgroups" if threads % WARPGROUP else ""
+            reason = reason or gemm_refusal(op, threads, registers, target, ranges)
+            if reason:
+                raise LayoutConflict(
+                    "TLC0437",
+                    f"T.wgmma_gemm cannot do this product: {reason}",
+                    loc=op.loc,
+                    hint="T.gemm takes what instruction there is",
+                )
+        case WaitGemms():
+            _need(target.warp_roles, "T.wait_wgmma", op.loc, target)
+        case FenceProxyAsync() | BulkCommit() | BulkWait():
+            _need(target.tma, "engine that copies", op.loc, target)
+        case Barrier() if op.barrier:
+            _need(target.backend == "cuda", "named barriers", op.loc, target)
+        case WarpSync():
+            _need(target.backend == "cuda", "T.sync_warp", op.loc, target)
+
+
+def _check_copy(op: Copy, context: PassContext, ranges: ValueRanges) -> None:
+    load = is_global(op.source)
+    tensor, indices, dims = (
+        (op.source, op.source_indices, op.source_dims)
+        if load
+        else (op.destination, op.destination_indices, op.destination_dims)
+    )
+    reason = tma_refusal(op, tensor, dims, op.shape)
+    reason = reason or require_aligned(tensor, context)
+    reason = reason or start_refusal(tensor, indices, ranges)
+    if not reason and not load and any(ranges.of_index(i).low < 0 for i in indices):
+        reason = f"a store to {tensor.hint} may begin before its first element"
+    if reason:
+        raise LayoutConflict(
+            "TLC0436",
+            f"no box of TMA does this T.tma_copy: {reason}",
+            loc=op.loc,
+            hint="T.copy takes what instruction there is",
+        )
+
+
+def _check_registers(launch: Launch, roles: list[Role], target: Target) -> None:
+    """What roles set must be there to be had, and change in the direction that they say."""
+    start = registers_at_start(launch.threads, 1, target)
+    total = 0
+    last: SetRegisters | None = None
+    for role in roles:
+        held = start
+        for op in walk(role.body):
+            if isinstance(op, SetRegisters):
+                if op.increase != (op.count >= held) and op.count != held:
+                    raise OutOfResources(
+                        "TLC0519",
+                        f"T.set_max_nreg of {op.count} is no {'in' if op.increase else 'de'}crease: "
+                        f"each of {launch.threads} threads has {held} registers here",
+                        loc=op.loc,
+                        hint=f"T.set_max_nreg({op.count}, {int(not op.increase)})",
+                    )
+                held, last = op.count, op
+        total += held * role.threads
+    idle = launch.threads - sum(role.threads for role in roles)
+    total += start * idle
+    if last is not None and total > target.registers:
+        raise OutOfResources(
+            "TLC0519",
+            f"the roles of this launch hold {total} registers, and a multiprocessor of {target.name} has "
+            f"{target.registers}",
+            loc=last.loc,
+            hint="the sum over roles of threads times T.set_max_nreg must not be larger: with 384 "
+            "threads 40 for one warpgroup and 232 for two",
+        )
