@@ -52,6 +52,8 @@ def overlap_gemms(program: Program, context: PassContext) -> Program:
 
 
 def _launch(launch: Launch, context: PassContext) -> Launch:
+    if launch.explicit:
+        return launch
     ops: list[Op] = []
     for op in launch.body.ops:
         if isinstance(op, Role):
