@@ -268,3 +268,37 @@ def test_a_random_order_of_lanes() -> None:
         run_program(lowered.program, arrays, registry=standard_registry(), seed=seed)
         found.add(tuple(int(i) for i in y))
     assert found == set(itertools.permutations(range(3)))
+
+
+@cache
+def make_ordered(dtype: str) -> Any:
+    @tilec.kernel
+    def ordered(X: T.Tensor((64,), dtype), Y: T.Tensor((4, 64), dtype)):
+        """Row 0: X by stores and loads of shared memory; 1: by global memory; 2: sums and extrema
+        in every order; 3: bits."""
+        with T.Kernel(1, threads=64):
+            t = T.get_thread_binding()
+            S = T.alloc_shared((64,), dtype)
+            T.atomic_store(S[t], X[t], "release")
+            Y[0, t] = T.atomic_load(S[t], "acquire")
+            T.atomic_store(Y[1, t], T.atomic_load(X[t], "relaxed"))
+            for order in ("relaxed", "acquire", "release", "acq_rel", "seq_cst", "consume"):
+                T.atomic_add(Y[2, t], X[t], memory_order=order)
+            T.atomic_max(Y[2, t], T.atomic_load(Y[1, t]), "acq_rel")
+            T.atomic_min(Y[2, t], 100, "seq_cst")
+            if dtype.startswith(("int", "uint")):
+                T.atomic_or(Y[3, t], X[t], "acq_rel")
+                T.atomic_or(Y[3, (t + 1) % 64], 64)
+
+    return ordered
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_orders_loads_stores_and_bits(dtype: str) -> None:
+    kernel, kind = make_ordered(dtype), DTYPES[dtype]
+    x = np.arange(64).astype(kind)
+    is_integer = dtype.startswith(("int", "uint"))
+    expected = [x, x, np.minimum(6 * np.arange(64), 100), (np.arange(64) | 64) * is_integer]
+    for device, (_, y) in every_leg(kernel, x, np.zeros((4, 64), kind)):
+        assert np.array_equal(y.astype(float), np.array(expected, float)), device
+    compile_texts(kernel)

@@ -158,10 +158,15 @@ BODIES = [
     ),
     (
         "memory order",
-        "⟦T.atomic_add(B[0, 0], 1, memory_order='acquire')⟧",
+        "⟦T.atomic_add(B[0, 0], 1, memory_order='sequential')⟧",
         "TLC0135",
-        "memory_order='acquire'",
+        "memory_order='sequential'",
     ),
+    ("a load that releases", "L[0] = ⟦T.atomic_load(B[0, 0], 'release')⟧", "TLC0135", "'release'"),
+    ("a store that acquires", "⟦T.atomic_store(B[0, 0], 1, 'acq_rel')⟧", "TLC0135", "'acq_rel'"),
+    ("a load of a tile", "L[0] = ⟦T.atomic_load(B)⟧", "TLC0135", "takes one element"),
+    ("or of floats", "⟦T.atomic_or(B[0, 0], 1)⟧", "TLC0135", "which holds floats"),
+    ("order of a tile", "⟦T.atomic_add(B, F, 'release')⟧", "TLC0135", "no memory_order"),
     ("atomic on a thread's own", "⟦T.atomic_add(L[0], 1)⟧", "TLC0135", "`L`, which is in local"),
     (
         "atomic on a fragment",

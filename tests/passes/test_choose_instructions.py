@@ -119,6 +119,30 @@ def test_a_part_of_a_buffer_is_not_for_tma() -> None:
     assert "fills a part of its buffer" in result.remark("TLC0320").message
 
 
+@tilec.kernel
+def squared(A: T.Tensor(("M", 64), "float16"), F: T.Tensor((1,), "int32"), into: str = "own"):
+    """A @ A.T, put into A itself or into another matrix, and shown to others or not."""
+    C = A if into == "own" else T.alloc_global(A.shape, "float16")
+    with T.Kernel(T.ceildiv(A.shape[0], 64), threads=128) as bx:
+        A_s = T.alloc_shared((64, 32), "float16")
+        acc = T.alloc_fragment((64, 64), "float32")
+        T.clear(acc)
+        for k in T.Pipelined(2, num_stages=2):
+            T.copy(A[bx * 64, k * 32], A_s)
+            T.gemm(A_s, A_s, acc, transpose_B=True)
+        T.copy(acc, C[bx * 64, 0])
+        if into == "shown":
+            if T.get_thread_binding() == 0:
+                T.atomic_add(F[0], 1, "release")
+
+
+def test_what_a_launch_writes_or_shows_is_not_for_tma() -> None:
+    assert "the launch writes A" in chosen(squared, "cuda:sm_90a").remark("TLC0320").message
+    for into, store in (("another", "tma"), ("shown", "")):
+        copies, _, stores = instructions(chosen(squared, "cuda:sm_90a", into=into))
+        assert (copies, stores) == ({"tma"}, {store})
+
+
 def test_arrays_that_may_be_unaligned_are_not_for_tma() -> None:
     remark = chosen(varied, "cuda:sm_90a", assume=False).remark("TLC0320")
     assert "A may be aligned to less than 16 bytes" in remark.message

@@ -53,8 +53,37 @@ def one_row_of_loads(A: T.Tensor(("M", "K"), "float16"), C: T.Tensor(("M", "N"),
         T.copy(acc, C[by * 64, bx * 64])
 
 
+@tilec.kernel
+def in_a_chain(
+    A: T.Tensor(("M", "K"), "float16"),
+    C: T.Tensor(("M", 64), "float32"),
+    done: T.Tensor((1,), "int32"),
+    wait: bool = True,
+):
+    """Each block adds itself to the count, if so once those before it have."""
+    with T.Kernel(T.ceildiv(A.shape[0], 64), threads=128) as bx:
+        A_s = T.alloc_shared((64, 32), "float16")
+        acc = T.alloc_fragment((64, 64), "float32")
+        T.clear(acc)
+        for k in T.Pipelined(T.ceildiv(A.shape[1], 32), num_stages=3):
+            T.copy(A[bx * 64, k * 32], A_s)
+            T.gemm(A_s, A_s, acc, transpose_B=True)
+        T.copy(acc, C[bx * 64, 0])
+        if T.get_thread_binding() == 0:
+            if wait:
+                while T.atomic_load(done[0], "acquire") < bx:
+                    pass
+            T.atomic_add(done[0], 1, "release")
+
+
 def persistent(kernel: Any, target: str = "cuda:sm_90a", **constants: Any) -> Planned:
     return plan(specialised(kernel, **constants), "make_persistent", target)
+
+
+@pytest.mark.parametrize("wait", [False, True])
+def test_blocks_that_wait_for_each_other_are_all_there(wait: bool) -> None:
+    launch = persistent(in_a_chain, wait=wait).one(Launch)
+    assert bool(launch.persistent_blocks) is not wait
 
 
 def test_a_launch_fed_by_tma_walks_the_grid() -> None:

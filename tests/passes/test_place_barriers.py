@@ -234,6 +234,40 @@ def test_a_condition_that_reads_shared_memory_is_a_statement() -> None:
     assert names(loop.body)[:2] == ["barrier", "if["]
 
 
+@tilec.kernel
+def shown(A: OUT, F: T.Tensor((4,), "int32"), n: T.int32):
+    """What all threads store one shows; what one acquires all load."""
+    with T.Kernel(4, threads=128) as b:
+        t = T.get_thread_binding()
+        A[b * 128 + t] = 1
+        if t == 0:
+            T.atomic_add(F[b], 1, "release")
+            while T.atomic_load(F[n], "acquire") == 0:
+                pass
+        A[n * 128 + t] = A[n * 128 + t] + 1
+
+
+@tilec.kernel
+def shown_by_each(A: OUT, F: T.Tensor((128,), "int32")):
+    """Each thread orders its own accesses: nobody has to meet."""
+    with T.Kernel(4, threads=128) as b:
+        t = T.get_thread_binding()
+        if t < 64:
+            A[b * 128 + t] = 1
+            T.atomic_store(F[t], 1, "release")
+
+
+def test_threads_meet_around_what_one_of_them_orders() -> None:
+    program = placed(shown)
+    assert body(program) == [
+        "simt[", "store", "barrier", "if[", "atomic", "while[", "atomic", "]", "]",
+        "barrier", "load", "store", "]",
+    ]  # fmt: skip
+    barriers = [op for op in walk(program.body) if isinstance(op, Barrier)]
+    assert [op.stores for op in barriers] == [True, False]
+    assert not count(placed(shown_by_each), Barrier)
+
+
 # Refusals
 # -------------------------------------------------------------------------------------------------
 

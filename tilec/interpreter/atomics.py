@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Generator
 from typing import Any
 
 import numpy as np
@@ -10,18 +11,32 @@ from ..ir.core import Op
 from ..ir.ops.memory import Atomic
 from ..ir.types import Space
 from .addressing import chosen, locate, spread
-from .frame import Frame
+from .blocks import again, note_order
+from .frame import Frame, Waiting
 from .hazards import note_update
-from .memory import Storage
+from .memory import Memory, Storage
 from .numbers import Array
 
-_COMBINE = {"add": np.add, "max": np.fmax, "min": np.fmin}
+_COMBINE: dict[str, Callable[[Any, Any], Any]] = {
+    "add": np.add,
+    "max": np.fmax,
+    "min": np.fmin,
+    "or": np.bitwise_or,
+    "load": lambda held, _: held,
+    "store": lambda _, given: given,
+}
 
 
-def run_atomic(frame: Frame, op: Op) -> None:
+def run_atomic(frame: Frame, op: Op) -> Generator[Waiting, None, None]:
     """Changes the element at the indices; outside global memory nothing."""
     assert isinstance(op, Atomic)
     memory = frame.memory(op.memory)
+    if frame.run.order is not None and memory.space is Space.GLOBAL:
+        yield from again(frame, op, memory.name)
+    _change(frame, op, memory)
+
+
+def _change(frame: Frame, op: Atomic, memory: Memory) -> None:
     if memory.guard is not None:
         memory.guard.check(frame, memory, True)
     value, bad = frame.pair(op.value)
@@ -38,12 +53,17 @@ def run_atomic(frame: Frame, op: Op) -> None:
         frame.refuse_bad(live, f"global memory {memory.name!r}")
     index = spread(access.index, lanes, access.keep)
     numbers = frame.lanes.numbers if frame.lanes is not None else np.int32(0)
-    note_update(frame, memory, index, chosen(numbers, lanes, access.keep))
+    note_update(frame, memory, index, chosen(numbers, lanes, access.keep), op.kind == "load")
     unknown = memory.storage.bad(index)
     values = np.asarray(chosen(value, lanes, access.keep), dtype)
     found = _apply(frame, op, memory.storage, index, values)
-    if bad is not None and memory.storage.poison is not None:
-        memory.storage.poison[index] |= chosen(bad, lanes, access.keep)
+    if frame.run.order is not None:
+        flat = np.ravel_multi_index(index, memory.storage.shape)
+        note_order(frame, op, memory.storage, np.unique(flat).tolist())
+    poison = memory.storage.poison
+    if poison is not None and op.kind != "load":
+        held = np.False_ if op.kind == "store" else poison[index]
+        poison[index] = held if bad is None else held | chosen(bad, lanes, access.keep)
     if not op.results:
         return
     shadow = None if unknown is None else np.zeros(lanes, np.bool_)
@@ -70,5 +90,10 @@ def _apply(frame: Frame, op: Atomic, storage: Storage, index: Any, values: Array
             seen = row[places[mine]]
             found[order[mine]] = seen
             row[places[mine]] = _COMBINE[op.kind](seen, own[mine]).astype(values.dtype)
+    if op.kind == "load":
+        return found.reshape(values.shape)
     storage.renew()
+    changed = row[places].tobytes() != found[order].tobytes()
+    if frame.run.order is not None and changed:
+        frame.run.changes += 1
     return found.reshape(values.shape)

@@ -63,6 +63,10 @@ class AccessLog:
         self._mark(self.reader, index, party, repeats)
         return clash
 
+    def written(self, index: Index, party: Array | int) -> Bits:
+        """Where another party has written."""
+        return self._others(self.writer, index, party)
+
     def updated(self, index: Index, party: Array | int) -> Bits | None:
         """Where another party's atomic has changed an element; None where no atomic has run."""
         return None if self.updater is None else self._others(self.updater, index, party)

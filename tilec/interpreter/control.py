@@ -25,8 +25,10 @@ from ..ir.ops.control import (
     ThreadId,
     While,
 )
-from ..ir.ops.memory import Alloc, Flatten, Slot, View
+from ..ir.ops.memory import Alloc, Atomic, Flatten, Slot, View, memory_type
+from ..ir.ops.thread import MemoryFence
 from ..ir.types import MemoryType, ScalarType, Space
+from .blocks import BlockOrder, OrderedLog, run_together
 from .clocks import Clocks
 from .conflicts import AccessLog
 from .frame import Frame, Pair, Place, Waiting
@@ -47,6 +49,7 @@ def run_launch(frame: Frame, op: Op) -> None:
     grid = grid + [1] * (3 - len(grid))
     run.roles = tuple(r for r in walk(op.body) if isinstance(r, Role))
     count = int(np.prod(grid, dtype=np.int64)) if min(grid) > 0 else 0
+    run.order = BlockOrder(count) if _blocks_meet(op) else None
     _settle(frame, op.body)
     launch = run.next_episode()
     if (
@@ -54,19 +57,42 @@ def run_launch(frame: Frame, op: Op) -> None:
     ):  # a few blocks that take the grid's in turn: they number themselves
         count = int(run.random.integers(1, min(count, 8) + 1))
         grid = [count, 1, 1]
-    for number in run.random.permutation(count).tolist():
+
+    def begin(number: int) -> tuple[Frame, Generator[Waiting, None, Any]]:
         bx, rest = number % grid[0], number // grid[0]
         index = (bx, rest % grid[1], rest // grid[1])
         inner = Frame(run)
-        inner.env = frame.env
+        inner.env = frame.env if run.order is None else dict(frame.env)
         inner.threads, inner.launch = op.threads, launch
         inner.place = Place(index, number, count)
         for param, i in zip(op.body.params, index, strict=False):
             inner.define(param, run.lasting.scalar(np.int32, i))
-        run.mbarriers.clear()
-        finish(inner, inner.execute(op.body))
+        run.mbarriers = []
+        return inner, inner.execute(op.body)
+
+    def end(inner: Frame) -> None:
         check_idle(inner)
         check_landed(inner)
+
+    numbers = run.random.permutation(count).tolist()
+    if run.order is not None:
+        run_together(frame, begin, end, numbers)
+        return
+    for number in numbers:
+        inner, steps = begin(number)
+        finish(inner, steps)
+        end(inner)
+
+
+def _blocks_meet(launch: Launch) -> bool:
+    """Whether an atomic tells a block what others have done, or orders what they do."""
+    return any(
+        isinstance(op, MemoryFence)
+        or isinstance(op, Atomic)
+        and memory_type(op.memory).space is Space.GLOBAL
+        and (bool(op.results) or op.order != "relaxed")
+        for op in walk(launch.body)
+    )
 
 
 def _settle(frame: Frame, body: Block) -> None:
@@ -79,8 +105,13 @@ def _settle(frame: Frame, body: Block) -> None:
     for key, memory in memories.items():
         storage = memory.storage
         storage.settled = not unknown and key not in written
-        storage.blocks = None if storage.settled else AccessLog(storage.shape)
+        storage.blocks = None if storage.settled else _log(frame, storage)
         storage.renew()
+
+
+def _log(frame: Frame, storage: Storage) -> AccessLog:
+    order = frame.run.order
+    return AccessLog(storage.shape) if order is None else OrderedLog(storage.shape, order)
 
 
 def written_by(frame: Frame, block: Block) -> frozenset[Value]:

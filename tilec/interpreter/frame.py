@@ -26,6 +26,7 @@ from .memory import Memory
 from .numbers import Array, Bits
 
 if TYPE_CHECKING:
+    from .blocks import BlockOrder
     from .clocks import Clock
 
 Pair = tuple[Any, Bits | None]
@@ -48,8 +49,8 @@ class Finding:
 
 @dataclass(frozen=True, eq=False)
 class Waiting:
-    """A role that can go on once `ready` says so; `what` says for what, in the user's names, and
-    `state` how things stand there when it is asked.
+    """A role or block that can go on once `ready` says so; `what` says for what, in the user's names,
+    and `state` how things stand there when it is asked. One that `polls` may try again earlier.
     """
 
     frame: Frame
@@ -57,6 +58,7 @@ class Waiting:
     ready: Callable[[], bool]
     loc: Loc
     state: Callable[[], str] = str
+    polls: bool = False
 
 
 _DIVISIONS = (FloorDiv, FloorMod, TruncDiv, TruncMod)
@@ -84,6 +86,8 @@ class Run:
     writes: dict[Block, frozenset[Value]] = field(default_factory=dict)
     divided: Loc | None = None  # where an integer was divided by zero last
     mbarriers: list[Any] = field(default_factory=list)  # of the block that runs
+    order: BlockOrder | None = None  # of the launch's blocks, where they meet
+    changes: int = 0  # of global memory, where blocks meet
 
     def next_episode(self) -> int:
         self.episode += 1
@@ -123,6 +127,7 @@ class Frame:
         self.open_stores: list[Any] = []  # of no group yet
         self.meetings: dict[Any, Any] = {}  # hardware barriers shared by the roles of a block
         self.op: Op | None = None
+        self.polls: dict[Op, int] = {}  # what had changed when an atomic last ran
 
     def fork(self) -> Frame:
         """A frame that starts with what this one knows, for a role; private memory is each role's

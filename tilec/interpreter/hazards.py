@@ -59,9 +59,15 @@ def note_write(
         note_region(frame, memory, index, True, value, repeats)
 
 
-def note_update(frame: Frame, memory: Memory, index: Index, party: Array | int) -> None:
-    """An atomic on elements by lanes: no conflict with other atomics, but with all else."""
+def note_update(
+    frame: Frame, memory: Memory, index: Index, party: Array | int, only_reads: bool
+) -> None:
+    """An atomic on elements by lanes: no conflict with other atomics, but with all else; if it only
+    reads, with writes."""
     storage, lanes = memory.storage, frame.lanes
+    if only_reads:
+        _check_atomic_read(frame, memory, index, party)
+        return
     if lanes is not None and not (lanes.kind == "thread" and frame.mask is None):
         log = storage.lane_log(frame.run.episode, lanes.count)
         _check_update(frame, memory, log, index, party)
@@ -70,6 +76,23 @@ def note_update(frame: Frame, memory: Memory, index: Index, party: Array | int) 
     if storage.blocks is not None and frame.place is not None:
         storage.blocks.enter(frame.launch, frame.place.count)
         _check_update(frame, memory, storage.blocks, index, frame.place.number)
+
+
+def _check_atomic_read(frame: Frame, memory: Memory, index: Index, party: Array | int) -> None:
+    storage, lanes = memory.storage, frame.lanes
+    if lanes is not None and not (lanes.kind == "thread" and frame.mask is None):
+        log = storage.lane_log(frame.run.episode, lanes.count)
+        clash = log.written(index, party)
+        if clash.any():
+            raise _conflict(frame, memory, log, index, party, clash, "reads", "writes")
+    if storage.clocks is not None and frame.clock is not None:
+        storage.clocks.note(frame, memory, index, False)
+    if storage.blocks is not None and frame.place is not None:
+        storage.blocks.enter(frame.launch, frame.place.count)
+        clash = storage.blocks.written(index, frame.place.number)
+        if clash.any():
+            number = frame.place.number
+            raise _conflict(frame, memory, storage.blocks, index, number, clash, "reads", "writes")
 
 
 def _check_update(
@@ -174,6 +197,7 @@ def note_region(
         return
     log.enter(frame.launch, frame.place.count)
     party = frame.place.number
+    frame.run.changes += write
     _refuse_updated(frame, memory, log, index, party, "writes" if write else "reads")
     if not write:
         clash = log.read(index, party, repeats)

@@ -14,6 +14,8 @@ from .clocks import Clock
 from .frame import Frame, Rule, Waiting
 from .mbarriers import check_idle
 
+Steps = Generator[Waiting, None, None]
+
 
 class Meeting:
     """A hardware barrier: `threads` have to arrive; then all that wait go on."""
@@ -27,7 +29,7 @@ class Meeting:
 def run_roles(roles: list[Role]) -> Rule:
     """The rule of roles that stand side by side (the list is complete when it is first used)."""
 
-    def run(frame: Frame, op: Op) -> None:
+    def run(frame: Frame, op: Op) -> Steps:
         frames: list[Frame] = []
         meetings: dict[Any, Meeting] = {}
         for number, role in enumerate(roles):
@@ -40,23 +42,29 @@ def run_roles(roles: list[Role]) -> Rule:
             inner.clock = Clock(number, [0] * len(roles))
             inner.meetings = meetings
             frames.append(inner)
-        schedule(frame, {f: f.execute(r.body) for f, r in zip(frames, roles, strict=True)})
+        yield from schedule(
+            frame, {f: f.execute(r.body) for f, r in zip(frames, roles, strict=True)}
+        )
         for inner in frames:
             check_idle(inner)
 
     return run
 
 
-def schedule(frame: Frame, steps: dict[Frame, Generator[Waiting, None, Any]]) -> None:
+def schedule(frame: Frame, steps: dict[Frame, Generator[Waiting, None, Any]]) -> Steps:
     """Runs coroutines to their ends in a seeded order. Raises ExecutionError when none of those
-    left can go on.
+    left can go on; where one waits for another block, this block does.
     """
     waiting: dict[Frame, Waiting | None] = dict.fromkeys(steps)
     random = frame.run.random
     while waiting:
         ready = [f for f, w in waiting.items() if w is None or w.ready()]
         if not ready:
-            raise _deadlock(waiting)
+            polling = next((w for w in waiting.values() if w is not None and w.polls), None)
+            if polling is None:
+                raise deadlock(waiting)
+            yield polling
+            ready = [polling.frame]
         chosen = ready[int(random.integers(len(ready)))] if len(ready) > 1 else ready[0]
         following = next(steps[chosen], None)
         if following is None:
@@ -69,20 +77,29 @@ def finish(frame: Frame, steps: Generator[Waiting, None, Any]) -> None:
     """Runs one coroutine that nobody else can help: whatever it waits for must be there."""
     for waiting in steps:
         if not waiting.ready():
-            raise _deadlock({frame: waiting})
+            raise deadlock({frame: waiting})
 
 
-def _deadlock(waiting: dict[Frame, Waiting | None]) -> Exception:
+def deadlock(waiting: dict[Frame, Waiting | None]) -> Exception:
+    """The error for those who all wait: who for what."""
     stuck = [w for w in waiting.values() if w is not None]
     who = "; ".join(
-        f"{f'role {w.frame.role!r}' if w.frame.role else 'the block'} waits for {w.what}"
+        f"{_who(w.frame)} waits for {w.what}"
         f"{f' ({state})' if (state := w.state()) else ''} at {w.loc}"
-        for w in stuck
+        for w in stuck[:8]
     )
+    if len(stuck) > 8:
+        who += f"; and {len(stuck) - 8} more"
     first = stuck[0]
     error = first.frame.fault("TLC0751", f"nobody can go on: {who}")
     error.loc = first.loc
     return error
+
+
+def _who(frame: Frame) -> str:
+    if frame.role:
+        return f"role {frame.role!r}"
+    return str(frame.place) if frame.run.order is not None and frame.place else "the block"
 
 
 def run_barrier(frame: Frame, op: Op) -> Generator[Waiting, None, None]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 from ..ir.core import Op
 from ..ir.ops import arith, control, memory, nvidia, pipeline, reduce, thread, tile
 from ..ir.registry import Registry
-from . import atomics, channels, elements, mbarriers, reductions, roles, tiles
+from . import atomics, blocks, channels, elements, mbarriers, reductions, roles, tiles
 from . import control as structure
 from . import pipeline as loops
 from .frame import Rule
@@ -71,6 +71,7 @@ RULES: dict[type[Op], Rule] = {
     nvidia.SetRegisters: roles.run_nothing,
     thread.WarpSync: roles.run_nothing,
     thread.Barrier: roles.run_barrier,
+    thread.MemoryFence: blocks.run_fence,
 }
 
 

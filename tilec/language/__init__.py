@@ -25,7 +25,15 @@ from .arithmetic import (
     shift_left,
     shift_right,
 )
-from .atomics import atomic_add, atomic_max, atomic_min
+from .atomics import (
+    atomic_add,
+    atomic_load,
+    atomic_max,
+    atomic_min,
+    atomic_or,
+    atomic_store,
+    threadfence,
+)
 from .barriers import (
     alloc_barrier,
     barrier_arrive,
@@ -224,8 +232,11 @@ __all__ = [
     "atan2",
     "atanh",
     "atomic_add",
+    "atomic_load",
     "atomic_max",
     "atomic_min",
+    "atomic_or",
+    "atomic_store",
     "barrier_arrive",
     "barrier_wait",
     "bfloat16",
@@ -343,6 +354,7 @@ __all__ = [
     "tanh",
     "tfloat32",
     "thread_binding",
+    "threadfence",
     "tma_copy",
     "tma_store_arrive",
     "tma_store_wait",

@@ -1,4 +1,10 @@
-"""Atomics: `T.atomic_add`, `T.atomic_max`, `T.atomic_min`."""
+"""Atomics: `T.atomic_add`, `T.atomic_max`, `T.atomic_min`, `T.atomic_or`, `T.atomic_load`,
+`T.atomic_store`; what they order, and `T.threadfence`.
+
+A release shows what the block did before it, all its threads and statements, to every block that
+then acquires from the same element; blocks may wait for each other that way. The compiler lets the
+threads of the block meet where one of them does it for all.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +13,7 @@ from typing import Any
 from ..errors import LanguageError
 from ..ir.core import Value
 from ..ir.ops.memory import Atomic, Load
+from ..ir.ops.thread import MemoryFence
 from ..ir.types import Space
 from .areas import paired_areas, shifted
 from .buffers import Buffer, Element, Slice, stored_value
@@ -28,7 +35,10 @@ def atomic_add(
         dst: an element of global or shared memory, or a tile there: a buffer or a region of one.
         value: a scalar for an element; a fragment, shared buffer or region of one for a tile.
             It is converted to dst's dtype, which has 16 bits or more.
-        memory_order: "relaxed", which is what None means; no other memory is ordered by it.
+        memory_order: "relaxed", which is what None means: no other memory is ordered by it.
+            "release": what this block did before is seen by blocks that acquire from the element;
+            "acquire" (or "consume"): what was released there is seen from here on; "acq_rel",
+            both; "seq_cst", and all agree on the order of such. Of an element only.
         return_prev: gives what the element held before; of an element only.
         use_tma: a hint that changes no result.
 
@@ -51,34 +61,103 @@ def atomic_min(
     return _atomic("min", dst, value, memory_order, return_prev)
 
 
+def atomic_or(dst: Any, value: Any, memory_order: str | None = None) -> None:
+    """dst = dst | value, in one step, of an integer. Else as T.atomic_add."""
+    element = _element("T.atomic_or", dst)
+    if element.buffer.type.dtype.is_float:
+        raise refuse("TLC0135", f"T.atomic_or on {element.buffer.label}, which holds floats")
+    _atomic("or", dst, value, memory_order, False)
+
+
+def atomic_load(src: Any, memory_order: str = "seq_cst") -> Any:
+    """What the element `src` of global or shared memory holds, read in one step; 0 outside a tensor.
+
+    memory_order: "relaxed", "acquire" (or "consume") or "seq_cst"; T.atomic_add says what they mean.
+    A loop that waits for another block reads this way: `while T.atomic_load(F[i], "acquire") == 0`.
+    """
+    what = "T.atomic_load"
+    trace = current(what)
+    trace.need_launch(what)
+    order = _order(what, memory_order, ("relaxed", "acquire", "seq_cst"))
+    with trace.here():
+        return _one(trace, "load", _element(what, src), 0, order, True)
+
+
+def atomic_store(dst: Any, src: Any, memory_order: str = "seq_cst") -> None:
+    """dst = src in one step, `src` converted to dst's dtype; outside a tensor nothing.
+
+    memory_order: "relaxed", "release" or "seq_cst"; T.atomic_add says what they mean.
+    """
+    what = "T.atomic_store"
+    trace = current(what)
+    trace.need_launch(what)
+    order = _order(what, memory_order, ("relaxed", "release", "seq_cst"))
+    with trace.here():
+        _one(trace, "store", _element(what, dst), src, order, False)
+
+
+def threadfence() -> None:
+    """What the block did before is ordered with what it does after, as all blocks see it.
+
+    A relaxed atomic after it releases, one before it acquires (T.atomic_add says what that means).
+    The threads of the block meet here, so it may not stand where they have parted, unless one of
+    them does everything that it orders.
+    """
+    trace = current("T.threadfence")
+    trace.need_launch("T.threadfence")
+    with trace.here():
+        trace.builder.emit(MemoryFence())
+
+
 def _atomic(kind: str, dst: Any, value: Any, memory_order: str | None, return_prev: bool) -> Any:
     what = f"T.atomic_{kind}"
     trace = current(what)
     trace.need_launch(what)
-    if memory_order not in (None, "relaxed"):
-        raise refuse(
-            "TLC0135",
-            f"{what} with memory_order={memory_order!r}",
-            hint="only 'relaxed' is there: it orders no other memory, and a launch orders all",
-        )
+    order = _order(what, memory_order, _ORDERS)
     with trace.here():
         if isinstance(dst, Element) and not isinstance(value, Buffer | Slice):
-            _check_place(what, dst.buffer)
-            return _one(trace, kind, dst.buffer, dst.indices, value, return_prev)
-        if return_prev:
+            return _one(trace, kind, dst, value, order, return_prev)
+        if return_prev or order != "relaxed":
             raise LanguageError(
-                "TLC0135", f"{what} of a tile has no return_prev", hint="do it element by element"
+                "TLC0135",
+                f"{what} of a tile has no {'return_prev' if return_prev else 'memory_order'}",
+                hint="do it element by element"
+                if return_prev
+                else "let one thread do an atomic of that order, before or after the tile's",
             )
         _tile(trace, kind, dst, value)
         return None
 
 
-def _one(
-    trace: Trace, kind: str, buffer: Buffer, indices: tuple[Value, ...], value: Any, fetch: bool
-) -> Any:
+_ORDERS = ("relaxed", "acquire", "release", "acq_rel", "seq_cst")
+
+
+def _order(what: str, memory_order: str | None, allowed: tuple[str, ...]) -> str:
+    order = {None: "relaxed", "consume": "acquire"}.get(memory_order, memory_order)
+    if order not in allowed:
+        raise refuse(
+            "TLC0135",
+            f"{what} with memory_order={memory_order!r}",
+            hint=f"it is one of {', '.join(map(repr, allowed))}",
+        )
+    assert isinstance(order, str)
+    return order
+
+
+def _one(trace: Trace, kind: str, dst: Element, value: Any, order: str, fetch: bool) -> Any:
+    buffer = dst.buffer
+    _check_place(f"T.atomic_{kind}", buffer)
     stored = stored_value(value, buffer.type.dtype)
-    op = trace.builder.emit(Atomic(stored, buffer.handle(), indices, kind=kind, fetch=fetch))
-    return wrap(trace, op.result) if fetch else None
+    op = trace.builder.emit(
+        Atomic(stored, buffer.handle(), dst.indices, kind=kind, fetch=fetch, order=order)
+    )
+    return wrap(trace, op.result) if op.results else None
+
+
+def _element(what: str, place: Any) -> Element:
+    if not isinstance(place, Element):
+        raise LanguageError("TLC0135", f"{what} takes one element", hint="name one: X[i]")
+    return place
 
 
 def _tile(trace: Trace, kind: str, dst: Any, value: Any) -> None:

@@ -28,7 +28,7 @@ from ..ir.ops.tile import SIDES, Copy, Gemm, StoreTile
 from ..ir.types import MemoryType, TileType
 from ..target import Target
 from .context import PassContext, Remark
-from .dependence import is_global, is_harmless, is_shared
+from .dependence import is_global, is_harmless, is_shared, orders, writes
 from .engine_needs import (
     ASYNC_BYTES,
     alignment_refusal,
@@ -72,7 +72,9 @@ def _launch(launch: Launch, context: PassContext, ranges: ValueRanges) -> Launch
                 Remark("TLC0320", f"one role runs the whole launch: {refusal[0]}", refusal[1])
             )
             roles = False
-    body = _rewrite(launch.body, launch.threads, roles, context, ranges)
+    # A release shows what threads have stored, not what TMA is still storing for them.
+    shown = any(orders(op) for op in walk(launch.body))
+    body = _rewrite(launch.body, launch.threads, roles, context, ranges, shown=shown)
     return launch.replace(body=body)  # type: ignore[return-value]
 
 
@@ -101,8 +103,11 @@ def _rewrite(
     ranges: ValueRanges,
     stage: Stage | None = None,
     registers: int = 0,
+    shown: bool = False,
 ) -> Block:
-    """`registers`: of each of the threads that may issue a wgmma by themselves, else 0."""
+    """`registers`: of each of the threads that may issue a wgmma by themselves, else 0. `shown`: the
+    launch shows its stores to other blocks.
+    """
 
     def by_wgmma(gemm: Gemm) -> bool:
         if roles or gemm.asynchronous or not registers:
@@ -112,7 +117,8 @@ def _rewrite(
     def one(op: Op) -> Op:
         inside = op if isinstance(op, Stage) else stage
         op = op.map(
-            lambda v: v, lambda b: _rewrite(b, threads, roles, context, ranges, inside, registers)
+            lambda v: v,
+            lambda b: _rewrite(b, threads, roles, context, ranges, inside, registers, shown),
         )
         match op:
             case Copy() if op.instruction:
@@ -121,7 +127,7 @@ def _rewrite(
                 if roles and stage is not None and stage.label.startswith("load"):
                     return op.replace(instruction="tma")
                 return op.replace(instruction=_by_threads(op, stage, threads, context, ranges))
-            case StoreTile() if roles and _tma_store(op, context, ranges):
+            case StoreTile() if roles and not shown and _tma_store(op, context, ranges):
                 return op.replace(instruction="tma")
             case Gemm():
                 return op.replace(
@@ -258,7 +264,10 @@ def _refusal(
             if reason:
                 return reason, op.loc
     inside = [op for p in pipelines for op in p.walk()]
+    written = writes(launch)
     for op in inside:
+        if isinstance(op, Copy) and is_global(op.source) and op.source in written:
+            return f"the launch writes {op.source.hint}, and TMA may read it too early", op.loc
         if isinstance(op, Copy) and is_global(op.source):
             reason = tma_refusal(op, op.source, op.source_dims, op.shape)
             reason = reason or alignment_refusal(op.source, context)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import TypeGuard
 
 import numpy as np
 
 from ..ir.core import Access, Block, Op, Value, constant_of, walk
 from ..ir.ops import arith
-from ..ir.ops.control import Assume, For, If, Parallel, Simt, Yield
-from ..ir.ops.memory import Alloc, Load, memory_type
+from ..ir.ops.control import Assume, For, If, Parallel, Simt, While, Yield
+from ..ir.ops.memory import Alloc, Atomic, Load, memory_type
+from ..ir.ops.thread import MemoryFence
 from ..ir.ops.tile import Copy, Fill, Gemm, StoreTile
 from ..ir.types import InflightType, MemoryType, Space, TileType
 from .element_accesses import element_accesses
@@ -40,6 +42,21 @@ def reads(op: Op) -> dict[Value, None]:
 def writes(op: Op) -> dict[Value, None]:
     """Memory that `op` writes."""
     return touched(op, Access.WRITE)
+
+
+def orders(op: Op) -> TypeGuard[Atomic | MemoryFence]:
+    """Whether `op` orders other memory as all blocks see it."""
+    return isinstance(op, MemoryFence) or (isinstance(op, Atomic) and op.order != "relaxed")
+
+
+def waits_for_blocks(block: Block) -> bool:
+    """Whether there is a loop that only another block can end."""
+    return any(
+        isinstance(inner, Atomic) and bool(inner.results)
+        for op in walk(block)
+        if isinstance(op, While)
+        for inner in op.walk()
+    )
 
 
 def is_statement(op: Op) -> bool:

@@ -3,7 +3,8 @@ turn.
 
 Needs: copy instructions chosen. Leaves: launches with persistent_blocks > 0, their body a loop over
 logical blocks whose order is the raster's; other launches keep one hardware block a logical block,
-with the raster that the program asked for.
+with the raster that the program asked for: those whose blocks wait for each other among them, since
+a block that waits would keep its resident block from the others.
 
     launch %gx, %gy, 1 (%bx, %by, %bz) { ... }
       ->  launch %gx, %gy, 1 <persistent_blocks = 1> (...) {
@@ -21,7 +22,7 @@ from ..ir.ops.memory import Alloc
 from ..ir.ops.pipeline import Channel, Pipeline
 from ..ir.ops.tile import Copy
 from .context import PassContext, Remark
-from .dependence import is_global
+from .dependence import is_global, waits_for_blocks
 from .rasters import gathered_by_die, rasterize
 
 PANEL = 16
@@ -36,7 +37,7 @@ def make_persistent(program: Program, context: PassContext) -> Program:
 
 def _launch(launch: Launch, context: PassContext) -> Launch:
     fed_by_tma = any(isinstance(op, Copy) and op.instruction == "tma" for op in walk(launch.body))
-    if launch.persistent and fed_by_tma:
+    if launch.persistent and fed_by_tma and not waits_for_blocks(launch.body):
         context.remark(
             Remark("TLC0321", "resident blocks take the grid's blocks in turn", launch.loc)
         )

@@ -12,6 +12,10 @@ threads wrote.
 What was written before a loop is met for ahead of it, where that saves a barrier in every
 iteration.
 
+Where the launch releases memory to other blocks or acquires it from them (an atomic of an order, a
+fence), the threads meet before a release by one of them of what others did, and after what one has
+acquired, before others use it.
+
 Within a simt region a buffer whose every element only one thread touches (by enumeration of the
 indices) needs no barrier. A barrier that would stand under a condition or loop bound that depends
 on the thread is refused.
@@ -20,6 +24,7 @@ on the thread is refused.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import numpy as np
 
@@ -31,10 +36,12 @@ from ..ir.ops.memory import Alloc, Slot, memory_type
 from ..ir.ops.nvidia import CpAsyncCommit, CpAsyncWait, FenceProxyAsync
 from ..ir.ops.thread import Barrier
 from .context import PassContext
-from .dependence import definitions, is_shared
+from .dependence import definitions, is_global, is_shared, orders
 from .element_accesses import element_accesses
 from .protocols import ThreadCopies, thread_copies
 from .uniformity import differing
+
+Outer = Literal["touches", "stores", "releases", "acquires"]
 
 
 def place_barriers(program: Program, context: PassContext) -> Program:
@@ -59,8 +66,9 @@ class _Pending:
     unfenced: set[Value] = field(default_factory=set)
     copies: set[Value] = field(default_factory=set)
     groups: set[Value] = field(default_factory=set)
+    outer: set[Outer] = field(default_factory=set)  # of global memory
 
-    def _sets(self) -> tuple[set[Value], ...]:
+    def _sets(self) -> tuple[set[Any], ...]:
         return (
             self.reads,
             self.writes,
@@ -68,10 +76,11 @@ class _Pending:
             self.unfenced,
             self.copies,
             self.groups,
+            self.outer,
         )
 
     def copy(self) -> _Pending:
-        return _Pending(*map(set, self._sets()))
+        return _Pending(*map(set[Any], self._sets()))
 
     def merge(self, other: _Pending) -> None:
         for mine, more in zip(self._sets(), other._sets(), strict=True):
@@ -89,6 +98,17 @@ class _Pending:
             return buffer in self.writes or buffer in self.reads
         writes = effect.access is Access.WRITE
         return buffer in self.writes or buffer in self.updates or (writes and buffer in self.reads)
+
+    def is_open(self, does: set[Outer]) -> bool:
+        """Whether what is done to global memory must come after what other threads did."""
+        if "releases" in does and self.outer & {"touches", "acquires"}:
+            return True
+        return "touches" in does and "acquires" in self.outer
+
+    @property
+    def stored(self) -> bool:
+        """Whether stores to global memory are open that somebody may release."""
+        return "stores" in self.outer
 
     def note(self, effect: Effect, buffer: Value) -> None:
         """An access to a buffer is open."""
@@ -126,6 +146,8 @@ class _Placer:
         }
         self.defined_by = definitions(launch.body)
         self.differing = differing(launch.body)
+        ordering = [op for op in walk(launch.body) if orders(op)]
+        self.ordering, self.releasing = bool(ordering), any(op.releases for op in ordering)
         self.barrier = Barrier()
         self.simt: Simt | None = None
         self.private: set[Value] = set()
@@ -153,7 +175,7 @@ class _Placer:
                 body = self._region(op.body, pending)
                 self.simt = outer
                 self.private = set()
-                self._note(self._accesses(op), pending)
+                self._note(op, self._accesses(op), pending)
                 ops.append(op.replace(body=body))
             case For() | While():
                 self._ahead(op, pending, ops)
@@ -177,8 +199,8 @@ class _Placer:
                         loc=op.loc,
                         hint="move it out of the condition: all threads must come",
                     )
+                ops.append((op if op.barrier else self.barrier).replace(stores=pending.stored))
                 self._met(pending)
-                ops.append(op if op.barrier else self.barrier.replace())
             case FenceProxyAsync():
                 pending.unfenced.clear()
                 ops.append(op)
@@ -191,7 +213,7 @@ class _Placer:
                 self._check_collective(op)
                 accesses = self._accesses(op)
                 self._before(op, pending, ops, accesses)
-                self._note(accesses, pending)
+                self._note(op, accesses, pending)
                 copies = thread_copies(op)
                 if copies is not None:
                     self.copies = copies
@@ -284,7 +306,7 @@ class _Placer:
         body = self.block(block, pending)
         self.divergent, self.private = outer, private
         if self._parts(op):
-            self._note(self._accesses(op), pending)
+            self._note(op, self._accesses(op), pending)
         return body
 
     # Accesses
@@ -314,6 +336,8 @@ class _Placer:
         """Emits what must stand before `op`."""
         fence = any(e.proxy == "async" and buffer in pending.unfenced for e, buffer in accesses)
         conflict = any(pending.conflict(effect, buffer) for effect, buffer in accesses)
+        if self.divergent is None:  # where threads have parted each orders what it does itself
+            conflict = conflict or self.ordering and pending.is_open(self._outer(op))
         if not conflict and not fence:
             return
         if self.divergent is not None:
@@ -331,18 +355,36 @@ class _Placer:
         if fence:
             ops.append(FenceProxyAsync())
             pending.unfenced.clear()
-        ops.append(self.barrier.replace())
+        ops.append(self.barrier.replace(stores=pending.stored))
         self._met(pending)
 
     def _met(self, pending: _Pending) -> None:
         """After a barrier nothing is open, but what asynchronous copies still bring."""
         pending.reads.clear()
         pending.updates.clear()
+        pending.outer.clear()
         pending.writes = pending.copies | pending.groups
 
-    def _note(self, accesses: list[tuple[Effect, Value]], pending: _Pending) -> None:
+    def _note(self, op: Op, accesses: list[tuple[Effect, Value]], pending: _Pending) -> None:
         for effect, buffer in accesses:
             pending.note(effect, buffer)
+        if self.ordering:
+            pending.outer |= self._outer(op) - {"releases"}
+
+    def _outer(self, op: Op) -> set[Outer]:
+        """What an op and its regions do to global memory."""
+        found: set[Outer] = set()
+        for inner in op.walk():
+            if orders(inner):
+                found |= {"releases"} if inner.releases else set()
+                found |= {"acquires"} if inner.acquires else set()
+                continue
+            for effect in inner.effects():
+                if effect.memory is not None and is_global(effect.memory):
+                    found.add("touches")
+                    if self.releasing and effect.access is Access.WRITE:
+                        found.add("stores")
+        return found
 
 
 def _inside(op: Op) -> list[Op]:

@@ -39,6 +39,7 @@ from .dependence import (
     is_global,
     is_shared,
     is_statement,
+    orders,
     reads,
     reads_asynchronously,
     slice_of,
@@ -125,6 +126,8 @@ def _refusal(loop: For) -> str:
         return "its step is not 1"
     if any(isinstance(op, Pipeline) for op in walk(loop.body)):
         return "a loop inside it is pipelined"
+    if any(orders(op) for op in walk(loop.body)):
+        return "an atomic in it orders memory, and loads would run ahead of it"
     return ""
 
 

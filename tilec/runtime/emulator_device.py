@@ -24,8 +24,8 @@ MOST_PROCESSES = 16  # each takes some 20 ms to start
 
 
 class EmulatorDevice:
-    """Emulates a target. `mode` and `order` are those of emulator.run; `kind` of build, by default
-    what TILEC_EMULATOR says: emulator.build tells them apart."""
+    """Emulates a target. `mode`, `order` and `residents` are those of emulator.run; `kind` of
+    build, by default what TILEC_EMULATOR says: emulator.build tells them apart."""
 
     def __init__(
         self,
@@ -35,6 +35,7 @@ class EmulatorDevice:
         order: emulator.Order = "forward",
         seed: int = 0,
         kind: emulator.Kind | None = None,
+        residents: int = 0,
     ) -> None:
         self.why = why
         self.target: Target = (
@@ -42,7 +43,7 @@ class EmulatorDevice:
         )
         if mode not in get_args(emulator.Mode) or order not in emulator.ORDERS:
             raise TilecError("TLC0908", f"the emulator has no mode {mode!r} or no order {order!r}")
-        self.mode, self.order, self.seed = mode, order, seed
+        self.mode, self.order, self.seed, self.residents = mode, order, seed, residents
         kind = kind or cast(emulator.Kind, config.current().emulator)
         if kind not in get_args(emulator.Kind):
             raise TilecError(
@@ -87,6 +88,7 @@ class EmulatorDevice:
                 self.seed,
                 multiprocessors=MULTIPROCESSORS,
                 processes=_processors() if fast else 1,
+                residents=self.residents,
                 counts=counts is not None,
             )
             if counts is not None:

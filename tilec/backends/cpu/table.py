@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ...ir.ops.memory import ORDERS
 from ..prelude_entry import PreludeEntry as Entry
 from ..prelude_entry import function_entries, make_table
 
@@ -37,6 +38,7 @@ TABLE = make_table(
     Entry("print_value", "threads.j2", ("thread_id", "block_id")),
     Entry("device_assert", "threads.j2", ("base",)),
     Entry("barrier", "threads.j2", ("barriers",)),
+    Entry("barrier_for_stores", "threads.j2", ("barrier",)),
     Entry("named_barrier", "threads.j2", ("barriers",)),
     Entry("warp_sync", "threads.j2", ("races",)),
     Entry("exchange", "threads.j2", ("base",)),
@@ -55,9 +57,15 @@ TABLE = make_table(
     Entry("fill_registers", "memory.j2", ("regs",)),
     Entry("undefined_registers", "memory.j2", ("regs",)),
     # Atomics
-    Entry("atomic_add", "atomics.j2", ("races",)),
-    Entry("atomic_max", "atomics.j2", ("races", "max")),
-    Entry("atomic_min", "atomics.j2", ("races", "min")),
+    Entry("memory_order", "atomics.j2", ("races",)),
+    *(Entry(name, "atomics.j2", ("memory_order",), "builtin") for name in ORDERS[1:]),
+    Entry("memory_fence", "atomics.j2", ("memory_order",)),
+    Entry("atomic_load", "atomics.j2", ("memory_order",)),
+    Entry("atomic_store", "atomics.j2", ("memory_order",)),
+    Entry("atomic_or", "atomics.j2", ("memory_order",)),
+    Entry("atomic_add", "atomics.j2", ("memory_order",)),
+    Entry("atomic_max", "atomics.j2", ("memory_order", "max")),
+    Entry("atomic_min", "atomics.j2", ("memory_order", "min")),
     Entry("atomic_add_global", "atomics.j2", ("regs", "global", "atomic_add")),
     # Asynchronous copies, matrices
     Entry("copy_groups", "async_copies.j2", ("shared", "global")),

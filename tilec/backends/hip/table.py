@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ...ir.ops.memory import ORDERS
 from ..prelude_entry import PreludeEntry as Entry
 from ..prelude_entry import function_entries, make_table
 
@@ -55,6 +56,7 @@ TABLE = make_table(
     Entry("block_count", "threads.j2", ("base",)),
     Entry("device_assert", "threads.j2", ("base",)),
     Entry("barrier", "threads.j2", ("base",)),
+    Entry("barrier_for_stores", "threads.j2", ("base",)),
     Entry("warp_sync", "threads.j2", ("base",)),
     Entry("shuffle_bits", "threads.j2", ("base",)),
     Entry("shuffle", "threads.j2", ("shuffle_bits",)),
@@ -77,7 +79,14 @@ TABLE = make_table(
     Entry("fill_registers", "memory.j2", ("regs",)),
     Entry("undefined_registers", "memory.j2", ("regs",)),
     # Atomics
+    Entry("memory_order", "atomics.j2", ("base",)),
+    *(Entry(name, "atomics.j2", ("memory_order",), "builtin") for name in ORDERS[1:]),
+    Entry("memory_fence", "atomics.j2", ("memory_order",), "builtin"),
     Entry("exchange_bits", "atomics.j2", ("base",)),
+    Entry("element_bits", "atomics.j2", ("base",)),
+    Entry("atomic_load", "atomics.j2", ("element_bits",)),
+    Entry("atomic_store", "atomics.j2", ("element_bits",)),
+    Entry("atomic_or", "atomics.j2", ("exchange_bits",)),
     Entry("atomic_add", "atomics.j2", ("exchange_bits",)),
     Entry("atomic_max", "atomics.j2", ("exchange_bits", "max")),
     Entry("atomic_min", "atomics.j2", ("exchange_bits", "min")),

@@ -94,13 +94,20 @@ class Store(Op, name="store"):
         return (Effect(Access.WRITE, self.memory),)
 
 
-class Atomic(Op, name="atomic"):
-    """memory[indices] becomes `kind` of itself and `value`, in one step: "add", "max" or "min" (of
-    floats a NaN gives way to a number). Outside global memory, or where `predicate` is false, it is
-    dropped.
+ATOMICS = ("add", "max", "min", "or", "load", "store")
+ORDERS = ("relaxed", "acquire", "release", "acq_rel", "seq_cst")
+"""Orders of memory, as in C++ and PTX; between the threads of one device."""
 
-    Integers wrap around, floats round to nearest even once. No order is implied for other memory.
-    With `fetch` the result is what the element held before, 0 where the op is dropped.
+
+class Atomic(Op, name="atomic"):
+    """memory[indices] becomes `kind` of itself and `value`, in one step: "add", "max", "min" (of
+    floats a NaN gives way to a number), "or" (of integers), "store" (the value) or "load" (itself:
+    the value is not used). Outside global memory, or where `predicate` is false, it is dropped.
+
+    Integers wrap around, floats round to nearest even once. With `fetch`, and of a load, the result
+    is what the element held before, 0 where the op is dropped. `order` says what of other memory is
+    ordered: a release, what the block has done before, against what a block does after it has
+    acquired, from this element, what was released there or made of it by atomics.
     """
 
     value: Value = operand()
@@ -109,28 +116,48 @@ class Atomic(Op, name="atomic"):
     predicate: tuple[Value, ...] = operands(default=())
     kind: str = attribute(default="add")
     fetch: bool = attribute(default=False)
+    order: str = attribute(default="relaxed")
     in_bounds: bool = attribute(default=False)
+
+    @property
+    def releases(self) -> bool:
+        """Whether what was done before is shown to those who acquire."""
+        return self.order in ("release", "acq_rel", "seq_cst")
+
+    @property
+    def acquires(self) -> bool:
+        """Whether what was released is seen from here on."""
+        return self.order in ("acquire", "acq_rel") or (
+            self.order == "seq_cst" and self.kind != "store"
+        )
 
     @property
     def text(self) -> str:
         """The call of the prelude that does it."""
-        return f"atomic_{self.kind}({{memory}}, {{indices}}, {{value}})"
+        order = "" if self.order == "relaxed" else f"<{self.order}>"
+        value = "" if self.kind == "load" else ", {value}"
+        return f"atomic_{self.kind}{order}({{memory}}, {{indices}}{value})"
 
     def infer(self) -> tuple[Type, ...]:
         type_ = check_indices(self.memory, self.indices)
-        if self.kind not in ("add", "max", "min"):
+        if self.kind not in ATOMICS:
             raise TypeMismatch("TLC0234", f"there is no atomic {self.kind!r}")
         if type_.space not in (Space.GLOBAL, Space.SHARED) or type_.dtype.bits < 16:
             raise TypeMismatch("TLC0234", f"there is no atomic on {type_}")
+        if self.kind == "or" and type_.dtype.is_float:
+            raise TypeMismatch("TLC0234", f"there is no atomic 'or' on {type_}")
+        unordered = {"load": ("release", "acq_rel"), "store": ("acquire", "acq_rel")}
+        if self.order not in ORDERS or self.order in unordered.get(self.kind, ()):
+            raise TypeMismatch("TLC0234", f"no atomic {self.kind} has the order {self.order!r}")
         if self.value.type != ScalarType(type_.dtype):
             raise TypeMismatch("TLC0233", f"a {self.value.type} for {type_}", hint="cast it")
-        return (ScalarType(type_.dtype),) if self.fetch else ()
+        gives = self.kind == "load" or (self.fetch and self.kind != "store")
+        return (ScalarType(type_.dtype),) if gives else ()
 
     def effects(self) -> tuple[Effect, ...]:
-        return (
-            Effect(Access.READ, self.memory, atomic=True),
-            Effect(Access.WRITE, self.memory, atomic=True),
-        )
+        read = Effect(Access.READ, self.memory, atomic=True)
+        write = Effect(Access.WRITE, self.memory, atomic=True)
+        return (read,) if self.kind == "load" and not self.acquires else (read, write)
 
 
 ElementAccess = Load | Store | Atomic

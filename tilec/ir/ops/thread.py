@@ -167,15 +167,32 @@ class UndefinedRegisters(Statement, name="undefined_registers", level=Level.THRE
 
 class Barrier(Statement, name="barrier"):
     """All threads of the role (barrier 1 ... 15, `threads` of them) or of the launched block
-    (barrier 0) meet here.
+    (barrier 0) meet here. With `stores`, what they wrote to global memory has arrived there, so that
+    one of them can release it for all.
     """
 
     barrier: int = attribute(default=0)
     threads: int = attribute(default=0)
+    stores: bool = attribute(default=False)
 
     @property
     def text(self) -> str:  # type: ignore[override]
-        return "named_barrier<{barrier}, {threads}>()" if self.barrier else "barrier()"
+        if self.barrier:
+            return "named_barrier<{barrier}, {threads}>()"
+        return "barrier_for_stores()" if self.stores else "barrier()"
+
+    def effects(self) -> tuple[Effect, ...]:
+        return (Effect(Access.SYNCHRONISE),)
+
+
+class MemoryFence(Statement, name="memory_fence"):
+    """Orders this block's accesses of memory before it against those after it, as all threads of
+    the device see them: an atomic after it releases, one before it acquires, whatever their order
+    (PTX ISA, "fence.acq_rel").
+    """
+
+    text = "memory_fence()"
+    releases = acquires = True
 
     def effects(self) -> tuple[Effect, ...]:
         return (Effect(Access.SYNCHRONISE),)
@@ -222,5 +239,5 @@ class ShuffleXor(Op, name="shuffle_xor", level=Level.THREAD):
 
 OPS: tuple[type[Op], ...] = (
     VectorLoad, VectorStore, VectorAtomic, ConvertRegisters, FillRegisters, UndefinedRegisters, Barrier,
-    WarpSync, Shuffle, ShuffleXor,
+    MemoryFence, WarpSync, Shuffle, ShuffleXor,
 )  # fmt: skip
