@@ -11,15 +11,16 @@ import pytest
 
 from tests.interpreter.programs import Sketch, run, tensor
 from tilec.errors import HazardError
-from tilec.ir.core import Block, Op, Program, Value, walk
-from tilec.ir.dtypes import DType, f16, f32, i8
+from tilec.ir.core import Block, Op, Program, Value, constant, walk
+from tilec.ir.dtypes import DType, f16, f32, i8, i32
 from tilec.ir.layout import RegisterLayout, blocked, tma_boxes, wgmma_accumulator
 from tilec.ir.ops import builtin_registry
-from tilec.ir.ops.control import If, Launch, Role, Yield
+from tilec.ir.ops.control import Launch, Role, ThreadId, Yield
 from tilec.ir.ops.memory import Alloc
 from tilec.ir.ops.nvidia import BulkWait, FenceProxyAsync
 from tilec.ir.ops.thread import Barrier
 from tilec.ir.ops.tile import Copy, ExtractTile, LoadTile, StoreTile
+from tilec.ir.rewrite import substitute
 from tilec.ir.verify import verify
 from tilec.passes.check_hazards import check_synchronisation
 from tilec.passes.context import PassContext, Remark
@@ -73,21 +74,18 @@ def ops_of(program: Program, kind: type[Op]) -> list[Op]:
     return [op for op in walk(program.body) if isinstance(op, kind)]
 
 
-def by_all(program: Program) -> Program:
-    """The program with what one thread does done once for the block: the interpreter of tiles has
-    no threads.
+def run_as(program: Program, thread: int, **tensors: np.ndarray) -> None:
+    """Runs the program with what `thread` does done for the block: the interpreter of tiles has no
+    threads.
     """
+    names = {op.results[0]: constant(thread, i32) for op in ops_of(program, ThreadId)}
+    run(program.with_body(substitute(program.body, names)), **tensors)
 
-    def block(old: Block) -> Block:
-        ops: list[Op] = []
-        for op in old.ops:
-            if isinstance(op, If):
-                ops += [o for o in op.then.ops if not o.terminator]
-            else:
-                ops.append(op.map(lambda v: v, block))
-        return old.with_ops(ops)
 
-    return program.with_body(block(program.body))
+def run_by_warpgroups(program: Program, **tensors: np.ndarray) -> None:
+    """What the first thread of each warpgroup stores."""
+    for thread in (0, 128):
+        run_as(program, thread, **tensors)
 
 
 @pytest.mark.parametrize("dtype", [f16, f32])
@@ -96,7 +94,9 @@ def test_every_element_is_stored(columns: int, dtype: DType) -> None:
     program, remarks, context = staged([wgmma_accumulator(columns).repeat((2, 1), "thread")], dtype)
     a = np.random.default_rng(columns).standard_normal((384, columns)).astype(dtype.numpy)
     c = np.full_like(a, np.nan)
-    run(by_all(program), A0=a, C0=c)
+    run_as(program, 0, A0=a, C0=c)
+    assert not np.array_equal(a, c), "a warpgroup stores its own rows"
+    run_by_warpgroups(program, A0=a, C0=c)
     assert np.array_equal(a, c) and not remarks
     check_synchronisation(program, context)
 
@@ -126,12 +126,13 @@ def test_order_of_a_slab() -> None:
         for op in walk(program.body)
         if isinstance(op, (BulkWait, Barrier, StoreTile, FenceProxyAsync, Copy))
     ]
-    one = [BulkWait, Barrier, StoreTile, FenceProxyAsync, Barrier, Copy]
+    meet = [Barrier, Barrier]  # of one warpgroup, or else of the other
+    one = [BulkWait, *meet, StoreTile, FenceProxyAsync, *meet, Copy]
     assert kinds == one * 4 + [BulkWait], "the last wait is the role's"
     waits = [op for op in ops_of(program, BulkWait) if isinstance(op, BulkWait)]
     assert [(w.pending, w.read) for w in waits] == [(1, True)] * 4 + [(0, False)]
     barriers = [op for op in ops_of(program, Barrier) if isinstance(op, Barrier)]
-    assert {(b.barrier, b.threads) for b in barriers} == {(1, 256)}
+    assert {(b.barrier, b.threads) for b in barriers} == {(2, 128), (3, 128)}
 
 
 def test_an_odd_number_of_slabs_waits_for_all_at_the_first() -> None:
@@ -167,7 +168,7 @@ def test_slabs_of_bytes_are_twice_as_many_columns() -> None:
     check_synchronisation(program, context)
     a = np.random.default_rng(0).integers(-128, 128, (384, 256)).astype(np.int8)
     c = np.zeros_like(a)
-    run(by_all(program), A0=a, C0=c)
+    run_by_warpgroups(program, A0=a, C0=c)
     assert np.array_equal(a, c)
 
 
@@ -182,7 +183,7 @@ def test_warps_side_by_side_store_slabs_of_rows() -> None:
     check_synchronisation(program, context)
     a = np.random.default_rng(0).standard_normal((384, 256)).astype(np.float16)
     c = np.full_like(a, np.nan)
-    run(by_all(program), A0=a, C0=c)
+    run_by_warpgroups(program, A0=a, C0=c)
     assert np.array_equal(a, c)
 
 
@@ -237,3 +238,58 @@ def test_a_launch_without_roles_meets_at_the_blocks_barrier() -> None:
     barriers = [op for op in ops_of(plain, Barrier) if isinstance(op, Barrier)]
     assert len(barriers) == 8 and {b.barrier for b in barriers} == {0}
     assert isinstance(program.params[0], Value)
+
+
+def changed(program: Program, change: Callable[[Op], Op]) -> Program:
+    """The program with each op as `change` gives it."""
+
+    def block(old: Block) -> Block:
+        return old.with_ops([change(op).map(lambda v: v, block) for op in old.ops])
+
+    return program.with_body(block(program.body))
+
+
+def on_one_barrier(op: Op) -> Op:
+    return op.replace(barrier=2) if isinstance(op, Barrier) else op
+
+
+def of_both(op: Op) -> Op:
+    """A warpgroup's barrier for all threads of the role."""
+    return op.replace(threads=256) if isinstance(op, Barrier) else op
+
+
+def from_the_first_row(op: Op) -> Op:
+    """Every warpgroup sends the first one's rows."""
+    if not isinstance(op, Copy):
+        return op
+    return op.replace(source_indices=(constant(0, i32), constant(0, i32)))
+
+
+@pytest.mark.parametrize(
+    ("fault", "code"),
+    [(on_one_barrier, "TLC0356"), (of_both, "TLC0356"), (from_the_first_row, "TLC0353")],
+)
+def test_each_warpgroup_meets_and_sends_its_own(fault: Callable[[Op], Op], code: str) -> None:
+    program, _, context = staged([TALL])
+    with pytest.raises(HazardError) as caught:
+        check_synchronisation(changed(program, fault), context)
+    assert caught.value.code == code
+
+
+def test_warpgroups_that_meet_for_something_else_store_together() -> None:
+    source = stored([TALL])
+
+    def with_barrier(op: Op) -> Op:
+        if isinstance(op, Role) and op.barrier:
+            meeting = Barrier(barrier=op.barrier, threads=op.threads)
+            return op.replace(body=Block((), (meeting, *op.body.ops)))
+        return op
+
+    context = staged([TALL])[2]
+    plain = stage_stores(changed(source, with_barrier), context)
+    assert {(b.barrier, b.threads) for b in found_barriers(plain)} == {(1, 256)}
+    check_synchronisation(plain, context)
+
+
+def found_barriers(program: Program) -> list[Barrier]:
+    return [op for op in walk(program.body) if isinstance(op, Barrier)]

@@ -12,11 +12,12 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ..errors import LayoutConflict
 from ..ir.core import Value, constant_of
-from ..ir.layout import SharedLayout, TmaBoxes, blocked, filled_by_waves, tma_boxes
+from ..ir.layout import ATOM_ROWS, SharedLayout, TmaBoxes, blocked, filled_by_waves, tma_boxes
 from ..ir.ops.amd import COPY_BYTES, BufferCopy
 from ..ir.ops.memory import Alloc, Flatten, Load, Slot, Store, memory_type
 from ..ir.ops.nvidia import CpAsync, CpAsyncCommit, CpAsyncWait, TensorMap, TmaLoad, TmaStore
@@ -70,7 +71,8 @@ def _by_tma(op: Copy, lowering: Lowering) -> None:
     tile, tile_indices = (
         (op.destination, op.destination_indices) if load else (op.source, op.source_indices)
     )
-    boxes = _boxes(op, tile, tile_indices)
+    corner_in_tile = lowering.values(tile_indices)
+    boxes = _boxes(op, tile, corner_in_tile, lowering)
     rank = len(memory_type(tensor).shape)
     box = [1] * rank
     for dim, extent in zip(tensor_dims, boxes.box, strict=True):
@@ -86,19 +88,19 @@ def _by_tma(op: Copy, lowering: Lowering) -> None:
         for dim, offset in zip(tensor_dims, corner, strict=True):
             at[dim] = b.add(start[dim], offset)
         coords = tuple(reversed(at))
+        place = tuple(b.add(i, offset) for i, offset in zip(corner_in_tile, corner, strict=True))
         if load:
             barriers, slot = lowering.values(op.barrier)
-            b.emit(TmaLoad(shared, corner, tensor_map, barriers, slot, coords))
+            b.emit(TmaLoad(shared, place, tensor_map, barriers, slot, coords))
         else:
-            b.emit(TmaStore(tensor_map, shared, corner, coords))
+            b.emit(TmaStore(tensor_map, shared, place, coords))
 
 
-def _boxes(op: Copy, tile: Value, indices: Sequence[Value]) -> TmaBoxes:
-    """The boxes of a whole shared tile. Raises LayoutConflict where its layout has none."""
+def _boxes(op: Copy, tile: Value, start: Sequence[Value], lowering: Lowering) -> TmaBoxes:
+    """The boxes of a shared tile, or of some of its rows where those stand together. Raises
+    LayoutConflict where its layout has none.
+    """
     type_ = memory_type(tile)
-    assert op.shape == type_.shape and all(constant_of(i) == 0 for i in indices), (
-        "the copy engine moves whole tiles"
-    )
     boxes = tma_boxes(type_.layout, type_.dtype.bits) if type_.layout is not None else None
     if boxes is None:
         raise LayoutConflict(
@@ -106,7 +108,14 @@ def _boxes(op: Copy, tile: Value, indices: Sequence[Value]) -> TmaBoxes:
             f"the layout of {tile.hint or 'a tile'} is not one that the copy engine can write",
             hint="leave the layout to the compiler, or use a swizzle of 32, 64 or 128 bytes",
         )
-    return boxes
+    whole_rows = op.shape[1:] == type_.shape[1:] and all(constant_of(i) == 0 for i in start[1:])
+    if op.shape == type_.shape:
+        assert whole_rows and constant_of(start[0]) == 0, "a tile starts where it starts"
+        return boxes
+    rows = op.shape[0]
+    assert whole_rows and boxes.counts[0] == 1 and rows % ATOM_ROWS == 0, "some whole rows"
+    assert lowering.b.is_multiple(start[0], ATOM_ROWS), "rows that the swizzle begins anew at"
+    return replace(boxes, box=(rows, *boxes.box[1:]))
 
 
 @contextmanager

@@ -191,6 +191,8 @@ class _Placer:
                     after.merge(inner)
                 pending.become(after)
                 ops.append(op.replace(then=branches[0], orelse=branches[1]))
+            case Barrier() if op.barrier and op.threads < self.barrier.threads:
+                ops.append(op)  # of some threads: orders nothing for the others
             case Barrier():
                 if self.divergent is not None:
                     raise HazardError(

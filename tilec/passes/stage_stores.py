@@ -15,6 +15,10 @@ that has room; what cannot be cut so, or has none, is stored directly, with a re
                                      if (thread 0) { copy %stage_q -> %C[%m, %n + 64 q]
                                                        <instruction = "tma"> ; bulk_commit }
 
+Where the threads of each warpgroup hold rows of their own of every slab, and nothing else lets all of the
+role meet in shared memory, each warpgroup meets by itself (on the barriers behind the role's) and stores its
+rows: one may be in the next tile's products while another stores.
+
 A buffer is written again two slabs later, when at most one younger slab is still being read. Where
 the number of slabs is odd, the first slab of the next round meets the buffer of the last one, so it
 waits for all. At the end of the role there is a wait for the engine.
@@ -39,18 +43,19 @@ import numpy as np
 from ..ir.build import Builder
 from ..ir.core import Block, Op, Program, Value, at, walk
 from ..ir.dtypes import DType
-from ..ir.layout import RegisterLayout, SharedLayout, choose_swizzle
+from ..ir.layout import ATOM_ROWS, RegisterLayout, SharedLayout, choose_swizzle
 from ..ir.ops.arith import Cast
-from ..ir.ops.control import Launch, Role, ThreadId, Yield, map_launches
+from ..ir.ops.control import If, Launch, Role, ThreadId, Yield, map_launches
 from ..ir.ops.memory import Alloc, memory_type
 from ..ir.ops.nvidia import BulkCommit, BulkWait, FenceProxyAsync
-from ..ir.ops.pipeline import Channel
+from ..ir.ops.pipeline import Channel, Put
 from ..ir.ops.thread import Barrier
 from ..ir.ops.tile import Copy, ExtractTile, StoreTile
 from ..ir.types import MemoryType, Space, TileType
 from .context import PassContext, Remark
 from .dependence import is_global, is_shared
 from .fit_resources import buffer_bytes
+from .role_registers import WARPGROUP
 
 SLAB_BYTES = 128  # of columns: the widest row that TMA swizzles
 ROW_UNIT = 16  # bytes of which a box's row is a multiple
@@ -168,11 +173,27 @@ class _Stager:
         self.staging: dict[tuple[DType, tuple[int, ...], str], _Staging] = {}
         self.holes: list[int] = []
         self.barrier = Barrier()
+        self.warpgroups = 1  # that may store by themselves
 
     def role(self, role: Role) -> Role:
         barrier = Barrier(barrier=role.barrier, threads=role.threads) if role.barrier else Barrier()
+        if role.barrier and role.threads % WARPGROUP == 0 and not self._meets_otherwise(role):
+            self.warpgroups = role.threads // WARPGROUP
         body = self.body(role.body, barrier)
+        self.warpgroups = 1
         return role if body is role.body else role.replace(body=body)  # type: ignore[return-value]
+
+    def _meets_otherwise(self, role: Role) -> bool:
+        """Whether the threads of a role meet for more than what the engine stores."""
+        plain = {
+            op.result
+            for op in walk(self.launch.body)
+            if isinstance(op, Alloc) and is_shared(op.result) and not op.managed
+        }
+        return any(
+            isinstance(op, (Barrier, Put)) or not plain.isdisjoint(op.inputs)
+            for op in walk(role.body)
+        )
 
     def body(self, body: Block, barrier: Barrier) -> Block:
         """The body of a role, or of a launch without roles, whose threads meet at `barrier`."""
@@ -190,7 +211,8 @@ class _Stager:
         b = Builder()
         end = block.terminator
         b.extend(block.ops[:-1] if end is not None else block.ops)
-        with at(by_engine[-1].loc), b.when(_first_thread(b)):
+        groups = max(self._groups(op) for op in by_engine)
+        with at(by_engine[-1].loc), b.when(_first_thread(b, groups)):
             b.emit(BulkWait(pending=0))  # shared memory is given back when the block ends
         b.emit(end if end is not None else Yield(()))
         return block.with_ops(b.ops)
@@ -276,24 +298,44 @@ class _Stager:
                 for memory, (corner, _) in zip(buffers, parts, strict=False):
                     self._send(b, op, memory, corner)
             return b.ops
-        first = _first_thread(b)
+        groups = self._groups(op)
+        group = _warpgroup(b) if groups > 1 else None
+        first = _first_thread(b, groups)
         with b.when(first):
             b.emit(BulkWait(pending=op.staging - 1 if staging.even else 0, read=True))
         for number, (corner, layout) in enumerate(slabs.parts):
             buffer = staging.buffers[number % len(staging.buffers)].result
-            b.emit(self._meet())
+            self._meet(b, group, groups)
             self._fill(b, op.tile, buffer, corner, layout)
             b.emit(FenceProxyAsync())
-            b.emit(self._meet())
+            self._meet(b, group, groups)
             with b.when(first):
-                self._send(b, op, buffer, corner)
+                self._send(b, op, buffer, corner, group, groups)
                 b.emit(BulkCommit())
                 if number + 1 < len(slabs.parts):  # the next slab's buffer has been read
                     b.emit(BulkWait(pending=op.staging - 1, read=True))
         return b.ops
 
-    def _meet(self) -> Barrier:
-        return Barrier(barrier=self.barrier.barrier, threads=self.barrier.threads)
+    def _groups(self, op: StoreTile) -> int:
+        """How many warpgroups store their own rows of a tile; 1: all threads do it together."""
+        slabs = self.slabs[op]
+        apart = slabs is not None and _are_apart(slabs, self.warpgroups)
+        return self.warpgroups if apart else 1
+
+    def _meet(self, b: Builder, group: Value | None, groups: int) -> None:
+        """All threads of the role meet, or those of each of its warpgroups."""
+        number = self.barrier.barrier
+        if group is None:
+            b.emit(Barrier(barrier=number, threads=self.barrier.threads))
+            return
+        meeting = Block((), (Barrier(barrier=number + groups, threads=WARPGROUP), Yield(())))
+        for one in reversed(range(groups - 1)):
+            own = Block((), (Barrier(barrier=number + 1 + one, threads=WARPGROUP), Yield(())))
+            inner = Builder()
+            inner.emit(If(inner.compare("eq", group, one), own, meeting))
+            inner.emit(Yield(()))
+            meeting = Block((), inner.ops)
+        b.extend(meeting.ops[:-1])
 
     def _fill(
         self,
@@ -311,16 +353,28 @@ class _Stager:
         slab.hint = "slab"
         b.emit(StoreTile(slab, buffer, (b.const(0), b.const(0)), dims=(0, 1)))
 
-    def _send(self, b: Builder, op: StoreTile, buffer: Value, corner: tuple[int, int]) -> None:
+    def _send(
+        self,
+        b: Builder,
+        op: StoreTile,
+        buffer: Value,
+        corner: tuple[int, int],
+        group: Value | None = None,
+        groups: int = 1,
+    ) -> None:
+        """A slab's copy to global memory, or that of a warpgroup's rows."""
         indices = list(op.indices)
         for dim, start in zip(op.dims, corner, strict=True):
             indices[dim] = b.add(indices[dim], start)
-        type_ = buffer.type
-        assert isinstance(type_, MemoryType)
+        rows, columns = (int(d) for d in memory_type(buffer).shape)
+        row: Value = b.const(0)
+        if group is not None:
+            row = b.mul(group, rows // groups)
+            indices[op.dims[0]] = b.add(indices[op.dims[0]], row)
         b.emit(
             Copy(
-                buffer, (b.const(0), b.const(0)), op.destination, tuple(indices),
-                shape=tuple(int(d) for d in type_.shape),
+                buffer, (row, b.const(0)), op.destination, tuple(indices),
+                shape=(rows // groups, columns),
                 source_dims=(0, 1), destination_dims=op.dims, instruction=op.instruction,
             )
         )  # fmt: skip
@@ -349,6 +403,21 @@ def _holes(body: Block, stores: Sequence[StoreTile]) -> list[int]:
     return sizes
 
 
-def _first_thread(b: Builder) -> Value:
-    """The bool that this is thread 0 of the role, which issues all stores."""
-    return b.compare("eq", b.emit(ThreadId()).result, 0)
+def _first_thread(b: Builder, groups: int = 1) -> Value:
+    """The bool that this is thread 0 of the role, or of its warpgroup, which issues the stores."""
+    thread = b.emit(ThreadId()).result
+    return b.compare("eq", b.floormod(thread, WARPGROUP) if groups > 1 else thread, 0)
+
+
+def _warpgroup(b: Builder) -> Value:
+    """The number of this thread's warpgroup in the role."""
+    return b.floordiv(b.emit(ThreadId()).result, WARPGROUP)
+
+
+def _are_apart(slabs: Slabs, warpgroups: int) -> bool:
+    """Whether each of the warpgroups holds as many rows as the others, together, of every slab."""
+    rows = slabs.shape[0] // warpgroups
+    if warpgroups < 2 or slabs.shape[0] % (warpgroups * ATOM_ROWS):
+        return False
+    owners = np.repeat(np.arange(warpgroups), WARPGROUP)[:, None]
+    return all(bool((part.coords()[..., 0] // rows == owners).all()) for _, part in slabs.parts)

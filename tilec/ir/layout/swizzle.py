@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from .term import IntArray
 
 SPANS = (128, 64, 32)
+ATOM_ROWS = 8
+"""Rows of a span after which a swizzle repeats."""
 """Bytes of a row within which TMA and wgmma can permute 16-byte chunks, widest first."""
 
 

@@ -32,9 +32,10 @@ from .walking import Agent, Blocked, Machine, Steps, run_together
 
 
 def alternates(launch: Launch) -> bool:
-    """Whether some waves of a launch pass a barrier by themselves."""
+    """Whether some waves of a launch pass the block's barrier by themselves."""
     return any(
-        isinstance(op, If) and any(isinstance(inner, Barrier) for inner in op.then.ops)
+        isinstance(op, If)
+        and any(isinstance(inner, Barrier) and not inner.barrier for inner in op.then.ops)
         for op in walk(launch.body)
     )
 

@@ -33,9 +33,11 @@ from ...ir.ops.thread import Barrier, WarpSync
 from ...ir.ops.tile import Copy, Gemm
 from ...ir.types import Space
 from .cases import Case
+from .elements import by_parts, elements_of
 from .mbarriers import Mbarrier
 from .records import Access, Memory, Place, SyncAgent, resolve
 from .slicing import Slice, is_space, synchronises
+from .threads import Threads
 from .walking import Agent, Blocked, Machine, Steps, run_together
 
 Settled = set[tuple[Simt, tuple[int | None, ...]]]
@@ -52,7 +54,7 @@ class SyncMachine(Machine):
         self.launch, self.warp = launch, warp
         self.memory = Memory(case)
         self.mbarriers: dict[tuple[Alloc, int], Mbarrier] = {}
-        self.named: dict[int, tuple[SyncAgent, int]] = {}
+        self.named: dict[int, tuple[SyncAgent, Threads]] = {}
         self.shared: dict[int, Mbarrier] = {}  # named barriers on which several roles meet
         self.settled = settled
         self.roles = [op for op in launch.body.ops if isinstance(op, Role)]
@@ -194,6 +196,10 @@ class SyncMachine(Machine):
 
     def _meet(self, agent: SyncAgent, op: Barrier) -> Blocked | None:
         size = agent.sets.size
+        if op.barrier and op.threads == agent.threads.count < size:
+            self._own(agent, op)
+            agent.meet_part()
+            return None
         if not agent.full:
             who = f"{agent.threads.count} of the {size} threads of {agent.label}"
             message = f"{who} come to a barrier of all"
@@ -210,12 +216,19 @@ class SyncMachine(Machine):
                 f"barrier {op.barrier} is for {op.threads} threads, and {agent.label} has {size}"
             )
             raise self._error("TLC0356", message, op)
-        other = self.named.setdefault(op.barrier, (agent, agent.index))[0]
+        self._own(agent, op)
+        agent.meet()
+        return None
+
+    def _own(self, agent: SyncAgent, op: Barrier) -> None:
+        """A barrier is used by one set of threads only."""
+        other, threads = self.named.setdefault(op.barrier, (agent, agent.threads))
         if op.barrier and other is not agent:
             message = f"{agent.label} and {other.label} both use barrier {op.barrier}"
             raise self._error("TLC0356", message, op)
-        agent.meet()
-        return None
+        if op.barrier and threads is not agent.threads:
+            message = f"two sets of {op.threads} threads of {agent.label} use barrier {op.barrier}"
+            raise self._error("TLC0356", message, op)
 
     def _meet_roles(self, agent: SyncAgent, op: Barrier) -> Blocked:
         """A named barrier of several roles: all that are to come are seen by all that came."""
@@ -254,7 +267,9 @@ class SyncMachine(Machine):
             access.done = None if _in_flight(op, access) else now
         if agent.simt and isinstance(op, (Load, Store)):
             for access in accesses:
-                access.elements = _elements(agent, op)
+                access.elements = elements_of(agent, op)
+        elif agent.in_parts:
+            accesses = [part for access in accesses for part in by_parts(agent, op, access)]
         if isinstance(op, Copy) and op.instruction == "tma" and op.barrier:
             self._bring(agent, op, accesses)
             return
@@ -388,18 +403,3 @@ def _in_flight(op: Op, access: Access) -> bool:
     if isinstance(op, Copy) and op.instruction in ("cp_async", "buffer_copy"):
         return access.writes
     return access.engine
-
-
-def _elements(agent: SyncAgent, op: Load | Store) -> tuple[np.ndarray, np.ndarray] | None:
-    """(linear index, thread) of a load or store of the running threads, if indices are known."""
-    shape = [int(d) for d in memory_type(op.memory).shape]
-    linear = np.zeros(agent.sets.size, dtype=np.int64)
-    inside = agent.threads.mask.copy()
-    for index, extent in zip(op.indices, shape, strict=True):
-        number = agent.number(index)
-        if number is None:
-            return None
-        coordinate = np.broadcast_to(np.asarray(number, dtype=np.int64), linear.shape)
-        inside &= (coordinate >= 0) & (coordinate < extent)
-        linear = linear * extent + coordinate
-    return linear[inside], np.flatnonzero(inside)

@@ -86,16 +86,16 @@ class SyncAgent(Agent):
         self.open_stores: list[Access] = []
         self.stores: list[tuple[Threads, list[Access]]] = []
         self.barriers: set[int] = set()
+        self.parts: list[Threads] = []  # sets of threads that have met by themselves
 
     def tick(self) -> int:
         self.clock += 1
         return self.clock
 
-    def seen(self, key: Key) -> int:
-        """The time that the running threads all know of."""
-        return max(
-            (v.get(key, NEVER) for t, v in self.views if self.threads.inside(t)), default=NEVER
-        )
+    def seen(self, key: Key, threads: Threads | None = None) -> int:
+        """The time that some threads, by default the running ones, all know of."""
+        these = threads or self.threads
+        return max((v.get(key, NEVER) for t, v in self.views if these.inside(t)), default=NEVER)
 
     def learn(self, threads: Threads, view: View) -> None:
         """What `threads` know from here on."""
@@ -121,6 +121,27 @@ class SyncAgent(Agent):
             join(everything, view)
         del self.views[1:]
 
+    @property
+    def in_parts(self) -> bool:
+        """Whether sets of the role's threads have met by themselves."""
+        return bool(self.parts)
+
+    def meet_part(self) -> None:
+        """A barrier of the running threads, which are a part of the role's."""
+        now = self.tick()
+        met = {
+            ("threads", self.index, t.number): now
+            for t in self.sets.known
+            if t.inside(self.threads)
+        }
+        view = {**self.knowledge(), **met}
+        for threads, own in self.views:
+            if threads.inside(self.threads):
+                join(view, own)
+        self.learn(self.threads, view)
+        if self.threads not in self.parts:
+            self.parts.append(self.threads)
+
     def meet_warps(self) -> None:
         """A warp sync of the running threads."""
         now = self.tick()
@@ -145,11 +166,11 @@ def owner_key(access: Access) -> Key:
     return ("engine" if access.grouped else "threads", access.agent.index, access.threads.number)
 
 
-def ordered(earlier: Access, agent: SyncAgent, by_engine: bool) -> bool:
-    """Whether `earlier` is over, and visible, before what the running threads of `agent` do now."""
+def ordered(earlier: Access, agent: SyncAgent, by_engine: bool, threads: Threads) -> bool:
+    """Whether `earlier` is over, and visible, before what `threads` of `agent` do now."""
     if earlier.landing is not None:
         key, phase = earlier.landing
-        return agent.seen(key) > phase
+        return agent.seen(key, threads) > phase
     time = earlier.done
     if time is not None and by_engine and earlier.writes and not earlier.engine:
         time = earlier.shown
@@ -158,9 +179,9 @@ def ordered(earlier: Access, agent: SyncAgent, by_engine: bool) -> bool:
     if earlier.agent is agent:
         if agent.barrier_time > time:
             return True
-        if earlier.threads.count == 1 and agent.threads is earlier.threads:
+        if earlier.threads.count == 1 and threads is earlier.threads:
             return True
-    return agent.seen(owner_key(earlier)) >= time
+    return agent.seen(owner_key(earlier), threads) >= time
 
 
 class Memory:
@@ -213,8 +234,9 @@ class Memory:
         for other in earlier:
             if other.atomic and access.atomic:
                 continue
-            if not ordered(other, access.agent, access.engine and not access.writes) and not _apart(
-                other, access
+            by_engine = access.engine and not access.writes
+            if not (
+                ordered(other, access.agent, by_engine, access.threads) or _apart(other, access)
             ):
                 raise self._conflict(other, access)
 
@@ -258,7 +280,7 @@ class Memory:
         if earlier.done is None:
             why = "its wait is missing or leaves too many"
             return "TLC0351", f"{what} before what {made} brings has landed: {why}"
-        if ordered(earlier, later.agent, False):
+        if ordered(earlier, later.agent, False, later.threads):
             why = f"no fence has shown it what {made} wrote"
             return "TLC0354", f"{what} through the async proxy, and {why}"
         if earlier.agent is later.agent:

@@ -143,6 +143,8 @@ class Slice:
                 self._need(op.index, op.ring)
             case Copy():
                 self._need(*op.barrier[1:], op.source, op.destination)
+                if op.instruction == "tma" and is_space(op.source, Space.SHARED):
+                    self._need(*op.source_indices)  # each thread may have its own
             case Load() | Store() | VectorLoad() | VectorStore():
                 self._need(*op.indices, *op.predicate)
                 if isinstance(op, Store) and is_space(op.memory, Space.LOCAL):
