@@ -27,7 +27,7 @@ from ..ir.layout.solver import Solution, solve
 from ..ir.ops.control import Launch, Parallel, Role, map_launches
 from ..ir.ops.memory import Alloc, Slot
 from ..ir.ops.pipeline import Channel, Get
-from ..ir.ops.tile import ConvertLayout, Gemm, LoadTile, Side, Splat, Undefined
+from ..ir.ops.tile import ConvertLayout, Copy, Gemm, LoadTile, Side, Splat, Undefined
 from ..ir.types import ChannelType, InflightType, MemoryType, Space, TileType, Type
 from ..target import Target
 from .context import PassContext, Remark
@@ -63,7 +63,13 @@ def _shared_layouts(launch: Launch, target: Target) -> dict[Value, SharedLayout]
     """
     operands = _gemm_operands(launch)
     slots = [op for op in walk(launch.body) if isinstance(op, Slot)]
-    rings = {op.ring for op in slots}
+    made_of = {op.result: op.ring for op in slots}
+    rings = set(made_of.values())
+    stored = {
+        made_of.get(op.source, op.source)
+        for op in walk(launch.body)
+        if isinstance(op, Copy) and op.instruction == "tma" and is_shared(op.source)
+    }  # written by fragments, whose rows of 16 bytes meet in banks
     found: dict[Value, SharedLayout] = {}
     for op in walk(launch.body):
         if isinstance(op, Alloc) and is_shared(op.result):
@@ -80,6 +86,8 @@ def _shared_layouts(launch: Launch, target: Target) -> dict[Value, SharedLayout]
         span = 0
         if op.result in operands and len(shape) > 1:
             span = _span(*operands[op.result], shape, target)
+        elif op.result in stored:
+            span = choose_swizzle(shape, type_.dtype.bits)
         layout = SharedLayout.swizzled(shape, type_.dtype.bits, span)
         if op.result in rings:
             layout = layout.stacked(whole[0], PERIOD_BYTES * 8 // type_.dtype.bits)
