@@ -13,6 +13,7 @@ import tilec.layout as layout
 PARAMETERS = 'A: T.Tensor(("M", "N"), "float16"), B: T.Tensor(("M", "N"), "float16")'
 LAUNCH = "T.Kernel(T.ceildiv(A.shape[0], 32), threads=128) as bx"
 ONE = "T.Kernel(1, threads=32)"
+WAIT = "b = T.alloc_barrier([128] * 2)\n"
 SHARED = "S = T.alloc_shared((32, 32), 'float16')\n"
 FRAGMENT = "F = T.alloc_fragment((32, 32), 'float32')\n"
 
@@ -21,6 +22,11 @@ def kernel(body: str, parameters: str = PARAMETERS, launch: str = LAUNCH) -> str
     """A file with one kernel of one launch."""
     lines = "".join(f"        {line}\n" for line in body.splitlines())
     return f"{HEAD}\n@tilec.kernel\ndef k({parameters}):\n    with {launch}:\n{lines}"
+
+
+def roles(body: str) -> str:
+    """A file with one kernel of two warpgroups."""
+    return kernel(body, launch="T.Kernel(1, threads=256) as bx")
 
 
 def launch(text: str) -> str:
@@ -139,6 +145,39 @@ PROGRAMS: dict[str, str] = {
     "loop in a list": kernel("x = [A[0, i] for i in T.serial(4)]"),
     "loop without end": kernel("while True:\n    B[0, 0] = 1"),
     "barrier of some threads": kernel("t = T.get_thread_binding()\nif t < 3:\n    T.sync_threads()"),
+    # Schedules that are the program's own
+    "warpgroup that is not there": roles("with T.ws(2):\n    pass"),
+    "warpgroups apart": roles("with T.ws(1, 0):\n    pass"),
+    "warpgroup of two roles": roles("with T.ws(0):\n    T.sync_warp()\nwith T.ws(0, 1):\n    T.sync_warp()"),
+    "role in a role": roles("with T.ws(0):\n    with T.ws(1):\n        pass"),
+    "copy by no role": roles("S = T.alloc_shared((32, 32), 'float16')\nT.copy(A[0, 0], S)\n"
+                             "with T.ws(0):\n    T.copy(S, B[0, 0])"),
+    "barrier of no arrivals": roles("T.alloc_barrier(0)"),
+    "barriers of floats": roles("T.alloc_barrier([1.5] * 4)"),
+    "barrier in a loop": roles("for i in T.serial(4):\n    T.alloc_barrier(1)"),
+    "barrier that nobody arrives at": roles(WAIT + "T.mbarrier_wait_parity(b[0], 0)"),
+    "barrier without a number": roles(WAIT + "T.mbarrier_wait_parity(b, 0)"),
+    "barrier that is copied": roles(WAIT + "T.copy(b, A[0, 0])"),
+    "barrier out of its ring": roles(WAIT + "T.mbarrier_arrive(b[2])"),
+    "parity of a float": roles(WAIT + "T.mbarrier_arrive(b[0])\nT.mbarrier_wait_parity(b[0], A[0, 0])"),
+    "parity of 2": roles(WAIT + "T.mbarrier_arrive(b[0])\nT.mbarrier_wait_parity(b[0], 2)"),
+    "bytes of a value": roles(WAIT + "T.mbarrier_expect_tx(b[0], bx)"),
+    "bytes below none": roles(WAIT + "T.mbarrier_arrive_expect_tx(b[0], -16)"),
+    "load without a barrier": roles(SHARED + "T.tma_copy(A[0, 0], S)"),
+    "store with a barrier": roles(WAIT + SHARED + "T.tma_copy(S, B[0, 0], barrier=b[0])"),
+    "engine that converts": roles(WAIT + "S = T.alloc_shared((32, 32), 'float32')\n"
+                                  "T.tma_copy(A[0, 0], S, barrier=b[0])"),
+    "engine to a fragment": roles(WAIT + FRAGMENT + "T.tma_copy(A[0, 0], F, barrier=b[0])"),
+    "engine of some threads": roles(
+        WAIT + SHARED + "if T.get_thread_binding() < 32:\n    T.tma_copy(A[0, 0], S, barrier=b[0])"),
+    "product of a fragment": roles(
+        SHARED + FRAGMENT + "X = T.alloc_fragment((32, 32), 'float16')\nT.wgmma_gemm(X, S, F)"),
+    "waits below none": roles("T.wait_wgmma(-1)"),
+    "registers by sevens": roles("with T.ws(0):\n    T.set_max_nreg(231, 1)"),
+    "registers of all": roles("T.set_max_nreg(240, 1)"),
+    "barrier 16": roles("T.sync_threads(16, 128)"),
+    "half a warp": roles("T.sync_threads(1, 48)"),
+    "tiles in groups of none": roles("for i, j in T.Persistent([4, 4], 2, bx, 0):\n    pass"),
     # Python
     "name of nothing": kernel("T.copy(Aa, B)"),
     "parameters without annotation": whole("def k(A, B):\n    with T.Kernel(1):\n        A[0] = B[0]\n"),

@@ -168,7 +168,11 @@ def mbarrier_arrive(mbarrier: Any, cta_id: Any = None) -> None:
     the phase."""
     what = "T.mbarrier_arrive"
     if cta_id is not None:
-        raise refuse("TLC0162", f"{what} at another block's barrier (cta_id) is not supported")
+        raise refuse(
+            "TLC0162",
+            f"{what} at another block's barrier (cta_id) is not supported",
+            hint="leave cta_id out: barriers are those of the block",
+        )
     _emit(what, lambda _: MbarrierArrive(*barrier_operands(what, mbarrier)))
 
 
@@ -191,7 +195,11 @@ def _expect(what: str, mbarrier: Any, tx: Any, arrives: bool) -> None:
             hint="rows * columns * bytes of an element, of all tiles that complete on the barrier",
         )
     if not 0 <= tx <= MOST_BYTES:
-        raise refuse("TLC0162", f"{what} of {tx} bytes: a phase takes up to {MOST_BYTES}")
+        raise refuse(
+            "TLC0162",
+            f"{what} of {tx} bytes: a phase takes up to {MOST_BYTES}",
+            hint="as many as the copies of one phase bring",
+        )
 
     def make(_: Trace) -> Op:
         operands = barrier_operands(what, mbarrier)

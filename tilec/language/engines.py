@@ -47,9 +47,13 @@ def tma_copy(
     trace = current(what)
     trace.need_tile_level(what)
     if annotations:
-        raise refuse("TLC0163", f"{what} takes no annotations")
+        raise refuse("TLC0163", f"{what} takes no annotations", hint="leave them out")
     if cluster_mask is not None:
-        raise refuse("TLC0163", f"{what} to several blocks (cluster_mask) is not supported")
+        raise refuse(
+            "TLC0163",
+            f"{what} to several blocks (cluster_mask) is not supported",
+            hint="leave cluster_mask out: each block loads for itself",
+        )
     with trace.here():
         source, target = paired_areas(trace, what, src, dst)
         spaces = (source.buffer.type.space, target.buffer.type.space)
@@ -136,6 +140,8 @@ def tma_store_wait(count: int = 0, read: bool = True) -> None:
     trace = current(what)
     trace.need_tile_level(what)
     if isinstance(count, bool) or not isinstance(count, int) or count < 0:
-        raise refuse("TLC0163", f"{what}({count!r}): a compile-time int, 0 or more")
+        raise refuse(
+            "TLC0163", f"{what}({count!r}): a compile-time int, 0 or more", hint="0 waits for all"
+        )
     with trace.here():
         trace.builder.emit(BulkWait(pending=count, read=bool(read)))

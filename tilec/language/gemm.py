@@ -92,7 +92,7 @@ def wgmma_gemm(
     """
     what = "T.wgmma_gemm"
     if annotations:
-        raise refuse("TLC0164", f"{what} takes no annotations")
+        raise refuse("TLC0164", f"{what} takes no annotations", hint="leave them out")
     for name, operand in (("A", A), ("B", B)):
         buffer = operand.buffer if isinstance(operand, Slice) else operand
         if isinstance(buffer, Buffer) and buffer.type.space is Space.FRAGMENT:

@@ -113,13 +113,15 @@ def set_max_nreg(reg_count: int, is_inc: Any) -> None:
             hint="put it at the top of a T.ws of whole warpgroups",
         )
     if isinstance(reg_count, bool) or not isinstance(reg_count, int | np.integer):
-        raise refuse("TLC0165", f"{what} of {reg_count!r}, which is no compile-time int")
+        raise refuse(
+            "TLC0165", f"{what} of {reg_count!r}, which is no compile-time int", hint="e.g. 232"
+        )
     if reg_count % GRANULE or not LEAST_REGISTERS <= reg_count <= MOST_REGISTERS:
         raise refuse(
             "TLC0165",
             f"{what} of {reg_count} registers: they are given out in eights, "
             f"{LEAST_REGISTERS} to {MOST_REGISTERS} a thread",
-            hint=f"{max(LEAST_REGISTERS, min(MOST_REGISTERS, reg_count // GRANULE * GRANULE))}",
+            hint=f"such as {max(LEAST_REGISTERS, min(MOST_REGISTERS, reg_count // GRANULE * GRANULE))}",
         )
     with trace.here():
         trace.builder.emit(SetRegisters(count=int(reg_count), increase=bool(is_inc)))

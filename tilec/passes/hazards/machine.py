@@ -353,7 +353,10 @@ class SyncMachine(Machine):
             case MbarrierArrive():
                 self._find(agent, op.barriers, op.index, op).arrive(agent, op, self.case)
             case MbarrierExpect():
-                self._find(agent, op.barriers, op.index, op).arrive(agent, op, self.case, op.size)
+                barrier = self._find(agent, op.barriers, op.index, op)
+                barrier.announce(agent.threads.count * op.size)
+                if op.arrives:
+                    barrier.arrive(agent, op, self.case)
             case MbarrierWait():
                 return self._wait(agent, op)
         return None

@@ -75,8 +75,13 @@ class Mbarrier:
     def phase(self) -> int:
         return len(self.views)
 
-    def arrive(self, agent: SyncAgent, op: Op, case: Case, size: int = 0) -> None:
-        """One arrival of every running thread of a role, each announcing `size` bytes."""
+    def announce(self, size: int) -> None:
+        """Bytes that copy engines will bring in this phase."""
+        self.bytes += size
+        self.expected += size
+
+    def arrive(self, agent: SyncAgent, op: Op, case: Case) -> None:
+        """One arrival of every running thread of a role."""
         count = agent.threads.count
         if self.arrived + count > self.count:
             many = f"{self.arrived + count} arrivals in one phase of {self.name}"
@@ -87,8 +92,6 @@ class Mbarrier:
                 hint=f"found with {case}",
             )
         self.arrived += count
-        self.bytes += count * size
-        self.expected += count * size
         self.parts.append(_arrival(agent))
         join(self.known, agent.knowledge())
         self._complete()

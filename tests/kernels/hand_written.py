@@ -1,0 +1,120 @@
+"""Programs that own their schedule, for tests: those of examples/gemm_warp_specialized.py with edits of
+their text, and small ones by the same means.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import ModuleType
+
+import tilec
+import tilec.language as T
+from tests.modules import EXAMPLES, load_module
+
+TEXT = (EXAMPLES / "gemm_warp_specialized.py").read_text()
+TILES = {
+    "matmul": {"block_M": 128, "block_N": 64, "block_K": 32, "stages": 3, "blocks": 2},
+    "pingpong": {"block_M": 64, "block_N": 64, "block_K": 32, "stages": 3, "blocks": 2},
+}
+
+
+def edited(folder: Path, *edits: tuple[str, str]) -> ModuleType:
+    """The example with edits, each of the first place where its text stands."""
+    text = TEXT
+    for old, new in edits:
+        assert old in text, f"the example has no {old!r}"
+        text = text.replace(old, new, 1)
+    path = folder / "user.py"
+    path.write_text(text)
+    return load_module(path)
+
+
+@tilec.kernel
+def copied(
+    A: T.Tensor(("M", "K"), "float16"),
+    B: T.Tensor(("N", "K"), "float16"),
+    C: T.Tensor(("M", "N"), "float16"),
+):
+    """A producer of threads: what TileLang's example_warp_specialize_gemm_copy_0_gemm_1.py does."""
+    with T.Kernel(T.ceildiv(C.shape[1], 64), T.ceildiv(C.shape[0], 64), threads=256) as (bx, by):
+        A_s = T.alloc_shared((64, 32), "float16")
+        B_s = T.alloc_shared((64, 32), "float16")
+        acc = T.alloc_fragment((64, 64), "float32")
+        ready = T.alloc_barrier(arrive_count=128)
+        done = T.alloc_barrier(arrive_count=128)
+        with T.ws(1):
+            T.clear(acc)
+        for k in range(T.ceildiv(A.shape[1], 32)):
+            with T.ws(0):
+                T.barrier_wait(done, (k + 1) % 2)
+                T.copy(A[by * 64, k * 32], A_s)
+                T.copy(B[bx * 64, k * 32], B_s)
+                T.barrier_arrive(ready)
+            with T.ws(1):
+                T.barrier_wait(ready, k % 2)
+                T.gemm(A_s, B_s, acc, transpose_B=True)
+                T.barrier_arrive(done)
+        with T.ws(1):
+            T.copy(acc, C[by * 64, bx * 64])
+
+
+@tilec.kernel
+def met(
+    A: T.Tensor(("M", "K"), "float16"),
+    B: T.Tensor(("N", "K"), "float16"),
+    C: T.Tensor(("M", "N"), "float16"),
+):
+    """Two roles that meet at named barriers; a third warp of a smaller group that has nothing to do."""
+    with T.Kernel(T.ceildiv(C.shape[1], 64), T.ceildiv(C.shape[0], 64), threads=288) as (bx, by):
+        A_s = T.alloc_shared((64, 32), "float16")
+        B_s = T.alloc_shared((64, 32), "float16")
+        with T.ws(0):
+            for k in range(T.ceildiv(A.shape[1], 32)):
+                for i, j in T.Parallel(64, 32):
+                    A_s[i, j] = A[by * 64 + i, k * 32 + j] * 2
+                T.copy(B[bx * 64, k * 32], B_s)
+                T.sync_threads(3, 256)
+                T.sync_threads(4, 256)
+        with T.ws(1):
+            acc = T.alloc_fragment((64, 64), "float32")
+            T.clear(acc)
+            for _ in range(T.ceildiv(A.shape[1], 32)):
+                T.sync_threads(3, 256)
+                T.gemm(A_s, B_s, acc, transpose_B=True)
+                T.sync_threads(4, 256)
+            for i, j in T.Parallel(64, 64):
+                acc[i, j] = acc[i, j] / 2
+            T.copy(acc, C[by * 64, bx * 64])
+
+
+@tilec.kernel
+def alone(
+    A: T.Tensor(("M", "K"), "float16"),
+    B: T.Tensor(("N", "K"), "float16"),
+    C: T.Tensor(("M", "N"), "float16"),
+):
+    """No roles: all threads wait for what one of them has copied, two products under way in two
+    fragments."""
+    with T.Kernel(T.ceildiv(C.shape[1], 64), T.ceildiv(C.shape[0], 128), threads=128) as (bx, by):
+        A_s = T.alloc_shared((2, 64, 64), "float16")
+        B_s = T.alloc_shared((64, 64), "float16")
+        upper = T.alloc_fragment((64, 64), "float32")
+        lower = T.alloc_fragment((64, 64), "float32")
+        full = T.alloc_barrier(128)
+        T.clear(upper)
+        T.clear(lower)
+        for k in range(T.ceildiv(A.shape[1], 64)):
+            T.tma_copy(A[by * 128, k * 64], A_s[0, :, :], barrier=full)
+            T.tma_copy(A[by * 128 + 64, k * 64], A_s[1, :, :], barrier=full)
+            T.tma_copy(B[bx * 64, k * 64], B_s, barrier=full)
+            T.mbarrier_arrive(full)
+            T.mbarrier_wait_parity(full, k % 2)
+            T.wgmma_gemm(A_s[0, :, :], B_s, upper, transpose_B=True)
+            T.wgmma_gemm(A_s[1, :, :], B_s, lower, transpose_B=True)
+            T.wait_wgmma(1)
+            for i, j in T.Parallel(64, 64):
+                upper[i, j] = upper[i, j] + 0.0  # a tile again, while the other is in flight
+            T.wait_wgmma(0)
+            T.sync_threads()
+        T.copy(upper, C[by * 128, bx * 64])
+        T.copy(lower, C[by * 128 + 64, bx * 64])
