@@ -9,8 +9,10 @@ import click
 
 from ..ir.core import Block, Program, Value, walk
 from ..ir.ops.control import Launch, Role
+from ..ir.ops.memory import Alloc
 from ..ir.ops.pipeline import Channel, Free, Get, Pipeline, Put, Receive, Send, Stage
 from ..passes.context import Facts, PassContext, Remark
+from ..passes.explicit_work import registers_set
 from ..passes.pipeline import run_pipeline
 from ..runtime.driver import compile_program
 from ..runtime.lowering import standard_registry
@@ -97,7 +99,8 @@ def _launch(launch: Launch) -> Iterator[str]:
     roles = [op for op in launch.body.ops if isinstance(op, Role)]
     for role in roles:
         last = role.first_thread + role.threads - 1
-        registers = f", {role.registers} registers" if role.registers else ""
+        held = [role.registers] if role.registers else registers_set(role)
+        registers = f", {held[0]} registers" if held else ""
         yield f"    role {role.label}: threads {role.first_thread}…{last}{registers}"
         yield from _pipelines(role.body, "      ")
     if not roles:
@@ -106,7 +109,13 @@ def _launch(launch: Launch) -> Iterator[str]:
         if isinstance(channel, Channel):
             ends = _ends(launch, channel.result)
             yield f"    channel {channel.label}: {channel.type} from {ends}"
-    if not any(isinstance(op, Pipeline) for op in walk(launch.body)):
+    for alloc in launch.body.ops:
+        if isinstance(alloc, Alloc) and alloc.arrivals:
+            counts = ", ".join(map(str, dict.fromkeys(alloc.arrivals)))
+            yield f"    barriers {alloc.result.hint}: {len(alloc.arrivals)} of {counts} arrivals"
+    if launch.explicit:
+        yield "    the program itself says what is done when"
+    elif not any(isinstance(op, Pipeline) for op in walk(launch.body)):
         yield "    no loop is pipelined"
 
 

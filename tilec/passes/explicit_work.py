@@ -23,9 +23,14 @@ from .value_ranges import ValueRanges
 MOST_AT_START = 256  # registers of a thread, as they are given out
 
 
+def registers_set(role: Role) -> list[int]:
+    """What a role's `T.set_max_nreg` set, in order."""
+    return [op.count for op in walk(role.body) if isinstance(op, SetRegisters)]
+
+
 def registers_of(role: Role | None, launch: Launch, target: Target) -> int:
     """Registers of each thread of a role: as it sets them, or an equal share of all."""
-    given = [op.count for op in walk(role.body) if isinstance(op, SetRegisters)] if role else []
+    given = registers_set(role) if role else []
     share = registers_at_start(launch.launched_threads or launch.threads, 1, target)
     return given[0] if given else min(target.max_registers, share)
 
