@@ -23,6 +23,7 @@ from ..ir.ops.control import (
     Simt,
     Symbol,
     ThreadId,
+    WarpUniform,
     While,
 )
 from ..ir.ops.memory import Alloc, Atomic, Flatten, Slot, View, memory_type
@@ -468,6 +469,11 @@ def run_thread_id(frame: Frame, op: Op) -> None:
         raise frame.fault("TLC0746", "which thread runs an iteration is not stated")
     threads = lanes.indices()[0] if lanes is not None else np.arange(frame.threads, dtype=np.int32)
     frame.define(op.result, threads + np.int32(frame.first_thread) if op.launched else threads)
+
+
+def run_warp_uniform(frame: Frame, op: Op) -> None:
+    assert isinstance(op, WarpUniform)
+    frame.define(op.result, *frame.pair(op.x))
 
 
 def run_hardware_block(frame: Frame, op: Op) -> None:

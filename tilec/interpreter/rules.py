@@ -35,6 +35,7 @@ RULES: dict[type[Op], Rule] = {
     control.Symbol: structure.run_symbol,
     control.Define: structure.run_define,
     control.ThreadId: structure.run_thread_id,
+    control.WarpUniform: structure.run_warp_uniform,
     control.HardwareBlock: structure.run_hardware_block,
     tile.Copy: tiles.run_copy,
     tile.LoadTile: tiles.run_load_tile,

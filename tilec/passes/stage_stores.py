@@ -45,7 +45,7 @@ from ..ir.core import Block, Op, Program, Value, at, walk
 from ..ir.dtypes import DType
 from ..ir.layout import ATOM_ROWS, RegisterLayout, SharedLayout, choose_swizzle
 from ..ir.ops.arith import Cast
-from ..ir.ops.control import If, Launch, Role, ThreadId, Yield, map_launches
+from ..ir.ops.control import If, Launch, Role, ThreadId, WarpUniform, Yield, map_launches
 from ..ir.ops.memory import Alloc, memory_type
 from ..ir.ops.nvidia import BulkCommit, BulkWait, FenceProxyAsync
 from ..ir.ops.pipeline import Channel, Put
@@ -411,7 +411,9 @@ def _first_thread(b: Builder, groups: int = 1) -> Value:
 
 def _warpgroup(b: Builder) -> Value:
     """The number of this thread's warpgroup in the role."""
-    return b.floordiv(b.emit(ThreadId()).result, WARPGROUP)
+    group = b.emit(WarpUniform(b.floordiv(b.emit(ThreadId()).result, WARPGROUP))).result
+    group.hint = "group"
+    return group
 
 
 def _are_apart(slabs: Slabs, warpgroups: int) -> bool:

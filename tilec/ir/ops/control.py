@@ -183,7 +183,7 @@ class HardwareBlock(Op, name="hardware_block", pure=True):
         return (ScalarType(i32),)
 
 
-class WarpUniform(Op, name="warp_uniform", pure=True, level=Level.THREAD):
+class WarpUniform(Op, name="warp_uniform", pure=True):
     """x, which has the same value in all threads of a warp, told to be so."""
 
     x: Value = operand()
