@@ -141,6 +141,7 @@ class Probe:
     threads: int = 32
     shared_bytes: int = 0
     arch: str = "sm_80"
+    cluster: int = 1
 
     def frame(self, name: str) -> KernelFrame:
         parameters = (
@@ -153,7 +154,10 @@ class Probe:
             ),
             *(FrameParameter("scalar", n, dtype) for n, dtype in self.scalars.items()),
         )
-        return KernelFrame(name, parameters, self.threads, self.shared_bytes, self.body, self.needs)
+        threads, size = self.threads, self.shared_bytes
+        return KernelFrame(
+            name, parameters, threads, size, self.body, self.needs, cluster=self.cluster
+        )
 
     def launch(self, name: str, grid: tuple[int, int, int] = (1, 1, 1)) -> LaunchSpec:
         arguments = (
@@ -161,7 +165,8 @@ class Probe:
             *(Argument("pointer", n) for n in self.pointers),
             *(Argument("scalar", n, dtype) for n, dtype in self.scalars.items()),
         )
-        return LaunchSpec(name, arguments, grid, self.threads, self.shared_bytes)
+        threads, size = self.threads, self.shared_bytes
+        return LaunchSpec(name, arguments, grid, threads, size, cluster=self.cluster)
 
 
 @dataclass(frozen=True, eq=False)
@@ -205,4 +210,13 @@ def needs_of(text: str, *families: Need) -> tuple[Need, ...]:
     return (*(Need(name) for name in names), *families)
 
 
-FAMILIES = ("mma", "wgmma_ss", "wgmma_rs", "tma_load", "tma_store", "base", "words")
+FAMILIES = (
+    "mma",
+    "wgmma_ss",
+    "wgmma_rs",
+    "tma_load",
+    "tma_load_multicast",
+    "tma_store",
+    "base",
+    "words",
+)

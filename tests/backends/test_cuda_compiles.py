@@ -9,6 +9,7 @@ from collections.abc import Mapping
 import pytest
 
 from tests.backends.emulation import SM80, SM90, Probe
+from tests.backends.probes_clusters import CLUSTER_PROBES
 from tests.backends.probes_hopper import HOPPER_PROBES, WGMMA_PROBES
 from tests.backends.probes_matrix import MATRIX_PROBES
 from tests.backends.probes_scalar import EIGHT_BIT_PROBES, MOVE_PROBES, SCALAR_PROBES
@@ -22,6 +23,7 @@ FAMILIES: Mapping[str, Mapping[str, Probe]] = {
     "eight_bit": EIGHT_BIT_PROBES.probes,
     "hopper": HOPPER_PROBES.probes,
     "wgmma": WGMMA_PROBES.probes,
+    "clusters": CLUSTER_PROBES.probes,
 }
 
 

@@ -35,11 +35,13 @@ class Case:
     dtype: str
     transpose_b: bool
     stages: int
+    cluster: tuple[int, int] = (1, 1)
 
     def __str__(self) -> str:
         tile, order = self.tile, "NT" if self.transpose_b else "NN"
         shape = f"{tile.m}x{tile.n}x{tile.k}"
-        return f"{self.target.partition(':')[2]}-{shape}-{self.dtype}-{order}-{self.stages}"
+        blocks = "" if self.cluster == (1, 1) else f"-{self.cluster[0]}x{self.cluster[1]}"
+        return f"{self.target.partition(':')[2]}-{shape}-{self.dtype}-{order}-{self.stages}{blocks}"
 
     @property
     def draws(self) -> random.Random:
@@ -49,7 +51,8 @@ class Case:
     def lower(self) -> CompiledKernel:
         """The kernel with both launch classes: aligned first, then the general one."""
         kernel = programs.gemm(self.dtype, self.transpose_b)
-        lowered = lower(kernel, (), self.target, self.tile.constants(self.stages))
+        constants = self.tile.constants(self.stages, self.cluster)
+        lowered = lower(kernel, (), self.target, constants)
         lowered.add_general()
         return lowered
 

@@ -34,9 +34,11 @@ def gemm(dtype: str = "float16", transpose_b: bool = True) -> Any:
         block_K: int = 64,
         stages: int = 4,
         threads: int = 256,
+        cluster: Any = 1,
     ):
         M, N, K = C.shape[0], C.shape[1], A.shape[1]
-        with T.Kernel(T.ceildiv(N, block_N), T.ceildiv(M, block_M), threads=threads) as (bx, by):
+        grid = (T.ceildiv(N, block_N), T.ceildiv(M, block_M))
+        with T.Kernel(*grid, threads=threads, cluster=cluster) as (bx, by):
             A_s = T.alloc_shared((block_M, block_K), dtype)
             B_s = T.alloc_shared((block_N, block_K) if transpose_b else (block_K, block_N), dtype)
             acc = T.alloc_fragment((block_M, block_N), "float32")
@@ -62,10 +64,10 @@ class Tile:
     k: int
     threads: int
 
-    def constants(self, stages: int) -> dict[str, int]:
+    def constants(self, stages: int, cluster: tuple[int, int] = (1, 1)) -> dict[str, Any]:
         return {
             "block_M": self.m, "block_N": self.n, "block_K": self.k,
-            "threads": self.threads, "stages": stages,
+            "threads": self.threads, "stages": stages, "cluster": cluster,
         }  # fmt: skip
 
 

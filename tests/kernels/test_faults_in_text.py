@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 
 from tests.kernels import programs
+from tests.kernels.cluster_faults import CLUSTER_FAULTS
 from tests.kernels.machines import SCHEDULES, Case, Size
 from tests.kernels.programs import TILES, Tile, reference
+from tests.kernels.text_faults import E, Fault, fault
 from tilec.backends.emitter import EmittedProgram, render
 from tilec.runtime.emulator import EmulatorError, build, run
 
@@ -23,6 +25,7 @@ pytestmark = pytest.mark.emulator
 CASES = {
     "sm_80": Case("cuda:sm_80", TILES[2], "float16", True, 4),
     "sm_90a": Case("cuda:sm_90a", TILES[2], "float16", True, 3),
+    "sm_90a, clusters": Case("cuda:sm_90a", TILES[2], "float16", True, 3, (1, 2)),
     "gfx942": Case("hip:gfx942", TILES[2], "float16", True, 3),
     "eight waves": Case("hip:gfx942", Tile(128, 128, 32, 512), "float16", True, 3),
 }
@@ -30,40 +33,6 @@ CASES = {
 SIZE: Size = (136, 72, 152)
 
 
-@dataclass(frozen=True)
-class Edit:
-    """Occurrence `nth` of a regular expression (None: each) becomes `new`."""
-
-    pattern: str
-    new: str
-    nth: int | None = 0
-
-    def apply(self, body: str) -> str:
-        found = list(re.finditer(self.pattern, body, re.MULTILINE))
-        assert found, f"the body has no {self.pattern!r}"
-        for match in reversed(found if self.nth is None else [found[self.nth]]):
-            body = body[: match.start()] + match.expand(self.new) + body[match.end() :]
-        return body
-
-
-@dataclass(frozen=True)
-class Fault:
-    """Edits of a body, and what the report must match."""
-
-    expected: str
-    edits: tuple[Edit, ...]
-
-    def apply(self, body: str) -> str:
-        for edit in self.edits:
-            body = edit.apply(body)
-        return body
-
-
-def fault(expected: str, *edits: Edit) -> Fault:
-    return Fault(expected, edits)
-
-
-E = Edit
 LOOP_BARRIER = (
     r"(for \(i32 k = 0; k < k_end; \+\+k\) \{\n(?: +cp_async_wait<\d>\(\);\n)?) +barrier\(\);\n"
 )
@@ -227,6 +196,7 @@ FAULTS: dict[str, dict[str, Fault]] = {
             E(r"( +)(bulk_commit\(\);\n)", r"\1\2\1fence_proxy_async();\n"),
         ),
     },
+    "sm_90a, clusters": CLUSTER_FAULTS,
     "gfx942": {
         "barrier missing": fault("uninitialised|disagree", E(LOOP_BARRIER, r"\1")),
         "slots one too few": fault(

@@ -9,7 +9,10 @@ import pytest
 
 from tests import modules
 from tests.kernels.machines import TARGETS as MACHINES
+from tests.passes.planning import specialised
+from tests.passes.seeded_cluster_faults import CLUSTERS
 from tests.passes.seeded_faults import FOLDER, LOWERED, PLANNED, Fault
+from tests.passes.test_multicast_loads import gemm as clustered
 from tilec.errors import HazardError, IRError
 from tilec.ir.core import Level, Program, walk
 from tilec.ir.ops.control import Launch
@@ -25,7 +28,7 @@ from tilec.target import TARGETS, find_target
 
 REGISTRY = standard_registry()
 SYNCHRONISES = re.compile(
-    " *(barrier|warp_sync|fence|mbarrier_|bulk_|cp_async_(wait|commit)|buffer_copy_wait|commit|free"
+    " *((cluster_)?barrier|warp_sync|fence|mbarrier_|bulk_|cp_async_(wait|commit)|buffer_copy_wait|commit|free"
     "|store %[0-9]+, %ring)"
 )
 
@@ -91,6 +94,11 @@ def test_dequantizing_gemm_passes(target: str) -> None:
     assert check_each_pass(example("dequantize_gemm").main.trace({}), target) == list(CHECKS)
 
 
+@pytest.mark.parametrize("cluster", [(2, 1), (1, 2), (2, 2), (1, 8)])
+def test_gemm_in_clusters_passes(cluster: tuple[int, int]) -> None:
+    assert check_each_pass(specialised(clustered, cluster=cluster), "cuda:sm_90a") == list(CHECKS)
+
+
 @pytest.mark.parametrize("threads", [128, 384])
 def test_other_numbers_of_warpgroups_pass(threads: int) -> None:
     tile = {"block_M": 64 * threads // 128, "block_N": 64, "threads": threads}
@@ -100,7 +108,7 @@ def test_other_numbers_of_warpgroups_pass(threads: int) -> None:
 # What must be refused -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("fault", PLANNED + LOWERED, ids=lambda f: f"{f.base}: {f.name}")
+@pytest.mark.parametrize("fault", PLANNED + LOWERED + CLUSTERS, ids=lambda f: f"{f.base}: {f.name}")
 def test_fault_is_refused(fault: Fault) -> None:
     program = read(fault.text, fault.base)
     with pytest.raises(HazardError) as caught:
@@ -241,7 +249,7 @@ def test_number_of_blocks_is_an_input_where_the_grid_is_constant() -> None:
     program = example("dequantize_gemm").main.trace({})
     lowered = run_pipeline(program, context("cuda:sm_90a"), after="place_barriers")
     (sizes,) = checked_sizes(lowered).values()
-    assert len(sizes) >= 1 and all(s["blocks", ""] >= 1 for s in sizes)
+    assert len(sizes) >= 1 and all(s["clusters", ""] >= 1 for s in sizes)
 
 
 @pytest.mark.parametrize("edits", [(), ("<pending = 1>", "<pending = 2>")])

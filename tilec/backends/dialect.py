@@ -16,7 +16,7 @@ from .prelude import prelude_names
 INNER_NAMES = frozenset({
     "base", "words", "packet", "shared_address", "half_turns", "races", "shuffle_bits", "piece", "plain", "to_odd",
     "barriers", "exchange", "packed_zero", "copy_groups", "matrix_rows", "matrix_values",
-    "swizzled", "mbarrier_states", "tma_box", "tma_load_box", "bulk_groups", "wgmma_groups",
+    "swizzled", "clusters", "mbarrier_states", "tma_box", "tma_load_box", "bulk_groups", "wgmma_groups",
 })  # fmt: skip
 """Entries of the preludes' tables that other entries use and bodies do not."""
 

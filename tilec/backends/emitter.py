@@ -160,12 +160,18 @@ def _emit_launch(
         launch.shared_bytes,
         text,
         body.writer.needs.found,
+        cluster=launch.cluster_blocks,
         min_blocks=launch.persistent_blocks,
         places=body.writer.places,
     )
     grid = launch_grid(launch, outline.host)
     return frame, LaunchSpec(
-        name, tuple(p.argument for p in parameters), grid, threads, launch.shared_bytes
+        name,
+        tuple(p.argument for p in parameters),
+        grid,
+        threads,
+        launch.shared_bytes,
+        cluster=launch.cluster_blocks,
     )
 
 

@@ -33,15 +33,23 @@ class HostScalars:
 def launch_grid(launch: Launch, known: HostScalars) -> tuple[Expr, Expr, Expr]:
     """The grid of a launch.
 
-    A persistent launch has as many blocks as are resident at once, but no more than logical ones.
-    Raises TargetUnsupported for an extent that the host cannot compute.
+    A persistent launch has as many blocks as are resident at once, but no more than logical ones,
+    and always whole clusters. Raises TargetUnsupported for an extent that the host cannot compute.
     """
     extents = [grid_expr(value, known) for value in launch.grid]
     x, y, z = (*extents, 1, 1)[:3]
     if not launch.persistent_blocks:
         return x, y, z
     resident = _product(MULTIPROCESSORS, launch.persistent_blocks)
-    return ("min", _product(_product(x, y), z), resident), 1, 1
+    blocks = launch.cluster_blocks
+    if blocks == 1:
+        return ("min", _product(_product(x, y), z), resident), 1, 1
+    x, y, z = (
+        extent if n == 1 else ("ceildiv", extent, n)
+        for extent, n in zip((x, y, z), launch.cluster, strict=True)
+    )
+    at_once: Expr = ("max", ("floordiv", resident, blocks), 1)
+    return _product(("min", _product(_product(x, y), z), at_once), blocks), 1, 1
 
 
 def _product(a: Expr, b: Expr) -> Expr:

@@ -213,7 +213,9 @@ class Argument:
 @dataclass(frozen=True)
 class LaunchSpec:
     """One kernel launch. A grid extent of zero (or less) means that nothing is launched. The block
-    is (threads, 1, 1) unless `block` says otherwise; `shared_bytes` is dynamic shared memory."""
+    is (threads, 1, 1) unless `block` says otherwise; `shared_bytes` is dynamic shared memory.
+    `cluster`: how many neighbours along x are a thread-block cluster; the text says so itself, and
+    the grid is a multiple of it."""
 
     symbol: str
     arguments: tuple[Argument, ...]
@@ -221,8 +223,10 @@ class LaunchSpec:
     threads: int
     shared_bytes: int
     block: tuple[int, int, int] | None = None
+    cluster: int = 1
 
     def __post_init__(self) -> None:
+        _require(self.cluster >= 1, f"{self.symbol}: a cluster of {self.cluster} blocks")
         _require(len(self.grid) == 3, f"{self.symbol}: a grid of {len(self.grid)} extents")
         for expr in self.grid:
             _check_expr(expr)
@@ -433,6 +437,7 @@ def _read_launch(data: object, path: str) -> LaunchSpec:
         cast(tuple[int, int, int], reader.items("block", read_integer))
         if reader.has("block")
         else None,
+        reader.integer("cluster") if reader.has("cluster") else 1,
     )
     reader.done()
     return launch

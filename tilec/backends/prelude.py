@@ -63,6 +63,7 @@ class KernelFrame:
     body: str
     needs: tuple[Need, ...]
     header_comment: str = ""
+    cluster: int = 1  # neighbouring blocks of a thread-block cluster
     min_blocks: int = 0  # blocks that a multiprocessor shall hold at once; 0 says nothing
     places: tuple[str, ...] = ()  # the user's line for each line of `body`; "" where none is known
 

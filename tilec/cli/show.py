@@ -11,6 +11,8 @@ from ..ir.core import Block, Program, Value, walk
 from ..ir.ops.control import Launch, Role
 from ..ir.ops.memory import Alloc
 from ..ir.ops.pipeline import Channel, Free, Get, Pipeline, Put, Receive, Send, Stage
+from ..ir.ops.tile import Copy
+from ..passes.clusters import sharers
 from ..passes.context import Facts, PassContext, Remark
 from ..passes.explicit_work import registers_set
 from ..passes.pipeline import run_pipeline
@@ -95,7 +97,10 @@ def _launch(launch: Launch) -> Iterator[str]:
         if launch.persistent_blocks
         else ""
     )
-    yield f"  launch {launch.symbol}: {launch.launched_threads or launch.threads} threads{resident}"
+    along = " x ".join(map(str, launch.cluster))
+    cluster = f", clusters of {along} blocks" if launch.cluster_blocks > 1 else ""
+    threads = launch.launched_threads or launch.threads
+    yield f"  launch {launch.symbol}: {threads} threads{resident}{cluster}"
     roles = [op for op in launch.body.ops if isinstance(op, Role)]
     for role in roles:
         last = role.first_thread + role.threads - 1
@@ -108,7 +113,9 @@ def _launch(launch: Launch) -> Iterator[str]:
     for channel in launch.body.ops:
         if isinstance(channel, Channel):
             ends = _ends(launch, channel.result)
-            yield f"    channel {channel.label}: {channel.type} from {ends}"
+            blocks = _sharers(launch, channel.result)
+            shared = f", each tile for {blocks} blocks of the cluster" if blocks > 1 else ""
+            yield f"    channel {channel.label}: {channel.type} from {ends}{shared}"
     for alloc in launch.body.ops:
         if isinstance(alloc, Alloc) and alloc.arrivals:
             counts = ", ".join(map(str, dict.fromkeys(alloc.arrivals)))
@@ -136,6 +143,15 @@ def _statements(stage: Stage) -> str:
         if not op.pure and not isinstance(op, (Put, Get, Free, Send, Receive))
     ]
     return ", ".join(name for name in shown if name not in ("yield", "commit"))
+
+
+def _sharers(launch: Launch, channel: Value) -> int:
+    """How many blocks of the cluster get each tile that is put into the channel."""
+    filled = {
+        op.result for op in walk(launch.body) if isinstance(op, Put) and op.channel is channel
+    }
+    copies = [op for op in walk(launch.body) if isinstance(op, Copy) and op.destination in filled]
+    return max((sharers(launch.cluster, op.multicast) for op in copies), default=1)
 
 
 def _ends(launch: Launch, channel: Value) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Generator, Sequence
 from typing import Any
@@ -56,7 +57,8 @@ def run_launch(frame: Frame, op: Op) -> None:
     if (
         op.persistent_blocks and count
     ):  # a few blocks that take the grid's in turn: they number themselves
-        count = int(run.random.integers(1, min(count, 8) + 1))
+        clusters = math.prod(-(-g // n) for g, n in zip(grid, op.cluster, strict=True))
+        count = op.cluster_blocks * int(run.random.integers(1, min(clusters, 8) + 1))
         grid = [count, 1, 1]
 
     def begin(number: int) -> tuple[Frame, Generator[Waiting, None, Any]]:

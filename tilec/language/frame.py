@@ -13,7 +13,7 @@ from ..ir.build import scalar
 from ..ir.core import Block, Value
 from ..ir.dtypes import i32
 from ..ir.ops.arith import element_dtype
-from ..ir.ops.control import Launch, ThreadId
+from ..ir.ops.control import Launch, ThreadId, cluster_problem
 from .operand import Expr, Operand, convert, is_number, value_of, wrap
 from .simt import shape_launch
 from .split_roles import owns_schedule
@@ -27,11 +27,17 @@ class LaunchFrame:
     """The context manager that T.Kernel gives; entering it yields the block indices."""
 
     def __init__(
-        self, grid: tuple[Value, ...], threads: tuple[int, ...], persistent: bool, loc: Loc
+        self,
+        grid: tuple[Value, ...],
+        threads: tuple[int, ...],
+        persistent: bool,
+        cluster: tuple[int, ...],
+        loc: Loc,
     ) -> None:
         self.grid = grid
         self.threads = threads
         self.persistent = persistent
+        self.cluster = cluster
         self.loc = loc
         self.region: Region | None = None
 
@@ -84,6 +90,7 @@ class LaunchFrame:
                 explicit=explicit,
                 panel=state.panel,
                 order=state.order,
+                cluster=self.cluster,
             )
             trace.builder.emit(op)
         trace.launches += 1
@@ -102,7 +109,11 @@ def kernel_symbol(name: str, number: int) -> str:
 
 
 def Kernel(
-    *blocks: Any, threads: Any = None, persistent: bool = True, prelude: str | None = None
+    *blocks: Any,
+    threads: Any = None,
+    persistent: bool = True,
+    cluster: Any = 1,
+    prelude: str | None = None,
 ) -> LaunchFrame:
     """One launch: `with T.Kernel(grid_x, grid_y, threads=128) as (bx, by)`.
 
@@ -111,6 +122,10 @@ def Kernel(
         threads: of a block, 128 where not given: the program's threads, which bindings count. A
             tuple of up to three extents numbers them in as many dimensions, the first one fastest.
         persistent: whether fewer blocks may be launched, each running several logical ones.
+        cluster: how many neighbouring blocks along each dimension of the grid run at the same time
+            on multiprocessors that reach each other's shared memory, 8 in all at most: (2, 1). They
+            mean what they mean without; data that several of them load is brought once. The grid
+            need be no multiple of it. On a target without clusters the kernel is refused.
     """
     trace = current("T.Kernel")
     if prelude:
@@ -123,7 +138,7 @@ def Kernel(
         )
     with trace.here() as loc:
         grid = tuple(_extent(block) for block in blocks)
-        return LaunchFrame(grid, _threads(threads), persistent, loc)
+        return LaunchFrame(grid, _threads(threads), persistent, _cluster(cluster, len(grid)), loc)
 
 
 _INTEGERS = "extents of grids are integers: T.ceildiv(N, 64)"
@@ -170,6 +185,22 @@ def _threads(threads: Any) -> tuple[int, ...]:
             else "e.g. 128",
         )
     return tuple(int(n) for n in extents)
+
+
+def _cluster(cluster: Any, dimensions: int) -> tuple[int, ...]:
+    """The extents of a cluster along the three dimensions of a grid."""
+    extents = tuple(cluster) if isinstance(cluster, tuple | list) else (cluster,)
+    for extent in extents:
+        if isinstance(extent, bool) or not isinstance(extent, int | np.integer):
+            raise LanguageError(
+                "TLC0118",
+                f"cluster={cluster!r} is no compile-time int, nor a tuple of them",
+                hint="cluster=(2, 1): two neighbouring blocks along the grid's first dimension",
+            )
+    problem = cluster_problem(extents, dimensions)
+    if problem:
+        raise LanguageError("TLC0118", f"cluster={cluster}: {problem}", hint="e.g. cluster=(2, 1)")
+    return (*map(int, extents), *(1,) * (3 - len(extents)))
 
 
 def use_swizzle(panel_size: int, order: str = "row", enable: bool = True) -> None:

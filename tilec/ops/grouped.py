@@ -148,14 +148,15 @@ def _grouped_product(form: Form) -> Kernel:
 
     @no_type_check
     def grouped_matmul(A, B, C, offsets, X0, X1, X2, X3, X4, X5, X6, X7, block_M, block_N, block_K,
-                       stages, threads, split):  # fmt: skip
+                       stages, threads, split, cluster_M, cluster_N):  # fmt: skip
         extras = (X0, X1, X2, X3, X4, X5, X6, X7)[: len(form.extras)]
         M, N, groups = C.shape[0], C.shape[1], B.shape[0]
         K = A.shape[0] if form.a == "columns" else A.shape[1]
         tiles = T.ceildiv(M, block_M) + groups
         table = T.alloc_global((tiles, 3), "int32")
         find_tiles(offsets, table, groups, M, block_M)
-        with T.Kernel(T.ceildiv(N, block_N), tiles, threads=threads) as (bx, by):
+        grid, cluster = (T.ceildiv(N, block_N), tiles), (cluster_N, cluster_M)
+        with T.Kernel(*grid, threads=threads, cluster=cluster) as (bx, by):
             group, start, stop = table[by, 0], table[by, 1], table[by, 2]
             sums = T.alloc_fragment((block_M, block_N), form.sums)
             T.clear(sums)

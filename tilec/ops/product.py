@@ -41,7 +41,7 @@ def product(form: Form) -> Kernel:
 
     @no_type_check
     def matmul(A, B, C, X0, X1, X2, X3, X4, X5, X6, X7, block_M, block_N, block_K, stages, threads,
-               split):  # fmt: skip
+               split, cluster_M, cluster_N):  # fmt: skip
         extras = (X0, X1, X2, X3, X4, X5, X6, X7)[: len(form.extras)]
         M, N = C.shape[-2], C.shape[-1]
         batch = C.shape[0] if "C" in form.batched else 1
@@ -57,7 +57,7 @@ def product(form: Form) -> Kernel:
             parts = T.alloc_global((batch * split, M, grid[0] * block_N), form.sums)
         if split > 1 or "C" in form.batched:
             grid = (*grid, batch * split)
-        with T.Kernel(*grid, threads=threads) as block:
+        with T.Kernel(*grid, threads=threads, cluster=(cluster_N, cluster_M)) as block:
             m, n = block[1] * block_M, block[0] * block_N
             z, part = (block[2] // split, block[2] % split) if len(grid) > 2 else (0, 0)
             sums = T.alloc_fragment((block_M, block_N), form.sums)

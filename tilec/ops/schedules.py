@@ -70,7 +70,9 @@ class Problem:
 
 @dataclass(frozen=True)
 class Schedule:
-    """The compile-time parameters of the kernel. K is cut into `split` parts."""
+    """The compile-time parameters of the kernel. K is cut into `split` parts. Neighbouring tiles,
+    `cluster_M` along M by `cluster_N` along N, are of one cluster (`T.Kernel`).
+    """
 
     block_M: int
     block_N: int
@@ -78,6 +80,8 @@ class Schedule:
     stages: int
     threads: int
     split: int = 1
+    cluster_M: int = 1
+    cluster_N: int = 1
 
 
 def choose_schedule(target: Target, problem: Problem) -> Schedule:

@@ -259,7 +259,9 @@ def _refusal(
         return f"{launch.threads} threads leave no room for a producer", launch.loc
     for op in walk(launch.body):
         if isinstance(op, Gemm):
-            _, registers = split_registers(launch.threads, 1, context.target)
+            _, registers = split_registers(
+                launch.threads, 1, context.target, launch.cluster_blocks > 1
+            )
             reason = gemm_refusal(op, launch.threads, registers, context.target, ranges)
             if reason:
                 return reason, op.loc

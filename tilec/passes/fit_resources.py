@@ -188,7 +188,7 @@ def _budget_registers(launch: Launch, target: Target) -> Launch:
     assert isinstance(lean, Launch)
     if _resident(lean, target) > blocks:
         launch, blocks = lean, _resident(lean, target)
-    producer, consumer = split_registers(launch.threads, blocks, target)
+    producer, consumer = _split(launch, blocks, target)
     ops = []
     for op in launch.body.ops:
         if isinstance(op, Role):
@@ -208,7 +208,11 @@ def _resident(launch: Launch, target: Target) -> int:
     needed = live_registers(launch, target) + ADDRESS_REGISTERS
     if registers_at_start(launch.launched_threads, blocks, target) < _wgmma(launch, target):
         return 1
-    return blocks if split_registers(launch.threads, blocks, target)[1] >= needed else 1
+    return blocks if _split(launch, blocks, target)[1] >= needed else 1
+
+
+def _split(launch: Launch, blocks: int, target: Target) -> tuple[int, int]:
+    return split_registers(launch.threads, blocks, target, launch.cluster_blocks > 1)
 
 
 def _wgmma(launch: Launch, target: Target) -> int:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -24,6 +24,7 @@ from ..ir.ops.nvidia import CpAsync, CpAsyncCommit, CpAsyncWait, TensorMap, TmaL
 from ..ir.ops.thread import ConvertRegisters, FillRegisters, VectorStore
 from ..ir.ops.tile import Copy, Fill
 from ..ir.types import MemoryType, Space
+from .clusters import sharers
 from .coordinates import (
     add_up,
     both,
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from .lower_tiles import Lowering
 
 CP_ASYNC_BYTES = (4, 8, 16)
+NOWHERE: Mapping[int, Value] = {}
 UNROLL_LIMIT = 16  # iterations of a copy that are unrolled in full
 BYTES_IN_FLIGHT = 64  # of a thread where there are more iterations
 
@@ -61,37 +63,65 @@ def lower_copy(op: Copy, lowering: Lowering) -> None:
 
 
 def _by_tma(op: Copy, lowering: Lowering) -> None:
+    """The boxes of a tile; of one that several blocks of a cluster share this block's part of each,
+    for all of them. Where boxes cannot be cut one block brings them whole.
+    """
     b = lowering.b
     load = memory_type(op.source).space is Space.GLOBAL
-    tensor, tensor_indices, tensor_dims = (
-        (op.source, op.source_indices, op.source_dims)
-        if load
-        else (op.destination, op.destination_indices, op.destination_dims)
-    )
-    tile, tile_indices = (
+    tile, indices = (
         (op.destination, op.destination_indices) if load else (op.source, op.source_indices)
     )
-    corner_in_tile = lowering.values(tile_indices)
-    boxes = _boxes(op, tile, corner_in_tile, lowering)
-    rank = len(memory_type(tensor).shape)
-    box = [1] * rank
-    for dim, extent in zip(tensor_dims, boxes.box, strict=True):
+    start = lowering.values(indices)
+    boxes = _boxes(op, tile, start, lowering)
+    if not op.multicast:
+        _move_boxes(op, lowering, start, boxes)
+        return
+    number, mask = lowering.share(op.multicast)
+    cut = boxes.cut(sharers(lowering.cluster, op.multicast))
+    if cut is None:
+        with b.when(b.compare("eq", number, 0)):
+            _move_boxes(op, lowering, start, boxes, (mask,))
+        return
+    dim, part = cut
+    _move_boxes(op, lowering, start, part, (mask,), {dim: b.mul(number, part.box[dim])})
+
+
+def _move_boxes(
+    op: Copy,
+    lowering: Lowering,
+    start_in_tile: Sequence[Value],
+    boxes: TmaBoxes,
+    mask: tuple[Value, ...] = (),
+    first: Mapping[int, Value] = NOWHERE,
+) -> None:
+    """One copy a box, from `first` on in the region, to every block of the mask."""
+    b = lowering.b
+    load = memory_type(op.source).space is Space.GLOBAL
+    tile, tensor = (op.destination, op.source) if load else (op.source, op.destination)
+    indices, dims = (
+        (op.source_indices, op.source_dims)
+        if load
+        else (op.destination_indices, op.destination_dims)
+    )
+    box = [1] * len(memory_type(tensor).shape)
+    for dim, extent in zip(dims, boxes.box, strict=True):
         box[dim] = extent
     tensor_map = b.emit(
         TensorMap(lowering.value(tensor), box=tuple(box), swizzle=boxes.span)
     ).result
     tensor_map.hint = f"{tensor.hint}_map"
-    start = lowering.values(tensor_indices)
+    start = lowering.values(indices)
     shared = lowering.value(tile)
-    with _each_box(lowering, boxes) as corner:
+    with _each_box(lowering, boxes) as box_corner:
+        corner = tuple(b.add(x, first[d]) if d in first else x for d, x in enumerate(box_corner))
         at = list(start)
-        for dim, offset in zip(tensor_dims, corner, strict=True):
+        for dim, offset in zip(dims, corner, strict=True):
             at[dim] = b.add(start[dim], offset)
         coords = tuple(reversed(at))
-        place = tuple(b.add(i, offset) for i, offset in zip(corner_in_tile, corner, strict=True))
+        place = tuple(b.add(i, offset) for i, offset in zip(start_in_tile, corner, strict=True))
         if load:
             barriers, slot = lowering.values(op.barrier)
-            b.emit(TmaLoad(shared, place, tensor_map, barriers, slot, coords))
+            b.emit(TmaLoad(shared, place, tensor_map, barriers, slot, coords, mask))
         else:
             b.emit(TmaStore(tensor_map, shared, place, coords))
 

@@ -26,7 +26,7 @@ from ..ir.core import Block, Op, Program, Value, at, constant_of, walk
 from ..ir.dtypes import i32
 from ..ir.ops.control import For, If, Launch, Role, ThreadId, While, Yield, map_launches
 from ..ir.ops.memory import Load
-from ..ir.ops.nvidia import FenceProxyAsync, SetRegisters
+from ..ir.ops.nvidia import ClusterBarrier, FenceProxyAsync, SetRegisters
 from ..ir.ops.pipeline import (
     Channel,
     Commit,
@@ -96,7 +96,7 @@ class _Lowering:
         channels = [op for op in launch.body.ops if isinstance(op, Channel)]
         self.tiles = {c.result: c for c in channels if isinstance(c.type.memory, TileType)}
         self.rings = {r.channel.result: r for r in find_rings(launch.body, channels)}
-        self.bundles = bundle_rings(list(self.rings.values()))
+        self.bundles = bundle_rings(list(self.rings.values()), launch.cluster_blocks)
         self.role: Role | None = None
         self.depth = 0  # loops around the current block, in its role
         self.tail: list[Op] = []  # frees that must follow the wait after a pipeline
@@ -171,9 +171,11 @@ class _Lowering:
                 b.compare("eq", b.emit(ThreadId()).result, 0)
             ):  # one thread feeds the copy engine
                 b.extend([op for op in body.ops if not isinstance(op, Yield)])
-            b.emit(Yield(()))
         else:
-            b.extend(body.ops)
+            b.extend([op for op in body.ops if not isinstance(op, Yield)])
+        if any(bundle.blocks > 1 for bundle in self.bundles):
+            b.emit(ClusterBarrier())  # until then the others may arrive at barriers of this block
+        b.emit(Yield(()))
         self.role = None
         return role.replace(body=Block((), b.ops))  # type: ignore[return-value]
 

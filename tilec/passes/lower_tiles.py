@@ -54,6 +54,7 @@ from ..ir.ops.tile import (
 )
 from ..ir.registry import Registry
 from ..ir.types import InflightType, MemoryType, Space
+from .clusters import share_of
 from .coalesce import coalesce, is_tile, parallel_moves, sink_constants, tied_pairs, tile_type
 from .context import PassContext, Remark
 from .convert_layouts import lower_convert_layout
@@ -130,7 +131,7 @@ def _lower_gemm(op: Gemm, lowering: Lowering) -> None:
 
 
 def _launch(launch: Launch, context: PassContext) -> Launch:
-    outer = Lowering(context, launch.threads)
+    outer = Lowering(context, launch.threads, cluster=launch.cluster)
     roles = [op for op in launch.body.ops if isinstance(op, Role)]
     rest = launch.body.with_ops(
         [op for op in launch.body.ops if op not in roles and not op.terminator]
@@ -157,11 +158,13 @@ class Lowering:
         threads: int,
         role: Role | None = None,
         outer: Lowering | None = None,
+        cluster: tuple[int, ...] = (),
     ) -> None:
         self.b: IndexBuilder = IndexBuilder(context.multiples) if outer is None else outer.b.child()
         self.context: PassContext = context
         self.threads = threads
         self.role = role
+        self.cluster: tuple[int, ...] = outer.cluster if outer else cluster
         self.loops = 0  # around the op that is being lowered
         self.splats: dict[Value, Value] = {}  # what every element of a tile is
         self.access = VectorAccess(self.b, context, self.at_top)
@@ -169,6 +172,7 @@ class Lowering:
         self._definitions: dict[Value, Op] = dict(outer._definitions) if outer else {}
         self._arrays: dict[Value, Value] = {}
         self._kept: dict[str, Value] = {}
+        self._shares: dict[tuple[int, ...], tuple[Value, Value]] = {}
         self._top: list[Op] = []
 
     def run(self, body: Block) -> Block:
@@ -212,6 +216,16 @@ class Lowering:
     def elect(self, n: int = 0) -> Value:
         """The bool that this is thread n of the role."""
         return self.b.compare("eq", self.thread(), n)
+
+    def share(self, axes: tuple[int, ...]) -> tuple[Value, Value]:
+        """This block's number among those of its cluster that have a tile in common which is the
+        same along `axes`, and the mask of all of them.
+        """
+        if axes not in self._shares:
+            with self.b.region() as ops:
+                self._shares[axes] = share_of(self.b, self.cluster, axes)
+            self._top.extend(ops)
+        return self._shares[axes]
 
     def barrier(self) -> None:
         """All threads of the role meet here."""

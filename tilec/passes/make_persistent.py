@@ -6,6 +6,9 @@ logical blocks whose order is the raster's; other launches keep one hardware blo
 with the raster that the program asked for: those whose blocks wait for each other among them, since
 a block that waits would keep its resident block from the others.
 
+Blocks of a cluster take neighbouring blocks of the grid, in turns of whole clusters. Where the grid
+is no multiple, some have none: they load what their neighbour does, and leave out all effects.
+
     launch %gx, %gy, 1 (%bx, %by, %bz) { ... }
       ->  launch %gx, %gy, 1 <persistent_blocks = 1> (...) {
             for %first, %total, %count (%tile) { %bx, %by = raster of %tile ; ... } }
@@ -21,9 +24,11 @@ from ..ir.ops.control import For, HardwareBlock, Launch, Yield, map_launches
 from ..ir.ops.memory import Alloc
 from ..ir.ops.pipeline import Channel, Pipeline
 from ..ir.ops.tile import Copy
+from .clusters import block_rank, place_in_cluster, without_effects
 from .context import PassContext, Remark
 from .dependence import is_global, waits_for_blocks
 from .rasters import gathered_by_die, rasterize
+from .value_ranges import ValueRanges, value_ranges
 
 PANEL = 16
 """Rows of a panel where the program asks for none: sqrt(multiprocessors * 256 / 128), rounded to a
@@ -32,16 +37,17 @@ power of 2."""
 
 def make_persistent(program: Program, context: PassContext) -> Program:
     """Makes launches persistent where they have roles, and rasterizes the others that ask for it."""
-    return map_launches(program, lambda launch: _launch(launch, context))
+    ranges = value_ranges(program.body, context.multiples)
+    return map_launches(program, lambda launch: _launch(launch, context, ranges))
 
 
-def _launch(launch: Launch, context: PassContext) -> Launch:
+def _launch(launch: Launch, context: PassContext, ranges: ValueRanges) -> Launch:
     fed_by_tma = any(isinstance(op, Copy) and op.instruction == "tma" for op in walk(launch.body))
     if launch.persistent and fed_by_tma and not waits_for_blocks(launch.body):
         context.remark(
             Remark("TLC0321", "resident blocks take the grid's blocks in turn", launch.loc)
         )
-        return _persistent(launch)
+        return _persistent(launch, ranges)
     if launch.panel == 0 and _shares_operands(launch):
         launch = launch.replace(panel=PANEL)  # type: ignore[assignment]
     return _rasterized(launch, context.target.dies) if launch.panel else launch
@@ -78,28 +84,63 @@ def _follows(block: Block, root: Value) -> set[Value]:
     return found
 
 
-def _persistent(launch: Launch) -> Launch:
+def _persistent(launch: Launch, ranges: ValueRanges) -> Launch:
     memory = [op for op in launch.body.ops if isinstance(op, (Alloc, Channel))]
-    rest = [op for op in launch.body.ops if not isinstance(op, (Alloc, Channel))]
+    rest = [op for op in launch.body.ops if not isinstance(op, (Alloc, Channel, Yield))]
     panel = launch.panel or (PANEL if _shares_operands(launch) else 0)
     b = Builder()
     with at(launch.loc):
-        gx, gy, gz = launch.grid
+        gx, gy, gz = _in_clusters(b, launch)
         total = b.mul(b.mul(gx, gy), gz)
         first, count = b.emit(HardwareBlock()).result, b.emit(HardwareBlock(count=True)).result
+        if launch.cluster_blocks > 1:  # at least one, which is not seen after the division
+            first = b.floordiv(first, launch.cluster_blocks)
+            count = b.max(b.floordiv(count, launch.cluster_blocks), 1)
         tile = scalar(i32, "tile")
         with b.region() as inner:
-            indices = rasterize(b, tile, (gx, gy, gz), panel, launch.order)
+            rows = launch.cluster[1 if launch.order == "row" else 0]
+            indices = rasterize(b, tile, (gx, gy, gz), -(-panel // rows), launch.order)
+            indices, inside = _within_cluster(b, launch, indices, ranges)
             renaming: Renaming = dict(zip(launch.body.params, indices, strict=True))
             _name(launch.body.params, indices)
-            for op in rest:
-                if not isinstance(op, Yield):
-                    b.emit(clone_op(op, renaming))
+            body = Block((), tuple(clone_op(op, renaming) for op in rest))
+            b.extend((body if inside is None else without_effects(body, inside)).ops)
             b.emit(Yield(()))
         b.emit(For(first, total, count, (), Block((tile,), tuple(inner))))
         b.emit(Yield(()))
     body = Block(launch.body.params, (*memory, *b.ops))
     return launch.replace(body=body, persistent_blocks=1)  # type: ignore[return-value]
+
+
+def _in_clusters(b: Builder, launch: Launch) -> tuple[Value, Value, Value]:
+    """The extents of the grid in clusters, the last of which may reach beyond it."""
+    gx, gy, gz = (
+        b.floordiv(b.add(extent, n - 1), n)
+        for extent, n in zip(launch.grid, launch.cluster, strict=True)
+    )
+    return gx, gy, gz
+
+
+def _within_cluster(
+    b: Builder, launch: Launch, cluster: tuple[Value, Value, Value], ranges: ValueRanges
+) -> tuple[tuple[Value, Value, Value], Value | None]:
+    """The indices of this block of the cluster at these indices, and whether it is one of the grid
+    (None: it always is). One that is not goes through its neighbour's motions, since the others of
+    its cluster wait for what it loads.
+    """
+    if launch.cluster_blocks == 1:
+        return cluster, None
+    place = place_in_cluster(b, block_rank(b, launch.cluster), launch.cluster)
+    found: list[Value] = []
+    inside: Value | None = None
+    for index, n, at_, extent in zip(cluster, launch.cluster, place, launch.grid, strict=True):
+        block = b.add(b.mul(index, n), at_)
+        if n > 1 and not ranges.is_multiple(extent, n):
+            exists = b.compare("lt", block, extent)
+            inside = exists if inside is None else b.bit_and(inside, exists)
+            block = b.min(block, b.sub(b.max(extent, 1), 1))
+        found.append(block)
+    return (found[0], found[1], found[2]), inside
 
 
 def _rasterized(launch: Launch, dies: int) -> Launch:

@@ -29,6 +29,7 @@ from .lift_copies import lift_copies
 from .lower_pipelines import lower_pipelines
 from .lower_tiles import lower_tiles
 from .make_persistent import make_persistent
+from .multicast_loads import multicast_loads
 from .overlap_fragments import overlap_fragments
 from .overlap_gemms import overlap_gemms
 from .pack_elements import pack_elements
@@ -58,6 +59,7 @@ PIPELINE: tuple[Pass, ...] = (
     canonicalize,
     plan_pipelines,  # target-independent; needs whole statements, so before anything is lowered
     choose_instructions,  # whether TMA feeds the launch decides persistence and roles
+    multicast_loads,  # while blocks have their own indices, and before blocks go to clusters
     make_persistent,  # before roles: every role gets its copy of the loop over blocks
     assign_roles,
     canonicalize,  # each role sheds the scalars that only the other needs

@@ -10,9 +10,17 @@
 
 Freed by one arrive a warpgroup where only wgmma reads the buffer, and in every iteration (its own
 wait orders it: all four warps have issued it), else by one arrive a warp after a warp sync: a warp
-that lags behind by two phases would wait for ever. Channels with the same writer, reader and slots share their
-pair of barriers (a bundle) if nothing is read between one's free and the other's. Sources: PTX ISA
-8.0, 9.7.13.15 (mbarrier), 9.7.9.25 (cp.async, bulk tensor copies); CDNA4 ISA, 4.4 (vmcnt) and 9.1.9.
+that lags behind by two phases would wait for ever. Channels with the same writer, reader and slots
+share their pair of barriers (a bundle) if nothing is read between one's free and the other's.
+
+In a cluster a tile that blocks share comes to all of them in parts, one from each. So `full` is still
+this block's own: one arrival, and all bytes of the tile, whoever brings them. But a slot is empty once
+the readers of every block of the cluster have freed theirs: each arrives at the `empty` of all blocks.
+Others use the barriers of a block as soon as they are made and as long as they load, so the blocks
+meet after barriers are made and before they end.
+
+Sources: PTX ISA 8.0, 9.7.13.15 (mbarrier), 9.7.13.4 (barrier.cluster), 9.7.9.25 (cp.async, bulk tensor
+copies); CDNA4 ISA, 4.4 (vmcnt) and 9.1.9.
 """
 
 from __future__ import annotations
@@ -30,6 +38,7 @@ from ..ir.ops.amd import COPY_BYTES, BufferCopy, BufferCopyWait
 from ..ir.ops.control import Role, ThreadId
 from ..ir.ops.memory import Alloc, Load, Slot, Store, memory_type
 from ..ir.ops.nvidia import (
+    ClusterBarrier,
     CpAsync,
     CpAsyncCommit,
     CpAsyncWait,
@@ -131,6 +140,11 @@ class Ring:
         return [op for op in ops if isinstance(op, Copy) and op.destination in handles]
 
     @property
+    def multicast(self) -> bool:
+        """Whether blocks of a cluster bring it to each other."""
+        return any(op.multicast for op in self._copies())
+
+    @property
     def read_by_engine(self) -> bool:
         """Whether asynchronous matrix instructions alone read it."""
         handles = self._handles(Get)
@@ -192,6 +206,7 @@ class Bundle:
     rings: list[Ring]
     full: Alloc
     empty: Alloc
+    blocks: int = 1  # of the cluster, where they bring each other tiles
     places: dict[str, Place] = field(default_factory=dict)
 
     @property
@@ -220,7 +235,7 @@ class Bundle:
         """Arrivals that complete a phase of `empty`."""
         role = self.rings[0].reader_role
         assert role is not None
-        return role.threads // self.freeing_threads
+        return role.threads // self.freeing_threads * self.blocks
 
 
 @dataclass(frozen=True)
@@ -242,7 +257,7 @@ def ring_type(type_: MemoryType, slots: int) -> MemoryType:
     return MemoryType(type_.dtype, (slots, *type_.shape), Space.SHARED, whole)
 
 
-def bundle_rings(rings: list[Ring]) -> list[Bundle]:
+def bundle_rings(rings: list[Ring], cluster_blocks: int = 1) -> list[Bundle]:
     """Rings that cross roles, grouped by writer, reader, slots and when they are freed, with
     barriers allocated.
     """
@@ -259,7 +274,8 @@ def bundle_rings(rings: list[Ring]) -> list[Bundle]:
         )
         full, empty = Alloc(type=type_, managed=True), Alloc(type=type_, managed=True)
         full.result.hint, empty.result.hint = "full", "empty"
-        bundle = Bundle(group, full, empty)
+        shared = any(ring.multicast for ring in group)
+        bundle = Bundle(group, full, empty, cluster_blocks if shared else 1)
         for ring in group:
             ring.bundle = bundle
         bundles.append(bundle)
@@ -267,18 +283,20 @@ def bundle_rings(rings: list[Ring]) -> list[Bundle]:
 
 
 @contextmanager
-def making_barriers(b: Builder) -> Iterator[None]:
-    """What is emitted inside makes mbarriers: by one thread of the launched block, shown to all."""
+def making_barriers(b: Builder, in_cluster: bool = False) -> Iterator[None]:
+    """What is emitted inside makes mbarriers: by one thread of the launched block, shown to all of
+    it, or of its cluster.
+    """
     first = b.emit(ThreadId(launched=True)).result
     with b.when(b.compare("eq", first, 0)):
         yield
         b.emit(MbarrierInitFence())
-    b.emit(Barrier())
+    b.emit(ClusterBarrier() if in_cluster else Barrier())
 
 
 def initialise(b: Builder, bundles: list[Bundle]) -> None:
     """Makes the barriers of bundles."""
-    with making_barriers(b):
+    with making_barriers(b, any(bundle.blocks > 1 for bundle in bundles)):
         for bundle in bundles:
             with b.loop(0, bundle.slots, hint="slot") as slot:
                 b.emit(MbarrierInit(bundle.full.result, slot, count=bundle.full_count))
@@ -334,16 +352,22 @@ def announce(b: Builder, bundle: Bundle, slot: Value) -> None:
 
 def release(b: Builder, bundle: Bundle, slot: Value) -> None:
     """The slot may be written again."""
-    _arrive(b, bundle.empty.result, slot, bundle.freeing_threads)
+    _arrive(b, bundle.empty.result, slot, bundle.freeing_threads, bundle.blocks)
 
 
-def _arrive(b: Builder, barriers: Value, slot: Value, group: int) -> None:
-    """One arrival for every `group` threads, a warp's after its threads have met."""
+def _arrive(b: Builder, barriers: Value, slot: Value, group: int, blocks: int = 1) -> None:
+    """One arrival for every `group` threads, a warp's after its threads have met; in a cluster on
+    the barrier of each block, by a thread of its own.
+    """
     if group == WARP:
         b.emit(WarpSync())
-    thread = b.emit(ThreadId()).result
-    with b.when(b.compare("eq", b.floormod(thread, group), 0)):
-        b.emit(MbarrierArrive(barriers, slot))
+    number = b.floormod(b.emit(ThreadId()).result, group)
+    if blocks == 1:
+        with b.when(b.compare("eq", number, 0)):
+            b.emit(MbarrierArrive(barriers, slot))
+        return
+    with b.when(b.compare("lt", number, blocks)):
+        b.emit(MbarrierArrive(barriers, slot, (number,)))
 
 
 def find_rings(launch_body: Block, channels: list[Channel]) -> list[Ring]:

@@ -34,12 +34,14 @@ def widest_wgmma(threads: int, target: Target) -> int:
     return max(0, min(WGMMA_COLUMNS, 2 * (registers - BESIDE_ACCUMULATOR)))
 
 
-def split_registers(threads: int, blocks: int, target: Target) -> tuple[int, int]:
+def split_registers(
+    threads: int, blocks: int, target: Target, in_clusters: bool = False
+) -> tuple[int, int]:
     """Registers a thread of the producer and of each of `threads` consumers: all of a block's
-    share, in eights.
+    share, in eights. In clusters a producer keeps more: its rank, and where its parts begin.
     """
     groups = threads // WARPGROUP
     share = (target.registers // WARPGROUP - GRANULE) // blocks
-    producer = 40 if groups >= 2 and share > 400 else 24
+    producer = 40 if in_clusters or (groups >= 2 and share > 400) else 24
     consumer = min(MOST_REGISTERS, (share - producer) // groups // GRANULE * GRANULE)
     return producer, consumer

@@ -1,4 +1,4 @@
-"""Which values may differ between the threads of a block.
+"""Which values may differ between the threads of a block, or between the blocks of a launch.
 
 A thread's number differs, and what an atomic gives it; so does what is computed from a value that
 differs, what is kept in a thread's own memory under a condition that differs, and what a loop or
@@ -8,81 +8,113 @@ threads if its indices are.
 
 from __future__ import annotations
 
-from ..ir.core import Block, Op, Value
-from ..ir.ops.control import For, If, Parallel, Simt, ThreadId, While
+from collections.abc import Callable, Iterable
+
+from ..ir.core import Access, Block, Op, Value, walk
+from ..ir.ops.control import For, HardwareBlock, If, Parallel, Simt, ThreadId, While
 from ..ir.ops.memory import Atomic, Store
+from ..ir.ops.pipeline import Pipeline
 from ..ir.types import MemoryType, Space
 
 
 def differing(block: Block) -> set[Value]:
     """The values of a block, and the local memories, that two threads may see differently."""
-    found: set[Value] = set()
-    while True:
-        before = len(found)
-        _visit(block, False, found)
-        if len(found) == before:
-            return found
+    return _Closure(lambda op: isinstance(op, ThreadId | Atomic)).of(block, ())
 
 
-def _visit(block: Block, diverged: bool, found: set[Value]) -> None:
-    """One round; `diverged`: the threads that run this block may not be all."""
-    for op in block.ops:
-        if isinstance(op, ThreadId | Atomic) or _any_input(op, found):
-            found.update(op.results)  # of a load too: its memory is an operand
-        match op:
-            case Store() if _is_local(op.memory) and (diverged or _any_input(op, found)):
-                found.add(op.memory)
-            case Simt() | Parallel():
-                found.update(op.body.params)
-                _visit(op.body, diverged, found)
-            case For():
-                parts = any(v in found for v in (op.start, op.stop, op.step))
-                _loop(op, op.body.params[1:], op.body, diverged or parts, found)
-                if parts:
-                    found.add(op.body.params[0])
-            case While():
-                _visit(op.condition, diverged, found)
-                end = op.condition.terminator
-                parts = end is not None and _any_input(end, found)
-                if _any_input(op, found):
-                    found.update(op.condition.params)
-                _loop(op, op.body.params, op.body, diverged or parts, found)
-            case If():
-                parts = op.condition in found
-                for inner in op.regions:
-                    _visit(inner, diverged or parts, found)
-                    _results(op, inner, found)
-                if parts:
-                    found.update(op.results)
-            case _:
-                for inner in op.regions:
-                    _visit(inner, diverged, found)
+def differing_between_blocks(body: Block, indices: Iterable[Value]) -> set[Value]:
+    """The values of a launch's body, and the memories, that two blocks may see differently which
+    agree in all indices but these. Each has shared memory of its own, and reads what blocks write at
+    a time of its own.
+    """
+    ops = list(walk(body))
+    written = {e.memory for op in ops for e in op.effects() if e.access is Access.WRITE}
+    memories = {v for op in ops for v in op.inputs if _space(v) not in (None, Space.LOCAL)}
+    seeds = memories if None in written else memories & written
+
+    def differs(op: Op) -> bool:
+        own = any(_space(v) is Space.SHARED for v in op.inputs)
+        return own or isinstance(op, HardwareBlock | Atomic)
+
+    return _Closure(differs).of(body, {*indices, *seeds})
 
 
-def _loop(
-    op: For | While, params: tuple[Value, ...], body: Block, diverged: bool, found: set[Value]
-) -> None:
-    end = body.terminator
-    given = end.inputs if end is not None else ()
-    for param, init, again in zip(params, op.inits, given, strict=False):
-        if init in found or again in found:
-            found.add(param)
-    _visit(body, diverged, found)
-    _results(op, body, found)
-    if diverged:
-        found.update(op.results)
+class _Closure:
+    """What the ops that `differs` says of give, and what follows from that."""
+
+    def __init__(self, differs: Callable[[Op], bool]) -> None:
+        self.differs = differs
+        self.found: set[Value] = set()
+
+    def of(self, block: Block, seeds: Iterable[Value]) -> set[Value]:
+        self.found = set(seeds)
+        while True:
+            before = len(self.found)
+            self._visit(block, False)
+            if len(self.found) == before:
+                return self.found
+
+    def _visit(self, block: Block, diverged: bool) -> None:
+        """One round; `diverged`: not all may run this block."""
+        found = self.found
+        for op in block.ops:
+            if self.differs(op) or self._takes(op):
+                found.update(op.results)  # of a load too: its memory is an operand
+            match op:
+                case Store() if _space(op.memory) is Space.LOCAL:
+                    if diverged or self._takes(op):
+                        found.add(op.memory)
+                case Simt() | Parallel():
+                    found.update(op.body.params)
+                    self._visit(op.body, diverged)
+                case For() | Pipeline():
+                    step = (op.step,) if isinstance(op, For) else ()
+                    parts = any(v in found for v in (op.start, op.stop, *step))
+                    self._loop(op, op.body.params[1:], op.body, diverged or parts)
+                    if parts:
+                        found.add(op.body.params[0])
+                case While():
+                    self._visit(op.condition, diverged)
+                    end = op.condition.terminator
+                    parts = end is not None and self._takes(end)
+                    if self._takes(op):
+                        found.update(op.condition.params)
+                    self._loop(op, op.body.params, op.body, diverged or parts)
+                case If():
+                    parts = op.condition in found
+                    for inner in op.regions:
+                        self._visit(inner, diverged or parts)
+                        self._results(op, inner)
+                    if parts:
+                        found.update(op.results)
+                case _:
+                    for inner in op.regions:
+                        self._visit(inner, diverged)
+                        self._results(op, inner)
+
+    def _loop(
+        self, op: For | While | Pipeline, params: tuple[Value, ...], body: Block, diverged: bool
+    ) -> None:
+        found = self.found
+        end = body.terminator
+        given = end.inputs if end is not None else ()
+        for param, init, again in zip(params, op.inits, given, strict=False):
+            if init in found or again in found:
+                found.add(param)
+        self._visit(body, diverged)
+        self._results(op, body)
+        if diverged:
+            found.update(op.results)
+
+    def _results(self, op: Op, body: Block) -> None:
+        end = body.terminator
+        for result, value in zip(op.results, end.inputs if end is not None else (), strict=False):
+            if value in self.found:
+                self.found.add(result)
+
+    def _takes(self, op: Op) -> bool:
+        return any(v in self.found for v in op.inputs)
 
 
-def _results(op: Op, body: Block, found: set[Value]) -> None:
-    end = body.terminator
-    for result, value in zip(op.results, end.inputs if end is not None else (), strict=False):
-        if value in found:
-            found.add(result)
-
-
-def _any_input(op: Op, found: set[Value]) -> bool:
-    return any(v in found for v in op.inputs)
-
-
-def _is_local(memory: Value) -> bool:
-    return isinstance(memory.type, MemoryType) and memory.type.space is Space.LOCAL
+def _space(memory: Value) -> Space | None:
+    return memory.type.space if isinstance(memory.type, MemoryType) else None

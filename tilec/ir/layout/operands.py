@@ -7,7 +7,7 @@ The first two are derived from a layout's strides and then checked against all o
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal
 
@@ -22,6 +22,7 @@ SWIZZLE_CODES = {0: 0, 128: 1, 64: 2, 32: 3}
 
 WAVE_BYTES = 1024  # that a wave of 64 fills, 16 bytes a lane
 _BOX_LIMIT = 256
+_SWIZZLED_ROWS = 8  # after which every swizzle of TMA repeats, and any row of 16 bytes fills 128
 _FIELD_LIMIT = 1 << 18
 """Descriptor fields hold 14 bits of 16 bytes."""
 
@@ -39,6 +40,16 @@ class TmaBoxes:
     """Bytes of the swizzle: 0, 32, 64 or 128."""
     counts: tuple[int, ...]
     steps: tuple[int, ...]
+
+    def cut(self, parts: int) -> tuple[int, TmaBoxes] | None:
+        """The dimension along which each box falls into `parts` that are boxes as well, of which
+        `parts` in a row fill its place; and the first ones. None where it does not.
+        """
+        dim = next((d for d, n in enumerate(self.box[:-1]) if n > 1 or self.counts[d] > 1), -1)
+        if dim < 0 or self.counts[dim] > 1 or self.box[dim] % (_SWIZZLED_ROWS * parts):
+            return None
+        box = (*self.box[:dim], self.box[dim] // parts, *self.box[dim + 1 :])
+        return dim, replace(self, box=box)
 
     @property
     def inner_count(self) -> int:

@@ -4,6 +4,7 @@ symbols).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import PurePath
 
@@ -12,6 +13,8 @@ from ..core import Block, Level, Op, Program, Value, attribute, operand, operand
 from ..dtypes import DType, bool_, i32
 from ..layout.register import RegisterLayout
 from ..types import MemoryType, ScalarType, Space, Type
+
+PORTABLE_CLUSTER = 8  # most blocks of a cluster that every part of an architecture runs
 
 
 def _types(values: tuple[Value, ...]) -> tuple[Type, ...]:
@@ -83,7 +86,9 @@ class Launch(Op, name="launch"):
     grid). `raster` (panel > 0) groups the logical blocks in panels of that many rows ("row") or
     columns ("column"). `explicit`: the program itself says who does what and when, by roles,
     barriers or asynchronous copies, so that nothing is pipelined, made persistent or given roles.
-    `launched_threads` is what the hardware gets, set by assign_roles;
+    `cluster`: the extents along the grid of the groups of neighbouring blocks that run at the same
+    time and may reach each other's shared memory; what the blocks mean stays the same, and the grid
+    need be no multiple of it. `launched_threads` is what the hardware gets, set by assign_roles;
     `shared_bytes` by plan_shared.
     """
 
@@ -96,8 +101,34 @@ class Launch(Op, name="launch"):
     panel: int = attribute(default=0)
     order: str = attribute(default="row")
     explicit: bool = attribute(default=False)
+    cluster: tuple[int, ...] = attribute(default=(1, 1, 1))
     launched_threads: int = attribute(default=0)
     shared_bytes: int = attribute(default=0)
+
+    @property
+    def cluster_blocks(self) -> int:
+        """Blocks of a cluster."""
+        return math.prod(self.cluster)
+
+    def infer(self) -> tuple[Type, ...]:
+        problem = cluster_problem(self.cluster, len(self.grid))
+        if problem:
+            extents = " x ".join(map(str, self.cluster))
+            raise TypeMismatch("TLC0225", f"a launch in clusters of {extents} blocks: {problem}")
+        return ()
+
+
+def cluster_problem(extents: tuple[int, ...], dimensions: int) -> str:
+    """What is wrong with the extents of a cluster of a grid; nothing where every machine with
+    clusters runs it (CUDA Programming Guide, "Thread Block Clusters").
+    """
+    if any(n != 1 for n in extents[dimensions:]):
+        return f"the grid has {dimensions} dimensions"
+    if min(extents, default=0) < 1:
+        return "an extent is 1 or more"
+    if math.prod(extents) > PORTABLE_CLUSTER:
+        return f"a cluster has at most {PORTABLE_CLUSTER} blocks"
+    return ""
 
 
 def map_launches(

@@ -182,11 +182,18 @@ class MbarrierInitFence(Statement, name="mbarrier_init_fence"):
 
 
 class MbarrierArrive(Statement, name="mbarrier_arrive"):
-    """One arrival of this thread."""
+    """One arrival of this thread; with `block` (at most one) on the barrier that the block of that
+    rank in the cluster has there.
+    """
 
-    text = "mbarrier_arrive({barriers}, {index})"
     barriers: Value = operand()
     index: Value = operand()
+    block: tuple[Value, ...] = operands(default=())
+
+    @property
+    def text(self) -> str:  # type: ignore[override]
+        name = "mbarrier_arrive_remote" if self.block else "mbarrier_arrive"
+        return name + "({barriers}, {index}{, block})"
 
     def effects(self) -> tuple[Effect, ...]:
         return (Effect(Access.SYNCHRONISE, self.barriers),)
@@ -248,21 +255,38 @@ class TensorMap(Op, name="tensor_map", pure=True):
         return (ScalarType(tensor_map),)
 
 
-class TmaLoad(Statement, name="tma_load", level=Level.THREAD):
-    """One box from global to shared memory, by one thread, completing on an mbarrier. Coordinates
-    innermost first.
+class ClusterBarrier(Statement, name="cluster_barrier"):
+    """All threads of all blocks of the cluster meet here. Of what they did before they see the
+    mbarriers that were made and shown (MbarrierInitFence), and no other memory.
     """
 
-    text = (
-        "tma_load<{rank}>({destination}, {destination_indices}, {tensor_map}, {barriers}, {index}, "
-        "{coordinates})"
-    )
+    text = "cluster_barrier()"
+
+    def effects(self) -> tuple[Effect, ...]:
+        return (Effect(Access.SYNCHRONISE),)
+
+
+class TmaLoad(Statement, name="tma_load", level=Level.THREAD):
+    """One box from global to shared memory, by one thread, completing on an mbarrier. Coordinates
+    innermost first. With `mask` (at most one) the box lands at the same place, and completes on the
+    same barrier, in every block of the cluster whose rank has its bit set.
+    """
+
     destination: Value = operand()
     destination_indices: tuple[Value, ...] = operands()
     tensor_map: Value = operand()
     barriers: Value = operand()
     index: Value = operand()
     coordinates: tuple[Value, ...] = operands()
+    mask: tuple[Value, ...] = operands(default=())
+
+    @property
+    def text(self) -> str:  # type: ignore[override]
+        name = "tma_load_multicast" if self.mask else "tma_load"
+        return name + (
+            "<{rank}>({destination}, {destination_indices}, {tensor_map}, {barriers}, {index}"
+            "{, mask}, {coordinates})"
+        )
 
     @property
     def rank(self) -> int:
@@ -464,7 +488,7 @@ class SetRegisters(Statement, name="set_registers"):
 
 OPS: tuple[type[Op], ...] = (
     CpAsync, CpAsyncCommit, CpAsyncWait, LdMatrix, StMatrix, Mma, MbarrierInit, MbarrierInitFence, MbarrierArrive,
-    MbarrierExpect, MbarrierWait, FenceProxyAsync, TensorMap, TmaLoad, TmaStore, BulkCommit, BulkWait,
+    MbarrierExpect, MbarrierWait, FenceProxyAsync, ClusterBarrier, TensorMap, TmaLoad, TmaStore, BulkCommit, BulkWait,
     PrefetchTensorMap, MakeDescriptor, AdvanceDescriptor, WgmmaFence, WgmmaCommit, WgmmaWait, Wgmma,
     WgmmaRegisters, SetRegisters,
 )  # fmt: skip

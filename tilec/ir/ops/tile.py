@@ -34,7 +34,8 @@ class Copy(Op, name="copy", level=Level.TILE):
     is how it is done, chosen by choose_instructions: "" (not yet), "registers", "cp_async",
     "buffer_copy", "tma". `barrier` operands: the mbarrier ring and slot that a TMA load completes
     on. Where `predicate` (at most one bool, of a buffer_copy) is false, all of the source counts as
-    outside.
+    outside. `multicast`: dimensions of the launch's cluster along which all blocks copy the same; a
+    TMA load may then bring a part of it to each of them, and the others the rest.
     """
 
     source: Value = operand()
@@ -48,12 +49,17 @@ class Copy(Op, name="copy", level=Level.TILE):
     destination_dims: tuple[int, ...] = attribute(default=())
     safe_value: float = attribute(default=0.0)
     instruction: str = attribute(default="")
+    multicast: tuple[int, ...] = attribute(default=())
 
     def infer(self) -> tuple[Type, ...]:
         _check_region(self.source, self.source_indices, self.source_dims, self.shape)
         _check_region(self.destination, self.destination_indices, self.destination_dims, self.shape)
         if self.predicate and self.instruction != "buffer_copy":
             raise TypeMismatch("TLC0273", f"a copy by {self.instruction or 'any'} has a predicate")
+        if self.multicast and self.instruction != "tma":
+            raise TypeMismatch(
+                "TLC0274", f"a multicast copy by {self.instruction or 'any'}, not tma"
+            )
         return ()
 
     @property

@@ -1,6 +1,6 @@
 """Sizes of a program's arguments that give its loops the trip counts at which plans go wrong.
 
-An input is a symbol, a scalar parameter, an index of the block or the number of launched blocks.
+An input is a symbol, a scalar parameter, an index of the block or the number of launched clusters.
 The trip count of a loop is a function of the inputs, computed along the definitions of its bounds;
 the value of an input that gives a wanted count is found by bisection, trip counts being monotone in
 each. Counts that no input gives are left out: they cannot occur, as with constant bounds.
@@ -19,7 +19,7 @@ from .numbers import Number, compute
 from .slicing import Slice
 
 Input = tuple[str, str]
-"""("symbol", "K"), ("parameter", "n"), ("block", "0"), ("blocks", "")."""
+"""("symbol", "K"), ("parameter", "n"), ("block", "0"), ("clusters", "")."""
 Sizes = dict[Input, int]
 
 LARGEST = 1 << 24
@@ -72,7 +72,7 @@ def input_of(program: Program, launch: Launch, part: Slice, value: Value) -> Inp
     if isinstance(op, Symbol):
         return ("symbol", op.label)
     if isinstance(op, HardwareBlock):
-        return ("blocks", "") if op.count else None
+        return ("clusters", "") if op.count else None
     if value in launch.body.params:
         return ("block", str(launch.body.params.index(value)))
     if value in program.params and isinstance(value.type, ScalarType):
@@ -93,7 +93,7 @@ class Bounds:
             if isinstance(param.type, ScalarType):
                 sizes["parameter", param.hint or str(position)] = 1
         sizes |= {("block", str(axis)): 0 for axis in range(len(self._launch.body.params))}
-        sizes["blocks", ""] = 1
+        sizes["clusters", ""] = 1
         return sizes
 
     def trips(self, loop: For | Pipeline, sizes: Sizes) -> int | None:
@@ -128,7 +128,7 @@ class Bounds:
                 work.append(outer.start)
             elif op is not None and op.pure:
                 work.extend(op.inputs)
-        order = ("symbol", "parameter", "blocks", "block")
+        order = ("symbol", "parameter", "clusters", "block")
         return sorted(found, key=lambda i: (order.index(i[0]), i[1]))
 
     def value(self, value: Value, sizes: Sizes) -> Number:
@@ -145,7 +145,7 @@ class Bounds:
     def _made(self, value: Value, sizes: Sizes, made: dict[Value, Number]) -> Number:
         kind = input_of(self._program, self._launch, self._part, value)
         if kind is not None:
-            return sizes[kind]
+            return sizes[kind] * (self._launch.cluster_blocks if kind[0] == "clusters" else 1)
         outer = self._part.loop_of(value)
         if outer is not None:
             return self._value(outer.start, sizes, made)
@@ -178,7 +178,7 @@ class Bounds:
         if self.trips(loop, sizes) == count:
             return sizes
         for name in self.inputs(loop):
-            least = 1 if name[0] == "blocks" else 0
+            least = 1 if name[0] == "clusters" else 0
             found = self._bisect(loop, count, sizes, name, least)
             if found is not None:
                 return found

@@ -79,8 +79,8 @@ class ExchangeMachine(Machine):
     def __init__(
         self, part: Slice, case: Case, launch: Launch, warp: int, buffers: frozenset[Value]
     ) -> None:
-        super().__init__(part, case)
-        self.launch, self.warp, self.buffers = launch, warp, buffers
+        super().__init__(part, case, launch)
+        self.warp, self.buffers = warp, buffers
         self.state: dict[Value, _Buffer] = {}
 
     def run(self, prefix: list[Op]) -> None:

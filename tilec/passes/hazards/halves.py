@@ -78,8 +78,7 @@ class HalvesMachine(Machine):
     """One launch with the sizes of one case."""
 
     def __init__(self, part: Slice, case: Case, launch: Launch, warp: int) -> None:
-        super().__init__(part, case)
-        self.launch = launch
+        super().__init__(part, case, launch)
         size = launch.threads // 2
         self.halves = [
             _Half("the first half", 0, size, warp),

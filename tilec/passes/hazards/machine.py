@@ -8,6 +8,8 @@ interleaving; what it does not order counts as unordered (records.py).
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 
 from ...errors import HazardError
@@ -19,6 +21,7 @@ from ...ir.ops.memory import Alloc, Flatten, Load, Slot, Store, memory_type
 from ...ir.ops.nvidia import (
     BulkCommit,
     BulkWait,
+    ClusterBarrier,
     CpAsyncCommit,
     CpAsyncWait,
     FenceProxyAsync,
@@ -33,6 +36,7 @@ from ...ir.ops.thread import Barrier, WarpSync
 from ...ir.ops.tile import Copy, Gemm
 from ...ir.types import Space
 from .cases import Case
+from .clusters import Meeting, sharing
 from .elements import by_parts, elements_of
 from .mbarriers import Mbarrier
 from .records import Access, Memory, Place, SyncAgent, resolve
@@ -50,49 +54,59 @@ class SyncMachine(Machine):
     def __init__(
         self, part: Slice, case: Case, launch: Launch, warp: int, settled: Settled
     ) -> None:
-        super().__init__(part, case)
-        self.launch, self.warp = launch, warp
+        super().__init__(part, case, launch)
+        self.warp = warp
         self.memory = Memory(case)
-        self.mbarriers: dict[tuple[Alloc, int], Mbarrier] = {}
-        self.named: dict[int, tuple[SyncAgent, Threads]] = {}
-        self.shared: dict[int, Mbarrier] = {}  # named barriers on which several roles meet
+        self.mbarriers: dict[tuple[int, Alloc, int], Mbarrier] = {}
+        self.named: dict[tuple[int, int], tuple[SyncAgent, Threads]] = {}
+        self.shared: dict[tuple[int, int], Mbarrier] = {}  # named barriers of several roles
         self.settled = settled
         self.roles = [op for op in launch.body.ops if isinstance(op, Role)]
+        self.size = launch.launched_threads or launch.threads
+        self.meeting = Meeting(self.size * launch.cluster_blocks)
 
     def run(self, prefix: list[Op]) -> None:
-        """Runs the launch: what stands before the roles by all threads, then the roles together."""
-        size = self.launch.launched_threads or self.launch.threads
-        everyone = SyncAgent("the block", 0, size, 0, self.warp)
-        for op in prefix:
-            self.scalar(everyone, op)
-        for axis, param in enumerate(self.launch.body.params):
-            everyone.env[param] = self.case.sizes["block", str(axis)]
-        run_together({everyone: self._before_roles(everyone)}, self.case)
-        agents = [everyone]
+        """Runs the blocks of one cluster: what stands before the roles by all threads, then the roles
+        together."""
+        blocks = [self._block(rank, prefix) for rank in range(self.launch.cluster_blocks)]
+        run_together({block: self._before_roles(block) for block in blocks}, self.case)
+        agents = blocks
         if self.roles:
-            agents = [
-                self._agent(role, number, everyone)
-                for number, role in enumerate(self.roles, start=1)
-            ]
-            run_together(
-                {a: self.block(a, role.body) for a, role in zip(agents, self.roles, strict=True)},
-                self.case,
-            )
+            programs: dict[Agent, Steps] = {}
+            for block in blocks:
+                for number, role in enumerate(self.roles, start=1):
+                    agent = self._agent(role, number, block)
+                    programs[agent] = self.block(agent, role.body)
+            agents = [agent for agent in programs if isinstance(agent, SyncAgent)]
+            run_together(programs, self.case)
         for agent in agents:
             self._at_end(agent)
         for barrier in self.mbarriers.values():
             barrier.check_parities(self.case)
+            barrier.check_end([a for a in agents if a.rank == barrier.rank], self.case)
+
+    def _block(self, rank: int, prefix: list[Op]) -> SyncAgent:
+        """All threads of one block."""
+        label = "the block" if self.launch.cluster_blocks == 1 else f"block {rank}"
+        everyone = SyncAgent(label, rank * (1 + len(self.roles)), self.size, 0, self.warp, rank)
+        for op in prefix:
+            self.scalar(everyone, op)
+        for axis, param in enumerate(self.launch.body.params):
+            everyone.env[param] = self.case.sizes["block", str(axis)]
+        return everyone
 
     def _before_roles(self, everyone: SyncAgent) -> Steps:
         for op in self.part.ops[self.launch.body]:
             if not isinstance(op, Role):
                 yield from self.one(everyone, op)
 
-    def _agent(self, role: Role, number: int, everyone: SyncAgent) -> SyncAgent:
-        agent = SyncAgent(role.label, number, role.threads, role.first_thread, self.warp)
-        agent.env = dict(everyone.env)
-        met = {("threads", 0, t.number): everyone.barrier_time for t in everyone.sets.known}
-        agent.learn(agent.sets.all, {**everyone.views[0][1], **met})
+    def _agent(self, role: Role, number: int, block: SyncAgent) -> SyncAgent:
+        label = role.label if self.launch.cluster_blocks == 1 else f"{role.label} of {block.label}"
+        index, first = block.index + number, role.first_thread
+        agent = SyncAgent(label, index, role.threads, first, self.warp, block.rank)
+        agent.env = dict(block.env)
+        met = {("threads", block.index, t.number): block.barrier_time for t in block.sets.known}
+        agent.learn(agent.sets.all, {**block.views[0][1], **met})
         return agent
 
     def _at_end(self, agent: SyncAgent) -> None:
@@ -133,9 +147,14 @@ class SyncMachine(Machine):
                 )
             case Alloc():
                 if is_space(op.result, Space.SHARED):
-                    agent.env[op.result] = Place(op)
+                    agent.env[op.result] = Place(op, block=agent.rank)
             case Barrier():
                 return self._meet(agent, op)
+            case ClusterBarrier():
+                self._need_all(agent, op)
+                phase = self.meeting.arrive(agent)
+                agent.meetings = phase + 1
+                return Blocked(lambda: self.meeting.over(phase), self.meeting.describe, op.loc)
             case WarpSync():
                 agent.meet_warps()
             case CpAsyncCommit():
@@ -166,11 +185,13 @@ class SyncMachine(Machine):
 
     def resumed(self, agent: Agent, op: Op) -> None:
         assert isinstance(agent, SyncAgent)
-        if isinstance(op, Barrier):
-            agent.learn(agent.sets.all, self.shared[op.barrier].views[-1])
-            return
-        assert isinstance(op, MbarrierWait)
-        self._find(agent, op.barriers, op.index, op).wait(agent, op)
+        match op:
+            case Barrier():
+                agent.learn(agent.sets.all, self.shared[agent.rank, op.barrier].views[-1])
+            case ClusterBarrier():
+                agent.learn(agent.sets.all, self.meeting.views[agent.meetings - 1])
+            case MbarrierWait():
+                self._find(agent, op.barriers, op.index, op).wait(agent, op)
 
     def simt(self, agent: Agent, op: Simt) -> Steps:
         """Thread-level code: one statement, once its own accesses are checked, if nothing syncs."""
@@ -192,7 +213,13 @@ class SyncMachine(Machine):
             what = "not known" if index is None else str(index)
             name = ring.alloc.result.hint
             raise self._error("TLC0358", f"the slot of {name} is {what}, and it has {slots}", op)
-        return Place(ring.alloc, index, op, agent.tick())
+        return Place(ring.alloc, index, agent.rank, op, agent.tick())
+
+    def _need_all(self, agent: SyncAgent, op: Op) -> None:
+        if not agent.full:
+            who = f"{agent.threads.count} of the {agent.sets.size} threads of {agent.label}"
+            message = f"{who} come to a barrier of all"
+            raise self._error("TLC0356", message, op)
 
     def _meet(self, agent: SyncAgent, op: Barrier) -> Blocked | None:
         size = agent.sets.size
@@ -200,11 +227,8 @@ class SyncMachine(Machine):
             self._own(agent, op)
             agent.meet_part()
             return None
-        if not agent.full:
-            who = f"{agent.threads.count} of the {size} threads of {agent.label}"
-            message = f"{who} come to a barrier of all"
-            raise self._error("TLC0356", message, op)
-        if op.barrier == 0 and self.roles and agent.index:
+        self._need_all(agent, op)
+        if op.barrier == 0 and size < self.size:
             message = (
                 f"{agent.label} waits at the block's barrier, to which the other roles do not come"
             )
@@ -222,7 +246,7 @@ class SyncMachine(Machine):
 
     def _own(self, agent: SyncAgent, op: Barrier) -> None:
         """A barrier is used by one set of threads only."""
-        other, threads = self.named.setdefault(op.barrier, (agent, agent.threads))
+        other, threads = self.named.setdefault((agent.rank, op.barrier), (agent, agent.threads))
         if op.barrier and other is not agent:
             message = f"{agent.label} and {other.label} both use barrier {op.barrier}"
             raise self._error("TLC0356", message, op)
@@ -233,8 +257,9 @@ class SyncMachine(Machine):
     def _meet_roles(self, agent: SyncAgent, op: Barrier) -> Blocked:
         """A named barrier of several roles: all that are to come are seen by all that came."""
         name = f"barrier {op.barrier}"
-        made = Mbarrier(("named", op.barrier), name, op.threads, agent, 0, agent.threads)
-        barrier = self.shared.setdefault(op.barrier, made)
+        key = (agent.rank, op.barrier)
+        made = Mbarrier(("named", *key), name, op.threads, agent, 0, agent.threads, agent.rank)
+        barrier = self.shared.setdefault(key, made)
         if barrier.count != op.threads:
             message = f"{name} is for {op.threads} threads here, and elsewhere for {barrier.count}"
             raise self._error("TLC0356", message, op)
@@ -293,13 +318,21 @@ class SyncMachine(Machine):
 
     def _bring(self, agent: SyncAgent, op: Copy, accesses: list[Access]) -> None:
         """A TMA load: by each running thread if some were chosen, else by one that it chooses."""
-        barrier = self._find(agent, op.barrier[0], op.barrier[1], op)
-        for access in accesses:
-            if access.writes:
-                access.landing = (barrier.key, barrier.phase)
-        self.memory.touch(accesses)
-        size = memory_type(op.destination).dtype.bytes * int(np.prod(op.shape))
-        barrier.bring(size * (1 if agent.full else agent.threads.count))
+        blocks = sharing(self.launch.cluster, agent.rank, op.multicast)
+        ring, slot = op.barrier
+        barriers = [self._find(agent, ring, slot, op, rank) for rank in blocks]
+        part = blocks.index(agent.rank) if op.multicast else None
+        landing = []
+        for barrier in barriers:
+            for access in accesses:
+                place = dataclasses.replace(access.place, block=barrier.rank)
+                there = dataclasses.replace(access, place=place, part=part)
+                there.landing = (barrier.key, barrier.phase) if access.writes else None
+                landing.append(there)
+        self.memory.touch(landing)
+        size = memory_type(op.destination).dtype.bytes * int(np.prod(op.shape)) // len(blocks)
+        for barrier in barriers:
+            barrier.bring(size * (1 if agent.full else agent.threads.count))
 
     def _land(self, agent: SyncAgent, op: CpAsyncWait | BufferCopyWait) -> None:
         now = agent.tick()
@@ -346,12 +379,12 @@ class SyncMachine(Machine):
             case MbarrierInit():
                 self._initialise(agent, op)
             case MbarrierInitFence():
-                now = agent.tick()
+                now = agent.shown_time = agent.tick()
                 for barrier in self.mbarriers.values():
                     if barrier.shown_at is None and barrier.made_by is agent:
                         barrier.shown_at = now
             case MbarrierArrive():
-                self._find(agent, op.barriers, op.index, op).arrive(agent, op, self.case)
+                self._arrive(agent, op)
             case MbarrierExpect():
                 barrier = self._find(agent, op.barriers, op.index, op)
                 barrier.announce(agent.threads.count * op.size)
@@ -370,16 +403,36 @@ class SyncMachine(Machine):
         if agent.threads.count != 1:
             raise self._error("TLC0355", f"{agent.threads.count} threads make one mbarrier", op)
         name = f"{op.barriers.hint or 'mbarrier'}[{index}]"
-        key = ("phase", place.alloc, index)
-        self.mbarriers[place.alloc, index] = Mbarrier(
-            key, name, op.count, agent, agent.tick(), agent.threads
+        key = ("phase", agent.rank, place.alloc, index)
+        self.mbarriers[agent.rank, place.alloc, index] = Mbarrier(
+            key, name, op.count, agent, agent.tick(), agent.threads, agent.rank
         )
 
-    def _find(self, agent: SyncAgent, barriers: Value, index: Value, op: Op) -> Mbarrier:
-        """The mbarrier an op uses, once it is known to be made and seen."""
+    def _arrive(self, agent: SyncAgent, op: MbarrierArrive) -> None:
+        """Arrivals of the running threads, each at the barrier of the block that it names."""
+        if not op.block:
+            self._find(agent, op.barriers, op.index, op).arrive(agent, op, self.case)
+            return
+        running, number = agent.threads, agent.number(op.block[0])
+        ranks = np.broadcast_to(np.asarray(-1 if number is None else number), running.mask.shape)
+        for rank in sorted(set(ranks[running.mask].tolist())):
+            if not 0 <= rank < self.launch.cluster_blocks:
+                which = "not known" if number is None else str(rank)
+                message = f"the block at whose {op.barriers.hint} {agent.label} arrives is {which}"
+                raise self._error("TLC0355", message, op)
+            agent.threads = agent.sets.split(running, ranks == rank)[0]
+            self._find(agent, op.barriers, op.index, op, rank).arrive(agent, op, self.case)
+        agent.threads = running
+
+    def _find(
+        self, agent: SyncAgent, barriers: Value, index: Value, op: Op, rank: int | None = None
+    ) -> Mbarrier:
+        """The mbarrier an op uses, of its own block or that of a rank, once it is known to be made and
+        seen."""
         place, number = resolve(agent, barriers), agent.uniform(index)
         assert place is not None
-        found = self.mbarriers.get((place.alloc, number)) if number is not None else None
+        block = agent.rank if rank is None else rank
+        found = self.mbarriers.get((block, place.alloc, number)) if number is not None else None
         if found is None:
             raise self._error(
                 "TLC0355", f"{op.name} uses {barriers.hint}[{number}], which nobody has made", op
@@ -387,6 +440,7 @@ class SyncMachine(Machine):
         seen = agent.barrier_time
         if found.made_by is not agent:
             seen = agent.seen(("threads", found.made_by.index, found.made_threads.number))
+        seen = max(seen, agent.seen(("made", found.made_by.index)))
         if found.shown_at is None or seen < found.shown_at:
             raise self._error(
                 "TLC0355", f"{op.name} may use {found.name} before {agent.label} sees it made", op

@@ -52,6 +52,17 @@ class _Wait:
 
 
 @dataclass(eq=False)
+class _Visit:
+    """An arrival from another block: after so many meetings of the cluster."""
+
+    agent: SyncAgent
+    threads: Threads
+    time: int
+    meetings: int
+    op: Op
+
+
+@dataclass(eq=False)
 class Mbarrier:
     """One mbarrier. `views[n]` is what the end of phase n makes known."""
 
@@ -61,6 +72,7 @@ class Mbarrier:
     made_by: SyncAgent
     made_at: int
     made_threads: Threads
+    rank: int  # of its block
     shown_at: int | None = None
     arrived: int = 0
     bytes: int = 0  # expected and not yet brought
@@ -70,6 +82,7 @@ class Mbarrier:
     parts: list[_Arrival] = field(default_factory=list)
     views: list[View] = field(default_factory=list)
     waits: list[_Wait] = field(default_factory=list)
+    from_others: list[_Visit] = field(default_factory=list)
 
     @property
     def phase(self) -> int:
@@ -91,6 +104,9 @@ class Mbarrier:
                 loc=op.loc,
                 hint=f"found with {case}",
             )
+        if agent.rank != self.rank:
+            visit = _Visit(agent, agent.threads, agent.tick(), agent.meetings, op)
+            self.from_others.append(visit)
         self.arrived += count
         self.parts.append(_arrival(agent))
         join(self.known, agent.knowledge())
@@ -142,6 +158,20 @@ class Mbarrier:
                     "TLC0355",
                     f"{who}: nothing holds the next phase back until it has seen this one",
                     loc=wait.op.loc,
+                    hint=f"found with {case}",
+                )
+
+    def check_end(self, owners: list[SyncAgent], case: Case) -> None:
+        """No block may end before the arrivals of others at its barrier. Raises HazardError
+        (TLC0359)."""
+        for visit in self.from_others:
+            key = ("threads", visit.agent.index, visit.threads.number)
+            if all(o.seen(key) < visit.time and o.meetings <= visit.meetings for o in owners):
+                who = f"block {self.rank} may end before {visit.agent.label}"
+                raise HazardError(
+                    "TLC0359",
+                    f"{who} arrives at its {self.name}",
+                    loc=visit.op.loc,
                     hint=f"found with {case}",
                 )
 

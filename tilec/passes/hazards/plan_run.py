@@ -78,8 +78,8 @@ class PlanMachine(Machine):
     """One launch with the sizes of one case."""
 
     def __init__(self, part: Slice, case: Case, launch: Launch, warp: int) -> None:
-        super().__init__(part, case)
-        self.launch, self.warp = launch, warp
+        super().__init__(part, case, launch)
+        self.warp = warp
         self.rings: dict[Value, _Ring] = {}
         self.roles = [op for op in launch.body.ops if isinstance(op, Role)]
 

@@ -30,13 +30,15 @@ NEVER = -1
 
 @dataclass(frozen=True)
 class Place:
-    """A buffer, or one slot of a ring (-1: not a ring's slot).
+    """A buffer, or one slot of a ring (-1: not a ring's slot), of the block of rank `block` in its
+    cluster.
 
     A slot was taken by the op `via` as its number `turn`.
     """
 
     alloc: Alloc
     slot: int = -1
+    block: int = 0
     via: Op | None = field(default=None, compare=False)
     turn: int = field(default=0, compare=False)
 
@@ -52,7 +54,8 @@ class Access:
 
     `landing`: the mbarrier key and phase on which a copy engine completes it. `shown`: when a proxy
     fence showed it to the asynchronous proxy. `elements`: linear indices by thread, where they are
-    known. `atomic` accesses need no order between themselves.
+    known. `atomic` accesses need no order between themselves, nor do those to other parts (`part`
+    is the number of one, of a tile that several blocks bring).
     """
 
     agent: SyncAgent
@@ -67,14 +70,19 @@ class Access:
     elements: tuple[Vector, Vector] | None = None
     grouped: bool = False
     atomic: bool = False
+    part: int | None = None
 
 
 class SyncAgent(Agent):
     """A role with its clock, its views, and what it has in flight."""
 
-    def __init__(self, label: str, index: int, size: int, first: int, warp: int) -> None:
-        super().__init__(label, index, size, first, warp)
+    def __init__(
+        self, label: str, index: int, size: int, first: int, warp: int, rank: int = 0
+    ) -> None:
+        super().__init__(label, index, size, first, warp, rank)
         self.clock = 0
+        self.meetings = 0  # of the cluster that it came to
+        self.shown_time = NEVER  # when it showed the mbarriers that it made
         self.barrier_time = NEVER
         self.warps_met: list[tuple[Threads, int]] = []  # the last warp sync of each set of threads
         self.gemm_time = NEVER  # when the last matrix instruction known to be complete was issued
@@ -207,7 +215,9 @@ class Memory:
                 kept = [
                     a
                     for a in self._writes.get(access.place, [])
-                    if _by_element(a, access) or (a.atomic and access.atomic)
+                    if _by_element(a, access)
+                    or (a.atomic and access.atomic)
+                    or _other_part(a, access)
                 ]
                 self._writes[access.place] = [*kept, access]
                 own = [
@@ -232,7 +242,7 @@ class Memory:
             )
         earlier = [*writes, *self._reads.get(access.place, [])] if access.writes else writes
         for other in earlier:
-            if other.atomic and access.atomic:
+            if (other.atomic and access.atomic) or _other_part(other, access):
                 continue
             by_engine = access.engine and not access.writes
             if not (
@@ -286,6 +296,10 @@ class Memory:
         if earlier.agent is later.agent:
             return "TLC0353", f"{what} with no barrier since {made} wrote it"
         return "TLC0351", f"{what}, and nothing orders that after {made}"
+
+
+def _other_part(earlier: Access, later: Access) -> bool:
+    return None not in (earlier.part, later.part) and earlier.part != later.part
 
 
 def _by_element(earlier: Access, later: Access) -> bool:

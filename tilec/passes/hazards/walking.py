@@ -14,7 +14,18 @@ import numpy as np
 
 from ...errors import HazardError, Loc
 from ...ir.core import Block, Constant, Op, Value
-from ...ir.ops.control import For, HardwareBlock, If, Role, Simt, Symbol, ThreadId, While, Yield
+from ...ir.ops.control import (
+    For,
+    HardwareBlock,
+    If,
+    Launch,
+    Role,
+    Simt,
+    Symbol,
+    ThreadId,
+    While,
+    Yield,
+)
 from ...ir.ops.memory import Load, Store
 from ...ir.ops.pipeline import Pipeline
 from ...ir.types import Space
@@ -42,8 +53,11 @@ _PLAIN = frozenset({Yield, Symbol, ThreadId, HardwareBlock, Load, Store})
 class Agent:
     """A role (or the whole block) as it runs: its values, its variables, its threads."""
 
-    def __init__(self, label: str, index: int, size: int, first: int, warp: int) -> None:
+    def __init__(
+        self, label: str, index: int, size: int, first: int, warp: int, rank: int = 0
+    ) -> None:
         self.label, self.index, self.first = label, index, first
+        self.rank = rank  # of its block in the cluster
         self.sets = ThreadSets(size, warp)
         self.env: dict[Value, Any] = {}
         self.threads = self.sets.all  # those that run now
@@ -73,8 +87,8 @@ class Agent:
 class Machine:
     """Executes the kept ops of a launch, role by role."""
 
-    def __init__(self, part: Slice, case: Case) -> None:
-        self.part, self.case = part, case
+    def __init__(self, part: Slice, case: Case, launch: Launch) -> None:
+        self.part, self.case, self.launch = part, case, launch
 
     # What a subclass says -------------------------------------------------------------------------
 
@@ -216,7 +230,8 @@ class Machine:
                 first = agent.first if op.launched else 0
                 agent.env[op.result] = first + np.arange(agent.sets.size)
             case HardwareBlock():
-                agent.env[op.result] = self.case.sizes["blocks", ""] if op.count else 0
+                count = self.case.sizes["clusters", ""] * self.launch.cluster_blocks
+                agent.env[op.result] = count if op.count else agent.rank
             case Load() if not is_space(op.memory, Space.SHARED):
                 agent.env[op.result] = self._load(agent, op)
             case Store() if not is_space(op.memory, Space.SHARED):

@@ -74,7 +74,7 @@ def run(
         "residents": residents,
         "counts": counts,
     }
-    parts = max(1, min(processes, math.prod(grid)))
+    parts = max(1, min(processes, math.prod(grid) // launch.cluster))
     shares = [{**request, "first_block": i, "block_step": parts} for i in range(parts)]
     for answer in _run_on_copies(shares, launch.arguments, arguments, timeout):
         found.add(launch.symbol, answer.get("counts", ()))

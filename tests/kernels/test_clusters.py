@@ -1,0 +1,130 @@
+"""Launches in clusters on sm_90a: products at ragged and tiny sizes as without, whatever the schedule,
+loops of every kind, and what the vendor's compiler makes of the text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.kernels import role_programs
+from tests.kernels.instructions import count_instructions
+from tests.kernels.machines import SCHEDULES, Case, trip_sizes
+from tests.kernels.programs import TILES, few_sizes
+from tests.kernels.test_machines import check
+from tests.kernels.test_roles import CASES, STAGES, Draw, sizes
+from tests.kernels.test_vendor_compilers import check_nvidia
+from tests.modules import example
+from tilec.ir.core import Program
+from tilec.ir.dtypes import find_dtype
+from tilec.ir.ops.control import Launch, map_launches
+from tilec.runtime.driver import compile_program
+from tilec.runtime.emulator_device import EmulatorDevice
+from tilec.target import find_target
+
+TARGET = "cuda:sm_90a"
+GEMMS = (
+    Case(TARGET, TILES[2], "float16", True, 3, (2, 1)),
+    Case(TARGET, TILES[2], "bfloat16", False, 2, (1, 2)),
+    Case(TARGET, TILES[1], "float16", True, 4, (2, 2)),
+    Case(TARGET, TILES[0], "float16", True, 4, (1, 2)),
+)
+MORE_GEMMS = tuple(
+    Case(TARGET, tile, dtype, order, stages, cluster)
+    for tile in TILES
+    for dtype, order, stages in (("float16", False, 3), ("bfloat16", True, 5))
+    for cluster in ((2, 1), (1, 2), (2, 2), (1, 4), (8, 1))
+)
+
+
+@pytest.mark.emulator
+@pytest.mark.parametrize("case", GEMMS[:3], ids=str)
+def test_gemm(case: Case) -> None:
+    """Tiles of 1, t - 1, t, t + 1, 2 t - 1, a prime, 0; trips of 0, 1, stages - 1, stages and more."""
+    check(case, few_sizes(case.tile, case.stages) + trip_sizes(case.tile, case.stages), 1)
+
+
+@pytest.mark.emulator
+@pytest.mark.nightly
+@pytest.mark.parametrize("case", GEMMS[3:] + MORE_GEMMS, ids=str)
+def test_more_gemms(case: Case) -> None:
+    check(case, few_sizes(case.tile, case.stages) + trip_sizes(case.tile, case.stages), 2)
+
+
+@pytest.mark.parametrize("case", GEMMS, ids=str)
+def test_machine_code(case: Case, tmp_path: Path) -> None:
+    """No spills, no wgmma one by one, and as many copies and arrivals as the IR has."""
+    aligned = case.lower().variants[0]
+    found = count_instructions(aligned.program)
+    assert found["cluster_barrier"] == 3 and found["tma_load"] > 0
+    check_nvidia(aligned, "sm_90a", tmp_path)
+    assert f"__cluster_dims__({case.cluster[0] * case.cluster[1]}, 1, 1)" in aligned.text
+    assert "tma_load_multicast<2>" in aligned.text
+
+
+def in_clusters(program: Program, extents: tuple[int, ...]) -> Program:
+    def one(launch: Launch) -> Any:
+        given = (*extents, 1, 1)[:3]
+        return launch.replace(cluster=given)
+
+    return map_launches(program, one)
+
+
+# Of each kind of loop: a cluster, and how many of its loads several blocks share (0: none does, and
+# there is no cluster).
+LOOPS: dict[str, tuple[tuple[int, ...], int]] = {
+    "two_loops": ((2, 2), 4), "nested": ((2,), 1), "guarded": ((2, 1), 1), "paged": ((1, 2), 1),
+    "counted": ((2, 1), 1), "two_gemms": ((1, 4), 2), "batched": ((2, 1, 1), 1),
+    "five_dimensions": ((1, 2), 1), "convolution": ((2,), 1),
+}  # fmt: skip
+
+
+ALWAYS = ("two_loops", "paged", "counted", "batched")
+
+
+@pytest.mark.emulator
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=() if n in ALWAYS else pytest.mark.nightly) for n in LOOPS],
+)
+def test_loops(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    dtype, total, bk = "float16", "float32", 64
+    extents, shared = LOOPS[name]
+    if name in ("paged", "counted"):
+        monkeypatch.setenv("TILEC_CHECK", "1")
+    kernel = getattr(role_programs, name)(dtype, total, bk)
+    program = in_clusters(kernel.trace({"stages": STAGES}), extents)
+    compiled = compile_program(program, find_target(TARGET))
+    codes = [remark.code for remark in compiled.remarks]
+    assert ("TLC0332" in codes, "TLC0331" in codes) == (shared > 0, shared == 0)
+    assert compiled.lowered.text.count("tma_load_multicast<") >= shared
+    check_nvidia(compiled.lowered, "sm_90a", tmp_path)
+    for number, size in enumerate(sizes(bk)):
+        inputs, outputs = CASES[name](Draw(dtype, number), *size, bk)
+        results = [np.full(x.shape, -1, find_dtype(total).numpy) for x in outputs]
+        mode, order = SCHEDULES[number % len(SCHEDULES)]
+        compiled.run_on(EmulatorDevice(TARGET, "a test", mode, order), (*inputs, *results))
+        for result, output in zip(results, outputs, strict=True):
+            assert np.array_equal(result, output), (size, mode, order)
+
+
+@pytest.mark.emulator
+@pytest.mark.parametrize("causal", [False, True])
+def test_attention(causal: bool) -> None:
+    """Neighbouring blocks of queries pass over the same keys; with a mask not as often."""
+    attention = example("flash_attention")
+    constants = {"causal": causal, "heads_first": True, "dtype": "float16", "block_M": 64}
+    constants |= {"block_N": 64, "stages": 2, "threads": 128}
+    program = in_clusters(attention.attention.trace(constants, {"D": 64}), (2,))
+    compiled = compile_program(program, find_target(TARGET))
+    text = compiled.lowered.text
+    assert text.count("tma_load_multicast<") == (0 if causal else 2)
+    for number, (n, s) in enumerate(((64, 64), (130, 200), (1, 1), (65, 129))):
+        draw = np.random.default_rng(number).standard_normal
+        q, k, v = (draw((1, 2, rows, 64)).astype(np.float16) for rows in (n, s, s))
+        out = np.full_like(q, np.nan)
+        mode, order = SCHEDULES[number % len(SCHEDULES)]
+        compiled.run_on(EmulatorDevice(TARGET, "a test", mode, order), (q, k, v, out))
+        attention.check(out, attention.reference(q, k, v, causal), v)
