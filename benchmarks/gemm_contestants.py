@@ -127,7 +127,7 @@ class Bench:
     def measure(self, row: Row) -> tuple[Race, dict[str, Any]]:
         """The race of a row. Raises AssertionError where a contestant of ours is wrong."""
         x = make_operands(row)
-        c = torch.empty(row.M, row.N, device="cuda", dtype=self._out(row))
+        c = torch.empty(row.M, row.N, device="cuda", dtype=self.out_dtype(row))
         notes: dict[str, Any] = {"left_out": {}, "error": {}}
         racers: dict[str, Callable[[], object]] = {}
         for name, make in (("ops", product), ("example", example)):
@@ -145,7 +145,7 @@ class Bench:
             source = torch.empty(row.bytes // 2, dtype=torch.uint8, device="cuda")
             target = torch.empty_like(source)
             racers["copy"] = lambda: target.copy_(source)
-        clock = self._time
+        clock = self.time
         if min(self._quick(launch) for launch in racers.values()) < SHORT_US:
             racers = {name: _graph(launch) for name, launch in racers.items()}
             clock = self._time_graph
@@ -153,7 +153,7 @@ class Bench:
         return race(racers, clock, self.rounds), notes
 
     @staticmethod
-    def _out(row: Row) -> Any:
+    def out_dtype(row: Row) -> Any:
         return torch.bfloat16 if row.dtype == "bfloat16" else torch.float16
 
     def _check(self, row: Row, launch: Callable[[], object], c: Any, expected: Any) -> float:
@@ -196,7 +196,7 @@ class Bench:
         notes[peer] = best[1]
         return best[2]
 
-    def _time(self, launch: Callable[[], object]) -> float:
+    def time(self, launch: Callable[[], object]) -> float:
         """Microseconds of a launch, the L2 cache flushed before."""
         self._flush.zero_()
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
@@ -207,12 +207,12 @@ class Bench:
         return 1e3 * float(start.elapsed_time(end))
 
     def _time_graph(self, launch: Callable[[], object]) -> float:
-        return self._time(launch) / GRAPH
+        return self.time(launch) / GRAPH
 
     def _quick(self, launch: Callable[[], object]) -> float:
         for _ in range(2):
             launch()
-        return statistics.median(self._time(launch) for _ in range(7))
+        return statistics.median(self.time(launch) for _ in range(7))
 
 
 Tunable = Iterator[tuple[str, Callable[[], object], Callable[[], Any] | None]]
