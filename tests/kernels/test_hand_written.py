@@ -323,6 +323,13 @@ REFUSALS = {
         "T.wgmma_gemm(R, S[0, :, :], F, transpose_B=True)\nT.wait_wgmma(0)\nT.copy(F, X[0, 0])",
         "TLC0437", "wgmma cannot split 48 x 64 x 64 over 2 warpgroups",
     ),
+    "a product too wide for so many threads": (
+        "R = T.alloc_shared((256, 64), 'float16')\nF = T.alloc_fragment((64, 256), 'float32')\n"
+        "with T.ws(0):\n    T.set_max_nreg(200, 1)\n    T.clear(F)\n"
+        "    T.wgmma_gemm(S[0, :, :], R, F, transpose_B=True)\n"
+        "    T.wait_wgmma(0)\n    T.copy(F, X[0, 0])  # T.ws(1, 2, 3)", "TLC0437",
+        "a wgmma of 256 columns needs 154 registers when threads start, and they have 128",
+    ),
     "a fragment that is read too early": (
         "T.clear(acc)\nT.wgmma_gemm(S[0, :, :], S[1, :, :], acc)\nT.copy(acc, X[0, 0])\nT.wait_wgmma(0)",
         "TLC0317", "acc is used while T.wgmma_gemm may still write it",
@@ -355,7 +362,8 @@ def test_refused_on_hopper(name: str, tmp_path: Path) -> None:
     body, code, says = REFUSALS[name]
     lines = "".join(f"        {line}\n" for line in body.splitlines())
     path = tmp_path / "user.py"
-    path.write_text((HEAD.replace("256", "384") if "T.ws(1, 2)" in body else HEAD) + lines)
+    threads = next((n for mark, n in (("2, 3)", 512), ("1, 2)", 384)) if mark in body), 256)
+    path.write_text(HEAD.replace("256", str(threads)) + lines)
     with pytest.raises(TilecError) as caught:
         load_module(path).k.lower(target=HOPPER)
     error = caught.value

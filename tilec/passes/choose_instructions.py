@@ -15,7 +15,7 @@ checked, and each other gemm of a role is a wgmma if it can be.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from ..errors import Loc
 from ..ir.core import Block, Op, Program, constant_of, walk
@@ -33,6 +33,7 @@ from .engine_needs import (
     ASYNC_BYTES,
     alignment_refusal,
     dtypes_of,
+    entry_refusal,
     gemm_refusal,
     start_refusal,
     tma_refusal,
@@ -74,7 +75,9 @@ def _launch(launch: Launch, context: PassContext, ranges: ValueRanges) -> Launch
             roles = False
     # A release shows what threads have stored, not what TMA is still storing for them.
     shown = any(orders(op) for op in walk(launch.body))
-    body = _rewrite(launch.body, launch.threads, roles, context, ranges, shown=shown)
+    body = _rewrite(
+        launch.body, launch.threads, roles, context, ranges, lambda _: roles, shown=shown
+    )
     return launch.replace(body=body)  # type: ignore[return-value]
 
 
@@ -82,16 +85,27 @@ def _by_role(launch: Launch, context: PassContext, ranges: ValueRanges) -> Block
     """The body of a launch whose program says who does what: a role's copies and gemms are shared by
     the threads of that role alone.
     """
+    target = context.target
+    start = registers_of(None, launch, target)
+
+    def part(block: Block, role: Role | None) -> Block:
+        threads = launch.threads if role is None else role.threads
+        held = registers_of(role, launch, target)
+
+        def by_wgmma(gemm: Gemm) -> bool:
+            return gemm.asynchronous or not (
+                gemm_refusal(gemm, threads, held, target, ranges)
+                or entry_refusal(gemm, threads, start, target)
+            )
+
+        return _rewrite(block, threads, False, context, ranges, by_wgmma)
+
     ops: list[Op] = []
-    for role in launch.body.ops:
-        if isinstance(role, Role):
-            held = registers_of(role, launch, context.target)
-            body = _rewrite(role.body, role.threads, False, context, ranges, registers=held)
-            ops.append(role.replace(body=body))
+    for op in launch.body.ops:
+        if isinstance(op, Role):
+            ops.append(op.replace(body=part(op.body, op)))
         else:
-            held = registers_of(None, launch, context.target)
-            alone = Block((), (role,))
-            ops += _rewrite(alone, launch.threads, False, context, ranges, registers=held).ops
+            ops += part(Block((), (op,)), None).ops
     return launch.body.with_ops(ops)
 
 
@@ -101,24 +115,17 @@ def _rewrite(
     roles: bool,
     context: PassContext,
     ranges: ValueRanges,
+    by_wgmma: Callable[[Gemm], bool],
     stage: Stage | None = None,
-    registers: int = 0,
     shown: bool = False,
 ) -> Block:
-    """`registers`: of each of the threads that may issue a wgmma by themselves, else 0. `shown`: the
-    launch shows its stores to other blocks.
-    """
-
-    def by_wgmma(gemm: Gemm) -> bool:
-        if roles or gemm.asynchronous or not registers:
-            return roles or gemm.asynchronous
-        return not gemm_refusal(gemm, threads, registers, context.target, ranges)
+    """`by_wgmma` says whether that does a gemm. `shown`: the launch shows its stores to other blocks."""
 
     def one(op: Op) -> Op:
         inside = op if isinstance(op, Stage) else stage
         op = op.map(
             lambda v: v,
-            lambda b: _rewrite(b, threads, roles, context, ranges, inside, registers, shown),
+            lambda b: _rewrite(b, threads, roles, context, ranges, by_wgmma, inside, shown),
         )
         match op:
             case Copy() if op.instruction:

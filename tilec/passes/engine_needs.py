@@ -16,7 +16,7 @@ from ..ir.types import MemoryType
 from ..target import Target
 from .context import PassContext
 from .matrix_operands import descriptors_of
-from .role_registers import WARPGROUP
+from .role_registers import WARPGROUP, wgmma_registers
 from .value_ranges import ValueRanges
 from .variants import WORD, accumulator_type, gemm_shape, is_converted, variants_of
 from .vector_access import is_aligned, rows_of
@@ -101,6 +101,18 @@ def tma_refusal(
     if not type_.unit_stride:
         return f"the elements of a row of {name} do not lie side by side"
     return ""
+
+
+def entry_refusal(gemm: Gemm, threads: int, start: int, target: Target) -> str:
+    """Why the wgmma that `threads` threads would use cannot stand in a kernel whose threads have `start`
+    registers when they begin; empty if it can.
+    """
+    variants = variants_of(gemm, "wgmma", threads, target)
+    columns = variants[0][0][2] if variants else 0
+    needed = wgmma_registers(columns)
+    if needed <= start:
+        return ""
+    return f"a wgmma of {columns} columns needs {needed} registers when threads start, and they have {start}"
 
 
 def alignment_refusal(tensor: Value, context: PassContext) -> str:

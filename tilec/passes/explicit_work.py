@@ -16,7 +16,7 @@ from ..ir.ops.tile import Copy, Gemm
 from ..target import Target
 from .context import PassContext
 from .dependence import is_global
-from .engine_needs import gemm_refusal, require_aligned, start_refusal, tma_refusal
+from .engine_needs import entry_refusal, gemm_refusal, require_aligned, start_refusal, tma_refusal
 from .role_registers import WARPGROUP, registers_at_start
 from .value_ranges import ValueRanges
 
@@ -77,6 +77,9 @@ def _check_op(
             registers = registers_of(role, launch, target)
             reason = f"{threads} threads are not whole warpgroups" if threads % WARPGROUP else ""
             reason = reason or gemm_refusal(op, threads, registers, target, ranges)
+            reason = reason or entry_refusal(
+                op, threads, registers_of(None, launch, target), target
+            )
             if reason:
                 raise LayoutConflict(
                     "TLC0437",
