@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 import tilec
 import tilec.language as T
 from tests.interpreter.programs import Sketch, tensor
+from tests.parser.programs import load
 from tests.passes.planning import found, keeps_meaning, line_of, refused, run_pass
 from tilec.errors import LanguageError
 from tilec.ir.core import Program
@@ -16,6 +18,7 @@ from tilec.ir.dtypes import f16, f32
 from tilec.ir.ops.arith import Cast
 from tilec.ir.ops.control import For, If, Parallel
 from tilec.ir.ops.memory import Alloc
+from tilec.ir.ops.pipeline import InFlight, Wait, WaitGemms
 from tilec.ir.ops.tile import (
     Copy,
     ExtractTile,
@@ -27,7 +30,7 @@ from tilec.ir.ops.tile import (
     StoreTile,
     Undefined,
 )
-from tilec.ir.types import MemoryType, Space, TileType
+from tilec.ir.types import InflightType, MemoryType, Space, TileType
 from tilec.passes.promote_fragments import promote_fragments
 
 
@@ -112,7 +115,32 @@ def empty_loop(A: T.Tensor((4, 4), "float32"), n: T.int32):
         T.copy(F, A)
 
 
-KERNELS = [plain_gemm, branches, parts, row_and_tile, cleared_in_place, empty_loop]
+@tilec.kernel
+def in_flight(A: T.Tensor((16, 16), "float16"), C: T.Tensor((2, 16, 16), "float32"), n: T.int32):
+    """Products that are only issued: left in flight over a loop of any number of iterations and by one arm
+    of a branch; two fragments, of which one is waited for."""
+    with T.Kernel(1, threads=32):
+        A_s = T.alloc_shared((16, 16), "float16")
+        F = T.alloc_fragment((16, 16), "float32")
+        G = T.alloc_fragment((16, 16), "float32")
+        T.copy(A, A_s)
+        T.fill(F, 1)
+        T.fill(G, 2)
+        for k in T.serial(n):
+            T.wgmma_gemm(A_s, A_s, F)
+            T.wait_wgmma(1)
+            if k % 2 == 0:
+                T.wgmma_gemm(A_s, A_s, G, transpose_B=True)
+            T.wgmma_gemm(A_s, A_s, F, clear_accum=k == 1)
+            T.wait_wgmma(1)
+            for i, j in T.Parallel(16, 16):
+                G[i, j] = G[i, j] * 0.5
+        T.wait_wgmma(0)
+        T.copy(F, C[0, 0:16, 0:16])
+        T.copy(G, C[1, 0:16, 0:16])
+
+
+KERNELS = [plain_gemm, branches, parts, row_and_tile, cleared_in_place, empty_loop, in_flight]
 
 
 def promoted(kernel: Any) -> tuple[Program, Any]:
@@ -239,3 +267,50 @@ def test_text_with_a_fill_inside_a_nest_is_refused() -> None:
         with s.parallel(4):
             s.fill(f, 1.0)
     assert refused("TLC0315", lambda: run_pass(promote_fragments, s.program())).loc.line == 2
+
+
+def test_waits_of_what_is_in_flight() -> None:
+    """Each fragment that may still be written is waited for; it is a tile again where all its products
+    are older than those that may be pending."""
+    _, after = promoted(in_flight)
+    waits = [(op.inflight.hint, op.pending, op.later) for op in after.all(Wait)]
+    assert waits == [("F", 1, 0), ("F", 1, 0), ("G", 1, 1), ("F", 0, 0)]
+    assert not after.all(WaitGemms)
+    (loop,) = after.all(For)
+    assert [isinstance(p.type, InflightType) for p in loop.body.params] == [False, True, False]
+    assert (
+        len(after.all(InFlight)) == 2
+    )  # where the loop begins, and in the arm that issues nothing
+
+
+TOO_EARLY = {
+    "read": "T.wgmma_gemm(S, S, F)\nT.copy(F, C)\nT.wait_wgmma(0)",
+    "read behind a loop": "for k in T.serial(n):\n    T.wgmma_gemm(S, S, F)\nT.copy(F, C)\nT.wait_wgmma(0)",
+    "read in the next trip": "for k in T.serial(n):\n    for i, j in T.Parallel(16, 16):\n"
+    "        F[i, j] = 1.0\n    T.wgmma_gemm(S, S, F)\nT.wait_wgmma(0)",
+    "read behind a branch": "if n > 1:\n    T.wgmma_gemm(S, S, F)\nT.copy(F, C)\nT.wait_wgmma(0)",
+    "waited for too weakly": "T.wgmma_gemm(S, S, F)\nT.wgmma_gemm(S, S, G)\nT.wait_wgmma(2)\n"
+    "T.copy(F, C)\nT.wait_wgmma(0)",
+    "multiplied at once": "T.wgmma_gemm(S, S, F)\nT.gemm(S, S, F)\nT.wait_wgmma(0)",
+    "never waited for": "T.wgmma_gemm(S, S, F)\nT.wait_wgmma(1)",
+}
+
+
+@pytest.mark.parametrize("name", TOO_EARLY)
+def test_a_fragment_in_flight_is_no_tile(name: str, tmp_path: Path) -> None:
+    body = "".join(f"        {line}\n" for line in TOO_EARLY[name].splitlines())
+    text = f"""import tilec
+import tilec.language as T
+
+@tilec.kernel
+def k(A: T.Tensor((16, 16), "float16"), C: T.Tensor((16, 16), "float32"), n: T.int32):
+    with T.Kernel(1, threads=32):
+        S = T.alloc_shared((16, 16), "float16")
+        F = T.alloc_fragment((16, 16), "float32")
+        G = T.alloc_fragment((16, 16), "float32")
+        T.copy(A, S)
+        T.clear(F)
+        T.clear(G)
+{body}"""
+    error = refused("TLC0317", lambda: promoted(load(tmp_path, text).k))
+    assert "F " in error.message and "T.wait_wgmma" in error.hint and error.loc.line > 12
