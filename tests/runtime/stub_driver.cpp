@@ -23,6 +23,13 @@ typedef int CUtensorMapInterleave;
 typedef int CUtensorMapSwizzle;
 typedef int CUtensorMapL2promotion;
 typedef int CUtensorMapFloatOOBfill;
+struct CUlaunchAttribute { int id; char pad[4]; union { char pad[64]; struct { unsigned x, y, z; } clusterDim; } value; };
+struct CUlaunchConfig {
+    unsigned gridDimX, gridDimY, gridDimZ, blockDimX, blockDimY, blockDimZ, sharedMemBytes;
+    CUstream hStream;
+    CUlaunchAttribute *attrs;
+    unsigned numAttrs;
+};
 #define CUDAAPI
 #endif
 
@@ -96,6 +103,14 @@ CUresult CUDAAPI cuModuleGetFunction(CUfunction *function, CUmodule module, cons
 CUresult CUDAAPI cuFuncSetAttribute(CUfunction, CUfunction_attribute attribute, int value) {
     if ((int)attribute != 8) return (CUresult)1;
     state.allowed = value; return (CUresult)0;
+}
+// One cluster less than multiprocessors would do.
+CUresult CUDAAPI cuOccupancyMaxActiveClusters(int *count, CUfunction, const CUlaunchConfig *config) {
+    const unsigned blocks = config->attrs[0].value.clusterDim.x;
+    if (config->numAttrs != 1 || (int)config->attrs[0].id != 4 || config->gridDimX % blocks || config->hStream) return (CUresult)1;
+    if (config->blockDimX != 256 || config->sharedMemBytes != 65536 || config->attrs[0].value.clusterDim.z != 1) return (CUresult)1;
+    *count = 132 / (int)blocks - 1;
+    return (CUresult)0;
 }
 CUresult CUDAAPI cuLaunchKernel(CUfunction f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by,
                                 unsigned bz, unsigned shared, CUstream stream, void **parameters, void **extra) {

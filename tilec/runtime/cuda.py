@@ -33,6 +33,7 @@ NAMES = DriverNames(
         "error_name": "cuGetErrorName",
         "error_text": "cuGetErrorString",
         "encode_tiled": "cuTensorMapEncodeTiled",
+        "resident_clusters": "cuOccupancyMaxActiveClusters",
     },
     multiprocessors=16,
     max_shared=97,  # MAX_SHARED_MEMORY_PER_BLOCK_OPTIN
@@ -42,6 +43,33 @@ NAMES = DriverNames(
     assertion=710,  # CUDA_ERROR_ASSERT
     event_flags=2,  # CU_EVENT_DISABLE_TIMING
 )
+
+
+_CLUSTER_DIMENSION = 4  # CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION
+
+
+class _LaunchAttribute(ctypes.Structure):
+    """CUlaunchAttribute, with the value of a cluster's extents."""
+
+    _fields_ = (
+        ("id", ctypes.c_uint),
+        ("pad", ctypes.c_char * 4),
+        ("extents", ctypes.c_uint * 3),
+        ("rest", ctypes.c_char * 52),
+    )
+
+
+class _LaunchConfig(ctypes.Structure):
+    """CUlaunchConfig."""
+
+    _fields_ = (
+        ("grid", ctypes.c_uint * 3),
+        ("block", ctypes.c_uint * 3),
+        ("shared_bytes", ctypes.c_uint),
+        ("stream", ctypes.c_void_p),
+        ("attributes", ctypes.POINTER(_LaunchAttribute)),
+        ("attribute_count", ctypes.c_uint),
+    )
 
 
 class CudaDriver(CtypesDriver):
@@ -63,6 +91,23 @@ class CudaDriver(CtypesDriver):
     def leave(self, previous: object) -> None:
         assert isinstance(previous, ctypes.c_void_p)
         self.check(self._call("set_context", previous), "going back to the device before")
+
+    def resident_clusters(
+        self, function: int, threads: int, shared_bytes: int, cluster: int, device: int
+    ) -> int:
+        attribute = _LaunchAttribute(_CLUSTER_DIMENSION, b"", (cluster, 1, 1))
+        config = _LaunchConfig(
+            (cluster, 1, 1), (threads, 1, 1), shared_bytes, None, ctypes.pointer(attribute), 1
+        )
+        count = ctypes.c_int()
+        previous = self.enter(device)
+        try:
+            found, asked = ctypes.byref(count), ctypes.byref(config)
+            status = self._call("resident_clusters", found, ctypes.c_void_p(function), asked)
+        finally:
+            self.leave(previous)
+        self.check(status, f"asking how many clusters of {cluster} blocks cuda:{device} runs")
+        return count.value
 
     def encode_tiled(self, *arguments: object) -> int:
         """cuTensorMapEncodeTiled, with ctypes values; returns its status."""

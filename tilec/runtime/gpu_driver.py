@@ -58,6 +58,12 @@ class GpuDriver(Protocol):
     def max_shared_bytes(self, device: int) -> int:
         """Most shared memory that a block may have on a device."""
 
+    def resident_clusters(
+        self, function: int, threads: int, shared_bytes: int, cluster: int, device: int
+    ) -> int:
+        """How many clusters of so many blocks of a function a device runs at the same time: a
+        cluster's multiprocessors are neighbours, so that some may be left over."""
+
     def capability(self, device: int) -> tuple[int, int]:
         """The compute capability (9, 0)."""
 
@@ -150,6 +156,11 @@ class CtypesDriver(ABC):
 
     def encode_tiled(self, *arguments: object) -> int:
         raise TargetUnsupported("TLC0905", f"{self.kind} has no tensor maps")
+
+    def resident_clusters(
+        self, function: int, threads: int, shared_bytes: int, cluster: int, device: int
+    ) -> int:
+        raise TargetUnsupported("TLC0905", f"{self.kind} has no clusters")
 
     def multiprocessors(self, device: int) -> int:
         if device not in self._multiprocessors:

@@ -176,6 +176,8 @@ def make_plan(
         check_symbols(manifest.program, spec, env)
         handle = current() if stream is None else stream
         function = modules.function(variant, spec.symbol, spec.shared_bytes, device.index, handle)
+        if spec.cluster > 1:
+            grid = (_resident(driver, function, spec, grid[0], device.index), *grid[1:])
         launches.append((function, spec, grid))
 
     def make_calls() -> tuple[KernelCall, ...]:
@@ -229,6 +231,14 @@ def _grid(program: str, spec: LaunchSpec, env: Mapping[str, int]) -> tuple[int, 
             f"{program}: {spec.symbol} would have a grid of {(x, y, z)}, at most {_GRID_LIMITS} go",
         )
     return x, y, z
+
+
+def _resident(driver: GpuDriver, function: int, spec: LaunchSpec, blocks: int, device: int) -> int:
+    """As many of the blocks as whole clusters run at the same time: they take the work in turn, and
+    one that starts late would end late."""
+    threads, size = spec.threads, spec.shared_bytes
+    most = driver.resident_clusters(function, threads, size, spec.cluster, device)
+    return min(blocks, max(1, most) * spec.cluster)
 
 
 def _call(
