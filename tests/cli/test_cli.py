@@ -146,6 +146,17 @@ def test_show_pipelines(capfd: Capture, example: str) -> None:
     assert "because" in out
 
 
+def test_show_says_what_a_cluster_shares(capfd: Capture, tmp_path: Path) -> None:
+    text = Path(GEMM).read_text().replace("threads=threads)", "threads=threads, cluster=(1, 2))")
+    (tmp_path / "clustered.py").write_text(text)
+    status, out, err = tilec(capfd, "show", "pipeline", tmp_path / "clustered.py")
+    assert status == 0, err
+    assert "1 resident blocks a multiprocessor, clusters of 1 x 2 x 1 blocks" in out
+    (line,) = (line for line in out.splitlines() if "channel B_s" in line)
+    assert line.endswith("from load to mma, each tile for 2 blocks of the cluster")
+    assert "TLC0332" in out and "B to 2" in out
+
+
 def test_show_source_and_ir(capfd: Capture) -> None:
     status, source, _ = tilec(capfd, "show", "source", GEMM, *SMALL, "--target", "cuda:sm_80")
     assert status == 0 and "matmul_kernel" in source and "#include" not in source

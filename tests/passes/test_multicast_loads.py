@@ -240,6 +240,11 @@ def test_a_grid_of_whole_clusters_needs_no_guard() -> None:
     assert len(marked(whole, "make_persistent", cluster=(1, 3)).all(If)) == 1
 
 
+def test_golden(golden: Any) -> None:
+    """Tiles by twos and twos: what is shared, who takes which, and what the last of them leave out."""
+    assert marked(gemm, "make_persistent", cluster=(2, 2)).text == golden("tir")
+
+
 # What the language takes --------------------------------------------------------------------------
 
 

@@ -32,11 +32,14 @@ def block_rank(b: Builder, cluster: Extents) -> Value:
 def place_in_cluster(b: Builder, rank: Value, cluster: Extents) -> tuple[Value, ...]:
     """A block's place along each dimension of its cluster."""
     found: list[Value] = []
-    size = math.prod(cluster)
     for extent, stride in zip(cluster, strides_of(cluster), strict=True):
+        if extent == 1:
+            found.append(b.const(0))
+            continue
         place = b.floordiv(rank, stride)
-        found.append(b.floormod(place, extent) if stride * extent < size else place)
-    return tuple(b.const(0) if n == 1 else p for n, p in zip(cluster, found, strict=True))
+        last = stride * extent == math.prod(cluster)
+        found.append(place if last else b.floormod(place, extent))
+    return tuple(found)
 
 
 def strides_of(cluster: Extents) -> tuple[int, ...]:
