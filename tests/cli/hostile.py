@@ -171,7 +171,7 @@ PROGRAMS: dict[str, str] = {
     "engine of some threads": roles(
         WAIT + SHARED + "if T.get_thread_binding() < 32:\n    T.tma_copy(A[0, 0], S, barrier=b[0])"),
     "product of a fragment": roles(
-        SHARED + FRAGMENT + "X = T.alloc_fragment((32, 32), 'float16')\nT.wgmma_gemm(X, S, F)"),
+        SHARED + FRAGMENT + "X = T.alloc_fragment((32, 32), 'float16')\nT.wgmma_gemm(S, X, F)"),
     "waits below none": roles("T.wait_wgmma(-1)"),
     "registers by sevens": roles("with T.ws(0):\n    T.set_max_nreg(231, 1)"),
     "registers of all": roles("T.set_max_nreg(240, 1)"),

@@ -118,3 +118,54 @@ def alone(
             T.sync_threads()
         T.copy(upper, C[by * 128, bx * 64])
         T.copy(lower, C[by * 128 + 64, bx * 64])
+
+
+@tilec.kernel
+def rectified(
+    Q: T.Tensor(("M", 64), "float16"),
+    K: T.Tensor(("N", 64), "float16"),
+    V: T.Tensor(("N", 64), "float16"),
+    O: T.Tensor(("M", 64), "float32"),
+):
+    """O = max(Q K^T, 0) V: the second product reads registers, with the first one of the next step under
+    way beside it; what is between them is in another fragment meanwhile."""
+    with T.Kernel(T.ceildiv(Q.shape[0], 64), threads=256) as bx:
+        Q_s = T.alloc_shared((64, 64), "float16")
+        K_s = T.alloc_shared((3, 64, 64), "float16")
+        V_s = T.alloc_shared((3, 64, 64), "float16")
+        ready = T.alloc_barrier(1)
+        full, empty = T.alloc_barrier([1] * 3), T.alloc_barrier([128] * 3)
+        steps = T.ceildiv(K.shape[0], 64)
+        with T.ws(1):
+            if T.shuffle_elect(128):
+                T.mbarrier_arrive_expect_tx(ready, 64 * 64 * 2)
+            T.tma_copy(Q[bx * 64, 0], Q_s, barrier=ready, expect_tx=False)
+            for k in range(
+                steps + 1
+            ):  # beyond the last: zeros, which are multiplied and thrown away
+                if T.shuffle_elect(128):
+                    T.mbarrier_wait_parity(empty[k % 3], k // 3 % 2 ^ 1)
+                    T.mbarrier_arrive_expect_tx(full[k % 3], 2 * 64 * 64 * 2)
+                T.tma_copy(K[k * 64, 0], K_s[k % 3, :, :], barrier=full[k % 3], expect_tx=False)
+                T.tma_copy(V[k * 64, 0], V_s[k % 3, :, :], barrier=full[k % 3], expect_tx=False)
+        with T.ws(0):
+            S = T.alloc_fragment((64, 64), "float32")
+            P = T.alloc_fragment((64, 64), "float16")
+            acc = T.alloc_fragment((64, 64), "float32")
+            T.clear(acc)
+            T.mbarrier_wait_parity(ready, 0)
+            T.mbarrier_wait_parity(full[0], 0)
+            T.wgmma_gemm(Q_s, K_s[0, :, :], S, transpose_B=True, clear_accum=True)
+            T.wait_wgmma(0)
+            for k in range(steps):
+                for i, j in T.Parallel(64, 64):
+                    P[i, j] = T.max(S[i, j], 0.0)
+                T.mbarrier_wait_parity(full[(k + 1) % 3], (k + 1) // 3 % 2)
+                T.wgmma_gemm(Q_s, K_s[(k + 1) % 3, :, :], S, transpose_B=True, clear_accum=True)
+                T.wgmma_gemm(P, V_s[k % 3, :, :], acc)
+                T.wait_wgmma(1)
+                for i, j in T.Parallel(64, 64):
+                    S[i, j] = S[i, j] + 0.0
+                T.wait_wgmma(0)
+                T.mbarrier_arrive(empty[k % 3])
+            T.copy(acc, O[bx * 64, 0])

@@ -28,6 +28,7 @@ from tilec.runtime.emulator import EmulatorError
 from tilec.runtime.emulator_device import EmulatorDevice
 from tilec.runtime.interpreter_device import InterpreterDevice
 from tilec.runtime.lowering import standard_registry
+from tilec.runtime.nvrtc import find_nvrtc
 from tilec.target import find_target
 
 EXAMPLE = example("gemm_warp_specialized")
@@ -96,6 +97,28 @@ def test_other_means(name: str) -> None:
             check_everywhere(kernel, *operands(m, n, depth))
 
 
+@pytest.mark.emulator
+def test_a_product_that_reads_registers() -> None:
+    kernel = compiled(hand_written.rectified)
+    runs: list[Any] = [InterpreterDevice("", "a test")]
+    runs += [EmulatorDevice(HOPPER, "a test", mode, order, 5) for mode, order in SCHEDULES[::3]]
+    for m, n in ((1, 8), (64, 64), (65, 129), (100, 300)):
+        rng = np.random.default_rng(m + n)
+        q, k, v = (rng.integers(-2, 3, (r, 64)).astype(np.float16) for r in (m, n, n))
+        exact = np.maximum(EXAMPLE.reference(q, k), 0) @ v.astype(np.float64)
+        for device in runs:
+            found = np.full((m, 64), np.nan, np.float32)
+            device.run(kernel, [q, k, v, found])
+            assert np.array_equal(found, exact), device
+
+
+@pytest.mark.parametrize("name", ["copied", "met", "alone", "rectified"])
+def test_the_assembler_takes_them_without_spills_or_serialised_products(name: str) -> None:
+    for variant in compiled(getattr(hand_written, name)).variants:
+        made = find_nvrtc().compile(variant.text, variant.file_name, "sm_90a")
+        assert made.resources and made.findings == ()
+
+
 def synchronisation(kernel: Any, **constants: Any) -> None:
     target, registry = find_target(HOPPER), standard_registry()
     context = PassContext(target, registry)
@@ -103,7 +126,7 @@ def synchronisation(kernel: Any, **constants: Any) -> None:
     check_synchronisation(program, context)
 
 
-@pytest.mark.parametrize("name", ["matmul", "pingpong", "copied", "met", "alone"])
+@pytest.mark.parametrize("name", ["matmul", "pingpong", "copied", "met", "alone", "rectified"])
 def test_no_hazard_is_seen_where_there_is_none(name: str) -> None:
     module = EXAMPLE if name in TILES else hand_written
     synchronisation(getattr(module, name), **TILES.get(name, {}))

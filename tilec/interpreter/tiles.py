@@ -294,7 +294,7 @@ def _start(frame: Frame, op: Gemm, starts_at_zero: bool) -> None:
     if isinstance(op.accumulator.type, MemoryType):
         into = frame.memory(op.accumulator).storage
     before = None if starts_at_zero else _before(frame, op, into)
-    a, b = (_held(frame, op.matrix(side)) for side in SIDES)
+    a, b = (_read_now(frame, _held(frame, op.matrix(side))) for side in SIDES)
     group = Inflight(frame, op, a, b, before, into=into)
     for v in (op.a, op.b):  # tiles are read when the instruction starts, memory later
         frame.arrive(frame.shadow.get(v), "a gemm")
@@ -303,6 +303,15 @@ def _start(frame: Frame, op: Gemm, starts_at_zero: bool) -> None:
         frame.define(op.result, group)
     else:
         into.forget()
+
+
+def _read_now(frame: Frame, held: Region | Array) -> Region | Array:
+    """An operand in registers as it is now; one in memory is read later."""
+    if not isinstance(held, Region) or held.memory.space is not Space.FRAGMENT:
+        return held
+    data, bad = read_region(frame, held, 0.0)
+    frame.arrive(bad, f"a gemm, from {held.memory.name!r}")
+    return np.array(data)
 
 
 def _before(frame: Frame, op: Gemm, into: Storage | None) -> Inflight | Array:

@@ -83,8 +83,9 @@ def wgmma_gemm(
     """C += op(A) @ op(B) by Hopper's wgmma, as one group that is only issued: it reads A and B and
     writes C until T.wait_wgmma has waited for it.
 
-    Args: as T.gemm; A and B in shared memory. No statement but T.wgmma_gemm may use C before the wait,
-    and what is written to A or B before it may or may not be what is multiplied.
+    Args: as T.gemm; B in shared memory. No statement but T.wgmma_gemm may use C before the wait, and what
+    is written to A or B in shared memory before it may or may not be what is multiplied. Of A in a
+    fragment it takes what that holds now; the wait for it stands in the same block of statements.
 
     Raises:
         LanguageError: an argument of another kind.
@@ -93,15 +94,13 @@ def wgmma_gemm(
     what = "T.wgmma_gemm"
     if annotations:
         raise refuse("TLC0164", f"{what} takes no annotations", hint="leave them out")
-    for name, operand in (("A", A), ("B", B)):
-        buffer = operand.buffer if isinstance(operand, Slice) else operand
-        if isinstance(buffer, Buffer) and buffer.type.space is Space.FRAGMENT:
-            raise refuse(
-                "TLC0164",
-                f"{name} of {what} is {_named(operand)}: its registers could be written again "
-                "before they are read",
-                hint="T.copy it to shared memory, or use T.gemm, which waits",
-            )
+    buffer = B.buffer if isinstance(B, Slice) else B
+    if isinstance(buffer, Buffer) and buffer.type.space is Space.FRAGMENT:
+        raise refuse(
+            "TLC0164",
+            f"B of {what} is {_named(B)}, and wgmma reads it from shared memory",
+            hint="T.copy it there, or exchange the operands",
+        )
     _product(what, A, B, C, transpose_A, transpose_B, policy, clear_accum, asynchronous=True)
 
 

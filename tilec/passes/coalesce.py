@@ -89,7 +89,7 @@ class _Coalescing:
         self._groups: dict[Value, _Group] = {}
         self._ties: list[tuple[int, int, Value, Value]] = []  # (-depth, order, a, b)
         self._always: list[tuple[Value, Value]] = []
-        self._issued = {op.result: op for op in walk(block) if isinstance(op, Gemm) and op.results}
+        self._issued = _products(block)
 
     def run(self) -> Arrays:
         self._scan(self._block, set(), 0)
@@ -142,9 +142,9 @@ class _Coalescing:
         return live
 
     def _still_read(self, op: Op) -> set[Value]:
-        """Tiles that a gemm which is waited for has been reading until now."""
-        gemm = self._issued.get(op.inflight) if isinstance(op, Wait) else None
-        return {v for v in (gemm.a, gemm.b) if is_tile(v)} if gemm is not None else set()
+        """Tiles that gemms which are waited for have been reading until now."""
+        gemms = self._issued.get(op.inflight, ()) if isinstance(op, Wait) else ()
+        return {v for gemm in gemms for v in (gemm.a, gemm.b) if is_tile(v)}
 
     def _define(self, values: Sequence[Value], live: Iterable[Value]) -> None:
         """`values` are written at once where `live` is live: none may share with another."""
@@ -206,6 +206,17 @@ class _Coalescing:
                     self._tie(value, result, depth)
             live |= self._scan(block, after, depth)
         return live
+
+
+def _products(block: Block) -> dict[Value, tuple[Gemm, ...]]:
+    """The gemms that may still write each tile in flight, in the block where they are issued."""
+    found: dict[Value, tuple[Gemm, ...]] = {}
+    for op in walk(block):
+        if isinstance(op, Gemm) and op.results:
+            found[op.result] = (op, *found.get(op.accumulator, ()))
+        elif isinstance(op, Wait) and not op.completes:
+            found[op.result] = found.get(op.inflight, ())
+    return found
 
 
 def tiles_used(op: Op) -> set[Value]:

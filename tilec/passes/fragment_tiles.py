@@ -24,17 +24,19 @@ issued since the last of them, itself included. At most so many are younger than
 @dataclass(frozen=True)
 class Tiles:
     """The tile that each fragment holds at this point; absent: nothing yet. A view has none of its
-    own: `views` has its definition. `ages`: of the fragments in flight.
+    own: `views` has its definition. `ages`: of the fragments in flight; `reading`: the tiles that their
+    products read from registers.
     """
 
     held: dict[Value, Value]
     views: Mapping[Value, View]
     ages: Ages = field(default_factory=dict)
+    reading: dict[Value, tuple[Value, ...]] = field(default_factory=dict)
 
     def branch(self, more: Mapping[Value, Value] | None = None, ages: Ages | None = None) -> Tiles:
         """For a region: what is written there does not come to be known here."""
         own = dict(self.ages if ages is None else ages)
-        return Tiles({**self.held, **(more or {})}, self.views, own)
+        return Tiles({**self.held, **(more or {})}, self.views, own, dict(self.reading))
 
     def fragment(self, handle: Value) -> Value:
         """The fragment that a handle stands for."""
@@ -52,18 +54,18 @@ def tile_type_of(handle: Value) -> TileType:
     return TileType(type_.dtype, tuple(int(d) for d in type_.shape))
 
 
-def held_by(handle: Value, tiles: Tiles, ops: list[Op]) -> Value:
-    """The handle's tile; an undefined one where nothing was written yet. Raises LanguageError for
-    one in flight.
+def held_by(handle: Value, tiles: Tiles, ops: list[Op], by_product: bool = False) -> Value:
+    """The handle's tile; an undefined one where nothing was written yet. Raises LanguageError for one in
+    flight, and unless an asynchronous product asks for one that such a product may still read.
     """
     if handle in tiles.views:
-        whole = held_by(tiles.views[handle].memory, tiles, ops)
+        whole = held_by(tiles.views[handle].memory, tiles, ops, by_product)
         return _seen_as(tile_type_of(handle), whole, ops)
-    _refuse_in_flight(handle, tiles)
+    _refuse_in_flight(handle, tiles, by_product)
     return latest(handle, tiles, ops)
 
 
-def _refuse_in_flight(handle: Value, tiles: Tiles) -> None:
+def _refuse_in_flight(handle: Value, tiles: Tiles, by_product: bool = False) -> None:
     if handle in tiles.ages:
         younger = tiles.ages[handle] - 1
         raise LanguageError(
@@ -72,6 +74,14 @@ def _refuse_in_flight(handle: Value, tiles: Tiles) -> None:
             hint=f"T.wait_wgmma({younger}) before: it waits for all but the last {younger} products"
             if younger
             else "T.wait_wgmma(0) before",
+        )
+    read = (tile for found in tiles.reading.values() for tile in found)
+    if not by_product and any(tiles.held.get(handle) is tile for tile in read):
+        raise LanguageError(
+            "TLC0317",
+            f"{handle.hint or 'a fragment'} is used while T.wgmma_gemm may still read its registers",
+            hint="T.wait_wgmma before; what is needed meanwhile can be computed into another fragment "
+            "before the product",
         )
 
 
@@ -128,6 +138,8 @@ def issue(op: Gemm, handle: Value, tiles: Tiles, ops: list[Op]) -> None:
     ops.append(op)
     op.result.hint = handle.hint
     tiles.held[handle] = op.result
+    if isinstance(op.a.type, TileType):
+        tiles.reading[handle] = (*tiles.reading.get(handle, ()), op.a)
 
 
 def land(op: WaitGemms, tiles: Tiles, ops: list[Op]) -> None:
@@ -138,6 +150,30 @@ def land(op: WaitGemms, tiles: Tiles, ops: list[Op]) -> None:
         wait.result.hint = handle.hint
         ops.append(wait)
         tiles.held[handle] = wait.result
+        if wait.completes:
+            tiles.reading.pop(handle, None)
+
+
+def need_same_block(op: For | While | If, tiles: Tiles) -> None:
+    """Raises LanguageError where a product that reads registers is not waited for in the block that
+    issues it: registers are kept for it up to its wait there."""
+    inside = list(op.walk())
+    products = [o for o in inside if isinstance(o, Gemm) and o.asynchronous]
+    left = {handle for block in op.regions for handle in ages_after(block, {}, tiles)}
+    touched = {tiles.fragment(o.accumulator) for o in products}
+    if any(isinstance(o, WaitGemms) for o in inside):
+        touched |= set(tiles.ages)
+    early = [o for o in products if is_fragment(o.a) and tiles.fragment(o.accumulator) in left]
+    late = [handle for handle in tiles.reading if handle in tiles.ages and handle in touched]
+    if early or late:
+        name = (early[0].accumulator if early else late[0]).hint or "a fragment"
+        raise LanguageError(
+            "TLC0317",
+            f"a product into {name} that reads registers may be under way where this {op.name} "
+            f"{'ends' if early else 'begins'}",
+            loc=early[0].loc if early else op.loc,
+            hint="T.wait_wgmma for it in the block of statements that issues it",
+        )
 
 
 def ages_after(block: Block, before: Ages, tiles: Tiles) -> Ages:

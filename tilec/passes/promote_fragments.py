@@ -65,6 +65,7 @@ from .fragment_tiles import (
     issue,
     land,
     latest,
+    need_same_block,
     tile_type_of,
 )
 
@@ -147,7 +148,8 @@ def _fill(op: Op, tiles: Tiles, ops: list[Op]) -> None:
 
 def _gemm(op: Op, tiles: Tiles, ops: list[Op]) -> None:
     assert isinstance(op, Gemm)
-    a, b = (held_by(v, tiles, ops) if is_fragment(v) else v for v in (op.a, op.b))
+    kept = op.asynchronous
+    a, b = (held_by(v, tiles, ops, kept) if is_fragment(v) else v for v in (op.a, op.b))
     if not is_fragment(op.accumulator):
         raise LanguageError(
             "TLC0312", "gemm accumulates into a fragment", hint="use T.alloc_fragment"
@@ -346,6 +348,7 @@ def _view(op: Op, tiles: Tiles, ops: list[Op]) -> None:
 
 def _for(op: Op, tiles: Tiles, ops: list[Op]) -> None:
     assert isinstance(op, For)
+    need_same_block(op, tiles)
     flying = ages_in_loop(op.body, tiles.ages, tiles)
     written = _written_fragments(tiles, op.body)
     inits = tuple(latest(h, tiles, ops, h in flying) for h in written)
@@ -355,6 +358,7 @@ def _for(op: Op, tiles: Tiles, ops: list[Op]) -> None:
 
 def _while(op: Op, tiles: Tiles, ops: list[Op]) -> None:
     assert isinstance(op, While)
+    need_same_block(op, tiles)
     flying = ages_in_loop(op.body, tiles.ages, tiles)
     written = _written_fragments(tiles, op.body)
     inits = tuple(latest(h, tiles, ops, h in flying) for h in written)
@@ -384,6 +388,7 @@ def _carrying(body: Block, written: tuple[Value, ...], tiles: Tiles, flying: Age
 
 def _if(op: Op, tiles: Tiles, ops: list[Op]) -> None:
     assert isinstance(op, If)
+    need_same_block(op, tiles)
     written = _written_fragments(tiles, op.then, op.orelse)
     flying = aged(op, tiles.ages, tiles)
     for handle in written:
