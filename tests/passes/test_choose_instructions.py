@@ -11,9 +11,14 @@ import tilec
 import tilec.language as T
 from tests.kernels.legs import every_leg
 from tests.passes import planned_kernels as kernels
-from tests.passes.planning import Planned, keeps_meaning, line_of, plan, specialised
+from tests.passes.planning import NAMES, Planned, keeps_meaning, line_of, plan, specialised
+from tilec.ir.core import walk
+from tilec.ir.ops.memory import Atomic
+from tilec.ir.ops.nvidia import BulkWait
+from tilec.ir.ops.thread import Barrier
 from tilec.ir.ops.tile import Copy, Gemm, StoreTile
 from tilec.layout import Layout, Swizzle
+from tilec.passes.pipeline import PIPELINE
 
 
 def chosen(kernel: Any, target: str, *, assume: bool = True, **constants: Any) -> Planned:
@@ -136,11 +141,21 @@ def squared(A: T.Tensor(("M", 64), "float16"), F: T.Tensor((1,), "int32"), into:
                 T.atomic_add(F[0], 1, "release")
 
 
-def test_what_a_launch_writes_or_shows_is_not_for_tma() -> None:
+def test_what_a_launch_writes_is_not_for_tma() -> None:
     assert "the launch writes A" in chosen(squared, "cuda:sm_90a").remark("TLC0320").message
-    for into, store in (("another", "tma"), ("shown", "")):
+    for into in ("another", "shown"):
         copies, _, stores = instructions(chosen(squared, "cuda:sm_90a", into=into))
-        assert (copies, stores) == ({"tma"}, {store})
+        assert (copies, stores) == ({"tma"}, {"tma"})
+
+
+def test_what_tma_stores_is_waited_for_before_it_is_released() -> None:
+    passes = PIPELINE[: NAMES.index("place_barriers") + 1]
+    program = plan(specialised(squared, into="shown"), "", "cuda:sm_90a", passes=passes).program
+    ops = [op for op in walk(program.body) if isinstance(op, BulkWait | Barrier | Atomic)]
+    at = next(i for i, op in enumerate(ops) if isinstance(op, Atomic))
+    wait, barrier = ops[at - 2 : at]
+    assert isinstance(wait, BulkWait) and (wait.pending, wait.read) == (0, False)
+    assert isinstance(barrier, Barrier)
 
 
 def test_arrays_that_may_be_unaligned_are_not_for_tma() -> None:

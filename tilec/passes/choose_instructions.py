@@ -28,7 +28,7 @@ from ..ir.ops.tile import SIDES, Copy, Gemm, StoreTile
 from ..ir.types import MemoryType, TileType
 from ..target import Target
 from .context import PassContext, Remark
-from .dependence import is_global, is_harmless, is_shared, orders, writes
+from .dependence import is_global, is_harmless, is_shared, writes
 from .engine_needs import (
     ASYNC_BYTES,
     alignment_refusal,
@@ -73,11 +73,7 @@ def _launch(launch: Launch, context: PassContext, ranges: ValueRanges) -> Launch
                 Remark("TLC0320", f"one role runs the whole launch: {refusal[0]}", refusal[1])
             )
             roles = False
-    # A release shows what threads have stored, not what TMA is still storing for them.
-    shown = any(orders(op) for op in walk(launch.body))
-    body = _rewrite(
-        launch.body, launch.threads, roles, context, ranges, lambda _: roles, shown=shown
-    )
+    body = _rewrite(launch.body, launch.threads, roles, context, ranges, lambda _: roles)
     return launch.replace(body=body)  # type: ignore[return-value]
 
 
@@ -117,15 +113,14 @@ def _rewrite(
     ranges: ValueRanges,
     by_wgmma: Callable[[Gemm], bool],
     stage: Stage | None = None,
-    shown: bool = False,
 ) -> Block:
-    """`by_wgmma` says whether that does a gemm. `shown`: the launch shows its stores to other blocks."""
+    """`by_wgmma` says whether that does a gemm."""
 
     def one(op: Op) -> Op:
         inside = op if isinstance(op, Stage) else stage
         op = op.map(
             lambda v: v,
-            lambda b: _rewrite(b, threads, roles, context, ranges, by_wgmma, inside, shown),
+            lambda b: _rewrite(b, threads, roles, context, ranges, by_wgmma, inside),
         )
         match op:
             case Copy() if op.instruction:
@@ -134,7 +129,7 @@ def _rewrite(
                 if roles and stage is not None and stage.label.startswith("load"):
                     return op.replace(instruction="tma")
                 return op.replace(instruction=_by_threads(op, stage, threads, context, ranges))
-            case StoreTile() if roles and not shown and _tma_store(op, context, ranges):
+            case StoreTile() if roles and _tma_store(op, context, ranges):
                 return op.replace(instruction="tma")
             case Gemm():
                 return op.replace(

@@ -14,7 +14,7 @@ iteration.
 
 Where the launch releases memory to other blocks or acquires it from them (an atomic of an order, a
 fence), the threads meet before a release by one of them of what others did, and after what one has
-acquired, before others use it.
+acquired, before others use it. What an engine stores is waited for before it is released.
 
 Within a simt region a buffer whose every element only one thread touches (by enumeration of the
 indices) needs no barrier. A barrier that would stand under a condition or loop bound that depends
@@ -33,7 +33,7 @@ from ..ir.core import Access, Block, Effect, Level, Op, Program, Value, at, walk
 from ..ir.ops.amd import BufferCopyWait
 from ..ir.ops.control import For, If, Launch, Role, Simt, While, Yield, map_launches
 from ..ir.ops.memory import Alloc, Slot, memory_type
-from ..ir.ops.nvidia import CpAsyncCommit, CpAsyncWait, FenceProxyAsync
+from ..ir.ops.nvidia import BulkWait, CpAsyncCommit, CpAsyncWait, FenceProxyAsync
 from ..ir.ops.thread import Barrier
 from .context import PassContext
 from .dependence import definitions, is_global, is_shared, orders
@@ -41,7 +41,8 @@ from .element_accesses import element_accesses
 from .protocols import ThreadCopies, thread_copies
 from .uniformity import differing
 
-Outer = Literal["touches", "stores", "releases", "acquires"]
+Outer = Literal["touches", "stores", "sends", "releases", "acquires"]
+"""What is done to global memory. An engine `sends` what it stores until a bulk_wait says otherwise."""
 
 
 def place_barriers(program: Program, context: PassContext) -> Program:
@@ -101,7 +102,7 @@ class _Pending:
 
     def is_open(self, does: set[Outer]) -> bool:
         """Whether what is done to global memory must come after what other threads did."""
-        if "releases" in does and self.outer & {"touches", "acquires"}:
+        if "releases" in does and self.outer & {"touches", "sends", "acquires"}:
             return True
         return "touches" in does and "acquires" in self.outer
 
@@ -357,6 +358,9 @@ class _Placer:
         if fence:
             ops.append(FenceProxyAsync())
             pending.unfenced.clear()
+        if "sends" in pending.outer and "releases" in self._outer(op):
+            ops.append(BulkWait(pending=0))
+            pending.outer.discard("sends")
         ops.append(self.barrier.replace(stores=pending.stored))
         self._met(pending)
 
@@ -364,7 +368,7 @@ class _Placer:
         """After a barrier nothing is open, but what asynchronous copies still bring."""
         pending.reads.clear()
         pending.updates.clear()
-        pending.outer.clear()
+        pending.outer &= {"sends"}
         pending.writes = pending.copies | pending.groups
 
     def _note(self, op: Op, accesses: list[tuple[Effect, Value]], pending: _Pending) -> None:
@@ -385,7 +389,7 @@ class _Placer:
                 if effect.memory is not None and is_global(effect.memory):
                     found.add("touches")
                     if self.releasing and effect.access is Access.WRITE:
-                        found.add("stores")
+                        found.add("sends" if effect.proxy == "async" else "stores")
         return found
 
 
