@@ -78,15 +78,22 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.fixture(scope="session")
 def session_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("tilec-cache")
+    """One for all workers of a run: what one of them has compiled the others need not."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "tilec-cache"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    return folder
 
 
 @pytest.fixture(autouse=True)
 def tilec_env(monkeypatch: pytest.MonkeyPatch, session_cache: Path) -> None:
-    """No TILEC_* but a cache of this run's own; what a test sets is undone after it."""
+    """No TILEC_* but a cache of this run's own, and quick builds for the emulator, whose launches
+    here are small; what a test sets is undone after it.
+    """
     for name in [name for name in os.environ if name.startswith("TILEC_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("TILEC_CACHE_DIR", str(session_cache))
+    monkeypatch.setenv("TILEC_EMULATOR_LEVEL", "0")
     monkeypatch.setenv("NO_COLOR", "1")
 
 

@@ -25,6 +25,7 @@ class Config:
     )
     device: str = ""  # "" : the arrays decide
     emulator: str = "checked"  # "fast": no data races looked for, blocks spread over processes
+    emulator_level: int = 1  # at which the checked build is optimised: 0 or 1
     dump: str = ""  # a folder: numbered IR, diffs, source, compiler's log
     plugins: bool = True  # 0: packages that extend tilec are not loaded
     target: str = ""  # "" : the device's

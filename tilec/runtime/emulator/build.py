@@ -31,7 +31,7 @@ MAX_LIBRARIES = 1000  # kept in the cache folder
 def build(
     source_text: str,
     compiler: str | None = None,
-    optimize: int = 1,
+    optimize: int | None = None,
     *,
     fast: bool = False,
     counts: bool = False,
@@ -41,14 +41,16 @@ def build(
 
     The checked build finds all that the emulator can find, in one process. The fast one leaves out
     data races, and its blocks may be spread over processes. `optimize` is the compiler's level of
-    the checked build: the results are the same at each, 0 compiles in half the time and multiplies
-    several times slower. The fast one is optimised more. `counts`, of a checked build: it can count
+    the checked build, where TILEC_EMULATOR_LEVEL shall not say it: the results are the same at each,
+    0 compiles in half the time and multiplies several times slower. The fast one is optimised more.
+    `counts`, of a checked build: it can count
     what accesses cost.
 
     Raises MissingTool without a compiler, CompilerFailed with its messages where it refuses the
     text."""
     found = find_host_compiler(compiler or "")
-    kind = ("-O2", "-DTILEC_FAST") if fast else (f"-O{optimize}",)
+    level = config.current().emulator_level if optimize is None else optimize
+    kind = ("-O2", "-DTILEC_FAST") if fast else ("-O1" if level else "-O0",)
     counting = ("-DTILEC_COUNTS",) if counts else ()
     host = HostCompiler((*found.command, *OPTIONS, *kind, *counting), found.version)
     parts = (source_text, *host.command, host.version)
