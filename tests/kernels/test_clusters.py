@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.kernels import role_programs
+from tests.kernels import programs, role_programs
 from tests.kernels.instructions import count_instructions
 from tests.kernels.machines import SCHEDULES, Case, trip_sizes
 from tests.kernels.programs import TILES, few_sizes
@@ -17,8 +17,10 @@ from tests.kernels.test_machines import check
 from tests.kernels.test_roles import CASES, STAGES, Draw, sizes
 from tests.kernels.test_vendor_compilers import check_nvidia
 from tests.modules import example
+from tilec.interpreter import tolerance
+from tilec.interpreter.compare import assert_close
 from tilec.ir.core import Program
-from tilec.ir.dtypes import find_dtype
+from tilec.ir.dtypes import f16, find_dtype
 from tilec.ir.ops.control import Launch, map_launches
 from tilec.runtime.driver import compile_program
 from tilec.runtime.emulator_device import EmulatorDevice
@@ -128,3 +130,21 @@ def test_attention(causal: bool) -> None:
         mode, order = SCHEDULES[number % len(SCHEDULES)]
         compiled.run_on(EmulatorDevice(TARGET, "a test", mode, order), (q, k, v, out))
         attention.check(out, attention.reference(q, k, v, causal), v)
+
+
+@pytest.mark.emulator
+@pytest.mark.parametrize("cluster", [(2, 2)])
+def test_operands_that_threads_make(cluster: tuple[int, int]) -> None:
+    """Of the dequantising GEMM: packed values are brought for two blocks, and unpacked by each."""
+    m, n, k = 129, 127, 190
+    program = in_clusters(programs.origin(m, n, k).trace({}), cluster)
+    compiled = compile_program(program, find_target(TARGET))
+    assert compiled.lowered.text.count("tma_load_multicast<") == 2
+    values, b = programs.packed(n, k, seed=m)
+    a = np.random.default_rng(k).standard_normal((m, k)).astype(np.float16)
+    exact = a.astype(np.float64) @ values.T.astype(np.float64)
+    allowed = tolerance(exact, k, a, values.T, f16)
+    for mode, order in SCHEDULES[::3]:
+        c = np.full((m, n), np.nan, np.float16)
+        compiled.run_on(EmulatorDevice(TARGET, "a test", mode, order, 3), (a, b, c))
+        assert_close(c, exact, allowed, f16, f"{mode} {order}")

@@ -37,6 +37,16 @@ CLUSTERS = (
         E("compare %42, 2 ", "compare %42, 3 "),
     ),
     _fault(
+        "a tile that is another for each block",
+        "TLC0360",
+        E('"tma">\n            %98', '"tma", multicast = [1]>\n            %98'),
+    ),
+    _fault(
+        "parts of the tiles of two turns",
+        "TLC0360",
+        E("copy %B[%98, %95]", "%apart = add %95, %rank_1 : i32\n            copy %B[%98, %apart]"),
+    ),
+    _fault(
         "only its own part of a tile is expected",
         "TLC0351 TLC0357",
         E("<size = 32768>", "<size = 24576>"),

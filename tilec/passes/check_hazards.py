@@ -63,7 +63,8 @@ def check_synchronisation(program: Program, context: PassContext) -> Program:
 
     Raises HazardError: TLC0351 (read too early), TLC0352 (overwritten too early), TLC0353 (no
     barrier between threads), TLC0354 (no proxy fence), TLC0355 (mbarriers), TLC0356 (barriers),
-    TLC0357 (deadlock), TLC0358 (slots), TLC0359 (engines at work when the block ends).
+    TLC0357 (deadlock), TLC0358 (slots), TLC0359 (engines at work when the block ends), TLC0360 (parts
+    of different tiles).
     """
     _need_tiles(program)
     part = Slice(program.body)

@@ -332,6 +332,8 @@ class SyncMachine(Machine):
         self.memory.touch(landing)
         size = memory_type(op.destination).dtype.bytes * int(np.prod(op.shape)) // len(blocks)
         for barrier in barriers:
+            if op.multicast:
+                barrier.bring_part(agent, op, self.case)
             barrier.bring(size * (1 if agent.full else agent.threads.count))
 
     def _land(self, agent: SyncAgent, op: CpAsyncWait | BufferCopyWait) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from ...errors import HazardError
 from ...ir.core import Op
+from ...ir.ops.tile import Copy
 from .cases import Case
 from .records import NEVER, Key, SyncAgent, View, join
 from .threads import Threads
@@ -83,6 +84,7 @@ class Mbarrier:
     views: list[View] = field(default_factory=list)
     waits: list[_Wait] = field(default_factory=list)
     from_others: list[_Visit] = field(default_factory=list)
+    tiles: dict[Op, tuple[int | None, ...]] = field(default_factory=dict)  # of which parts come
 
     @property
     def phase(self) -> int:
@@ -118,6 +120,16 @@ class Mbarrier:
         self.brought += size
         self._complete()
 
+    def bring_part(self, agent: SyncAgent, op: Copy, case: Case) -> None:
+        """A part of a tile, which begins where the other parts say that it does. Raises HazardError
+        (TLC0360)."""
+        start = tuple(agent.uniform(index) for index in op.source_indices)
+        other = self.tiles.setdefault(op, start)
+        if other != start:
+            tensor = op.source.hint or "a tensor"
+            message = f"{agent.label} brings a part of the tile of {tensor} at {start}, another the one at {other}"
+            raise HazardError("TLC0360", message, loc=op.loc, hint=f"found with {case}")
+
     def passed(self, parity: int) -> bool:
         """Whether a wait for this parity is over."""
         return (self.phase & 1) != parity
@@ -139,7 +151,7 @@ class Mbarrier:
                 _raise(view, ("engine", index, threads.number), part.covers_engine(threads))
         view[self.key] = self.phase + 1
         self.views.append(view)
-        self.known, self.parts = {}, []
+        self.known, self.parts, self.tiles = {}, [], {}
         self.arrived = self.bytes = self.expected = self.brought = 0
 
     def check_parities(self, case: Case) -> None:

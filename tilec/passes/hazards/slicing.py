@@ -142,7 +142,10 @@ class Slice:
             case Slot():
                 self._need(op.index, op.ring)
             case Copy():
-                self._need(*op.barrier[1:], op.source, op.destination)
+                start = (
+                    op.source_indices if op.multicast else ()
+                )  # of the tile, equal in all blocks
+                self._need(*op.barrier[1:], op.source, op.destination, *start)
                 if op.instruction == "tma" and is_space(op.source, Space.SHARED):
                     self._need(*op.source_indices)  # each thread may have its own
             case Load() | Store() | VectorLoad() | VectorStore():
