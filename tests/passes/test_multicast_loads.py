@@ -127,6 +127,28 @@ def in_place(A: T.Tensor(("M", 64), HALF), B: T.Tensor(("N", 64), HALF),
             count[by, bx] = count[by, bx] + 1 + by
 
 
+@tilec.kernel
+def in_steps(A: T.Tensor(("M", "K"), HALF), B: T.Tensor(("N", "K"), HALF),
+             C: T.Tensor(("S", "M", "N"), "float32"), D: T.Tensor(("S", "X", "M", 32), HALF),
+             count: T.Tensor((1,), "int32")):  # fmt: skip
+    """The sums after every step of the pipeline, stored by it, what each block had of A, and how
+    many steps there were."""
+    M, N = C.shape[1], C.shape[2]
+    with T.Kernel(T.ceildiv(N, 64), T.ceildiv(M, 64), threads=128, cluster=(2, 2)) as (bx, by):
+        A_s = T.alloc_shared((64, 32), HALF)
+        B_s = T.alloc_shared((64, 32), HALF)
+        acc = T.alloc_fragment((64, 64), "float32")
+        T.clear(acc)
+        for k in T.Pipelined(C.shape[0], num_stages=3):
+            T.copy(A[by * 64, k * 32], A_s)
+            T.copy(B[bx * 64, k * 32], B_s)
+            T.gemm(A_s, B_s, acc, transpose_B=True)
+            T.copy(acc, C[k, by * 64, bx * 64])
+            T.copy(A_s, D[k, bx, by * 64, 0])
+            for _ in T.Parallel(1):
+                T.atomic_add(count[0], 1)
+
+
 def marked(kernel: Any, after: str = "multicast_loads", **constants: Any) -> Planned:
     return plan(specialised(kernel, **constants), after, SM_90A)
 
@@ -219,6 +241,24 @@ def test_blocks_beyond_the_grid_leave_nothing_behind(M: int, N: int, how: str) -
     run_program(result.program, {"A": a, "B": b, "C": c, "count": count}, registry=REGISTRY)
     assert np.array_equal(c, expected)
     assert np.array_equal(count, 1 + np.indices(count.shape)[0])
+
+
+@pytest.mark.parametrize(("M", "N"), [(1, 1), (65, 130), (130, 65)])
+def test_a_pipeline_whose_stages_act_stays_whole(M: int, N: int) -> None:
+    result = marked(in_steps, PLANNING[-1].__name__)
+    assert result.one(Launch).cluster == (2, 2, 1)
+    rng = np.random.default_rng(M + N)
+    a, b = (rng.integers(-3, 4, (n, 96)).astype(np.float16) for n in (M, N))
+    c, count = np.zeros((3, M, N), np.float32), np.zeros(1, np.int32)
+    d = np.zeros((3, -(-N // 64), M, 32), np.float16)
+    given = {"A": a, "B": b, "C": c, "D": d, "count": count}
+    run_program(result.program, given, registry=REGISTRY)
+    wide_a, wide_b = a.astype(np.float32), b.astype(np.float32)
+    for step in range(3):
+        k = 32 * (step + 1)
+        assert np.array_equal(c[step], wide_a[:, :k] @ wide_b[:, :k].T)
+        assert (d[step] == a[:, k - 32 : k]).all()
+    assert count[0] == 3 * -(-M // 64) * -(-N // 64)
 
 
 def test_a_grid_of_whole_clusters_needs_no_guard() -> None:

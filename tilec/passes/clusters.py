@@ -15,7 +15,7 @@ from ..ir.build import Builder
 from ..ir.clone import Renaming
 from ..ir.core import Access, Block, Op, Value, at
 from ..ir.ops.control import DeviceAssert, HardwareBlock, If, Parallel, Print, Yield
-from ..ir.ops.pipeline import Pipeline
+from ..ir.ops.pipeline import Pipeline, Stage
 from ..ir.types import ScalarType
 from .dependence import is_global
 
@@ -107,12 +107,12 @@ def unguarded_reads(block: Block) -> Iterator[Value | None]:
 
 
 def _is_skipped(op: Op) -> bool:
-    """Whether `op` is left out as a whole: it acts on the outside, and no pipeline of the cluster's
-    runs in it.
+    """Whether `op` is left out as a whole: it acts on the outside, and the cluster's pipelines, and
+    the stages that they consist of, stay as they are.
     """
     acts = any(_acts(inner) for inner in op.walk())
     plain = not op.results or isinstance(op, Parallel) or not op.regions
-    return acts and plain and not any(isinstance(inner, Pipeline) for inner in op.walk())
+    return acts and plain and not any(isinstance(i, Pipeline | Stage) for i in op.walk())
 
 
 def _acts(op: Op) -> bool:

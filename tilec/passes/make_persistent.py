@@ -133,8 +133,8 @@ def _within_cluster(
     place = place_in_cluster(b, block_rank(b, launch.cluster), launch.cluster)
     found: list[Value] = []
     inside: Value | None = None
-    for index, n, at_, extent in zip(cluster, launch.cluster, place, launch.grid, strict=True):
-        block = b.add(b.mul(index, n), at_)
+    for index, n, own, extent in zip(cluster, launch.cluster, place, launch.grid, strict=True):
+        block = b.add(b.mul(index, n), own)
         if n > 1 and not ranges.is_multiple(extent, n):
             exists = b.compare("lt", block, extent)
             inside = exists if inside is None else b.bit_and(inside, exists)

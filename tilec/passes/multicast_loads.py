@@ -76,7 +76,7 @@ def _refusal(launch: Launch, shares: _Shares, ranges: ValueRanges) -> str:
             e.memory for op in walk(launch.body) for e in op.effects() if e.access is Access.WRITE
         }
         for memory in unguarded_reads(launch.body):
-            if memory in written:
+            if not written.isdisjoint((memory, None)):
                 name = memory.hint if memory is not None else "memory"
                 return f"{name} is read and written, and the grid may be no multiple of it"
     return ""
