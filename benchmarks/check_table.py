@@ -1,6 +1,6 @@
 """The kernels of benchmarks/gemm.py's table: their results, and whether they are the same every time.
 
-    compute-sanitizer --tool racecheck python benchmarks/check_table.py
+    compute-sanitizer --tool racecheck --kernel-name kns=matmul python benchmarks/check_table.py
     python benchmarks/check_table.py --repeat 1000
 
 The first checks each row's kernel on a product of about two tiles a dimension, ragged ones too, for the
@@ -36,10 +36,10 @@ def small(row: Row) -> Iterator[Row]:
 
 def problem(row: Row) -> str:
     """What is wrong with a row's result; empty where nothing is."""
-    x = make_operands(row)
-    c = torch.full((row.M, row.N), float("nan"), device="cuda", dtype=Bench.out_dtype(row))
+    x = make_operands(row, made_on="cpu")
+    c = torch.full((row.M, row.N), float("nan"), dtype=Bench.out_dtype(row)).cuda()
     product(row, x, c)()
-    error = float((c.float() - x.expected).norm() / x.expected.norm())
+    error = float((c.cpu().float() - x.expected).norm() / x.expected.norm())
     return "" if error <= tolerance(row) else f"is off by {error:.1e} of its norm"
 
 

@@ -53,24 +53,29 @@ class Operands:
     expected: Any
 
 
-def make_operands(row: Row) -> Operands:
-    """Random A [M, K] and B [K, N], stored as the row's layout says, and their product."""
+def make_operands(row: Row, made_on: str = "cuda") -> Operands:
+    """Random A [M, K] and B [K, N] on the GPU, stored as the row's layout says, and their product;
+    with `made_on` "cpu" no other kernel than the row's has to do with them.
+    """
     torch.manual_seed(0)
 
     def matrix(rows: int, columns: int, transposed: bool) -> Any:
         shape = (columns, rows) if transposed else (rows, columns)
         wide = torch.float16 if row.kind == "fp8" else getattr(torch, row.dtype)
-        held = torch.randn(*shape, device="cuda", dtype=wide).to(getattr(torch, row.dtype))
+        held = torch.randn(*shape, device=made_on, dtype=wide).to(getattr(torch, row.dtype))
         return held.T if transposed else held
 
     a = matrix(row.M, row.K, row.layout[0] == "T")
     b = matrix(row.K, row.N, row.layout[1] == "T")
     wide = torch.float16 if row.kind == "fp8" else a.dtype
+    wide = torch.float32 if made_on == "cpu" else wide
     expected = torch.matmul(a.to(wide), b.to(wide)).float()
-    bias = torch.randn(row.N, device="cuda", dtype=torch.float16) if row.kind == "fused" else None
-    if bias is not None:
+    bias = None
+    if row.kind == "fused":
+        bias = torch.randn(row.N, device=made_on, dtype=torch.float16)
         expected = torch.nn.functional.gelu(expected + bias.float(), approximate="tanh")
-    return Operands(a, b, bias, expected)
+        bias = bias.cuda()
+    return Operands(a.cuda(), b.cuda(), bias, expected)
 
 
 def cublas(row: Row, x: Operands, c: Any) -> Callable[[], object]:
