@@ -176,7 +176,8 @@ PROGRAMS: dict[str, str] = {
     "registers by sevens": roles("with T.ws(0):\n    T.set_max_nreg(231, 1)"),
     "registers of all": roles("T.set_max_nreg(240, 1)"),
     "barrier 16": roles("T.sync_threads(16, 128)"),
-    "half a warp": roles("T.sync_threads(1, 48)"),
+    "half a warp": roles("with T.ws(0):\n    T.sync_threads(1, 240)"),
+    "barrier of fewer than come": roles("with T.ws(1):\n    T.sync_threads(1, 64)"),
     "tiles in groups of none": roles("for i, j in T.Persistent([4, 4], 2, bx, 0):\n    pass"),
     # Python
     "name of nothing": kernel("T.copy(Aa, B)"),

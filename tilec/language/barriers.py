@@ -258,6 +258,12 @@ def sync_threads(barrier_id: Any = None, arrive_count: Any = None) -> None:
                 hint="barrier 0 is that of the whole block: T.sync_threads()",
             )  # fmt: skip
     count = launch.group_threads if arrive_count is None else int(arrive_count)
+    if count < launch.group_threads:
+        raise refuse(
+            "TLC0162",
+            f"T.sync_threads of {count} threads, where {launch.group_threads} come",
+            hint="as many as come here, and those of other T.ws that come there",
+        )
     if count % WARP:
         raise refuse(
             "TLC0162",

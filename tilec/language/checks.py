@@ -110,6 +110,7 @@ def _print_buffer(trace: Trace, buffer: Buffer, msg: str) -> None:
             trace.builder.extend(ops)
             return
         thread = trace.builder.emit(ThreadId()).result
-        first = trace.pure(Compare(thread, constant(0, i32), predicate="eq"))
+        number = trace.need_launch("T.print").first_thread
+        first = trace.pure(Compare(thread, constant(number, i32), predicate="eq"))
         end = (Yield(()),)
         trace.builder.emit(If(first, Block((), (*ops, *end)), Block((), end)))

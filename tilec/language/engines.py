@@ -86,8 +86,7 @@ def _load(trace: Trace, source: Area, target: Area, barrier: Any, expect_tx: boo
     operands = barrier_operands("T.tma_copy", barrier)
     if expect_tx:
         size = math.prod(target.shape) * target.buffer.type.dtype.bits // 8
-        launch = trace.need_launch("T.tma_copy")
-        first = 0 if launch.group is None else launch.group[0]
+        first = trace.need_launch("T.tma_copy").first_thread
         thread = trace.builder.emit(ThreadId()).result
         condition = trace.pure(Compare(thread, constant(first, i32), predicate="eq"))
         with trace.builder.region() as ops:

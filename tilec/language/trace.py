@@ -49,6 +49,11 @@ class LaunchState:
         return math.prod(self.thread_shape)
 
     @property
+    def first_thread(self) -> int:
+        """The first of the threads that run what stands here."""
+        return 0 if self.group is None else self.group[0]
+
+    @property
     def group_threads(self) -> int:
         """How many threads run what stands here: those of the T.ws around, or all."""
         return self.threads if self.group is None else self.group[1]

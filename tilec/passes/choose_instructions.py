@@ -61,8 +61,8 @@ def choose_instructions(program: Program, context: PassContext) -> Program:
 
 
 def _launch(launch: Launch, context: PassContext, ranges: ValueRanges) -> Launch:
+    check_explicit(launch, context, ranges)
     if launch.explicit:
-        check_explicit(launch, context, ranges)
         return launch.replace(body=_by_role(launch, context, ranges))  # type: ignore[return-value]
     pipelined = [op for op in walk(launch.body) if isinstance(op, Pipeline)]
     roles = bool(pipelined) and context.target.warp_roles and context.target.tma

@@ -10,8 +10,7 @@ from ..ir.core import Op, walk
 from ..ir.ops.control import Launch, Role
 from ..ir.ops.memory import Alloc
 from ..ir.ops.nvidia import BulkCommit, BulkWait, FenceProxyAsync, SetRegisters
-from ..ir.ops.pipeline import WaitGemms
-from ..ir.ops.thread import Barrier, WarpSync
+from ..ir.ops.thread import Barrier
 from ..ir.ops.tile import Copy, Gemm
 from ..target import Target
 from .context import PassContext
@@ -40,17 +39,33 @@ def check_explicit(launch: Launch, context: PassContext, ranges: ValueRanges) ->
     program says.
     """
     target = context.target
+    for op in walk(launch.body):
+        _need_means(op, target)
+    if not launch.explicit:
+        return
     roles = [op for op in launch.body.ops if isinstance(op, Role)]
     parts: list[Role | Launch] = [*roles] or [launch]
     for part in parts:
         for op in walk(part.body):
             _check_op(op, part, launch, context, ranges)
-    for role in roles:
-        _need(target.warp_roles, f"T.{role.label}", role.loc, target)
-    for op in launch.body.ops:
-        if isinstance(op, Alloc) and op.arrivals:
-            _need(target.tma, "T.alloc_barrier", op.loc, target)
     _check_registers(launch, roles, target)
+
+
+def _need_means(op: Op, target: Target) -> None:
+    """Raises TargetUnsupported for an op that the machine has not."""
+    match op:
+        case Role():
+            _need(target.warp_roles, f"T.{op.label}", op.loc, target)
+        case Alloc() if op.arrivals:
+            _need(target.tma, "T.alloc_barrier", op.loc, target)
+        case Copy() if op.instruction == "tma":
+            _need(target.tma, "T.tma_copy", op.loc, target)
+        case Gemm() if op.asynchronous:
+            _need(target.warp_roles, "T.wgmma_gemm", op.loc, target)
+        case FenceProxyAsync() | BulkCommit() | BulkWait():
+            _need(target.tma, "engine that copies", op.loc, target)
+        case Barrier() if op.barrier:
+            _need(target.backend == "cuda", "named barriers", op.loc, target)
 
 
 def _need(has: bool, what: str, loc: Loc, target: Target) -> None:
@@ -69,10 +84,8 @@ def _check_op(
     target, threads = context.target, part.threads
     match op:
         case Copy() if op.instruction == "tma":
-            _need(target.tma, "T.tma_copy", op.loc, target)
             _check_copy(op, context, ranges)
         case Gemm() if op.asynchronous:
-            _need(target.warp_roles, "T.wgmma_gemm", op.loc, target)
             role = part if isinstance(part, Role) else None
             registers = registers_of(role, launch, target)
             reason = f"{threads} threads are not whole warpgroups" if threads % WARPGROUP else ""
@@ -87,14 +100,6 @@ def _check_op(
                     loc=op.loc,
                     hint="T.gemm takes what instruction there is",
                 )
-        case WaitGemms():
-            _need(target.warp_roles, "T.wait_wgmma", op.loc, target)
-        case FenceProxyAsync() | BulkCommit() | BulkWait():
-            _need(target.tma, "engine that copies", op.loc, target)
-        case Barrier() if op.barrier:
-            _need(target.backend == "cuda", "named barriers", op.loc, target)
-        case WarpSync():
-            _need(target.backend == "cuda", "T.sync_warp", op.loc, target)
 
 
 def _check_copy(op: Copy, context: PassContext, ranges: ValueRanges) -> None:
