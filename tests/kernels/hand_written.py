@@ -169,3 +169,14 @@ def rectified(
                 T.wait_wgmma(0)
                 T.mbarrier_arrive(empty[k % 3])
             T.copy(acc, O[bx * 64, 0])
+
+
+@tilec.kernel
+def mirrored(A: T.Tensor((256,), "float32")):
+    with T.Kernel(1, threads=256):
+        S = T.alloc_shared((256,), "float32")
+        t = T.get_thread_binding()
+        S[t] = A[t]
+        T.sync_threads(2, 256)
+        A[t] = S[255 - t]
+        T.sync_warp()

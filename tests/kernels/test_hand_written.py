@@ -412,23 +412,12 @@ def test_refused_elsewhere(body: str, target: str, tmp_path: Path) -> None:
     assert caught.value.code == "TLC0525" and caught.value.loc.line >= 6 and caught.value.hint
 
 
-@tilec.kernel
-def mirrored(A: T.Tensor((256,), "float32")):
-    with T.Kernel(1, threads=256):
-        S = T.alloc_shared((256,), "float32")
-        t = T.get_thread_binding()
-        S[t] = A[t]
-        T.sync_threads(2, 256)
-        A[t] = S[255 - t]
-        T.sync_warp()
-
-
 @pytest.mark.emulator
 def test_a_named_barrier_needs_no_role() -> None:
     for device in ("interpreter", "emulator:cuda:sm_80"):
         a = np.arange(256, dtype=np.float32)
         with tilec.device(device):
-            mirrored(a)
+            hand_written.mirrored(a)
         assert np.array_equal(a, np.arange(256)[::-1]), device
     with pytest.raises(TilecError, match="gfx942 has no named barriers"):
-        mirrored.lower(target="hip:gfx942")
+        hand_written.mirrored.lower(target="hip:gfx942")
