@@ -178,6 +178,9 @@ PROGRAMS: dict[str, str] = {
     "barrier 16": roles("T.sync_threads(16, 128)"),
     "half a warp": roles("with T.ws(0):\n    T.sync_threads(1, 240)"),
     "barrier of fewer than come": roles("with T.ws(1):\n    T.sync_threads(1, 64)"),
+    "shuffle by thirds": roles("T.shfl_xor(A[0, 0], 1, width=3)"),
+    "shuffle beyond the warp": roles("T.shfl_down(A[0, 0], 32)"),
+    "shuffle of 64 bits": roles("T.shfl_xor(T.cast(A[0, 0], 'float64'), 1)"),
     "tiles in groups of none": roles("for i, j in T.Persistent([4, 4], 2, bx, 0):\n    pass"),
     # Python
     "name of nothing": kernel("T.copy(Aa, B)"),

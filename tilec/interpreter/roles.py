@@ -7,14 +7,19 @@ from __future__ import annotations
 from collections.abc import Generator
 from typing import Any
 
+import numpy as np
+
 from ..ir.core import Op
 from ..ir.ops.control import Role
-from ..ir.ops.thread import Barrier
+from ..ir.ops.thread import Barrier, Shuffle
 from .clocks import Clock
 from .frame import Frame, Rule, Waiting
 from .mbarriers import check_idle
 
 Steps = Generator[Waiting, None, None]
+
+
+WARP = 32
 
 
 class Meeting:
@@ -130,3 +135,27 @@ def run_barrier(frame: Frame, op: Op) -> Generator[Waiting, None, None]:
 
 def run_nothing(frame: Frame, op: Op) -> None:
     """What matters to the machine alone: registers, and the order of accesses that here have one."""
+
+
+def run_shuffle(frame: Frame, op: Op) -> None:
+    """Each thread's value from another one of its group of `width`."""
+    assert isinstance(op, Shuffle)
+    (x, bad), (lane, unknown) = frame.pair(op.x), frame.pair(op.lane)
+    frame.arrive(unknown, "the lane of a shuffle")
+    lanes = frame.lanes.shape if frame.lanes is not None else (frame.threads,)
+    threads = np.arange(lanes[0])
+    source = threads // op.width * op.width + np.broadcast_to(lane, lanes)
+    active = np.broadcast_to(True if frame.mask is None else frame.mask, lanes)
+    warps = np.add.reduceat(active, np.arange(0, lanes[0], WARP))
+    sizes = np.diff([*range(0, lanes[0], WARP), lanes[0]])
+    asked = source[active]
+    outside = (asked < 0) | (asked >= lanes[0])
+    if np.any((warps != 0) & (warps != sizes)) or np.any(outside):
+        raise frame.fault(
+            "TLC0749",
+            "a shuffle stands where only some threads of a warp come",
+            hint="move it out of the condition that depends on the thread",
+        )
+    source = np.clip(source, 0, lanes[0] - 1)
+    outcome = np.broadcast_to(x, lanes)[source]
+    frame.define(op.result, outcome, None if bad is None else np.broadcast_to(bad, lanes)[source])

@@ -72,6 +72,7 @@ RULES: dict[type[Op], Rule] = {
     nvidia.SetRegisters: roles.run_nothing,
     thread.WarpSync: roles.run_nothing,
     thread.Barrier: roles.run_barrier,
+    thread.Shuffle: roles.run_shuffle,
     thread.MemoryFence: blocks.run_fence,
 }
 

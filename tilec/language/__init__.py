@@ -188,6 +188,7 @@ from .roles import (
     shuffle_elect,
     ws,
 )
+from .shuffles import shfl_down, shfl_sync, shfl_up, shfl_xor
 from .tensors import Buffer, StridedTensor, Tensor, const, dynamic, symbolic
 from .tile import clear, copy, fill
 from .trace import close_matches
@@ -340,6 +341,10 @@ __all__ = [
     "rsqrt",
     "serial",
     "set_max_nreg",
+    "shfl_down",
+    "shfl_sync",
+    "shfl_up",
+    "shfl_xor",
     "shift_left",
     "shift_right",
     "shuffle_elect",

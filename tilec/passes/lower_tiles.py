@@ -36,7 +36,7 @@ from ..ir.ops.control import (
 from ..ir.ops.memory import Alloc
 from ..ir.ops.pipeline import InFlight, Wait
 from ..ir.ops.reduce import Reduce, Scan
-from ..ir.ops.thread import Barrier, ConvertRegisters
+from ..ir.ops.thread import Barrier, ConvertRegisters, Shuffle
 from ..ir.ops.tile import (
     ConvertLayout,
     Copy,
@@ -338,6 +338,8 @@ class Lowering:
                 self._while(op)
             case Yield():
                 self.b.emit(Yield(self.values([v for v in op.values if not is_tile(v)])))
+            case Shuffle() if op.width:
+                self._shuffle(op)
             case _ if op.level is Level.TILE or any(is_tile(v) for v in (*op.inputs, *op.results)):
                 self._by_rule(op)
             case _:
@@ -354,6 +356,15 @@ class Lowering:
             )
         self._move([(result, tied) for tied, result in tied_pairs(op)])
         rule(op, self)
+
+    def _shuffle(self, op: Shuffle) -> None:
+        """Lanes are numbered in the warp."""
+        b, lane = self.b, self.value(op.lane)
+        if op.width != self.context.target.warp_size:
+            lane = b.add(b.mul(b.floordiv(self.lane(), op.width), op.width), lane)
+        new = b.emit(Shuffle(self.value(op.x), lane))
+        new.result.hint = op.result.hint
+        self.rename(op.result, new.result)
 
     def _plain(self, op: Op) -> None:
         new = op.map(self.value, self.plain_block)

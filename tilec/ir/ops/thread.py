@@ -207,12 +207,15 @@ class WarpSync(Statement, name="warp_sync"):
         return (Effect(Access.SYNCHRONISE),)
 
 
-class Shuffle(Op, name="shuffle", level=Level.THREAD):
-    """The value of x in lane `lane` of the same warp. All lanes take part."""
+class Shuffle(Op, name="shuffle"):
+    """The value of x in lane `lane` of the same warp; with a `width` of the same group of so many
+    lanes, which lower_tiles turns into the warp's. All lanes take part.
+    """
 
     text: ClassVar[str] = "shuffle({x}, {lane})"
     x: Value = operand()
     lane: Value = operand()
+    width: int = attribute(default=0)
 
     def infer(self) -> tuple[Type, ...]:
         return (self.x.type,)

@@ -1,0 +1,73 @@
+"""T.shfl_*: values of other threads of the warp, on every kind of machine."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import tilec
+import tilec.language as T
+from tilec.errors import ExecutionError
+
+
+@tilec.kernel
+def shuffled(
+    A: T.Tensor((2, 96), "float32"),
+    H: T.Tensor((96,), "float16"),
+    B: T.Tensor((6, 96), "float32"),
+    G: T.Tensor((96,), "float16"),
+):
+    with T.Kernel(1, threads=96):
+        t = T.get_thread_binding()
+        x = A[0, t]
+        B[0, t] = T.shfl_xor(x, 5)
+        B[1, t] = T.shfl_down(x, 3)
+        B[2, t] = T.shfl_up(x, 2, 16)
+        B[3, t] = T.shfl_sync(x, 7)
+        B[4, t] = T.shfl_sync(x, t + 1, 8)
+        total = T.alloc_var("float32")
+        total = A[1, t]
+        for i in T.unroll(5):
+            total = total + T.shfl_xor(total, 1 << i)
+        B[5, t] = total
+        G[t] = T.shfl_xor(H[t], 1)
+
+
+@pytest.mark.emulator
+@pytest.mark.parametrize(
+    "device",
+    ["interpreter", "emulator:cuda:sm_75", "emulator:cuda:sm_90a", "emulator:hip:gfx942"],
+)
+def test_each_thread_gets_the_value_of_another(device: str) -> None:
+    rng = np.random.default_rng(0)
+    a = rng.integers(-9, 9, (2, 96)).astype(np.float32)
+    h = rng.integers(-9, 9, 96).astype(np.float16)
+    b, g = np.full((6, 96), np.nan, np.float32), np.full(96, np.nan, np.float16)
+    with tilec.device(device):
+        shuffled(a, h, b, g)
+    t = np.arange(96)
+    sources = (
+        t ^ 5,
+        np.where(t % 32 + 3 < 32, t + 3, t),
+        np.where(t % 16 >= 2, t - 2, t),
+        t // 32 * 32 + 7,
+        t // 8 * 8 + (t + 1) % 8,
+    )
+    for row, source in enumerate(sources):
+        assert np.array_equal(b[row], a[0][source]), row
+    assert np.array_equal(b[5], a[1].reshape(3, 32).sum(1).repeat(32))
+    assert np.array_equal(g, h[t ^ 1])
+
+
+@tilec.kernel
+def parted(A: T.Tensor((64,), "float32")):
+    with T.Kernel(1, threads=64):
+        t = T.get_thread_binding()
+        if t < 16:
+            A[t] = T.shfl_xor(A[t], 1)
+
+
+def test_all_threads_of_a_warp_come() -> None:
+    with tilec.device("interpreter"), pytest.raises(ExecutionError, match="only some threads") as e:
+        parted(np.ones(64, np.float32))
+    assert e.value.code == "TLC0749" and e.value.loc.line
