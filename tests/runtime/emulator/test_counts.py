@@ -43,6 +43,10 @@ SHARED = {
     "matrices_swizzled": ("ldmatrix<4>(h, 0, H, t * 64 + t % 8 * 8);", 32, 4, 4, 1),
     "one_matrix": ("ldmatrix<1>(h, 0, H, t * 64);", 32, 8, 1, 8),
     "two_matrices_apart": ("ldmatrix<2>(h, 0, H, t * 40);", 32, 2, 2, 1),
+    "atomics_on_a_row": ("atomic_add(S, t, 1.0f);", 32, 1, 1, 1),
+    "atomics_on_one_word": ("atomic_add(S, 5, 1.0f);", 32, 32, 1, 32),
+    "atomics_on_two_words_of_a_bank": ("atomic_max(S, t % 2 * 32, 1.0f);", 32, 32, 1, 32),
+    "atomic_load": ("r[0] = atomic_load(S, t);", 32, 1, 1, 1),
     "cdna_row": ("r[0] = S[t];", 64, 2, 2, 1),
     "cdna_column": ("r[0] = S[t * 32];", 64, 64, 2, 32),
     "cdna_8_bytes": ("load_shared<2>(r, 0, S, t * 2);", 64, 4, 4, 1),
@@ -163,6 +167,28 @@ def test_the_gemm_has_no_conflicts(target: str, order: emulator.Order) -> None:
         rows = sum(c.accesses for c in counts.accesses if c.instruction == "ldmatrix")
         assert rows > 0
     assert all(count.line.startswith("programs.py:") for count in counts.accesses)
+
+
+@pytest.mark.parametrize(("k", "excess"), [(96, 0), (104, 1)])
+def test_what_tma_and_wgmma_move(k: int, excess: int) -> None:
+    """A box is one access, each of its rows as many sectors as it touches: one more where rows begin
+    inside a sector. The reads of wgmma have no conflicts, by the swizzles that they name."""
+    case = Case("cuda:sm_90a", TILES[2], "float16", True, 3)
+    a, b, c = case.operands((128, 128, k))
+    with emulator.counted() as counts:
+        EmulatorDevice("cuda:sm_90a", "a test", "late", "random", 1).run(case.lower(), (a, b, c))
+    found = {(c.instruction, c.memory): c for c in counts.accesses}
+    loads = found["tma_load", "A_map"]
+    tile = TILES[2]
+    steps = -(-k // tile.k)
+    assert loads.accesses == steps * (128 // tile.m) * (128 // tile.n)
+    assert loads.needed == 128 * k * 2 // 32 * (128 // tile.n)
+    assert bool(loads.beyond) == bool(excess)
+    stores = found["tma_store", "C_map"]
+    assert stores.transfers == stores.needed == 128 * 128 * 2 // 32
+    reads = found["wgmma", emulator.SHARED]
+    assert reads.transfers == reads.needed > 0 and reads.worst == 1
+    assert counts.bank_conflicts == 0
 
 
 def test_counts_add_up() -> None:
