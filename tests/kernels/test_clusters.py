@@ -22,6 +22,7 @@ from tilec.interpreter.compare import assert_close
 from tilec.ir.core import Program
 from tilec.ir.dtypes import f16, find_dtype
 from tilec.ir.ops.control import Launch, map_launches
+from tilec.runtime import emulator
 from tilec.runtime.driver import compile_program
 from tilec.runtime.emulator_device import EmulatorDevice
 from tilec.target import find_target
@@ -53,6 +54,22 @@ def test_gemm(case: Case) -> None:
 @pytest.mark.parametrize("case", GEMMS[3:] + MORE_GEMMS, ids=str)
 def test_more_gemms(case: Case) -> None:
     check(case, few_sizes(case.tile, case.stages) + trip_sizes(case.tile, case.stages), 2)
+
+
+@pytest.mark.emulator
+def test_every_build_of_the_emulator_runs_clusters() -> None:
+    """Spread over processes by whole clusters, and with accesses counted: the same bits."""
+    case, size = GEMMS[0], (330, 200, 152)
+    expected = case.emulate(size, "late", "random").tobytes()
+    a, b, c = case.operands(size)
+    EmulatorDevice(TARGET, "a test", "late", "random", 3, kind="fast").run(case.lower(), (a, b, c))
+    assert c.tobytes() == expected
+    a, b, c = case.operands(size)
+    with emulator.counted() as counts:
+        EmulatorDevice(TARGET, "a test").run(case.lower(), (a, b, c))
+    assert c.tobytes() == expected
+    stores = [one for one in counts.accesses if one.instruction == "stmatrix"]
+    assert sum(one.accesses for one in stores) == 24 * 16  # tiles, and 256 elements of each
 
 
 @pytest.mark.parametrize("case", GEMMS, ids=str)
