@@ -180,3 +180,40 @@ def mirrored(A: T.Tensor((256,), "float32")):
         T.sync_threads(2, 256)
         A[t] = S[255 - t]
         T.sync_warp()
+
+
+@tilec.kernel
+def shapes(
+    A: T.Tensor((4, 6, 32), "float32"),
+    V: T.Tensor((64,), "float32"),
+    R: T.Tensor((3, 64), "float32"),
+    D: T.Tensor((4, 6, 32), "float32"),
+    W: T.Tensor((64,), "float32"),
+    O: T.Tensor((3, 64), "float32"),
+):
+    """Buffers of three dimensions, of one, of one row, loaded and stored by one warp; a role that meets."""
+    with T.Kernel(1, threads=160):
+        a = T.alloc_shared((4, 6, 32), "float32")
+        v = T.alloc_shared((64,), "float32")
+        r = T.alloc_shared((1, 64), "float32")
+        full, done = T.alloc_barrier(32), T.alloc_barrier(128)
+        with T.ws(1):
+            T.tma_copy(A, a, barrier=full)
+            T.tma_copy(V, v, barrier=full)
+            T.tma_copy(R[1, 0], r, barrier=full)
+            T.mbarrier_arrive(full)
+            T.mbarrier_wait_parity(done, 0)
+            T.tma_copy(a, D)
+            T.tma_copy(v, W)
+            T.tma_copy(r, O[2, 0])
+            T.tma_store_arrive()
+            T.tma_store_wait(0, False)
+        with T.ws(0):
+            T.mbarrier_wait_parity(full, 0)
+            for i, j, k in T.Parallel(4, 6, 32):
+                a[i, j, k] = a[i, j, k] * 2
+            T.sync_threads()
+            for i in T.Parallel(64):
+                v[i] = v[i] + a[0, 0, i % 32]
+                r[0, i] = r[0, i] - 1
+            T.mbarrier_arrive(done)

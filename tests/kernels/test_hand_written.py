@@ -112,7 +112,21 @@ def test_a_product_that_reads_registers() -> None:
             assert np.array_equal(found, exact), device
 
 
-@pytest.mark.parametrize("name", ["copied", "met", "alone", "rectified"])
+@pytest.mark.emulator
+def test_boxes_of_any_rank() -> None:
+    rng = np.random.default_rng(0)
+    a, v, r = (rng.integers(-9, 9, s).astype(np.float32) for s in ((4, 6, 32), (64,), (3, 64)))
+    kernel = compiled(hand_written.shapes)
+    runs: list[Any] = [InterpreterDevice("", "a test")]
+    runs += [EmulatorDevice(HOPPER, "a test", mode, order, 5) for mode, order in SCHEDULES[::3]]
+    for device in runs:
+        d, w, o = np.zeros_like(a), np.zeros_like(v), np.zeros_like(r)
+        device.run(kernel, [a, v, r, d, w, o])
+        assert np.array_equal(d, 2 * a) and np.array_equal(w, v + np.tile(2 * a[0, 0], 2)), device
+        assert np.array_equal(o[2], r[1] - 1) and not o[:2].any()
+
+
+@pytest.mark.parametrize("name", ["copied", "met", "alone", "rectified", "shapes"])
 def test_the_assembler_takes_them_without_spills_or_serialised_products(name: str) -> None:
     for variant in compiled(getattr(hand_written, name)).variants:
         made = find_nvrtc().compile(variant.text, variant.file_name, "sm_90a")
@@ -126,7 +140,9 @@ def synchronisation(kernel: Any, **constants: Any) -> None:
     check_synchronisation(program, context)
 
 
-@pytest.mark.parametrize("name", ["matmul", "pingpong", "copied", "met", "alone", "rectified"])
+@pytest.mark.parametrize(
+    "name", ["matmul", "pingpong", "copied", "met", "alone", "rectified", "shapes"]
+)
 def test_no_hazard_is_seen_where_there_is_none(name: str) -> None:
     module = EXAMPLE if name in TILES else hand_written
     synchronisation(getattr(module, name), **TILES.get(name, {}))

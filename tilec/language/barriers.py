@@ -239,7 +239,8 @@ def sync_threads(barrier_id: Any = None, arrive_count: Any = None) -> None:
     trace = current("T.sync_threads")
     launch = trace.need_tile_level("T.sync_threads")
     if barrier_id is None and arrive_count is None:
-        _emit("T.sync_threads", lambda _: Barrier())
+        own = launch.group_threads if launch.group is not None else 0
+        _emit("T.sync_threads", lambda _: Barrier(threads=own))
         return
     for name, given, least, most in (
         ("barrier_id", barrier_id, 1, NAMED_BARRIERS - 1),

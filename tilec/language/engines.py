@@ -104,22 +104,35 @@ def _emit(trace: Trace, source: Area, target: Area, barrier: Any = ()) -> None:
             "converts nothing",
             hint="T.copy converts",
         )
-    sides: list[tuple[Value, tuple[Value, ...], tuple[int, ...]]] = []
-    for area in (source, target):
-        slot = slot_of(trace, area)
-        if slot is not None:
-            rank = len(area.indices) - 1
-            sides.append((slot, (constant(0, i32),) * rank, tuple(d - 1 for d in area.kept)))
-        else:
-            sides.append((area.memory, area.indices, area.kept))
-    (memory, indices, dims), (other, other_indices, other_dims) = sides
+    (memory, indices, extents), (other, other_indices, other_extents) = (
+        _side(trace, area) for area in (source, target)
+    )
+    if extents == other_extents:  # those of 1 too, which a buffer of one row has
+        shape, dims, other_dims = extents, tuple(range(len(extents))), tuple(range(len(extents)))
+    else:
+        shape, dims, other_dims = source.shape, _kept(extents), _kept(other_extents)
     trace.builder.emit(
         Copy(
             memory, indices, other, other_indices, barrier,
-            shape=source.shape, source_dims=dims, destination_dims=other_dims,
+            shape=shape, source_dims=dims, destination_dims=other_dims,
             safe_value=trace.safe_value(source.memory), instruction="tma",
         )
     )  # fmt: skip
+
+
+def _side(trace: Trace, area: Area) -> tuple[Value, tuple[Value, ...], tuple[int, ...]]:
+    """The memory of one side, where the region starts and its extents: a buffer of a ring is memory of
+    its own."""
+    extents = area.extents or ()
+    slot = slot_of(trace, area)
+    if slot is None:
+        return area.memory, area.indices, extents
+    return slot, (constant(0, i32),) * len(extents[1:]), extents[1:]
+
+
+def _kept(extents: tuple[int, ...]) -> tuple[int, ...]:
+    """The dimensions of more than one element."""
+    return tuple(d for d, n in enumerate(extents) if n != 1)
 
 
 def tma_store_arrive() -> None:

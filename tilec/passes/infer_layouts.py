@@ -21,7 +21,7 @@ from typing import Any
 
 from ..errors import UNKNOWN, LayoutConflict
 from ..ir.core import Block, Op, Program, Value, at, walk
-from ..ir.layout import RegisterLayout, SharedLayout, choose_swizzle, quietest_swizzle
+from ..ir.layout import RegisterLayout, SharedLayout, choose_swizzle, quietest_swizzle, tma_boxes
 from ..ir.layout.constraints import System, Unsatisfiable
 from ..ir.layout.solver import Solution, solve
 from ..ir.ops.control import Launch, Parallel, Role, map_launches
@@ -86,8 +86,8 @@ def _shared_layouts(launch: Launch, target: Target) -> dict[Value, SharedLayout]
         span = 0
         if op.result in operands and len(shape) > 1:
             span = _span(*operands[op.result], shape, target)
-        elif op.result in stored:
-            span = choose_swizzle(shape, type_.dtype.bits)
+        elif op.result in stored and len(shape) > 1:
+            span = _stored_span(shape, type_.dtype.bits)
         layout = SharedLayout.swizzled(shape, type_.dtype.bits, span)
         if op.result in rings:
             layout = layout.stacked(whole[0], PERIOD_BYTES * 8 // type_.dtype.bits)
@@ -103,6 +103,13 @@ def _shared_layouts(launch: Launch, target: Target) -> dict[Value, SharedLayout]
             )
         found[slot.result] = part
     return found
+
+
+def _stored_span(shape: tuple[int, ...], bits: int) -> int:
+    """Bytes of the swizzle of a buffer that TMA stores from: the widest whose boxes it has."""
+    widest = choose_swizzle(shape, bits)
+    layout = SharedLayout.swizzled(shape, bits, widest)
+    return widest if tma_boxes(layout, bits) is not None else 0
 
 
 def _gemm_operands(launch: Launch) -> dict[Value, tuple[Gemm, Side, int]]:
