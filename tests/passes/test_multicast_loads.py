@@ -15,12 +15,13 @@ from tests.passes.planning import (
     PLANNING,
     REGISTRY,
     Planned,
+    found,
     keeps_meaning,
     line_of,
     plan,
+    refused,
     specialised,
 )
-from tests.passes.planning import refused as refused_with
 from tilec.errors import TilecError
 from tilec.interpreter import run_program
 from tilec.ir.ops.control import If, Launch
@@ -207,7 +208,7 @@ def test_loops_that_differ_along_another_dimension_do_no_harm() -> None:
 
 @pytest.mark.parametrize("target", ["cuda:sm_80", "hip:gfx942"])
 def test_a_target_without_clusters_refuses_the_launch(target: str) -> None:
-    error = refused_with("TLC0526", lambda: plan(specialised(gemm), "multicast_loads", target))
+    error = refused("TLC0526", lambda: plan(specialised(gemm), "multicast_loads", target))
     assert "T.Kernel" in line_of(error.loc) and target in error.message
 
 
@@ -286,6 +287,15 @@ def test_golden(golden: Any) -> None:
 
 
 # What the language takes --------------------------------------------------------------------------
+
+
+def test_the_name_of_tilelang_means_the_same() -> None:
+    def kernel(A: T.Tensor(("M",), "float32")):
+        with T.ClusterKernel(T.ceildiv(A.shape[0], 128), cluster_dims=(2,), threads=128) as bx:
+            A[bx * 128 + T.get_thread_binding()] = 0.0
+
+    launch = next(found(specialised(tilec.kernel(kernel)), Launch))
+    assert launch.cluster == (2, 1, 1) and "T.ClusterKernel" in line_of(launch.loc)
 
 
 @pytest.mark.parametrize(

@@ -71,6 +71,7 @@ from .dtypes import (
 from .dtypes import bool_ as bool
 from .engines import tma_copy, tma_store_arrive, tma_store_wait
 from .frame import (
+    ClusterKernel,
     Kernel,
     get_block_binding,
     get_block_bindings,
@@ -195,6 +196,7 @@ from .trace import close_matches
 
 __all__ = [
     "Buffer",
+    "ClusterKernel",
     "GemmWarpPolicy",
     "Kernel",
     "Parallel",

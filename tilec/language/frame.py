@@ -141,6 +141,13 @@ def Kernel(
         return LaunchFrame(grid, _threads(threads), persistent, _cluster(cluster, len(grid)), loc)
 
 
+def ClusterKernel(
+    *blocks: Any, cluster_dims: Any, threads: Any = None, prelude: str | None = None
+) -> LaunchFrame:
+    """`T.Kernel(*blocks, threads=threads, cluster=cluster_dims)`: TileLang's name for it."""
+    return Kernel(*blocks, threads=threads, cluster=cluster_dims, prelude=prelude)
+
+
 _INTEGERS = "extents of grids are integers: T.ceildiv(N, 64)"
 
 
