@@ -293,3 +293,14 @@ def test_warpgroups_that_meet_for_something_else_store_together() -> None:
 
 def found_barriers(program: Program) -> list[Barrier]:
     return [op for op in walk(program.body) if isinstance(op, Barrier)]
+
+
+@pytest.mark.parametrize(("other", "expected"), [(2, {3, 4}), (13, {14, 15}), (14, {1}), (15, {1})])
+def test_warpgroups_meet_on_barriers_that_nobody_uses(other: int, expected: set[int]) -> None:
+    def named(op: Op) -> Op:
+        return op.replace(barrier=other) if isinstance(op, Role) and not op.barrier else op
+
+    context = staged([TALL])[2]
+    program = stage_stores(changed(stored([TALL]), named), context)
+    assert {b.barrier for b in found_barriers(program)} == expected
+    check_synchronisation(program, context)

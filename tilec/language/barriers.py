@@ -22,7 +22,7 @@ from ..ir.ops.nvidia import (
     MbarrierExpect,
     MbarrierWait,
 )
-from ..ir.ops.thread import Barrier, WarpSync
+from ..ir.ops.thread import NAMED_BARRIERS, Barrier, WarpSync
 from ..ir.types import MemoryType, Space
 from .buffers import Buffer, index_value
 from .operand import Operand, convert, is_number, value_of
@@ -31,7 +31,6 @@ from .trace import Trace, current, refuse
 MOST_ARRIVALS = (1 << 20) - 1  # of a phase
 MOST_BYTES = (1 << 20) - 1  # that may be expected at once
 WARP = 32
-NAMED_BARRIERS = 16  # of a block; 0 is that of all its threads
 
 
 class Barriers(Buffer):

@@ -22,11 +22,9 @@ from ..ir.core import Access, Block, Op, Value, at
 from ..ir.ops.control import Role, Yield
 from ..ir.ops.memory import Alloc, memory_type
 from ..ir.ops.nvidia import MbarrierArrive, MbarrierExpect, MbarrierWait
-from ..ir.ops.thread import Barrier
+from ..ir.ops.thread import NAMED_BARRIERS, Barrier
 from ..ir.ops.tile import Copy, Gemm
 from ..ir.types import MemoryType, Space
-
-NAMED_BARRIERS = 16  # of a block; 0 is that of all its threads
 
 
 def owns_schedule(op: Op) -> bool:

@@ -16,7 +16,7 @@ that has room; what cannot be cut so, or has none, is stored directly, with a re
                                                        <instruction = "tma"> ; bulk_commit }
 
 Where the threads of each warpgroup hold rows of their own of every slab, and nothing else lets all of the
-role meet in shared memory, each warpgroup meets by itself (on the barriers behind the role's) and stores its
+role meet in shared memory, each warpgroup meets by itself (on barriers that the program leaves) and stores its
 rows: one may be in the next tile's products while another stores.
 
 A buffer is written again two slabs later, when at most one younger slab is still being read. Where
@@ -49,7 +49,7 @@ from ..ir.ops.control import If, Launch, Role, ThreadId, WarpUniform, Yield, map
 from ..ir.ops.memory import Alloc, memory_type
 from ..ir.ops.nvidia import BulkCommit, BulkWait, FenceProxyAsync
 from ..ir.ops.pipeline import Channel, Put
-from ..ir.ops.thread import Barrier
+from ..ir.ops.thread import NAMED_BARRIERS, Barrier
 from ..ir.ops.tile import Copy, ExtractTile, StoreTile
 from ..ir.types import MemoryType, Space, TileType
 from .context import PassContext, Remark
@@ -173,13 +173,18 @@ class _Stager:
         self.staging: dict[tuple[DType, tuple[int, ...], str], _Staging] = {}
         self.holes: list[int] = []
         self.barrier = Barrier()
-        self.warpgroups = 1  # that may store by themselves
+        self.warpgroups = 1  # that may store by themselves, on the barriers from `free` on
+        named = [op.barrier for op in walk(launch.body) if isinstance(op, (Role, Barrier))]
+        self.free = 1 + max(named, default=0)
 
     def role(self, role: Role) -> Role:
         barrier = Barrier(barrier=role.barrier, threads=role.threads) if role.barrier else Barrier()
-        if role.barrier and role.threads % WARPGROUP == 0 and not self._meets_otherwise(role):
-            self.warpgroups = role.threads // WARPGROUP
+        groups = role.threads // WARPGROUP
+        whole = role.barrier and role.threads % WARPGROUP == 0
+        if whole and self.free + groups <= NAMED_BARRIERS and not self._meets_otherwise(role):
+            self.warpgroups = groups
         body = self.body(role.body, barrier)
+        self.free += groups if self.warpgroups > 1 else 0
         self.warpgroups = 1
         return role if body is role.body else role.replace(body=body)  # type: ignore[return-value]
 
@@ -324,13 +329,13 @@ class _Stager:
 
     def _meet(self, b: Builder, group: Value | None, groups: int) -> None:
         """All threads of the role meet, or those of each of its warpgroups."""
-        number = self.barrier.barrier
         if group is None:
-            b.emit(Barrier(barrier=number, threads=self.barrier.threads))
+            b.emit(Barrier(barrier=self.barrier.barrier, threads=self.barrier.threads))
             return
-        meeting = Block((), (Barrier(barrier=number + groups, threads=WARPGROUP), Yield(())))
+        last = self.free + groups - 1
+        meeting = Block((), (Barrier(barrier=last, threads=WARPGROUP), Yield(())))
         for one in reversed(range(groups - 1)):
-            own = Block((), (Barrier(barrier=number + 1 + one, threads=WARPGROUP), Yield(())))
+            own = Block((), (Barrier(barrier=self.free + one, threads=WARPGROUP), Yield(())))
             inner = Builder()
             inner.emit(If(inner.compare("eq", group, one), own, meeting))
             inner.emit(Yield(()))

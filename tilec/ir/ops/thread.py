@@ -165,6 +165,10 @@ class UndefinedRegisters(Statement, name="undefined_registers", level=Level.THRE
         return (Effect(Access.WRITE, self.registers),)
 
 
+NAMED_BARRIERS = 16
+"""Of a block; 0 is that of all its threads (PTX ISA 9.0, 9.7.13.1)."""
+
+
 class Barrier(Statement, name="barrier"):
     """All threads of the role (barrier 1 ... 15, `threads` of them) or of the launched block
     (barrier 0) meet here. With `stores`, what they wrote to global memory has arrived there, so that
