@@ -217,3 +217,22 @@ def shapes(
                 v[i] = v[i] + a[0, 0, i % 32]
                 r[0, i] = r[0, i] - 1
             T.mbarrier_arrive(done)
+
+
+@tilec.kernel
+def overwritten(
+    A: T.Tensor((64, 64), "float16"), C: T.Tensor((64, 64), "float32"), waits: bool = True
+):
+    """Two products of one buffer, written anew between them."""
+    with T.Kernel(1, threads=128):
+        S = T.alloc_shared((64, 64), "float16")
+        acc = T.alloc_fragment((64, 64), "float32")
+        T.clear(acc)
+        for n in range(2):
+            for i, j in T.Parallel(64, 64):
+                S[i, j] = A[i, j] + n
+            T.wgmma_gemm(S, S, acc, transpose_B=True)
+            if waits:
+                T.wait_wgmma(0)
+        T.wait_wgmma(0)
+        T.copy(acc, C)

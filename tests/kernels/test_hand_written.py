@@ -24,7 +24,7 @@ from tilec.passes.context import PassContext
 from tilec.passes.pipeline import run_pipeline
 from tilec.runtime.compiled import CompiledKernel
 from tilec.runtime.driver import compile_program
-from tilec.runtime.emulator import EmulatorError
+from tilec.runtime.emulator import EmulatorError, Mode
 from tilec.runtime.emulator_device import EmulatorDevice
 from tilec.runtime.interpreter_device import InterpreterDevice
 from tilec.runtime.lowering import standard_registry
@@ -33,6 +33,7 @@ from tilec.target import find_target
 
 EXAMPLE = example("gemm_warp_specialized")
 Array = np.ndarray[Any, Any]
+MODES: tuple[Mode, Mode] = ("late", "early")
 
 
 def compiled(kernel: Any, **constants: Any) -> CompiledKernel:
@@ -131,6 +132,34 @@ def test_the_assembler_takes_them_without_spills_or_serialised_products(name: st
     for variant in compiled(getattr(hand_written, name)).variants:
         made = find_nvrtc().compile(variant.text, variant.file_name, "sm_90a")
         assert made.resources and made.findings == ()
+
+
+@pytest.mark.emulator
+def test_an_operand_is_left_alone_while_it_is_read() -> None:
+    """Written before the wait it is an error of the interpreter and a hazard; in the emulator a race where engines read
+    early, and a wrong product where they read late."""
+    a = np.arange(64 * 64, dtype=np.float16).reshape(64, 64) % 7
+    x = a.astype(np.float64)
+    exact = x @ x.T + (x + 1) @ (x + 1).T
+    c = np.zeros((64, 64), np.float32)
+    late, early = (EmulatorDevice(HOPPER, "a test", mode, "forward", 5) for mode in MODES)
+    for device in (late, early):
+        device.run(compiled(hand_written.overwritten), [a, c])
+        assert np.array_equal(c, exact), device
+    wrong = compiled(hand_written.overwritten, waits=False)
+    late.run(wrong, [a, c])
+    assert not np.array_equal(c, exact)
+    with pytest.raises(EmulatorError, match=r"race: writes shared byte .* which a wgmma"):
+        early.run(wrong, [a, c])
+    with tilec.device("interpreter"):
+        hand_written.overwritten(a, c)
+        assert np.array_equal(c, exact)
+        with pytest.raises(ExecutionError, match="S is written while this product may") as caught:
+            hand_written.overwritten(a, c, waits=False)
+    assert caught.value.code == "TLC0767"
+    with pytest.raises(HazardError) as found:
+        synchronisation(hand_written.overwritten, waits=False)
+    assert found.value.code == "TLC0352"
 
 
 def synchronisation(kernel: Any, **constants: Any) -> None:

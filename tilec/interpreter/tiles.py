@@ -36,7 +36,7 @@ from .clocks import Clock
 from .frame import Frame
 from .mbarriers import start_load, start_store
 from .memory import Memory, Storage
-from .numbers import Array, Bits, as_tf32, garbage_value, product, widened
+from .numbers import Array, Bits, as_tf32, bits_of, garbage_value, product, widened
 from .regions import Region, read_region, region, whole, write_region
 
 
@@ -231,6 +231,7 @@ class Inflight:
     result: Array | None = field(default=None)
     undefined: bool = False
     into: Storage | None = None  # the fragment that it writes, which holds nothing till then
+    seen: tuple[Array | None, ...] = ()  # what a and b held in memory when it was issued
 
     def reads(self, memory: Memory) -> bool:
         """Whether it has still to read what this handle stands for."""
@@ -252,6 +253,9 @@ class Inflight:
                 )
             before = before.result
         held, self.frame.op = self.frame.op, self.op
+        for operand, seen in zip((self.a, self.b), self.seen, strict=False):
+            if isinstance(operand, Region) and seen is not None:
+                self._need_same(operand, seen)
         a, b = (_operand(self.frame, v, self.op) for v in (self.a, self.b))
         self.frame.op = held
         self.result = _multiply(self.op, a, b, before, _accumulator_dtype(self.op))
@@ -259,6 +263,15 @@ class Inflight:
         if self.into is not None and not any(g.into is self.into for g in self.frame.groups):
             everything = (slice(None),) * self.into.data.ndim
             self.into.write(everything, self.result.reshape(self.into.shape), None, True)
+
+    def _need_same(self, operand: Region, seen: Array) -> None:
+        data, _ = read_region(self.frame, operand, 0.0)
+        if np.any(bits_of(data) != bits_of(seen)):
+            raise self.frame.fault(
+                "TLC0767",
+                f"shared {operand.memory.name} is written while this product may still read it",
+                hint="T.wait_wgmma before the write",
+            )
 
 
 def run_gemm(frame: Frame, op: Op) -> None:
@@ -295,7 +308,8 @@ def _start(frame: Frame, op: Gemm, starts_at_zero: bool) -> None:
         into = frame.memory(op.accumulator).storage
     before = None if starts_at_zero else _before(frame, op, into)
     a, b = (_read_now(frame, _held(frame, op.matrix(side))) for side in SIDES)
-    group = Inflight(frame, op, a, b, before, into=into)
+    seen = () if into is None else tuple(_seen(frame, held) for held in (a, b))
+    group = Inflight(frame, op, a, b, before, into=into, seen=seen)
     for v in (op.a, op.b):  # tiles are read when the instruction starts, memory later
         frame.arrive(frame.shadow.get(v), "a gemm")
     frame.groups.append(group)
@@ -309,6 +323,15 @@ def _read_now(frame: Frame, held: Region | Array) -> Region | Array:
     """An operand in registers as it is now; one in memory is read later."""
     if not isinstance(held, Region) or held.memory.space is not Space.FRAGMENT:
         return held
+    seen = _seen(frame, held)
+    assert seen is not None
+    return seen
+
+
+def _seen(frame: Frame, held: Region | Array) -> Array | None:
+    """What an operand in memory holds now, which may be when it is read."""
+    if not isinstance(held, Region):
+        return None
     data, bad = read_region(frame, held, 0.0)
     frame.arrive(bad, f"a gemm, from {held.memory.name!r}")
     return np.array(data)
