@@ -222,21 +222,35 @@ def test_amd_machine_code_of_the_gemm_and_the_origin(target: str) -> None:
     check_amd(lower(programs.origin(), (), target, {}).lowered, True, arch)
 
 
-@pytest.mark.parametrize(
-    ("dtype", "total", "out", "target", "matrix"), [w for w in WAYS if w[3].startswith("cuda")]
-)
-def test_machine_code_of_every_way_to_multiply(
-    dtype: str, total: str, out: str, target: str, matrix: bool, tmp_path: Path
-) -> None:
+NVIDIA_WAYS = [way for way in WAYS if way[3].startswith("cuda")]
+
+
+def check_machine_code(way: Way, transposes: tuple[bool, bool], only: int, folder: Path) -> None:
+    """NVRTC's machine code of a way: of so many variants, aligned arguments first."""
+    dtype, total, out, target, matrix = way
     # ptxas runs the first iteration of a loop without ldmatrix apart where the target is Blackwell.
-    peels = target in ("cuda:sm_100a", "cuda:sm_120a")
-    for transposes in ((False, True), (True, False))[: 1 if peels else 2]:
-        tile = {"bm": 128, "bn": 64, "bk": 512 // find_dtype(dtype).bits, "threads": 256}
-        compiled = lowered(product(dtype, total, out, *transposes), target, **tile)
-        for variant in compiled.variants:
-            multiplies = [op for op in walk(variant.program.body) if isinstance(op, (Mma, Wgmma))]
-            assert bool(multiplies) == matrix
-            check_nvidia(variant, target.partition(":")[2], tmp_path, matrix=matrix)
+    if transposes[0] and target in ("cuda:sm_100a", "cuda:sm_120a"):
+        return
+    tile = {"bm": 128, "bn": 64, "bk": 512 // find_dtype(dtype).bits, "threads": 256}
+    compiled = lowered(product(dtype, total, out, *transposes), target, **tile)
+    for variant in compiled.variants[:only]:
+        multiplies = [op for op in walk(variant.program.body) if isinstance(op, (Mma, Wgmma))]
+        assert bool(multiplies) == matrix
+        check_nvidia(variant, target.partition(":")[2], folder, matrix=matrix)
+
+
+@pytest.mark.parametrize("way", NVIDIA_WAYS, ids=str)
+def test_machine_code_of_every_way_to_multiply(way: Way, tmp_path: Path) -> None:
+    """Of aligned arguments and of any; with the operands stored the other way round of aligned ones,
+    the nightly run of any too."""
+    check_machine_code(way, (False, True), 4, tmp_path)
+    check_machine_code(way, (True, False), 1, tmp_path)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("way", NVIDIA_WAYS, ids=str)
+def test_machine_code_of_every_way_to_multiply_whole(way: Way, tmp_path: Path) -> None:
+    check_machine_code(way, (True, False), 4, tmp_path)
 
 
 @pytest.mark.hip
