@@ -123,6 +123,8 @@ def _moves(dtype: str, width: int) -> Probe:
   regs<{dtype}, {width}> q;
   load_shared<{width}>(q, 0, S, (31 - t) * {width});
   copy_registers<{width}>(r, 0, q, 0);
+  gather_registers<{width}, 1>(q, 0, r, 0);
+  gather_registers<1, 16>(r, {width} - 1, q, {width} - 1);
   store_global<{width}>(Y, t * {width}, r, 0, t < 30);
   if (t == 31) {{
     load_global<{width}>(q, 0, X, 0);

@@ -10,30 +10,33 @@ Ops state constraints (layout_constraints.py), the solver of tilec.ir.layout cho
 assignment, role by role. Shared layouts follow from who reads the buffer: operands of matrix
 instructions are swizzled by the widest span that divides their rows (the same function of addresses
 serves ldmatrix, TMA and wgmma), or, where lanes read elements, by the one with the fewest conflicts;
-the user's annotation comes first.
+those that MFMA takes by rows of m or n lie in chunks of k (packed_operands.py), which decides the layout
+of what fills them; the user's annotation comes first.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ..errors import UNKNOWN, LayoutConflict
 from ..ir.core import Block, Op, Program, Value, at, walk
 from ..ir.layout import RegisterLayout, SharedLayout, choose_swizzle, quietest_swizzle, tma_boxes
-from ..ir.layout.constraints import System, Unsatisfiable
+from ..ir.layout.constraints import Fixed, System, Unsatisfiable
 from ..ir.layout.solver import Solution, solve
 from ..ir.ops.control import Launch, Parallel, Role, map_launches
 from ..ir.ops.memory import Alloc, Slot
 from ..ir.ops.pipeline import Channel, Get
-from ..ir.ops.tile import ConvertLayout, Copy, Gemm, LoadTile, Side, Splat, Undefined
+from ..ir.ops.tile import ConvertLayout, Copy, Gemm, LoadTile, Side, Splat, StoreTile, Undefined
 from ..ir.types import ChannelType, InflightType, MemoryType, Space, TileType, Type
 from ..target import Target
 from .context import PassContext, Remark
 from .dependence import is_shared
 from .duplicate_splats import splats_duplicated
 from .layout_constraints import constraints_of, demand, is_tile, uses_in, why
+from .packed_operands import Packing, buffer_of, packed_operands
 from .protocols import PERIOD_BYTES
 from .variants import multiplied_dtype, operand_layout, read_by_matrices, variants_of
 
@@ -45,7 +48,12 @@ def infer_layouts(program: Program, context: PassContext) -> Program:
 
 def _launch(launch: Launch, context: PassContext) -> Launch:
     launch = launch.replace(body=splats_duplicated(launch.body))  # type: ignore[assignment]
-    inference = _Inference(context, _shared_layouts(launch, context.target))
+    packed = packed_operands(launch, context.target)
+    shared = _shared_layouts(launch, context.target)
+    shared |= {buffer: packing.memory for buffer, packing in packed.items()}
+    owners = buffer_of(launch)
+    filled = {handle: packed[owner] for handle, owner in owners.items() if owner in packed}
+    inference = _Inference(context, shared, filled)
     roles = [op for op in launch.body.ops if isinstance(op, Role)]
     for role in roles:
         inference.solve(role.body, role.threads)
@@ -154,6 +162,8 @@ class _Inference:
 
     context: PassContext
     shared: dict[Value, SharedLayout]
+    filled: Mapping[Value, Packing]
+    """How tiles must lie that are stored through these handles."""
 
     def __post_init__(self) -> None:
         self.layouts: dict[object, RegisterLayout] = {}
@@ -163,7 +173,14 @@ class _Inference:
 
     def solve(self, block: Block, threads: int) -> None:
         """Adds the solution for one role's block."""
-        constraints = tuple(constraints_of(block, threads, self.context))
+        constraints = (
+            *constraints_of(block, threads, self.context),
+            *(
+                Fixed(op.tile, self.filled[op.destination].registers, why=why(op))
+                for op in walk(block)
+                if isinstance(op, StoreTile) and op.destination in self.filled
+            ),
+        )
         if not constraints:
             return
         try:

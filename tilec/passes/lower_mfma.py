@@ -11,8 +11,9 @@ So two steps of k are read as one: lane group g holds k = 8 g ... 8 g + 7 of bot
 instruction takes the first half of every group and the second the rest. That permutes k in A and B
 alike, and the sum over k does not mind.
 
-An operand whose k lie apart (rows of A along m, of B along n) is read by columns where the machine
-transposes: four k of a column a lane, for 16 columns at once. Elsewhere it is read by elements.
+An operand in rows of m or n is read by columns where the machine transposes: four k of a column a
+lane, for 16 columns at once. Elsewhere its k lie together in chunks (packed_operands.py), where
+registers fill it and nothing else reads it; what is left is read by elements.
 
 A swapped variant hands the fragments over the other way round: the fragments of A and B are alike,
 so that this gives the transpose of each instruction tile, and nothing else differs.

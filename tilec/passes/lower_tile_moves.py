@@ -8,9 +8,11 @@ of row r of matrix m. Sources: PTX ISA, ldmatrix and stmatrix.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from contextlib import ExitStack
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -18,9 +20,10 @@ from ..ir.core import Value
 from ..ir.layout import RegisterLayout
 from ..ir.ops.memory import memory_type
 from ..ir.ops.nvidia import LdMatrix, StMatrix
+from ..ir.ops.thread import GatherRegisters, VectorStore
 from ..ir.ops.tile import LoadTile, StoreTile
 from ..ir.types import Space
-from .coordinates import coordinates, primary, register_loops, shifted
+from .coordinates import coordinates, primary, register_digits, register_loops, shifted
 
 if TYPE_CHECKING:
     from .lower_tiles import Lowering
@@ -63,6 +66,10 @@ def lower_store_tile(op: StoreTile, lowering: Lowering) -> None:
         _by_matrices(op.destination, op.indices, op.dims, op.tile, False, lowering, load=False)
         return
     destination = lowering.value(op.destination)
+    columns = _columns(op, layout, lowering)
+    if columns is not None:
+        _store_columns(op, columns, lowering)
+        return
     run = _run(op.destination, op.indices, op.dims, layout, lowering)
     first = primary(b, layout, lowering.thread())
     own = b.compare("eq", 0, 0) if first is None else first
@@ -86,6 +93,51 @@ def _run(
         return 1
     handle, start = lowering.value(memory), lowering.values(indices)
     return lowering.access.width(handle, start, layout.vector_width())
+
+
+# Columns ------------------------------------------------------------------------------------------
+
+
+class _Columns(NamedTuple):
+    """Runs of `length` registers, `stride` apart, that lie together in memory."""
+
+    length: int
+    stride: int
+
+
+def _columns(op: StoreTile, layout: RegisterLayout, lowering: Lowering) -> _Columns | None:
+    """Runs along another dimension than the last, where memory keeps nothing together along that;
+    None where a thread has no two elements of one.
+    """
+    stored = memory_type(op.destination).layout
+    if stored is None or stored.vector_width() > 1 or layout.replication > 1:
+        return None
+    widest = lowering.context.target.vector_bytes // memory_type(op.destination).dtype.bytes
+    for position, dim in enumerate(op.dims[:-1]):
+        for digit in layout.digits(position):
+            count = math.gcd(stored.vector_width(dim), digit.extent, widest)
+            ours = (digit.scale, digit.source) == (1, "register") and count > 1
+            if ours and lowering.b.is_multiple(op.indices[dim], count):
+                return _Columns(count, digit.stride)
+    return None
+
+
+def _store_columns(op: StoreTile, columns: _Columns, lowering: Lowering) -> None:
+    """Every run put together and stored as one vector."""
+    b, layout, registers = lowering.b, lowering.layout(op.tile), lowering.registers(op.tile)
+    count, apart = columns
+    with ExitStack() as loops:
+        first: Value = b.const(0)
+        for extent, stride in register_digits(layout):
+            if stride == apart:
+                extent, stride = extent // count, stride * count
+            index = loops.enter_context(b.unrolled(extent, hint="r"))
+            first = b.add(first, b.mul(index, stride))
+        zero, together = b.const(0), lowering.scratch(memory_type(registers).dtype, count, "column")
+        b.emit(GatherRegisters(together, zero, registers, first, count=count, stride=apart))
+        place = coordinates(b, layout, lowering.thread(), first)
+        at = shifted(b, lowering.values(op.indices), op.dims, place)
+        b.emit(VectorStore(lowering.value(op.destination), at, together, zero, (), count=count))
 
 
 # Matrices -----------------------------------------------------------------------------------------

@@ -119,33 +119,32 @@ class Operand:
     origin: tuple[Value, ...]
     """One index for each dimension of a handle."""
     vector: int
-    """Elements along the inner dimension that always lie together, aligned, counted from the
-    origin.
+    """Elements that always lie together, aligned, counted from the origin: consecutive k, or m or n
+    where these do not lie together.
     """
+    k_major: bool
+    """Whether consecutive k lie together."""
 
     @classmethod
     def of(cls, op: Gemm, side: Side, lowering: Lowering) -> Operand:
         """One side of `op`."""
         b, matrix = lowering.b, op.matrix(side)
         if isinstance(matrix.value.type, TileType):
-            return cls(matrix.value, side, matrix, (), 1)
+            return cls(matrix.value, side, matrix, (), 1, matrix.k_major)
         value = lowering.value(matrix.value)
         origin = tuple(b.cast(i, i32) for i in lowering.values(matrix.indices))
         origin = origin or (b.const(0),) * len(memory_type(value).shape)
-        inner = max(matrix.mn_dim, matrix.k_dim)
-        vector = stored_layout(value).vector_width(inner)
+        stored, inner = stored_layout(value), max(matrix.mn_dim, matrix.k_dim)
+        if op.instruction == "mfma" and stored.vector_width(matrix.k_dim) > 1:
+            inner = matrix.k_dim  # in chunks of k, though rows run along m or n
+        vector = stored.vector_width(inner)
         while vector > 1 and not b.is_multiple(origin[inner], vector):
             vector //= 2
-        return cls(value, side, matrix, origin, vector)
+        return cls(value, side, matrix, origin, vector, inner == matrix.k_dim)
 
     @property
     def in_registers(self) -> bool:
         return isinstance(self.value.type, TileType)
-
-    @property
-    def k_major(self) -> bool:
-        """Whether consecutive k lie together."""
-        return self.matrix.k_major
 
     def indices(self, b: Builder, mn: Value, k: Value) -> tuple[Value, ...]:
         """One index for each dimension of the handle."""

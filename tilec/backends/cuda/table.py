@@ -61,6 +61,7 @@ TABLE = make_table(
     Entry("store_shared", "memory.j2", ("packet", "shared")),
     Entry("convert_registers", "memory.j2", ("words", "convert")),
     Entry("copy_registers", "memory.j2", ("regs",)),
+    Entry("gather_registers", "memory.j2", ("regs",)),
     Entry("fill_registers", "memory.j2", ("regs",)),
     Entry("undefined_registers", "memory.j2", ("regs",)),
     # Atomics

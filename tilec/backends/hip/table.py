@@ -76,6 +76,7 @@ TABLE = make_table(
     Entry("load_transposed", "memory.j2", ("regs", "shared")),
     Entry("convert_registers", "memory.j2", ("regs", "convert")),
     Entry("copy_registers", "memory.j2", ("regs",)),
+    Entry("gather_registers", "memory.j2", ("regs",)),
     Entry("fill_registers", "memory.j2", ("regs",)),
     Entry("undefined_registers", "memory.j2", ("regs",)),
     # Atomics

@@ -16,6 +16,7 @@ from .banks import (
     ldmatrix_rows,
     quietest_swizzle,
 )
+from .chunks import chunked, crosswise
 from .constraints import (
     Choice,
     Constraint,
@@ -95,8 +96,10 @@ __all__ = [
     "blocked",
     "box_bytes",
     "choose_swizzle",
+    "chunked",
     "classify",
     "conflict_degree",
+    "crosswise",
     "filled_by_waves",
     "format_layout",
     "from_attributes",

@@ -131,6 +131,29 @@ class ConvertRegisters(Statement, name="convert_registers", level=Level.THREAD):
         return (Effect(Access.WRITE, self.destination), Effect(Access.READ, self.source))
 
 
+class GatherRegisters(Statement, name="gather_registers", level=Level.THREAD):
+    """`count` registers of the same dtype, `stride` apart in the source, put together."""
+
+    text = (
+        "gather_registers<{count}, {stride}>({destination}, {destination_offset}, {source}, "
+        "{source_offset})"
+    )
+    destination: Value = operand()
+    destination_offset: Value = operand()
+    source: Value = operand()
+    source_offset: Value = operand()
+    count: int = attribute()
+    stride: int = attribute()
+
+    def infer(self) -> tuple[Type, ...]:
+        if check_registers(self.destination).dtype != check_registers(self.source).dtype:
+            raise TypeMismatch("TLC0261", f"{self.source.type} moved to {self.destination.type}")
+        return ()
+
+    def effects(self) -> tuple[Effect, ...]:
+        return (Effect(Access.WRITE, self.destination), Effect(Access.READ, self.source))
+
+
 class FillRegisters(Statement, name="fill_registers", level=Level.THREAD):
     """`count` registers set to `value`."""
 
@@ -245,6 +268,6 @@ class ShuffleXor(Op, name="shuffle_xor", level=Level.THREAD):
 
 
 OPS: tuple[type[Op], ...] = (
-    VectorLoad, VectorStore, VectorAtomic, ConvertRegisters, FillRegisters, UndefinedRegisters, Barrier,
-    MemoryFence, WarpSync, Shuffle, ShuffleXor,
+    VectorLoad, VectorStore, VectorAtomic, ConvertRegisters, GatherRegisters, FillRegisters,
+    UndefinedRegisters, Barrier, MemoryFence, WarpSync, Shuffle, ShuffleXor,
 )  # fmt: skip
