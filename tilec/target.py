@@ -34,6 +34,11 @@ class MatrixInstruction:
         return self.operand, self.right or self.operand
 
     @property
+    def scaled(self) -> bool:
+        """Whether it takes a scale for 32 elements along k: CDNA4's f8f6f4, with 32 elements a lane."""
+        return self.family == "mfma" and self.m * self.k // 64 == 32
+
+    @property
     def widths(self) -> tuple[int, ...]:
         """The values that n may have, largest first: of wgmma every multiple of 8, of integers
         above 32 every multiple of 16 (PTX ISA, "wgmma.mma_async": shapes).

@@ -25,6 +25,7 @@ from tilec.runtime.emulator.build import OPTIONS
 DOCUMENT = Path(__file__).parents[2] / "docs" / "prelude.md"
 HIP_ONLY = {
     "buffer", "make_buffer", "buffer_load", "buffer_store", "buffer_copy", "buffer_copy_wait", "mfma",
+    "mfma_scaled",
     "set_priority", "schedule_matrices", "schedule_reads", "schedule_loads", "load_transposed",
 }  # fmt: skip
 

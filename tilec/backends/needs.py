@@ -38,10 +38,11 @@ class Needs:
 
         Raises TargetUnsupported for a name that other preludes have and this one has not.
         """
-        if isinstance(op, BY_TYPES):
-            self._needs[_matrix_need(op)] = None
+        own = _matrix_need(op) if isinstance(op, BY_TYPES) else None
+        if own is not None:
+            self._needs[own] = None
         for name, arguments in self._uses(text, op):
-            if not (isinstance(op, BY_TYPES) and name == op.name):
+            if own is None or name != own.name:
                 self._needs[Need(name, arguments)] = None
 
     def _uses(self, text: str, op: Op | None) -> Iterator[tuple[str, tuple[NeedArgument, ...]]]:
@@ -68,7 +69,10 @@ class Needs:
 def _matrix_need(op: Mma | Mfma) -> Need:
     """By the shape, the dtype of the accumulator, and those of A and B: one where they are alike."""
     names = [memory_type(v).dtype.name for v in (op.accumulator, op.a, op.b)]
-    return Need(op.name, (op.m, op.n, op.k, *(names[:2] if names[1] == names[2] else names)))
+    scaled = isinstance(op, Mfma) and op.scales
+    short = names[1] == names[2] and not scaled
+    name = "mfma_scaled" if scaled else op.name
+    return Need(name, (op.m, op.n, op.k, *(names[:2] if short else names)))
 
 
 def _argument(text: str) -> NeedArgument:

@@ -14,6 +14,7 @@ from ..ir.dtypes import DType, i4, i4x2, tf32, u4
 from ..ir.ops.arith import Select
 from ..ir.ops.pipeline import InFlight, Wait, WaitGemms
 from ..ir.ops.tile import (
+    SCALED,
     SIDES,
     ConvertLayout,
     Copy,
@@ -285,6 +286,8 @@ def run_gemm(frame: Frame, op: Op) -> None:
         _start(frame, op, starts_at_zero)
         return
     a, b = (_operand(frame, _held(frame, op.matrix(side)), op) for side in SIDES)
+    if op.scales:
+        a, b = _scaled(frame, op, a, b)
     if not isinstance(op.accumulator.type, MemoryType):
         before = None if starts_at_zero else frame.tile(op.accumulator)
         if before is not None:
@@ -407,6 +410,20 @@ def _operand(frame: Frame, held: Region | Array, op: Gemm) -> Array:
     if bad is not None:
         frame.arrive(bad, f"a gemm, from {held.memory.name!r}")
     return _matrix(held.memory.storage.widened() if held.entire else widened(data))
+
+
+def _scaled(frame: Frame, op: Gemm, a: Array, b: Array) -> tuple[Array, Array]:
+    """Operands times their scales: 2^(s - 127) for 32 elements along k, NaN where s is 255."""
+    found = []
+    for side, matrix, scale in zip(SIDES, (a, b), op.scales, strict=True):
+        data, bad = read_region(frame, whole(frame.memory(scale)), 0.0)
+        if bad is not None:
+            frame.arrive(bad, f"the scales of {side.upper()} of a gemm")
+        exponents = np.repeat(data.astype(np.int32) - 127, SCALED, axis=1)
+        factors = np.where(exponents == 128, np.nan, np.ldexp(1.0, exponents))
+        k_first = op.transpose_a if side == "a" else not op.transpose_b
+        found.append(matrix.astype(np.float64) * (factors.T if k_first else factors))
+    return found[0], found[1]
 
 
 def _matrix_shape(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -141,7 +141,7 @@ from .functions import (
     truncdiv,
     truncmod,
 )
-from .gemm import GemmWarpPolicy, gemm, wait_wgmma, wgmma_gemm
+from .gemm import GemmWarpPolicy, gemm, gemm_scaled, wait_wgmma, wgmma_gemm
 from .global_memory import alloc_global, empty
 from .kernel import prim_func
 from .loops import (
@@ -285,6 +285,7 @@ __all__ = [
     "floormod",
     "fmod",
     "gemm",
+    "gemm_scaled",
     "get_block_binding",
     "get_block_bindings",
     "get_block_extent",

@@ -1,5 +1,5 @@
-"""`T.gemm`: the product of two matrices in shared memory or fragments; `T.wgmma_gemm`: issued, and
-waited for by `T.wait_wgmma`.
+"""`T.gemm`: the product of two matrices in shared memory or fragments; `T.gemm_scaled`: of matrices in
+blocks with scales; `T.wgmma_gemm`: issued, and waited for by `T.wait_wgmma`.
 """
 
 from __future__ import annotations
@@ -70,6 +70,37 @@ def gemm(
     _product("T.gemm", A, B, C, transpose_A, transpose_B, policy, clear_accum, asynchronous=False)
 
 
+def gemm_scaled(
+    A: Any,
+    B: Any,
+    C: Any,
+    scale_A: Any,
+    scale_B: Any,
+    transpose_A: bool = False,
+    transpose_B: bool = False,
+    policy: GemmWarpPolicy = GemmWarpPolicy.Square,
+    clear_accum: Any = False,
+) -> None:
+    """C += (op(A) * sA) @ (op(B) * sB), where 32 elements along K share a factor 2^(s - 127): the MXFP8 of
+    "OCP Microscaling Formats (MX) Specification" 1.0. Done when it returns.
+
+    Args:
+        A, B, C, transpose_A, transpose_B, policy, clear_accum: as those of T.gemm; A and B of
+            float8_e4m3fn or float8_e5m2, K a multiple of 32, C of float32.
+        scale_A: shared memory (M, K / 32) of uint8: exponents plus 127 (E8M0); 255 is NaN.
+        scale_B: (N, K / 32) likewise.
+
+    Only hip:gfx950 has such instructions (K a multiple of 64, or of 128 for tiles of 16); other targets
+    refuse it.
+
+    Raises:
+        LanguageError: an argument of another kind.
+        TypeMismatch: shapes or dtypes that do not fit.
+    """
+    what, scales = "T.gemm_scaled", (scale_A, scale_B)
+    _product(what, A, B, C, transpose_A, transpose_B, policy, clear_accum, False, scales)
+
+
 def wgmma_gemm(
     A: Any,
     B: Any,
@@ -132,6 +163,7 @@ def _product(
     policy: GemmWarpPolicy,
     clear_accum: Any,
     asynchronous: bool,
+    scales: tuple[Any, ...] = (),
 ) -> None:
     trace = current(what)
     trace.need_tile_level(what)
@@ -151,12 +183,22 @@ def _product(
         trace.builder.emit(
             Gemm(
                 left.memory, right.memory, _accumulator(C).handle(), keep,
-                left.indices, right.indices,
+                left.indices, right.indices, tuple(_scale(what, x) for x in scales),
                 a_shape=left.shape, a_dims=left.dims, b_shape=right.shape, b_dims=right.dims,
                 transpose_a=bool(transpose_A), transpose_b=bool(transpose_B),
                 clear=bool(clear_accum), policy=policy.value, asynchronous=asynchronous,
             )
         )  # fmt: skip
+
+
+def _scale(what: str, x: Any) -> Value:
+    if isinstance(x, Buffer) and x.type.space is Space.SHARED and not isinstance(x, Reshaped):
+        return x.handle()
+    raise LanguageError(
+        "TLC0131",
+        f"a scale of {what} is {_named(x)}, and must be shared memory, whole",
+        hint="T.copy it there first",
+    )
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 
-from ..errors import Loc
+from ..errors import Loc, TargetUnsupported
 from ..ir.core import Block, Op, Program, constant_of, walk
 from ..ir.layout import filled_by_waves
 from ..ir.ops.amd import COPY_BYTES
@@ -160,6 +160,13 @@ def _without_wgmma(gemm: Gemm, threads: int, context: PassContext) -> str:
             return family
         m, n, k = gemm_shape(gemm)
         reason = f"no {family} of {dtype} splits {m} x {n} x {k} over {threads} threads"
+    if gemm.scales:
+        raise TargetUnsupported(
+            "TLC0527",
+            f"{target.name} has no matrix instruction with scales for this gemm of {dtypes_of(gemm)}",
+            loc=gemm.loc,
+            hint="hip:gfx950 has, of 16 x 16 x 128 and 32 x 32 x 64; elsewhere multiply by the scales first",
+        )
     text = f"{reason}: threads multiply and add"
     context.remark(Remark("TLC0322", text, gemm.loc))
     return "fma"

@@ -38,6 +38,8 @@ def gemm_refusal(
     """Why wgmma cannot do a gemm of `threads` threads that have `registers` each; empty if it can."""
     if is_converted(gemm, "wgmma", target):
         return f"there is no wgmma of {dtypes_of(gemm)}"
+    if gemm.scales:
+        return "there is no wgmma with scales"
     if not isinstance(gemm.b.type, MemoryType):
         return "operand B of a gemm is in registers, and wgmma reads it from shared memory"
     m, n, k = gemm_shape(gemm)

@@ -15,6 +15,8 @@ An operand in rows of m or n is read by columns where the machine transposes: fo
 lane, for 16 columns at once. Elsewhere its k lie together in chunks (packed_operands.py), where
 registers fill it and nothing else reads it; what is left is read by elements.
 
+Of a gemm with scales, each lane reads the byte of its row (column) and 32 k for each instruction.
+
 A swapped variant hands the fragments over the other way round: the fragments of A and B are alike,
 so that this gives the transpose of each instruction tile, and nothing else differs.
 """
@@ -25,10 +27,11 @@ import math
 from typing import TYPE_CHECKING
 
 from ..ir.core import Value
+from ..ir.dtypes import u8
 from ..ir.layout import RegisterLayout, mfma
 from ..ir.ops.amd import LoadTransposed, Mfma
-from ..ir.ops.memory import memory_type
-from ..ir.ops.tile import Gemm, Side
+from ..ir.ops.memory import Load, Store, memory_type
+from ..ir.ops.tile import SCALED, SIDES, Gemm, Side
 from .matrix_operands import (
     Operand,
     Tiling,
@@ -70,7 +73,9 @@ def lower_mfma(op: Gemm, lowering: Lowering) -> None:
             operands = (*right, *left) if tiling.swapped else (*left, *right)
             m, n = (tiling.n, tiling.m) if tiling.swapped else (tiling.m, tiling.n)
             offset = b.mul(block, tiling.accumulators)
-            b.emit(Mfma(accumulator, offset, *operands, m=m, n=n, k=tiling.k))
+            scales = (*a.scale(i), *other.scale(j))
+            scales = (*scales[2:], *scales[:2]) if tiling.swapped else scales
+            b.emit(Mfma(accumulator, offset, *operands, m=m, n=n, k=tiling.k, scales=scales))
 
 
 def _steps_in_a_read(op: Gemm, tiling: Tiling, lowering: Lowering) -> int:
@@ -117,6 +122,10 @@ class _Fragments:
         self.fragment = packed_fragment(side, tiling, dtype.bits, pack)
         self.size = self.fragment.registers // pack
         self.operand = Operand.of(op, side, lowering)
+        self.scales: Value | None = None  # a byte a block, in registers
+        if op.scales:
+            self.stored_scales = lowering.value(op.scales[SIDES.index(side)])
+            self.scales = lowering.scratch(u8, self.blocks, f"{side}_scale")
         self.in_registers = self.operand.in_registers
         if self.in_registers:
             check_operand_tile(op, side, lowering)
@@ -139,8 +148,28 @@ class _Fragments:
             return b.mul(b.add(b.mul(block, self.tiling.steps), step), self.size)
         return b.add(b.mul(block, self.size * self.pack), b.mul(part, self.size))
 
+    def scale(self, block: Value) -> tuple[Value, ...]:
+        """Where the scales of a block are: registers and offset; nothing where there are none."""
+        return () if self.scales is None else (self.scales, block)
+
+    def _load_scales(self, step: Value) -> None:
+        """The scale of each block for the row (column) and the 32 k that the instruction takes from this
+        lane.
+        """
+        if self.scales is None:
+            return
+        b, lane = self.lowering.b, self.lowering.lane()
+        extent, depth = self.fragment.shape
+        k = b.add(b.mul(step, depth // SCALED), b.floordiv(lane, extent))
+        with b.unrolled(self.blocks, "s") as block:
+            first = b.mul(b.add(b.mul(block, self.units), self.unit), extent)
+            row = b.add(first, b.floormod(lane, extent))
+            scale = b.emit(Load(self.stored_scales, (row, k), in_bounds=True)).result
+            b.emit(Store(scale, self.scales, (block,), in_bounds=True))
+
     def load(self, step: Value) -> None:
-        """Loads the fragments of all blocks from `step` packs of k on."""
+        """Loads the fragments of all blocks, and their scales, from `step` packs of k on."""
+        self._load_scales(step)
         if self.in_registers:
             return
         b = self.lowering.b

@@ -106,6 +106,8 @@ def variants_of(
     total = accumulator_type(gemm).dtype.name
     for i in _instructions(family, (left.name, right.name), total, target):
         m, n, k = i.m, i.n, i.k
+        if gemm.scales and not i.scaled:
+            continue
         for rows, columns in _arrangements(units):
             if tile_m % (m * rows) or tile_k % k:
                 continue

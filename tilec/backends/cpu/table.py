@@ -116,6 +116,7 @@ TABLE = make_table(
     Entry("wgmma_rs", "wgmma.j2", ("wgmma_groups",)),
     # gfx942 (the counterpart of the HIP prelude's)
     Entry("mfma", "mfma.j2", ("regs",)),
+    Entry("mfma_scaled", "mfma.j2", ("mfma",)),
     Entry("load_transposed", "mfma.j2", ("regs", "shared")),
     Entry("set_priority", "mfma.j2", ("base",)),
     Entry("schedule_matrices", "mfma.j2", ("base",)),

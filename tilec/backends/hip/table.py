@@ -101,5 +101,6 @@ TABLE = make_table(
     Entry("buffer_copy_wait", "buffers.j2", ("base",)),
     # Matrices
     Entry("mfma", "mfma.j2", ("regs",)),
+    Entry("mfma_scaled", "mfma.j2", ("regs",)),
 )
 """Prelude name -> its entry."""

@@ -13,20 +13,31 @@ from .thread import Statement, check_registers
 
 
 class Mfma(MatrixStatement, name="mfma", level=Level.THREAD):
-    """v_mfma: D += A B over a wave of 64."""
+    """v_mfma: D += A B over a wave of 64. `scales` (of f8f6f4): registers and offset of A's, then of B's;
+    lane l has those of row, or column, l % m for the 32 k from 32 (l / m) on (CDNA4 ISA, 7.1).
+    """
 
-    text = (
-        "mfma<{m}, {n}, {k}>({accumulator}, {accumulator_offset}, {a}, {a_offset}, {b}, {b_offset})"
-    )
+    @property
+    def text(self) -> str:  # type: ignore[override]
+        name = "mfma_scaled" if self.scales else "mfma"
+        return (
+            f"{name}<{{m}}, {{n}}, {{k}}>({{accumulator}}, {{accumulator_offset}}, {{a}}, {{a_offset}}, "
+            "{b}, {b_offset}{, scales})"
+        )
+
     accumulator: Value = operand()
     accumulator_offset: Value = operand()
     a: Value = operand()
     a_offset: Value = operand()
     b: Value = operand()
     b_offset: Value = operand()
-    m: int = attribute()
-    n: int = attribute()
-    k: int = attribute()
+    scales: tuple[Value, ...] = operands(default=())
+    m: int = attribute(default=0)
+    n: int = attribute(default=0)
+    k: int = attribute(default=0)
+
+    def effects(self) -> tuple[Effect, ...]:
+        return (*super().effects(), *(Effect(Access.READ, v) for v in self.scales[::2]))
 
 
 class MakeBuffer(Op, name="make_buffer", level=Level.THREAD, pure=True):

@@ -250,6 +250,8 @@ Side = Literal["a", "b"]
 """An operand of a gemm: left or right."""
 
 SIDES: tuple[Side, Side] = ("a", "b")
+SCALED = 32  # consecutive k of a row of A or a column of B that share a scale
+SCALED_DTYPES = ("e4m3", "e5m2")
 
 
 class Matrix(NamedTuple):
@@ -280,7 +282,9 @@ class Gemm(Op, name="gemm", level=Level.TILE):
     is false. On a fragment handle it writes; on a tile it gives a new tile; `asynchronous`, the
     result is in flight. `policy` ("square", "full_row", "full_col") is the user's warp split;
     `instruction` the family ("mma", "wgmma", "mfma") that choose_instructions set; `variant` the
-    shape and warp arrangement that infer_layouts did.
+    shape and warp arrangement that infer_layouts did. With `scales`, two shared memories (M, K / 32) and
+    (N, K / 32) of u8, an element of a counts times 2^(s - 127), s that of its row and of its 32 k, and so
+    one of b by its column (E8M0: OCP Microscaling Formats, 1.0); of s = 255 all is NaN.
     """
 
     a: Value = operand()
@@ -289,6 +293,7 @@ class Gemm(Op, name="gemm", level=Level.TILE):
     accumulate: tuple[Value, ...] = operands(default=())
     a_indices: tuple[Value, ...] = operands(default=())
     b_indices: tuple[Value, ...] = operands(default=())
+    scales: tuple[Value, ...] = operands(default=())
     a_shape: tuple[int, ...] = attribute(default=())
     a_dims: tuple[int, ...] = attribute(default=())
     b_shape: tuple[int, ...] = attribute(default=())
@@ -322,6 +327,8 @@ class Gemm(Op, name="gemm", level=Level.TILE):
                 f"gemm of {left} into {tile.dtype}",
                 hint="products of floats are summed in floats: float32, or float64 for float64",
             )
+        for side, scale in zip(SIDES, self.scales, strict=bool(self.scales)):
+            self._check_scale(side, scale)
         if isinstance(type_, MemoryType):
             return ()
         return (InflightType(tile) if self.asynchronous else tile,)  # type: ignore[arg-type]
@@ -330,7 +337,7 @@ class Gemm(Op, name="gemm", level=Level.TILE):
         proxy = "async" if self.asynchronous else "generic"
         found = [
             Effect(Access.READ, v, proxy)
-            for v in (self.a, self.b)
+            for v in (self.a, self.b, *self.scales)
             if isinstance(v.type, MemoryType)
         ]
         if isinstance(self.accumulator.type, MemoryType):
@@ -356,6 +363,23 @@ class Gemm(Op, name="gemm", level=Level.TILE):
             shape if k_first else shape[::-1],
         )
         return Matrix(value, indices, mn_dim, k_dim, mn, k)
+
+    def _check_scale(self, side: Side, scale: Value) -> None:
+        matrix, type_ = self.matrix(side), memory_type(scale)
+        wanted = (matrix.mn, matrix.k // SCALED)
+        if matrix.k % SCALED or type_.shape != wanted or type_.dtype != u8:
+            raise TypeMismatch(
+                "TLC0254",
+                f"the scales of {side.upper()} are {type_}, and {_described(matrix)} takes u8{list(wanted)}",
+                hint=f"one for {SCALED} elements along K, which is a multiple of that",
+            )
+        if type_.space is not Space.SHARED or self.dtype_of(side).name not in SCALED_DTYPES:
+            raise TypeMismatch(
+                "TLC0254",
+                f"a gemm with scales of {self.dtype_of(side)}, the scales of {side.upper()} in "
+                f"{type_.space.value} memory",
+                hint="scales are in shared memory, of float8_e4m3fn or float8_e5m2",
+            )
 
     def dtype_of(self, side: Side) -> DType:
         """The dtype of a or b as it is stored."""

@@ -20,7 +20,7 @@ from tests.backends.hip.cdna.registers import Array, Registers, bits_of
 from tests.backends.hip.cdna.waves import Step
 
 _NAME = re.compile(
-    r"v_mfma_(f32|f64|i32)_(\d+)x(\d+)x(\d+)_?(f8f6f4|[a-z]+\d+)(?:_1k|_([fb][pf]8))?$"
+    r"v_mfma_(?:scale_)?(f32|f64|i32)_(\d+)x(\d+)x(\d+)_?(f8f6f4|[a-z]+\d+)(?:_1k|_([fb][pf]8))?$"
 )
 _FORMATS = {"0": "fp8", "1": "bf8"}
 """Of f8f6f4: what cbsz says of A, blgp of B."""
@@ -65,13 +65,19 @@ def matrix_step(instruction: Instruction, arch: str) -> Step | None:
     if m != n or (m, k) not in _SHAPES.get(kind, ()):
         raise IsaError(f"unknown instruction {instruction.name}")
     kinds = (kind, match[6] or kind)
+    scaled = instruction.name.startswith("v_mfma_scale_")
     if kind == "f8f6f4":
-        instruction.allow("cbsz", "blgp")
+        instruction.allow("cbsz", "blgp", *(("op_sel", "op_sel_hi") if scaled else ()))
         formats = (instruction.modifiers.get(name, "0") for name in ("cbsz", "blgp"))
         kinds = tuple(_FORMATS.get(f, f"format {f}") for f in formats)  # type: ignore[assignment]
     else:
         instruction.allow()
-    d, a, b, c = instruction.operands
+    d, a, b, c = instruction.operands[:4]
+    scales = instruction.operands[4:]
+    if len(scales) != 2 * scaled:
+        raise IsaError(f"unknown form of {instruction.name}")
+    low, high = instruction.flags("op_sel", (0,) * 3), instruction.flags("op_sel_hi", (1,) * 3)
+    chosen = [bit + 2 * bit_hi for bit, bit_hi in zip(low, high, strict=True)]  # byte of a scale
     kept = np.uint32(0xFFFFE000)
     wide = np.int64 if result == "i32" else np.float64
     types = [_operand_type(kind_, arch, instruction.name) for kind_ in kinds]
@@ -85,6 +91,11 @@ def matrix_step(instruction: Instruction, arch: str) -> Step | None:
         if kind == "xf32":  # which is read without its low 13 bits
             left, right = ((x.view(np.uint32) & kept).view(np.float32) for x in (left, right))
         left, right = left.astype(wide), right.astype(wide)
+        if scaled:
+            left, right = (
+                x * _read_scales(registers, source, m, byte)
+                for x, source, byte in zip((left, right), scales, chosen, strict=False)
+            )
         addend = _read_result(registers, c, m, total).astype(wide)
         _write_result(registers, d, (left @ right.T + addend).astype(total))
 
@@ -96,6 +107,18 @@ def _read_operand(registers: Registers, operand: Operand, m: int, dtype: type) -
     lanes = np.ascontiguousarray(registers.vector[operand.first :][: operand.count].T).view(dtype)
     chunks = -(-lanes.shape[1] // 16)
     return lanes.reshape(64 // m, m, chunks, -1).transpose(1, 2, 0, 3).reshape(m, -1)
+
+
+def _read_scales(registers: Registers, operand: Operand, m: int, byte: int) -> Array:
+    """Factors of A (M x K), or of B transposed: lane l has the byte of row l % M, and of the 32 k from
+    32 (l / M) on: 2^(byte - 127), NaN of 255."""
+    if operand.kind != "vector" or operand.count != 1:
+        raise IsaError("scales in other than one vector register are unknown")
+    exponents = (registers.vector[operand.first] >> np.uint32(8 * byte) & np.uint32(255)).astype(
+        int
+    )
+    factors = np.where(exponents == 255, np.nan, np.ldexp(1.0, exponents - 127))
+    return np.repeat(factors.reshape(64 // m, m).T, 32, axis=1)
 
 
 def _read_result(registers: Registers, operand: Operand, m: int, dtype: type) -> Array:

@@ -1,0 +1,221 @@
+"""Products with a scale for 32 elements along K (MXFP8): the interpreter, the emulator of gfx950 and its
+machine code agree with float64; other targets refuse."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+import tilec
+import tilec.language as T
+from tests.backends.hip.cdna.device import MachineCodeDevice
+from tests.backends.hip.cdna.launch import ORDERS
+from tests.kernels.instructions import count_instructions
+from tests.kernels.machines import SCHEDULES
+from tilec.errors import TargetUnsupported, TilecError
+from tilec.interpreter.compare import assert_close
+from tilec.ir.dtypes import f32
+from tilec.runtime.clang import find_amd_clang
+from tilec.runtime.compiled import CompiledKernel
+from tilec.runtime.driver import lower
+from tilec.runtime.emulator_device import EmulatorDevice
+from tilec.runtime.interpreter_device import InterpreterDevice
+
+pytestmark = [pytest.mark.hip, pytest.mark.emulator]
+TARGET = "hip:gfx950"
+NUMPY = {"float8_e4m3fn": ml_dtypes.float8_e4m3fn, "float8_e5m2": ml_dtypes.float8_e5m2}
+
+
+@cache
+def kernel(left: str, right: str, ta: bool, tb: bool) -> Any:
+    a_shape, b_shape = (("K", "M") if ta else ("M", "K")), (("N", "K") if tb else ("K", "N"))
+
+    @tilec.kernel
+    def scaled(
+        A: T.Tensor(a_shape, left),
+        B: T.Tensor(b_shape, right),
+        SA: T.Tensor(("M", "G"), "uint8"),
+        SB: T.Tensor(("N", "G"), "uint8"),
+        C: T.Tensor(("M", "N"), "float32"),
+        bm: int = 64,
+        bn: int = 64,
+        bk: int = 128,
+        stages: int = 2,
+        threads: int = 256,
+    ):
+        M, N, K = C.shape[0], C.shape[1], A.shape[0 if ta else 1]
+        with T.Kernel(T.ceildiv(N, bn), T.ceildiv(M, bm), threads=threads) as (bx, by):
+            A_s = T.alloc_shared((bk, bm) if ta else (bm, bk), left)
+            B_s = T.alloc_shared((bn, bk) if tb else (bk, bn), right)
+            SA_s = T.alloc_shared((bm, bk // 32), "uint8")
+            SB_s = T.alloc_shared((bn, bk // 32), "uint8")
+            acc = T.alloc_fragment((bm, bn), "float32")
+            T.clear(acc)
+            for k in T.Pipelined(T.ceildiv(K, bk), num_stages=stages):
+                if ta:
+                    T.copy(A[k * bk, by * bm], A_s)
+                else:
+                    T.copy(A[by * bm, k * bk], A_s)
+                if tb:
+                    T.copy(B[bx * bn, k * bk], B_s)
+                else:
+                    T.copy(B[k * bk, bx * bn], B_s)
+                T.copy(SA[by * bm, k * (bk // 32)], SA_s)
+                T.copy(SB[bx * bn, k * (bk // 32)], SB_s)
+                T.gemm_scaled(A_s, B_s, acc, SA_s, SB_s, transpose_A=ta, transpose_B=tb)
+            T.copy(acc, C[by * bm, bx * bn])
+
+    return scaled
+
+
+def operands(left: str, right: str, m: int, n: int, k: int) -> tuple[np.ndarray, ...]:
+    draws = np.random.default_rng(m + n + k)
+    a = draws.standard_normal((m, k)).astype(NUMPY[left])
+    b = draws.standard_normal((n, k)).astype(NUMPY[right])
+    groups = -(-k // 32)
+    sa, sb = (draws.integers(117, 137, (rows, groups)).astype(np.uint8) for rows in (m, n))
+    return a, b, sa, sb
+
+
+def reference(
+    a: np.ndarray, b: np.ndarray, sa: np.ndarray, sb: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The product in float64, and of magnitudes."""
+    k = a.shape[1]
+    left, right = (
+        x.astype(np.float64) * np.ldexp(1.0, np.repeat(s.astype(np.int32) - 127, 32, axis=1)[:, :k])
+        for x, s in ((a, sa), (b, sb))
+    )
+    return left @ right.T, np.abs(left) @ np.abs(right).T
+
+
+def check(
+    device: Any,
+    compiled: CompiledKernel,
+    way: tuple[str, str, bool, bool],
+    size: tuple[int, int, int],
+) -> None:
+    left, right, ta, tb = way
+    a, b, sa, sb = operands(left, right, *size)
+    exact, magnitude = reference(a, b, sa, sb)
+    c = np.full(size[:2], np.nan, np.float32)
+    stored = np.ascontiguousarray(a.T) if ta else a, b if tb else np.ascontiguousarray(b.T)
+    compiled.run_on(device, (*stored, sa, sb, c))
+    assert_close(c, exact, magnitude * 2.0**-20, f32, f"{device.name} at {size}")
+
+
+WAYS = [
+    ("float8_e4m3fn", "float8_e4m3fn", False, True), ("float8_e5m2", "float8_e4m3fn", False, False),
+    ("float8_e4m3fn", "float8_e5m2", True, True), ("float8_e5m2", "float8_e5m2", True, False),
+]  # fmt: skip
+TILES = {
+    "32": {}, "16": {"bm": 16, "bn": 32, "bk": 128, "threads": 64, "stages": 3},
+    "steps": {"bm": 32, "bn": 32, "bk": 192, "threads": 64, "stages": 1},
+}  # fmt: skip
+SIZES = ((33, 9, 0), (70, 65, 160), (1, 1, 32), (1, 40, 384), (64, 8, 96))
+
+
+@pytest.mark.parametrize(
+    ("way", "tile"),
+    [
+        pytest.param(way, tile, marks=() if n == m % 3 else pytest.mark.nightly)
+        for m, way in enumerate(WAYS)
+        for n, tile in enumerate(TILES)
+    ],
+    ids=lambda value: value if isinstance(value, str) else "-".join(map(str, value)),
+)
+def test_products(way: tuple[str, str, bool, bool], tile: str) -> None:
+    compiled = lower(kernel(*way), (), TARGET, TILES[tile])
+    shape = "16, 16, 128" if tile == "16" else "32, 32, 64"
+    assert f"mfma_scaled<{shape}>(" in compiled.lowered.text
+    compiled.add_general()
+    schedules = list(SCHEDULES)
+    for number, size in enumerate(SIZES):
+        check(InterpreterDevice("", "a test"), compiled, way, size)
+        mode, order = schedules[(number + len(tile)) % len(schedules)]
+        check(EmulatorDevice(TARGET, "a test", mode, order, seed=number), compiled, way, size)
+    for number, size in enumerate(SIZES[:3]):
+        device = MachineCodeDevice(("late", "early")[number % 2], ORDERS[number], target=TARGET)  # type: ignore[arg-type]
+        check(device, compiled, way, size)
+
+
+def test_machine_code_counts() -> None:
+    compiled = lower(kernel(*WAYS[0]), (), TARGET, {})
+    (isa,) = (
+        find_amd_clang("gfx950").assemble(compiled.lowered.text, "scaled.hip", "gfx950").kernels
+    )
+    expected = count_instructions(compiled.lowered.program)["mfma"]
+    assert isa.count("v_mfma_scale_f32_32x32x64_f8f6f4") == isa.count("v_mfma") == expected > 0
+    assert (isa.vgpr_spills, isa.sgpr_spills, isa.scratch) == (0, 0, 0)
+
+
+def test_a_scale_of_255_is_nan_and_others_reach_the_ends() -> None:
+    """Everywhere alike, of one row and 32 k; others as far apart as f32 has numbers."""
+    way = WAYS[0]
+    compiled = lower(kernel(*way), (), TARGET, TILES["16"])
+    a, b = (np.ones((16, 128), NUMPY["float8_e4m3fn"]) for _ in range(2))
+    sa, sb = np.full((16, 4), 127, np.uint8), np.full((16, 4), 127, np.uint8)
+    sa[3, 1], sa[5], sb[5], sb[6] = 255, 240, 1, 20
+    found = []
+    for device in (
+        InterpreterDevice("", "a test"),
+        EmulatorDevice(TARGET, "a test"),
+        MachineCodeDevice(target=TARGET),
+    ):
+        c = np.zeros((16, 16), np.float32)
+        compiled.run_on(device, (a, b, sa, sb, c))  # type: ignore[arg-type]
+        found.append(c)
+    left, right = (np.repeat(np.ldexp(1.0, s.astype(int) - 127), 32, axis=1) for s in (sa, sb))
+    exact = left @ right.T
+    exact[3] = np.nan
+    for c in found:
+        assert np.array_equal(c, exact.astype(np.float32), equal_nan=True)
+
+
+@pytest.mark.parametrize("target", ["hip:gfx942", "cuda:sm_80", "cuda:sm_90a", "cuda:sm_100a"])
+def test_other_targets_refuse(target: str) -> None:
+    with pytest.raises(TargetUnsupported, match="has no matrix instruction with scales") as caught:
+        lower(kernel(*WAYS[0]), (), target, {})
+    assert caught.value.code == "TLC0527" and caught.value.loc.known and caught.value.hint
+
+
+def test_tiles_that_are_no_whole_instructions_are_refused() -> None:
+    with pytest.raises(TargetUnsupported) as caught:
+        lower(kernel(*WAYS[0]), (), TARGET, {"bk": 32})
+    assert caught.value.code == "TLC0527"
+
+
+@tilec.kernel
+def wrong(A: T.Tensor((32, 64), "float8_e4m3fn"), S: T.Tensor((32, 4), "uint8"), C: T.Tensor((32, 32), "float32"),
+          groups: int = 4, dtype: str = "uint8", scope: str = "shared"):  # fmt: skip
+    with T.Kernel(1, threads=64):
+        A_s = T.alloc_shared((32, 64), "float8_e4m3fn")
+        S_s = (
+            T.alloc_shared((32, groups), dtype)
+            if scope == "shared"
+            else T.alloc_fragment((32, groups), dtype)
+        )
+        acc = T.alloc_fragment((32, 32), "float32")
+        T.copy(A, A_s)
+        T.clear(S_s)
+        T.clear(acc)
+        T.gemm_scaled(A_s, A_s, acc, S_s, S_s, transpose_B=True)
+        T.copy(acc, C)
+
+
+@pytest.mark.parametrize(
+    ("constants", "code", "message"),
+    [
+        ({"groups": 4}, "TLC0254", r"takes u8\[32, 2\]"),
+        ({"groups": 2, "dtype": "int8"}, "TLC0254", r"takes u8\[32, 2\]"),
+        ({"groups": 2, "scope": "fragment"}, "TLC0131", "must be shared memory, whole"),
+    ],
+)
+def test_scales_that_do_not_fit(constants: dict[str, Any], code: str, message: str) -> None:
+    with pytest.raises(TilecError, match=message) as caught:
+        lower(wrong, (), TARGET, constants)
+    assert caught.value.code == code and caught.value.loc.known and caught.value.hint
