@@ -44,6 +44,21 @@ def test_elementwise_arithmetic_on_tiles() -> None:
     assert np.array_equal(y_, np.where(x_ > 0, np.exp2(x_ + np.float32(1)), x_).astype(np.float16))
 
 
+@pytest.mark.parametrize("there", [False, True])
+def test_a_tile_that_is_not_there_lies_outside(there: bool) -> None:
+    a, b = tensor("A", f32, 4, 8), tensor("B", f32, 4, 8)
+    s = Sketch()
+    with s.launch(1):
+        corner = (s.value(0), s.value(0))
+        predicate = s.emit(Compare(s.value(1), s.value(int(there)), predicate="eq")).result
+        tile = LoadTile(a, corner, (predicate,), shape=(4, 8), dims=(0, 1), safe_value=3.0)
+        store(s, s.emit(tile).result, b)
+    x = np.random.default_rng(0).standard_normal((4, 8)).astype(np.float32)
+    y = np.zeros_like(x)
+    run(s.program(a, b), A=x, B=y)
+    assert np.array_equal(y, x if there else np.full_like(x, 3))
+
+
 def test_insert_and_extract() -> None:
     a, b = tensor("A", f32, 4, 8), tensor("B", f32, 4, 8)
     s = Sketch()

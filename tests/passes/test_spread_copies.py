@@ -8,7 +8,7 @@ import pytest
 
 from tests.passes.matrix_steps import Steps, run, steps_loop, unrolled
 from tilec.ir.core import Program, walk
-from tilec.ir.ops.amd import BufferCopy
+from tilec.ir.ops.amd import BufferCopy, BufferLoad
 from tilec.ir.ops.control import For
 from tilec.ir.ops.nvidia import CpAsync
 from tilec.parser.text import parse_program
@@ -159,3 +159,26 @@ def test_copies_without_groups_stand_before_their_loop(pending: int, shares: lis
         found.append(places)
     assert [len(places) for places in found] == shares
     assert [place for places in found for place in places] == [512 * i for i in range(6)]
+
+
+LOADS = BUFFERS.replace("buffer_copy_wait <pending = $pending>", "").replace(
+    "buffer_copy %s[%at], %view[%at], %p", "buffer_load $registers, %at, %view[%at], %p"
+).replace("    %view", "    %later = alloc <type = local f16[4096]> : local f16[4096]\n    %view")  # fmt: skip
+
+
+@pytest.mark.parametrize(("registers", "moves"), [("%later", True), ("%a", False)])
+def test_loads_into_registers_that_the_loop_does_not_touch(registers: str, moves: bool) -> None:
+    """They stand in the first half of the trips, for the next step stores them; others stay."""
+    text = LOADS.replace("$registers", registers)
+    program = parse_program(text, standard_registry(), file="loads")
+    after = spread_copies(program, PassContext(find_target("hip:gfx942"), standard_registry()))
+    if not moves:
+        assert after.body is program.body
+        return
+    (loop,) = (op for op in walk(after.body) if isinstance(op, For) and op.unroll == 1)
+    loads = [
+        isinstance(op, BufferLoad)
+        for op, _ in unrolled(loop.body)
+        if op.name in ("buffer_load", "mfma")
+    ]
+    assert loads == [False, *[True] * 3, False, *[True] * 3, False, False]
