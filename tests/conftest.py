@@ -86,14 +86,17 @@ def session_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def tilec_env(monkeypatch: pytest.MonkeyPatch, session_cache: Path) -> None:
+def tilec_env(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, session_cache: Path
+) -> None:
     """No TILEC_* but a cache of this run's own, and quick builds for the emulator, whose launches
-    here are small; what a test sets is undone after it.
+    here are small but for tests marked `optimised`; what a test sets is undone after it.
     """
     for name in [name for name in os.environ if name.startswith("TILEC_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("TILEC_CACHE_DIR", str(session_cache))
-    monkeypatch.setenv("TILEC_EMULATOR_LEVEL", "0")
+    level = "1" if request.node.get_closest_marker("optimised") else "0"
+    monkeypatch.setenv("TILEC_EMULATOR_LEVEL", level)
     monkeypatch.setenv("NO_COLOR", "1")
 
 

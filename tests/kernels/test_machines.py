@@ -28,7 +28,7 @@ from tilec.runtime.driver import lower
 from tilec.runtime.emulator_device import EmulatorDevice
 from tilec.runtime.interpreter_device import InterpreterDevice
 
-pytestmark = pytest.mark.emulator
+pytestmark = [pytest.mark.emulator, pytest.mark.optimised]
 CASES = tuple(covering_cases())
 
 
