@@ -3,6 +3,7 @@ machine code agree with float64; other targets refuse."""
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from typing import Any
 
@@ -141,6 +142,14 @@ def test_products(way: tuple[str, str, bool, bool], tile: str) -> None:
     for number, size in enumerate(SIZES[:3]):
         device = MachineCodeDevice(("late", "early")[number % 2], ORDERS[number], target=TARGET)  # type: ignore[arg-type]
         check(device, compiled, way, size)
+
+
+def test_scales_keep_their_rows() -> None:
+    """They are filled as operands in rows of m are, and are none."""
+    text = lower(kernel(*WAYS[0]), (), TARGET, {"bk": 256, "threads": 64}).ir(after="infer_layouts")
+    assert re.search(r"channel .*SA_s", text)
+    (layout,) = set(re.findall(r"shared u8\[64, 8\] (#shared\d+)", text))
+    assert f"{layout} = shared<shape=[64, 8], modes=[[64], [8]], strides=[[8], [1]]" in text
 
 
 def test_machine_code_counts() -> None:

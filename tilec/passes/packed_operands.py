@@ -21,7 +21,7 @@ from ..ir.ops.arith import Cast
 from ..ir.ops.control import Launch
 from ..ir.ops.memory import Alloc
 from ..ir.ops.pipeline import Channel, Get, Put, Receive
-from ..ir.ops.tile import Gemm, LoadTile, StoreTile
+from ..ir.ops.tile import SIDES, Gemm, LoadTile, StoreTile
 from ..ir.types import MemoryType, Space, TileType
 from ..target import Target
 from .dependence import definitions, is_global
@@ -105,8 +105,8 @@ def _multiplies(op: Op, handle: Value) -> bool:
     """Whether an op is a product by MFMA that takes the buffer's rows along m or n."""
     if not isinstance(op, Gemm) or op.instruction != "mfma":
         return False
-    sides = [op.matrix(side) for side in ("a", "b")]
-    return not any(matrix.k_major for matrix in sides if matrix.value is handle)
+    read = [matrix for side in SIDES if (matrix := op.matrix(side)).value is handle]
+    return bool(read) and not any(matrix.k_major for matrix in read)  # else it holds scales
 
 
 def _deposits(op: Op, memory: MemoryType, made: Mapping[Value, Op]) -> bool:
