@@ -42,6 +42,7 @@ from .schedule_stages import schedule_stages
 from .simplify_indices import simplify_indices
 from .split_addresses import split_addresses
 from .split_loads import split_loads
+from .split_loops import split_loops
 from .split_nests import split_nests
 from .spread_copies import spread_copies
 from .stage_stores import stage_stores
@@ -72,6 +73,7 @@ PIPELINE: tuple[Pass, ...] = (
     stage_stores,  # needs the accumulator's layout to cut slabs
     lower_pipelines,
     overlap_gemms,  # after it, where a slot is variables and mbarriers: what goes with a gemm is seen
+    split_loops,  # after it, so that no gemm is waited for between the two loops
     place_barriers,  # at tile level, where effects are whole statements
     canonicalize,
     lower_tiles,  # the only crossing from tile to thread level
