@@ -187,6 +187,17 @@ def test_warps_side_by_side_store_slabs_of_rows() -> None:
     assert np.array_equal(a, c)
 
 
+def test_slabs_of_a_few_rows_are_not_swizzled() -> None:
+    """Two boxes of 64 columns side by side, of 4 rows, would start within a swizzle."""
+    program, remarks, context = staged([blocked((8, 128), 256, 2)])
+    assert not remarks
+    buffers = [op for op in ops_of(program, Alloc) if isinstance(op, Alloc)]
+    assert [b.type.shape for b in buffers] == [(4, 128), (4, 128)]
+    for buffer in buffers:
+        assert buffer.type.layout is not None and tma_boxes(buffer.type.layout, 16) is not None
+    check_synchronisation(program, context)
+
+
 def test_programs_without_such_stores_are_unchanged() -> None:
     program, _, context = staged([TALL])
     assert (

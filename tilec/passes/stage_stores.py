@@ -43,7 +43,7 @@ import numpy as np
 from ..ir.build import Builder
 from ..ir.core import Block, Op, Program, Value, at, walk
 from ..ir.dtypes import DType
-from ..ir.layout import ATOM_ROWS, RegisterLayout, SharedLayout, choose_swizzle
+from ..ir.layout import ATOM_ROWS, RegisterLayout, SharedLayout, choose_swizzle, tma_boxes
 from ..ir.ops.arith import Cast
 from ..ir.ops.control import If, Launch, Role, ThreadId, WarpUniform, Yield, map_launches
 from ..ir.ops.memory import Alloc, memory_type
@@ -121,9 +121,18 @@ def cut_slabs(tile: TileType, by_engine: bool) -> Slabs | None:
     most = rows * SLAB_BYTES // (row * tile.dtype.bytes) if by_engine else rows
     for height in range(-(-rows * columns // row), most + 1):
         parts = _parts(layout, 0, height) if rows % height == 0 else ()
-        if parts:
-            return Slabs((height, row), span, parts)
+        spans = [s for s in (span, 0) if not by_engine or _is_filled(height, row, s, tile.dtype)]
+        if parts and spans:
+            return Slabs((height, row), spans[0], parts)
     return None
+
+
+def _is_filled(rows: int, columns: int, span: int, dtype: DType) -> bool:
+    """Whether boxes of the copy engine make up a buffer of a slab: swizzled ones of less than eight rows
+    would not start where the swizzle does.
+    """
+    layout = SharedLayout.swizzled((rows, columns), dtype.bits, span)
+    return tma_boxes(layout, dtype.bits) is not None
 
 
 def _parts(
