@@ -39,7 +39,9 @@ def lower_elementwise(op: Elementwise, lowering: Lowering) -> None:
     result = lowering.registers(op.result)
     if isinstance(op, Cast) and op.x not in lowering.splats and element_dtype(op.x).kind != "bool":
         zero = b.const(0)
-        b.emit(ConvertRegisters(result, zero, lowering.registers(op.x), zero, count=count))
+        words = lowering.is_multiplied(op.result)
+        source = lowering.registers(op.x)
+        b.emit(ConvertRegisters(result, zero, source, zero, count=count, words=words))
         return
     with b.unrolled(count, hint="r") as register:
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from ..errors import LayoutConflict, OutOfResources, TargetUnsupported
-from ..ir.core import Block, Level, Op, Program, Value, at, constant_of
+from ..ir.core import Block, Level, Op, Program, Value, at, constant_of, walk
 from ..ir.dtypes import DType
 from ..ir.layout import RegisterLayout
 from ..ir.ops.arith import Elementwise
@@ -179,6 +179,8 @@ class Lowering:
         """The body at thread level: what all of it needs first, then its ops in order."""
         body = sink_constants(body)
         self._coalesced = coalesce(body)
+        products = [op for op in walk(body) if isinstance(op, Gemm) and op.instruction == "wgmma"]
+        self._multiplied = {self._coalesced.of(op.a) for op in products if is_tile(op.a)}
         with self.b.region() as ops:
             self._ops(body)
         return body.with_ops([*self._top, *ops])
@@ -256,6 +258,10 @@ class Lowering:
         layout = tile_type(tile).layout
         assert layout is not None, f"{tile!r} has no layout"
         return layout
+
+    def is_multiplied(self, tile: Value) -> bool:
+        """Whether wgmma reads the array that holds a tile."""
+        return self._coalesced.of(tile) in self._multiplied
 
     def registers(self, tile: Value) -> Value:
         """The array that holds a tile, one element a register of its layout."""
@@ -397,16 +403,13 @@ class Lowering:
         ordered, saved = parallel_moves([(group(d), group(s)) for d, s in apart])
         copies: dict[Value, Value] = {}
         for source in saved:
-            count = self.layout(source).registers
-            copies[source] = self.scratch(
-                tile_type(source).dtype, count, f"{of[source].hint or 'tile'}_saved"
-            )
+            count, hint = self.layout(source).registers, f"{of[source].hint or 'tile'}_saved"
+            copies[source] = self.scratch(tile_type(source).dtype, count, hint)
             self._convert(copies[source], self.registers(source), count)
         for destination, source in ordered:
             if source in copies:
-                self._convert(
-                    self.registers(destination), copies[source], self.layout(source).registers
-                )
+                count = self.layout(source).registers
+                self._convert(self.registers(destination), copies[source], count)
             else:
                 self.copy_registers(of[destination], of[source])
 

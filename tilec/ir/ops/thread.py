@@ -111,16 +111,22 @@ class VectorAtomic(Statement, name="vector_atomic", level=Level.THREAD):
 
 
 class ConvertRegisters(Statement, name="convert_registers", level=Level.THREAD):
-    """`count` registers converted to the destination's dtype (copied where it is the same)."""
+    """`count` registers converted to the destination's dtype (copied where it is the same). `words`:
+    elements of 16 bits are put together two and two, for an instruction that reads them so.
+    """
 
-    text = (
-        "convert_registers<{count}>({destination}, {destination_offset}, {source}, {source_offset})"
-    )
     destination: Value = operand()
     destination_offset: Value = operand()
     source: Value = operand()
     source_offset: Value = operand()
     count: int = attribute()
+    words: bool = attribute(default=False)
+
+    @property
+    def text(self) -> str:  # type: ignore[override]
+        kind = "{count}, true" if self.words else "{count}"
+        places = "{destination}, {destination_offset}, {source}, {source_offset}"
+        return f"convert_registers<{kind}>({places})"
 
     def infer(self) -> tuple[Type, ...]:
         check_registers(self.destination)
