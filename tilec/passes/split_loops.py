@@ -18,62 +18,59 @@ them come to: one loop is faster then (docs/decisions.md 59 has the times).
 
 from __future__ import annotations
 
+from functools import cached_property
+
 from ..ir.build import Builder, fresh
 from ..ir.clone import Renaming, clone_op
-from ..ir.core import Block, Op, Program, Value, at, walk
-from ..ir.ops.arith import Compare
-from ..ir.ops.control import For, HardwareBlock, If, Launch, While, Yield, map_launches
+from ..ir.core import Block, Op, Program, Value, at
+from ..ir.ops.arith import NEGATED, Compare
+from ..ir.ops.control import For, If, Launch, While, Yield, map_launches
 from ..ir.ops.tile import Gemm
 from .affine import affine
 from .context import PassContext
-from .dependence import definitions, slice_of
+from .dependence import slice_of
+from .uniformity import differing_between_blocks
 
 GROWING = {"gt": 1, "ge": 1, "lt": -1, "le": -1}
 """Comparisons x ? y that come to hold as x - y grows (1) or falls (-1)."""
-OPPOSITE = {"gt": "le", "ge": "lt", "lt": "ge", "le": "gt"}
 
 
 def split_loops(program: Program, context: PassContext) -> Program:
     """Splits the loops of every launch that this is for."""
-    return map_launches(program, lambda launch: _Splitting(launch).launch)
+    return map_launches(program, lambda launch: _Splitting(launch).run())
 
 
 class _Splitting:
-    """One launch, its loops split; what its blocks know apart from each other."""
+    """One launch; `run` gives it with its loops split."""
 
     def __init__(self, launch: Launch) -> None:
-        self._defined_by = definitions(launch.body)
-        loops = [op for op in walk(launch.body) if isinstance(op, For)]
-        self._own = {*launch.body.params, *(p for loop in loops for p in loop.body.params)}
-        self.launch = launch.map(lambda v: v, self._block)
+        self.launch = launch
+
+    @cached_property
+    def differing(self) -> set[Value]:
+        """What differs between blocks."""
+        return differing_between_blocks(self.launch.body, self.launch.body.params)
+
+    def run(self) -> Op:
+        return self.launch.map(lambda v: v, self._block)
 
     def _block(self, block: Block) -> Block:
         b = Builder()
         for op in block.ops:
             branch = _branch(op) if isinstance(op, For) else None
-            if branch is None or not self._differs(branch.condition, op):
-                b.emit(op.map(lambda v: v, self._block))
-            else:
-                assert isinstance(op, For)
+            if isinstance(op, For) and branch is not None and self._is_own(branch.condition, op):
                 with at(op.loc):
                     _split(b, op, branch)
+            else:
+                b.emit(op.map(lambda v: v, self._block))
         return block.with_ops(b.ops)
 
-    def _differs(self, value: Value, loop: Op) -> bool:
-        """Whether a scalar in a loop depends on which block it is computed in: on the block's indices,
-        or on the loop over the tiles that a resident block takes.
-        """
-        outer = self._own - {p for block in loop.regions for p in block.params}
-        work, seen = [value], {value}
-        while work:
-            known = work.pop()
-            op = self._defined_by.get(known)
-            if known in outer or isinstance(op, HardwareBlock):
-                return True
-            new = [v for v in (op.inputs if op is not None else ()) if v not in seen]
-            seen.update(new)
-            work.extend(new)
-        return False
+    def _is_own(self, condition: Value, loop: For) -> bool:
+        """Whether each block has its own iteration at which the condition begins to hold."""
+        test = next(op for op in loop.body.ops if condition in op.results)
+        needed = slice_of([test], loop.body.ops)
+        inside = {*loop.body.params, *(v for op in needed for v in op.results)}
+        return any(v in self.differing for op in needed for v in op.inputs if v not in inside)
 
 
 def _branch(loop: For) -> If | None:
@@ -118,7 +115,7 @@ def _goes_on(loop: For, branch: If) -> Block:
     for op in slice_of([test], loop.body.ops)[:-1]:
         b.emit(clone_op(op, names))
     x, y = (names.get(v, v) for v in (test.x, test.y))
-    b.emit(Yield((b.both(exists, b.compare(OPPOSITE[test.predicate], x, y)),)))
+    b.emit(Yield((b.both(exists, b.compare(NEGATED[test.predicate], x, y)),)))
     return Block(params, b.ops)
 
 

@@ -210,7 +210,7 @@ class Scope:
             case arith.Not():
                 self._assume(op.x, not truth, refined, below)
             case arith.Compare() if integer_dtype(op.x):
-                predicate = op.predicate if truth else _NEGATED[op.predicate]
+                predicate = op.predicate if truth else arith.NEGATED[op.predicate]
                 self._compared(op.x, op.y, predicate, refined, below)
                 self._compared(op.y, op.x, _SWAPPED[predicate], refined, below)
 
@@ -254,7 +254,6 @@ class Scope:
                 refined[op.x] = Range.between(old.low, old.high, divisor, rest.number)
 
 
-_NEGATED = {"lt": "ge", "le": "gt", "gt": "le", "ge": "lt", "eq": "ne", "ne": "eq"}
 _SWAPPED = {"lt": "gt", "le": "ge", "gt": "lt", "ge": "le", "eq": "eq", "ne": "ne"}
 
 

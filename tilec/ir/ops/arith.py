@@ -282,6 +282,10 @@ _COMPARE = {
 }  # fmt: skip
 
 
+NEGATED = {"lt": "ge", "le": "gt", "gt": "le", "ge": "lt", "eq": "ne", "ne": "eq"}
+"""The predicate of the opposite comparison, of numbers that are not NaN."""
+
+
 class Compare(Binary, name="compare", pure=True):
     """x `predicate` y as bool; predicate is eq, ne, lt, le, gt or ge."""
 
