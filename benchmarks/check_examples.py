@@ -136,17 +136,32 @@ def mains(target: str) -> Iterator[tuple[str, Callable[[], object]]]:
             yield f"{file.stem}.main", partial(main, cupy)
 
 
-def check_examples() -> list[dict[str, Any]]:
-    """One row a case and target: how many elements were wrong, or what failed."""
+def checks() -> list[Callable[[], list[dict[str, Any]]]]:
+    """All checks, in parts that can run in processes of their own."""
+    return [
+        partial(part, target)
+        for target in TARGETS
+        for part in (
+            partial(check_cases, row_cases),
+            partial(check_cases, attention_cases),
+            check_mains,
+        )
+    ]
+
+
+def check_cases(cases: Callable[[], Iterator[Case]], target: str) -> list[dict[str, Any]]:
+    """One row a case: how many elements were wrong, or what failed."""
+    return [checked(target, case.label, partial(case.wrong, target)) for case in cases()]
+
+
+def check_mains(target: str) -> list[dict[str, Any]]:
+    """One row an example's `main`."""
     rows = []
-    for target in TARGETS:
-        for case in (*row_cases(), *attention_cases()):
-            rows.append(checked(target, case.label, partial(case.wrong, target)))
-        os.environ["TILEC_TARGET"] = target
-        for label, main in mains(target):
-            with redirect_stdout(io.StringIO()):
-                rows.append(checked(target, label, main))
-        del os.environ["TILEC_TARGET"]
+    os.environ["TILEC_TARGET"] = target
+    for label, main in mains(target):
+        with redirect_stdout(io.StringIO()):
+            rows.append(checked(target, label, main))
+    del os.environ["TILEC_TARGET"]
     return rows
 
 
@@ -225,6 +240,6 @@ def through(backend: str, attend: Callable[[], torch.Tensor]) -> Callable[[], to
 
 
 if __name__ == "__main__":
-    done = check_examples()
+    done = [row for check in checks() for row in check()]
     print(json.dumps({"cases": len(done), "failed": sum(bool(row["failures"]) for row in done)}))
     sys.exit(any(row["failures"] for row in done))

@@ -1,21 +1,27 @@
 """Checks the emitted kernels on a GPU at every size of the tests, and times them beside cuBLAS.
 
-    python benchmarks/check_gpu.py [--quick] [--output FILE]
+    python benchmarks/check_gpu.py [--quick] [--jobs N] [--output FILE]
 
 Writes docs/measurements/<commit>.json. Correctness: every configuration of the GEMM and the
 dequantising kernel at the sizes of tests/kernels/programs.py, and the other examples at regular and
 boundary sizes (check_examples.py), by sm_80 and by sm_90a code. Speed: median over interleaved pairs
 of t_peer / t_ours, random data, the L2 flushed before every launch, results checked before timing;
-peers are torch.matmul(out=) (cuBLAS), a device copy, torch's FlashAttention-2.
+peers are torch.matmul(out=) (cuBLAS), a device copy, torch's FlashAttention-2. The sizes are checked
+by several processes at once, which compile most of the time; speed by one, before them.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
+import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -61,34 +67,28 @@ def wrong(c: np.ndarray, exact: np.ndarray, allowed: np.ndarray) -> int:
         return int((~(np.abs(c.astype(np.float64) - exact) <= allowed)).sum())
 
 
-def check_gemms(quick: bool) -> list[dict[str, Any]]:
-    rows = []
-    for target in TARGETS:
-        for dtype in ("float16", "bfloat16"):
-            for transpose_b in (True, False):
-                kernel = programs.gemm(dtype, transpose_b)
-                for tile in programs.TILES:
-                    for stages in (4,) if quick else programs.STAGES:
-                        rows.append(
-                            check_gemm(kernel, target, dtype, transpose_b, tile, stages, quick)
-                        )
-    return rows
+Checks = list[Callable[[], list[dict[str, Any]]]]
+
+
+def gemm_checks(quick: bool) -> Checks:
+    return [
+        partial(check_gemm, target, dtype, transpose_b, tile, stages, quick)
+        for target in TARGETS
+        for dtype in ("float16", "bfloat16")
+        for transpose_b in (True, False)
+        for tile in programs.TILES
+        for stages in ((4,) if quick else programs.STAGES)
+    ]
 
 
 def check_gemm(
-    kernel: Any,
-    target: str,
-    dtype: str,
-    transpose_b: bool,
-    tile: programs.Tile,
-    stages: int,
-    quick: bool,
-) -> dict[str, Any]:
+    target: str, dtype: str, transpose_b: bool, tile: programs.Tile, stages: int, quick: bool
+) -> list[dict[str, Any]]:
     label = f"{target} {dtype} {'NT' if transpose_b else 'NN'} {tile.m}x{tile.n}x{tile.k} stages {stages}"
     failures: list[str] = []
     count = 0
     try:
-        program = compiled(kernel, target, tile.constants(stages))
+        program = compiled(programs.gemm(dtype, transpose_b), target, tile.constants(stages))
         chosen = programs.few_sizes(tile, stages) if quick else programs.sizes(tile, stages)
         for m, n, k in chosen:
             a, b, c = programs.operands(m, n, k, dtype, transpose_b, seed=count)
@@ -105,7 +105,7 @@ def check_gemm(
         log = []
     if failures:
         print("FAIL", label, failures[:3], flush=True)
-    return {"config": label, "sizes": count, "failures": failures, "findings": log}
+    return [{"config": label, "sizes": count, "failures": failures, "findings": log}]
 
 
 def check_origin() -> list[dict[str, Any]]:
@@ -139,6 +139,14 @@ def check_origin() -> list[dict[str, Any]]:
                 print("FAIL", row, flush=True)
             rows.append(row)
     return rows
+
+
+def check_sizes(checks: Checks, jobs: int) -> list[dict[str, Any]]:
+    """The rows of all checks, in their order; each check runs in one of `jobs` processes."""
+    fresh = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
+    with ProcessPoolExecutor(jobs, mp_context=fresh) as pool:
+        running = [pool.submit(check) for check in checks]
+        return [row for done in running for row in done.result()]
 
 
 def race(ours: Any, peer: Any, pairs: int = PAIRS) -> dict[str, float]:
@@ -231,6 +239,12 @@ def main() -> int:
         "--quick", action="store_true", help="a handful of sizes and one number of stages"
     )
     parser.add_argument("--no-sizes", action="store_true", help="only speed")
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        default=max(1, (os.cpu_count() or 2) - 2),
+        help="processes for the sizes",
+    )
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
     started = time.time()
@@ -259,10 +273,9 @@ def main() -> int:
     report["host"] = attempt(host_times)
     print(json.dumps(report["host"]), flush=True)
     if not arguments.no_sizes:
-        report["examples"] = check_examples.check_examples()
-        report["origin_sizes"] = check_origin()
-        report["gemm_sizes"] = check_gemms(arguments.quick)
-    checked = [r for key in ("examples", "origin_sizes", "gemm_sizes") for r in report.get(key, [])]
+        checks = [*check_examples.checks(), check_origin, *gemm_checks(arguments.quick)]
+        report["sizes"] = check_sizes(checks, arguments.jobs)
+    checked = report.get("sizes", [])
     bad = [r for r in checked if r["failures"]]
     report["seconds"] = time.time() - started
     commit = subprocess.run(
