@@ -22,6 +22,7 @@ from tilec.ir.dtypes import (
     DType,
     bf16,
     bool_,
+    e2m1x2,
     f16,
     f32,
     f64,
@@ -354,6 +355,6 @@ def test_constants_are_exact_when_run() -> None:
 
 
 def test_all_dtypes_of_numbers_are_covered() -> None:
-    pairs = {i4x2, u4x2}  # moved and taken apart, not computed with
+    pairs = {i4x2, u4x2, e2m1x2}  # moved and taken apart, not computed with
     assert {*INTEGERS, *FLOATS, bool_, *pairs} == {d for d in DTYPES.values() if d.computes}
     assert np.dtype(ml_dtypes.bfloat16) == bf16.numpy

@@ -18,6 +18,8 @@ from tilec.ir.dtypes import (
     PAIRS,
     DType,
     bf16,
+    e2m1,
+    e2m1b,
     e4m3,
     e4m3fnuz,
     e5m2,
@@ -32,9 +34,11 @@ from tilec.ir.dtypes import (
 
 RANDOM = np.random.default_rng(3)
 FLOAT8 = (e4m3, e5m2, e4m3fnuz, e5m2fnuz)
+SMALL = (*FLOAT8, e2m1b)
 # Digits of the significand, smallest exponent.
 DIGITS = {
     bf16: (8, -133), e4m3: (4, -9), e5m2: (3, -16), e4m3fnuz: (4, -10), e5m2fnuz: (3, -17),
+    e2m1b: (2, -1),
 }  # fmt: skip
 NAN = {e4m3.numpy: 0x7F, e5m2.numpy: 0x7F, e4m3fnuz.numpy: 0x80, e5m2fnuz.numpy: 0x80}
 # About the limits of every integer type, and what has no integer.
@@ -49,16 +53,19 @@ INTEGERS = tuple(d for d in DTYPES.values() if d.is_integer and d not in PAIRS.v
 
 
 def every_pattern(dtype: DType) -> NDArray[Any]:
-    """All values of an 8- or 16-bit type, NaNs and subnormals among them."""
-    kind = {8: np.uint8, 16: np.uint16}[dtype.bits]
-    return np.arange(1 << dtype.bits).astype(kind).view(dtype.numpy)
+    """All values of a type of 4, 8 or 16 bits, NaNs and subnormals among them."""
+    kind = np.uint16 if dtype.bits == 16 else np.uint8
+    bits = 4 if dtype == e2m1b else dtype.bits
+    return np.arange(1 << bits).astype(kind).view(dtype.numpy)
 
 
 def saturated(x: NDArray[Any], target: DType) -> NDArray[Any]:
     """By ml_dtypes, which rounds f32 to nearest even, but does not saturate."""
     limit = np.float32(LARGEST[target])
     with np.errstate(all="ignore"):
-        return np.clip(x.astype(np.float32), -limit, limit).astype(target.numpy)
+        wide = np.clip(x.astype(np.float32), -limit, limit)
+        # Where there is no NaN it becomes 0: ml_dtypes gives a zero of the other sign.
+        return np.where(np.isnan(wide) & (target not in FLOAT8), 0, wide).astype(target.numpy)
 
 
 def check_bits(got: NDArray[Any], expected: NDArray[Any], canonical: bool = False) -> None:
@@ -68,12 +75,12 @@ def check_bits(got: NDArray[Any], expected: NDArray[Any], canonical: bool = Fals
     raw = got.view(f"u{got.itemsize}"), expected.view(f"u{got.itemsize}")
     np.testing.assert_array_equal(np.isnan(got.astype(np.float64)), nan)
     np.testing.assert_array_equal(raw[0][~nan], raw[1][~nan])
-    assert not canonical or (raw[0][nan] == NAN[got.dtype]).all()
+    assert not (canonical and nan.any()) or (raw[0][nan] == NAN[got.dtype]).all()
 
 
-@pytest.mark.parametrize("target", FLOAT8, ids=str)
-@pytest.mark.parametrize("source", [f16, bf16, *FLOAT8], ids=str)
-def test_to_eight_bits_exhaustively(source: DType, target: DType) -> None:
+@pytest.mark.parametrize("target", SMALL, ids=str)
+@pytest.mark.parametrize("source", [f16, bf16, *SMALL], ids=str)
+def test_to_eight_bits_or_fewer_exhaustively(source: DType, target: DType) -> None:
     x = every_pattern(source)
     got = convert_array(x, target)
     if source == target:
@@ -86,7 +93,7 @@ def test_to_eight_bits_exhaustively(source: DType, target: DType) -> None:
 
 
 @pytest.mark.parametrize("target", [f16, bf16, f32, tf32, f64], ids=str)
-@pytest.mark.parametrize("source", [*FLOAT8, f16, bf16], ids=str)
+@pytest.mark.parametrize("source", [*SMALL, f16, bf16], ids=str)
 def test_from_sixteen_bits_or_fewer(source: DType, target: DType) -> None:
     x = every_pattern(source)
     with np.errstate(all="ignore"):
@@ -113,7 +120,7 @@ def nearest(value: float | int, target: DType) -> float:
     return float(rounded)
 
 
-@pytest.mark.parametrize("target", [bf16, *FLOAT8], ids=str)
+@pytest.mark.parametrize("target", [bf16, *SMALL], ids=str)
 def test_wide_sources_round_once(target: DType) -> None:
     digits = DIGITS[target][0]
     ties = (1 + (2 * np.arange(1 << digits) + 1) * 2.0**-digits) * 2.0 ** RANDOM.integers(
@@ -137,7 +144,7 @@ def test_wide_integers_to_bf16_round_once(kind: str) -> None:
 
 
 @pytest.mark.parametrize("target", INTEGERS, ids=str)
-@pytest.mark.parametrize("source", [f16, bf16, *FLOAT8, f32, f64], ids=str)
+@pytest.mark.parametrize("source", [f16, bf16, *SMALL, f32, f64], ids=str)
 def test_floats_to_integers_truncate_and_saturate(source: DType, target: DType) -> None:
     x = convert_array(np.array(EDGES), source)
     low = -(1 << (target.bits - 1)) if target.kind == "int" else 0
@@ -157,9 +164,10 @@ def test_floats_to_integers_truncate_and_saturate(source: DType, target: DType) 
 
 def test_bool() -> None:
     x = np.array([0.0, -0.0, np.nan, 2.0**-9, -1])
-    for source in (f16, bf16, *FLOAT8, f32, f64):
+    for source in (f16, bf16, *SMALL, f32, f64):
         got = convert_array(convert_array(x, source), DTYPES["bool"])
-        assert got.tolist() == [False, False, True, True, True], source
+        kept = source != e2m1b  # which has no NaN, and nothing between 0 and 0.5
+        assert got.tolist() == [False, False, kept, kept, True], source
 
 
 def test_integers_wrap() -> None:
@@ -179,6 +187,22 @@ def test_four_bits() -> None:
         assert got.astype(np.float64).tolist() == every.tolist()
 
 
+def test_floats_of_four_bits() -> None:
+    """The packed type and the one that registers hold are the same numbers: those of ml_dtypes."""
+    every = np.arange(16, dtype=np.uint8)
+    found = convert_array(every.view(e2m1.numpy), f32)
+    magnitudes = [0, 0.5, 1, 1.5, 2, 3, 4, 6]
+    assert found.tolist() == magnitudes + [-x for x in magnitudes]
+    assert np.signbit(found).tolist() == [False] * 8 + [True] * 8
+    for source in (f16, bf16, *FLOAT8):
+        x = every_pattern(source)
+        check_bits(convert_array(x, e2m1), saturated(x, e2m1))
+    assert convert_array(np.array([-9, -5, 2, 5, 7, 1 << 40]), e2m1).astype(float).tolist() == [
+        -6, -4, 2, 4, 6, 6,
+    ]  # fmt: skip
+    assert [constant(x, e2m1).value for x in (0.3, -100, float("nan"))] == [0.5, -6.0, 0.0]
+
+
 def test_constants_convert_as_values_do() -> None:
     assert constant(1000.0, e4m3).value == 448.0 and constant(-1e9, e5m2).value == -57344.0
     assert constant(0.3, e4m3).value == 0.3125 and constant(float("inf"), e4m3fnuz).value == 240.0
@@ -191,6 +215,7 @@ def test_ml_dtypes_is_the_source_of_the_types() -> None:
     assert tf32.numpy == np.float32
     assert e4m3fnuz.numpy == ml_dtypes.float8_e4m3fnuz
     assert e5m2fnuz.numpy == ml_dtypes.float8_e5m2fnuz
-    assert [largest_finite(d) for d in (f16, bf16, *FLOAT8)] == [
-        float(ml_dtypes.finfo(d.numpy).max) for d in (f16, bf16, *FLOAT8)
+    assert e2m1.numpy == e2m1b.numpy == ml_dtypes.float4_e2m1fn
+    assert [largest_finite(d) for d in (f16, bf16, *SMALL)] == [
+        float(ml_dtypes.finfo(d.numpy).max) for d in (f16, bf16, *SMALL)
     ]

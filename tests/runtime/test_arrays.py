@@ -118,6 +118,11 @@ def test_dtypes_have_their_short_names_both_ways(dtype: Any, short: str, size: i
     assert made.shape == (2, 3)
 
 
+def test_elements_of_four_bits_are_bytes_of_two() -> None:
+    assert [numpy_dtype(short) for short in ("i4", "u4", "e2m1")] == [np.int8, np.uint8, np.uint8]
+    assert short_dtype("torch.float4_e2m1fn_x2") == "e2m1x2" and item_bytes("e2m1x2") == 1
+
+
 def test_a_dtype_that_tilec_lacks_keeps_its_own_name() -> None:
     view = view_array(np.zeros(3, np.complex64))
     assert view.dtype == "complex64"

@@ -21,6 +21,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, cast
 
+from ..ir.dtypes import DTYPES
 from .manifest_json import Reader, read_integer, read_text, to_data
 
 MANIFEST_VERSION = 1
@@ -33,13 +34,11 @@ MULTIPROCESSORS = "@multiprocessors"
 OPERATIONS = ("add", "sub", "mul", "floordiv", "mod", "ceildiv", "min", "max")
 
 DTYPE_BYTES: Mapping[str, int] = {
-    "bool": 1, "i8": 1, "u8": 1, "i16": 2, "u16": 2, "i32": 4, "u32": 4, "i64": 8, "u64": 8,
-    "f16": 2, "bf16": 2, "f32": 4, "f64": 8,
-    "tf32": 4, "e4m3": 1, "e5m2": 1, "e4m3fnuz": 1, "e5m2fnuz": 1, "i4": 1, "u4": 1, "i4x2": 1, "u4x2": 1,
-}  # fmt: skip
-"""Short dtype name -> bytes of one element in memory. i4 and u4 lie two to a byte, low half first:
-the array is one of bytes, and the shape of the parameter counts those. Kernels call such a byte
-i4x2 or u4x2."""
+    name: max(1, dtype.bits // 8) for name, dtype in DTYPES.items() if dtype.kind != "opaque"
+}
+"""Short dtype name -> bytes of one element in memory. 4-bit elements lie two to a byte, low half
+first: the array is one of bytes, and the shape of the parameter counts those. Kernels call such a
+byte i4x2, u4x2 or e2m1x2."""
 
 
 def evaluate(expr: Expr, env: Mapping[str, int]) -> int:

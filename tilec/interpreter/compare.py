@@ -17,10 +17,10 @@ from .numbers import Array, bits_of
 # within k of these too.
 EPSILON = {"f16": 2.0**-10, "bf16": 2.0**-7, "f32": 2.0**-23, "f64": 2.0**-52,
            "tf32": 2.0**-23, "e4m3": 2.0**-3, "e5m2": 2.0**-2, "e4m3fnuz": 2.0**-3,
-           "e5m2fnuz": 2.0**-2}  # fmt: skip
+           "e5m2fnuz": 2.0**-2, "e2m1": 0.5}  # fmt: skip
 _SMALLEST = {"f16": 2.0**-24, "bf16": 2.0**-133, "f32": 2.0**-149, "f64": 2.0**-1074,
              "tf32": 2.0**-149, "e4m3": 2.0**-9, "e5m2": 2.0**-16, "e4m3fnuz": 2.0**-10,
-             "e5m2fnuz": 2.0**-17}  # fmt: skip
+             "e5m2fnuz": 2.0**-17, "e2m1": 0.5}  # fmt: skip
 
 
 def tolerance(

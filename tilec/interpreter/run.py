@@ -20,7 +20,9 @@ from .numbers import Array
 from .roles import finish
 from .rules import install
 
-_IN_BYTES = ("e4m3", "e5m2", "e4m3fnuz", "e5m2fnuz", "i4", "u4", "i4x2", "u4x2")
+_IN_BYTES = (
+    "e4m3", "e5m2", "e4m3fnuz", "e5m2fnuz", *(d.name for d in (*PAIRS, *PAIRS.values())),
+)  # fmt: skip
 _HOLDERS = {"bf16": ("uint16",), **dict.fromkeys(_IN_BYTES, ("int8", "uint8"))}
 """What arrays hold dtypes that NumPy itself lacks, as bits."""
 
@@ -171,9 +173,10 @@ def _array(param: Value, type_: MemoryType, given: Any, written: bool) -> np.nda
             "TLC0733", f"{param.hint} is a {type(given).__name__}, not a NumPy array"
         )
     data = given
-    if data.dtype.name in _HOLDERS.get(type_.dtype.name, ()):
+    holder = data.dtype.name in _HOLDERS.get(type_.dtype.name, ())
+    if holder:
         data = data.view(type_.dtype.numpy)
-    if data.dtype != type_.dtype.numpy:
+    if data.dtype != type_.dtype.numpy or type_.dtype in PAIRS and not holder:
         raise ArgumentError("TLC0734", f"{param.hint} has dtype {data.dtype}, not {type_.dtype}")
     if written and not data.flags.writeable:
         raise ArgumentError("TLC0735", f"{param.hint} is written, and its array is read-only")

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..ir.conversion import convert_array, pack_pairs, unpack_pairs
 from ..ir.core import Op, Value
-from ..ir.dtypes import DType, i4, i4x2, tf32, u4
+from ..ir.dtypes import ELEMENTS, DType, tf32
 from ..ir.ops.arith import Select
 from ..ir.ops.pipeline import InFlight, Wait, WaitGemms
 from ..ir.ops.tile import (
@@ -179,7 +179,7 @@ def run_unpack(frame: Frame, op: Op) -> None:
     assert isinstance(op, UnpackTile)
     pairs, bad = frame.tile(op.tile), frame.shadow.get(op.tile)
     assert isinstance(op.tile.type, TileType)
-    dtype = i4 if op.tile.type.dtype == i4x2 else u4
+    dtype = ELEMENTS[op.tile.type.dtype]
     both = None if bad is None else np.repeat(np.broadcast_to(bad, pairs.shape), 2, axis=-1)
     frame.define(op.result, unpack_pairs(pairs, dtype), both)
 

@@ -1,9 +1,10 @@
 """What a conversion between element types gives, on NumPy arrays: the meaning of `cast`.
 
 Conversions round once, to nearest even. Out of range, a float becomes an infinity in f16, bf16, f32
-and f64, and the largest finite value of its sign in the 8-bit floats, whose NaN is 0x7f (0x80 in
-the fnuz types); a float that becomes an integer is truncated, and is the nearest that there is
-where it lies outside; NaN becomes 0.
+and f64, and the largest finite value of its sign in the floats of 8 and 4 bits. NaN is 0x7f in the
+8-bit ones (0x80 in the fnuz types) and becomes 0 where there is none, in those of 4 bits and in
+integers. A float that becomes an integer is truncated, and is the nearest that there is where it
+lies outside.
 Integers wrap around. f32 and tf32 are the same numbers.
 """
 
@@ -14,13 +15,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .dtypes import DType, bf16, e4m3, e4m3fnuz, e5m2, e5m2fnuz
+from .dtypes import DType, bf16, e2m1, e2m1b, e4m3, e4m3fnuz, e5m2, e5m2fnuz
 
 Array = NDArray[Any]
 
-LARGEST = {e4m3: 448.0, e5m2: 57344.0, e4m3fnuz: 240.0, e5m2fnuz: 57344.0}
+LARGEST = {
+    e4m3: 448.0, e5m2: 57344.0, e4m3fnuz: 240.0, e5m2fnuz: 57344.0, e2m1: 6.0, e2m1b: 6.0,
+}  # fmt: skip
 """The largest finite values of the types that saturate."""
-_NAN = {e4m3: 0x7F, e5m2: 0x7F, e4m3fnuz: 0x80, e5m2fnuz: 0x80}
+_NAN = {e4m3: 0x7F, e5m2: 0x7F, e4m3fnuz: 0x80, e5m2fnuz: 0x80, e2m1: 0, e2m1b: 0}
 
 
 def largest_finite(dtype: DType) -> float:
@@ -34,17 +37,18 @@ def largest_finite(dtype: DType) -> float:
 
 def convert_array(x: Array, target: DType) -> Array:
     """x in `target`: an array of `target.numpy`, of the shape of x. x itself where that is so."""
-    if x.dtype == target.numpy and target.bits != 4:
+    whole = target.is_float or target.bits != 4
+    if x.dtype == target.numpy and whole:
         return x
     with np.errstate(all="ignore"):
         if target.is_integer and x.dtype.kind not in "iub":
             return _to_integer(x.astype(np.float64), target)
-        if target.bits == 4:
+        if not whole:
             return _to_four_bits(x, target)
         if target == bf16:
             return _to_odd(x).astype(target.numpy)
         if target in LARGEST:
-            return _to_float8(_to_odd(x), target)
+            return _to_small_float(_to_odd(x), target)
         return x.astype(target.numpy)
 
 
@@ -67,20 +71,36 @@ def _to_four_bits(x: Array, target: DType) -> Array:
     return signed if target.kind == "int" else low
 
 
+def _of_low_half(bits: Array, dtype: DType) -> Array:
+    """The 4-bit elements whose bits are the low halves of bytes, uint8."""
+    if dtype.is_float:
+        found: Array = (bits & np.uint8(15)).view(dtype.numpy)
+        return found
+    return _to_four_bits(bits, dtype)
+
+
+def reinterpret_array(x: Array, target: DType) -> Array:
+    """The bits of x read as `target`; of a 4-bit one, those of the low half of a byte."""
+    held = np.asarray(x, order="C")
+    return (
+        _of_low_half(held.view(np.uint8), target) if target.bits == 4 else held.view(target.numpy)
+    )
+
+
 def unpack_pairs(raw: Array, dtype: DType) -> Array:
     """Bytes [..., N / 2] as 4-bit elements [..., N] of `dtype`, the low half of a byte first."""
     halves = np.stack([raw.view(np.uint8), raw.view(np.uint8) >> 4], axis=-1)
-    return convert_array(halves.reshape(*raw.shape[:-1], 2 * raw.shape[-1]), dtype)
+    return _of_low_half(halves.reshape(*raw.shape[:-1], 2 * raw.shape[-1]), dtype)
 
 
 def pack_pairs(elements: Array) -> Array:
     """4-bit elements [..., N] as bytes [..., N / 2], uint8. N is even."""
-    low = elements.astype(np.uint8) & np.uint8(15)
+    low = np.ascontiguousarray(elements).view(np.uint8) & np.uint8(15)
     packed: Array = low[..., 0::2] | low[..., 1::2] << np.uint8(4)
     return packed
 
 
-def _to_float8(x: Array, target: DType) -> Array:
+def _to_small_float(x: Array, target: DType) -> Array:
     limit = np.float32(LARGEST[target])
     bits = np.clip(x, -limit, limit).astype(target.numpy).view(np.uint8)
     result: Array = np.where(np.isnan(x), np.uint8(_NAN[target]), bits).view(target.numpy)

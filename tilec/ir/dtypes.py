@@ -42,19 +42,21 @@ class DType:
 
     @property
     def numpy(self) -> np.dtype[Any]:
-        """The NumPy dtype that holds values of this type: one each, 4-bit integers too."""
+        """The NumPy dtype that holds values of this type: one each, 4-bit elements too."""
         return _numpy_dtype(self.name)
 
     @property
     def has_infinity(self) -> bool:
-        """Whether a float dtype has an infinity; without, it has finite numbers and NaN."""
+        """Whether a float dtype has an infinity; without, it has finite numbers and NaN, of 4 bits
+        finite numbers alone.
+        """
         return self.is_float and self.name not in _FINITE
 
     def __str__(self) -> str:
         return self.name
 
 
-_FINITE = ("e4m3", "e4m3fnuz", "e5m2fnuz")
+_FINITE = ("e4m3", "e4m3fnuz", "e5m2fnuz", "e2m1", "e2m1b")
 bool_ = DType("bool", 8, "bool")
 i8, i16, i32, i64 = (DType(f"i{bits}", bits, "int") for bits in (8, 16, 32, 64))
 u8, u16, u32, u64 = (DType(f"u{bits}", bits, "uint") for bits in (8, 16, 32, 64))
@@ -68,11 +70,17 @@ e5m2 = DType("e5m2", 8, "float")
 e4m3fnuz = DType("e4m3fnuz", 8, "float")
 e5m2fnuz = DType("e5m2fnuz", 8, "float")
 tf32 = DType("tf32", 32, "float")  # an f32 whose low 13 bits a gemm does not read
-# 4-bit integers. In global and shared memory two lie in a byte, the first in its low half, so that
+# 4-bit elements: integers, and the float of OCP's MXFP4 (OCP Microscaling Formats Specification 1.0,
+# section 5.3.3). In global and shared memory two lie in a byte, the first in its low half, so that
 # a row has an even number; pack_elements makes that visible, as memory of pairs.
-i4, u4 = DType("i4", 4, "int"), DType("u4", 4, "uint")
-i4x2, u4x2 = DType("i4x2", 8, "uint"), DType("u4x2", 8, "uint")
-PAIRS = {i4: i4x2, u4: u4x2}
+i4, u4, e2m1 = DType("i4", 4, "int"), DType("u4", 4, "uint"), DType("e2m1", 4, "float")
+i4x2, u4x2, e2m1x2 = (DType(name, 8, "uint") for name in ("i4x2", "u4x2", "e2m1x2"))
+e2m1b = DType("e2m1b", 8, "float")  # an e2m1 in a byte of its own, in the low half
+PAIRS = {i4: i4x2, u4: u4x2, e2m1: e2m1x2}
+"""What holds two 4-bit elements in memory."""
+HELD = {i4: i8, u4: u8, e2m1: e2m1b}
+"""What holds one in a register."""
+ELEMENTS = {pair: element for element, pair in PAIRS.items()}
 MIXED = ({e4m3, e5m2}, {e4m3fnuz, e5m2fnuz}, {i8, u8})  # what a gemm multiplies with each other
 mbarrier = DType("mbarrier", 64, "opaque")
 tensor_map = DType("tensor_map", 1024, "opaque")
@@ -82,7 +90,8 @@ DTYPES: dict[str, DType] = {
     dtype.name: dtype
     for dtype in (
         bool_, i8, i16, i32, i64, u8, u16, u32, u64, f16, bf16, f32, f64,
-        e4m3, e5m2, e4m3fnuz, e5m2fnuz, tf32, i4, u4, i4x2, u4x2, mbarrier, tensor_map, descriptor,
+        e4m3, e5m2, e4m3fnuz, e5m2fnuz, tf32, *PAIRS, *PAIRS.values(), e2m1b,
+        mbarrier, tensor_map, descriptor,
     )
 }  # fmt: skip
 
@@ -92,14 +101,23 @@ _LONG_NAMES = {
     "float16": "f16", "float32": "f32", "float64": "f64", "bfloat16": "bf16",
     "float8_e4m3fn": "e4m3", "float8_e5m2": "e5m2", "tfloat32": "tf32",
     "float8_e4m3fnuz": "e4m3fnuz", "float8_e5m2fnuz": "e5m2fnuz",
-    "int4": "i4", "uint4": "u4",
+    "int4": "i4", "uint4": "u4", "float4_e2m1fn": "e2m1",
     "half": "f16", "float": "f32",
 }  # fmt: skip
 _USERS_NAMES = {short: full for full, short in _LONG_NAMES.items() if full not in ("half", "float")}
 
-_HOLDERS = {"tf32": "float32", "i4": "int8", "u4": "uint8", "i4x2": "uint8", "u4x2": "uint8"}
+_WIDER = {"float6_e2m3fn": "float8_e4m3fn", "float6_e3m2fn": "float8_e5m2"}
+_HOLDERS = {
+    "tf32": "float32", "i4": "int8", "u4": "uint8", **{pair.name: "uint8" for pair in ELEMENTS},
+}  # fmt: skip
+_FROM_ML_DTYPES = {
+    "bf16": "bfloat16", "e4m3": "float8_e4m3fn", "e5m2": "float8_e5m2",
+    "e4m3fnuz": "float8_e4m3fnuz", "e5m2fnuz": "float8_e5m2fnuz", "e2m1": "float4_e2m1fn",
+    "e2m1b": "float4_e2m1fn",
+}  # fmt: skip
 _COMPUTED_IN = {
     "e4m3": f32, "e5m2": f32, "e4m3fnuz": f32, "e5m2fnuz": f32, "tf32": f32, "i4": i32, "u4": i32,
+    "e2m1": f32, "e2m1b": f32,
 }  # fmt: skip
 
 
@@ -118,22 +136,22 @@ def find_dtype(spec: object) -> DType:
     name = _LONG_NAMES.get(name, name)
     if name in DTYPES:
         return DTYPES[name]
-    raise TypeMismatch(
-        "TLC0110", f"{spec!r} is not an element type", hint="e.g. 'float16', 'int8', 'float32'"
-    )
+    hint = "e.g. 'float16', 'int8', 'float32'"
+    if name in _WIDER:
+        hint = f"an element of 6 bits would lie in two bytes; '{_WIDER[name]}' holds each of its values"
+    raise TypeMismatch("TLC0110", f"{spec!r} is not an element type", hint=hint)
 
 
 @cache
 def _numpy_dtype(name: str) -> np.dtype[Any]:
     if name in _HOLDERS:
         return np.dtype(_HOLDERS[name])
-    long = long_name(name)
-    if name in ("bf16", "e4m3", "e5m2", "e4m3fnuz", "e5m2fnuz"):
+    if name in _FROM_ML_DTYPES:
         import ml_dtypes
 
-        found: np.dtype[Any] = np.dtype(getattr(ml_dtypes, long))
+        found: np.dtype[Any] = np.dtype(getattr(ml_dtypes, _FROM_ML_DTYPES[name]))
         return found
-    return np.dtype(long)
+    return np.dtype(long_name(name))
 
 
 def long_name(name: str) -> str:
@@ -142,8 +160,8 @@ def long_name(name: str) -> str:
 
 
 def arithmetic_dtype(dtype: DType) -> DType:
-    """The type in which arithmetic on `dtype` is done: itself, but f32 for 8-bit floats and tf32,
-    i32 for 4-bit integers.
+    """The type in which arithmetic on `dtype` is done: itself, but f32 for floats of 8 and 4 bits
+    and tf32, i32 for 4-bit integers.
     """
     return _COMPUTED_IN.get(dtype.name, dtype)
 

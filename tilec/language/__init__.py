@@ -49,6 +49,7 @@ from .barriers import (
 from .checks import assume, device_assert, print
 from .dtypes import (
     bfloat16,
+    float4_e2m1fn,
     float8_e4m3fn,
     float8_e4m3fnuz,
     float8_e5m2,
@@ -273,6 +274,7 @@ __all__ = [
     "fast_rcp",
     "fence_proxy_async",
     "fill",
+    "float4_e2m1fn",
     "float8_e4m3fn",
     "float8_e4m3fnuz",
     "float8_e5m2",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import LanguageError, TilecError, TypeMismatch
 from ..ir.core import Block, Op, Program, Value
-from ..ir.dtypes import PAIRS, DType
+from ..ir.dtypes import HELD, PAIRS, DType, f16
 from ..ir.ops.control import Define, Launch, Return
 from ..ir.ops.memory import Alloc
 from ..ir.types import Dim, MemoryType, ScalarType, Space
@@ -68,7 +68,7 @@ class _Parameters:
             "TLC0152",
             f"{name} is a scalar of {ElementType(dtype)}: a number is passed in whole bytes",
             loc=places[name],
-            hint="declare it as T.int8 or T.uint8",
+            hint=f"declare it as {ElementType(f16 if dtype.is_float else HELD[dtype])!r}",
         )
 
     def _check_dimensions(self, name: str, type_: MemoryType) -> None:

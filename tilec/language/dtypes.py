@@ -30,7 +30,12 @@ def storage_of(dtype: DType) -> DType:
 
 
 class ElementType:
-    """An element type. Equal to its name in any spelling; called, it converts a value."""
+    """An element type. Equal to its name in any spelling; called, it converts a value.
+
+    Of int4, uint4 and float4_e2m1fn two elements share a byte, the first in its low half: arrays of
+    them arrive as bytes, half as many in a row (`tilec.quantize.pack` makes them). float4_e2m1fn is
+    0, 0.5, 1, 1.5, 2, 3, 4, 6 and their negatives; what is larger becomes 6, NaN 0.
+    """
 
     __slots__ = ("ir",)
 
@@ -91,12 +96,12 @@ def row_dtype(spec: object, shape: Sequence[object]) -> DType:
 
 (
     int8, int16, int32, int64, uint8, uint16, uint32, uint64, float16, float32, float64, bfloat16,
-    float8_e4m3fn, float8_e5m2, float8_e4m3fnuz, float8_e5m2fnuz, tfloat32, int4, uint4,
+    float8_e4m3fn, float8_e5m2, float8_e4m3fnuz, float8_e5m2fnuz, float4_e2m1fn, tfloat32, int4, uint4,
 ) = (
     ElementType(DTYPES[name])
     for name in (
         "i8", "i16", "i32", "i64", "u8", "u16", "u32", "u64", "f16", "f32", "f64", "bf16",
-        "e4m3", "e5m2", "e4m3fnuz", "e5m2fnuz", "tf32", "i4", "u4",
+        "e4m3", "e5m2", "e4m3fnuz", "e5m2fnuz", "e2m1", "tf32", "i4", "u4",
     )
 )  # fmt: skip
 bool_ = ElementType(DTYPES["bool"])

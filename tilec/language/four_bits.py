@@ -49,8 +49,9 @@ def check_arithmetic(what: str, *dtypes: DType) -> None:
     """Raises TypeMismatch for an operation on 4-bit elements as they are."""
     for dtype in dtypes:
         if dtype in PAIRS:
+            wide = "float16" if dtype.is_float else "int8, or of a float"
             raise TypeMismatch(
                 "TLC0152",
                 f"{what} is not defined for elements of {dtype}",
-                hint="T.copy them to a buffer of int8, or of a float, first",
+                hint=f"T.copy them to a buffer of {wide}, first",
             )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import LayoutConflict
 from ..ir.core import Op, Value
-from ..ir.dtypes import i4, i4x2, u4
+from ..ir.dtypes import ELEMENTS
 from ..ir.layout import RegisterLayout
 from ..ir.ops.arith import Cast, Elementwise, element_dtype
 from ..ir.ops.memory import Load, Store
@@ -134,7 +134,7 @@ def lower_reshape(op: ReshapeTile, lowering: Lowering) -> None:
 def lower_unpack(op: UnpackTile, lowering: Lowering) -> None:
     """Each byte's halves to two registers."""
     b, pairs = lowering.b, lowering.registers(op.tile)
-    dtype = i4 if element_dtype(op.tile) == i4x2 else u4
+    dtype = ELEMENTS[element_dtype(op.tile)]
     with b.unrolled(lowering.layout(op.tile).registers, hint="r") as register:
         pair = b.emit(Load(pairs, (register,), in_bounds=True)).result
         for half in (0, 1):

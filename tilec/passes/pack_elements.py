@@ -2,7 +2,7 @@
 
 Needs: fragments as tiles (promote_fragments), stores gathered (gather_pairs). Leaves: no 4-bit
 dtype. Global and shared memory of N such elements a row is memory of N / 2 pairs; tiles, variables
-and scalars have a byte an element (i8 for i4, u8 for u4).
+and scalars have a byte an element (i8 for i4, u8 for u4, e2m1b for e2m1).
 
     %s = alloc : shared i4[64, 32]              %s = alloc : shared i4x2[64, 16]
     copy %B[%n, %k], %s[0, 0]                   %h = floordiv %k, 2
@@ -22,7 +22,7 @@ from dataclasses import replace
 from ..errors import TypeMismatch
 from ..ir.build import Builder
 from ..ir.core import Block, Constant, Level, Op, Program, Value, at, constant, walk
-from ..ir.dtypes import PAIRS, DType, i32
+from ..ir.dtypes import HELD, PAIRS, DType, i32
 from ..ir.ops.arith import Cast, FloorDiv, Reinterpret, element_dtype
 from ..ir.ops.control import Define, Parallel, Return, Symbol
 from ..ir.ops.memory import Alloc, Load, Store
@@ -42,7 +42,7 @@ from ..ir.ops.tile import (
 )
 from ..ir.types import Dim, MemoryType, ScalarType, Space, TileType
 from .context import PassContext
-from .nibbles import HELD, narrowed, packed, twice, unpacked
+from .nibbles import narrowed, packed, reread, twice, unpacked
 from .ranges import Range
 from .value_ranges import value_ranges
 
@@ -112,7 +112,7 @@ class _Packer:
         elif isinstance(type_, ScalarType) and param in self._program.params:
             raise TypeMismatch(
                 "TLC0152", f"{param.hint} is a scalar of {type_}", loc=self._program.loc,
-                hint=f"declare it as {HELD[type_.dtype]}",
+                hint="declare it as " + ("f16" if type_.dtype.is_float else str(HELD[type_.dtype])),
             )  # fmt: skip
         else:
             new = replace(type_, dtype=HELD[type_.dtype])
@@ -179,8 +179,10 @@ class _Packer:
                     self._store_tile(op, tile, op.destination, op.indices, op.dims)
                 case Copy() if _in_pairs(op.source) or _in_pairs(op.destination):
                     self._copy(op)
-                case Cast() | Reinterpret() if op.dtype in PAIRS:
+                case Cast() if op.dtype in PAIRS:
                     self._set(op.result, narrowed(self._b, self._value(op.x), op.dtype))
+                case Reinterpret() if op.dtype in PAIRS:
+                    self._set(op.result, reread(self._b, self._value(op.x), op.dtype))
                 case Undefined(type=TileType() as type_) if type_.dtype in PAIRS:
                     self._keep(op, op.replace(type=replace(type_, dtype=HELD[type_.dtype])))
                 case _:

@@ -12,6 +12,7 @@ import numpy as np
 
 from ..errors import ArgumentError
 from .arrays import LONG_DTYPES, ArrayDevice
+from .check_args import PACKED
 
 _NUMPY = {"bool": "bool"} | {
     short: long
@@ -26,8 +27,8 @@ _ML_DTYPES = {
 
 def numpy_dtype(dtype: str) -> np.dtype[Any]:
     """The NumPy dtype of a short name; two 4-bit elements are one byte."""
-    if dtype in ("i4", "u4"):
-        return np.dtype(f"{'u' if dtype == 'u4' else ''}int8")
+    if dtype in PACKED:
+        return np.dtype(np.int8 if dtype == "i4" else np.uint8)
     if dtype == "tf32":
         return np.dtype(np.float32)
     if dtype in _ML_DTYPES:

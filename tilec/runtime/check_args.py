@@ -29,16 +29,17 @@ from ..backends.manifest import (
     names_in,
 )
 from ..errors import ArgumentError
+from ..ir.dtypes import PAIRS
 from ..passes.ranges import SYMBOL_LIMIT
 from .arrays import ArrayDevice, ArrayView, contiguous_strides, is_array, view_array
 from .overlaps import kept_apart, overlapping
 
 _BYTES = ("i8", "u8")
-PACKED = ("i4", "u4")  # two to a byte, along the last dimension
+PACKED = tuple(dtype.name for dtype in PAIRS)  # two to a byte, along the last dimension
 # Libraries without these types keep them in others; between two of them nothing is reinterpreted.
 _HOLDERS = {
     "e4m3": _BYTES, "e5m2": _BYTES, "e4m3fnuz": _BYTES, "e5m2fnuz": _BYTES, "i4": _BYTES,
-    "u4": _BYTES, "tf32": ("f32",), "bf16": ("i16", "u16"),
+    "u4": _BYTES, "e2m1": (*_BYTES, "e2m1x2"), "tf32": ("f32",), "bf16": ("i16", "u16"),
 }  # fmt: skip
 _INTEGERS = {"i8": (-(1 << 7), 1 << 7), "i16": (-(1 << 15), 1 << 15), "i32": (-(1 << 31), 1 << 31),
              "i64": (-(1 << 63), 1 << 63), "u8": (0, 1 << 8), "u16": (0, 1 << 16),
@@ -242,7 +243,13 @@ def describe_fact(fact: Fact, view: ArrayView) -> str:
 def _check_element(program: str, param: TensorParam, view: ArrayView) -> None:
     name = param.name
     if view.dtype != param.dtype and view.dtype not in _HOLDERS.get(param.dtype, ()):
-        raise _refuse(program, f"{name} has dtype {view.dtype}, expected {param.dtype}")
+        raise _refuse(
+            program,
+            f"{name} has dtype {view.dtype}, expected {param.dtype}",
+            "pass bytes of two elements, the first in the low half: tilec.quantize.pack makes them"
+            if param.dtype in PACKED
+            else "",
+        )
     if len(view.shape) != len(param.shape):
         expected = _shape_text(param.shape)
         raise _refuse(

@@ -18,7 +18,7 @@ from .arrays import ArrayView
 BYTES = 128
 _ALIGNMENT = 128
 _ELEMENTS = {
-    "bool": 0, "u8": 0, "i8": 0, "e4m3": 0, "e5m2": 0, "e4m3fnuz": 0, "e5m2fnuz": 0, "i4": 0, "u4": 0,
+    "bool": 0, "u8": 0, "i8": 0, "e4m3": 0, "e5m2": 0, "e4m3fnuz": 0, "e5m2fnuz": 0, "i4": 0, "u4": 0, "e2m1": 0,
     "u16": 1, "i16": 1,
     "u32": 2, "i32": 3, "u64": 4, "i64": 5, "f16": 6, "f32": 7, "f64": 8, "bf16": 9,
 }  # fmt: skip

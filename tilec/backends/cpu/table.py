@@ -14,7 +14,19 @@ TABLE = make_table(
     ),
     *(
         Entry(name, "scalars.j2", ("base",), "builtin")
-        for name in ("f16", "bf16", "tf32", "e4m3", "e5m2", "e4m3fnuz", "e5m2fnuz", "i4x2", "u4x2")
+        for name in (
+            "f16",
+            "bf16",
+            "tf32",
+            "e4m3",
+            "e5m2",
+            "e4m3fnuz",
+            "e5m2fnuz",
+            "e2m1b",
+            "i4x2",
+            "u4x2",
+            "e2m1x2",
+        )
     ),
     Entry("races", "races.j2", ("base",)),
     Entry("regs", "memory.j2", ("base",)),

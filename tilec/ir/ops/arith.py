@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ...errors import TypeMismatch
-from ..conversion import convert_array
+from ..conversion import convert_array, reinterpret_array
 from ..core import Op, Value, attribute, operand
 from ..dtypes import DType, arithmetic_dtype, bool_
 from ..types import ScalarType, TileType, Type
@@ -406,9 +406,7 @@ class Reinterpret(Elementwise, name="reinterpret", pure=True):
         return (elementwise_type((self.x,), self.dtype),)
 
     def evaluate(self, *inputs: Any) -> Any:
-        if self.dtype.bits == 4:
-            return convert_array(np.asarray(inputs[0]), self.dtype)
-        return np.asarray(inputs[0], order="C").view(self.dtype.numpy)
+        return reinterpret_array(inputs[0], self.dtype)
 
 
 OPS: tuple[type[Op], ...] = (

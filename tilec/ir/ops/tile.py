@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 
 from ...errors import TypeMismatch
 from ..core import Access, Effect, Level, Op, Value, attribute, operand, operands
-from ..dtypes import MIXED, DType, i4x2, i8, u4x2, u8
+from ..dtypes import ELEMENTS, HELD, MIXED, DType, u8
 from ..layout.register import RegisterLayout
 from ..types import InflightType, MemoryType, ScalarType, Space, TileType, Type
 from .memory import check_indices, memory_type
@@ -208,27 +208,28 @@ class ReshapeTile(Op, name="reshape_tile", level=Level.TILE, pure=True):
 
 
 class UnpackTile(Op, name="unpack_tile", level=Level.TILE, pure=True):
-    """A tile of pairs of 4-bit integers [..., N / 2] as one element a byte [..., N]: i8 or u8."""
+    """A tile of pairs of 4-bit elements [..., N / 2] as one element a byte [..., N]."""
 
     tile: Value = operand()
 
     def infer(self) -> tuple[Type, ...]:
         type_ = self.tile.type
-        if not isinstance(type_, TileType) or type_.dtype not in (i4x2, u4x2):
+        if not isinstance(type_, TileType) or type_.dtype not in ELEMENTS:
             raise TypeMismatch("TLC0248", f"a {type_} holds no pairs")
         shape = (*type_.shape[:-1], 2 * type_.shape[-1])
-        return (TileType(i8 if type_.dtype == i4x2 else u8, shape),)
+        return (TileType(HELD[ELEMENTS[type_.dtype]], shape),)
 
 
 class PackTile(Op, name="pack_tile", level=Level.TILE, pure=True):
-    """The inverse: the low four bits of elements [..., N] of i8 or u8, in pairs of `dtype`."""
+    """The inverse: the low four bits of elements [..., N], one a byte, in pairs of `dtype`."""
 
     tile: Value = operand()
     dtype: DType = attribute()
 
     def infer(self) -> tuple[Type, ...]:
         type_ = self.tile.type
-        if not isinstance(type_, TileType) or type_.dtype not in (i8, u8) or type_.shape[-1] % 2:
+        held = HELD[ELEMENTS[self.dtype]]
+        if not isinstance(type_, TileType) or type_.dtype != held or type_.shape[-1] % 2:
             raise TypeMismatch("TLC0248", f"a {type_} cannot be packed in pairs")
         return (TileType(self.dtype, (*type_.shape[:-1], type_.shape[-1] // 2)),)
 

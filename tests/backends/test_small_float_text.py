@@ -1,4 +1,4 @@
-"""8-bit floats in integer arithmetic, as the CUDA and HIP preludes print it: the text itself, compiled
+"""Floats of 8 and 4 bits in integer arithmetic, as the CUDA and HIP preludes print it: the text itself, compiled
 by clang for this machine, against ml_dtypes; exhaustively for sources of 16 bits."""
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from tests.backends.host_text import compile_here
-from tests.ir.test_conversion import EDGES, FLOAT8, check_bits, every_pattern, nearest, saturated
+from tests.ir.test_conversion import EDGES, SMALL, check_bits, every_pattern, nearest, saturated
 from tilec.backends.prelude import Need, render_prelude
 from tilec.ir.conversion import convert_array
 from tilec.ir.dtypes import DTYPES, DType, bf16, f16, f32, f64
@@ -65,19 +65,19 @@ def probe(to: str, source: str) -> str:
 
 @pytest.fixture(scope="module")
 def libraries(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ctypes.CDLL]:
-    return {d: build(d, tmp_path_factory.mktemp(f"float8-{d}")) for d in SOURCES}
+    return {d: build(d, tmp_path_factory.mktemp(f"small-{d}")) for d in SOURCES}
 
 
 def build(dialect: str, folder: Path) -> ctypes.CDLL:
     """The conversions that the text of a prelude makes on its own, without instructions for them."""
     sources = [d.name for d in SOURCES[dialect]]
-    pairs = [(to.name, s) for to in FLOAT8 for s in sources]
-    pairs += [(to, f.name) for f in FLOAT8 for to in ("f32", "f64")]
-    pairs += [(to.name, f.name) for to in FLOAT8 for f in FLOAT8 if f != to]
-    names = [*(f.name for f in FLOAT8), "convert", "regs", "convert_registers", *sources]
+    pairs = [(to.name, s) for to in SMALL for s in sources]
+    pairs += [(to, f.name) for f in SMALL for to in ("f32", "f64")]
+    pairs += [(to.name, f.name) for to in SMALL for f in SMALL if f != to]
+    names = [*(f.name for f in SMALL), "convert", "regs", "convert_registers", *sources]
     if dialect == "hip":
-        pairs += [(to, s) for to in INTEGERS for s in (*sources[:4], *(f.name for f in FLOAT8))]
-        pairs += [(to.name, f.name) for f in FLOAT8 for to in HALVES]
+        pairs += [(to, s) for to in INTEGERS for s in (*sources[:4], *(f.name for f in SMALL))]
+        pairs += [(to.name, f.name) for f in SMALL for to in HALVES]
         names += INTEGERS
     prelude = render_prelude(dialect, [Need(n) for n in names])
     body = "\n".join(probe(to, s) for to, s in pairs)
@@ -95,9 +95,9 @@ def call(library: ctypes.CDLL, to: DType, source: DType, x: NDArray[Any]) -> NDA
 Libraries = dict[str, ctypes.CDLL]
 
 
-@pytest.mark.parametrize("target", FLOAT8, ids=str)
+@pytest.mark.parametrize("target", SMALL, ids=str)
 @pytest.mark.parametrize("dialect", SOURCES)
-def test_to_eight_bits(libraries: Libraries, dialect: str, target: DType) -> None:
+def test_to_small_floats(libraries: Libraries, dialect: str, target: DType) -> None:
     library = libraries[dialect]
     for half in HALVES:
         x = every_pattern(half)
@@ -107,22 +107,22 @@ def test_to_eight_bits(libraries: Libraries, dialect: str, target: DType) -> Non
             check_bits(call(library, target, half, x), expected, canonical=True)
     step = np.arange(0, 1 << 32, 40503, dtype=np.uint64).astype(np.uint32).view(np.float32)
     check_bits(call(library, target, f32, step), saturated(step, target), canonical=True)
-    for other in FLOAT8:
+    for other in SMALL:
         if other != target:
             x = every_pattern(other)
             check_bits(call(library, target, other, x), saturated(x, target), canonical=True)
 
 
-@pytest.mark.parametrize("source", FLOAT8, ids=str)
+@pytest.mark.parametrize("source", SMALL, ids=str)
 @pytest.mark.parametrize("dialect", SOURCES)
-def test_from_eight_bits(libraries: Libraries, dialect: str, source: DType) -> None:
+def test_from_small_floats(libraries: Libraries, dialect: str, source: DType) -> None:
     x = every_pattern(source)
     for target in (f32, f64, *(h for h in HALVES if h in SOURCES[dialect])):
         got = call(libraries[dialect], target, source, x)
         check_bits(got, x.astype(np.float32).astype(target.numpy))
 
 
-@pytest.mark.parametrize("target", FLOAT8, ids=str)
+@pytest.mark.parametrize("target", SMALL, ids=str)
 def test_wide_sources_round_once(libraries: Libraries, target: DType) -> None:
     hip = libraries["hip"]
     ties = np.array([1 + (2 * k + 1) * 2.0**-e for k in range(8) for e in (3, 4)])
@@ -137,7 +137,7 @@ def test_wide_sources_round_once(libraries: Libraries, target: DType) -> None:
 @pytest.mark.parametrize("target", INTEGERS)
 def test_floats_to_integers(libraries: Libraries, target: str) -> None:
     values = np.array(EDGES)
-    for source in (f16, bf16, f32, f64, *FLOAT8):
+    for source in (f16, bf16, f32, f64, *SMALL):
         x = convert_array(values, source)
         got = call(libraries["hip"], DTYPES[target], source, x)
         assert got.tolist() == convert_array(x, DTYPES[target]).tolist(), source
