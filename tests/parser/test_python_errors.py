@@ -268,6 +268,7 @@ BODIES = [
         "TLC0127",
         "no tensor in global",
     ),
+    ("safe value of the run", "⟦T.annotate_safe_value({A: n})⟧", "TLC0127", "safe value of `A`"),
     ("user's exception", "⟦{}['key']⟧", "TLC0112", "KeyError"),
     ("unbound name", "L[0] = ⟦undefined_name⟧", "TLC0112", "undefined_name"),
     ("constant symbol", "⟦T.const('Q')⟧", "TLC0126", "the value of Q"),

@@ -289,6 +289,19 @@ def test_reads_outside_of_a_tensor(tmp_path: Path) -> None:
     assert "%2 = load %A[%n, %n] <safe_value = -1.5> : f16" in lines
 
 
+@pytest.mark.parametrize(
+    ("value", "printed"),
+    [
+        ("-T.infinity('bfloat16')", "-inf"),
+        ("T.min_value('float16')", "-65504.0"),
+        ("T.float32(1) / 4", "0.25"),
+    ],
+)
+def test_safe_values_that_are_known(tmp_path: Path, value: str, printed: str) -> None:
+    lines = body_text(tmp_path, f"T.annotate_safe_value({{A: {value}}})\nL[0] = A[n, n]")
+    assert any(line.endswith(f"load %A[%n, %n] <safe_value = {printed}> : f16") for line in lines)
+
+
 def test_unused_loads_leave_nothing(tmp_path: Path) -> None:
     assert body_text(tmp_path, "x = S[n, 0]\ny = x + 1\nT.clear(F)") == ["fill %F, 0.0"]
 

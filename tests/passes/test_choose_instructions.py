@@ -236,6 +236,8 @@ def direct(A: T.Tensor(("M", "K"), "float16"), B: T.Tensor(("N", "K"), "float16"
         ({"table": 1}, "buffer_copy", "buffer_copy"),  # a row that is looked up
         ({"bk": 16}, "buffer_copy", "buffer_copy"),
         ({"bk": 16, "threads": 256}, "registers", "registers"),  # half of the waves would be idle
+        ({"threads": 32}, "registers", "registers"),  # half a wave
+        ({"bk": 96, "threads": 96}, "registers", "registers"),  # a wave and a half
     ],
     ids=str,
 )

@@ -14,7 +14,7 @@ from ..ir.types import MemoryType, Space
 from .buffers import Buffer, Variable
 from .dtypes import element_type, row_dtype, storage_of
 from .four_bits import check_arithmetic
-from .operand import is_number, number_value, plain
+from .operand import known_number, number_value
 from .trace import current, refuse
 
 
@@ -110,9 +110,14 @@ def annotate_safe_value(values: Mapping[Buffer, Any]) -> None:
         for buffer, value in values.items():
             if not isinstance(buffer, Buffer) or buffer.type.space is not Space.GLOBAL:
                 raise LanguageError("TLC0127", f"{buffer!r} is no tensor in global memory")
-            if not is_number(value):
-                raise LanguageError("TLC0127", f"the safe value of {buffer.label} is {value!r}")
-            known = number_value(plain(value), buffer.type.dtype)
+            number = known_number(value)
+            if number is None:
+                raise LanguageError(
+                    "TLC0127",
+                    f"the safe value of {buffer.label} is {value!r}",
+                    hint="give a number, T.infinity or T.min_value, or a sum of such",
+                )
+            known = number_value(number, buffer.type.dtype)
             launch.safe_values[buffer.handle()] = float(known.value)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from ..errors import LanguageError, TypeMismatch
 from ..ir.conversion import largest_finite
-from ..ir.core import Constant, Value, constant
+from ..ir.core import Constant, Value, constant, constant_of
 from ..ir.dtypes import DType, arithmetic_dtype, bool_, f32, i32, i64, promote
 from ..ir.ops import arith
 from ..ir.types import ScalarType
@@ -235,6 +235,15 @@ def is_number(x: object) -> bool:
 def plain(x: Any) -> Number:
     """A Python number from a NumPy one."""
     return x.item() if isinstance(x, np.generic) else x  # type: ignore[no-any-return]
+
+
+def known_number(x: object) -> Number | None:
+    """The number that a Python number is, or a value known while tracing (-T.infinity("float32"));
+    else None.
+    """
+    if is_number(x):
+        return plain(x)
+    return constant_of(x._value()) if isinstance(x, Expr) else None
 
 
 def wrap(trace: Trace, value: Value) -> Any:

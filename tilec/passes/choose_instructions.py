@@ -205,8 +205,9 @@ def _by_threads(
     source, destination = memory_type(copy.source), memory_type(copy.destination)
     inner = source.dtype.bytes * copy.shape[-1]
     target = context.target
+    by_buffer = target.buffer_copies and threads % target.warp_size == 0
     if (
-        (target.async_copy or (target.buffer_copies and _by_buffer(copy, stage, threads, ranges)))
+        (target.async_copy or (by_buffer and _by_buffer(copy, stage, threads, ranges)))
         and source.dtype == destination.dtype
         and copy.safe_value == 0
         and copy.source_dims[-1] == len(source.shape) - 1
@@ -222,8 +223,8 @@ def _by_threads(
 
 
 def _by_buffer(copy: Copy, stage: Stage | None, threads: int, ranges: ValueRanges) -> bool:
-    """Whether waves can fill a buffer by buffer_copy, all of them by as many; in a stage it must be
-    harmless to start them for an iteration that there is not.
+    """Whether whole waves can fill a buffer by buffer_copy, all of them by as many; in a stage it must
+    be harmless to start them for an iteration that there is not.
     """
     type_ = memory_type(copy.destination)
     whole = copy.shape == type_.shape and all(constant_of(i) == 0 for i in copy.destination_indices)
