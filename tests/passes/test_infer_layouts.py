@@ -16,7 +16,7 @@ from tilec.ir.core import Block, Op, Value, walk
 from tilec.ir.ops.arith import Elementwise
 from tilec.ir.ops.control import Launch, Parallel, Role
 from tilec.ir.ops.memory import Alloc
-from tilec.ir.ops.pipeline import Channel
+from tilec.ir.ops.pipeline import Channel, Pipeline
 from tilec.ir.ops.tile import ConvertLayout, Gemm, Splat
 from tilec.ir.types import InflightType, MemoryType, Space, TileType
 from tilec.layout import make_swizzle_layout
@@ -392,3 +392,29 @@ def test_conversions_stand_before_their_use() -> None:
     block = result.one(Launch).body
     names: list[type[Op]] = [type(op) for op in block.ops]
     assert names.index(ConvertLayout) == names.index(Parallel) - 1
+
+
+@tilec.kernel
+def two_levels(A: T.Tensor((64, "K"), "float16"), C: T.Tensor((64, 64), "float32")):
+    with T.Kernel(1, threads=128):
+        A_s = T.alloc_shared((64, 32), "float16")
+        acc = T.alloc_fragment((64, 64), "float32")
+        total = T.alloc_fragment((64, 64), "float32")
+        T.clear(acc)
+        T.clear(total)
+        for k in T.Pipelined(T.ceildiv(A.shape[1], 32), num_stages=2):
+            T.copy(A[0, k * 32], A_s)
+            T.gemm(A_s, A_s, acc, transpose_B=True)
+            for i, j in T.Parallel(64, 64):
+                total[i, j] += acc[i, j]
+            T.clear(acc)
+        T.copy(total, C)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_constant_that_a_pipeline_carries_on_is_made_in_a_stage(target: str) -> None:
+    result = inferred(two_levels, target)
+    check(result)
+    made = [p for p in result.all(Pipeline) if any(isinstance(op, Splat) for op in walk(p.body))]
+    assert len(made) == 1
+    keeps_meaning(two_levels.lower_to_ir(), result.program)
