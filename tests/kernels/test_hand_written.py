@@ -417,6 +417,10 @@ REFUSALS = {
         "with T.ws(0):\n    T.set_max_nreg(40, 0)\nwith T.ws(1, 2):\n    T.set_max_nreg(240, 1)\n"
         "    T.mbarrier_arrive(full[0])", "TLC0519", "hold 66560 registers",
     ),
+    "more registers than the threads start with": (
+        "with T.ws(0):\n    T.set_max_nreg(48, 0)\nwith T.ws(1, 2):\n    T.set_max_nreg(232, 1)\n"
+        "    T.mbarrier_arrive(full[0])", "TLC0519", "384 threads start with 168 each, 64512 in all",
+    ),
     "registers the other way": (
         "with T.ws(0):\n    T.set_max_nreg(40, 1)\n    T.mbarrier_arrive(full[0])", "TLC0519",
         "T.set_max_nreg of 40 is no increase: each of 256 threads has 256 registers here",

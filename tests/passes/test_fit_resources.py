@@ -74,16 +74,22 @@ def test_a_tile_that_never_fits_is_refused(target: str) -> None:
 
 @pytest.mark.parametrize("threads", [128, 256, 384, 512])
 @pytest.mark.parametrize("bk", [16, 32, 64])
-def test_registers_of_roles_are_what_the_machine_has(threads: int, bk: int) -> None:
+@pytest.mark.parametrize("bn", [64, 96, 128])
+def test_roles_hold_what_the_block_started_with(threads: int, bk: int, bn: int) -> None:
+    """setmaxnreg waits for ever for more: 128 x 96 with 256 threads and two resident blocks did."""
     groups = threads // 128
-    result = fitted(kernels.gemm_nt, "cuda:sm_90a", bm=64 * groups, bn=128, bk=bk, threads=threads)
+    result = fitted(
+        kernels.gemm_nt, "cuda:sm_90a", bm=64 * groups, bn=bn, bk=bk, threads=threads, stages=3
+    )
     consumer, producer = result.all(Role)
     blocks = result.one(Launch).persistent_blocks
     total = consumer.registers * threads + producer.registers * 128
-    assert blocks in (1, 2) and blocks * total <= find_target("cuda:sm_90a").registers
+    started = threads + 128
+    at_start = find_target("cuda:sm_90a").registers // (blocks * started) // 8 * 8
+    assert blocks in (1, 2) and total <= at_start * started
     for role in (consumer, producer):
         assert role.registers % 8 == 0 and 24 <= role.registers <= 240  # what setmaxnreg takes
-    assert consumer.registers >= 64 * 128 * groups // threads + 24, "room for the accumulators"
+    assert consumer.registers >= 64 * bn * groups // threads + 24, "room for the accumulators"
 
 
 @pytest.mark.parametrize("target", ["cuda:sm_80", "hip:gfx942"])

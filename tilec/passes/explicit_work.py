@@ -144,11 +144,11 @@ def _check_registers(launch: Launch, roles: list[Role], target: Target) -> None:
         total += held * role.threads
     idle = launch.threads - sum(role.threads for role in roles)
     total += start * idle
-    if last is not None and total > target.registers:
+    if last is not None and total > start * launch.threads:
         raise OutOfResources(
             "TLC0519",
-            f"the roles of this launch hold {total} registers, and a multiprocessor of {target.name} has "
-            f"{target.registers}",
+            f"the roles of this launch hold {total} registers, and its {launch.threads} threads start "
+            f"with {start} each, {start * launch.threads} in all",
             loc=last.loc,
             hint="the sum over roles of threads times T.set_max_nreg must not be larger: with 384 "
             "threads 40 for one warpgroup and 232 for two",

@@ -2,7 +2,8 @@
 multiprocessor's, and how wide a wgmma they allow.
 
 All threads start with an equal share; `setmaxnreg` then moves registers from the producer to the
-consumers (PTX ISA, setmaxnreg). The assembler wants a wgmma's registers from the start on (C7602).
+consumers (PTX ISA, setmaxnreg), of those that the block started with: one that asks for more waits
+for ever. The assembler wants a wgmma's registers from the start on (C7602).
 """
 
 from __future__ import annotations
@@ -37,11 +38,12 @@ def widest_wgmma(threads: int, target: Target) -> int:
 def split_registers(
     threads: int, blocks: int, target: Target, in_clusters: bool = False
 ) -> tuple[int, int]:
-    """Registers a thread of the producer and of each of `threads` consumers: all of a block's
-    share, in eights. In clusters a producer keeps more: its rank, and where its parts begin.
+    """Registers a thread of the producer and of each of `threads` consumers, in eights: together
+    no more than all of them start with. In clusters a producer keeps more: its rank, and where its
+    parts begin.
     """
     groups = threads // WARPGROUP
-    share = (target.registers // WARPGROUP - GRANULE) // blocks
+    share = registers_at_start(threads + WARPGROUP, blocks, target) * (groups + 1)
     producer = 40 if in_clusters or (groups >= 2 and share > 400) else 24
     consumer = min(MOST_REGISTERS, (share - producer) // groups // GRANULE * GRANULE)
     return producer, consumer
