@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+import tilec
+import tilec.language as T
 from tests.passes import planned_kernels as kernels
 from tests.passes.planning import Planned, keeps_meaning, line_of, plan, refused, specialised
 from tilec.errors import OutOfResources
@@ -13,7 +15,7 @@ from tilec.ir.core import Program
 from tilec.ir.ops.control import Launch, Role
 from tilec.ir.ops.pipeline import Channel
 from tilec.ir.types import MemoryType
-from tilec.passes.context import Assume, Facts, PassContext
+from tilec.passes.context import Assume, Facts, PassContext, Remark
 from tilec.passes.fit_resources import shared_bytes
 from tilec.passes.pipeline import run_pipeline
 from tilec.runtime.lowering import standard_registry
@@ -49,6 +51,67 @@ def test_slots_fall_to_what_shared_memory_holds(target: str, asked: int, kept: i
     else:
         assert "TLC0324" not in result.codes
     assert shared_bytes(result.one(Launch)) <= find_target(target).shared_bytes
+
+
+@tilec.kernel
+def chained(X: T.Tensor(("M", 128), "float16"), V: T.Tensor(("H", 128), "float16"),
+            G: T.Tensor(("H", 128), "float16"), W: T.Tensor((96, "H"), "float16"),
+            Y: T.Tensor(("M", 96), "float16"), stages: int = 3):  # fmt: skip
+    """Between the products and behind them layouts change, which takes shared memory too."""
+    with T.Kernel(T.ceildiv(X.shape[0], 64), threads=256) as b:
+        X_s = T.alloc_shared((64, 128), "float16")
+        V_s = T.alloc_shared((32, 128), "float16")
+        G_s = T.alloc_shared((32, 128), "float16")
+        W_s = T.alloc_shared((96, 32), "float16")
+        h = T.alloc_fragment((64, 32), "float32")
+        g = T.alloc_fragment((64, 32), "float32")
+        gated = T.alloc_fragment((64, 32), "float16")
+        y = T.alloc_fragment((64, 96), "float32")
+        T.copy(X[b * 64, 0], X_s)
+        T.clear(y)
+        for k in T.Pipelined(T.ceildiv(V.shape[0], 32), num_stages=stages):
+            T.copy(V[k * 32, 0], V_s)
+            T.copy(G[k * 32, 0], G_s)
+            T.copy(W[0, k * 32], W_s)
+            T.gemm(X_s, V_s, h, transpose_B=True, clear_accum=True)
+            T.gemm(X_s, G_s, g, transpose_B=True, clear_accum=True)
+            for i, j in T.Parallel(64, 32):
+                gated[i, j] = h[i, j] * g[i, j]
+            T.gemm(gated, W_s, y, transpose_B=True)
+        T.copy(y, Y[b * 64, 0])
+
+
+def test_slots_fall_for_what_later_passes_take() -> None:
+    remarks: list[Remark] = []
+    target = find_target("hip:gfx942")
+    context = PassContext(target, standard_registry(), Facts(), remarks.append)
+    lowered = run_pipeline(chained.lower_to_ir(), context)
+    (launch,) = [op for op in lowered.body.ops if isinstance(op, Launch)]
+    assert launch.shared_bytes <= target.shared_bytes
+    fallen = [r.message for r in remarks if r.code == "TLC0324"]
+    assert fallen == ["num_stages falls from 3 to 1: shared memory is full"]
+    first = plan(chained.lower_to_ir(), "fit_resources", target.name)
+    assert slots(first) == {2}  # as it seemed before layouts were chosen
+
+
+@tilec.kernel
+def in_turns(A: T.Tensor((160, 128), "float16"), B: T.Tensor((160, 128), "float16")):
+    with T.Kernel(1, threads=128):
+        S = T.alloc_shared((160, 128), "float16")
+        R = T.alloc_shared((160, 128), "float16")
+        T.copy(A, S)
+        T.copy(S, B)
+        T.copy(A, R)
+        T.copy(R, B)
+
+
+def test_buffers_whose_lives_are_apart_need_not_fit_together() -> None:
+    """Each takes 40 KiB of 64."""
+    lowered = run_pipeline(
+        in_turns.lower_to_ir(), PassContext(find_target("hip:gfx942"), standard_registry(), Facts())
+    )
+    (launch,) = [op for op in lowered.body.ops if isinstance(op, Launch)]
+    assert launch.shared_bytes == 160 * 128 * 2
 
 
 def test_loads_through_registers_fill_no_more_than_two_slots() -> None:
@@ -108,7 +171,7 @@ def test_the_meaning_stays(target: str) -> None:
 @pytest.mark.parametrize("target", sorted(TARGETS))
 @pytest.mark.parametrize("assume", [True, False])
 def test_the_estimate_is_not_below_what_is_allocated(target: str, assume: bool) -> None:
-    """Else plan_shared would refuse what fewer slots would have made possible."""
+    """Else the pipeline would run twice, the second time with fewer slots."""
     for kernel in (kernels.gemm_nt, kernels.made_by_threads, kernels.used_after, kernels.mixed):
         for constants in ({"stages": 1}, {"stages": 4}):
             program = specialised(kernel, **constants)

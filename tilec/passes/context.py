@@ -84,7 +84,9 @@ def _ignore(remark: Remark) -> None:
 @dataclass(frozen=True)
 class PassContext:
     """The surroundings of a pass. `remark` is called with every remark; `multiples` is what the
-    program promises of its symbols, as run_pipeline finds it before each pass.
+    program promises of its symbols, as run_pipeline finds it before each pass; `fewer_slots` how
+    often the deepest channels give up a slot beyond need, since what later passes take from shared
+    memory had no room.
     """
 
     target: Target
@@ -92,6 +94,7 @@ class PassContext:
     facts: Facts = field(default_factory=Facts)
     remark: Callable[[Remark], None] = _ignore
     multiples: Mapping[str, int] = field(default_factory=dict)
+    fewer_slots: int = 0
 
 
 Pass = Callable[[Program, PassContext], Program]

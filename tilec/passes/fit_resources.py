@@ -2,14 +2,18 @@
 
 Needs: roles assigned, loads split. Leaves: channels with as many slots as shared memory holds
 (never more than the program asked for), each role's register budget, and how many blocks are
-resident on a multiprocessor. What had to fall is a remark. Raises OutOfResources where even one
-slot each is too much.
+resident on a multiprocessor. What had to fall is a remark. Raises OutOfResources where even with
+one slot each the buffers of one statement are too much. Those whose lives are apart may share a
+place, and conversions of layouts take some: plan_shared has the last word, and where it refuses,
+run_pipeline begins again with a slot less.
 
     %ca = channel : channel<4> shared f16[128, 64]
       ->  %ca = channel : channel<3> shared f16[128, 64]
 """
 
 from __future__ import annotations
+
+import math
 
 from ..errors import OutOfResources
 from ..ir.clone import Renaming, clone_op
@@ -21,7 +25,7 @@ from ..ir.ops.tile import Gemm, StoreTile
 from ..ir.types import ChannelType, MemoryType, TileType
 from ..target import Target
 from .context import PassContext, Remark
-from .dependence import is_shared
+from .dependence import is_shared, used_values
 from .live_tiles import live_registers
 from .role_registers import (
     registers_at_start,
@@ -33,6 +37,7 @@ from .schedule_stages import LOADS
 from .variants import ADDRESS_REGISTERS, gemm_shape
 
 ALIGNMENT = 1024  # of every shared buffer: the period of the widest swizzle
+FULL = "TLC0510"
 BARRIER_BYTES = 1024  # set aside for mbarriers
 RESERVED_BYTES = 1024  # of each block, taken by the system
 STAGING_COLUMN_BYTES = 128  # width of a slab on its way to a TMA store
@@ -62,7 +67,22 @@ def shared_bytes(launch: Launch) -> int:
     return total + _staging_bytes(launch)
 
 
-def shared_memory_full(launch: Launch, needed: int, target: Target, hint: str) -> OutOfResources:
+def _least_bytes(launch: Launch) -> int:
+    """What the launch takes at least: the buffers of a statement live together, those of roles all."""
+    sizes: dict[Value, int] = {}
+    for op in walk(launch.body):
+        match op:
+            case Alloc() if is_shared(op.result) and not op.arrivals:
+                sizes[op.result] = _bytes(memory_type(op.result))
+            case Channel() if isinstance(op.type.memory, MemoryType):
+                sizes[op.result] = op.type.slots * _bytes(op.type.memory)
+    if any(isinstance(op, Role) for op in launch.body.ops):
+        return sum(sizes.values())
+    together = [sum(sizes.get(v, 0) for v in used_values(op)) for op in launch.body.ops]
+    return max(together, default=0)
+
+
+def shared_memory_full(launch: Launch, needed: int, target: Target) -> OutOfResources:
     """The refusal of a launch that takes more shared memory than there is: by how much, and what
     the largest buffers take. It stands at the largest.
     """
@@ -77,11 +97,11 @@ def shared_memory_full(launch: Launch, needed: int, target: Target, hint: str) -
     takes = [f"{op.results[0].hint} takes {size}" for size, op in sizes[:3] if op.results[0].hint]
     loc = next((op.loc for _, op in sizes if op.loc.known), launch.loc)
     return OutOfResources(
-        "TLC0510",
+        FULL,
         f"the kernel needs {needed} bytes of shared memory, {needed - target.shared_bytes} more than "
         f"the {target.shared_bytes} of {target.name}" + (": " if takes else "") + ", ".join(takes),
         loc=loc,
-        hint=hint,
+        hint="use smaller tiles",
     )
 
 
@@ -98,12 +118,14 @@ def _staging_bytes(launch: Launch) -> int:
 
 def buffer_bytes(type_: MemoryType) -> int:
     """What a shared buffer takes, up to where the next one may start."""
-    size = 1
-    for extent in type_.shape:
-        size *= int(extent)
+    return -(-_bytes(type_) // ALIGNMENT) * ALIGNMENT
+
+
+def _bytes(type_: MemoryType) -> int:
+    size = math.prod(int(extent) for extent in type_.shape)
     if type_.layout is not None:
         size = type_.layout.size
-    return -(-size * type_.dtype.bytes // ALIGNMENT) * ALIGNMENT
+    return size * type_.dtype.bytes
 
 
 def _fit_slots(launch: Launch, context: PassContext) -> Launch:
@@ -116,14 +138,16 @@ def _fit_slots(launch: Launch, context: PassContext) -> Launch:
     ]
     # one tile in flight in registers, one being read: more slots than two never fill
     launch = _with_slots(launch, {op: 2 for op in deep})
-    full = False
-    while shared_bytes(launch) > context.target.shared_bytes:
-        full = True
+    full, more = False, context.fewer_slots
+    while shared_bytes(launch) > context.target.shared_bytes or more > 0:
         channels = [op for op in launch.body.ops if isinstance(op, Channel) and op.type.slots > 1]
         if not channels:
-            raise shared_memory_full(
-                launch, shared_bytes(launch), context.target, "use smaller tiles"
-            )
+            least = _least_bytes(launch)
+            if least > context.target.shared_bytes:
+                raise shared_memory_full(launch, least, context.target)
+            break
+        more -= shared_bytes(launch) <= context.target.shared_bytes
+        full = True
         launch = _with_slots(launch, {op: op.type.slots - 1 for op in _deepest(launch, channels)})
     fallen = max((asked[v] for v in asked), default=0)
     now = max((op.type.slots for op in launch.body.ops if isinstance(op, Channel)), default=0)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..errors import IRError, TilecError
+from ..errors import IRError, OutOfResources, TilecError
 from ..ir.core import Program
 from ..ir.print import print_program
 from ..ir.registry import Registry
@@ -18,8 +18,8 @@ from .alternate_waves import alternate_waves
 from .assign_roles import assign_roles
 from .canonicalize import canonicalize
 from .choose_instructions import choose_instructions
-from .context import Pass, PassContext
-from .fit_resources import fit_resources
+from .context import Pass, PassContext, Remark
+from .fit_resources import FULL, fit_resources
 from .flatten_memory import flatten_memory
 from .gather_pairs import gather_pairs
 from .infer_layouts import infer_layouts
@@ -130,19 +130,48 @@ def run_pipeline(
     chosen = list(_until(whole if passes is None else passes, after, whole))
     if dump is not None:
         _write(dump, "00_input", program, None)
-    for number, pass_ in enumerate(chosen, start=1):
-        before = program
-        start = time.perf_counter()
-        program = _guarded(pass_, before, context, checked, dump)
-        run.times.append((pass_.__name__, time.perf_counter() - start))
-        if dump is not None:
-            _write(dump, f"{number:02}_{pass_.__name__}", program, before)
-        for observer in observers:
-            observer(pass_.__name__, before, program)
+
+    def attempt(context: PassContext) -> Program:
+        now = program
+        for number, pass_ in enumerate(chosen, start=1):
+            before = now
+            start = time.perf_counter()
+            now = _guarded(pass_, before, context, checked, dump)
+            run.times.append((pass_.__name__, time.perf_counter() - start))
+            if dump is not None:
+                _write(dump, f"{number:02}_{pass_.__name__}", now, before)
+            for observer in observers:
+                observer(pass_.__name__, before, now)
+        return now
+
+    lowered = _until_it_fits(attempt, context)
     if dump is not None:
         lines = [f"{seconds * 1e3:9.2f} ms  {name}" for name, seconds in run.times]
         (dump / "times.txt").write_text("\n".join(lines) + "\n")
-    return program
+    return lowered
+
+
+def _until_it_fits(attempt: Callable[[PassContext], Program], context: PassContext) -> Program:
+    """Where shared memory is full at last, another attempt with fewer slots, as long as that makes a
+    difference. Remarks and facts are the last attempt's.
+    """
+    refused = ""
+    known = dict(context.facts.taken)
+    while True:
+        remarks: list[Remark] = []
+        try:
+            return attempt(dataclasses.replace(context, remark=remarks.append))
+        except OutOfResources as error:
+            if error.code != FULL or error.message == refused:
+                raise
+            refused = error.message
+            remarks.clear()
+            context.facts.taken.clear()
+            context.facts.taken.update(known)
+            context = dataclasses.replace(context, fewer_slots=context.fewer_slots + 1)
+        finally:
+            for remark in remarks:
+                context.remark(remark)
 
 
 def pipeline_of(registry: Registry) -> tuple[Pass, ...]:

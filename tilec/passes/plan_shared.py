@@ -79,7 +79,7 @@ def _launch(launch: Launch, context: PassContext) -> Launch:
     if end > context.target.shared_bytes:
         places, end = _placed(buffers, lives, always)
     if end > context.target.shared_bytes:
-        raise shared_memory_full(launch, end, context.target, "use smaller tiles or fewer stages")
+        raise shared_memory_full(launch, end, context.target)
     body = _with_turns(launch.body, tuple(places.values()))
     return launch.replace(body=_with_offsets(body, places), shared_bytes=end)  # type: ignore[return-value]
 
