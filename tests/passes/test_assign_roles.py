@@ -12,6 +12,7 @@ from tests.passes import planned_kernels as kernels
 from tests.passes.planning import Planned, keeps_meaning, plan, specialised
 from tilec.ir.core import walk
 from tilec.ir.ops.control import For, If, Launch, Role, Simt
+from tilec.ir.ops.memory import Alloc, Store
 from tilec.ir.ops.pipeline import Get, Pipeline, Put, Stage
 from tilec.ir.ops.tile import Copy, Gemm, Splat, StoreTile
 from tilec.ir.types import TileType
@@ -105,3 +106,32 @@ def test_values_of_one_role_are_not_used_in_another() -> None:
 
 def test_golden(golden: Any) -> None:
     assert assigned(kernels.made_by_threads).text == golden("tir")
+
+
+@tilec.kernel
+def by_variables(A: T.Tensor(("M", "K"), "float16"), C: T.Tensor(("M", 64), "float32")):
+    """Which rows are loaded, and how often, follows a variable."""
+    with T.Kernel(1, threads=256):
+        A_s = T.alloc_shared((128, 32), "float16")
+        acc = T.alloc_fragment((128, 128), "float32")
+        row = T.alloc_var("int32")
+        row = 0
+        T.clear(acc)
+        while row < A.shape[0]:
+            for k in T.Pipelined(T.ceildiv(A.shape[1], 32), num_stages=3):
+                T.copy(A[row, k * 32], A_s)
+                T.gemm(A_s, A_s, acc, transpose_B=True)
+            for i, j in T.Parallel(128, 64):
+                C[row + i, j] = acc[i, j]
+            row = row + 128
+
+
+def test_each_role_has_variables_of_its_own() -> None:
+    result = assigned(by_variables)
+    keeps_meaning(by_variables.lower_to_ir(), result.program)
+    for role in roles(result):
+        (variable,) = (op.result for op in walk(role.body) if isinstance(op, Alloc))
+        stores = [op for op in walk(role.body) if isinstance(op, Store)]
+        assert variable.hint == "row" and [op.memory for op in stores][-1] is variable
+        simts = [op for op in walk(role.body) if isinstance(op, Simt)]
+        assert [op.threads for op in simts] == [role.threads] * 2

@@ -158,6 +158,49 @@ def test_what_tma_stores_is_waited_for_before_it_is_released() -> None:
     assert isinstance(barrier, Barrier)
 
 
+@tilec.kernel
+def found_by_threads(A: T.Tensor(("M", 64), "float16"), C: T.Tensor(("M", 64), "float32"),
+                     F: T.Tensor((4,), "int32"), how: str = "variable"):  # fmt: skip
+    """Which rows are loaded, or how often, is computed by the threads of the program."""
+    with T.Kernel(T.ceildiv(A.shape[0], 64), threads=128) as bx:
+        A_s = T.alloc_shared((64, 32), "float16")
+        rows = T.alloc_shared((4,), "int32")
+        acc = T.alloc_fragment((64, 64), "float32")
+        row = T.alloc_var("int32")
+        T.clear(acc)
+        row = bx * 64
+        times = 1
+        if how == "shared":
+            for i in T.Parallel(4):
+                rows[i] = i * 64
+            row = rows[bx]
+        elif how == "written":
+            F[0] = 1
+            times = F[0]
+        elif how == "atomic":
+            row = T.atomic_add(F[0], 64, return_prev=True)
+        for _ in T.serial(times):
+            for k in T.Pipelined(2, num_stages=2):
+                T.copy(A[row, k * 32], A_s)
+                T.gemm(A_s, A_s, acc, transpose_B=True)
+        T.copy(acc, C[row, 0])
+
+
+@pytest.mark.parametrize(
+    ("how", "reason"),
+    [
+        ("shared", "what is loaded depends on rows, which the launch writes"),
+        ("written", "what is loaded depends on F, which the launch writes"),
+        ("atomic", "what is loaded depends on atomic, which only the program's threads do"),
+    ],
+)
+def test_a_producer_finds_out_by_itself_what_to_load(how: str, reason: str) -> None:
+    assert instructions(chosen(found_by_threads, "cuda:sm_90a"))[0] == {"tma"}
+    result = chosen(found_by_threads, "cuda:sm_90a", how=how)
+    assert instructions(result)[0] == {"cp_async"}
+    assert result.remark("TLC0320").message.endswith(reason)
+
+
 def test_arrays_that_may_be_unaligned_are_not_for_tma() -> None:
     remark = chosen(varied, "cuda:sm_90a", assume=False).remark("TLC0320")
     assert "A may be aligned to less than 16 bytes" in remark.message

@@ -30,7 +30,7 @@ def inferred(kernel: Any, target: str = "cuda:sm_80", **constants: Any) -> Plann
     return plan(specialised(kernel, **constants), "infer_layouts", target)
 
 
-def tile_of(value: Value) -> TileType | None:
+def tile_type(value: Value) -> TileType | None:
     type_ = value.type.tile if isinstance(value.type, InflightType) else value.type
     return type_ if isinstance(type_, TileType) else None
 
@@ -41,7 +41,7 @@ def tiles(block: Block) -> list[TileType]:
     for op in walk(block):
         values += op.results
         values += [p for region in op.regions for p in region.params]
-    return [t for v in values if (t := tile_of(v)) is not None]
+    return [t for v in values if (t := tile_type(v)) is not None]
 
 
 def programs_of(result: Planned) -> list[tuple[Block, int]]:
@@ -61,14 +61,14 @@ def check(result: Planned) -> None:
             seen[tuple(np.moveaxis(tile.layout.coords(), -1, 0))] = True
             assert seen.all(), tile
     for op in result.all(Elementwise):
-        layouts = {t.layout for v in (*op.inputs, *op.results) if (t := tile_of(v)) is not None}
+        layouts = {t.layout for v in (*op.inputs, *op.results) if (t := tile_type(v)) is not None}
         assert len(layouts) <= 1, f"{op} mixes layouts"
     for gemm in result.all(Gemm):
-        tile = tile_of(gemm.result)
+        tile = tile_type(gemm.result)
         assert tile is not None and tile.layout is not None
         layout = accumulator_layout(gemm.variant, *tile.shape, tile.layout.replication)  # type: ignore[arg-type]
         assert tile.layout == layout
-        accumulator = tile_of(gemm.accumulator)
+        accumulator = tile_type(gemm.accumulator)
         assert accumulator is not None and accumulator.layout == tile.layout
     for memory in shared(result).values():
         assert memory.layout is not None and memory.layout.is_injective
@@ -200,10 +200,10 @@ def test_an_epilogue_runs_where_the_product_lies(target: str) -> None:
     result = inferred(epilogue, target)
     check(result)
     (nest,) = result.all(Parallel)
-    product = tile_of(result.one(Gemm).result)
+    product = tile_type(result.one(Gemm).result)
     assert product is not None and nest.layout == product.layout
     # a row's scale is held by every thread that has an element of the row
-    scale = next(t for v in nest.reads if (t := tile_of(v)) is not None and t.shape == (64,))
+    scale = next(t for v in nest.reads if (t := tile_type(v)) is not None and t.shape == (64,))
     assert scale.layout is not None and nest.layout is not None
     held = scale.layout.coords()[..., 0]
     for thread in range(0, 128, 17):
@@ -233,7 +233,7 @@ def test_a_disagreement_is_converted_and_remarked() -> None:
     result = inferred(two_products)
     check(result)
     (convert,) = result.all(ConvertLayout)
-    assert tile_of(convert.result) != tile_of(convert.tile)
+    assert tile_type(convert.result) != tile_type(convert.tile)
     remark = result.remark("TLC0410")
     assert "d changes layout" in remark.message and "T.Parallel" in line_of(remark.loc)
     keeps_meaning(two_products.lower_to_ir(), result.program, (0,))

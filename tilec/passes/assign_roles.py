@@ -1,7 +1,7 @@
 """The whole body of a launch, partitioned over roles: who loads, and who does everything else.
 
 Needs: instructions chosen, persistence decided. Leaves: a launch that TMA feeds as two roles, each
-with its own copy of loops and scalars: a producer warpgroup (outside the program's threads) that
+with its own copy of loops, scalars and variables: a producer warpgroup (outside the program's threads) that
 runs the load stages, and the consumers (the program's threads) that run all the rest. Tiles stay
 with the consumers. Other launches stay whole.
 
@@ -15,15 +15,16 @@ with the consumers. Other launches stay whole.
 
 from __future__ import annotations
 
+from typing import Any
+
 from ..ir.clone import clone_block
-from ..ir.core import Block, Op, Program, Value, at, walk
-from ..ir.ops.control import For, If, Launch, Role, Yield, map_launches
+from ..ir.core import Block, Op, Program, at, walk
+from ..ir.ops.control import For, If, Launch, Role, Simt, While, Yield, map_launches
 from ..ir.ops.memory import Alloc
 from ..ir.ops.pipeline import Channel, Pipeline, Stage
 from ..ir.ops.tile import Copy
-from ..ir.types import InflightType, TileType
 from .context import PassContext, Remark
-from .dependence import is_statement
+from .dependence import computes_alone, is_local, is_statement, is_tile
 from .role_registers import WARPGROUP
 
 CONSUMER_BARRIER = 1  # the named barrier on which the consumers meet
@@ -44,20 +45,22 @@ def _launch(launch: Launch, context: PassContext) -> Launch:
     stages = [op for op in walk(launch.body) if isinstance(op, Stage)]  # none where it is explicit
     if not any(is_producer_stage(s) for s in stages):
         return launch.replace(launched_threads=launch.threads)  # type: ignore[return-value]
-    memory = [op for op in launch.body.ops if isinstance(op, (Alloc, Channel))]
-    rest = Block(
-        (), tuple(op for op in launch.body.ops if not isinstance(op, (Alloc, Channel, Yield)))
-    )
+    memory: list[Op] = []
+    rest: list[Op] = []
+    for op in launch.body.ops:
+        shared = isinstance(op, Channel) or (isinstance(op, Alloc) and not is_local(op.result))
+        if not isinstance(op, Yield):
+            (memory if shared else rest).append(op)
     with at(launch.loc):
         consumer = Role(
-            Block((), (*_restrict(rest, False).ops, Yield(()))),
+            Block((), (*_restrict(Block((), tuple(rest)), False).ops, Yield(()))),
             label="consumer",
             first_thread=0,
             threads=launch.threads,
             barrier=CONSUMER_BARRIER,
         )
         producer = Role(
-            Block((), (*_restrict(clone_block(rest, {}), True).ops, Yield(()))),
+            Block((), (*_restrict(clone_block(Block((), tuple(rest)), {}), True).ops, Yield(()))),
             label="producer",
             first_thread=launch.threads,
             threads=WARPGROUP,
@@ -83,27 +86,38 @@ def _restrict(block: Block, producer: bool) -> Block:
             case Stage():
                 if is_producer_stage(op) == producer:
                     ops.append(op)
-            case Pipeline() | For() | If():
+            case While() if producer and not _is_shared_by_roles(op):
+                pass
+            case Pipeline() | For() | If() | While():
                 new = op.map(lambda v: v, lambda b: _restrict(b, producer))
                 ops.append(_without_tiles(new) if producer else new)
+            case Simt() if producer and all(map(computes_alone, op.walk())):
+                ops.append(op.replace(threads=WARPGROUP))
             case Yield():
-                ops.append(Yield(tuple(v for v in op.values if not (producer and _is_tile(v)))))
-            case _ if not (producer and is_statement(op)):
+                ops.append(Yield(tuple(v for v in op.values if not (producer and is_tile(v)))))
+            case _ if not (producer and is_statement(op)) or isinstance(op, Alloc):
                 ops.append(op)
     return block.with_ops(ops)
 
 
-def _is_tile(value: Value) -> bool:
-    return isinstance(value.type, (TileType, InflightType))
+def _is_shared_by_roles(op: While) -> bool:
+    """Whether a producer goes round the loop too: to load, or for its own variables."""
+    return any(isinstance(inner, Stage) for inner in op.walk()) or all(
+        map(computes_alone, op.walk())
+    )
 
 
 def _without_tiles(op: Op) -> Op:
     """A loop without its carried tiles (their yields are gone already)."""
     if isinstance(op, If):
         return op
-    assert isinstance(op, (For, Pipeline))
-    body = Block(tuple(p for p in op.body.params if not _is_tile(p)), op.body.ops)
-    kept = tuple(r for r in op.results if not _is_tile(r))
-    new = op.replace(inits=tuple(v for v in op.inits if not _is_tile(v)), body=body)
+    assert isinstance(op, (For, While, Pipeline))
+    kept = tuple(r for r in op.results if not is_tile(r))
+    changes: dict[str, Any] = {"inits": tuple(v for v in op.inits if not is_tile(v))}
+    for name, kind in op.fields:
+        if kind == "region":
+            block: Block = getattr(op, name)
+            changes[name] = Block(tuple(p for p in block.params if not is_tile(p)), block.ops)
+    new = op.replace(**changes)
     object.__setattr__(new, "results", kept)
     return new

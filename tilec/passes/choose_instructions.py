@@ -39,6 +39,7 @@ from .engine_needs import (
     tma_refusal,
 )
 from .explicit_work import check_explicit, registers_of
+from .producer_inputs import producer_refusal
 from .role_registers import WARPGROUP, split_registers
 from .value_ranges import ValueRanges, value_ranges
 from .variants import (
@@ -126,7 +127,7 @@ def _rewrite(
             case Copy() if op.instruction:
                 return op  # as the program says
             case Copy() if is_global(op.source) and is_shared(op.destination):
-                if roles and stage is not None and stage.label.startswith("load"):
+                if roles and _loads(stage):
                     return op.replace(instruction="tma")
                 return op.replace(instruction=_by_threads(op, stage, threads, context, ranges))
             case StoreTile() if roles and _tma_store(op, context, ranges):
@@ -288,7 +289,11 @@ def _refusal(
                 return reason, op.loc
     if not any(isinstance(op, Gemm) for op in inside):
         return "no pipeline multiplies matrices", launch.loc
-    return None
+    return producer_refusal(launch, (op for op in inside if isinstance(op, Stage) and _loads(op)))
+
+
+def _loads(stage: Stage | None) -> bool:
+    return stage is not None and stage.label.startswith("load")
 
 
 def _tma_store(op: StoreTile, context: PassContext, ranges: ValueRanges) -> bool:

@@ -20,19 +20,7 @@ from ..ir.ops.arith import Elementwise
 from ..ir.ops.control import For, If, Parallel, While
 from ..ir.ops.pipeline import InFlight, Wait
 from ..ir.ops.tile import Gemm, InsertTile, ReshapeTile, Splat, Undefined
-from ..ir.types import InflightType, TileType
-
-
-def is_tile(value: Value) -> bool:
-    """Whether a value lies in registers of all threads: a tile, or one in flight."""
-    return isinstance(value.type, (TileType, InflightType))
-
-
-def tile_type(value: Value) -> TileType:
-    """The tile that a value is or will be."""
-    type_ = value.type.tile if isinstance(value.type, InflightType) else value.type
-    assert isinstance(type_, TileType), f"{value!r} is no tile"
-    return type_
+from .dependence import is_tile, tile_type
 
 
 def tied_pairs(op: Op) -> list[tuple[Value, Value]]:

@@ -24,9 +24,9 @@ from ..ir.ops.memory import Alloc, Load, Store
 from ..ir.ops.thread import ConvertRegisters, Shuffle, VectorLoad, VectorStore
 from ..ir.ops.tile import ConvertLayout
 from ..ir.types import MemoryType, Space
-from .coalesce import tile_type
 from .context import Remark
 from .coordinates import add_up, coordinates, primary, register_loops
+from .dependence import tile_type
 
 if TYPE_CHECKING:
     from .lower_tiles import Lowering

@@ -10,7 +10,7 @@ import numpy as np
 from ..ir.core import Access, Block, Op, Value, constant_of, walk
 from ..ir.ops import arith
 from ..ir.ops.control import Assume, For, If, Parallel, Simt, While, Yield
-from ..ir.ops.memory import Alloc, Atomic, Load, memory_type
+from ..ir.ops.memory import Alloc, Atomic, Load, Store, memory_type
 from ..ir.ops.thread import MemoryFence
 from ..ir.ops.tile import Copy, Fill, Gemm, StoreTile
 from ..ir.types import InflightType, MemoryType, Space, TileType
@@ -65,9 +65,21 @@ def is_statement(op: Op) -> bool:
     """
     return any(
         (not inner.pure and not isinstance(inner, (Yield, Load, For, If, Assume)))
-        or any(isinstance(r.type, (TileType, InflightType)) for r in inner.results)
+        or any(map(is_tile, inner.results))
         for inner in op.walk()
     )
+
+
+def computes_alone(op: Op) -> bool:
+    """Whether `op`, but for what its regions hold, does what any thread can for itself: it makes
+    scalars, keeps them in variables, or says what else runs.
+    """
+    if isinstance(op, Store):
+        return is_local(op.memory)
+    if isinstance(op, (For, If, While, Simt, Yield, Assume)):
+        return True
+    scalar = not any(map(is_tile, (*op.inputs, *op.results)))
+    return scalar and (op.pure or isinstance(op, Load))
 
 
 def is_harmless(op: Op) -> bool:
@@ -83,6 +95,22 @@ def is_shared(value: Value) -> bool:
 
 def is_global(value: Value) -> bool:
     return isinstance(value.type, MemoryType) and value.type.space is Space.GLOBAL
+
+
+def is_local(value: Value) -> bool:
+    return isinstance(value.type, MemoryType) and value.type.space is Space.LOCAL
+
+
+def is_tile(value: Value) -> bool:
+    """Whether a value lies in registers of all threads: a tile, or one in flight."""
+    return isinstance(value.type, (TileType, InflightType))
+
+
+def tile_type(value: Value) -> TileType:
+    """The tile that a value is or will be."""
+    type_ = value.type.tile if isinstance(value.type, InflightType) else value.type
+    assert isinstance(type_, TileType), f"{value!r} is no tile"
+    return type_
 
 
 def used_values(op: Op) -> set[Value]:

@@ -33,9 +33,9 @@ from ..ir.ops.tile import ConvertLayout, Copy, Gemm, LoadTile, Side, Splat, Stor
 from ..ir.types import ChannelType, InflightType, MemoryType, Space, TileType, Type
 from ..target import Target
 from .context import PassContext, Remark
-from .dependence import is_shared
+from .dependence import is_shared, is_tile
 from .duplicate_splats import splats_duplicated
-from .layout_constraints import constraints_of, demand, is_tile, uses_in, why
+from .layout_constraints import constraints_of, demand, uses_in, why
 from .packed_operands import Packing, buffer_of, packed_operands
 from .protocols import PERIOD_BYTES
 from .variants import multiplied_dtype, operand_layout, read_by_matrices, variants_of

@@ -53,9 +53,10 @@ from ..ir.ops.tile import (
     UnpackTile,
 )
 from ..ir.registry import Registry
-from ..ir.types import InflightType, TileType
+from ..ir.types import TileType
 from ..target import Target
 from .context import PassContext
+from .dependence import is_tile, tile_type
 from .variants import (
     accumulator_layout,
     accumulator_type,
@@ -112,17 +113,6 @@ def register_layout_rules(registry: Registry) -> None:
         Receive: _through_channel,
     }
     registry.table(TABLE).update(rules)
-
-
-def is_tile(value: Value) -> bool:
-    return isinstance(value.type, (TileType, InflightType))
-
-
-def tile_of(value: Value) -> TileType:
-    """The tile type of a value, in flight or not."""
-    type_ = value.type.tile if isinstance(value.type, InflightType) else value.type
-    assert isinstance(type_, TileType)
-    return type_
 
 
 def demand(op: Op, number: int) -> tuple[str, Op, int]:
@@ -195,12 +185,12 @@ def _too_wide(tile: TileType, vector: int, threads: int) -> bool:
 
 
 def _by_default(op: Splat | LoadTile | Undefined, group: Group) -> Iterator[Constraint]:
-    layout = default_layout(tile_of(op.result), group)
+    layout = default_layout(tile_type(op.result), group)
     yield Default(op.result, layout, why=why(op))
 
 
 def _store_tile(op: StoreTile, group: Group) -> Iterator[Constraint]:
-    yield Default(op.tile, default_layout(tile_of(op.tile), group), why=why(op))
+    yield Default(op.tile, default_layout(tile_type(op.tile), group), why=why(op))
 
 
 def _elementwise(op: Elementwise, group: Group) -> Iterator[Constraint]:
@@ -218,20 +208,20 @@ def _elementwise(op: Elementwise, group: Group) -> Iterator[Constraint]:
 def _insert_tile(op: InsertTile, group: Group) -> Iterator[Constraint]:
     yield use(op, 0, op.tile)
     yield Equal(op.into, op.result, why=why(op))
-    yield _slice(demand(op, 0), op.result, op.offsets, tile_of(op.tile).shape, op)
+    yield _slice(demand(op, 0), op.result, op.offsets, tile_type(op.tile).shape, op)
 
 
 def _extract_tile(op: ExtractTile, group: Group) -> Iterator[Constraint]:
     """Some registers of the tile, converted where its layout does not let registers select."""
     yield use(op, 0, op.tile)
-    yield _slice(op.result, demand(op, 0), op.offsets, op.shape, op, tile_of(op.tile).shape)
+    yield _slice(op.result, demand(op, 0), op.offsets, op.shape, op, tile_type(op.tile).shape)
 
 
 def _reshape_tile(op: ReshapeTile, group: Group) -> Iterator[Constraint]:
     """Registers stay what they are, where no mode is cut unevenly; else the tile is converted."""
     yield use(op, 0, op.tile)
     to, back = (
-        partial(RegisterLayout.reshape, shape=n) for n in (op.shape, tile_of(op.tile).shape)
+        partial(RegisterLayout.reshape, shape=n) for n in (op.shape, tile_type(op.tile).shape)
     )
     yield Derived(op.result, demand(op, 0), to, back, exact=True, why=why(op))
 
@@ -242,7 +232,7 @@ def _unpack_tile(op: UnpackTile, group: Group) -> Iterator[Constraint]:
 
 def _pack_tile(op: PackTile, group: Group) -> Iterator[Constraint]:
     """Bytes lie as they are best stored; the elements are converted to that."""
-    pairs = default_layout(tile_of(op.result), group)
+    pairs = default_layout(tile_type(op.result), group)
     layouts: dict[Variable, RegisterLayout] = {
         op.result: pairs,
         demand(op, 0): unpacked_layout(pairs),
@@ -257,7 +247,7 @@ def _convert_layout(op: ConvertLayout, group: Group) -> Iterator[Constraint]:
 
 def _reduce(op: Reduce, group: Group) -> Iterator[Constraint]:
     """The result is held by all threads that share what is reduced."""
-    extent = tile_of(op.source).shape[op.dim]
+    extent = tile_type(op.source).shape[op.dim]
 
     def inverse(layout: RegisterLayout) -> RegisterLayout:
         return (layout.reduce(op.dim) if op.keep else layout).broadcast(op.dim, extent)
@@ -420,7 +410,7 @@ def _parallel(nest: Parallel, group: Group) -> Iterator[Constraint]:
         if not is_read:
             yield Equal(variable, nest.results[position - len(nest.reads)], why=why(nest))
     first = next((v for v in (*nest.updates, *nest.reads)), None)
-    bits = tile_of(first).dtype.bits if first is not None else _element_bits(nest)
+    bits = tile_type(first).dtype.bits if first is not None else _element_bits(nest)
     vector = max(1, VECTOR_BYTES * 8 // bits)
     while vector > 1 and nest.extents[-1] % vector:
         vector //= 2

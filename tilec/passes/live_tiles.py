@@ -19,7 +19,8 @@ from ..ir.ops.pipeline import Pipeline
 from ..ir.ops.tile import Gemm, Splat, Undefined
 from ..ir.types import MemoryType
 from ..target import Target
-from .coalesce import is_tile, outer_tiles, tied_pairs, tile_type, tiles_used
+from .coalesce import outer_tiles, tied_pairs, tiles_used
+from .dependence import is_tile, tile_type
 from .variants import WORD, gemm_shape, multiplied_dtype, unit_threads, variants_of
 
 VECTOR_COPIES = 4  # of a row's element: lanes that share a row of an accumulator each have one

@@ -21,8 +21,8 @@ from ..ir.ops.tile import (
     Undefined,
     UnpackTile,
 )
-from .coalesce import is_tile
 from .coordinates import mapping_terms
+from .dependence import is_tile
 from .nibbles import packed, unpacked
 
 if TYPE_CHECKING:

@@ -55,9 +55,10 @@ from ..ir.ops.tile import (
 from ..ir.registry import Registry
 from ..ir.types import InflightType, MemoryType, Space
 from .clusters import share_of
-from .coalesce import coalesce, is_tile, parallel_moves, sink_constants, tied_pairs, tile_type
+from .coalesce import coalesce, parallel_moves, sink_constants, tied_pairs
 from .context import PassContext, Remark
 from .convert_layouts import lower_convert_layout
+from .dependence import is_tile, tile_type
 from .index_builder import IndexBuilder
 from .lower_copies import lower_copy, lower_fill
 from .lower_elementwise import (
@@ -440,16 +441,10 @@ class Lowering:
         self._emit_control(
             op,
             For(
-                new_start,
-                new_stop,
-                new_step,
-                inits,
-                body,
-                kind=op.kind,
-                stages=op.stages,
-                unroll=op.unroll,
+                new_start, new_stop, new_step, inits, body,
+                kind=op.kind, stages=op.stages, unroll=op.unroll, entered=op.entered,
             ),
-        )
+        )  # fmt: skip
 
     def _if(self, op: If) -> None:
         condition = self.value(op.condition)

@@ -39,9 +39,8 @@ from ..ir.ops.nvidia import MbarrierWait
 from ..ir.ops.pipeline import Wait
 from ..ir.ops.tile import Gemm
 from ..ir.types import MemoryType, Space
-from .coalesce import is_tile
 from .context import PassContext, Remark
-from .dependence import used_values
+from .dependence import is_tile, used_values
 from .live_tiles import live_registers
 from .variants import ADDRESS_REGISTERS
 
