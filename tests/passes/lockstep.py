@@ -398,6 +398,7 @@ RULES: dict[type[Op], Callable[[Machine, Any], None]] = {
     amd.LoadTransposed: _load_transposed,
     thread.ConvertRegisters: _convert,
     thread.FillRegisters: _fill,
+    thread.HoldRegisters: _nothing,
     thread.Shuffle: _shuffle,
     thread.ShuffleXor: _shuffle_xor,
     thread.Barrier: _nothing,

@@ -54,15 +54,19 @@ class Variables:
 
 
 def emit_for(body: BodyEmitter, op: For) -> None:
-    """`for (i32 k = start; k < stop; k += step)`, its unrolling stated, the user's line before
-    it."""
+    """`for (i32 k = start; k < stop; k += step)`, its unrolling stated, the user's line before it;
+    `assume(start < stop)` where that is known and neither compiler can tell."""
     values, writer = body.values, body.writer
     names = _carry(body, op, op.inits, op.body.params[1:])
     stop, step = values.atomic(op.stop), values.atomic(op.step)
     start = values.text(op.start)
+    open_ = None in (constant_of(op.start), constant_of(op.stop))
+    known = f"{values.atomic(op.start)} < {stop}" if op.entered and open_ else ""
     values.take((op.start, op.stop, op.step))
     values.settle()
     _place_comment(body, op)
+    if known:
+        writer.line(f"assume({known});")
     if op.unroll >= 0:
         writer.line("#pragma unroll" + (f" {op.unroll}" if op.unroll else ""))
     index = op.body.params[0]

@@ -41,7 +41,7 @@ from ..ir.ops.pipeline import (
 )
 from ..ir.ops.thread import Barrier
 from ..ir.ops.tile import Copy, LoadTile, StoreTile, Undefined
-from ..ir.types import TileType
+from ..ir.types import InflightType, TileType
 from .assign_roles import is_producer_stage
 from .context import PassContext
 from .dependence import is_global, is_harmless
@@ -200,9 +200,12 @@ class _Lowering:
         with b.region() as body:
             after = self._step(b, op, stages, plan, None, index, trips, state.adopt(params))
             b.emit(Yield(after.values))
-        loop = b.emit(
-            For(b.const(0), trips, b.const(1), state.values, Block((index, *params), tuple(body)))
-        )
+        # What is in flight starts in the loop (issue_gemms sees to it that there is an iteration). A
+        # compiler that thinks the loop may be passed by sees a way to the wait without a wgmma, and
+        # where a later condition tells the two ways apart, ptxas serialises them (C7515).
+        entered = any(isinstance(v.type, InflightType) for v in op.inits)
+        block = Block((index, *params), tuple(body))
+        loop = b.emit(For(b.const(0), trips, b.const(1), state.values, block, entered=entered))
         for result, old in zip(loop.results, state.values, strict=True):
             result.hint = old.hint
         names.update(zip(results, loop.results, strict=False))

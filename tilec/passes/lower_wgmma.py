@@ -3,6 +3,7 @@ instructions, its wait.
 
     %x = gemm %As, %Bs, %acc, [%p]  ->  a_desc = make_descriptor<128>(ring, 0, lbo, sbo)
                                         a_own = a_desc + warpgroup * block_units
+                                        hold_registers acc    (where it is not in flight yet)
                                         wgmma_fence
                                         for kk (unrolled)
                                           wgmma_ss acc, a_own + (slot * slot_units + kk * 2), ...,
@@ -36,7 +37,9 @@ from ..ir.ops.nvidia import (
     WgmmaWait,
 )
 from ..ir.ops.pipeline import InFlight, Wait
+from ..ir.ops.thread import HoldRegisters
 from ..ir.ops.tile import Gemm, Side
+from ..ir.types import TileType
 from .coordinates import add_up, apply_map
 from .matrix_operands import (
     Operand,
@@ -70,6 +73,9 @@ def lower_wgmma(op: Gemm, lowering: Lowering) -> None:
     column = lowering.at_top(lambda: tiling.unit_place(b, warpgroup)[1])
     a = _Source(op, "a", lowering, tiling, row)
     other = _Source(op, "b", lowering, tiling, column)
+    if isinstance(op.accumulator.type, TileType) and not op.clear:
+        # words that were loaded are else turned into floats behind the fence (ptxas C7519)
+        b.emit(HoldRegisters(accumulator))
     b.emit(WgmmaFence(() if a.registers is None else (a.registers,)))
     with (
         b.unrolled(tiling.row_blocks, "i") as i,
@@ -118,7 +124,8 @@ def lower_wait(op: Wait, lowering: Lowering) -> None:
 
 
 def lower_in_flight(op: InFlight, lowering: Lowering) -> None:
-    """Nothing: the registers are the tile's, which were copied where it is needed besides."""
+    """The registers are the tile's, which were copied where it is needed besides."""
+    lowering.b.emit(HoldRegisters(lowering.registers(op.result)))
 
 
 def _accumulates(op: Gemm, lowering: Lowering, step: Value) -> Value:

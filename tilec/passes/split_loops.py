@@ -101,7 +101,7 @@ def _split(b: Builder, loop: For, branch: If) -> None:
     """Emits the loop up to where the branch is taken, and the loop from there on."""
     first = b.emit(While((loop.start, *loop.inits), _goes_on(loop, branch), _without(loop, branch)))
     start, *carried = first.results
-    b.emit(loop.replace(start=start, inits=tuple(carried)))
+    b.emit(loop.replace(start=start, inits=tuple(carried), entered=False))
 
 
 def _goes_on(loop: For, branch: If) -> Block:

@@ -56,6 +56,7 @@ TABLE = make_table(
     Entry("thread_id", "threads.j2", ("base",)),
     Entry("block_id", "threads.j2", ("base",)),
     Entry("block_count", "threads.j2", ("base",)),
+    Entry("assume", "threads.j2", ("base",)),
     Entry("device_assert", "threads.j2", ("base",)),
     Entry("barrier", "threads.j2", ("base",)),
     Entry("barrier_for_stores", "threads.j2", ("base",)),

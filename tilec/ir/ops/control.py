@@ -32,7 +32,8 @@ class For(Op, name="for"):
 
     The body yields the next carried values; the results are the last ones (`inits` where it never
     ran). `kind` is "serial", "unroll", "vectorized" or "pipelined" (with `stages`, the user's
-    num_stages); `unroll` is what the printed loop states: 0 full, 1 not, n by n.
+    num_stages); `unroll` is what the printed loop states: 0 full, 1 not, n by n. `entered` says that
+    start is below stop: the text says so too, for compilers that cannot find out.
     """
 
     start: Value = operand()
@@ -43,6 +44,7 @@ class For(Op, name="for"):
     kind: str = attribute(default="serial")
     stages: int = attribute(default=0)
     unroll: int = attribute(default=1)
+    entered: bool = attribute(default=False)
 
     def infer(self) -> tuple[Type, ...]:
         for value in (self.start, self.stop, self.step):

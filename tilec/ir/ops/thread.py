@@ -194,6 +194,22 @@ class UndefinedRegisters(Statement, name="undefined_registers", level=Level.THRE
         return (Effect(Access.WRITE, self.registers),)
 
 
+class HoldRegisters(Statement, name="hold_registers", level=Level.THREAD):
+    """What gives `registers` their values stands before this: no instruction, but compilers move none
+    of it behind.
+    """
+
+    text = "hold_registers({registers})"
+    registers: Value = operand()
+
+    def infer(self) -> tuple[Type, ...]:
+        check_registers(self.registers)
+        return ()
+
+    def effects(self) -> tuple[Effect, ...]:
+        return (Effect(Access.READ, self.registers), Effect(Access.WRITE, self.registers))
+
+
 NAMED_BARRIERS = 16
 """Of a block; 0 is that of all its threads (PTX ISA 9.0, 9.7.13.1)."""
 
@@ -275,5 +291,5 @@ class ShuffleXor(Op, name="shuffle_xor", level=Level.THREAD):
 
 OPS: tuple[type[Op], ...] = (
     VectorLoad, VectorStore, VectorAtomic, ConvertRegisters, GatherRegisters, FillRegisters,
-    UndefinedRegisters, Barrier, MemoryFence, WarpSync, Shuffle, ShuffleXor,
+    UndefinedRegisters, HoldRegisters, Barrier, MemoryFence, WarpSync, Shuffle, ShuffleXor,
 )  # fmt: skip
