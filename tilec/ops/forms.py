@@ -47,9 +47,10 @@ class Form:
     `a`, `b` and `c` say where the unit stride is: in "rows" as of a row-major matrix, in "columns"
     (a and b then arrive transposed; c is never so), or "any". Of a batched product the operands
     named in `batched` have one dimension more, in front. Where rows of several matrices were
-    `folded` into one, the last of `extras` is the number of rows of each. Those in `strided` have
-    no vectors. Operands in `packed` are copied into rows of whole lines of the cache before, C from
-    such rows after. `exact`: the sums of a step are added in float32 outside of the instruction.
+    `folded` into one, the last of `extras` is the number of rows of each. Those in `packed` have no
+    vectors: A and B are copied into rows of whole lines of the cache before, C from such rows after.
+    `astray`: those of A and B whose lines start anywhere in a sector of the cache. `exact`: the sums
+    of a step are added in float32 outside of the instruction.
     """
 
     dtypes: tuple[str, str]
@@ -58,8 +59,8 @@ class Form:
     b: str = "rows"
     c: str = "rows"
     batched: str = ""
-    strided: str = ""
     packed: str = ""
+    astray: str = ""
     exact: bool = False
     folded: bool = False
     epilogue: Epilogue | None = None
@@ -77,7 +78,7 @@ class Form:
         strides: list[str | int] = [f"{name}_stride", 1]
         if layout == "columns":
             shape.reverse()
-        if layout == "any" or name in self.strided:
+        if layout == "any" or name in self.packed:
             strides[1] = f"{name}_step"  # though it may be 1: no vector is tried
         if name in self.batched:
             shape, strides = ["Z", *shape], [f"{name}_batch", *strides]
@@ -92,7 +93,10 @@ class Form:
         rows, columns = shapes["C"][-2:]
         depth = shapes["A"][-2 if self.a == "columns" else -1]
         batch = shapes["C"][0] if "C" in self.batched else 1
-        return Problem(rows, columns, depth, self.dtypes[0], self.a, self.b, batch, self.exact)
+        return Problem(
+            rows, columns, depth, self.dtypes[0], self.a, self.b, batch, self.exact,
+            astray=self.astray,
+        )  # fmt: skip
 
     def extra_annotations(self) -> dict[str, Any]:
         """What the parameters of the epilogue's operands are."""

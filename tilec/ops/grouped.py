@@ -123,9 +123,7 @@ def _check(a: Any, b: Any, offsets: Any, options: Options) -> Call:
     form = form_of(
         Form(dtypes, out_dtype, exact=exact, epilogue=epilogue, extras=extras), left, right, made
     )
-    form = replace(
-        form, strided="", packed="", batched="B", c="rows" if made.layout == "rows" else "any"
-    )
+    form = replace(form, packed="", batched="B", c="rows" if made.layout == "rows" else "any")
     launches = []
     if 0 not in (*shape, right.view.shape[0]):
         arrays = [m.argument for m in laid_out(left, right, made)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -31,8 +30,6 @@ from .vector_product import vector_product
 
 _PACKED_FROM = 128
 """Rows and columns of a result from which on operands are packed: so often is each element read."""
-_ALIGNED_FROM = 1 << 35
-"""Products of elements from which on B is packed where its lines start anywhere in a sector."""
 
 
 def matmul(
@@ -231,24 +228,20 @@ def is_tiled(schedule: object) -> bool:
 
 
 def form_of(form: Form, a: Matrix, b: Matrix, c: Matrix) -> Form:
-    """The form with where the unit strides are, which operands have a batch, and which are packed:
-    those without vectors, where each element is used often enough to pay for a copy; and B where
-    TMA takes twice the time for lines that start within a sector (docs/decisions.md)."""
+    """The form with where the unit strides are, which operands have a batch, which are packed:
+    those without vectors, where each element is used often enough to pay for a copy; and whose
+    lines start within a sector, for which TMA takes twice the time (docs/decisions.md)."""
     batched = "".join(name for name, m in zip("ABC", (a, b, c), strict=True) if m.batch)
     vectors = (a.in_vectors, b.in_vectors, c.in_vectors and c.layout == "rows")
-    strided = packed = ""
+    packed = ""
     if min(c.rows, c.columns) >= _PACKED_FROM:
-        strided = "".join(name for name, fit in zip("ABC", vectors, strict=True) if not fit)
-        work = math.prod(c.view.shape) * a.columns
-        unaligned = "B" not in strided and not b.in_sectors and work >= _ALIGNED_FROM
-        packed = strided + "B" * unaligned
-    layouts = [
-        "rows" if m.layout == "any" and name in packed else m.layout
-        for name, m in zip("AB", (a, b), strict=True)
-    ]
+        packed = "".join(name for name, fit in zip("ABC", vectors, strict=True) if not fit)
+    read = (("A", a), ("B", b))
+    astray = "".join(name for name, m in read if name not in packed and not m.in_sectors)
+    layouts = ["rows" if m.layout == "any" and name in packed else m.layout for name, m in read]
     written = "rows" if vectors[2] or "C" in packed else "any"
     form = replace(form, a=layouts[0], b=layouts[1], c=written, batched=batched)
-    return replace(form, strided=strided, packed=packed)
+    return replace(form, packed=packed, astray=astray)
 
 
 def laid_out(*matrices: Matrix) -> list[Matrix]:

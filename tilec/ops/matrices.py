@@ -65,7 +65,7 @@ class Matrix:
     def in_sectors(self) -> bool:
         """Whether rows, or columns where those are contiguous, start where sectors of the cache do."""
         view = self.transposed.view if self.layout == "columns" else self.view
-        return (view.pointer | view.strides[-2]) % SECTOR_BYTES == 0
+        return all(n % SECTOR_BYTES == 0 for n in (view.pointer, *view.strides[:-1]))
 
     def steps(self, batch: Sequence[int]) -> list[int]:
         """Bytes between the matrices that this one is, spread over a batch of these extents."""

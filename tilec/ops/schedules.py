@@ -3,12 +3,15 @@
 A pure function, by an estimate: of each tile that the target's instructions favour, and of each
 number of parts, the clocks of a multiprocessor, which the busiest one needs for
 
-    waves * (steps * max(arithmetic, operands from shared memory, tiles from the L2) + start and end)
+    waves * (steps * max(arithmetic, operands from shared memory, tiles from the L2, lines by TMA)
+             + start and end)
 
 and never less than memory takes for every byte once; parts add their sums and a launch. The least
 wins, so that large products get the tile with the most arithmetic for a byte, those of few tiles
-smaller ones, and those of few rows as many blocks as it takes to stream B at the memory's rate. The
-constants are fitted to times of 60 candidates at 8 shapes on an H100 (docs/decisions.md).
+smaller ones, and those of few rows as many blocks as it takes to stream B at the memory's rate.
+Blocks are in a cluster, and load for each other, where TMA would hold them up or where all ask for
+the same few lines. The constants are fitted to times of 60 candidates at 8 shapes on an H100, those
+of clusters to 300 candidates at 7 shapes on an H200 (docs/decisions.md).
 """
 
 from __future__ import annotations
@@ -26,7 +29,12 @@ _MULTIPLIES = 4096  # products of 8-bit operands; half as many of 16, a quarter 
 _SHARED = 128  # bytes that matrix instructions read from shared memory
 _L2 = 48  # bytes from the L2 cache, where all ask
 _MEMORY = 13.5  # bytes from memory, where all ask: 3.0 TB/s
-_ALONE = 28  # bytes from memory, where few ask: half of all get as much as all
+_ALONE = 36  # bytes from memory, where few ask: half of all get as much as all
+_LINE = 2.3  # the TMA unit, for a line of 128 bytes,
+_ASTRAY = 4.8  # and for one that starts within a sector
+_FEW = 32  # rows of A whose lines all ask for at once:
+_ASKED = 1  # each waits for all that ask before
+_IN_FOURS = 0.88  # of the multiprocessors are in clusters of four
 _START = 1500  # before the first product: launch, descriptors, first loads
 _END = 1000  # after the last one, beside the stores
 _STEP = 60  # of a step: its barriers
@@ -40,7 +48,7 @@ _PARTS = (1, 2, 3, 4, 6, 8, 12, 16)
 class Problem:
     """`batch` products of M x K by K x N. `a` and `b` say where the unit strides are: "rows",
     "columns" or "any". The dtype is a short name. `exact`: there are two sets of sums.
-    `whole`: K is not cut."""
+    `whole`: K is not cut. `astray`: those of A and B whose lines start anywhere in a sector."""
 
     M: int
     N: int
@@ -51,6 +59,7 @@ class Problem:
     batch: int = 1
     exact: bool = False
     whole: bool = False
+    astray: str = ""
 
     @property
     def item_bytes(self) -> int:
@@ -93,6 +102,8 @@ def candidates(target: Target, problem: Problem) -> Iterator[Schedule]:
     """Every schedule that is considered: tiles from large to small, parts from few to many."""
     for tile in _tiles(target, problem):
         rows, columns, depth, threads = tile
+        if rows > 64 and rows >= 2 * problem.M:
+            continue  # half of the instructions would multiply nothing
         stage = (rows + columns) * depth * problem.item_bytes
         room = target.shared_bytes - rows * columns * 2 // (2 if threads > 128 else 1)
         stages = max(2, min(_STAGES, room // stage)) if target.asynchronous else 2
@@ -100,38 +111,75 @@ def candidates(target: Target, problem: Problem) -> Iterator[Schedule]:
         for split in _PARTS[: 1 if problem.whole else None]:
             # A part of few steps is all start and end.
             if split == 1 or steps >= 8 * split:
-                yield Schedule(rows, columns, depth, stages, threads, split)
+                for cluster in _clusters(target, problem):
+                    yield Schedule(rows, columns, depth, stages, threads, split, *cluster)
+
+
+def _clusters(target: Target, problem: Problem) -> list[tuple[int, int]]:
+    """The clusters that are considered, none first."""
+    found = [(1, 1)]
+    if target.clusters and _by_wgmma(target, problem):
+        if problem.astray:
+            found += [(2, 1), (1, 2)]
+        if problem.M <= _FEW:
+            found += [(1, 2), (1, 4)]
+    return found
 
 
 def estimate(target: Target, problem: Problem, schedule: Schedule) -> float:
     """The clocks that a product takes; its terms are in the head of this file."""
     p, s = problem, schedule
-    size, processors = p.item_bytes, target.multiprocessors or 1
+    size, everywhere = p.item_bytes, target.multiprocessors or 1
+    processors = everywhere
+    if s.cluster_M * s.cluster_N > 2:
+        processors = int(processors * _IN_FOURS)
     tiles = ceil(p.M / s.block_M) * ceil(p.N / s.block_N) * p.batch * s.split
     steps = ceil(p.K / s.block_K / s.split)
     arithmetic = s.block_M * s.block_N * s.block_K * size / _MULTIPLIES
+    if p.exact:  # a thread adds a product in each clock
+        arithmetic += s.block_M * s.block_N / 128
     # Each instruction of 64 rows reads those and all columns of its tile.
     operands = ceil(s.block_M / 64) * (64 + s.block_N) * s.block_K * size / _SHARED
-    fills = (s.block_M + s.block_N) * s.block_K * size / _L2
+    filled = min(s.block_M, p.M) / s.cluster_N + min(s.block_N, p.N) / s.cluster_M
+    fills = filled * s.block_K * size / _L2
     stores = s.block_M * s.block_N * (p.sum_bytes if s.split > 1 else 2) / _L2
     # One warpgroup alone leaves the tensor cores waiting where it waits.
     alone = 1.25 if s.threads <= 128 and s.block_M * s.block_N > 64 * 64 else 1.1
     step = max(arithmetic * (alone if s.threads <= 128 else 1.0), operands, fills)
+    if target.tma:
+        step = max(step, _tma_clocks(p, s))
     waves = ceil(tiles / processors)
     busy = waves * (steps * (step + _STEP) + _END + stores) + _START
     once = p.batch * (p.M * p.K + p.K * p.N + p.M * p.N) * size
-    busy = max(busy, once / min(_MEMORY * processors, _ALONE * max(1, tiles)) + _START)
+    busy = max(busy, once / min(_MEMORY * everywhere, _ALONE * max(1, tiles)) + _START)
+    if p.M <= _FEW:
+        lines = steps * s.block_K * size / 128
+        busy += _ASKED * waves * lines * min(tiles, processors) / s.cluster_N
     if s.split > 1:
         sums = p.batch * p.M * p.N * (s.split * p.sum_bytes + size)
         busy += _LAUNCH + sums / _SUMS / processors
     return busy
 
 
+def _tma_clocks(problem: Problem, schedule: Schedule) -> float:
+    """What the TMA unit takes for a step: each block of a cluster loads its part of what is shared."""
+    lines = schedule.block_K * problem.item_bytes / 128
+    each = {name: _ASTRAY if name in problem.astray else _LINE for name in "AB"}
+    a = schedule.block_M * each["A"] / schedule.cluster_N
+    return lines * (a + schedule.block_N * each["B"] / schedule.cluster_M)
+
+
+def _by_wgmma(target: Target, problem: Problem) -> bool:
+    """Whether wgmma multiplies: tiles are in shared memory, operands of 8 bits along K."""
+    families = {i.family for i in target.matrix if i.operand == problem.dtype}
+    return "wgmma" in families and (problem.item_bytes == 2 or problem.along_k)
+
+
 def _tiles(target: Target, problem: Problem) -> list[tuple[int, int, int, int]]:
     """Tiles as rows, columns, depth along K, and threads."""
     families = {i.family for i in target.matrix if i.operand == problem.dtype}
     size = problem.item_bytes
-    if "wgmma" in families and (size == 2 or problem.along_k):
+    if _by_wgmma(target, problem):
         depth = 128 // size  # the span of a swizzle
         large = [(128, 256), (256, 128), (128, 192), (128, 128)][2 if problem.exact else 0 :]
         small = [(64, 256), (64, 192), (64, 128), (64, 96), (64, 64), (64, 32)]
