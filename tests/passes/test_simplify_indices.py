@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import operator
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -143,6 +145,13 @@ def test_forms(body: str, expected: str) -> None:
         ("%q = mul %t, 2 : i32\n%c = compare %q, 8 <predicate = \"eq\"> : bool", None),
         ("%c = compare %bx, %g <predicate = \"lt\"> : bool", True),
         (SUM + "%c = compare %s, %m <predicate = \"lt\"> : bool", None),
+        ("%s = mul %bx, 128 : i32\n%c = compare %s, %m <predicate = \"lt\"> : bool", True),
+        (
+            "%s = mul %bx, 128 : i32\n%m1 = symbol <label = \"M\"> : i32\n"
+            "%c = compare %s, %m1 <predicate = \"lt\"> : bool", True,
+        ),
+        ("%s = mul %bx, 64 : i32\n%c = compare %s, %m <predicate = \"lt\"> : bool", None),
+        ("%s = mul %bx, 128 : i32\n%c = compare %m, %s <predicate = \"le\"> : bool", False),
     ],
 )  # fmt: skip
 def test_comparisons(body: str, taken: bool | None) -> None:
@@ -151,6 +160,29 @@ def test_comparisons(body: str, taken: bool | None) -> None:
         assert "select %c, 11, 22" in text
     else:
         assert text == f"store {11 if taken else 22}, %A[0] <in_bounds>"
+
+
+@pytest.mark.parametrize("predicate", ["lt", "le", "gt", "ge", "eq", "ne"])
+@pytest.mark.parametrize("begin", [0, -3])
+@pytest.mark.parametrize("factor", [8, 16, 12])
+def test_an_index_below_a_quotient(predicate: str, begin: int, factor: int) -> None:
+    """Of i < n // 8, what is known of `factor * i + d predicate n` is so for every n; and that there
+    is room for the whole of the last eight is known."""
+    holds = getattr(operator, predicate)
+    for d in range(-2, 18):
+        text = simplified(
+            "%q = floordiv %n, 8 : i32\n"
+            f"for {begin}, %q, 1 (%i: i32) {{\n%s = mul %i, {factor} : i32\n%k = add %s, {d} : i32\n"
+            f'%c = compare %k, %n <predicate = "{predicate}"> : bool\n'
+            "%x = select %c, 11, 22 : i32\nstore %x, %A[1]\nyield\n}\n%r = add %n, 1 : i32"
+        )
+        known = [found for found in (True, False) if f"store {11 if found else 22}, %A[1]" in text]
+        outcomes = {
+            bool(holds(factor * i + d, n)) for n in range(-30, 60) for i in range(begin, n // 8)
+        }
+        assert not known or outcomes == set(known), (d, text)
+        if factor == 8 and predicate in ("lt", "ge"):
+            assert bool(known) is (d <= 7), d
 
 
 def test_conditions_are_known_inside_of_their_branch() -> None:

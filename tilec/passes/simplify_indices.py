@@ -29,11 +29,12 @@ from ..ir.build import fold
 from ..ir.core import Block, Constant, Op, Program, Value, at, constant
 from ..ir.dtypes import bool_
 from ..ir.ops import arith
+from ..ir.ops.control import Symbol
 from ..ir.ops.memory import ElementAccess
 from ..ir.types import MemoryType, ScalarType
 from .context import PassContext
 from .linear_forms import Forms, Linear
-from .ranges import NO_PROMISES, bounds_of, difference_decides
+from .ranges import NO_PROMISES, Range, bounds_of, difference_decides
 from .value_ranges import Scope, exact_range, integer_dtype
 
 
@@ -182,12 +183,41 @@ class _Simplifier:
     def _decided(self, predicate: str, x: Value, y: Value) -> bool | None:
         """What a comparison gives, by the range of the difference."""
         difference = self._forms.of(x).plus(self._forms.of(y), -1)
-        known = difference_decides(predicate, difference.range(self._scope))
+        known = difference_decides(predicate, self._range(difference))
         if known is None and self._scope.is_below(x, y):
             return {"lt": True, "le": True, "ne": True, "gt": False, "ge": False, "eq": False}[
                 predicate
             ]
         return known
+
+    def _range(self, form: Linear) -> Range:
+        """The range of a form, and what its indices' bounds say of it."""
+        found = form.range(self._scope)
+        low, high = -self._most(form.times(-1)), self._most(form)
+        return found.clipped(low, high) if low <= high else found
+
+    def _most(self, form: Linear) -> int:
+        """An upper bound of a form. An index i < n // c of a loop or grid is at most n // c - 1: so
+        c * i is at most n - c, whatever n is."""
+        found = form.range(self._scope).high
+        for value, coefficient in form.terms:
+            for bound in self._scope.above(value) if coefficient > 0 else ():
+                division = self._forms.division(bound)
+                if division is not None and coefficient % division[1] == 0:
+                    form = form.plus(Linear(((value, coefficient),), coefficient), -1)
+                    form = form.plus(self._forms.of(division[0]), coefficient // division[1])
+                    break
+        return min(found, self._joined(form).range(self._scope).high)
+
+    def _joined(self, form: Linear) -> Linear:
+        """The form with one value for all those of a symbol."""
+        joined = Linear((), form.constant)
+        for value, coefficient in form.terms:
+            op = self._scope.defined_by.get(value)
+            if isinstance(op, Symbol):
+                value = self._scope.symbols[op.label][0]
+            joined = joined.plus(Linear(((value, coefficient),)))
+        return joined
 
     # Division -------------------------------------------------------------------------------------
 

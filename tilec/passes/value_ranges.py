@@ -119,6 +119,10 @@ class Scope:
         same = self.symbols[symbol.label] if isinstance(symbol, Symbol) else [y]
         return any((x, bound) in layer for layer in self._below for bound in same)
 
+    def above(self, x: Value) -> Iterator[Value]:
+        """What a loop, a grid or a condition around this point says is above x."""
+        return (y for layer in self._below for lower, y in layer if lower is x)
+
     def learn(self, op: Op) -> None:
         """Takes in the results of an op."""
         if isinstance(op, Assume) and self._refined:
