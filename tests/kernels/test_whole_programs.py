@@ -52,3 +52,41 @@ def test_products_that_are_scaled_block_by_block(size: tuple[int, int, int]) -> 
     expected = (a * wide[0]) @ (b * wide[1]).T
     for device, arrays in every_leg(block_scaled, a, b, sa, sb, np.zeros((m, n), np.float32)):
         np.testing.assert_array_equal(arrays[-1], expected, err_msg=device)
+
+
+@tilec.kernel
+def settled(B: T.Tensor(("R", 32), "float32"), X: T.Tensor(("R", 32), "float32"),
+            trips: T.Tensor(("R",), "int32"), tolerance: T.float32):  # fmt: skip
+    """3 x[i] - x[i - 1] - x[i + 1] = b[i], by Jacobi's iteration until nothing moves: elements of a
+    fragment decide how often, and one thread notes it.
+    """
+    with T.Kernel(B.shape[0], threads=32) as row:
+        x = T.alloc_shared((34,), "float32")
+        new = T.alloc_fragment((32,), "float32")
+        moved = T.alloc_fragment((32,), "float32")
+        most = T.alloc_fragment((1,), "float32")
+        count = T.alloc_var("int32", init=0)
+        T.clear(x)
+        T.fill(most, 1)
+        while most[0] > tolerance:
+            for i in T.Parallel(32):
+                new[i] = (B[row, i] + x[i] + x[i + 2]) / 3
+                moved[i] = T.abs(new[i] - x[i + 1])
+            T.reduce_max(moved, most, dim=0)
+            for i in T.Parallel(32):
+                x[i + 1] = new[i]
+            count += 1
+        T.copy(x[1:33], X[row, 0:32])
+        if T.get_thread_binding() == 0:
+            trips[row] = count + T.cast(most[0], "int32")
+
+
+def test_elements_of_a_fragment_decide() -> None:
+    b = np.random.default_rng(0).standard_normal((2, 32)).astype(np.float32)
+    matrix = 3 * np.eye(32) - np.eye(32, k=1) - np.eye(32, k=-1)
+    expected = np.linalg.solve(matrix, b.astype(np.float64).T).T
+    seen = set()
+    for device, arrays in every_leg(settled, b, 0 * b, np.zeros(2, np.int32), 1e-6):
+        np.testing.assert_allclose(arrays[1], expected, atol=1e-5, err_msg=device)
+        seen.add(tuple(arrays[2]))
+    assert len(seen) == 1 and min(*seen) > 10

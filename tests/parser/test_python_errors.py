@@ -208,7 +208,7 @@ BODIES = [
     ("float value as index", "L[0] = ⟦S[0, L[1]]⟧", "TLC0115", "is a f32"),
     ("negative index", "L[0] = ⟦S[-1, 0]⟧", "TLC0116", "index 0 of `S` is -1"),
     ("index too large", "⟦L[8]⟧ = 0", "TLC0116", "its extent is 8"),
-    ("fragment element", "L[0] = ⟦F[0, 0]⟧", "TLC0119", "`F` is a fragment"),
+    ("fragment element", "L[0] = ⟦F[n, 0]⟧", "TLC0119", "`F` is a fragment"),
     ("fragment element written", "⟦F[0, 0]⟧ = 1", "TLC0119", "T.Parallel"),
     ("region assigned", "⟦S[0:4, :]⟧ = 0", "TLC0128", "a region of `S`"),
     (

@@ -302,6 +302,29 @@ def test_safe_values_that_are_known(tmp_path: Path, value: str, printed: str) ->
     assert any(line.endswith(f"load %A[%n, %n] <safe_value = {printed}> : f16") for line in lines)
 
 
+def test_elements_of_fragments_are_shown_before_threads_part(tmp_path: Path) -> None:
+    body = """
+    for i in T.serial(4):
+        T.fill(F, 1)
+        if T.get_thread_binding() == 0:
+            L[i] = F[2, 1]
+    unused = F[0, 0]
+    """
+    lines = body_text(tmp_path, body)
+    shows = [line for line in lines if line.startswith("copy")]
+    assert shows == [
+        "copy %F[2, 1], %F_1[0, 0] <shape = [1, 1], source_dims = [0, 1], destination_dims = [0, 1]>"
+    ]
+    at = lines.index(shows[0])
+    assert lines[at - 1].startswith("fill %F") and lines[at + 1].startswith("simt")
+
+
+def test_what_a_condition_reads_is_shown_for_every_trip(tmp_path: Path) -> None:
+    lines = body_text(tmp_path, "while F[0, 0] < 3:\n    T.fill(F, 5)\nL[0] = F[0, 0]")
+    order = [line.split()[0] for line in lines if line.split()[0] in ("copy", "while", "fill")]
+    assert order == ["copy", "while", "fill", "copy", "copy"]
+
+
 def test_unused_loads_leave_nothing(tmp_path: Path) -> None:
     assert body_text(tmp_path, "x = S[n, 0]\ny = x + 1\nT.clear(F)") == ["fill %F, 0.0"]
 

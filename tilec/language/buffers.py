@@ -9,13 +9,14 @@ import numpy as np
 
 from ..errors import LanguageError
 from ..ir.core import Constant, Value
-from ..ir.dtypes import DType, i32, i64
+from ..ir.dtypes import PAIRS, DType, i32, i64
 from ..ir.ops.arith import element_dtype
 from ..ir.ops.memory import Load, Store, memory_type
 from ..ir.types import MemoryType, Space
 from .dtypes import ElementType, StoredType
 from .four_bits import check_element_store
 from .operand import Expr, Operand, convert, is_number, number_value, plain, value_of
+from .shown import shown_to_all
 from .trace import Region, Trace, current, refuse
 
 
@@ -160,10 +161,12 @@ class Element(Operand):
         self.buffer = buffer
         self.indices = indices_of(buffer, keys)
         self.loaded: Expr | None = None
-        self.refusal = element_refusal(trace, buffer)
+        self.refusal = element_refusal(trace, buffer, self.indices)
         if self.refusal is None:
-            memory = buffer.handle(bits=True)
-            load = Load(memory, self.indices, safe_value=trace.safe_value(memory))
+            memory, indices = buffer.handle(bits=True), self.indices
+            if _is_spread(trace, buffer):
+                memory, indices = shown_to_all(trace, memory, indices)
+            load = Load(memory, indices, safe_value=trace.safe_value(memory))
             op = trace.builder.emit(load)
             self.loaded = Expr(op.result, trace.region)
             if isinstance(buffer.elements, StoredType):
@@ -226,20 +229,28 @@ def name_buffer(buffer: Buffer, name: str) -> None:
         buffer.value.hint = name
 
 
-def element_refusal(trace: Trace, buffer: Buffer) -> LanguageError | None:
-    """Why an element of the buffer cannot be read or written here, if so."""
+def element_refusal(
+    trace: Trace, buffer: Buffer, read: tuple[Value, ...] = ()
+) -> LanguageError | None:
+    """Why an element of the buffer cannot be read (at the indices `read`) or written here, if so."""
     if trace.launch is None:
         return refuse(
             "TLC0118", f"an element of {buffer.label} stands outside of `with T.Kernel(...)`"
         )
-    if buffer.type.space is Space.FRAGMENT and not trace.inside("parallel"):
+    known = bool(read) and all(isinstance(index, Constant) for index in read)
+    if _is_spread(trace, buffer) and not (known and buffer.type.dtype not in PAIRS):
         return refuse(
             "TLC0119",
-            f"{buffer.label} is a fragment, spread over the threads: its elements have a meaning "
-            "only in T.Parallel",
+            f"{buffer.label} is a fragment, spread over the threads: outside of T.Parallel its "
+            "elements can only be read, at compile-time indices",
             hint="for i, j in T.Parallel(...): …; or T.copy it to shared memory",
         )
     return None
+
+
+def _is_spread(trace: Trace, buffer: Buffer) -> bool:
+    """Whether each thread has some elements, and this is said for all of them."""
+    return buffer.type.space is Space.FRAGMENT and not trace.inside("parallel")
 
 
 def store(trace: Trace, buffer: Buffer, indices: tuple[Value, ...], value: Any) -> None:

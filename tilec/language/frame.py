@@ -77,7 +77,7 @@ class LaunchFrame:
         state = trace.launch
         assert self.region is not None and state is not None
         with trace.here(self.loc):
-            ops = shape_launch(trace.close_region(self.region), state.threads)
+            ops = shape_launch(trace.close_region(self.region), state.threads, trace.shown)
             explicit = any(owns_schedule(inner) for op in ops for inner in op.walk())
             trace.launch = None
             grid = self.grid + (value_of(1, i32),) * (3 - len(self.grid))

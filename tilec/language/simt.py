@@ -26,12 +26,15 @@ from ..ir.ops.control import Assume, Role, Simt, ThreadId, While, Yield
 from ..ir.ops.memory import Alloc, Atomic, Load, Store
 from ..ir.rewrite import transform
 from ..ir.types import MemoryType, Space
+from .shown import show_early
 from .split_roles import check_arrivals, holds_role, split_roles
 
 
-def shape_launch(ops: Sequence[Op], threads: int) -> list[Op]:
-    """The body of a launch as the tile level has it, from the statements as they were traced."""
-    settled = [_settle(op) for op in prune(ops, set())]
+def shape_launch(ops: Sequence[Op], threads: int, shown: set[Value]) -> list[Op]:
+    """The body of a launch as the tile level has it, from the statements as they were traced. In
+    the memories `shown` threads find elements of fragments.
+    """
+    settled = [_settle(op) for op in show_early(prune(ops, set()), shown)]
     check_arrivals(settled)
     if not any(map(holds_role, settled)):
         return _Grouper(settled, threads).group(settled)

@@ -75,6 +75,7 @@ class Trace:
         self.definitions: dict[Value, Op] = {}  # pure ops by their results
         self.scalars: set[Value] = set()  # the scalar parameters
         self.allocated: list[Value] = []  # global memory that the call allocates
+        self.shown: set[Value] = set()  # where threads find elements of fragments
         self.extents: dict[Value, int] = {}  # of loops' indices that count from 0 to a number
         self.active: list[object] = []  # macros being expanded, outermost first
         self.until: CodeType | None = None
