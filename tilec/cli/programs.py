@@ -17,6 +17,7 @@ import numpy as np
 
 from ..errors import LanguageError, Loc, TilecError
 from ..ir.core import Program, Value
+from ..ir.dtypes import PAIRS
 from ..ir.types import MemoryType, ScalarType
 from ..language.kernel import Kernel
 from ..runtime.devices import Device
@@ -183,8 +184,8 @@ def _extent(dim: Any, defines: dict[str, Any], unknown: int = DEFAULT_EXTENT) ->
 
 
 def make_inputs(program: Program, defines: dict[str, Any], seed: int = 0) -> dict[str, Any]:
-    """Random arguments by name: floats around 0, integers over their whole range; tensors that are
-    only written hold NaN.
+    """Random arguments by name: floats around 0, integers and 4-bit elements over their whole range,
+    the latter in bytes of two.
     """
     random = np.random.default_rng(seed)
     return {p.hint: _input(p, defines, random) for p in program.params}
@@ -197,6 +198,8 @@ def _input(param: Value, defines: dict[str, Any], random: np.random.Generator) -
         return float(value) if type_.dtype.is_float else int(value)
     assert isinstance(type_, MemoryType)
     shape = tuple(_extent(d, defines) for d in type_.shape)
+    if type_.dtype in PAIRS:  # every byte is two elements
+        return random.integers(0, 256, (*shape[:-1], shape[-1] // 2)).astype(np.uint8)
     dtype = type_.dtype.numpy
     if type_.dtype.is_float:
         return (random.standard_normal(shape) / 8).astype(np.float32).astype(dtype)

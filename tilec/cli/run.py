@@ -15,8 +15,9 @@ import numpy as np
 from ..errors import TilecError, WrongResult
 from ..interpreter import assert_close, returned, run_program
 from ..interpreter.compare import EPSILON
+from ..ir.conversion import unpack_pairs
 from ..ir.core import Access, Program, walk
-from ..ir.dtypes import DType
+from ..ir.dtypes import PAIRS, DType
 from ..ir.types import MemoryType
 from ..language.kernel import Kernel
 from ..runtime.compiled import CompiledKernel
@@ -174,10 +175,15 @@ def _compare(
     for name, exact in zip(outputs, expected, strict=True):
         type_ = types[name]
         assert isinstance(type_, MemoryType)
-        exact64 = np.asarray(exact).astype(np.float64)
+        found, wanted = (_elements(np.asarray(x), type_.dtype) for x in (arrays[name], exact))
+        exact64 = wanted.astype(np.float64)
         allowed = _allowed(exact64, arrays, type_.dtype)
-        assert_close(arrays[name], exact64, allowed, type_.dtype, f"{kernel}'s {name}")
-        output().say(f"  {name}: {arrays[name].size} elements agree with {what}")
+        assert_close(found, exact64, allowed, type_.dtype, f"{kernel}'s {name}")
+        output().say(f"  {name}: {found.size} elements agree with {what}")
+
+
+def _elements(array: np.ndarray, dtype: DType) -> np.ndarray:
+    return unpack_pairs(array, dtype) if dtype in PAIRS else array
 
 
 def _allowed(exact: np.ndarray, arrays: dict[str, Any], dtype: DType) -> np.ndarray:
