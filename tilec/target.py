@@ -126,8 +126,8 @@ def _mfma(
     return tuple(MatrixInstruction("mfma", m, m, k, operand, accumulator) for m, k in shapes)
 
 
-def _mfma_8bit(dtypes: tuple[str, str], *shapes: tuple[int, int]) -> tuple[MatrixInstruction, ...]:
-    """Those of two 8-bit floats, alike or not."""
+def _mfma_mixed(dtypes: tuple[str, ...], *shapes: tuple[int, int]) -> tuple[MatrixInstruction, ...]:
+    """Those of two dtypes, alike or not."""
     return tuple(
         MatrixInstruction("mfma", m, m, k, left, "f32", right)
         for m, k in shapes
@@ -170,13 +170,14 @@ _MFMA = (
 _MFMA_90A = (*_MFMA, *_mfma("i8", "i32", (32, 8), (16, 16)))
 _MFMA_942 = (
     *_MFMA, *_mfma("i8", "i32", (32, 16), (16, 32)), *_mfma("tf32", "f32", (32, 4), (16, 8)),
-    *_mfma_8bit(("e4m3fnuz", "e5m2fnuz"), (32, 16), (16, 32)),
+    *_mfma_mixed(("e4m3fnuz", "e5m2fnuz"), (32, 16), (16, 32)),
 )  # fmt: skip
 _MFMA_950 = (
     *_MFMA, *_mfma("f16", "f32", (32, 16), (16, 32)), *_mfma("bf16", "f32", (32, 16), (16, 32)),
     *_mfma("i8", "i32", (32, 32), (16, 64), (32, 16), (16, 32)),
-    # The last two are f8f6f4 without scales, at twice the rate.
-    *_mfma_8bit(("e4m3", "e5m2"), (32, 16), (16, 32), (32, 64), (16, 128)),
+    *_mfma_mixed(("e4m3", "e5m2"), (32, 16), (16, 32)),
+    # f8f6f4: without scales too, at twice the rate, but of 4 bits.
+    *_mfma_mixed(("e4m3", "e5m2", "e2m1"), (32, 64), (16, 128)),
 )  # fmt: skip
 _ATOMICS = (("f16", 2),)
 _ATOMICS_90 = (*_ATOMICS, ("bf16", 2), ("f32", 4))

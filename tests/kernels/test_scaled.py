@@ -1,4 +1,4 @@
-"""Products with a scale for 32 elements along K (MXFP8): the interpreter, the emulator of gfx950 and its
+"""Products with a scale for 32 elements along K (MXFP8, MXFP4): the interpreter, the emulator of gfx950 and its
 machine code agree with float64; other targets refuse."""
 
 from __future__ import annotations
@@ -20,15 +20,20 @@ from tests.kernels.machines import SCHEDULES
 from tilec.errors import TargetUnsupported, TilecError
 from tilec.interpreter.compare import assert_close
 from tilec.ir.dtypes import f32
+from tilec.quantize import pack
 from tilec.runtime.clang import find_amd_clang
 from tilec.runtime.compiled import CompiledKernel
 from tilec.runtime.driver import lower
+from tilec.runtime.emulator.counts import counted
 from tilec.runtime.emulator_device import EmulatorDevice
 from tilec.runtime.interpreter_device import InterpreterDevice
 
 pytestmark = [pytest.mark.hip, pytest.mark.emulator]
 TARGET = "hip:gfx950"
-NUMPY = {"float8_e4m3fn": ml_dtypes.float8_e4m3fn, "float8_e5m2": ml_dtypes.float8_e5m2}
+FP4 = "float4_e2m1fn"
+NUMPY = {
+    name: getattr(ml_dtypes, name) for name in ("float8_e4m3fn", "float8_e5m2", FP4)
+}  # fmt: skip
 
 
 @cache
@@ -105,6 +110,9 @@ def check(
     exact, magnitude = reference(a, b, sa, sb)
     c = np.full(size[:2], np.nan, np.float32)
     stored = np.ascontiguousarray(a.T) if ta else a, b if tb else np.ascontiguousarray(b.T)
+    stored = tuple(
+        pack(x.view(np.uint8)) if d == FP4 else x for x, d in zip(stored, way, strict=False)
+    )
     compiled.run_on(device, (*stored, sa, sb, c))
     assert_close(c, exact, magnitude * 2.0**-20, f32, f"{device.name} at {size}")
 
@@ -112,6 +120,8 @@ def check(
 WAYS = [
     ("float8_e4m3fn", "float8_e4m3fn", False, True), ("float8_e5m2", "float8_e4m3fn", False, False),
     ("float8_e4m3fn", "float8_e5m2", True, True), ("float8_e5m2", "float8_e5m2", True, False),
+    (FP4, FP4, False, True), ("float8_e4m3fn", FP4, False, True), (FP4, "float8_e5m2", False, False),
+    ("float8_e4m3fn", FP4, True, True),
 ]  # fmt: skip
 TILES = {
     "32": {}, "16": {"bm": 16, "bn": 32, "bk": 128, "threads": 64, "stages": 3},
@@ -144,6 +154,24 @@ def test_products(way: tuple[str, str, bool, bool], tile: str) -> None:
         check(device, compiled, way, size)
 
 
+def test_pairs_are_read_without_conflicts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half as often as 8-bit elements, too; each pass keeps what the program means."""
+    monkeypatch.setenv("TILEC_CHECK", "1")
+    tile = {"bm": 128, "bn": 128, "bk": 128}
+    reads = []
+    for dtype in (FP4, "float8_e4m3fn"):
+        way = (dtype, dtype, False, True)
+        compiled = lower(kernel(*way), (), TARGET, tile)
+        with counted() as counts:
+            check(EmulatorDevice(TARGET, "a test"), compiled, way, (128, 128, 256))
+        assert counts.bank_conflicts == 0
+        loads = [
+            a for a in counts.accesses if a.shared and a.instruction == "load" and a.bytes == 16
+        ]
+        reads.append(sum(a.accesses for a in loads))
+    assert 2 * reads[0] == reads[1] > 0
+
+
 def test_scales_keep_their_rows() -> None:
     """They are filled as operands in rows of m are, and are none."""
     text = lower(kernel(*WAYS[0]), (), TARGET, {"bk": 256, "threads": 64}).ir(after="infer_layouts")
@@ -152,14 +180,32 @@ def test_scales_keep_their_rows() -> None:
     assert f"{layout} = shared<shape=[64, 8], modes=[[64], [8]], strides=[[8], [1]]" in text
 
 
-def test_machine_code_counts() -> None:
-    compiled = lower(kernel(*WAYS[0]), (), TARGET, {})
+def named(value: Any) -> str:
+    return "-".join(value[:2]) if isinstance(value, tuple) else str(value)
+
+
+@pytest.mark.parametrize("way", [WAYS[0], *WAYS[4:6]], ids=named)
+def test_machine_code_counts(way: tuple[str, str, bool, bool]) -> None:
+    """Operands of 8 bits take eight registers, those of 4 bits four, each read by 16 bytes."""
+    compiled = lower(kernel(*way), (), TARGET, {})
     (isa,) = (
         find_amd_clang("gfx950").assemble(compiled.lowered.text, "scaled.hip", "gfx950").kernels
     )
     expected = count_instructions(compiled.lowered.program)["mfma"]
     assert isa.count("v_mfma_scale_f32_32x32x64_f8f6f4") == isa.count("v_mfma") == expected > 0
     assert (isa.vgpr_spills, isa.sgpr_spills, isa.scratch) == (0, 0, 0)
+    pattern = r"v_mfma_scale\S+ v\[[\d:]+\], v\[(\d+):(\d+)\], v\[(\d+):(\d+)\],.*?v\d+(.*)"
+    taken = [re.fullmatch(pattern, line) for line in isa.instructions if "v_mfma_scale" in line]
+    codes = {"float8_e4m3fn": 0, FP4: 4}
+    for found in taken:
+        assert found is not None
+        first, last, right, end, modifiers = found.groups()
+        widths = int(last) - int(first) + 1, int(end) - int(right) + 1
+        assert widths == tuple(4 if d == FP4 else 8 for d in way[:2])
+        for name, dtype in zip(("cbsz", "blgp"), way, strict=False):
+            assert (f"{name}:{codes[dtype]}" in modifiers) == (codes[dtype] > 0)
+    reads = sum(1 if d == FP4 else 2 for d in way[:2])
+    assert isa.counts["ds_read_b128"] == expected * reads
 
 
 def test_a_scale_of_255_is_nan_and_others_reach_the_ends() -> None:
@@ -185,10 +231,45 @@ def test_a_scale_of_255_is_nan_and_others_reach_the_ends() -> None:
         assert np.array_equal(c, exact.astype(np.float32), equal_nan=True)
 
 
+@tilec.kernel
+def in_slots(
+    A: T.Tensor((64, 128), FP4), B: T.Tensor((32, 128), "float8_e5m2"),
+    SA: T.Tensor((64, 4), "uint8"), SB: T.Tensor((32, 4), "uint8"), C: T.Tensor((32, 64), "float32"),
+):  # fmt: skip
+    """Regions of shared memory of pairs, and a fragment beside them; C is transposed."""
+    with T.Kernel(1, threads=128):
+        A_s = T.alloc_shared((2, 64, 64), FP4)
+        B_f = T.alloc_fragment((32, 64), "float8_e5m2")
+        SA_s = T.alloc_shared((64, 2), "uint8")
+        SB_s = T.alloc_shared((32, 2), "uint8")
+        acc = T.alloc_fragment((32, 64), "float32")
+        T.clear(acc)
+        for k in range(2):
+            T.copy(A[0, k * 64], A_s[k, :, :])
+        for k in range(2):
+            T.copy(B[0, k * 64], B_f)
+            T.copy(SA[0, 2 * k], SA_s)
+            T.copy(SB[0, 2 * k], SB_s)
+            T.gemm_scaled(B_f, A_s[k, :, :], acc, SB_s, SA_s, transpose_B=True)
+        T.copy(acc, C)
+
+
+def test_regions_of_pairs_and_a_fragment_beside_them() -> None:
+    a, b, sa, sb = operands(FP4, "float8_e5m2", 64, 32, 128)
+    exact, magnitude = reference(b, a, sb, sa)
+    compiled = lower(in_slots, (), TARGET, {})
+    devices = EmulatorDevice(TARGET, "a test"), MachineCodeDevice(target=TARGET)
+    for device in (InterpreterDevice("", "a test"), *devices):
+        c = np.full((32, 64), np.nan, np.float32)
+        compiled.run_on(device, (pack(a.view(np.uint8)), b, sa, sb, c))  # type: ignore[arg-type]
+        assert_close(c, exact, magnitude * 2.0**-20, f32, device.name)
+
+
 @pytest.mark.parametrize("target", ["hip:gfx942", "cuda:sm_80", "cuda:sm_90a", "cuda:sm_100a"])
-def test_other_targets_refuse(target: str) -> None:
+@pytest.mark.parametrize("way", [WAYS[0], WAYS[4]], ids=named)
+def test_other_targets_refuse(target: str, way: tuple[str, str, bool, bool]) -> None:
     with pytest.raises(TargetUnsupported, match="has no matrix instruction with scales") as caught:
-        lower(kernel(*WAYS[0]), (), target, {})
+        lower(kernel(*way), (), target, {})
     assert caught.value.code == "TLC0527" and caught.value.loc.known and caught.value.hint
 
 
@@ -228,3 +309,39 @@ def test_scales_that_do_not_fit(constants: dict[str, Any], code: str, message: s
     with pytest.raises(TilecError, match=message) as caught:
         lower(wrong, (), TARGET, constants)
     assert caught.value.code == code and caught.value.loc.known and caught.value.hint
+
+
+def of_pairs(dtype: str, ta: bool = False, tb: bool = True, scope: str = "shared") -> Any:
+    @tilec.kernel
+    def product(A: T.Tensor((64, 64), dtype), C: T.Tensor((64, 64), "float32")):
+        with T.Kernel(1, threads=64):
+            alloc = T.alloc_shared if scope == "shared" else T.alloc_fragment
+            A_s = alloc((64, 64), dtype)
+            S_s = T.alloc_shared((64, 2), "uint8")
+            acc = T.alloc_fragment((64, 64), "float32")
+            T.copy(A, A_s)
+            T.clear(S_s)
+            T.clear(acc)
+            T.gemm_scaled(A_s, A_s, acc, S_s, S_s, transpose_A=ta, transpose_B=tb)
+            T.copy(acc, C)
+
+    return product
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message", "hint"),
+    [
+        ((FP4, True, True), "TLC0152", "A of a gemm with scales.*in rows along M", "B .N, K."),
+        ((FP4, False, False), "TLC0152", "B of a gemm with scales.*in rows along N", "B .N, K."),
+        ((FP4, False, True, "fragment"), "TLC0152", "A of a gemm.*is a fragment", "shared memory"),
+        (("int4",), "TLC0152", "gemm is not defined for elements of i4", "int8"),
+        (("float16",), "TLC0254", "a gemm with scales of f16", FP4),
+    ],
+)
+def test_operands_that_no_instruction_takes(
+    arguments: tuple[Any, ...], code: str, message: str, hint: str
+) -> None:
+    with pytest.raises(TilecError, match=message) as caught:
+        of_pairs(*arguments).lower_to_ir()
+    assert caught.value.code == code and caught.value.loc.known
+    assert re.search(hint, caught.value.hint)

@@ -393,7 +393,7 @@ def _held(frame: Frame, matrix: Matrix) -> Region | Array:
         return frame.tile(value)
     if not matrix.indices:
         return whole(frame.memory(value))
-    dims, shape = (matrix.mn_dim, matrix.k_dim), (matrix.mn, matrix.k)
+    dims, shape = (matrix.mn_dim, matrix.k_dim), (matrix.mn, matrix.k // matrix.per)
     if not matrix.k_major:
         dims, shape = dims[::-1], shape[::-1]
     return region(frame, value, matrix.indices, dims, shape)
@@ -409,6 +409,8 @@ def _operand(frame: Frame, held: Region | Array, op: Gemm) -> Array:
     data, bad = read_region(frame, held, 0.0)
     if bad is not None:
         frame.arrive(bad, f"a gemm, from {held.memory.name!r}")
+    if held.memory.dtype in ELEMENTS:
+        return _matrix(widened(unpack_pairs(data, ELEMENTS[held.memory.dtype])))
     return _matrix(held.memory.storage.widened() if held.entire else widened(data))
 
 

@@ -27,7 +27,7 @@ from ..ir.layout import RegisterLayout, SharedLayout, choose_swizzle, quietest_s
 from ..ir.layout.constraints import Fixed, System, Unsatisfiable
 from ..ir.layout.solver import Solution, solve
 from ..ir.ops.control import Launch, Parallel, Role, map_launches
-from ..ir.ops.memory import Alloc, Slot
+from ..ir.ops.memory import Alloc, Slot, memory_type
 from ..ir.ops.pipeline import Channel, Get
 from ..ir.ops.tile import ConvertLayout, Copy, Gemm, LoadTile, Side, Splat, StoreTile, Undefined
 from ..ir.types import ChannelType, InflightType, MemoryType, Space, TileType, Type
@@ -141,12 +141,12 @@ def _span(gemm: Gemm, side: Side, threads: int, shape: tuple[int, ...], target: 
     """Bytes of the swizzle of an operand: the widest, which is best for whatever reads rows of 16
     bytes; where lanes read elements of fragments, the one under which they meet in banks least.
     """
-    bits = gemm.dtype_of(side).bits
+    matrix = gemm.matrix(side)
+    bits = memory_type(matrix.value).dtype.bits
     dtype = multiplied_dtype(gemm, gemm.instruction, target, side)
     if gemm.instruction != "mma" or dtype is None or read_by_matrices(gemm, side, dtype):
         return choose_swizzle(shape, bits)
     variants = variants_of(gemm, gemm.instruction, threads, target)
-    matrix = gemm.matrix(side)
     if math.prod(shape) != matrix.mn * matrix.k or len(shape) != 2 or not variants:
         return choose_swizzle(shape, bits)
     access = operand_layout(gemm, variants[0][0], side, dtype.bits)

@@ -326,9 +326,8 @@ def _gemm(op: Gemm, group: Group) -> Iterator[Constraint]:
             if group.threads % warp
             else "make the tile a multiple of 16 x 8 for every warp, or smaller for the threads",
         )
-    dtype = multiplied_dtype(op, op.instruction, group.target)
-    assert dtype is not None, "there are variants"
     sides: tuple[tuple[Side, Value], ...] = (("a", op.a), ("b", op.b))
+    taken = {side: multiplied_dtype(op, op.instruction, group.target, side) for side, _ in sides}
     for number, (_, value) in enumerate(sides):
         if is_tile(value):
             yield use(op, number, value, OPERAND_WEIGHT)
@@ -339,7 +338,7 @@ def _gemm(op: Gemm, group: Group) -> Iterator[Constraint]:
         layouts: dict[Variable, RegisterLayout] = {
             demand(op, number): operand_layout(op, variant, side, dtype.bits, copies)
             for number, (side, value) in enumerate(sides)
-            if is_tile(value)
+            if is_tile(value) and (dtype := taken[side]) is not None
         }
         layouts |= {op.accumulator: accumulator, op.result: accumulator}
         options.append(Option(str(variant), layouts, cost))

@@ -16,6 +16,7 @@ lane, for 16 columns at once. Elsewhere its k lie together in chunks (packed_ope
 registers fill it and nothing else reads it; what is left is read by elements.
 
 Of a gemm with scales, each lane reads the byte of its row (column) and 32 k for each instruction.
+Of 4-bit elements fragments are bytes, as their memory is.
 
 A swapped variant hands the fragments over the other way round: the fragments of A and B are alike,
 so that this gives the transpose of each instruction tile, and nothing else differs.
@@ -27,8 +28,9 @@ import math
 from typing import TYPE_CHECKING
 
 from ..ir.core import Value
-from ..ir.dtypes import u8
+from ..ir.dtypes import PAIRS, u8
 from ..ir.layout import RegisterLayout, mfma
+from ..ir.layout.pairs import packed_layout
 from ..ir.ops.amd import LoadTransposed, Mfma
 from ..ir.ops.memory import Load, Store, memory_type
 from ..ir.ops.tile import SCALED, SIDES, Gemm, Side
@@ -119,7 +121,12 @@ class _Fragments:
             else (tiling.column_blocks, tiling.columns)
         )
         dtype = taken_dtype(op, side, lowering)
-        self.fragment = packed_fragment(side, tiling, dtype.bits, pack)
+        fragment = packed_fragment(side, tiling, dtype.bits, pack)
+        if dtype in PAIRS:
+            dtype, pairs = PAIRS[dtype], packed_layout(fragment)
+            assert pairs is not None, "a lane has both elements of a byte"
+            fragment = pairs
+        self.fragment = fragment
         self.size = self.fragment.registers // pack
         self.operand = Operand.of(op, side, lowering)
         self.scales: Value | None = None  # a byte a block, in registers
@@ -159,7 +166,7 @@ class _Fragments:
         if self.scales is None:
             return
         b, lane = self.lowering.b, self.lowering.lane()
-        extent, depth = self.fragment.shape
+        extent, depth = self.fragment.shape[0], self.tiling.k * self.pack
         k = b.add(b.mul(step, depth // SCALED), b.floordiv(lane, extent))
         with b.unrolled(self.blocks, "s") as block:
             first = b.mul(b.add(b.mul(block, self.units), self.unit), extent)

@@ -25,12 +25,13 @@ from ..ir.core import Block, Constant, Level, Op, Program, Value, at, constant, 
 from ..ir.dtypes import HELD, PAIRS, DType, i32
 from ..ir.ops.arith import Cast, FloorDiv, Reinterpret, element_dtype
 from ..ir.ops.control import Define, Parallel, Return, Symbol
-from ..ir.ops.memory import Alloc, Load, Store
+from ..ir.ops.memory import Alloc, Load, Slot, Store, memory_type
 from ..ir.ops.tile import (
     ConvertLayout,
     Copy,
     ExtractTile,
     Fill,
+    Gemm,
     InsertTile,
     LoadTile,
     PackTile,
@@ -179,6 +180,10 @@ class _Packer:
                     self._store_tile(op, tile, op.destination, op.indices, op.dims)
                 case Copy() if _in_pairs(op.source) or _in_pairs(op.destination):
                     self._copy(op)
+                case Slot() if len(memory_type(op.ring).shape) > 1:  # whole rows
+                    self._keep(op, op.map(self._value, self._region))
+                case Gemm() if _in_pairs(op.a) or _in_pairs(op.b):
+                    self._gemm(op)
                 case Cast() if op.dtype in PAIRS:
                     self._set(op.result, narrowed(self._b, self._value(op.x), op.dtype))
                 case Reinterpret() if op.dtype in PAIRS:
@@ -257,6 +262,19 @@ class _Packer:
         )
         tile = narrowed(self._b, self._b.emit(load).result, _dtype(op.destination))
         self._store_tile(op, tile, op.destination, op.destination_indices, op.destination_dims)
+
+    def _gemm(self, op: Gemm) -> None:
+        """The same product, of pairs: its rows run along k, which is what Gemm asks."""
+        packed: dict[str, object] = {}
+        for side, memory in (("a", op.a), ("b", op.b)):
+            indices, dims, shape = (
+                getattr(op, f"{side}_{what}") for what in ("indices", "dims", "shape")
+            )
+            if _in_pairs(memory) and indices:
+                packed[f"{side}_indices"] = self._bytes(memory, indices, dims, shape)
+                packed[f"{side}_shape"] = _halved(shape)
+        new = op.replace(**packed).map(self._value, self._region)
+        self._keep(op, new)
 
     def _load_tile(
         self,

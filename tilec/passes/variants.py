@@ -56,7 +56,7 @@ def unit_threads(family: str, target: Target) -> int:
 def multiplied_dtype(gemm: Gemm, family: str, target: Target, side: Side = "a") -> DType | None:
     """The dtype in which instructions of `family` take an operand: its own, or the next wider one
     that both have; None where the target has none. By fma it is the dtype in which a thread
-    computes. It has the same bits on both sides.
+    computes. It has the same bits on both sides, but of a gemm with scales.
     """
     names, total = _operand_names(gemm), accumulator_type(gemm).dtype
     if family == "fma":

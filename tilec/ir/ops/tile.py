@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 
 from ...errors import TypeMismatch
 from ..core import Access, Effect, Level, Op, Value, attribute, operand, operands
-from ..dtypes import ELEMENTS, HELD, MIXED, DType, u8
+from ..dtypes import ELEMENTS, HELD, MIXED, PAIRS, DType, e2m1, e4m3, e5m2, u8
 from ..layout.register import RegisterLayout
 from ..types import InflightType, MemoryType, ScalarType, Space, TileType, Type
 from .memory import check_indices, memory_type
@@ -252,13 +252,15 @@ Side = Literal["a", "b"]
 
 SIDES: tuple[Side, Side] = ("a", "b")
 SCALED = 32  # consecutive k of a row of A or a column of B that share a scale
-SCALED_DTYPES = ("e4m3", "e5m2")
+SCALED_DTYPES = (e4m3, e5m2, e2m1)
+"""What a gemm with scales multiplies with each other."""
 
 
 class Matrix(NamedTuple):
     """An operand of a gemm: where it starts in memory (no indices: at 0), and its extents along the
     dimensions of the memory, or tile, that are mn (a row of the left operand, a column of the right
-    one) and k.
+    one) and k. An element of the memory holds `per` of those of the matrix, consecutive k: 2 of pairs
+    of 4 bits. `k` counts those of the matrix.
     """
 
     value: Value
@@ -267,6 +269,7 @@ class Matrix(NamedTuple):
     k_dim: int
     mn: int
     k: int
+    per: int = 1
 
     @property
     def k_major(self) -> bool:
@@ -285,7 +288,8 @@ class Gemm(Op, name="gemm", level=Level.TILE):
     `instruction` the family ("mma", "wgmma", "mfma") that choose_instructions set; `variant` the
     shape and warp arrangement that infer_layouts did. With `scales`, two shared memories (M, K / 32) and
     (N, K / 32) of u8, an element of a counts times 2^(s - 127), s that of its row and of its 32 k, and so
-    one of b by its column (E8M0: OCP Microscaling Formats, 1.0); of s = 255 all is NaN.
+    one of b by its column (E8M0: OCP Microscaling Formats, 1.0); of s = 255 all is NaN. Only with scales
+    are elements of 4 bits multiplied, in shared memory where a byte's two are consecutive k.
     """
 
     a: Value = operand()
@@ -320,7 +324,9 @@ class Gemm(Op, name="gemm", level=Level.TILE):
         tile = type_.tile if isinstance(type_, InflightType) else type_
         assert isinstance(tile, (MemoryType, TileType))
         left, right = self.dtype_of("a"), self.dtype_of("b")
-        if left != right and {left, right} not in MIXED:
+        for side in SIDES:
+            self._check_bytes(side)
+        if left != right and {left, right} not in MIXED and not self.scales:
             raise TypeMismatch("TLC0253", f"gemm of {left} and {right}", hint="convert one of them")
         if left.is_float and not tile.dtype.is_float:
             raise TypeMismatch(
@@ -363,7 +369,26 @@ class Gemm(Op, name="gemm", level=Level.TILE):
             dims if k_first else dims[::-1],
             shape if k_first else shape[::-1],
         )
-        return Matrix(value, indices, mn_dim, k_dim, mn, k)
+        per = 2 if getattr(value.type, "dtype", None) in ELEMENTS else 1
+        return Matrix(value, indices, mn_dim, k_dim, mn, per * k, per)
+
+    def _check_bytes(self, side: Side) -> None:
+        """Raises TypeMismatch for 4-bit elements that no instruction takes as they lie."""
+        matrix, dtype, why = self.matrix(side), self.dtype_of(side), ""
+        if dtype not in PAIRS:
+            return
+        name = side.upper()
+        if not self.scales or dtype not in SCALED_DTYPES:
+            why = f"gemm is not defined for elements of {dtype}"
+            hint = "T.copy them to a buffer of int8, or of a float, first"
+        elif getattr(matrix.value.type, "space", None) is not Space.SHARED:
+            why = f"{name} of a gemm with scales is a {matrix.value.type}"
+            hint = "elements of 4 bits are multiplied from shared memory: T.copy them there"
+        elif not matrix.k_major:
+            why = f"{name} of a gemm with scales is {_described(matrix)}, in rows along {'MN'[side == 'b']}"
+            hint = "the two elements of a byte are consecutive k: A is (M, K), B (N, K) with transpose_B"
+        if why:
+            raise TypeMismatch("TLC0152", why, hint=hint)
 
     def _check_scale(self, side: Side, scale: Value) -> None:
         matrix, type_ = self.matrix(side), memory_type(scale)
@@ -374,19 +399,19 @@ class Gemm(Op, name="gemm", level=Level.TILE):
                 f"the scales of {side.upper()} are {type_}, and {_described(matrix)} takes u8{list(wanted)}",
                 hint=f"one for {SCALED} elements along K, which is a multiple of that",
             )
-        if type_.space is not Space.SHARED or self.dtype_of(side).name not in SCALED_DTYPES:
+        if type_.space is not Space.SHARED or self.dtype_of(side) not in SCALED_DTYPES:
             raise TypeMismatch(
                 "TLC0254",
                 f"a gemm with scales of {self.dtype_of(side)}, the scales of {side.upper()} in "
                 f"{type_.space.value} memory",
-                hint="scales are in shared memory, of float8_e4m3fn or float8_e5m2",
+                hint="scales are in shared memory, of float8_e4m3fn, float8_e5m2 or float4_e2m1fn",
             )
 
     def dtype_of(self, side: Side) -> DType:
-        """The dtype of a or b as it is stored."""
+        """The dtype of the elements of a or b."""
         type_ = (self.a if side == "a" else self.b).type
         assert isinstance(type_, (MemoryType, TileType))
-        return type_.dtype
+        return ELEMENTS.get(type_.dtype, type_.dtype)
 
 
 def _matrix(value: Value) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -2,9 +2,10 @@
 
 Layouts of the shapes of one block M x N x K with M = N of 16 or 32, written from the formulas of the
 CDNA3 ISA, "Matrix Arithmetic Instructions". With n = M K / 64, lane l holds in element e of its
-operands A[l % M][n (l / M) + e] and B[n (l / M) + e][l % M]; of f8f6f4 (CDNA4 ISA, the same chapter),
-whose lanes have 32 elements of 8 bits, k = 16 (64 / M) (e / 16) + 16 (l / M) + e % 16. Sums are made
-in f64 and rounded once, since in which order the hardware adds is not said.
+operands A[l % M][n (l / M) + e] and B[n (l / M) + e][l % M]. Lanes of f8f6f4 (CDNA4 ISA, the same
+chapter) have 32 elements: of 8 bits, in eight registers, k = 16 (64 / M) (e / 16) + 16 (l / M) +
+e % 16; of 4 bits, in four registers, k = 32 (l / M) + e. Sums are made in f64 and rounded once, since
+in which order the hardware adds is not said.
 """
 
 from __future__ import annotations
@@ -22,16 +23,20 @@ from tests.backends.hip.cdna.waves import Step
 _NAME = re.compile(
     r"v_mfma_(?:scale_)?(f32|f64|i32)_(\d+)x(\d+)x(\d+)_?(f8f6f4|[a-z]+\d+)(?:_1k|_([fb][pf]8))?$"
 )
-_FORMATS = {"0": "fp8", "1": "bf8"}
+_FORMATS = {"0": "fp8", "1": "bf8", "4": "fp4"}
 """Of f8f6f4: what cbsz says of A, blgp of B."""
 _OPERANDS = {
     "f16": np.float16, "bf16": ml_dtypes.bfloat16, "f32": np.float32, "f64": np.float64,
     "i8": np.int8, "xf32": np.float32,
 }  # fmt: skip
-# The 8-bit floats of CDNA3 have no infinities and one zero; those of CDNA4 are the OCP's.
-_FLOAT8 = {
+# The small floats of CDNA3 have no infinities and one zero; those of CDNA4 are the OCP's.
+_SMALL = {
     "gfx942": {"fp8": ml_dtypes.float8_e4m3fnuz, "bf8": ml_dtypes.float8_e5m2fnuz},
-    "gfx950": {"fp8": ml_dtypes.float8_e4m3fn, "bf8": ml_dtypes.float8_e5m2},
+    "gfx950": {
+        "fp8": ml_dtypes.float8_e4m3fn,
+        "bf8": ml_dtypes.float8_e5m2,
+        "fp4": ml_dtypes.float4_e2m1fn,
+    },
 }
 _RESULTS = {"f32": np.float32, "f64": np.float64, "i32": np.int32}
 _SHAPES = {
@@ -49,7 +54,7 @@ _SHAPES = {
 
 
 def _operand_type(kind: str, arch: str, name: str) -> Any:
-    found = {**_OPERANDS, **_FLOAT8.get(arch, {})}.get(kind)
+    found = {**_OPERANDS, **_SMALL.get(arch, {})}.get(kind)
     if found is None:
         raise IsaError(f"unknown instruction {name} on {arch}")
     return found
@@ -104,7 +109,14 @@ def matrix_step(instruction: Instruction, arch: str) -> Step | None:
 
 def _read_operand(registers: Registers, operand: Operand, m: int, dtype: type) -> Array:
     """A (M x K), or B transposed."""
-    lanes = np.ascontiguousarray(registers.vector[operand.first :][: operand.count].T).view(dtype)
+    lanes = np.ascontiguousarray(registers.vector[operand.first :][: operand.count].T)
+    if dtype is ml_dtypes.float4_e2m1fn:
+        if operand.count != 4:
+            raise IsaError(f"an operand of fp4 in {operand.count} registers")
+        halves = np.stack([lanes.view(np.uint8) & 15, lanes.view(np.uint8) >> 4], axis=-1)
+        elements = halves.reshape(64 // m, m, 32).view(dtype)
+        return elements.transpose(1, 0, 2).reshape(m, -1)
+    lanes = lanes.view(dtype)
     chunks = -(-lanes.shape[1] // 16)
     return lanes.reshape(64 // m, m, chunks, -1).transpose(1, 2, 0, 3).reshape(m, -1)
 
