@@ -167,9 +167,45 @@ def test_pairs_are_read_without_conflicts() -> None:
     assert 2 * reads[0] == reads[1] > 0
 
 
+@tilec.kernel
+def in_regions(
+    A: T.Tensor((32, 128), FP4), B: T.Tensor((64, 128), FP4),
+    SA: T.Tensor((32, 4), "uint8"), SB: T.Tensor((64, 4), "uint8"), C: T.Tensor((32, 32), "float32"),
+):  # fmt: skip
+    """The last 32 rows of B, 64 columns at a time."""
+    with T.Kernel(1, threads=64):
+        A_s = T.alloc_shared((32, 128), FP4)
+        B_s = T.alloc_shared((64, 128), FP4)
+        SA_s = T.alloc_shared((32, 2), "uint8")
+        SB_s = T.alloc_shared((32, 2), "uint8")
+        acc = T.alloc_fragment((32, 32), "float32")
+        T.clear(acc)
+        T.copy(A, A_s)
+        T.copy(B, B_s)
+        for k in T.serial(2):
+            T.copy(SA[0, 2 * k], SA_s)
+            T.copy(SB[32, 2 * k], SB_s)
+            left, right = A_s[:, k * 64 : k * 64 + 64], B_s[32:64, k * 64 : k * 64 + 64]
+            T.gemm_scaled(left, right, acc, SA_s, SB_s, transpose_B=True)
+        T.copy(acc, C)
+
+
+def test_columns_of_pairs() -> None:
+    a, b, sa, sb = operands(FP4, FP4, 32, 64, 128)
+    exact, magnitude = (x[:, 32:] for x in reference(a, b, sa, sb))
+    compiled = lower(in_regions, (), TARGET, {})
+    devices = EmulatorDevice(TARGET, "a test"), MachineCodeDevice(target=TARGET)
+    for device in (InterpreterDevice("", "a test"), *devices):
+        c = np.full((32, 32), np.nan, np.float32)
+        arrays = (pack(a.view(np.uint8)), pack(b.view(np.uint8)), sa, sb, c)
+        compiled.run_on(device, arrays)  # type: ignore[arg-type]
+        assert_close(c, exact, magnitude * 2.0**-20, f32, device.name)
+
+
 def test_passes_keep_the_meaning_of_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TILEC_CHECK", "1")
-    lower(in_slots, (), TARGET, {}).source  # noqa: B018  checks as it lowers
+    for program in (in_slots, in_regions):
+        lower(program, (), TARGET, {}).source  # noqa: B018  checks as it lowers
 
 
 def test_scales_keep_their_rows() -> None:
@@ -328,12 +364,30 @@ def of_pairs(dtype: str, ta: bool = False, tb: bool = True, scope: str = "shared
     return product
 
 
+def test_columns_that_begin_within_a_byte_are_refused() -> None:
+    @tilec.kernel
+    def odd(A: T.Tensor((32, 128), FP4), C: T.Tensor((32, 32), "float32")):
+        with T.Kernel(1, threads=64):
+            A_s = T.alloc_shared((32, 128), FP4)
+            S_s = T.alloc_shared((32, 2), "uint8")
+            acc = T.alloc_fragment((32, 32), "float32")
+            T.copy(A, A_s)
+            T.clear(S_s)
+            T.clear(acc)
+            T.gemm_scaled(A_s[:, 1:65], A_s[:, 0:64], acc, S_s, S_s, transpose_B=True)
+            T.copy(acc, C)
+
+    with pytest.raises(TilecError, match="may begin or end within a byte") as caught:
+        lower(odd, (), TARGET, {}).source  # noqa: B018
+    assert caught.value.code == "TLC0152" and caught.value.loc.known and caught.value.hint
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message", "hint"),
     [
         ((FP4, True, True), "TLC0152", "A of a gemm with scales.*in rows along M", "B .N, K."),
         ((FP4, False, False), "TLC0152", "B of a gemm with scales.*in rows along N", "B .N, K."),
-        ((FP4, False, True, "fragment"), "TLC0152", "A of a gemm.*is a fragment", "shared memory"),
+        ((FP4, False, True, "fragment"), "TLC0152", "A of a gemm.*is fragment", "shared memory"),
         (("int4",), "TLC0152", "gemm is not defined for elements of i4", "int8"),
         (("float16",), "TLC0254", "a gemm with scales of f16", FP4),
     ],

@@ -264,8 +264,8 @@ class _Packer:
         self._store_tile(op, tile, op.destination, op.destination_indices, op.destination_dims)
 
     def _gemm(self, op: Gemm) -> None:
-        """The same product, of pairs: its rows run along k, which is what Gemm asks."""
-        packed: dict[str, object] = {}
+        """The same product, of pairs: their rows run along k, which is what Gemm asks."""
+        packed: dict[str, object] = {"a": self._value(op.a), "b": self._value(op.b)}
         for side, memory in (("a", op.a), ("b", op.b)):
             indices, dims, shape = (
                 getattr(op, f"{side}_{what}") for what in ("indices", "dims", "shape")
@@ -273,8 +273,7 @@ class _Packer:
             if _in_pairs(memory) and indices:
                 packed[f"{side}_indices"] = self._bytes(memory, indices, dims, shape)
                 packed[f"{side}_shape"] = _halved(shape)
-        new = op.replace(**packed).map(self._value, self._region)
-        self._keep(op, new)
+        self._keep(op, op.replace(**packed).map(self._value, self._region))
 
     def _load_tile(
         self,

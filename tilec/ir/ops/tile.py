@@ -374,21 +374,22 @@ class Gemm(Op, name="gemm", level=Level.TILE):
 
     def _check_bytes(self, side: Side) -> None:
         """Raises TypeMismatch for 4-bit elements that no instruction takes as they lie."""
-        matrix, dtype, why = self.matrix(side), self.dtype_of(side), ""
+        matrix, dtype = self.matrix(side), self.dtype_of(side)
         if dtype not in PAIRS:
             return
-        name = side.upper()
+        type_ = matrix.value.type
+        what = f"{side.upper()} of a gemm with scales is {_described(matrix)}"
         if not self.scales or dtype not in SCALED_DTYPES:
-            why = f"gemm is not defined for elements of {dtype}"
+            what = f"gemm is not defined for elements of {dtype}"
             hint = "T.copy them to a buffer of int8, or of a float, first"
-        elif getattr(matrix.value.type, "space", None) is not Space.SHARED:
-            why = f"{name} of a gemm with scales is a {matrix.value.type}"
+        elif not (isinstance(type_, MemoryType) and type_.space is Space.SHARED):
             hint = "elements of 4 bits are multiplied from shared memory: T.copy them there"
         elif not matrix.k_major:
-            why = f"{name} of a gemm with scales is {_described(matrix)}, in rows along {'MN'[side == 'b']}"
+            what += f", in rows along {'M' if side == 'a' else 'N'}"
             hint = "the two elements of a byte are consecutive k: A is (M, K), B (N, K) with transpose_B"
-        if why:
-            raise TypeMismatch("TLC0152", why, hint=hint)
+        else:
+            return
+        raise TypeMismatch("TLC0152", what, hint=hint)
 
     def _check_scale(self, side: Side, scale: Value) -> None:
         matrix, type_ = self.matrix(side), memory_type(scale)
