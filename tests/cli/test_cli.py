@@ -84,20 +84,6 @@ def test_run_without_a_reference_says_what_was_checked(capfd: Capture, tmp_path:
     assert "bounds, conflicts and uninitialised memory checked" in out
 
 
-@pytest.mark.emulator
-@pytest.mark.parametrize("dtype", ["uint4", "float4_e2m1fn"])
-def test_run_with_elements_that_share_bytes(capfd: Capture, tmp_path: Path, dtype: str) -> None:
-    path = tmp_path / "pairs.py"
-    path.write_text(
-        KERNEL.split("def reference")[0]
-        .replace("FACTOR", "1")
-        .replace("float32", dtype)
-        .replace('("N",)', "(64,)")
-    )
-    status, out, _ = tilec(capfd, "run", path, "--device", "emulator:cuda:sm_80")
-    assert status == 0 and "B: 64 elements agree with the interpreter" in out
-
-
 def test_a_wrong_result_is_5(capfd: Capture, double: Path) -> None:
     double.write_text(KERNEL.replace("FACTOR", "3"))
     status, _, err = tilec(capfd, "run", double, "--device", "interpreter")
