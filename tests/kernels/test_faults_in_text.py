@@ -143,6 +143,14 @@ FAULTS: dict[str, dict[str, Fault]] = {
         "barrier after initialisation missing": fault(
             "never initialised", E(r"^ +barrier\(\);\n", "")
         ),
+        "operand overwritten before the wait": fault(
+            "disagree",
+            E(
+                r"( +)(wgmma_commit\(\);\n)",
+                r"\1\2\1if (t == 5) A_s[slot * 2048] = A_s[slot * 2048 + 1];\n"
+                r"\1fence_proxy_async();\n\1named_barrier<1, 128>();\n",
+            ),
+        ),
         "wgmma_fence missing": fault("without wgmma_fence", E(r" +wgmma_fence\(\);\n", "")),
         "wgmma_commit missing": fault("uninitialised|under way", E(r" +wgmma_commit\(\);\n", "")),
         "store never committed": fault("no bulk_commit", E(r" +bulk_commit\(\);\n", "")),

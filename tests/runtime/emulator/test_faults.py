@@ -76,6 +76,13 @@ SM90_FAULTS = {
     "consumer's phase never flips": fault(
         "once too often|deadlock", _ADVANCE, _ADVANCE.replace("phase = phase ^ 1; ", "")
     ),
+    "operand overwritten before the wait": fault(
+        "disagree",
+        "        wgmma_commit();\n",
+        "        wgmma_commit();\n        if (thread_id() == 5) A_s[slot * 8192] = A_s[slot * 8192 + 1];\n"
+        "        fence_proxy_async();\n"
+        "        if (warpgroup == 0) named_barrier<1, 128>(); else named_barrier<2, 128>();\n",
+    ),
     "proxy fence missing": fault("without fence_proxy_async", "        fence_proxy_async();\n", ""),
     "wrong stride in a descriptor": fault(
         "wrong result", "(B_s, 0, 16, 1024)", "(B_s, 0, 16, 512)"
@@ -137,6 +144,7 @@ RACES = {
     "sm_90a": (
         "full never waited for",
         "freed one step early",
+        "operand overwritten before the wait",
         "barrier before the store missing",
     ),
 }
