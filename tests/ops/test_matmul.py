@@ -168,7 +168,9 @@ def test_the_chosen_schedule_at_tiny_sizes(device: str) -> None:
             check(ops.matmul(a, b), a, b)
 
 
-VECTORS = [(1, 70, 1200), (33, 1, 1024), (1, 1, 7), (1, 9, 0), (1, 4000, 16)]
+VECTORS = [
+    (1, 70, 1200), (33, 1, 1024), (1, 1, 7), (1, 9, 0), (1, 4000, 16), (1, 3, 8197), (2112, 1, 1030),
+]  # fmt: skip
 
 
 @pytest.mark.emulator

@@ -1,7 +1,7 @@
 """The kernel of a product with one row or one column: a matrix, contiguous along K, times a vector.
 
-Nothing is used twice, so that no matrix instruction helps. A block streams some rows of the matrix
-through shared memory, a kilobyte of each at a time and several ahead, and threads multiply and add.
+Nothing is used twice, so that no matrix instruction helps, nor shared memory. A block multiplies a
+row; each thread has several vectors of it on their way, and adds what they give in registers.
 """
 
 from __future__ import annotations
@@ -17,18 +17,19 @@ from ..language.kernel import Kernel, kernel
 from ..target import Target
 from .forms import Form
 
-_CHUNK_BYTES = 1024  # of a row, in one step
-_STAGES = 6
-_THREADS = 128
-_ROWS = (8, 4, 2, 1)
-_BLOCKS = 4  # that are to be resident on a multiprocessor
+_VECTOR = 4  # elements that a thread multiplies together: a vector of sums in float32
+_CHUNK_BYTES = 16  # of the row, that a thread loads in a chunk
+_CHUNKS = 2  # in a step without bounds; the rest of a row comes chunk by chunk
+_THREADS = (64, 128, 256, 512)
+_WANTED = 1024  # threads a multiprocessor that have loads on their way
 
 
 def _chosen(form: Form, target: Target, shapes: Mapping[str, Sequence[int]]) -> dict[str, Any]:
-    """The most rows a block with which every multiprocessor has its blocks."""
-    wanted = _BLOCKS * target.multiprocessors
-    rows = next((n for n in _ROWS if -(-shapes["W"][0] // n) >= wanted), _ROWS[-1])
-    return {"rows": rows, **form.unused()}
+    """As few threads a row as fill the machine: a row ends with sums across them."""
+    wanted = _WANTED * target.multiprocessors
+    lines = shapes["W"][0]
+    threads = next((n for n in _THREADS if lines * n >= wanted), _THREADS[-1])
+    return {"threads": threads, **form.unused()}
 
 
 @lru_cache(maxsize=256)
@@ -36,35 +37,42 @@ def vector_product(form: Form, along: str) -> Kernel:
     """The kernel Y = epilogue(W @ X) of W [L, K], X [K] and Y [L]. `along` says what L is of the
     result: its "rows" (X is B) or its "columns" (X is A)."""
     matrix, vector = form.dtypes if along == "rows" else form.dtypes[::-1]
-    chunk = _CHUNK_BYTES // find_dtype(matrix).bytes
     out, sums = form.out, form.sums
 
+    @T.macro
     @no_type_check
-    def matvec(W, X, Y, X0, X1, X2, X3, X4, X5, X6, X7, rows):
+    def add_chunk(W, X, parts, line, start):
+        groups = parts.shape[0]
+        products = T.alloc_fragment((groups, _VECTOR), sums)
+        for i, e in T.Parallel(groups, _VECTOR):
+            k = start + i * _VECTOR + e
+            products[i, e] = T.cast(W[line, k], sums) * T.cast(X[k], sums)
+        T.reduce_sum(products, parts, dim=1, clear=False)
+
+    @no_type_check
+    def matvec(W, X, Y, X0, X1, X2, X3, X4, X5, X6, X7, threads):
         extras = (X0, X1, X2, X3, X4, X5, X6, X7)[: len(form.extras)]
         lines, K = W.shape
-        with T.Kernel(T.ceildiv(lines, rows), threads=_THREADS) as block:
-            W_s = T.alloc_shared((rows, chunk), matrix)
-            X_s = T.alloc_shared((chunk,), vector)
-            parts = T.alloc_fragment((rows, chunk), sums)
-            totals = T.alloc_fragment((rows,), sums)
-            result = T.alloc_fragment((rows,), out)
+        chunk = threads * _CHUNK_BYTES // find_dtype(matrix).bytes
+        with T.Kernel(lines, threads=threads) as line:
+            parts = T.alloc_fragment((chunk // _VECTOR,), sums)
+            total = T.alloc_fragment((1,), sums)
             T.clear(parts)
-            for step in T.Pipelined(T.ceildiv(K, chunk), num_stages=_STAGES):
-                T.copy(W[block * rows, step * chunk], W_s)
-                T.copy(X[step * chunk], X_s)
-                for i, k in T.Parallel(rows, chunk):
-                    parts[i, k] += T.cast(W_s[i, k], sums) * T.cast(X_s[k], sums)
-            T.reduce_sum(parts, totals, dim=1)
-            for i in T.Parallel(rows):
-                line = block * rows + i
-                value = totals[i]
+            steps = K // (chunk * _CHUNKS)
+            for step in T.serial(steps):
+                for c in T.unroll(_CHUNKS):
+                    add_chunk(W, X, parts, line, (step * _CHUNKS + c) * chunk)
+            rest = steps * (chunk * _CHUNKS)
+            for c in T.serial(T.ceildiv(K - rest, chunk)):
+                add_chunk(W, X, parts, line, rest + c * chunk)
+            T.reduce_sum(parts, total)
+            for i in T.Parallel(1):
+                value = total[i]
                 if form.epilogue is not None:
                     index = (line, 0) if along == "rows" else (0, line)
                     index = (0, *index) if form.folded else index
                     value = form.epilogue.apply(value, index, extras)
-                result[i] = T.cast(value, out)
-            T.copy(result, Y[block * rows])
+                Y[line] = T.cast(value, out)
 
     matvec.__annotations__["W"] = T.StridedTensor(("L", "K"), ("W_stride", 1), matrix)
     matvec.__annotations__["X"] = T.StridedTensor(("K",), (1,), vector)
