@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import given
@@ -35,6 +36,15 @@ def test_unpack_undoes_pack(nbit: int, groups: int, signed: bool, random: Any) -
 
 def test_the_low_half_is_first() -> None:
     assert pack(np.array([[1, 15]]), 4).view(np.uint8).tolist() == [[0xF1]]
+
+
+@pytest.mark.parametrize("dtype", ["float4_e2m1fn", "int4", "uint4"])
+def test_elements_of_ml_dtypes(dtype: str) -> None:
+    raw = np.arange(256, dtype=np.uint8)
+    elements = unpack(raw).view(getattr(ml_dtypes, dtype))
+    assert pack(elements).tobytes() == raw.tobytes()
+    with pytest.raises(ValueError, match="pack takes integers"):
+        pack(elements, 2)
 
 
 @pytest.mark.parametrize(

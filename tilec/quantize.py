@@ -1,4 +1,4 @@
-"""Integers of a few bits, packed several to a byte, low bits first: in kernels and in NumPy."""
+"""Elements of a few bits, packed several to a byte, low bits first: in kernels and in NumPy."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from .language.trace import current, refuse
 __all__ = ["pack", "packed_to_unsigned_convert", "unpack"]
 
 _BITS = (1, 2, 4, 8)
+_OF_ML_DTYPES = ("float4_e2m1fn", "int4", "uint4")  # one in a byte
 
 
 def packed_to_unsigned_convert(
@@ -59,8 +60,8 @@ def pack(values: NDArray[Any], nbit: int = 4) -> NDArray[np.int8]:
     """Packs integers along the last axis: element i into bits [i * nbit, …) of its byte.
 
     Args:
-        values: integers [..., K], unsigned (0 ... 2^nbit - 1) or signed (-2^(nbit-1) ...); K is a
-            multiple of 8 / nbit.
+        values: integers [..., K], unsigned (0 ... 2^nbit - 1) or signed (-2^(nbit-1) ...); or 4-bit
+            elements of ml_dtypes (float4_e2m1fn, int4, uint4). K is a multiple of 8 / nbit.
         nbit: 1, 2, 4 or 8.
 
     Returns:
@@ -70,6 +71,8 @@ def pack(values: NDArray[Any], nbit: int = 4) -> NDArray[np.int8]:
         ValueError: a value does not fit, or K is no such multiple.
     """
     per_byte = _per_byte(nbit)
+    if nbit == 4 and values.dtype.name in _OF_ML_DTYPES:
+        values = values.view(np.uint8) & np.uint8(15)
     if values.dtype.kind not in "iu":
         raise ValueError(f"pack takes integers, not {values.dtype}")
     if values.size and (values.min() < -(1 << (nbit - 1)) or values.max() >= 1 << nbit):
@@ -87,7 +90,8 @@ def pack(values: NDArray[Any], nbit: int = 4) -> NDArray[np.int8]:
 def unpack(packed: NDArray[Any], nbit: int = 4, signed: bool = False) -> NDArray[Any]:
     """The inverse of `pack`: int8 or uint8 [..., B] to integers [..., B * 8 / nbit].
 
-    Returns uint8, or int8 with `signed`.
+    Returns uint8, or int8 with `signed`. Of 4-bit floats the uint8 are their bits:
+    `unpack(x).view(ml_dtypes.float4_e2m1fn)`.
 
     Raises:
         ValueError: `packed` has no bytes, or `nbit` is not 1, 2, 4 or 8.

@@ -110,9 +110,7 @@ def check(
     exact, magnitude = reference(a, b, sa, sb)
     c = np.full(size[:2], np.nan, np.float32)
     stored = np.ascontiguousarray(a.T) if ta else a, b if tb else np.ascontiguousarray(b.T)
-    stored = tuple(
-        pack(x.view(np.uint8)) if d == FP4 else x for x, d in zip(stored, way, strict=False)
-    )
+    stored = tuple(pack(x) if d == FP4 else x for x, d in zip(stored, way, strict=False))
     compiled.run_on(device, (*stored, sa, sb, c))
     assert_close(c, exact, magnitude * 2.0**-20, f32, f"{device.name} at {size}")
 
@@ -197,7 +195,7 @@ def test_columns_of_pairs() -> None:
     devices = EmulatorDevice(TARGET, "a test"), MachineCodeDevice(target=TARGET)
     for device in (InterpreterDevice("", "a test"), *devices):
         c = np.full((32, 32), np.nan, np.float32)
-        arrays = (pack(a.view(np.uint8)), pack(b.view(np.uint8)), sa, sb, c)
+        arrays = (pack(a), pack(b), sa, sb, c)
         compiled.run_on(device, arrays)  # type: ignore[arg-type]
         assert_close(c, exact, magnitude * 2.0**-20, f32, device.name)
 
@@ -297,7 +295,7 @@ def test_regions_of_pairs_and_a_fragment_beside_them() -> None:
     devices = EmulatorDevice(TARGET, "a test"), MachineCodeDevice(target=TARGET)
     for device in (InterpreterDevice("", "a test"), *devices):
         c = np.full((32, 64), np.nan, np.float32)
-        compiled.run_on(device, (pack(a.view(np.uint8)), b, sa, sb, c))  # type: ignore[arg-type]
+        compiled.run_on(device, (pack(a), b, sa, sb, c))  # type: ignore[arg-type]
         assert_close(c, exact, magnitude * 2.0**-20, f32, device.name)
 
 

@@ -47,16 +47,20 @@ class DType:
 
     @property
     def has_infinity(self) -> bool:
-        """Whether a float dtype has an infinity; without, it has finite numbers and NaN, of 4 bits
-        finite numbers alone.
-        """
+        """Whether a float dtype has an infinity."""
         return self.is_float and self.name not in _FINITE
+
+    @property
+    def has_nan(self) -> bool:
+        """Whether a float dtype has a NaN: all but those of 4 bits."""
+        return self.is_float and self.name not in _NUMBERS
 
     def __str__(self) -> str:
         return self.name
 
 
-_FINITE = ("e4m3", "e4m3fnuz", "e5m2fnuz", "e2m1", "e2m1b")
+_NUMBERS = ("e2m1", "e2m1b")
+_FINITE = ("e4m3", "e4m3fnuz", "e5m2fnuz", *_NUMBERS)
 bool_ = DType("bool", 8, "bool")
 i8, i16, i32, i64 = (DType(f"i{bits}", bits, "int") for bits in (8, 16, 32, 64))
 u8, u16, u32, u64 = (DType(f"u{bits}", bits, "uint") for bits in (8, 16, 32, 64))

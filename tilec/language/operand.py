@@ -271,7 +271,7 @@ def fits(number: Number, dtype: DType) -> bool:
 
 def _is_special(number: Number, dtype: DType) -> bool:
     """Whether it is a NaN, or an infinity where the dtype has those."""
-    return math.isnan(number) or math.isinf(number) and dtype.has_infinity
+    return dtype.has_nan if math.isnan(number) else math.isinf(number) and dtype.has_infinity
 
 
 def number_value(number: Number, dtype: DType) -> Constant:

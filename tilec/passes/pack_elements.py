@@ -234,7 +234,7 @@ class _Packer:
 
     def _copy(self, op: Copy) -> None:
         source, destination = _in_pairs(op.source), _in_pairs(op.destination)
-        if source and destination:
+        if source and destination and _same_bits(_dtype(op.source), _dtype(op.destination)):
             self._b.emit(
                 Copy(
                     self._value(op.source),
@@ -252,16 +252,20 @@ class _Packer:
             return
         if source:
             tile = self._load_tile(op, op.source, op.source_indices, op.source_dims, op.shape)
-            tile = self._b.cast(tile, _dtype(op.destination))
-            indices = tuple(self._value(v) for v in op.destination_indices)
-            self._b.emit(StoreTile(tile, op.destination, indices, dims=op.destination_dims))
-            return
-        indices = tuple(self._value(v) for v in op.source_indices)
-        load = LoadTile(
-            op.source, indices, shape=op.shape, dims=op.source_dims, safe_value=op.safe_value
-        )
-        tile = narrowed(self._b, self._b.emit(load).result, _dtype(op.destination))
-        self._store_tile(op, tile, op.destination, op.destination_indices, op.destination_dims)
+        else:
+            indices = tuple(self._value(v) for v in op.source_indices)
+            load = LoadTile(
+                op.source, indices, shape=op.shape, dims=op.source_dims, safe_value=op.safe_value
+            )
+            tile = self._b.emit(load).result
+        to, indices = _dtype(op.destination), op.destination_indices
+        if destination:
+            tile = narrowed(self._b, tile, to)
+            self._store_tile(op, tile, op.destination, indices, op.destination_dims)
+        else:
+            places = tuple(self._value(v) for v in indices)
+            tile = self._b.cast(tile, to)
+            self._b.emit(StoreTile(tile, op.destination, places, dims=op.destination_dims))
 
     def _gemm(self, op: Gemm) -> None:
         """The same product, of pairs: their rows run along k, which is what Gemm asks."""
@@ -324,6 +328,11 @@ class _Packer:
 def _dtype(memory: Value) -> DType:
     assert isinstance(memory.type, MemoryType)
     return memory.type.dtype
+
+
+def _same_bits(source: DType, destination: DType) -> bool:
+    """Whether a conversion keeps all bits: integers wrap around."""
+    return source == destination or (source.is_integer and destination.is_integer)
 
 
 def _halved(shape: tuple[int, ...]) -> tuple[int, ...]:
