@@ -65,6 +65,12 @@ PLANNED = (
         "TLC0352",
         E("channel<3>", "channel<2>", 4, None),
     ),
+    _fault(
+        "registers that nobody gives",
+        "plan_sm_90a",
+        "TLC0357",
+        E("registers = 232", "registers = 240"),
+    ),
     _fault("a lead too many", "plan_sm_80", "TLC0352", E("lead = 2", "lead = 3")),
     _fault("get without free", "plan_sm_80", "TLC0350", E("        free %B_s\n", "")),
     _fault("put without commit", "plan_sm_80", "TLC0350", E("        commit %A_s\n", "")),
@@ -153,6 +159,12 @@ PLANNED = (
 )
 
 LOWERED = (
+    _fault(
+        "registers of one resident block for two",
+        "lowered_sm_90a",
+        "TLC0357",
+        E("persistent_blocks = 1", "persistent_blocks = 2"),
+    ),
     # One role, cp.async
     _fault("no barrier after the wait", "lowered_sm_80", "TLC0353", E("      barrier\n", "")),
     _fault("no wait", "lowered_sm_80", "TLC0351", E("      cp_async_wait <pending = 1>\n", "")),

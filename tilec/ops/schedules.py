@@ -40,7 +40,7 @@ _END = 1000  # after the last one, beside the stores
 _STEP = 60  # of a step: its barriers
 _LAUNCH = 8500  # a second launch, with what its blocks wait for
 _SUMS = 12  # bytes of parts, each written and read
-_STAGES = 8
+_STAGES = 12
 _PARTS = (1, 2, 3, 4, 6, 8, 12, 16)
 
 

@@ -17,11 +17,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ..errors import IRError
+from ..errors import HazardError, IRError
 from ..ir.core import Level, Op, Program, walk
-from ..ir.ops.control import Launch
+from ..ir.ops.control import Launch, Role
 from ..ir.ops.memory import Slot, memory_type
 from ..ir.ops.pipeline import Channel
+from ..target import Target
 from .context import Pass, PassContext
 from .hazards.cases import Case, Sizes, cases_of, counts_of, data_of
 from .hazards.exchanges import ExchangeMachine, exchange_buffers, exchange_slice
@@ -50,6 +51,7 @@ def check_plan(program: Program, context: PassContext) -> Program:
     _need_tiles(program)
     for launch in _launches(program):
         check_rules(launch)
+        _check_registers(launch, context.target)
     part = Slice(program.body)
 
     def run(launch: Launch, case: Case) -> None:
@@ -67,6 +69,8 @@ def check_synchronisation(program: Program, context: PassContext) -> Program:
     of different tiles).
     """
     _need_tiles(program)
+    for launch in _launches(program):
+        _check_registers(launch, context.target)
     part = Slice(program.body)
     settled: Settled = set()
 
@@ -133,6 +137,24 @@ def checked_sizes(program: Program) -> dict[str, list[Sizes]]:
 def _need_tiles(program: Program) -> None:
     if program.level is not Level.TILE:
         raise IRError("TLC0292", "hazards are checked at the tile level", loc=program.loc)
+
+
+def _check_registers(launch: Launch, target: Target) -> None:
+    """Roles that set registers have no more together than the block's threads start with."""
+    roles = [op for op in launch.body.ops if isinstance(op, Role)]
+    held = sum(role.registers * role.threads for role in roles)
+    threads = sum(role.threads for role in roles)
+    if not held:
+        return
+    resident = max(1, launch.persistent_blocks)
+    start = min(256, target.registers // (resident * threads) // 8 * 8)
+    if held > start * threads:
+        raise HazardError(
+            "TLC0357",
+            f"deadlock: the roles take {held} registers, and with {resident} resident blocks the "
+            f"{threads} threads of one start with {start} each",
+            loc=launch.loc,
+        )
 
 
 def _each_case(program: Program, part: Slice, run: Callable[[Launch, Case], None]) -> Program:
