@@ -16,7 +16,7 @@ from tilec.ir.layout import SharedLayout
 from tilec.ir.ops.amd import BufferCopy, BufferLoad, BufferStore
 from tilec.ir.ops.control import For
 from tilec.ir.ops.memory import Alloc, Load, Slot, Store
-from tilec.ir.ops.nvidia import CpAsync, CpAsyncWait, TensorMap, TmaLoad, TmaStore
+from tilec.ir.ops.nvidia import CpAsync, TensorMap, TmaLoad, TmaStore
 from tilec.ir.ops.thread import VectorLoad, VectorStore
 from tilec.ir.ops.tile import Copy, Fill
 from tilec.ir.print import print_program
@@ -153,11 +153,6 @@ def test_threads_that_do_not_divide_the_tile(threads: int) -> None:
 def test_copies_convert(dtype: DType, out: DType, target: str) -> None:
     layout = ROW_MAJOR((32, 64))
     check(Lowered(there_and_back(layout, dtype=dtype, out=out), target, FULL), (40, 80), dtype, out)
-
-
-def test_cp_async_of_no_pipeline_is_waited_for() -> None:
-    lowered = Lowered(there_and_back(LAYOUTS[0]), "cuda:sm_80")
-    assert [op.pending for op in lowered.ops if isinstance(op, CpAsyncWait)] == [0]
 
 
 def test_buffers_are_made_once() -> None:
@@ -414,7 +409,7 @@ def test_gemm_operand_copy_as_text() -> None:
     """The mainloop's copy: rows over threads, the swizzle of the thread's part, one predicate."""
     lowered = Lowered(there_and_back(LAYOUTS[0]), "cuda:sm_80", FULL)
     text = print_program(lowered.program)
-    loop = text[text.index("for 0, 4, 1") : text.index("cp_async_commit")]
+    loop = text[text.index("for 0, 4, 1") : text.index("  barrier")]
     assert [line.strip() for line in loop.splitlines()] == [
         "for 0, 4, 1 <unroll = 0> (%i: i32) {",
         "%8 = mul %i, 16 : i32",

@@ -13,7 +13,7 @@ from tests.passes.planning import line_of, refused, specialised
 from tilec.errors import HazardError
 from tilec.ir.core import Block, Op, Program, walk
 from tilec.ir.ops.control import For, If, Launch, Role, Simt, While
-from tilec.ir.ops.nvidia import CpAsyncCommit, CpAsyncWait, FenceProxyAsync
+from tilec.ir.ops.nvidia import CpAsync, CpAsyncCommit, CpAsyncWait, FenceProxyAsync
 from tilec.ir.ops.thread import Barrier
 from tilec.ir.print import print_program
 from tilec.passes.context import Facts, PassContext
@@ -25,9 +25,11 @@ from tilec.target import find_target
 OUT = T.Tensor((128,), "float32")
 
 
-def placed(kernel: Any, target: str = "cuda:sm_80", **constants: Any) -> Program:
+def placed(
+    kernel: Any, target: str = "cuda:sm_80", *, after: str = "place_barriers", **constants: Any
+) -> Program:
     context = PassContext(find_target(target), standard_registry(), Facts())
-    return run_pipeline(specialised(kernel, **constants), context, after="place_barriers")
+    return run_pipeline(specialised(kernel, **constants), context, after=after)
 
 
 def names(block: Block) -> list[str]:
@@ -67,6 +69,12 @@ def test_a_gemm_without_a_pipeline(golden: Any) -> None:
     (wait,) = [op for op in walk(program.body) if isinstance(op, CpAsyncWait)]
     assert wait.pending == 0
     assert print_program(program) == golden("tir")
+
+
+def test_copies_outside_of_pipelines_are_one_group() -> None:
+    program = placed(kernels.gemm_nt, after="lower_tiles", stages=0)
+    assert count(program, CpAsync) == 2
+    assert count(program, CpAsyncCommit) == count(program, CpAsyncWait) == 1
 
 
 def test_without_cp_async_there_is_nothing_to_wait_for() -> None:

@@ -20,7 +20,7 @@ from ..ir.core import Value, constant_of
 from ..ir.layout import ATOM_ROWS, SharedLayout, TmaBoxes, blocked, filled_by_waves, tma_boxes
 from ..ir.ops.amd import COPY_BYTES, BufferCopy
 from ..ir.ops.memory import Alloc, Flatten, Load, Slot, Store, memory_type
-from ..ir.ops.nvidia import CpAsync, CpAsyncCommit, CpAsyncWait, TensorMap, TmaLoad, TmaStore
+from ..ir.ops.nvidia import CpAsync, TensorMap, TmaLoad, TmaStore
 from ..ir.ops.thread import ConvertRegisters, FillRegisters, VectorStore
 from ..ir.ops.tile import Copy, Fill
 from ..ir.types import MemoryType, Space
@@ -51,7 +51,7 @@ def lower_copy(op: Copy, lowering: Lowering) -> None:
     source = memory_type(op.source)
     if op.instruction == "tma" and (op.barrier or source.space is Space.SHARED):
         _by_tma(op, lowering)
-    elif op.instruction in ("tma", "cp_async") and _cp_async_width(op, lowering):
+    elif op.instruction == "cp_async" and _cp_async_width(op, lowering):
         _by_cp_async(op, lowering, _cp_async_width(op, lowering))
     elif op.instruction == "buffer_copy":
         _by_buffer_copy(op, lowering)
@@ -195,9 +195,6 @@ def _by_cp_async(op: Copy, lowering: Lowering, width: int) -> None:
         to = shifted(b, lowering.values(op.destination_indices), op.destination_dims, place)
         inside = predicate_of(guard(b, source, at))
         b.emit(CpAsync(destination, to, source, at, inside, size=size))
-    if not isinstance(lowering.definition(op.destination), Slot):
-        b.emit(CpAsyncCommit())  # a copy of no pipeline: nobody else waits for it
-        b.emit(CpAsyncWait(pending=0))
 
 
 # Buffers ------------------------------------------------------------------------------------------
