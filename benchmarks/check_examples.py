@@ -34,7 +34,7 @@ from tilec.runtime.compiled import CompiledKernel  # noqa: E402
 from tilec.runtime.driver import lower  # noqa: E402
 
 TARGETS = ("cuda:sm_80", "cuda:sm_90a")
-Race = Callable[[Any, Any], dict[str, float]]
+RaceTwo = Callable[[Any, Any], dict[str, float]]
 
 
 example = cache(modules.example)
@@ -178,7 +178,7 @@ def checked(target: str, label: str, run: Callable[[], object]) -> dict[str, Any
     return {"config": f"{target} {label}", "sizes": 1, "failures": failures}
 
 
-def time_rows(race: Race, m: int = 8192, n: int = 4096) -> Iterator[dict[str, Any]]:
+def time_rows(race_two: RaceTwo, m: int = 8192, n: int = 4096) -> Iterator[dict[str, Any]]:
     """Kernels bound by memory beside a device copy that moves as many bytes."""
     x, y, w = random(m, n), unwritten(m, n), random(n)
     bare = torch.empty(x.numel(), dtype=torch.float16, device="cuda")
@@ -187,7 +187,7 @@ def time_rows(race: Race, m: int = 8192, n: int = 4096) -> Iterator[dict[str, An
         kernel = getattr(example(name), name)
         for target in TARGETS:
             launch = lower(kernel, arrays, target, {}).prepare(*arrays)
-            row = race(launch, lambda: copy.copy_(bare))
+            row = race_two(launch, lambda: copy.copy_(bare))
             moved = 2 * x.numel() * 2
             yield {
                 "config": f"{target} {name} {m}x{n}",
@@ -196,7 +196,7 @@ def time_rows(race: Race, m: int = 8192, n: int = 4096) -> Iterator[dict[str, An
             }
 
 
-def time_attention(race: Race) -> Iterator[dict[str, Any]]:
+def time_attention(race_two: RaceTwo) -> Iterator[dict[str, Any]]:
     """Attention forward, (B, H, N, D) in 16-bit floats, beside torch's own FlashAttention-2, and
     that of sm_90a beside cuDNN too.
     """
@@ -218,7 +218,7 @@ def time_attention(race: Race) -> Iterator[dict[str, Any]]:
             launch()
             error = float((out.float() - expected.float()).norm() / expected.float().norm())
             for peer in ("FLASH_ATTENTION", "CUDNN_ATTENTION")[: 1 + (target == "cuda:sm_90a")]:
-                row = race(launch, through(peer, attend)) if error < 2e-3 else {"ratio": 0.0}
+                row = race_two(launch, through(peer, attend)) if error < 2e-3 else {"ratio": 0.0}
                 flops = 4.0 * b * h * n * n * d / (2 if causal else 1)
                 yield {
                     "config": f"{target} attention {b}x{h}x{n}x{d} causal {causal}", "peer": peer,

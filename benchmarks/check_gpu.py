@@ -33,10 +33,12 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks import check_examples  # noqa: E402
 from benchmarks.host_times import host_times  # noqa: E402
+from benchmarks.interleaved import race  # noqa: E402
 from tests.kernels import programs  # noqa: E402
 from tilec.ir.dtypes import find_dtype  # noqa: E402
 from tilec.runtime.compiled import CompiledKernel  # noqa: E402
 from tilec.runtime.driver import compile_program  # noqa: E402
+from tilec.runtime.timing import clock_of  # noqa: E402
 from tilec.target import find_target  # noqa: E402
 
 TARGETS = ("cuda:sm_80", "cuda:sm_90a")
@@ -149,30 +151,14 @@ def check_sizes(checks: Checks, jobs: int) -> list[dict[str, Any]]:
         return [row for done in running for row in done.result()]
 
 
-def race(ours: Any, peer: Any, pairs: int = PAIRS) -> dict[str, float]:
-    """Times two launches in turn, the L2 flushed before each; milliseconds and the median of the
-    ratios.
-    """
-    flush = torch.empty(256 << 20, dtype=torch.uint8, device="cuda")
-    times: tuple[list[float], list[float]] = ([], [])
-    for function in (ours, peer):
-        for _ in range(5):
-            function()
-    for pair in range(pairs):
-        order = ((0, ours), (1, peer)) if pair % 2 == 0 else ((1, peer), (0, ours))
-        for index, function in order:
-            flush.zero_()
-            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            start.record()
-            function()
-            end.record()
-            end.synchronize()
-            times[index].append(start.elapsed_time(end))
-    mine, theirs = (np.array(t) for t in times)
+def race_two(ours: Callable[[], object], peer: Callable[[], object]) -> dict[str, float]:
+    """Two launches timed in turn: the medians in milliseconds, and of the ratios."""
+    clock = clock_of([torch.empty(1, device="cuda")])
+    result = race({"ours": ours, "peer": peer}, clock, PAIRS)
     return {
-        "ours_ms": float(np.median(mine)),
-        "peer_ms": float(np.median(theirs)),
-        "ratio": float(np.median(theirs / mine)),
+        "ours_ms": result.median("ours") * 1e-3,
+        "peer_ms": result.median("peer") * 1e-3,
+        "ratio": result.ratio("ours", "peer"),
     }
 
 
@@ -223,7 +209,7 @@ def timed(
     error = float((arrays[2].float() - expected.float()).norm() / expected.float().norm())
     if not error < 1e-3:
         return {"target": target, "error": error, "ratio": 0.0}
-    row = race(launch, peer)
+    row = race_two(launch, peer)
     row["tflops"] = flops / row["ours_ms"] * 1e-9
     row["peer_tflops"] = flops / row["peer_ms"] * 1e-9
     resources = program.launches[0]
@@ -266,7 +252,7 @@ def main() -> int:
         report["origin_speed"].append(row)
     report["example_speed"] = []
     for timing in (check_examples.time_rows, check_examples.time_attention):
-        found = attempt(lambda timing=timing: {"rows": list(timing(race))})
+        found = attempt(lambda timing=timing: {"rows": list(timing(race_two))})
         for row in found.get("rows", [found]):
             print(json.dumps(row), flush=True)
             report["example_speed"].append(row)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -18,11 +17,11 @@ import tilec.language as T
 from benchmarks.gemm_rows import Row
 from benchmarks.interleaved import Race, race
 from tilec import ops
+from tilec.runtime.timing import clock_of, measure
 
 ROOT = Path(__file__).resolve().parents[1]
 SHORT_US = 20.0  # below it a graph of so many launches is timed:
 GRAPH = 50
-FLUSH_BYTES = 256 << 20  # five times the L2 cache of an H100
 ROUNDING = {"float16": 2e-3, "bfloat16": 1e-2}
 """Largest norm of the error, as a share of the result's, of a result that is rounded once."""
 
@@ -121,7 +120,7 @@ class Bench:
         self.peers = [p for p in peers if p == "cublas" or find_spec(p) is not None]
         self.rounds = rounds
         self.left = peer_seconds
-        self._flush = torch.empty(FLUSH_BYTES, dtype=torch.uint8, device="cuda")
+        self.time = clock_of([torch.empty(1, device="cuda")])
         properties = torch.cuda.get_device_properties(0)
         self.machine = {
             "device": properties.name, "multiprocessors": properties.multi_processor_count,
@@ -201,23 +200,11 @@ class Bench:
         notes[peer] = best[1]
         return best[2]
 
-    def time(self, launch: Callable[[], object]) -> float:
-        """Microseconds of a launch, the L2 cache flushed before."""
-        self._flush.zero_()
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        launch()
-        end.record()
-        end.synchronize()
-        return 1e3 * float(start.elapsed_time(end))
-
     def _time_graph(self, launch: Callable[[], object]) -> float:
         return self.time(launch) / GRAPH
 
     def _quick(self, launch: Callable[[], object]) -> float:
-        for _ in range(2):
-            launch()
-        return statistics.median(self.time(launch) for _ in range(7))
+        return measure(launch, self.time, 7).median
 
 
 Tunable = Iterator[tuple[str, Callable[[], object], Callable[[], Any] | None]]

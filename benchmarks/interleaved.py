@@ -6,13 +6,12 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-Clock = Callable[[Callable[[], object]], float]
-"""Runs a function once, after what must happen before (a flush of the L2), and gives its time."""
+from tilec.runtime.timing import Clock
 
 
 @dataclass(frozen=True)
 class Race:
-    """Times of each contestant, round by round."""
+    """Microseconds of each contestant, round by round."""
 
     times: Mapping[str, Sequence[float]]
 
