@@ -13,14 +13,15 @@ from typing import Protocol
 
 from ..backends.manifest import TensorMapSpec
 from ..errors import ArgumentError
+from ..ir.dtypes import DTYPES
 from .arrays import ArrayView
 
 BYTES = 128
 _ALIGNMENT = 128
+_BITS = {4: 0, 8: 0, 16: 1, 32: 2, 64: 4}  # unsigned integers, and what else is so wide
 _ELEMENTS = {
-    "bool": 0, "u8": 0, "i8": 0, "e4m3": 0, "e5m2": 0, "e4m3fnuz": 0, "e5m2fnuz": 0, "i4": 0, "u4": 0, "e2m1": 0,
-    "u16": 1, "i16": 1,
-    "u32": 2, "i32": 3, "u64": 4, "i64": 5, "f16": 6, "f32": 7, "f64": 8, "bf16": 9,
+    **{name: _BITS[dtype.bits] for name, dtype in DTYPES.items() if dtype.bits in _BITS},
+    "i32": 3, "i64": 5, "f16": 6, "f32": 7, "tf32": 7, "f64": 8, "bf16": 9,
 }  # fmt: skip
 _SWIZZLES = {0: 0, 32: 1, 64: 2, 128: 3}
 _L2_PROMOTIONS = {0: 0, 64: 1, 128: 2, 256: 3}
