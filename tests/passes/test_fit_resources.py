@@ -155,6 +155,21 @@ def test_roles_hold_what_the_block_started_with(threads: int, bk: int, bn: int) 
     assert consumer.registers >= 64 * bn * groups // threads + 24, "room for the accumulators"
 
 
+@pytest.mark.parametrize(
+    ("target", "threads", "takes"),
+    [("cuda:sm_80", 32, True), ("cuda:sm_80", 128, False), ("cuda:sm_90a", 128, True),
+     ("cuda:sm_90a", 256, False), ("hip:gfx942", 64, True), ("hip:gfx942", 256, False)],
+)  # fmt: skip
+def test_tiles_that_no_registers_hold_are_told(target: str, threads: int, takes: bool) -> None:
+    """256 x 128 sums of 32 bits are 1024 registers of 32 threads; a wave's thread of AMD has 512."""
+    size = {"bm": 256 if target != "cuda:sm_80" or takes else 128, "bn": 128, "bk": 32}
+    result = fitted(kernels.gemm_nt, target, threads=threads, **size)
+    found = [remark for remark in result.remarks if remark.code == "TLC0336"]
+    assert [remark.warning for remark in found] == [True] * takes
+    if target == "cuda:sm_80" and takes:
+        assert "of each of 32 threads, and one has 255" in found[0].message
+
+
 @pytest.mark.parametrize("target", ["cuda:sm_80", "hip:gfx942"])
 def test_without_roles_registers_are_the_compilers(target: str) -> None:
     result = fitted(kernels.gemm_nt, target)

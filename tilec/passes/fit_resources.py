@@ -50,9 +50,30 @@ def fit_resources(program: Program, context: PassContext) -> Program:
 
 def _launch(launch: Launch, context: PassContext) -> Launch:
     launch = _fit_slots(launch, context)
-    if launch.explicit or not any(isinstance(op, Role) for op in launch.body.ops):
-        return launch
-    return _budget_registers(launch, context.target)
+    if not launch.explicit and any(isinstance(op, Role) for op in launch.body.ops):
+        launch = _budget_registers(launch, context.target)
+    _warn_of_spills(launch, context)
+    return launch
+
+
+def _warn_of_spills(launch: Launch, context: PassContext) -> None:
+    """A remark where a thread has not the registers that tiles take: the vendor's compiler keeps the
+    rest in memory, and may take minutes to."""
+    target = context.target
+    share = target.registers // max(launch.threads, launch.launched_threads)
+    given = [op.registers for op in launch.body.ops if isinstance(op, Role)]
+    most = max(given, default=0) or min(target.max_registers, share)
+    needed = live_registers(launch, target)
+    if needed > most:
+        context.remark(
+            Remark(
+                "TLC0336",
+                f"tiles that live together take {needed} registers of each of {launch.threads} "
+                f"threads, and one has {most}: the rest is kept in memory",
+                launch.loc,
+                warning=True,
+            )
+        )
 
 
 def shared_bytes(launch: Launch) -> int:
