@@ -20,17 +20,16 @@ Elements = tuple[Vector, Vector]
 
 def elements_of(agent: SyncAgent, op: Load | Store) -> tuple[np.ndarray, np.ndarray] | None:
     """(linear index, thread) of a load or store of the running threads, if indices are known."""
-    shape = [int(d) for d in memory_type(op.memory).shape]
-    linear = np.zeros(agent.sets.size, dtype=np.int64)
+    shape = memory_type(op.memory).shape
+    places = np.zeros((agent.sets.size, len(shape)), dtype=np.int64)
     inside = agent.threads.mask.copy()
-    for index, extent in zip(op.indices, shape, strict=True):
+    for column, index, extent in zip(places.T, op.indices, shape, strict=True):
         number = agent.number(index)
         if number is None:
             return None
-        coordinate = np.broadcast_to(np.asarray(number, dtype=np.int64), linear.shape)
-        inside &= (coordinate >= 0) & (coordinate < extent)
-        linear = linear * extent + coordinate
-    return linear[inside], np.flatnonzero(inside)
+        column[:] = number
+        inside &= (column >= 0) & (column < int(extent))
+    return _linear(places[inside], shape), np.flatnonzero(inside)
 
 
 def by_parts(agent: SyncAgent, op: Op, access: Access) -> list[Access]:
