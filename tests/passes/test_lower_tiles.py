@@ -430,7 +430,7 @@ def test_registered_rules_are_used() -> None:
 
     def rule(op: Odd, lowering: Lowering) -> None:
         b = lowering.b
-        with b.when(lowering.elect(3)):
+        with b.when(b.compare("eq", lowering.thread(), 3)):
             b.emit(Store(b.const(8.0, f32), c, (b.const(2),)))
 
     registry.table("lower")[Odd] = rule

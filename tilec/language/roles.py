@@ -12,11 +12,10 @@ from ..ir.core import Block, Value, constant
 from ..ir.dtypes import i32
 from ..ir.ops.arith import Compare, FloorMod
 from ..ir.ops.control import Role, ThreadId, Yield
-from ..ir.ops.nvidia import SetRegisters
+from ..ir.ops.nvidia import WARPGROUP, SetRegisters
 from .operand import Expr
 from .trace import Region, current, refuse
 
-WARPGROUP = 128
 LEAST_REGISTERS, MOST_REGISTERS, GRANULE = 24, 256, 8  # of setmaxnreg
 
 

@@ -21,11 +21,11 @@ from ..ir.clone import clone_block
 from ..ir.core import Block, Op, Program, at, walk
 from ..ir.ops.control import For, If, Launch, Role, Simt, While, Yield, map_launches
 from ..ir.ops.memory import Alloc
+from ..ir.ops.nvidia import WARPGROUP
 from ..ir.ops.pipeline import Channel, Pipeline, Stage
 from ..ir.ops.tile import Copy
 from .context import PassContext, Remark
 from .dependence import computes_alone, is_local, is_statement, is_tile
-from .role_registers import WARPGROUP
 
 CONSUMER_BARRIER = 1  # the named barrier on which the consumers meet
 

@@ -23,6 +23,7 @@ from ..ir.layout import filled_by_waves
 from ..ir.ops.amd import COPY_BYTES
 from ..ir.ops.control import Launch, Role, Yield, map_launches
 from ..ir.ops.memory import Load, memory_type
+from ..ir.ops.nvidia import WARPGROUP
 from ..ir.ops.pipeline import Commit, Pipeline, Put, Stage
 from ..ir.ops.tile import SIDES, Copy, Gemm, StoreTile
 from ..ir.types import MemoryType, TileType
@@ -40,7 +41,7 @@ from .engine_needs import (
 )
 from .explicit_work import check_explicit, registers_of
 from .producer_inputs import producer_refusal
-from .role_registers import WARPGROUP, split_registers
+from .role_registers import split_registers
 from .value_ranges import ValueRanges, value_ranges
 from .variants import (
     gemm_shape,

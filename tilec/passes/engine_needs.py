@@ -11,12 +11,13 @@ from __future__ import annotations
 from ..ir.core import Value
 from ..ir.layout import SharedLayout, WgmmaOperand, choose_swizzle, tma_boxes
 from ..ir.ops.memory import memory_type
+from ..ir.ops.nvidia import WARPGROUP
 from ..ir.ops.tile import SIDES, Copy, Gemm, StoreTile
 from ..ir.types import MemoryType
 from ..target import Target
 from .context import PassContext
 from .matrix_operands import descriptors_of
-from .role_registers import WARPGROUP, wgmma_registers
+from .role_registers import wgmma_registers
 from .value_ranges import ValueRanges
 from .variants import WORD, accumulator_type, gemm_shape, is_converted, variants_of
 from .vector_access import is_aligned, rows_of

@@ -9,14 +9,14 @@ from ..errors import LayoutConflict, Loc, OutOfResources, TargetUnsupported
 from ..ir.core import Op, walk
 from ..ir.ops.control import Launch, Role
 from ..ir.ops.memory import Alloc
-from ..ir.ops.nvidia import BulkCommit, BulkWait, FenceProxyAsync, SetRegisters
+from ..ir.ops.nvidia import WARPGROUP, BulkCommit, BulkWait, FenceProxyAsync, SetRegisters
 from ..ir.ops.thread import Barrier
 from ..ir.ops.tile import Copy, Gemm
 from ..target import Target
 from .context import PassContext
 from .dependence import is_global
 from .engine_needs import entry_refusal, gemm_refusal, require_aligned, start_refusal, tma_refusal
-from .role_registers import WARPGROUP, registers_at_start
+from .role_registers import registers_at_start
 from .value_ranges import ValueRanges
 
 MOST_AT_START = 256  # registers of a thread, as they are given out

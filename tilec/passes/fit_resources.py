@@ -16,17 +16,17 @@ from __future__ import annotations
 import math
 
 from ..errors import OutOfResources
-from ..ir.clone import Renaming, clone_op
 from ..ir.core import Block, Op, Program, Value, walk
 from ..ir.ops.control import Launch, Role, map_launches
 from ..ir.ops.memory import Alloc, memory_type
 from ..ir.ops.pipeline import Channel, Put, Receive, Stage
 from ..ir.ops.tile import Gemm, StoreTile
-from ..ir.types import ChannelType, MemoryType, TileType
+from ..ir.types import MemoryType, TileType
 from ..target import Target
 from .context import PassContext, Remark
 from .dependence import is_shared, used_values
 from .live_tiles import live_registers
+from .protocols import with_slots
 from .role_registers import (
     registers_at_start,
     split_registers,
@@ -158,7 +158,7 @@ def _fit_slots(launch: Launch, context: PassContext) -> Launch:
         if isinstance(op, Channel) and op.result in through and op.type.slots > 2
     ]
     # one tile in flight in registers, one being read: more slots than two never fill
-    launch = _with_slots(launch, {op: 2 for op in deep})
+    launch = with_slots(launch, {op: 2 for op in deep})
     full, more = False, context.fewer_slots
     while shared_bytes(launch) > context.target.shared_bytes or more > 0:
         channels = [op for op in launch.body.ops if isinstance(op, Channel) and op.type.slots > 1]
@@ -169,7 +169,7 @@ def _fit_slots(launch: Launch, context: PassContext) -> Launch:
             break
         more -= shared_bytes(launch) <= context.target.shared_bytes
         full = True
-        launch = _with_slots(launch, {op: op.type.slots - 1 for op in _deepest(launch, channels)})
+        launch = with_slots(launch, {op: op.type.slots - 1 for op in _deepest(launch, channels)})
     fallen = max((asked[v] for v in asked), default=0)
     now = max((op.type.slots for op in launch.body.ops if isinstance(op, Channel)), default=0)
     if now < fallen:
@@ -207,21 +207,6 @@ def _through_registers(launch: Launch) -> set[Value]:
         if isinstance(op, Stage) and any(isinstance(inner, Receive) for inner in op.body.ops):
             found |= {inner.channel for inner in op.body.ops if isinstance(inner, Put)}
     return found
-
-
-def _with_slots(launch: Launch, slots: dict[Channel, int]) -> Launch:
-    """The launch with other channels of the same names (their types say the slots)."""
-    renaming: Renaming = {}
-    ops: list[Op] = []
-    for op in launch.body.ops:
-        if isinstance(op, Channel) and op in slots:
-            new = op.replace(type=ChannelType(op.type.memory, slots[op]))
-            renaming[op.result] = new.result
-            op = new
-        elif renaming:
-            op = clone_op(op, renaming)
-        ops.append(op)
-    return launch.replace(body=Block(launch.body.params, tuple(ops)))  # type: ignore[return-value]
 
 
 def _budget_registers(launch: Launch, target: Target) -> Launch:

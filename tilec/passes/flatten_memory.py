@@ -17,7 +17,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..ir.core import Block, Constant, Level, Op, Program, Value, at
+from ..ir.core import Constant, Level, Op, Program, Value
 from ..ir.dtypes import i32, i64
 from ..ir.layout import SharedLayout, Swizzle
 from ..ir.ops.arith import Elementwise
@@ -28,6 +28,7 @@ from ..ir.types import MemoryType, Space
 from .context import PassContext
 from .coordinates import add_up, extent_value
 from .index_builder import Form, IndexBuilder
+from .rebuilder import Rebuilder
 from .vector_access import is_below
 
 WALKED_BY_HARDWARE = (TmaLoad, TmaStore, MakeDescriptor)
@@ -59,25 +60,13 @@ class _Place:
     stride: int = 0
 
 
-class _Flattening:
+class _Flattening(Rebuilder):
     def __init__(self, b: IndexBuilder, context: PassContext) -> None:
-        self.b = b
-        self.context = context
+        super().__init__(b, context)
         self._places: dict[Value, _Place] = {}
-        self._names: dict[Value, Value] = {}
         self._unrolled: set[Value] = set()  # indices of loops that are unrolled in full
 
-    def block(self, block: Block) -> Block:
-        with self.b.region() as ops:
-            for op in block.ops:
-                with at(op.loc), op.loc:
-                    self._op(op)
-        return Block(block.params, tuple(ops))
-
-    def _value(self, value: Value) -> Value:
-        return self._names.get(value, value)
-
-    def _op(self, op: Op) -> None:
+    def op(self, op: Op) -> None:
         match op:
             case Alloc() if op.type.space in (Space.SHARED, Space.LOCAL):
                 self._alloc(op)
@@ -88,32 +77,13 @@ class _Flattening:
             case Assume():
                 pass  # whoever asks about indices has asked
             case TensorMap():
-                self._emit(op, op)  # of the tensor itself, whose shape the host reads
-            case For():
-                self.b.enter_for(op)
-                if op.unroll == 0:
+                self.emit(op, op)  # of the tensor itself, whose shape the host reads
+            case For() | If() | Role():
+                if isinstance(op, For) and op.unroll == 0:
                     self._unrolled.add(op.body.params[0])
-                self._emit(op, op.map(self._value, self.block))
-            case If():
-                self._if(op)
-            case Role():
-                with self.b.inside(op):
-                    self._emit(op, op.map(self._value, self.block))
+                super().op(op)
             case _:
                 self._access(op)
-
-    def _emit(self, old: Op, new: Op) -> None:
-        self.b.emit(new)
-        for before, after in zip(old.results, new.results, strict=True):
-            if before is not after:
-                after.hint = after.hint or before.hint
-                self._names[before] = after
-
-    def _if(self, op: If) -> None:
-        condition = self._value(op.condition)
-        with self.b.assuming(condition):
-            then = self.block(op.then)
-        self._emit(op, op.replace(condition=condition, then=then, orelse=self.block(op.orelse)))
 
     # Memory ---------------------------------------------------------------------------------------
 
@@ -127,7 +97,7 @@ class _Flattening:
             size = type_.layout.size
         flat = MemoryType(type_.dtype, (size,), type_.space)
         new = op if flat == type_ else Alloc(type=flat, offset=op.offset, managed=op.managed)
-        self._emit(op, new)
+        self.emit(op, new)
         self._places[op.result] = _Place(new.result, type_, op.result)
 
     def _slot(self, op: Slot) -> None:
@@ -137,7 +107,7 @@ class _Flattening:
         stride = math.prod(int(d) for d in type_.shape)
         if layout is not None:
             stride = layout.strides[0][0] if layout.strides[0] else 0
-        index = self._value(op.index)
+        index = self.value(op.index)
         if ring.slot is not None:  # a slot of a slot
             index = self.b.add(self.b.mul(ring.slot, ring.stride), self.b.mul(index, stride))
             stride = 1
@@ -146,14 +116,14 @@ class _Flattening:
     def _flatten(self, op: Flatten) -> None:
         """The user's own view of memory as a row."""
         place = self._place(op.memory)
-        self._names[op.result] = place.memory
+        self.names[op.result] = place.memory
         type_ = memory_type(op.result)
         self._places[op.result] = _Place(place.memory, type_, place.root, place.slot, place.stride)
 
     def _place(self, handle: Value) -> _Place:
         if handle in self._places:
             return self._places[handle]
-        memory = self._value(handle)
+        memory = self.value(handle)
         type_ = memory_type(memory)
         if type_.space is Space.GLOBAL and (len(type_.shape) > 1 or type_.strides is not None):
             memory = self.b.emit(Flatten(memory)).result  # at each use: it costs nothing
@@ -167,7 +137,7 @@ class _Flattening:
         changes: dict[str, object] = {}
         for memory_field, indices_field in memory_fields(op):
             handle = getattr(op, memory_field)
-            indices = tuple(self._value(v) for v in getattr(op, indices_field))
+            indices = tuple(self.value(v) for v in getattr(op, indices_field))
             if not memory_type(handle).shape:
                 continue
             place = self._place(handle)
@@ -184,7 +154,7 @@ class _Flattening:
             elif kind == "region":
                 changes[name] = self.block(old)
         same = all(_same(getattr(op, name), new) for name, new in changes.items())
-        self._emit(op, op if same else op.replace(**changes))
+        self.emit(op, op if same else op.replace(**changes))
         if op.results and isinstance(op.results[0].type, MemoryType):
             self._view(op)
 
@@ -192,7 +162,7 @@ class _Flattening:
         """A handle that `op` makes of another is indexed as that one is."""
         handles = [v for v in op.inputs if isinstance(v.type, MemoryType)]
         root = self._place(handles[0]).root if handles else op.results[0]
-        memory = self._value(op.results[0])
+        memory = self.value(op.results[0])
         self._places[op.results[0]] = _Place(memory, memory_type(op.results[0]), root)
 
     def _operand(self, value: Value) -> Value:
@@ -200,8 +170,8 @@ class _Flattening:
         if isinstance(value.type, MemoryType) and (
             value in self._places or value.type.space is Space.GLOBAL
         ):
-            return self._place(value).memory if value.type.shape else self._value(value)
-        return self._value(value)
+            return self._place(value).memory if value.type.shape else self.value(value)
+        return self.value(value)
 
     def _linear(self, place: _Place, indices: Sequence[Value], op: Op) -> Value:
         type_ = place.type

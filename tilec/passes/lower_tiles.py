@@ -216,10 +216,6 @@ class Lowering:
             return thread
         return self._keep("lane", lambda: self.b.floormod(thread, size), size)
 
-    def elect(self, n: int = 0) -> Value:
-        """The bool that this is thread n of the role."""
-        return self.b.compare("eq", self.thread(), n)
-
     def share(self, axes: tuple[int, ...]) -> tuple[Value, Value]:
         """This block's number among those of its cluster that have a tile in common which is the
         same along `axes`, and the mask of all of them.

@@ -28,6 +28,7 @@ from ..ir.layout import WgmmaOperand
 from ..ir.ops.control import WarpUniform
 from ..ir.ops.memory import Slot, memory_type
 from ..ir.ops.nvidia import (
+    WARPGROUP,
     AdvanceDescriptor,
     MakeDescriptor,
     Wgmma,
@@ -49,7 +50,6 @@ from .matrix_operands import (
     stored_layout,
 )
 from .ranges import Range
-from .role_registers import WARPGROUP
 
 if TYPE_CHECKING:
     from .lower_tiles import Lowering

@@ -31,13 +31,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from ..ir.build import Builder
+from ..ir.clone import Renaming, clone_op
 from ..ir.core import Block, Op, Value, walk
 from ..ir.dtypes import i32, mbarrier
 from ..ir.layout.shared import SharedLayout
 from ..ir.ops.amd import COPY_BYTES, BufferCopy, BufferCopyWait
-from ..ir.ops.control import Role, ThreadId
+from ..ir.ops.control import Launch, Role, ThreadId
 from ..ir.ops.memory import Alloc, Load, Slot, Store, memory_type
 from ..ir.ops.nvidia import (
+    WARPGROUP,
     ClusterBarrier,
     CpAsync,
     CpAsyncCommit,
@@ -52,8 +54,7 @@ from ..ir.ops.nvidia import (
 from ..ir.ops.pipeline import Channel, Free, Get, Put, Stage
 from ..ir.ops.thread import Barrier, WarpSync
 from ..ir.ops.tile import Copy, Gemm
-from ..ir.types import MemoryType, Space
-from .role_registers import WARPGROUP
+from ..ir.types import ChannelType, MemoryType, Space
 
 
 @dataclass(frozen=True)
@@ -393,3 +394,18 @@ def _end(body: Block, channel: Channel, kind: type[Put] | type[Get]) -> tuple[St
             ):
                 return op, outer if isinstance(outer, Role) else None
     raise AssertionError(f"channel {channel.label} has no {kind.name}")
+
+
+def with_slots(launch: Launch, slots: dict[Channel, int]) -> Launch:
+    """The launch with other channels of the same names (their types say the slots)."""
+    renaming: Renaming = {}
+    ops: list[Op] = []
+    for op in launch.body.ops:
+        if isinstance(op, Channel) and op in slots:
+            new = op.replace(type=ChannelType(op.type.memory, slots[op]))
+            renaming[op.result] = new.result
+            op = new
+        elif renaming:
+            op = clone_op(op, renaming)
+        ops.append(op)
+    return launch.replace(body=Block(launch.body.params, tuple(ops)))  # type: ignore[return-value]

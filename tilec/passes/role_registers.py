@@ -8,9 +8,9 @@ for ever. The assembler wants a wgmma's registers from the start on (C7602).
 
 from __future__ import annotations
 
+from ..ir.ops.nvidia import WARPGROUP
 from ..target import Target
 
-WARPGROUP = 128  # threads that issue one wgmma
 WGMMA_COLUMNS = 256  # widest wgmma
 BESIDE_ACCUMULATOR = 26  # registers that the assembler wants for a wgmma beside its accumulator
 MOST_REGISTERS = 240  # of a consumer

@@ -16,12 +16,11 @@ needs no lead: its channels let it run ahead.
 
 from __future__ import annotations
 
-from ..ir.clone import Renaming, clone_op
 from ..ir.core import Block, Op, Program, Value, walk
 from ..ir.ops.control import Launch, Yield, map_launches
 from ..ir.ops.pipeline import Channel, Get, Pipeline, Put, Receive, Send, Stage, channel_type
-from ..ir.types import ChannelType, MemoryType
 from .context import PassContext
+from .protocols import with_slots
 
 LOADS = ("load", "fetch", "deposit")
 
@@ -133,16 +132,6 @@ def _ordered(pipeline: Pipeline, stages: list[Stage], leads: dict[int, int]) -> 
 
 def _trimmed(launch: Launch, needed: dict[Value, int]) -> Launch:
     """Channels with the slots that the schedule uses."""
-    renaming: Renaming = {}
-    ops: list[Op] = []
-    for op in launch.body.ops:
-        slots = needed.get(op.results[0]) if isinstance(op, Channel) else None
-        if isinstance(op, Channel) and slots is not None and slots < op.type.slots:
-            assert isinstance(op.type.memory, MemoryType)
-            new = op.replace(type=ChannelType(op.type.memory, slots))
-            renaming[op.result] = new.result
-            op = new
-        elif renaming:
-            op = clone_op(op, renaming)
-        ops.append(op)
-    return launch.replace(body=Block(launch.body.params, tuple(ops)))  # type: ignore[return-value]
+    channels = [op for op in launch.body.ops if isinstance(op, Channel) and op.result in needed]
+    fewer = {c: needed[c.result] for c in channels if needed[c.result] < c.type.slots}
+    return with_slots(launch, fewer)

@@ -47,7 +47,7 @@ from ..ir.layout import ATOM_ROWS, RegisterLayout, SharedLayout, choose_swizzle,
 from ..ir.ops.arith import Cast
 from ..ir.ops.control import If, Launch, Role, ThreadId, WarpUniform, Yield, map_launches
 from ..ir.ops.memory import Alloc, memory_type
-from ..ir.ops.nvidia import BulkCommit, BulkWait, FenceProxyAsync
+from ..ir.ops.nvidia import WARPGROUP, BulkCommit, BulkWait, FenceProxyAsync
 from ..ir.ops.pipeline import Channel, Put
 from ..ir.ops.thread import NAMED_BARRIERS, Barrier
 from ..ir.ops.tile import Copy, ExtractTile, StoreTile
@@ -55,7 +55,6 @@ from ..ir.types import MemoryType, Space, TileType
 from .context import PassContext, Remark
 from .dependence import is_global, is_shared
 from .fit_resources import buffer_bytes
-from .role_registers import WARPGROUP
 
 SLAB_BYTES = 128  # of columns: the widest row that TMA swizzles
 ROW_UNIT = 16  # bytes of which a box's row is a multiple

@@ -18,13 +18,14 @@ from dataclasses import dataclass
 
 from ..ir.core import Access, Block, Level, Op, Program, Value, at, constant_of, walk
 from ..ir.ops import arith
-from ..ir.ops.control import For, If, Launch, Role, map_launches
+from ..ir.ops.control import For, Launch, map_launches
 from ..ir.ops.memory import Alloc, Atomic, ElementAccess, Load, Slot, Store, memory_type
 from ..ir.types import MemoryType, Space
 from .affine import depends
 from .context import PassContext, Remark
 from .coordinates import both, guard, predicate_of
 from .index_builder import Form, IndexBuilder
+from .rebuilder import Rebuilder
 from .vector_access import VectorAccess
 
 UNROLL_LIMIT = 64  # iterations of a loop over a thread's array that is unrolled
@@ -51,53 +52,23 @@ class _Run:
     indices: tuple[Value, ...]  # at the loop's first iteration
 
 
-class _Vectorizer:
+class _Vectorizer(Rebuilder):
     def __init__(self, b: IndexBuilder, context: PassContext) -> None:
-        self.b = b
-        self.context = context
+        super().__init__(b, context)
         self.access = VectorAccess(b, context)
-        self._names: dict[Value, Value] = {}
 
-    def block(self, block: Block) -> Block:
-        with self.b.region() as ops:
-            for op in block.ops:
-                with at(op.loc), op.loc:
-                    self._op(op)
-        return Block(block.params, tuple(ops))
-
-    def _value(self, value: Value) -> Value:
-        return self._names.get(value, value)
-
-    def _op(self, op: Op) -> None:
+    def op(self, op: Op) -> None:
         match op:
             case For() if op.kind == "vectorized":
-                self._loop(op.map(self._value))
+                self._loop(op.map(self.value))
             case Load() | Store() | Atomic():
-                self._emit(op, self._guarded(op.map(self._value)))
+                self.emit(op, self._guarded(op.map(self.value)))
             case For():
                 self.b.enter_for(op)
-                new = op.map(self._value, self.block)
-                self._emit(op, new.replace(unroll=0) if self._must_unroll(op) else new)
-            case If():
-                self._if(op)
-            case Role():
-                with self.b.inside(op):
-                    self._emit(op, op.map(self._value, self.block))
+                new = op.map(self.value, self.block)
+                self.emit(op, new.replace(unroll=0) if self._must_unroll(op) else new)
             case _:
-                self._emit(op, op.map(self._value, self.block))
-
-    def _emit(self, old: Op, new: Op) -> None:
-        self.b.emit(new)
-        for before, after in zip(old.results, new.results, strict=True):
-            if before is not after:
-                after.hint = after.hint or before.hint
-                self._names[before] = after
-
-    def _if(self, op: If) -> None:
-        condition = self._value(op.condition)
-        with self.b.assuming(condition):
-            then = self.block(op.then)
-        self._emit(op, op.replace(condition=condition, then=then, orelse=self.block(op.orelse)))
+                super().op(op)
 
     def _must_unroll(self, op: For) -> bool:
         """Whether a loop's index selects elements of a thread's array: registers have no run-time
@@ -143,14 +114,14 @@ class _Vectorizer:
         zero = self.b.const(0)
         for run in runs:
             if isinstance(run.op, Load):
-                memory, safe = self._value(run.op.memory), run.op.safe_value
+                memory, safe = self.value(run.op.memory), run.op.safe_value
                 self.access.load(
                     arrays[run.op], zero, memory, run.indices, count, self._predicate(run), safe
                 )
-        self._emit(op, self._iterations(op, arrays))
+        self.emit(op, self._iterations(op, arrays))
         for run in runs:
             if not isinstance(run.op, Load):
-                memory, array = self._value(run.op.memory), arrays[run.op]
+                memory, array = self.value(run.op.memory), arrays[run.op]
                 put = self.access.store if isinstance(run.op, Store) else self.access.add
                 put(memory, run.indices, array, zero, count, self._predicate(run))
 
@@ -163,14 +134,14 @@ class _Vectorizer:
         for inner in op.body.ops:
             if inner.pure and not inner.regions and inside.isdisjoint(inner.inputs):
                 with at(inner.loc):
-                    self._emit(inner, inner.map(self._value))
+                    self.emit(inner, inner.map(self.value))
                 inside -= set(inner.results)
             else:
                 kept.append(inner)
         return op.replace(body=op.body.with_ops(kept))  # type: ignore[return-value]
 
     def _predicate(self, run: _Run) -> Value | None:
-        return self._value(run.op.predicate[0]) if run.op.predicate else None
+        return self.value(run.op.predicate[0]) if run.op.predicate else None
 
     def _array(self, run: _Run, count: int) -> Value:
         type_ = MemoryType(memory_type(run.op.memory).dtype, (count,), Space.LOCAL)
@@ -185,12 +156,12 @@ class _Vectorizer:
             for inner in op.body.ops:
                 with at(inner.loc), inner.loc:
                     if isinstance(inner, Load) and inner in arrays:
-                        self._emit(inner, Load(arrays[inner], (index,), in_bounds=True))
+                        self.emit(inner, Load(arrays[inner], (index,), in_bounds=True))
                     elif isinstance(inner, Store | Atomic) and inner in arrays:
-                        value = self._value(inner.value)
+                        value = self.value(inner.value)
                         self.b.emit(Store(value, arrays[inner], (index,), in_bounds=True))
                     else:
-                        self._op(inner)
+                        self.op(inner)
         unroll = 0 if arrays or op.unroll == 1 else op.unroll
         body = Block(op.body.params, tuple(ops))
         return op.replace(body=body, kind="serial", unroll=unroll)  # type: ignore[return-value]
@@ -245,7 +216,7 @@ class _Vectorizer:
         return [run for run in found if not self._stored_twice(run, found)]
 
     def _width(self, op: ElementAccess, start: Sequence[Value], count: int) -> int:
-        memory = self._value(op.memory)
+        memory = self.value(op.memory)
         if not isinstance(op, Atomic):
             return self.access.width(memory, start, count)
         adds = op.kind == "add" and not op.fetch
@@ -269,7 +240,7 @@ class _Vectorizer:
         """
         b = self.b
         with b.region() as made:  # with the loop's index: only what does not need it is kept
-            forms = [b.form(self._rebuilt(self._value(i), inside)) for i in indices]
+            forms = [b.form(self._rebuilt(self.value(i), inside)) for i in indices]
         if [f.factor_of(index) for f in forms] != [0] * (len(forms) - 1) + [1]:
             return None
         rests = [Form(tuple(t for t in f.terms if t[0] is not index), f.constant) for f in forms]

@@ -51,16 +51,6 @@ class TmaBoxes:
         box = (*self.box[:dim], self.box[dim] // parts, *self.box[dim + 1 :])
         return dim, replace(self, box=box)
 
-    @property
-    def inner_count(self) -> int:
-        """The number of boxes along the last dimension."""
-        return self.counts[-1]
-
-    @property
-    def inner_step(self) -> int:
-        """Elements from one box along the last dimension to the next."""
-        return self.steps[-1]
-
 
 @dataclass(frozen=True, slots=True)
 class WgmmaOperand:

@@ -377,6 +377,10 @@ class AdvanceDescriptor(Op, name="advance_descriptor", level=Level.THREAD, pure=
         return (ScalarType(descriptor),)
 
 
+WARPGROUP = 128
+"""Threads that issue one wgmma (PTX ISA, 9.7.15)."""
+
+
 class WgmmaFence(Statement, name="wgmma_fence", level=Level.THREAD):
     """Orders register accesses before the wgmmas that follow. `registers`: what these read of A (at
     most one array).

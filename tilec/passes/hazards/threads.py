@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from ...ir.ops.nvidia import WARPGROUP
+
 WARP = 32
-WARPGROUP = 128
 
 Mask = NDArray[np.bool_]
 Times = NDArray[np.int64]
