@@ -296,8 +296,22 @@ def dequantize_gemm() -> Swept:
     return Swept("dequantize_gemm", programs.origin(m, n, k), (), prepare)
 
 
+def mxfp4_gemm() -> Swept:
+    """Extents along K end within groups, and between them."""
+    module = example("mxfp4_gemm")
+
+    def prepare(m: int, n: int, k: int) -> tuple[list[Array], Check]:
+        packed, scales = module.quantize(normal(n, k, dtype=np.float32, seed=1))
+        return [normal(m, k), packed, scales, empty(m, n)], lambda a: module.check(*a)
+
+    extents = ((0, 1, 63, 65), (1, 64, 65, 127), (0, 2, 62, 64, 66, 202))
+    tile = {"block_M": 64, "block_N": 64, "threads": 128, "stages": 2}
+    return Swept("mxfp4_gemm", module.mxfp4_gemm, extents, prepare, tile)
+
+
 def every_kernel() -> list[Swept]:
     return [
         *rows(), sums(), fp8_cast(), *elementwise(), *moves(), *gemms(), *gemms_of_every_dtype(),
         *hand_written_gemms(), attention(), convolution(), dequantize_gemm(),
+        mxfp4_gemm(),
     ]  # fmt: skip

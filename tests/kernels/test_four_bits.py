@@ -4,7 +4,6 @@ machines."""
 from __future__ import annotations
 
 import itertools
-from pathlib import Path
 from typing import Any
 
 import ml_dtypes
@@ -16,7 +15,6 @@ import tilec.language as T
 from tests.kernels.legs import every_leg
 from tests.kernels.machines import TARGETS
 from tests.kernels.test_dtypes import run_everywhere
-from tests.kernels.test_vendor_compilers import check_amd, check_nvidia
 from tilec.language.kernel import Kernel
 from tilec.quantize import pack, unpack
 from tilec.runtime.driver import lower
@@ -152,51 +150,6 @@ def test_weights_of_a_gemm(dtype: str) -> None:
         assert c.tolist() == (a.astype(np.float64) @ b.T.astype(np.float64)).tolist()
 
 
-@tilec.kernel
-def mxfp4_gemm(
-    A: T.Tensor(("M", "K"), "float16"),
-    B: T.Tensor(("N", "K"), FLOAT),
-    S: T.Tensor(("N", "G"), "uint8"),
-    C: T.Tensor(("M", "N"), "float32"),
-    BK: int = 64,
-):
-    """C = A @ (B 2^(S - 127))^T, a scale for 32 elements along K: weights of MXFP4."""
-    M, K = A.shape
-    N = B.shape[0]
-    with T.Kernel(T.ceildiv(N, 64), T.ceildiv(M, 64), threads=128) as (bx, by):
-        A_s = T.alloc_shared((64, BK), "float16")
-        B_s = T.alloc_shared((64, BK), FLOAT)
-        S_s = T.alloc_shared((64, BK // 32), "uint8")
-        B_f = T.alloc_fragment((64, BK), "float16")
-        B_d = T.alloc_shared((64, BK), "float16")
-        acc = T.alloc_fragment((64, 64), "float32")
-        T.clear(acc)
-        for k in T.Pipelined(T.ceildiv(K, BK), num_stages=2):
-            T.copy(A[by * 64, k * BK], A_s)
-            T.copy(B[bx * 64, k * BK], B_s)
-            T.copy(S[bx * 64, k * (BK // 32)], S_s)
-            T.copy(B_s, B_f)
-            for i, j in T.Parallel(64, BK):
-                scale = T.reinterpret(T.cast(S_s[i, j // 32], "uint32") << 23, "float32")
-                B_f[i, j] = T.cast(B_f[i, j], "float32") * scale
-            T.copy(B_f, B_d)
-            T.gemm(A_s, B_d, acc, transpose_B=True)
-        T.copy(acc, C[by * 64, bx * 64])
-
-
-@pytest.mark.emulator
-def test_weights_with_scales() -> None:
-    random = np.random.default_rng(3)
-    for m, n, k in ((64, 64, 128), (1, 1, 32), (63, 65, 62), (65, 31, 66), (7, 64, 0)):
-        a = random.integers(-4, 5, (m, k)).astype(np.float16)
-        b = values(FLOAT, (n, k))
-        s = random.integers(124, 131, (n, -(-k // 32))).astype(np.uint8)
-        arrays = lambda a=a, b=b, s=s: (a, pack(b), s, np.zeros((len(a), len(b)), np.float32))  # noqa: E731
-        c = run_everywhere(lambda: mxfp4_gemm, (), arrays)[3]
-        scales = np.ldexp(1.0, np.repeat(s.astype(int) - 127, 32, axis=1)[:, :k])
-        assert c.tolist() == (a.astype(np.float64) @ (b.astype(np.float64) * scales).T).tolist()
-
-
 def quantized_product(dtype: str) -> Kernel:
     @tilec.kernel
     def product(
@@ -245,22 +198,11 @@ def test_packed_memory_moves_by_sixteen_bytes() -> None:
         assert name in source and "shared<i4x2>" in source
 
 
-@pytest.mark.parametrize("target", ["cuda:sm_75", *TARGETS, "hip:gfx950"])
-def test_machine_code_of_weights_with_scales(target: str, tmp_path: Path) -> None:
-    variant = lower(mxfp4_gemm, (), target, {}).lowered
-    arch = target.partition(":")[2]
-    if target.startswith("hip"):
-        check_amd(variant, True, arch)
-    else:
-        check_nvidia(variant, arch, tmp_path)
-
-
 def test_passes_keep_the_meaning(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TILEC_CHECK", "1")
     lower(dequantizing_gemm("uint4"), (), "cuda:sm_80", {}).source  # noqa: B018  checks as it lowers
     lower(every_way("int4"), (), "hip:gfx942", {}).source  # noqa: B018
     lower(every_way(FLOAT), (), "cuda:sm_90a", {}).source  # noqa: B018
-    lower(mxfp4_gemm, (), "hip:gfx942", {}).source  # noqa: B018
 
 
 def test_returned_and_constant_dimensions() -> None:
