@@ -203,6 +203,13 @@ FAULTS: dict[str, dict[str, Fault]] = {
             E(r"( +fence_proxy_async\(\);\n)( +named_barrier<1, 128>\(\);\n)", r"\2"),
             E(r"( +)(bulk_commit\(\);\n)", r"\1\2\1fence_proxy_async();\n"),
         ),
+        "registers that nobody gives up": fault(
+            "deadlock.*thread 0: waits for 104 registers more, and the block has 0",
+            E(r" +register_decrease<24>\(\);\n", ""),
+        ),
+        "more registers than the block started with": fault(
+            "deadlock.*registers more", E("register_increase<232>", "register_increase<240>")
+        ),
     },
     "sm_90a, clusters": CLUSTER_FAULTS,
     "gfx942": {
