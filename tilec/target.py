@@ -176,7 +176,7 @@ _MFMA_950 = (
     *_MFMA, *_mfma("f16", "f32", (32, 16), (16, 32)), *_mfma("bf16", "f32", (32, 16), (16, 32)),
     *_mfma("i8", "i32", (32, 32), (16, 64), (32, 16), (16, 32)),
     *_mfma_mixed(("e4m3", "e5m2"), (32, 16), (16, 32)),
-    # f8f6f4: without scales too, at twice the rate, but of 4 bits.
+    # f8f6f4, at twice the rate. Without scales too, but for 4 bits, which Gemm takes only with them.
     *_mfma_mixed(("e4m3", "e5m2", "e2m1"), (32, 64), (16, 128)),
 )  # fmt: skip
 _ATOMICS = (("f16", 2),)

@@ -168,6 +168,16 @@ def test_six_bits_are_refused_and_the_hint_holds(dtype: str, wider: str) -> None
     assert np.array_equal(every.astype(getattr(ml_dtypes, wider)).astype(np.float32), every)
 
 
+@pytest.mark.parametrize("inner", ["i4x2", "u4x2", "e2m1x2", "e2m1b"])
+def test_what_the_compiler_makes_of_them_is_no_dtype_of_users(inner: str) -> None:
+    def pairs(A: Any, B: Any, k: Any) -> None:
+        T.alloc_shared((8, 32), inner)
+
+    with pytest.raises(TypeMismatch, match=f"'{inner}' is not an element type") as caught:
+        kernel_of(pairs).lower_to_ir()
+    assert caught.value.code == "TLC0110" and caught.value.loc.known and caught.value.hint
+
+
 def test_elements_that_are_not_packed_are_refused() -> None:
     """One a byte, as ml_dtypes has them, would be read as rows of twice as many."""
     a = np.zeros((8, 64), ml_dtypes.float4_e2m1fn)

@@ -85,6 +85,7 @@ PAIRS = {i4: i4x2, u4: u4x2, e2m1: e2m1x2}
 HELD = {i4: i8, u4: u8, e2m1: e2m1b}
 """What holds one in a register."""
 ELEMENTS = {pair: element for element, pair in PAIRS.items()}
+"""What a pair consists of."""
 MIXED = ({e4m3, e5m2}, {e4m3fnuz, e5m2fnuz}, {i8, u8})  # what a gemm multiplies with each other
 mbarrier = DType("mbarrier", 64, "opaque")
 tensor_map = DType("tensor_map", 1024, "opaque")

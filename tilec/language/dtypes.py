@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import TypeMismatch
-from ..ir.dtypes import DTYPES, PAIRS, DType, find_dtype, long_name
+from ..ir.dtypes import DTYPES, ELEMENTS, HELD, PAIRS, DType, e2m1, find_dtype, long_name
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +79,15 @@ class ElementType:
 
 def element_type(spec: object) -> DType:
     """The dtype meant by a string, an ElementType, a NumPy or torch dtype. Raises TypeMismatch."""
-    return spec.ir if isinstance(spec, ElementType) else find_dtype(spec)
+    if isinstance(spec, ElementType):
+        return spec.ir
+    dtype = find_dtype(spec)
+    if isinstance(spec, str) and (dtype in ELEMENTS or dtype == HELD[e2m1]):
+        raise TypeMismatch(
+            "TLC0110", f"{spec!r} is not an element type",
+            hint="4-bit elements are int4, uint4 and float4_e2m1fn; the compiler packs them",
+        )  # fmt: skip
+    return dtype
 
 
 def row_dtype(spec: object, shape: Sequence[object]) -> DType:

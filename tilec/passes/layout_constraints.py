@@ -327,8 +327,11 @@ def _gemm(op: Gemm, group: Group) -> Iterator[Constraint]:
             else "make the tile a multiple of 16 x 8 for every warp, or smaller for the threads",
         )
     sides: tuple[tuple[Side, Value], ...] = (("a", op.a), ("b", op.b))
-    taken = {side: multiplied_dtype(op, op.instruction, group.target, side) for side, _ in sides}
-    for number, (_, value) in enumerate(sides):
+    bits: dict[Side, int] = {}
+    for number, (side, value) in enumerate(sides):
+        dtype = multiplied_dtype(op, op.instruction, group.target, side)
+        assert dtype is not None, "there are variants"
+        bits[side] = dtype.bits
         if is_tile(value):
             yield use(op, number, value, OPERAND_WEIGHT)
     options = []
@@ -336,9 +339,9 @@ def _gemm(op: Gemm, group: Group) -> Iterator[Constraint]:
         copies = copies_of(variant, group.threads, group.target)
         accumulator = accumulator_layout(variant, m, n, copies, accumulator_type(op).dtype.bits)
         layouts: dict[Variable, RegisterLayout] = {
-            demand(op, number): operand_layout(op, variant, side, dtype.bits, copies)
+            demand(op, number): operand_layout(op, variant, side, bits[side], copies)
             for number, (side, value) in enumerate(sides)
-            if is_tile(value) and (dtype := taken[side]) is not None
+            if is_tile(value)
         }
         layouts |= {op.accumulator: accumulator, op.result: accumulator}
         options.append(Option(str(variant), layouts, cost))
