@@ -90,3 +90,56 @@ def test_elements_of_a_fragment_decide() -> None:
         np.testing.assert_allclose(arrays[1], expected, atol=1e-5, err_msg=device)
         seen.add(tuple(arrays[2]))
     assert len(seen) == 1 and min(*seen) > 10
+
+
+@tilec.kernel
+def diffused(X: T.Tensor(("D", "H", "W"), "float32"), Y: T.Tensor(("D", "H", "W"), "float32"),
+             rate: T.float32, b: int = 5):  # fmt: skip
+    """A step of diffusion in three dimensions: tiles of odd extents, dealt out to all threads."""
+    D, H, W = X.shape
+    with T.Kernel(T.ceildiv(W, b), T.ceildiv(H, b), T.ceildiv(D, b), threads=96) as (bx, by, bz):
+        S = T.alloc_shared((b + 2, b + 2, b + 2), "float32")
+        for i, j, k in T.Parallel(b + 2, b + 2, b + 2):
+            z, y, x = bz * b + i - 1, by * b + j - 1, bx * b + k - 1
+            S[i, j, k] = X[T.clamp(z, 0, D - 1), T.clamp(y, 0, H - 1), T.clamp(x, 0, W - 1)]
+        for i, j, k in T.Parallel(b, b, b):
+            around = S[i, j + 1, k + 1] + S[i + 2, j + 1, k + 1] + S[i + 1, j, k + 1]
+            around += S[i + 1, j + 2, k + 1] + S[i + 1, j + 1, k] + S[i + 1, j + 1, k + 2]
+            here = S[i + 1, j + 1, k + 1]
+            Y[bz * b + i, by * b + j, bx * b + k] = here + rate * (around - 6 * here)
+
+
+@pytest.mark.parametrize("size", [(5, 5, 5), (4, 7, 11), (1, 1, 1)], ids=str)
+def test_stencils_of_odd_tiles(size: tuple[int, int, int]) -> None:
+    x = np.random.default_rng(0).standard_normal(size).astype(np.float32)
+    p = np.pad(x.astype(np.float64), 1, mode="edge")
+    here, inner = p[1:-1, 1:-1, 1:-1], slice(1, -1)
+    around = p[:-2, inner, inner] + p[2:, inner, inner] + p[inner, :-2, inner]
+    around = around + p[inner, 2:, inner] + p[inner, inner, :-2] + p[inner, inner, 2:]
+    for device, arrays in every_leg(diffused, x, 0 * x, 0.1):
+        np.testing.assert_allclose(
+            arrays[1], here + 0.1 * (around - 6 * here), atol=1e-5, err_msg=device
+        )
+
+
+@tilec.kernel
+def factored(A: T.Tensor(("B", 8, 8), "float64")):
+    """LU without pivoting by one thread a row: whose turn it is depends on the thread."""
+    with T.Kernel(A.shape[0], threads=32) as b:
+        S = T.alloc_shared((8, 8), "float64")
+        row = T.get_thread_binding()
+        T.copy(A[b, 0, 0], S)
+        for k in T.serial(7):
+            if row > k and row < 8:
+                S[row, k] = S[row, k] / S[k, k]
+            if row > k and row < 8:
+                for j in T.serial(k + 1, 8):
+                    S[row, j] = S[row, j] - S[row, k] * S[k, j]
+        T.copy(S, A[b, 0, 0])
+
+
+def test_rows_that_are_eliminated_thread_by_thread() -> None:
+    a = np.random.default_rng(0).standard_normal((2, 8, 8)) + 8 * np.eye(8)
+    for device, arrays in every_leg(factored, a):
+        lower, upper = np.tril(arrays[0], -1) + np.eye(8), np.triu(arrays[0])
+        np.testing.assert_allclose(lower @ upper, a, atol=1e-10, err_msg=device)

@@ -82,6 +82,28 @@ def test_one_branch_alone_can_be_asked_for() -> None:
     assert accessed.coordinates[0].tolist() == [0]
 
 
+def test_trips_of_the_loops_around_a_branch_are_told_apart() -> None:
+    s = Sketch()
+    buffer = s.shared("S", f32, 8, 8)
+    with (
+        s.simt(4) as t,
+        s.loop(0, 3) as k,
+        s.when(s.compare("lt", k, t)),
+        s.loop(s.add(k, 1), 4) as j,
+    ):
+        s.store(s.const(0.0, f32), buffer, t, j)
+    simt, branch = region(s, Simt), region(s, If)
+    assert isinstance(simt, Simt) and isinstance(branch, If)
+    (accessed,) = element_accesses(
+        simt, buffer, Access.WRITE, definitions(s.block()), branch=branch
+    )
+    assert accessed is not None
+    found = zip(accessed.trip, accessed.thread, accessed.coordinates[1], strict=True)
+    assert sorted((int(k), int(t), int(j)) for k, t, j in found) == [
+        (k, t, j) for k in range(3) for t in range(k + 1, 4) for j in range(k + 1, 4)
+    ]
+
+
 def test_unknown_indices_and_repetitions_are_none() -> None:
     s = Sketch()
     buffer, n = s.shared("S", f32, 64), number("n")

@@ -418,3 +418,18 @@ def test_a_constant_that_a_pipeline_carries_on_is_made_in_a_stage(target: str) -
     made = [p for p in result.all(Pipeline) if any(isinstance(op, Splat) for op in walk(p.body))]
     assert len(made) == 1
     keeps_meaning(two_levels.lower_to_ir(), result.program)
+
+
+@tilec.kernel
+def cubes(X: T.Tensor((7, 7, 7), "float32"), Y: T.Tensor((7, 7, 7), "float32"), threads: int = 128):
+    with T.Kernel(1, threads=threads):
+        for i, j, k in T.Parallel(7, 7, 7):
+            Y[i, k, j] = X[i, j, k] * 2
+
+
+@pytest.mark.parametrize(("threads", "laid_out"), [(128, False), (7, True)])
+def test_nests_whose_layout_would_leave_threads_idle_have_none(
+    threads: int, laid_out: bool
+) -> None:
+    nest = inferred(cubes, threads=threads).one(Parallel)
+    assert (nest.layout is not None) == laid_out

@@ -276,6 +276,47 @@ def test_threads_meet_around_what_one_of_them_orders() -> None:
     assert not count(placed(shown_by_each), Barrier)
 
 
+@tilec.kernel
+def halves(A: OUT):
+    """A tree: what one half reads the other wrote in the trip before."""
+    with T.Kernel(1, threads=128):
+        S = T.alloc_shared((128,), "float32")
+        t = T.get_thread_binding()
+        S[t] = A[t]
+        for i in T.serial(7):
+            if t < (64 >> i):
+                S[t] = S[t] + S[t + (64 >> i)]
+        A[t] = S[0]
+
+
+@tilec.kernel
+def triangle(A: OUT):
+    """All threads read row k, which none of them writes in trip k."""
+    with T.Kernel(1, threads=32):
+        S = T.alloc_shared((32, 32), "float32")
+        t = T.get_thread_binding()
+        for j in T.serial(32):
+            S[t, j] = A[t * 32 + j]
+        for k in T.serial(31):
+            if t > k:
+                for j in T.serial(k + 1, 32):
+                    S[t, j] = S[t, j] - S[t, k] * S[k, j]
+        A[t] = S[t, 31]
+
+
+def test_threads_that_have_parted_need_none_where_each_writes_its_own() -> None:
+    """They meet before they part, in every trip, and after the last one."""
+    assert body(placed(halves)) == [
+        "simt[", "load", "store",
+        "for[", "barrier", "if[", "load", "load", "store", "]", "]",
+        "barrier", "load", "store", "]",
+    ]  # fmt: skip
+    assert body(placed(triangle))[6:] == [
+        "for[", "barrier", "if[", "for[", "load", "load", "load", "store", "]", "]", "]",
+        "barrier", "load", "store", "]",
+    ]  # fmt: skip
+
+
 # Refusals
 # -------------------------------------------------------------------------------------------------
 
@@ -297,6 +338,19 @@ def parted_loop(A: OUT):
         t = T.get_thread_binding()
         for _ in T.serial(t):
             S[t] = S[127 - t] + A[t]  # HERE
+
+
+@tilec.kernel
+def parted_halves(A: OUT):
+    """Threads of one half read what others of it write."""
+    with T.Kernel(1, threads=128):
+        S = T.alloc_shared((128,), "float32")
+        t = T.get_thread_binding()
+        S[t] = A[t]
+        for i in T.serial(6):
+            if t < (64 >> i):
+                S[t] = S[t] + S[t + (32 >> i)]  # HERE
+        A[t] = S[t]
 
 
 @tilec.kernel
@@ -327,7 +381,9 @@ def parted_by_history(A: OUT):
 
 
 @pytest.mark.parametrize(
-    "kernel", [parted, parted_loop, parted_by_a_variable, parted_by_history], ids=lambda k: k.name
+    "kernel",
+    [parted, parted_loop, parted_halves, parted_by_a_variable, parted_by_history],
+    ids=lambda k: k.name,
 )
 def test_an_exchange_where_threads_have_parted_is_refused(kernel: Any) -> None:
     error = refused("TLC0340", lambda: placed(kernel))

@@ -19,12 +19,14 @@ MOST = 1 << 22  # iterations that are enumerated in reasonable time; more count 
 
 @dataclass(frozen=True)
 class Accessed:
-    """The coordinates (an array a dimension) that an access touches, and the number of the thread
-    (of the first index of a Parallel nest) that does; all of shape (accesses,).
+    """The coordinates (an array a dimension) that an access touches, the number of the thread (of
+    the first index of a Parallel nest) that does, and the trip of the loops around a branch in which
+    it does; all of shape (accesses,).
     """
 
     coordinates: tuple[Array, ...]
     thread: Array
+    trip: Array
 
 
 def element_accesses(
@@ -48,21 +50,45 @@ def element_accesses(
     else:
         axes = [(p, np.arange(n)) for p, n in zip(region.body.params, region.extents, strict=False)]
     kind = Store if access is Access.WRITE else Load
-    walk = _Enumeration(buffer, kind, defined_by, certain, [])
-    block = region.body if branch is None else Block((), (branch,))
-    walk.block(block, _Path(tuple(axes)))
+    walk = _Enumeration(buffer, kind, defined_by, certain, branch, [])
+    walk.block(region.body, _Path(tuple(axes), inside=branch is None))
     return walk.found
 
 
 @dataclass(frozen=True)
 class _Path:
-    """How a statement is reached: the variables in force, the conditions and how they went, and
-    whether that is all.
+    """How a statement is reached: the variables in force (at the positions `trips` those of loops
+    around the branch that is asked for), the loops whose bounds follow from these, the conditions
+    and how they went, whether that is all, and whether it is in the branch.
     """
 
     axes: tuple[tuple[Value, Array], ...]
+    trips: tuple[int, ...] = ()
+    bounded: tuple[For, ...] = ()
     conditions: tuple[tuple[Value, bool], ...] = ()
     known: bool = True
+    inside: bool = True
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        return tuple(len(values) for _, values in self.axes)
+
+    def grid(self) -> dict[Value, Array]:
+        """Every variable's values along its own axis."""
+        return {v: self._along(n, values) for n, (v, values) in enumerate(self.axes)}
+
+    def trip(self) -> Array:
+        """The number of the trip."""
+        number = np.zeros((1,) * len(self.axes), np.int64)
+        for axis in self.trips:
+            extent = self.sizes[axis]
+            number = number * extent + self._along(axis, np.arange(extent))
+        return number
+
+    def _along(self, axis: int, values: Array) -> Array:
+        shape = [1] * len(self.axes)
+        shape[axis] = len(values)
+        return values.reshape(shape).astype(np.int64)
 
 
 @dataclass
@@ -71,39 +97,57 @@ class _Enumeration:
     kind: type[Load] | type[Store]
     defined_by: Mapping[Value, Op]
     certain: bool
+    branch: If | None
     found: list[Accessed | None]
 
     def block(self, block: Block, path: _Path) -> None:
         for op in block.ops:
+            inside = path.inside or op is self.branch
+            if not inside and all(inner is not self.branch for inner in op.walk()):
+                continue
+            here = replace(path, inside=inside)
             match op:
                 case Load() | Store() if isinstance(op, self.kind) and op.memory is self.buffer:
-                    self.found.append(self.access(op.indices, path))
+                    self.found.append(self.access(op.indices, here))
                 case Atomic() if op.memory is self.buffer:
                     self.found.append(None)  # whose element it is, is not the question
                 case For():
-                    bounds = [constant_of(v) for v in (op.start, op.stop, op.step)]
-                    known = path.known and all(b is not None for b in bounds)
-                    index = np.arange(*(int(b or 0) for b in bounds)) if known else np.arange(0)
-                    axes = (*path.axes, (op.body.params[0], index))
-                    self.block(op.body, replace(path, axes=axes, known=known))
+                    self.block(op.body, self.loop(op, here))
                 case If():
                     for inner, holds in ((op.then, True), (op.orelse, False)):
-                        taken = (*path.conditions, (op.condition, holds))
-                        self.block(inner, replace(path, conditions=taken))
+                        taken = (*here.conditions, (op.condition, holds))
+                        self.block(inner, replace(here, conditions=taken))
                 case _:
+                    unknown = inside and self.certain
                     for inner in op.regions:
-                        self.block(inner, replace(path, known=path.known and not self.certain))
+                        self.block(inner, replace(here, known=here.known and not unknown))
+
+    def loop(self, op: For, path: _Path) -> _Path:
+        """The path into a loop. The index of one around the branch may stay unknown."""
+        grid, step = path.grid(), constant_of(op.step)
+        start, stop = self.evaluate(op.start, grid), self.evaluate(op.stop, grid)
+        if not path.known or step is None or start is None or stop is None:
+            return replace(path, known=path.known and not path.inside)
+        follows = start.size != 1 or stop.size != 1
+        index = np.arange(0)
+        if start.size and stop.size:
+            index = np.arange(start.min(), stop.max(), 1 if follows else step)
+        trips = path.trips if path.inside else (*path.trips, len(path.axes))
+        axes = (*path.axes, (op.body.params[0], index))
+        bounded = (*path.bounded, op) if follows else path.bounded
+        return replace(path, axes=axes, trips=trips, bounded=bounded)
 
     def access(self, indices: tuple[Value, ...], path: _Path) -> Accessed | None:
-        sizes = tuple(len(values) for _, values in path.axes)
+        sizes = path.sizes
         if not path.known or np.prod(sizes) > MOST:
             return None
-        grid: dict[Value, Array] = {}
-        for position, (variable, values) in enumerate(path.axes):
-            shape = [1] * len(sizes)
-            shape[position] = len(values)
-            grid[variable] = values.reshape(shape).astype(np.int64)
+        grid = path.grid()
         happens = np.ones(sizes, dtype=bool)
+        for op in path.bounded:
+            start, stop = self.evaluate(op.start, grid), self.evaluate(op.stop, grid)
+            index, step = grid[op.body.params[0]], constant_of(op.step)
+            assert start is not None and stop is not None and step is not None
+            happens &= (index >= start) & (index < stop) & ((index - start) % step == 0)
         for condition, holds in path.conditions:
             outcome = self.evaluate(condition, grid)
             if outcome is not None:
@@ -113,10 +157,9 @@ class _Enumeration:
         evaluated = [self.evaluate(index, grid) for index in indices]
         if any(e is None for e in evaluated):
             return None
+        coordinates = tuple(np.broadcast_to(np.asarray(e), sizes)[happens] for e in evaluated)
         thread = np.broadcast_to(grid[path.axes[0][0]], sizes)[happens]
-        return Accessed(
-            tuple(np.broadcast_to(np.asarray(e), sizes)[happens] for e in evaluated), thread
-        )
+        return Accessed(coordinates, thread, np.broadcast_to(path.trip(), sizes)[happens])
 
     def evaluate(self, value: Value, grid: dict[Value, Array]) -> Array | None:
         """The value over the whole grid, or None where it depends on anything else."""

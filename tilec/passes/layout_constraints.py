@@ -9,6 +9,7 @@ where a conversion may stand between (`use` states that).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -411,12 +412,22 @@ def _parallel(nest: Parallel, group: Group) -> Iterator[Constraint]:
                 )
         if not is_read:
             yield Equal(variable, nest.results[position - len(nest.reads)], why=why(nest))
-    first = next((v for v in (*nest.updates, *nest.reads)), None)
-    bits = tile_type(first).dtype.bits if first is not None else _element_bits(nest)
+    vector = nest_vector(nest)
+    layout = _spread(nest.extents, vector, group)
+    if handles or not _leaves_idle(layout, vector):
+        yield Default(loop, layout, why=why(nest))
+
+
+def nest_vector(nest: Parallel) -> int:
+    """How many iterations along the last index a thread takes at once: 16 bytes of the first tile,
+    or of the widest element, or as many as divide the extent.
+    """
+    tile = next((v for v in (*nest.updates, *nest.reads)), None)
+    bits = tile_type(tile).dtype.bits if tile is not None else _element_bits(nest)
     vector = max(1, VECTOR_BYTES * 8 // bits)
     while vector > 1 and nest.extents[-1] % vector:
         vector //= 2
-    yield Default(loop, _spread(nest.extents, vector, group), why=why(nest))
+    return vector
 
 
 def _element_bits(nest: Parallel) -> int:
@@ -427,6 +438,14 @@ def _element_bits(nest: Parallel) -> int:
         if isinstance(op, (Load, Store))
     ]
     return max(widths, default=32)
+
+
+def _leaves_idle(layout: RegisterLayout, vector: int) -> bool:
+    """Whether threads that hold copies could have shortened the work, had they taken their turns: a
+    nest without fragments needs no layout, and is then dealt out vector by vector.
+    """
+    vectors = math.prod(layout.shape) // vector
+    return layout.registers // vector > -(-vectors // layout.threads)
 
 
 def _accessed_along(

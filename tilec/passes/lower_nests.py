@@ -23,6 +23,7 @@ from ..ir.ops.control import For, If, Parallel, Print, Simt, While, Yield
 from ..ir.ops.memory import Atomic, ElementAccess, Load, Store, memory_type
 from ..ir.types import Space
 from .coordinates import apply_map, both, coordinates, predicate_of, primary, register_loops
+from .layout_constraints import nest_vector
 from .lower_copies import spread
 
 if TYPE_CHECKING:
@@ -61,8 +62,13 @@ def _iterations(
     b, layout = lowering.b, op.layout
     if layout is None:
         assert not fragments, "a nest that uses tiles has a layout"
-        with spread(lowering, op.extents, 1) as place:
-            yield b.const(0), place, None
+        vector = nest_vector(op)
+        with spread(lowering, op.extents, vector) as place:
+            if vector == 1:
+                yield b.const(0), place, None
+                return
+            with b.loop(0, vector, hint="v", kind="vectorized", unroll=0) as v:
+                yield b.const(0), (*place[:-1], b.add(place[-1], v)), None
         return
     thread = lowering.thread()
     vector = _vector(op, layout)

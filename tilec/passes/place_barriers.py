@@ -16,13 +16,14 @@ Where the launch releases memory to other blocks or acquires it from them (an at
 fence), the threads meet before a release by one of them of what others did, and after what one has
 acquired, before others use it. What an engine stores is waited for before it is released.
 
-Within a simt region a buffer whose every element only one thread touches (by enumeration of the
-indices) needs no barrier. A barrier that would stand under a condition or loop bound that depends
+Within a simt region a buffer of which each element that is written only one thread touches (by
+enumeration of the indices) needs no barrier. A barrier that would stand under a condition or loop bound that depends
 on the thread is refused.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -37,7 +38,7 @@ from ..ir.ops.nvidia import BulkWait, CpAsyncCommit, CpAsyncWait, FenceProxyAsyn
 from ..ir.ops.thread import Barrier
 from .context import PassContext
 from .dependence import definitions, is_global, is_shared, orders
-from .element_accesses import element_accesses
+from .element_accesses import MOST, Accessed, element_accesses
 from .protocols import ThreadCopies, thread_copies
 from .uniformity import differing
 
@@ -349,7 +350,8 @@ class _Placer:
                 "threads exchange data through shared memory under control flow that depends on "
                 "the thread",
                 loc=op.loc,
-                hint="move the statements out of the condition, or synchronise with T.sync_threads",
+                hint="move the statements out of the condition; or index by the thread's number and "
+                "loops of known bounds, so that it shows that nobody touches what another writes",
             )
         if (pending.copies or pending.groups) and self.copies is not None:
             ops += self.copies.land_all()
@@ -400,29 +402,42 @@ def _inside(op: Op) -> list[Op]:
 def _private(
     region: Simt, buffer: Value, defined_by: dict[Value, Op], branch: If | None = None
 ) -> bool:
-    """Whether every element of the buffer is touched by one thread only, as far as the region (the
-    branch in it) goes.
+    """Whether every element of the buffer that a thread writes is touched by that thread only, as far
+    as the region goes (the branch in it, in each trip of the loops around that).
     """
     size = [int(d) for d in memory_type(buffer).shape]
-    owner = np.full(size, -1, dtype=np.int64)
+    found: dict[Access, list[Accessed]] = {}
     for access in (Access.READ, Access.WRITE):
-        for accessed in element_accesses(
+        enumerated = element_accesses(
             region, buffer, access, defined_by, certain=False, branch=branch
-        ):
-            if accessed is None:
+        )
+        if None in enumerated:
+            return False
+        found[access] = [a for a in enumerated if a is not None]
+    last = [int(a.trip.max(initial=-1)) for accesses in found.values() for a in accesses]
+    trips = max(last, default=-1) + 1
+    if trips * math.prod(size) > MOST:
+        return False
+    owner = np.full([trips, *size], -1, dtype=np.int64)
+    for access in (Access.WRITE, Access.READ):
+        for accessed in found[access]:
+            places, thread = _inside_of(size, accessed)
+            before = owner[places]
+            if access is Access.WRITE:
+                owner[places] = thread
+            if ((before >= 0) & (before != thread)).any() or (
+                access is Access.WRITE and (owner[places] != thread).any()
+            ):
                 return False
-            inside = np.all(
-                [(c >= 0) & (c < n) for c, n in zip(accessed.coordinates, size, strict=True)],
-                axis=0,
-            )  # what a condition keeps from happening may lie outside
-            coordinates = tuple(c[inside] for c in accessed.coordinates)
-            thread = accessed.thread[inside]
-            touched = np.full(size, -1, dtype=np.int64)
-            touched[coordinates] = thread
-            if (touched[coordinates] != thread).any():
-                return False
-            clash = (owner >= 0) & (touched >= 0) & (owner != touched)
-            if clash.any():
-                return False
-            owner = np.where(touched >= 0, touched, owner)
     return True
+
+
+def _inside_of(size: list[int], accessed: Accessed) -> tuple[tuple[Any, ...], Any]:
+    """The trips and coordinates that lie in a buffer (what a condition keeps from happening may lie
+    outside), and the threads that touch them.
+    """
+    inside = np.all(
+        [(c >= 0) & (c < n) for c, n in zip(accessed.coordinates, size, strict=True)], axis=0
+    )
+    places = (accessed.trip[inside], *(c[inside] for c in accessed.coordinates))
+    return places, accessed.thread[inside]
