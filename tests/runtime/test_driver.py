@@ -76,6 +76,18 @@ def test_environment_is_heard_between_calls(monkeypatch: pytest.MonkeyPatch) -> 
         kernel(a, b)
 
 
+def test_an_array_without_an_annotation_is_told_by_its_name() -> None:
+    @tilec.kernel
+    def forgot(A: T.Tensor(("N",), "float32"), B):
+        with T.Kernel(1, threads=32):
+            A[0] = 1
+
+    for run in (forgot, forgot.lower):
+        with pytest.raises(ArgumentError, match="B of forgot cannot be a ndarray") as caught:
+            run(*arrays(4))
+        assert caught.value.loc == forgot.loc and "T.Tensor" in caught.value.hint
+
+
 def test_shapes_count_where_the_program_depends_on_them() -> None:
     kernel = doubler()
     chosen: list[int] = []
@@ -95,8 +107,9 @@ def test_shapes_count_where_the_program_depends_on_them() -> None:
 def test_wrong_arguments_are_told_on_the_quick_path_too() -> None:
     kernel = doubler()
     kernel(*arrays(4))
-    with pytest.raises(ArgumentError):
+    with pytest.raises(ArgumentError) as caught:
         kernel(np.zeros(4, np.float16), np.zeros(4, np.float32))
+    assert caught.value.loc == kernel.loc
     with pytest.raises(ArgumentError):
         kernel(*arrays(4), 2, 3, 4)
 

@@ -36,7 +36,7 @@ def command(file: Path, device: str, rounds: int, defines: tuple[str, ...]) -> i
     with device_context(device) if device else nullcontext(), output().users_code():
         chosen = select_device([])
         values = read_defines(defines)
-        for name, kernel in need_kernels(load_file(file), file).items():
+        for name, kernel in need_kernels(load_file(file), file, values).items():
             program = trace(kernel, values, chosen.target)
             arrays = on_device(chosen, make_inputs(program, values))
             compiled = compile_program(program, chosen.target)

@@ -67,7 +67,7 @@ def command(
     built: list[dict[str, object]] = []
     for target in map(find_target, targets):
         place = folder / f"{target.backend}-{target.arch}" if len(targets) > 1 else folder
-        for name, kernel in own_names(need_kernels(source, file)).items():
+        for name, kernel in own_names(need_kernels(source, file, values)).items():
             program = replace(trace(kernel, values, target), name=name)
             compiled = compile_program(program, target)
             build = _Build(compiled, place, wanted)
@@ -150,8 +150,14 @@ class _Build:
         self._path(name).write_text(text if text.endswith("\n") else text + "\n", encoding="utf-8")
 
     def _path(self, name: str) -> Path:
-        self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / name
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            path.touch()
+        except OSError as problem:
+            raise click.BadParameter(
+                f"cannot write {path}: {problem}", param_hint="-o"
+            ) from problem
         self.files.append(str(path))
         output().say(str(path))
         return path

@@ -35,7 +35,7 @@ def command(file: Path, targets: tuple[str, ...], defines: tuple[str, ...]) -> i
         source = load_file(file)
     values = read_defines(defines)
     done: list[dict[str, object]] = []
-    for name, kernel in need_kernels(source, file).items():
+    for name, kernel in need_kernels(source, file, values).items():
         for target_name in targets:
             target = find_target(target_name)
             program = trace(kernel, values, target)

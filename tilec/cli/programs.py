@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -20,6 +20,7 @@ from ..ir.core import Program, Value
 from ..ir.dtypes import PAIRS
 from ..ir.types import MemoryType, ScalarType
 from ..language.kernel import Kernel
+from ..language.trace import close_matches
 from ..runtime.devices import Device
 from ..runtime.gpu_device import GpuDevice
 from ..runtime.plugins import load_plugins
@@ -114,7 +115,7 @@ def _is_ours(error: BaseException, path: Path) -> bool:
     while trace is not None:
         file = trace.tb_frame.f_code.co_filename
         if file != __file__:
-            ours = file.startswith(package) or (ours and file != str(path))
+            ours = file.startswith(package) or (ours and file != str(path.absolute()))
         trace = trace.tb_next
     return ours
 
@@ -122,19 +123,34 @@ def _is_ours(error: BaseException, path: Path) -> bool:
 def _place(error: BaseException, path: Path) -> Loc:
     trace, line = error.__traceback__, 0
     while trace is not None:
-        if trace.tb_frame.f_code.co_filename == str(path):
+        if trace.tb_frame.f_code.co_filename == str(path.absolute()):
             line = trace.tb_lineno
         trace = trace.tb_next
     return Loc(str(path), line)
 
 
-def need_kernels(source: Source, path: Path) -> dict[str, Kernel]:
-    """The file's kernels. Raises LanguageError where there is none."""
+def need_kernels(source: Source, path: Path, defines: dict[str, Any]) -> dict[str, Kernel]:
+    """The file's kernels. Raises LanguageError where there is none, and click.BadParameter for a
+    name that is defined for none of them.
+    """
     if not source.kernels:
         raise LanguageError(
             "TLC0192", f"{path.name} has no kernel", hint="decorate a function with @tilec.kernel"
         )
+    known = {name for kernel in source.kernels.values() for name in _names(kernel, defines)}
+    for name in defines:
+        if name not in known:
+            text = f"{path.name} has no kernel with a parameter or dimension {name!r}"
+            close = close_matches(name, known)
+            raise click.BadParameter(f"{text}: {close}" if close else text, param_hint="-D")
     return source.kernels
+
+
+def _names(kernel: Kernel, defines: dict[str, Any]) -> Iterator[str]:
+    """What can be defined for a kernel: its parameters and the dimensions and strides of tensors."""
+    yield from (p.name for p in kernel.parameters)
+    for spec in kernel.tensor_specs(kernel.constants_with(defines)).values():
+        yield from (str(getattr(d, "name", d)) for d in (*spec.shape, *(spec.strides or ())))
 
 
 def read_defines(defines: tuple[str, ...]) -> dict[str, Any]:

@@ -89,7 +89,7 @@ def _pack(path: Path, folder: Path, target_name: str, defines: tuple[str, ...]) 
     try:
         values = read_defines(defines)
         with output().users_code():
-            kernels = need_kernels(load_file(path), path)
+            kernels = need_kernels(load_file(path), path, values)
         for name, kernel in kernels.items():
             program = trace(kernel, values, target)
             (folder / f"{name}.tir").write_text(print_program(program))

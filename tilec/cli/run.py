@@ -95,13 +95,18 @@ def _run_file(file: Path, defines: tuple[str, ...]) -> list[dict[str, object]]:
     with out.users_code():
         source = load_file(file)
         if source.main is not None:
+            if defines:
+                raise click.BadParameter(
+                    f"{file.name} has a main, which takes none: call it from there, or remove it",
+                    param_hint="-D",
+                )
             start = time.perf_counter()
             run_users(source.main, file)
             seconds = time.perf_counter() - start
             out.note(f"main: {seconds:.2f} s")
             return [{"main": str(file), "seconds": seconds}]
         values = read_defines(defines)
-        kernels = need_kernels(source, file).items()
+        kernels = need_kernels(source, file, values).items()
         return [_run(name, kernel, source, values) for name, kernel in kernels]
 
 

@@ -46,7 +46,7 @@ def command(
     values = read_defines(defines)
     aim = find_target(target)
     shown: dict[str, object] = {}
-    for name, kernel in need_kernels(source, file).items():
+    for name, kernel in need_kernels(source, file, values).items():
         program = trace(kernel, values, aim)
         compiled = compile_program(program, aim)
         match what:

@@ -40,7 +40,8 @@ from .programs import (
 def command(file: Path, device: str, defines: tuple[str, ...]) -> int:
     """Search the configurations of FILE's kernels that @tilec.autotune decorates."""
     with device_context(device) if device else nullcontext(), output().users_code():
-        kernels = need_kernels(load_file(file), file)
+        values = read_defines(defines)
+        kernels = need_kernels(load_file(file), file, values)
         tuned = {name: k for name, k in kernels.items() if k.tuning is not None}
         if not tuned:
             raise LanguageError(
@@ -49,7 +50,6 @@ def command(file: Path, device: str, defines: tuple[str, ...]) -> int:
                 hint="put @tilec.autotune(configs=[…]) above @tilec.kernel",
             )
         chosen = select_device([])
-        values = read_defines(defines)
         found = [_tune(name, kernel, chosen, values) for name, kernel in tuned.items()]
     output().result({"device": chosen.name, "tuned": found})
     return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -164,6 +165,9 @@ def _run(
     return trace, parameters, result
 
 
+OWN_PYTHON = "this is the program's own Python, which runs once, while the kernel is compiled"
+
+
 def _way_out(error: Exception, kernel: Kernel) -> str:
     """What to do about an exception of Python's own, where that can be told."""
     match error:
@@ -174,13 +178,30 @@ def _way_out(error: Exception, kernel: Kernel) -> str:
             return (
                 "take elements, A[i, j], in T.Parallel; or give whole buffers to T.copy and others"
             )
+        case TypeError() if "unexpected keyword argument" in str(error):
+            return _keywords(str(error))
+        case TypeError() if "__array_ufunc__" in str(error) or "__round__" in str(error):
+            return "functions of values of the kernel are the language's: T.exp, T.sqrt, T.round, …"
+        case AttributeError(name=str(name), obj=obj) if "has no attribute" in str(error):
+            return close_matches(name, [n for n in dir(obj) if not n.startswith("_")]) or OWN_PYTHON
         case RecursionError():
             return "recur on compile-time values that come to an end"
         case ValueError() if "to unpack" in str(error):
             return "as many names as values: T.Kernel gives one index for each extent of its grid"
         case AttributeError() if "has no setter" in str(error):
             return "a buffer is described where it is made; its elements are what is assigned"
-    return "this is the program's own Python, which runs once, while the kernel is compiled"
+    return OWN_PYTHON
+
+
+def _keywords(message: str) -> str:
+    """What a function of the language calls the argument that it does not know."""
+    function, _, rest = message.partition("(")
+    language = sys.modules[__package__ or ""]
+    known = getattr(language, function.rpartition(".")[2], None)
+    if not callable(known):
+        return OWN_PYTHON
+    names = [*inspect.signature(known).parameters]
+    return close_matches(rest.split("'")[1], names) or "it takes " + ", ".join(names)
 
 
 def build_program(

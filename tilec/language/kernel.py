@@ -297,7 +297,9 @@ def _freeze(name: str, value: Any) -> object:
         hash(value)
     except TypeError as error:
         raise ArgumentError(
-            "TLC0301", f"{name}: a compile-time parameter cannot be {value!r}"
+            "TLC0301",
+            f"the compile-time parameter {name} cannot be a {type(value).__name__}",
+            hint='what is an array has an annotation: A: T.Tensor(("M", "N"), "float16")',
         ) from error
     own = getattr(value, "__dict__", None)
     changeable = getattr(type(value), "__hash__", None) is vars(object)["__hash__"]
@@ -307,7 +309,7 @@ def _freeze(name: str, value: Any) -> object:
 
 
 def _key(name: str, constants: Mapping[str, Any]) -> object:
-    frozen = [(key, _freeze(name, value)) for key, value in constants.items()]
+    frozen = [(key, _freeze(f"{key} of {name}", value)) for key, value in constants.items()]
     return tuple(sorted(frozen, key=lambda item: item[0]))
 
 

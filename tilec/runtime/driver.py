@@ -37,6 +37,20 @@ def call(kernel: Kernel, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     """Runs a kernel. Beside its own parameters a call takes `stream`, `device` (a name), `target`
     (a name) and `check` (what TILEC_CHECK says, for this call).
     """
+    try:
+        return _call(kernel, args, kwargs)
+    except ArgumentError as error:
+        _place(error, kernel)
+        raise
+
+
+def _place(error: ArgumentError, kernel: Kernel) -> None:
+    """An error stands at the kernel whose arguments do not fit."""
+    if not error.loc.known:
+        error.loc = kernel.loc
+
+
+def _call(kernel: Kernel, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     kernel.refresh()
     memory: _Memory = kernel.remembered or _memory(kernel)
     where = _where() if not kwargs or kwargs.keys() == _STREAM_ONLY else None
@@ -174,8 +188,12 @@ def lower(
     """The kernel lowered to text: needs neither compiler nor GPU."""
     load_plugins()
     aim = _target(target, examples)
-    runtime, chosen = _specialise(kernel, examples, constants, aim)
-    compiled = compile_program(_program(kernel, runtime, chosen), aim)
+    try:
+        runtime, chosen = _specialise(kernel, examples, constants, aim)
+        compiled = compile_program(_program(kernel, runtime, chosen), aim)
+    except ArgumentError as error:
+        _place(error, kernel)
+        raise
     _ = compiled.lowered
     return compiled
 
