@@ -41,7 +41,7 @@ from .python_jumps import Jumps
 if TYPE_CHECKING:
     from .python_scope import NameRegion, Scope
 
-_TRIPS = 20_000  # of a `while` that Python runs: more is taken for an endless loop
+_TRIPS = 10_000  # of a `while` that Python runs: more is taken for an endless loop
 _COMPARE: dict[str, Callable[[Any, Any], Any]] = {
     "Lt": operator.lt, "LtE": operator.le, "Gt": operator.gt, "GtE": operator.ge,
     "Eq": operator.eq, "NotEq": operator.ne, "Is": operator.is_, "IsNot": operator.is_not,
