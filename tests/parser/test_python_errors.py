@@ -302,21 +302,6 @@ def test_refused_bodies(tmp_path: Path, body: str, code: str, fragment: str) -> 
     assert f"| {caret}\n" in str(error) + "\n"
 
 
-@pytest.mark.parametrize(
-    ("body", "hint"),
-    [
-        ("T.gemm(S, S, F, trans_B=True)", "did you mean transpose_B or transpose_A?"),
-        ("T.print(S, colour=1)", "it takes obj, msg, warp_group_id, warp_id"),
-        ("x = S.shap[0]", "did you mean shape?"),
-        ("L[0] = round(S[0, 0])", "T.round"),
-        ("L[0] = np.exp(S[0, 0])", "T.exp"),
-    ],
-)
-def test_what_python_refuses_has_a_way_out(tmp_path: Path, body: str, hint: str) -> None:
-    error = refusal(tmp_path, "import numpy as np\n" + in_frame(body))
-    assert error.code == "TLC0112" and hint in error.hint, str(error)
-
-
 KERNEL = "@tilec.kernel\ndef k(A: T.Tensor('N', 'int8')):\n"
 MODULES = [
     (

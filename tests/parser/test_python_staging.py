@@ -10,6 +10,7 @@ from types import ModuleType
 
 import pytest
 
+from tilec.errors import LanguageError
 from tilec.ir.print import print_program
 from tilec.parser.python_source import find_definition
 
@@ -380,3 +381,19 @@ def test_reading_a_source_asks_no_other_module(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(inspect, "modulesbyfile", {})  # what it found for earlier tests
     found = find_definition(test_reading_a_source_asks_no_other_module)
     assert found.name == "test_reading_a_source_asks_no_other_module"
+
+
+@pytest.mark.parametrize(
+    ("body", "hint"),
+    [
+        ("T.gemm(S, S, F, trans_B=True)", "did you mean transpose_B or transpose_A?"),
+        ("T.print(S, colour=1)", "it takes obj, msg, warp_group_id, warp_id"),
+        ("x = S.shap[0]", "did you mean shape?"),
+        ("L[0] = round(S[0, 0])", "T.round"),
+        ("L[0] = np.exp(S[0, 0])", "T.exp"),
+    ],
+)
+def test_what_python_refuses_has_a_way_out(tmp_path: Path, body: str, hint: str) -> None:
+    with pytest.raises(LanguageError) as caught:
+        traced(load(tmp_path, "import numpy as np\n" + in_frame(body)).k)
+    assert caught.value.code == "TLC0112" and hint in caught.value.hint

@@ -9,7 +9,6 @@ where a conversion may stand between (`use` states that).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -18,9 +17,7 @@ from ..errors import LayoutConflict, TargetUnsupported
 from ..ir.core import Block, Op, Value, constant_of, walk
 from ..ir.layout import (
     RegisterLayout,
-    blocked,
     packed_layout,
-    rows_over_warps,
     unpacked_layout,
 )
 from ..ir.layout.constraints import (
@@ -54,9 +51,9 @@ from ..ir.ops.tile import (
     UnpackTile,
 )
 from ..ir.registry import Registry
-from ..ir.types import TileType
 from ..target import Target
 from .context import PassContext
+from .default_layouts import default_layout, nest_layout
 from .dependence import is_tile, tile_type
 from .variants import (
     accumulator_layout,
@@ -68,7 +65,6 @@ from .variants import (
     variants_of,
 )
 
-VECTOR_BYTES = 16
 OPERAND_WEIGHT = 4.0  # of a conversion that a matrix instruction waits for
 TABLE = "layouts"
 
@@ -157,41 +153,17 @@ def why(op: Op) -> str:
     return f"{op.name} at {op.loc}"
 
 
-def default_layout(tile: TileType, group: Group) -> RegisterLayout:
-    """Rows over threads in vectors of 16 bytes, or as wide as the row divides."""
-    vector = VECTOR_BYTES * 8 // tile.dtype.bits
-    while vector > 1 and (tile.shape[-1] % vector or _too_wide(tile, vector, group.threads)):
-        vector //= 2
-    return _spread(tile.shape, vector, group)
-
-
-def _spread(shape: tuple[int, ...], vector: int, group: Group) -> RegisterLayout:
-    """Rows over warps where a warp takes whole vectors of one, so that what is joined along rows
-    stays in warps; else one vector after the other over all threads.
-    """
-    lanes = group.target.warp_size
-    if group.threads % lanes == 0 and shape[-1] % (vector * lanes) == 0:
-        return rows_over_warps(shape, group.threads // lanes, lanes, vector)
-    return blocked(shape, group.threads, vector)
-
-
-def _too_wide(tile: TileType, vector: int, threads: int) -> bool:
-    size = 1
-    for extent in tile.shape:
-        size *= extent
-    return size // vector < threads and size >= threads
-
-
 # Tiles
 
 
 def _by_default(op: Splat | LoadTile | Undefined, group: Group) -> Iterator[Constraint]:
-    layout = default_layout(tile_type(op.result), group)
+    layout = default_layout(tile_type(op.result), group.threads, group.target)
     yield Default(op.result, layout, why=why(op))
 
 
 def _store_tile(op: StoreTile, group: Group) -> Iterator[Constraint]:
-    yield Default(op.tile, default_layout(tile_type(op.tile), group), why=why(op))
+    layout = default_layout(tile_type(op.tile), group.threads, group.target)
+    yield Default(op.tile, layout, why=why(op))
 
 
 def _elementwise(op: Elementwise, group: Group) -> Iterator[Constraint]:
@@ -233,7 +205,7 @@ def _unpack_tile(op: UnpackTile, group: Group) -> Iterator[Constraint]:
 
 def _pack_tile(op: PackTile, group: Group) -> Iterator[Constraint]:
     """Bytes lie as they are best stored; the elements are converted to that."""
-    pairs = default_layout(tile_type(op.result), group)
+    pairs = default_layout(tile_type(op.result), group.threads, group.target)
     layouts: dict[Variable, RegisterLayout] = {
         op.result: pairs,
         demand(op, 0): unpacked_layout(pairs),
@@ -412,40 +384,9 @@ def _parallel(nest: Parallel, group: Group) -> Iterator[Constraint]:
                 )
         if not is_read:
             yield Equal(variable, nest.results[position - len(nest.reads)], why=why(nest))
-    vector = nest_vector(nest)
-    layout = _spread(nest.extents, vector, group)
-    if handles or not _leaves_idle(layout, vector):
+    layout = nest_layout(nest, group.threads, group.target)
+    if layout is not None:
         yield Default(loop, layout, why=why(nest))
-
-
-def nest_vector(nest: Parallel) -> int:
-    """How many iterations along the last index a thread takes at once: 16 bytes of the first tile,
-    or of the widest element, or as many as divide the extent.
-    """
-    tile = next((v for v in (*nest.updates, *nest.reads)), None)
-    bits = tile_type(tile).dtype.bits if tile is not None else _element_bits(nest)
-    vector = max(1, VECTOR_BYTES * 8 // bits)
-    while vector > 1 and nest.extents[-1] % vector:
-        vector //= 2
-    return vector
-
-
-def _element_bits(nest: Parallel) -> int:
-    """The widest element that the nest loads or stores."""
-    widths = [
-        op.memory.type.dtype.bits  # type: ignore[attr-defined]
-        for op in walk(nest.body)
-        if isinstance(op, (Load, Store))
-    ]
-    return max(widths, default=32)
-
-
-def _leaves_idle(layout: RegisterLayout, vector: int) -> bool:
-    """Whether threads that hold copies could have shortened the work, had they taken their turns: a
-    nest without fragments needs no layout, and is then dealt out vector by vector.
-    """
-    vectors = math.prod(layout.shape) // vector
-    return layout.registers // vector > -(-vectors // layout.threads)
 
 
 def _accessed_along(

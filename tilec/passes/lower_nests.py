@@ -23,7 +23,7 @@ from ..ir.ops.control import For, If, Parallel, Print, Simt, While, Yield
 from ..ir.ops.memory import Atomic, ElementAccess, Load, Store, memory_type
 from ..ir.types import Space
 from .coordinates import apply_map, both, coordinates, predicate_of, primary, register_loops
-from .layout_constraints import nest_vector
+from .default_layouts import nest_vector
 from .lower_copies import spread
 
 if TYPE_CHECKING:

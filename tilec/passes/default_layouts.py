@@ -1,0 +1,71 @@
+"""Layouts of tiles and of Parallel nests that nothing else prescribes."""
+
+from __future__ import annotations
+
+import math
+
+from ..ir.core import walk
+from ..ir.layout import RegisterLayout, blocked, rows_over_warps
+from ..ir.ops.control import Parallel
+from ..ir.ops.memory import Load, Store
+from ..ir.types import TileType
+from ..target import Target
+from .dependence import tile_type
+
+VECTOR_BYTES = 16
+
+
+def default_layout(tile: TileType, threads: int, target: Target) -> RegisterLayout:
+    """Rows over threads in vectors of 16 bytes, or as wide as the row divides."""
+    vector = VECTOR_BYTES * 8 // tile.dtype.bits
+    while vector > 1 and (tile.shape[-1] % vector or _too_wide(tile, vector, threads)):
+        vector //= 2
+    return _spread(tile.shape, vector, threads, target)
+
+
+def nest_layout(nest: Parallel, threads: int, target: Target) -> RegisterLayout | None:
+    """Of the iterations of a nest. None where a nest without fragments is better dealt out vector by
+    vector, as it would leave idle threads that could have shortened the work.
+    """
+    vector = nest_vector(nest)
+    layout = _spread(nest.extents, vector, threads, target)
+    vectors = math.prod(nest.extents) // vector
+    idle = layout.registers // vector > -(-vectors // threads)
+    return None if idle and not (nest.reads or nest.updates) else layout
+
+
+def nest_vector(nest: Parallel) -> int:
+    """How many iterations along the last index a thread takes at once: 16 bytes of the first tile,
+    or of the widest element, or as many as divide the extent.
+    """
+    tile = next((v for v in (*nest.updates, *nest.reads)), None)
+    bits = tile_type(tile).dtype.bits if tile is not None else _element_bits(nest)
+    vector = max(1, VECTOR_BYTES * 8 // bits)
+    while vector > 1 and nest.extents[-1] % vector:
+        vector //= 2
+    return vector
+
+
+def _element_bits(nest: Parallel) -> int:
+    """The widest element that the nest loads or stores."""
+    widths = [
+        op.memory.type.dtype.bits  # type: ignore[attr-defined]
+        for op in walk(nest.body)
+        if isinstance(op, (Load, Store))
+    ]
+    return max(widths, default=32)
+
+
+def _spread(shape: tuple[int, ...], vector: int, threads: int, target: Target) -> RegisterLayout:
+    """Rows over warps where a warp takes whole vectors of one, so that what is joined along rows
+    stays in warps; else one vector after the other over all threads.
+    """
+    lanes = target.warp_size
+    if threads % lanes == 0 and shape[-1] % (vector * lanes) == 0:
+        return rows_over_warps(shape, threads // lanes, lanes, vector)
+    return blocked(shape, threads, vector)
+
+
+def _too_wide(tile: TileType, vector: int, threads: int) -> bool:
+    size = math.prod(tile.shape)
+    return size // vector < threads and size >= threads
