@@ -207,22 +207,6 @@ def test_usage_is_2(capfd: Capture, double: Path, tmp_path: Path) -> None:
         assert tilec(capfd, *arguments)[0] == 2, arguments
 
 
-@pytest.mark.parametrize("command", ["run", "build", "check"])
-def test_a_name_that_is_defined_for_nothing(capfd: Capture, double: Path, command: str) -> None:
-    status, out, err = tilec(capfd, command, double, "-D", "N=100", "-D", "stpe=3")
-    assert status == 2 and not out and "'stpe': did you mean step?" in err
-
-
-def test_a_file_named_from_its_own_folder(
-    capfd: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The place of what a file raises is known however the file is named."""
-    (tmp_path / "user.py").write_text("import tilec\n\nimport nothing_of_this_name\n")
-    monkeypatch.chdir(tmp_path)
-    status, _, err = tilec(capfd, "check", "user.py")
-    assert status == 1 and err.startswith("user.py:3:1: LanguageError [TLC0191]")
-
-
 def test_a_refusal_is_1_with_its_place(capfd: Capture, double: Path) -> None:
     text = KERNEL.replace("FACTOR", "2").replace("T.Parallel(step)", "T.Paralel(step)")
     double.write_text(text)

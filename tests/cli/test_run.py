@@ -1,4 +1,4 @@
-"""The inputs that `tilec run` makes, and what it compares."""
+"""The inputs that `tilec run` makes, what it compares, and what -D names."""
 
 from __future__ import annotations
 
@@ -28,3 +28,22 @@ def test_elements_that_share_bytes(capfd: Capture, tmp_path: Path, dtype: str) -
     path.write_text(COPY.replace("DTYPE", repr(dtype)))
     status, out, _ = tilec(capfd, "run", path, "--device", "emulator:cuda:sm_80")
     assert status == 0 and "B: 3072 elements agree with the interpreter" in out
+
+
+@pytest.mark.parametrize("command", ["run", "build", "check"])
+def test_a_name_that_is_defined_for_nothing(capfd: Capture, tmp_path: Path, command: str) -> None:
+    path = tmp_path / "scaled.py"
+    text = COPY.replace("DTYPE", "'float32'").replace("(48, 64)", "('N', 64)")
+    path.write_text(text.replace("):\n    with", ", step: int = 4):\n    with", 1))
+    status, out, err = tilec(capfd, command, path, "-D", "N=100", "-D", "stpe=3")
+    assert status == 2 and not out and "'stpe': did you mean step?" in err
+
+
+def test_a_file_named_from_its_own_folder(
+    capfd: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The place of what a file raises is known however the file is named."""
+    (tmp_path / "user.py").write_text("import tilec\n\nimport nothing_of_this_name\n")
+    monkeypatch.chdir(tmp_path)
+    status, _, err = tilec(capfd, "check", "user.py")
+    assert status == 1 and err.startswith("user.py:3:1: LanguageError [TLC0191]")
