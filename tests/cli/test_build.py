@@ -222,6 +222,51 @@ def test_the_launcher_checks_what_symbols_are_multiples_of(tmp_path: Path) -> No
         launcher.bind((Array(np.zeros((3, 12), np.float16)),))
 
 
+TOGETHER = """
+import tilec
+import tilec.language as T
+
+
+@tilec.kernel
+def together(A: T.Tensor(("M",), "float16")):
+    with T.Kernel(A.shape[0], threads=32, cooperative=True) as b:
+        A[b] = 1
+"""
+
+
+def test_the_launcher_refuses_grids_that_are_not_resident(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "together.py"
+    file.write_text(TOGETHER)
+    assert command_line(["build", str(file), "-o", str(tmp_path), "--emit", EMIT]) == 0
+    launcher = load_module(tmp_path / "together_launch.py")
+    asked: list[tuple[int, int, int]] = []
+
+    def occupancy(*question: int) -> int:
+        asked.append(question)
+        return 4
+
+    cupy = ModuleType("cupy")
+    device = SimpleNamespace(attributes={"MultiProcessorCount": 3})
+    driver = SimpleNamespace(occupancyMaxActiveBlocksPerMultiprocessor=occupancy)
+    cupy.__dict__.update(cuda=SimpleNamespace(Device=lambda: device, driver=driver))
+    monkeypatch.setitem(sys.modules, "cupy", cupy)
+    launched: list[Any] = []
+
+    class Run:
+        kernel = SimpleNamespace(ptr=7)
+
+        def __call__(self, grid: Any, *_: Any, **__: Any) -> None:
+            launched.append(grid)
+
+    monkeypatch.setattr(launcher, "kernel", lambda *_: Run())
+    launcher.launch(Array(np.zeros(12, np.float16)))
+    assert launched == [(12, 1, 1)] and asked == [(7, 32, 0)]
+    with pytest.raises(ValueError, match=r"the 13 blocks .* the GPU has room for 12"):
+        launcher.launch(Array(np.zeros(13, np.float16)))
+
+
 FACTORY = """
 import tilec
 import tilec.language as T

@@ -37,7 +37,7 @@ def grid_barrier(
     N = X.shape[0]
     blocks = T.ceildiv(N, block)
     W = T.alloc_global((N,), "int32")
-    with T.Kernel(blocks, threads=block) as b:
+    with T.Kernel(blocks, threads=block, cooperative=True) as b:
         t = T.get_thread_binding()
         W[b * block + t] = X[b * block + t] + 1
         if t == 0:
@@ -58,7 +58,7 @@ def fenced_barrier(
     N = X.shape[0]
     blocks = T.ceildiv(N, block)
     W = T.alloc_global((N,), "int32")
-    with T.Kernel(blocks, threads=block) as b:
+    with T.Kernel(blocks, threads=block, cooperative=True) as b:
         t = T.get_thread_binding()
         W[b * block + t] = X[b * block + t] + 1
         T.threadfence()
@@ -213,6 +213,13 @@ def test_a_grid_barrier_needs_every_block() -> None:
         EmulatorError, match=r"reads arrived\[0\] .* which holds 3 .* 1 blocks have"
     ):
         launch(grid_barrier, device, x, np.array(x), np.zeros(1, np.int32))
+
+
+def test_launches_say_which_grids_must_be_resident() -> None:
+    for target in TARGETS:
+        for kernel, wanted in ((grid_barrier, True), (fenced_barrier, True), (prefix_sum, False)):
+            lowered = lower(kernel, (), target, {})
+            assert [s.cooperative for s in lowered.manifest.variants[0].launches] == [wanted]
 
 
 @pytest.mark.parametrize("shape", [(64, 64, 96), (65, 63, 31), (127, 130, 225), (1, 1, 1)])

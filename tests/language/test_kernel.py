@@ -267,6 +267,15 @@ def test_several_launches_and_rasters() -> None:
     assert 'symbol = "two_launches_kernel1", panel = 8, order = "column"' in text
 
 
+def test_a_cooperative_launch_is_not_persistent() -> None:
+    @tilec.kernel
+    def together(A: T.Tensor("N", "int8")):
+        with T.Kernel(4, cooperative=True) as b:
+            A[b] = 1
+
+    assert "persistent = false, cooperative" in print_program(together.lower_to_ir())
+
+
 def test_specs() -> None:
     assert tilec.spec((4, 8), "float16").shape == (4, 8)
     assert tilec.spec(4, np.int8, align=1).dtype == DTYPES["i8"]

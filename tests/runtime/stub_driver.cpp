@@ -46,6 +46,8 @@ struct EncodedMap {  // fits in 128 bytes
 };
 static_assert(sizeof(EncodedMap) <= 128, "the encoded map must fit");
 
+constexpr uint32_t TOGETHER = 2;  // in place of `extra`: a cooperative launch
+
 static struct {
     int devices, sizes[8], count_sizes, launches, fail_next, capturing, unloads, loads, waits, allowed;
     uint64_t context, contexts_set;
@@ -117,6 +119,19 @@ CUresult CUDAAPI cuLaunchKernel(CUfunction f, unsigned gx, unsigned gy, unsigned
     uint32_t grid[] = {gx, gy, gz}, block[] = {bx, by, bz};
     return (CUresult)launch((uint64_t)f, grid, block, shared, (uint64_t)stream, parameters, extra);
 }
+CUresult CUDAAPI cuLaunchCooperativeKernel(CUfunction f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by,
+                                           unsigned bz, unsigned shared, CUstream stream, void **parameters) {
+    uint32_t grid[] = {gx, gy, gz}, block[] = {bx, by, bz};
+    int status = launch((uint64_t)f, grid, block, shared, (uint64_t)stream, parameters, nullptr);
+    if (!status) state.last[(state.launches - 1) % 16].extra = TOGETHER;
+    return (CUresult)status;
+}
+// Two blocks fit a multiprocessor.
+CUresult CUDAAPI cuOccupancyMaxActiveBlocksPerMultiprocessor(int *count, CUfunction, int threads, size_t shared) {
+    if (threads != 256 || shared != 65536) return (CUresult)1;
+    *count = 2;
+    return (CUresult)0;
+}
 CUresult CUDAAPI cuStreamIsCapturing(CUstream, CUstreamCaptureStatus *status) {
     if (state.capturing > 2) return (CUresult)state.capturing;
     *status = (CUstreamCaptureStatus)state.capturing; return (CUresult)0;
@@ -167,6 +182,14 @@ int hipModuleLaunchKernel(void *f, unsigned gx, unsigned gy, unsigned gz, unsign
     uint32_t grid[] = {gx, gy, gz}, block[] = {bx, by, bz};
     return launch((uint64_t)f, grid, block, shared, (uint64_t)stream, parameters, extra);
 }
+int hipModuleLaunchCooperativeKernel(void *f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by,
+                                     unsigned bz, unsigned shared, void *stream, void **parameters) {
+    uint32_t grid[] = {gx, gy, gz}, block[] = {bx, by, bz};
+    int status = launch((uint64_t)f, grid, block, shared, (uint64_t)stream, parameters, nullptr);
+    if (!status) state.last[(state.launches - 1) % 16].extra = TOGETHER;
+    return status;
+}
+int hipModuleOccupancyMaxActiveBlocksPerMultiprocessor(int *count, void *, int, size_t) { *count = 2; return 0; }
 int hipStreamIsCapturing(void *, int *status) { *status = state.capturing; return 0; }
 int hipEventCreateWithFlags(void **event, unsigned flags) { *event = (void *)(uint64_t)(0x5000 + flags); return 0; }
 int hipEventRecord(void *event, void *) { return (uint64_t)event == 0x5002 ? 0 : 1; }

@@ -449,19 +449,6 @@ def test_threads_do_not_mix_their_arguments(driver: CudaDriver) -> None:
     assert sorted(seen) == [(index, 0x1000 * index) for index in range(1, 65)]
 
 
-@pytest.mark.parametrize(("rows", "blocks"), [(1, 8), (40, 128)])
-def test_as_many_clusters_as_run_at_once_are_launched(
-    stub: Stub, driver: CudaDriver, rows: int, blocks: int
-) -> None:
-    """Of 33 clusters of four, one would find no neighbouring multiprocessors."""
-    some = ("mul", ("min", ("mul", 2, "M"), 33), 4)
-    spec = replace(SCALE, grid=(some, 1, 1), cluster=4)
-    loaded = load(CODE, manifest(variants=(Variant((), "s.cu", (spec,)),)), driver)
-    a = replace(A, shape=(rows, 1000))
-    loaded(a, replace(a, pointer=A.pointer + (1 << 20)), 1.0)
-    assert tuple(stub.launch().grid) == (blocks, 1, 1)
-
-
 def test_hip_makes_the_same_launch(stub: Stub) -> None:
     stub.reset(devices=2)
     stub.sizes(8, 4, 4, 8, 8)
@@ -481,6 +468,9 @@ def test_hip_makes_the_same_launch(stub: Stub) -> None:
     assert seen.parameter(1, "f4") == 2.5
     assert seen.parameter(4, "u8") == c.pointer
     assert (seen.function, seen.stream, stub.count("device")) == (0x4000 + ord("s"), 3, 0)
+    together = Variant((), "s.hip", (replace(spec, cooperative=True),))
+    load(CODE, replace(program, variants=(together,)), driver)(a, c, 2.5, stream=3)
+    assert stub.launch().extra == 2
     assert driver.multiprocessors(0) == 304
     assert driver.capability(0) == (9, 4)
     with pytest.raises(ArgumentError, match="the program is for hip"):

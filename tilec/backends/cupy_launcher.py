@@ -73,9 +73,25 @@ def launch(*arguments: Any, stream: Any = None) -> Any:
                 block = tuple(spec["block"] or (spec["threads"], 1, 1))
                 values = tuple(argument(a, arrays, names) for a in spec["arguments"])
                 run = kernel(variant["source"], spec["symbol"], spec["shared_bytes"])
+                if spec.get("cooperative"):
+                    check_together(run, spec, math.prod(grid), multiprocessors)
                 run(grid, block, values, shared_mem=spec["shared_bytes"])
     results = tuple(arrays[name] for name in MANIFEST["outputs"])
     return results[0] if len(results) == 1 else results or None
+
+
+def check_together(run: Any, spec: dict[str, Any], blocks: int, multiprocessors: int) -> None:
+    """Raises ValueError where blocks that wait for each other do not run at the same time."""
+    import cupy
+
+    each = cupy.cuda.driver.occupancyMaxActiveBlocksPerMultiprocessor(
+        run.kernel.ptr, spec["threads"], spec["shared_bytes"]
+    )
+    if blocks > each * multiprocessors:
+        raise ValueError(
+            f"the {blocks} blocks of {spec['symbol']} are to run at the same time; the GPU has room "
+            f"for {each * multiprocessors}"
+        )
 
 
 def bind(arguments: tuple[Any, ...]) -> tuple[dict[str, Any], dict[str, Any]]:

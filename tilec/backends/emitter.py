@@ -172,6 +172,7 @@ def _emit_launch(
         threads,
         launch.shared_bytes,
         cluster=launch.cluster_blocks,
+        cooperative=launch.cooperative,
     )
 
 

@@ -214,7 +214,7 @@ class LaunchSpec:
     """One kernel launch. A grid extent of zero (or less) means that nothing is launched. The block
     is (threads, 1, 1) unless `block` says otherwise; `shared_bytes` is dynamic shared memory.
     `cluster`: how many neighbours along x are a thread-block cluster; the text says so itself, and
-    the grid is a multiple of it."""
+    the grid is a multiple of it. `cooperative`: all blocks run at the same time, or none."""
 
     symbol: str
     arguments: tuple[Argument, ...]
@@ -223,6 +223,7 @@ class LaunchSpec:
     shared_bytes: int
     block: tuple[int, int, int] | None = None
     cluster: int = 1
+    cooperative: bool = False
 
     def __post_init__(self) -> None:
         _require(self.cluster >= 1, f"{self.symbol}: a cluster of {self.cluster} blocks")
@@ -437,6 +438,7 @@ def _read_launch(data: object, path: str) -> LaunchSpec:
         if reader.has("block")
         else None,
         reader.integer("cluster") if reader.has("cluster") else 1,
+        reader.flag("cooperative") if reader.has("cooperative") else False,
     )
     reader.done()
     return launch

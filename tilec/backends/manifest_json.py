@@ -55,6 +55,13 @@ class Reader:
             raise ValueError(f"{self.path}.{name}: a string was expected, not {_kind(value)}")
         return value
 
+    def flag(self, name: str) -> bool:
+        """A field that is true or false."""
+        value = self.value(name)
+        if not isinstance(value, bool):
+            raise ValueError(f"{self.path}.{name}: true or false was expected, not {_kind(value)}")
+        return value
+
     def integer(self, name: str) -> int:
         """An integer field."""
         value = self.value(name)

@@ -31,12 +31,14 @@ class LaunchFrame:
         grid: tuple[Value, ...],
         threads: tuple[int, ...],
         persistent: bool,
+        cooperative: bool,
         cluster: tuple[int, ...],
         loc: Loc,
     ) -> None:
         self.grid = grid
         self.threads = threads
-        self.persistent = persistent
+        self.persistent = persistent and not cooperative
+        self.cooperative = cooperative
         self.cluster = cluster
         self.loc = loc
         self.region: Region | None = None
@@ -91,6 +93,7 @@ class LaunchFrame:
                 panel=state.panel,
                 order=state.order,
                 cluster=self.cluster,
+                cooperative=self.cooperative,
             )
             trace.builder.emit(op)
         trace.launches += 1
@@ -112,6 +115,7 @@ def Kernel(
     *blocks: Any,
     threads: Any = None,
     persistent: bool = True,
+    cooperative: bool = False,
     cluster: Any = 1,
     prelude: str | None = None,
 ) -> LaunchFrame:
@@ -122,6 +126,10 @@ def Kernel(
         threads: of a block, 128 where not given: the program's threads, which bindings count. A
             tuple of up to three extents numbers them in as many dimensions, the first one fastest.
         persistent: whether fewer blocks may be launched, each running several logical ones.
+        cooperative: whether all blocks must run at the same time, as blocks do that wait for later
+            ones (a barrier of the whole grid). A GPU that cannot hold them refuses the call
+            (TLC0910) instead of waiting for ever. Blocks that wait for earlier ones alone, as in a
+            scan that looks back, need not ask for it: blocks start in order.
         cluster: how many neighbouring blocks along each dimension of the grid run at the same time
             on multiprocessors that reach each other's shared memory, 8 in all at most: (2, 1). They
             mean what they mean without; data that several of them load is brought once. The grid
@@ -138,7 +146,8 @@ def Kernel(
         )
     with trace.here() as loc:
         grid = tuple(_extent(block) for block in blocks)
-        return LaunchFrame(grid, _threads(threads), persistent, _cluster(cluster, len(grid)), loc)
+        extents = _cluster(cluster, len(grid))
+        return LaunchFrame(grid, _threads(threads), persistent, cooperative, extents, loc)
 
 
 def ClusterKernel(

@@ -18,6 +18,8 @@ NAMES = DriverNames(
         "get_function": "cuModuleGetFunction",
         "set_attribute": "cuFuncSetAttribute",
         "launch": "cuLaunchKernel",
+        "launch_together": "cuLaunchCooperativeKernel",
+        "resident_blocks": "cuOccupancyMaxActiveBlocksPerMultiprocessor",
         "is_capturing": "cuStreamIsCapturing",
         "event_create": "cuEventCreate",
         "event_record": "cuEventRecord",

@@ -64,6 +64,12 @@ class GpuDriver(Protocol):
         """How many clusters of so many blocks of a function a device runs at the same time: a
         cluster's multiprocessors are neighbours, so that some may be left over."""
 
+    def resident_blocks(self, function: int, threads: int, shared_bytes: int, device: int) -> int:
+        """How many blocks of a function a device runs at the same time."""
+
+    def launch_together(self, *arguments: object) -> int:
+        """As `launch`, where all blocks run at the same time, or none: it fails then."""
+
     def capability(self, device: int) -> tuple[int, int]:
         """The compute capability (9, 0)."""
 
@@ -161,6 +167,20 @@ class CtypesDriver(ABC):
         self, function: int, threads: int, shared_bytes: int, cluster: int, device: int
     ) -> int:
         raise TargetUnsupported("TLC0905", f"{self.kind} has no clusters")
+
+    def resident_blocks(self, function: int, threads: int, shared_bytes: int, device: int) -> int:
+        count = ctypes.c_int()
+        asked = (ctypes.c_void_p(function), ctypes.c_int(threads), ctypes.c_size_t(shared_bytes))
+        previous = self.enter(device)
+        try:
+            status = self._call("resident_blocks", ctypes.byref(count), *asked)
+        finally:
+            self.leave(previous)
+        self.check(status, f"asking how many blocks a multiprocessor of {self.kind}:{device} runs")
+        return count.value * self.multiprocessors(device)
+
+    def launch_together(self, *arguments: object) -> int:
+        return self._call("launch_together", *arguments[:-1])  # it takes no `extra`
 
     def multiprocessors(self, device: int) -> int:
         if device not in self._multiprocessors:

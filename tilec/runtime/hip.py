@@ -22,6 +22,8 @@ NAMES = DriverNames(
         "unload": "hipModuleUnload",
         "get_function": "hipModuleGetFunction",
         "launch": "hipModuleLaunchKernel",
+        "launch_together": "hipModuleLaunchCooperativeKernel",
+        "resident_blocks": "hipModuleOccupancyMaxActiveBlocksPerMultiprocessor",
         "is_capturing": "hipStreamIsCapturing",
         "event_create": "hipEventCreateWithFlags",
         "event_record": "hipEventRecord",

@@ -5,6 +5,7 @@ alignment."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -18,7 +19,7 @@ from ..backends.manifest import (
     evaluate,
     names_in,
 )
-from ..errors import ArgumentError
+from ..errors import ArgumentError, OutOfResources
 from .allocate import library_on_device
 from .arrays import ArrayDevice, ArrayView, Fingerprint, contiguous_strides
 from .check_args import Bound, bind_arguments, check_symbols, pick_variant
@@ -176,7 +177,9 @@ def make_plan(
         check_symbols(manifest.program, spec, env)
         handle = current() if stream is None else stream
         function = modules.function(variant, spec.symbol, spec.shared_bytes, device.index, handle)
-        if spec.cluster > 1:
+        if spec.cooperative:
+            _check_together(manifest.program, driver, function, spec, grid, device.index)
+        elif spec.cluster > 1:
             grid = (_resident(driver, function, spec, grid[0], device.index), *grid[1:])
         launches.append((function, spec, grid))
 
@@ -236,9 +239,35 @@ def _grid(program: str, spec: LaunchSpec, env: Mapping[str, int]) -> tuple[int, 
 def _resident(driver: GpuDriver, function: int, spec: LaunchSpec, blocks: int, device: int) -> int:
     """As many of the blocks as whole clusters run at the same time: they take the work in turn, and
     one that starts late would end late."""
+    return min(blocks, max(spec.cluster, _room(driver, function, spec, device)))
+
+
+def _room(driver: GpuDriver, function: int, spec: LaunchSpec, device: int) -> int:
+    """How many blocks of a launch run at the same time."""
     threads, size = spec.threads, spec.shared_bytes
-    most = driver.resident_clusters(function, threads, size, spec.cluster, device)
-    return min(blocks, max(1, most) * spec.cluster)
+    if spec.cluster == 1:
+        return driver.resident_blocks(function, threads, size, device)
+    return driver.resident_clusters(function, threads, size, spec.cluster, device) * spec.cluster
+
+
+def _check_together(
+    program: str,
+    driver: GpuDriver,
+    function: int,
+    spec: LaunchSpec,
+    grid: tuple[int, int, int],
+    device: int,
+) -> None:
+    """Raises OutOfResources for a cooperative launch whose blocks do not run at the same time."""
+    blocks, room = math.prod(grid), _room(driver, function, spec, device)
+    if blocks > room:
+        raise OutOfResources(
+            "TLC0910",
+            f"{program}: the {blocks} blocks of {spec.symbol} are to run at the same time, "
+            f"{driver.kind}:{device} has room for {room}: {blocks - room} too many",
+            hint="launch fewer blocks that do more each, or smaller ones: fewer threads, less shared "
+            "memory",
+        )
 
 
 def _call(
@@ -253,7 +282,8 @@ def _call(
     tensors = {name: (place, views[name]) for name, place in places_of(manifest).items()}
     numbers = [param for param in manifest.params if isinstance(param, ScalarParam)]
     scalars = {param.name: (place, param.dtype) for place, param in enumerate(numbers)}
-    return KernelCall(driver.launch, function, spec, grid, env, tensors, scalars)
+    start = driver.launch_together if spec.cooperative else driver.launch
+    return KernelCall(start, function, spec, grid, env, tensors, scalars)
 
 
 def _made(

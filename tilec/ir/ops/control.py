@@ -90,7 +90,8 @@ class Launch(Op, name="launch"):
     barriers or asynchronous copies, so that nothing is pipelined, made persistent or given roles.
     `cluster`: the extents along the grid of the groups of neighbouring blocks that run at the same
     time and may reach each other's shared memory; what the blocks mean stays the same, and the grid
-    need be no multiple of it. `launched_threads` is what the hardware gets, set by assign_roles;
+    need be no multiple of it. `cooperative`: the machine runs all blocks at the same time, or refuses
+    the launch. `launched_threads` is what the hardware gets, set by assign_roles;
     `shared_bytes` by plan_shared.
     """
 
@@ -104,6 +105,7 @@ class Launch(Op, name="launch"):
     order: str = attribute(default="row")
     explicit: bool = attribute(default=False)
     cluster: tuple[int, ...] = attribute(default=(1, 1, 1))
+    cooperative: bool = attribute(default=False)
     launched_threads: int = attribute(default=0)
     shared_bytes: int = attribute(default=0)
 
