@@ -314,23 +314,24 @@ def test_tiles_that_are_no_whole_instructions_are_refused() -> None:
 
 
 @tilec.kernel
-def wrong(A: T.Tensor((32, 64), "float8_e4m3fn"), S: T.Tensor((32, 4), "uint8"), C: T.Tensor((32, 32), "float32"),
+def wrong(C: T.Tensor((32, 32), "float32"), operand: str = "float8_e4m3fn",
           groups: int = 4, dtype: str = "uint8", scope: str = "shared"):  # fmt: skip
     with T.Kernel(1, threads=64):
-        A_s = T.alloc_shared((32, 64), "float8_e4m3fn")
+        A_s = T.alloc_shared((32, 64), operand)
         S_s = (
             T.alloc_shared((32, groups), dtype)
             if scope == "shared"
             else T.alloc_fragment((32, groups), dtype)
         )
         acc = T.alloc_fragment((32, 32), "float32")
-        T.copy(A, A_s)
+        T.clear(A_s)
         T.clear(S_s)
         T.clear(acc)
         T.gemm_scaled(A_s, A_s, acc, S_s, S_s, transpose_B=True)
         T.copy(acc, C)
 
 
+@pytest.mark.parametrize("operand", ["float8_e4m3fn", FP4])
 @pytest.mark.parametrize(
     ("constants", "code", "message"),
     [
@@ -339,9 +340,11 @@ def wrong(A: T.Tensor((32, 64), "float8_e4m3fn"), S: T.Tensor((32, 4), "uint8"),
         ({"groups": 2, "scope": "fragment"}, "TLC0131", "must be shared memory, whole"),
     ],
 )
-def test_scales_that_do_not_fit(constants: dict[str, Any], code: str, message: str) -> None:
+def test_scales_that_do_not_fit(
+    constants: dict[str, Any], code: str, message: str, operand: str
+) -> None:
     with pytest.raises(TilecError, match=message) as caught:
-        lower(wrong, (), TARGET, constants)
+        lower(wrong, (), TARGET, {**constants, "operand": operand})
     assert caught.value.code == code and caught.value.loc.known and caught.value.hint
 
 
