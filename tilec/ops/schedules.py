@@ -117,13 +117,10 @@ def candidates(target: Target, problem: Problem) -> Iterator[Schedule]:
 
 def _clusters(target: Target, problem: Problem) -> list[tuple[int, int]]:
     """The clusters that are considered, none first."""
-    found = [(1, 1)]
-    if target.clusters and _by_wgmma(target, problem):
-        if problem.astray:
-            found += [(2, 1), (1, 2)]
-        if problem.M <= _FEW:
-            found += [(1, 2), (1, 4)]
-    return found
+    if not (target.clusters and _by_wgmma(target, problem)):
+        return [(1, 1)]
+    few, astray = problem.M <= _FEW, bool(problem.astray)
+    return [(1, 1), *[(2, 1)] * astray, *[(1, 2)] * (astray or few), *[(1, 4)] * few]
 
 
 def estimate(target: Target, problem: Problem, schedule: Schedule) -> float:

@@ -17,7 +17,7 @@ from ..language.kernel import Kernel, kernel
 from ..target import Target
 from .forms import Form
 
-_VECTOR = 4  # elements that a thread multiplies together: a vector of sums in float32
+_VECTOR_BYTES = 16  # of sums, whose elements a thread multiplies together
 _CHUNK_BYTES = 16  # of the row, that a thread loads in a chunk
 _CHUNKS = 2  # in a step without bounds; the rest of a row comes chunk by chunk
 _THREADS = (64, 128, 256, 512)
@@ -38,14 +38,15 @@ def vector_product(form: Form, along: str) -> Kernel:
     result: its "rows" (X is B) or its "columns" (X is A)."""
     matrix, vector = form.dtypes if along == "rows" else form.dtypes[::-1]
     out, sums = form.out, form.sums
+    together = _VECTOR_BYTES // find_dtype(sums).bytes
 
     @T.macro
     @no_type_check
     def add_chunk(W, X, parts, line, start):
         groups = parts.shape[0]
-        products = T.alloc_fragment((groups, _VECTOR), sums)
-        for i, e in T.Parallel(groups, _VECTOR):
-            k = start + i * _VECTOR + e
+        products = T.alloc_fragment((groups, together), sums)
+        for i, e in T.Parallel(groups, together):
+            k = start + i * together + e
             products[i, e] = T.cast(W[line, k], sums) * T.cast(X[k], sums)
         T.reduce_sum(products, parts, dim=1, clear=False)
 
@@ -55,7 +56,7 @@ def vector_product(form: Form, along: str) -> Kernel:
         lines, K = W.shape
         chunk = threads * _CHUNK_BYTES // find_dtype(matrix).bytes
         with T.Kernel(lines, threads=threads) as line:
-            parts = T.alloc_fragment((chunk // _VECTOR,), sums)
+            parts = T.alloc_fragment((chunk // together,), sums)
             total = T.alloc_fragment((1,), sums)
             T.clear(parts)
             steps = K // (chunk * _CHUNKS)
