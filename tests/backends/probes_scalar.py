@@ -105,6 +105,10 @@ _SHUFFLE_BODY = """
   Y[64 + t] = shuffle_xor(X[t], 3);
   H[t] = shuffle(G[t], lane / 4 * 4);
   H[64 + t] = shuffle_xor(G[t], 16);
+  E[t] = shuffle_xor(D[t], 1);
+  E[64 + t] = shuffle(D[t], lane / 2);
+  Q[t] = shuffle_xor(P[t], 8);
+  Q[64 + t] = shuffle(P[t], 31);
   warp_sync();
   I[t] = warp_uniform(t / 32) * 100 + block_id<0>() * 10 + block_id<1>() + block_count<0>() + block_count<1>() + block_id<2>() + block_count<2>();
   I[64 + t] = shuffle(t, 1);
@@ -174,7 +178,17 @@ SCALAR_PROBES = Probes(
         "shuffles": Probe(
             _SHUFFLE_BODY,
             needs_of(_SHUFFLE_BODY),
-            {"X": "const f32", "Y": "f32", "G": "const f16", "H": "f16", "I": "i32"},
+            {
+                "X": "const f32",
+                "Y": "f32",
+                "G": "const f16",
+                "H": "f16",
+                "I": "i32",
+                "D": "const f64",
+                "E": "f64",
+                "P": "const i8",
+                "Q": "i8",
+            },
             threads=64,
         ),
     }

@@ -239,11 +239,16 @@ def test_shuffles_and_ids() -> None:
         RANDOM.standard_normal(64).astype(np.float32),
         RANDOM.standard_normal(64).astype(np.float16),
     )
+    d, p = RANDOM.standard_normal(64), RANDOM.integers(-128, 128, 64).astype(np.int8)
     lane = np.arange(64) % 32
     warp = np.arange(64) // 32 * 32
     for mode, order in every_schedule():
         y, h, i = np.zeros(128, np.float32), np.zeros(128, np.float16), np.zeros(128, np.int32)
-        SCALAR_PROBES.run("shuffles", {"X": x, "Y": y, "G": g, "H": h, "I": i}, mode, order)
+        e, q = np.zeros(128, np.float64), np.zeros(128, np.int8)
+        given = {"X": x, "Y": y, "G": g, "H": h, "I": i, "D": d, "E": e, "P": p, "Q": q}
+        SCALAR_PROBES.run("shuffles", given, mode, order)
+        assert e.tolist() == np.concatenate([d[warp + (lane ^ 1)], d[warp + lane // 2]]).tolist()
+        assert q.tolist() == np.concatenate([p[warp + (lane ^ 8)], p[warp + 31]]).tolist()
         assert (
             y.tolist() == np.concatenate([x[warp + (lane + 5) % 32], x[warp + (lane ^ 3)]]).tolist()
         )
@@ -263,6 +268,10 @@ def test_blocks_of_a_grid() -> None:
         "G": g,
         "H": np.zeros(128, np.float16),
         "I": i,
+        "D": np.zeros(64),
+        "E": np.zeros(128),
+        "P": np.zeros(64, np.int8),
+        "Q": np.zeros(128, np.int8),
     }
     SCALAR_PROBES.run("shuffles", arguments, "late", "forward", (2, 3, 4), races=False)
     assert i[0] == 10 + 2 + 2 + 3 + 3 + 4

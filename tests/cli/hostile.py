@@ -180,7 +180,7 @@ PROGRAMS: dict[str, str] = {
     "barrier of fewer than come": roles("with T.ws(1):\n    T.sync_threads(1, 64)"),
     "shuffle by thirds": roles("T.shfl_xor(A[0, 0], 1, width=3)"),
     "shuffle beyond the warp": roles("T.shfl_down(A[0, 0], 32)"),
-    "shuffle of 64 bits": roles("T.shfl_xor(T.cast(A[0, 0], 'float64'), 1)"),
+    "shuffle of 4 bits": roles("T.shfl_xor(T.cast(A[0, 0], 'int4'), 1)"),
     "tiles in groups of none": roles("for i, j in T.Persistent([4, 4], 2, bx, 0):\n    pass"),
     # Python
     "name of nothing": kernel("T.copy(Aa, B)"),

@@ -60,6 +60,32 @@ def test_each_thread_gets_the_value_of_another(device: str) -> None:
 
 
 @tilec.kernel
+def of_any_width(
+    X: T.Tensor((64,), "float64"), P: T.Tensor((64,), "int8"), L: T.Tensor((64,), "int64"),
+    Y: T.Tensor((64,), "float64"), Q: T.Tensor((64,), "int8"), K: T.Tensor((64,), "int64"),
+):  # fmt: skip
+    with T.Kernel(1, threads=64):
+        t = T.get_thread_binding()
+        Y[t] = T.shfl_xor(X[t], 4)
+        Q[t] = T.shfl_down(P[t], 1)
+        K[t] = T.shfl_sync(L[t], 9)
+
+
+@pytest.mark.emulator
+@pytest.mark.parametrize("device", ["interpreter", "emulator:cuda:sm_80", "emulator:hip:gfx90a"])
+def test_values_of_8_to_64_bits(device: str) -> None:
+    rng = np.random.default_rng(0)
+    x, long = rng.standard_normal(64), rng.integers(-(2**62), 2**62, 64)
+    byte = rng.integers(-128, 128, 64).astype(np.int8)
+    y, q, k = np.zeros(64), np.zeros(64, np.int8), np.zeros(64, np.int64)
+    with tilec.device(device):
+        of_any_width(x, byte, long, y, q, k)
+    t = np.arange(64)
+    assert np.array_equal(y, x[t ^ 4]) and np.array_equal(k, long[t // 32 * 32 + 9])
+    assert np.array_equal(q, byte[np.where(t % 32 < 31, t + 1, t)])
+
+
+@tilec.kernel
 def parted(A: T.Tensor((64,), "float32")):
     with T.Kernel(1, threads=64):
         t = T.get_thread_binding()

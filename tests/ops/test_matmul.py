@@ -174,7 +174,9 @@ VECTORS = [
 
 
 @pytest.mark.emulator
-@pytest.mark.parametrize(("device", "dtype"), turns(["float16", "int8", "float8_e4m3fn", "float64"]))
+@pytest.mark.parametrize(
+    ("device", "dtype"), turns(["float16", "int8", "float8_e4m3fn", "float64"])
+)
 def test_a_vector_times_a_matrix(device: str, dtype: str) -> None:
     for m, n, k in VECTORS if dtype == "float16" else VECTORS[:2]:
         a, b = normal(m, k, dtype=dtype), normal(n, k, dtype=dtype, seed=1).T

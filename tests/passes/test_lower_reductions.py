@@ -113,6 +113,15 @@ def test_lanes_shuffle_and_warps_do_not() -> None:
         assert machine.count(Barrier) == barriers, name
 
 
+@pytest.mark.parametrize("dtype", [i8, f16, f32, f64])
+def test_values_of_every_width_go_from_lane_to_lane(dtype: DType) -> None:
+    """Without that each thread would read the parts of all: of f64 it did."""
+    layout = LAYOUTS["a row over warps"]
+    found, expected, machine = reduced(layout, 1, "max", dtype, dtype, target="cuda:sm_80")
+    assert np.array_equal(found, expected)
+    assert machine.count(ShuffleXor) == 5 * plan_reduction(layout, 1, 32).partial.registers
+
+
 def test_in_a_loop_the_last_rounds_reads_are_waited_for() -> None:
     _, _, machine = reduced(LAYOUTS["a row over warps"], 1, target="cuda:sm_80", loops=1)
     assert machine.count(Barrier) == 2

@@ -22,7 +22,7 @@ FULL_WARP = 0xFFFFFFFF
 def shfl_xor(value: Any, delta: Any, width: int = 32, mask: Any = FULL_WARP) -> Any:
     """The value of the thread whose number in its group of `width` differs in the bits of `delta`.
 
-    All threads of a warp come. The value has 16 or 32 bits.
+    All threads of a warp come. The value has 8 to 64 bits.
     """
 
     def lane(trace: Trace, own: Value, by: Value) -> Value:
@@ -76,11 +76,11 @@ def _shuffled(what: str, value: Any, by: Any, width: int, mask: Any, lane: Any) 
     with trace.here():
         x = value_of(value)
         dtype = element_dtype(x)
-        if dtype.bits not in (16, 32):
+        if dtype.bits < 8:
             raise LanguageError(
                 "TLC0167",
-                f"{what} of a {dtype}: values of 16 and 32 bits go from thread to thread",
-                hint="T.cast it, or take halves by T.reinterpret",
+                f"{what} of a {dtype}: values of 8 bits and more go from thread to thread",
+                hint="T.cast it",
             )
         distance = convert(value_of(by), i32)
         thread = trace.builder.emit(ThreadId()).result

@@ -18,7 +18,7 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 from ..ir.core import Value
-from ..ir.dtypes import DType, i32, u32, u64
+from ..ir.dtypes import u32, u64
 from ..ir.layout import RegisterLayout, SharedLayout, ShuffleStep, classify
 from ..ir.ops.memory import Alloc, Load, Store
 from ..ir.ops.thread import ConvertRegisters, Shuffle, VectorLoad, VectorStore
@@ -33,19 +33,17 @@ if TYPE_CHECKING:
 
 VECTOR_BYTES = 16  # of one access to shared memory
 BANK_SHIFT_BYTES = 16  # added to rows, so that columns spread over the banks
-SHUFFLED_BITS = (8, 16, 32)  # widths that shuffles carry; 8 bits widened to 32
 
 
 def lower_convert_layout(op: ConvertLayout, lowering: Lowering) -> None:
     """Lowers a conversion of layouts."""
     source, wanted = lowering.layout(op.tile), lowering.layout(op.result)
-    dtype = tile_type(op.result).dtype
     conversion = classify(source, wanted, lowering.context.target.warp_size)
     if conversion.kind in ("same", "permute"):
         _permute(op, lowering, conversion.registers)
-    elif conversion.kind == "shuffle" and dtype.bits in SHUFFLED_BITS:
+    elif conversion.kind == "shuffle":
         for step in conversion.steps:
-            _shuffle(op, lowering, step, dtype)
+            _shuffle(op, lowering, step)
     else:
         _through_shared(op, lowering)
 
@@ -106,15 +104,14 @@ def _even(entries: tuple[int, ...], extent: int, step: int) -> bool:
 # Shuffles ---------------------------------------------------------------------------------------
 
 
-def _shuffle(op: ConvertLayout, lowering: Lowering, step: ShuffleStep, dtype: DType) -> None:
+def _shuffle(op: ConvertLayout, lowering: Lowering, step: ShuffleStep) -> None:
     """One register of the result, in the lanes that take it from one register of the source."""
     b, lane = lowering.b, lowering.lane()
     source, destination = lowering.registers(op.tile), lowering.registers(op.result)
     value: Value = b.emit(Load(source, (b.const(step.src_register),))).result
     if step.moves:
         peer = b.add(add_up(b, step.terms, {"thread": lane}), step.base)
-        carried = i32 if dtype.bits == 8 else dtype
-        value = b.cast(b.emit(Shuffle(b.cast(value, carried), peer)).result, dtype)
+        value = b.emit(Shuffle(value, peer)).result
     width = min(lowering.context.target.warp_size, lowering.threads)
     with _in_lanes(lowering, lane, step.lanes, width):
         b.emit(Store(value, destination, (b.const(step.dst_register),)))

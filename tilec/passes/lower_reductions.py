@@ -30,13 +30,11 @@ if TYPE_CHECKING:
 
 VECTOR_BYTES = 16  # of one access to shared memory
 CHAINS = 4  # of joins that a thread runs side by side, so that one need not wait for the last
-SHUFFLED_BITS = 32
 
 
 def lower_reduce(op: Reduce, lowering: Lowering) -> None:
     """Lowers a reduction of a tile."""
-    lanes = lowering.context.target.warp_size if op.dtype.bits == SHUFFLED_BITS else 1
-    plan = plan_reduction(lowering.layout(op.source), op.dim, lanes)
+    plan = plan_reduction(lowering.layout(op.source), op.dim, lowering.context.target.warp_size)
     work = _Reducing(op, lowering, plan)
     work.fold()
     for mask in plan.masks:

@@ -25,7 +25,6 @@ from ..ir.ops.reduce import Scan
 from ..ir.ops.thread import Shuffle
 from ..ir.types import MemoryType, Space
 from .coordinates import apply_map, coordinates, primary
-from .lower_reductions import SHUFFLED_BITS
 
 if TYPE_CHECKING:
     from .lower_tiles import Lowering
@@ -33,8 +32,7 @@ if TYPE_CHECKING:
 
 def lower_scan(op: Scan, lowering: Lowering) -> None:
     """Lowers a scan of a tile."""
-    lanes = lowering.context.target.warp_size if op.dtype.bits == SHUFFLED_BITS else 1
-    steps = plan_scan(lowering.layout(op.source), op.dim, lanes)
+    steps = plan_scan(lowering.layout(op.source), op.dim, lowering.context.target.warp_size)
     work = _Scanning(op, lowering)
     work.start()
     for number, step in enumerate(steps):
