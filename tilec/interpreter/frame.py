@@ -17,7 +17,7 @@ import numpy as np
 
 from ..errors import UNKNOWN, ExecutionError, Loc
 from ..ir.core import Block, Constant, Op, Value, constant_of
-from ..ir.ops.arith import FloorDiv, FloorMod, TruncDiv, TruncMod
+from ..ir.ops.arith import DIVISIONS
 from ..ir.ops.control import Role
 from ..ir.registry import Registry
 from ..ir.types import ScalarType, TileType
@@ -60,8 +60,6 @@ class Waiting:
     state: Callable[[], str] = str
     polls: bool = False
 
-
-_DIVISIONS = (FloorDiv, FloorMod, TruncDiv, TruncMod)
 
 Steps = Generator[Waiting, None, Any]
 
@@ -313,7 +311,7 @@ def evaluator(op: Op) -> Rule:
     inputs, results = op.inputs, op.results
     dtypes = [v.type.dtype.numpy for v in results]  # type: ignore[attr-defined]
     scalars = [isinstance(v.type, ScalarType) for v in results]
-    if isinstance(op, _DIVISIONS) and not constant_of(op.y):
+    if isinstance(op, DIVISIONS) and not constant_of(op.y):
         return _dividing(op)
     if len(results) == 1 and all(map(_is_integer, (*inputs, *results))):
         return _remembering(op, dtypes[0].type)
@@ -364,7 +362,7 @@ def _dividing(op: Op) -> Rule:
     """The rule of a division of integers: a quotient by zero is as uninitialised as memory that was
     never written.
     """
-    assert isinstance(op, _DIVISIONS)
+    assert isinstance(op, DIVISIONS)
     divisor, result = op.y, op.result
     kind = result.type.dtype.numpy.type  # type: ignore[attr-defined]
 

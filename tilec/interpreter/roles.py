@@ -11,15 +11,13 @@ import numpy as np
 
 from ..ir.core import Op
 from ..ir.ops.control import Role
+from ..ir.ops.nvidia import WARP
 from ..ir.ops.thread import Barrier, Shuffle
 from .clocks import Clock
 from .frame import Frame, Rule, Waiting
 from .mbarriers import check_idle
 
 Steps = Generator[Waiting, None, None]
-
-
-WARP = 32
 
 
 class Meeting:

@@ -19,7 +19,7 @@ from .core import Block, Constant, Level, Op, Program, Value
 from .opaque import OpaqueOp
 from .ops.control import Define, For, Launch, Parallel, Return, Role, Simt, Symbol, While, Yield
 from .ops.memory import Alloc
-from .ops.pipeline import Commit, Free, Get, Pipeline, Put, Receive, Send, Stage, Wait
+from .ops.pipeline import CHANNEL_OPS, Pipeline, Stage, Wait
 from .ops.tile import Gemm
 from .print import print_program
 from .region_rules import region_problem
@@ -32,7 +32,6 @@ from .types import (
     refines,
 )
 
-_CHANNEL_OPS = (Put, Commit, Get, Free, Send, Receive)
 _CARRIERS = (Gemm, Wait, Yield, For, While, Pipeline)
 
 
@@ -242,7 +241,7 @@ class _Verifier:
             self._fail(op, "TLC0294", "a stage stands directly in the body of a pipeline")
         elif isinstance(parent, Pipeline) and not isinstance(op, (Stage, Yield, OpaqueOp)):
             self._fail(op, "TLC0294", f"{op.name} in a pipeline, which consists of stages")
-        elif isinstance(op, _CHANNEL_OPS) and not (place.stage or place.role):
+        elif isinstance(op, CHANNEL_OPS) and not (place.stage or place.role):
             self._fail(op, "TLC0294", f"{op.name} outside of a stage or role")
 
     def _returned(self, end: Return) -> None:

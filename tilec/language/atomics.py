@@ -12,7 +12,7 @@ from typing import Any
 
 from ..errors import LanguageError
 from ..ir.core import Value
-from ..ir.ops.memory import Atomic, Load
+from ..ir.ops.memory import ORDERS, Atomic, Load
 from ..ir.ops.thread import MemoryFence
 from ..ir.types import Space
 from .areas import paired_areas, shifted
@@ -113,7 +113,7 @@ def _atomic(kind: str, dst: Any, value: Any, memory_order: str | None, return_pr
     what = f"T.atomic_{kind}"
     trace = current(what)
     trace.need_launch(what)
-    order = _order(what, memory_order, _ORDERS)
+    order = _order(what, memory_order, ORDERS)
     with trace.here():
         if isinstance(dst, Element) and not isinstance(value, Buffer | Slice):
             return _one(trace, kind, dst, value, order, return_prev)
@@ -127,9 +127,6 @@ def _atomic(kind: str, dst: Any, value: Any, memory_order: str | None, return_pr
             )
         _tile(trace, kind, dst, value)
         return None
-
-
-_ORDERS = ("relaxed", "acquire", "release", "acq_rel", "seq_cst")
 
 
 def _order(what: str, memory_order: str | None, allowed: tuple[str, ...]) -> str:

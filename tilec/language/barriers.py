@@ -17,6 +17,7 @@ from ..ir.dtypes import bool_, i32, mbarrier
 from ..ir.ops.arith import element_dtype
 from ..ir.ops.memory import Alloc
 from ..ir.ops.nvidia import (
+    WARP,
     FenceProxyAsync,
     MbarrierArrive,
     MbarrierExpect,
@@ -30,7 +31,6 @@ from .trace import Trace, current, refuse
 
 MOST_ARRIVALS = (1 << 20) - 1  # of a phase
 MOST_BYTES = (1 << 20) - 1  # that may be expected at once
-WARP = 32
 
 
 class Barriers(Buffer):

@@ -16,8 +16,6 @@ from ..ir.ops.tile import Copy, Fill, Gemm, StoreTile
 from ..ir.types import InflightType, MemoryType, Space, TileType
 from .element_accesses import element_accesses
 
-DIVISIONS = (arith.FloorDiv, arith.FloorMod, arith.TruncDiv, arith.TruncMod)
-
 
 def definitions(block: Block) -> dict[Value, Op]:
     """The op that defines each value in the block and in the regions in it."""
@@ -86,19 +84,24 @@ def is_harmless(op: Op) -> bool:
     """Whether `op` may be run where it need not be: pure, and no division by what may be zero."""
     if not op.pure or op.regions:
         return False
-    return not isinstance(op, DIVISIONS) or bool(constant_of(op.y))
+    return not isinstance(op, arith.DIVISIONS) or bool(constant_of(op.y))
+
+
+def space_of(value: Value) -> Space | None:
+    """Where the memory lies that `value` is a handle of; None for what is none."""
+    return value.type.space if isinstance(value.type, MemoryType) else None
 
 
 def is_shared(value: Value) -> bool:
-    return isinstance(value.type, MemoryType) and value.type.space is Space.SHARED
+    return space_of(value) is Space.SHARED
 
 
 def is_global(value: Value) -> bool:
-    return isinstance(value.type, MemoryType) and value.type.space is Space.GLOBAL
+    return space_of(value) is Space.GLOBAL
 
 
 def is_local(value: Value) -> bool:
-    return isinstance(value.type, MemoryType) and value.type.space is Space.LOCAL
+    return space_of(value) is Space.LOCAL
 
 
 def is_tile(value: Value) -> bool:

@@ -22,6 +22,7 @@ from ..ir.ops import arith
 from ..ir.ops.control import For, HardwareBlock, Launch, Role, Symbol, ThreadId, WarpUniform
 from ..ir.types import ScalarType
 from .ranges import NO_PROMISES, SYMBOL_LIMIT, Range, bounds_of
+from .value_ranges import binary_range
 
 
 @dataclass(frozen=True)
@@ -161,7 +162,9 @@ class IndexBuilder(Builder):
             case arith.Cast() if arith.element_dtype(op.x).is_integer:
                 return self.range_of(op.x)
             case arith.Binary() if arith.element_dtype(op.result).is_integer:
-                return _combined(op, self.range_of(op.x), self.range_of(op.y))
+                y = self.range_of(op.y)
+                y = _divisor(y) if isinstance(op, arith.DIVISIONS) else y
+                return binary_range(op, self.range_of(op.x), y)
         return None
 
     def form_range(self, form: Form) -> Range:
@@ -358,31 +361,8 @@ class IndexBuilder(Builder):
         self.assume(index, self.index_range(op.start, op.stop, op.step))
 
 
-def _combined(op: arith.Binary, x: Range, y: Range) -> Range | None:
-    positive = (
-        Range.between(max(1, y.low), max(1, y.high)) if y.low >= 0 and y.number is None else y
-    )
-    match op:
-        case arith.Add():
-            return x.add(y)
-        case arith.Sub():
-            return x.sub(y)
-        case arith.Mul():
-            return x.mul(y)
-        case arith.FloorDiv() | arith.TruncDiv():
-            return x.floordiv(positive) if isinstance(op, arith.FloorDiv) or x.low >= 0 else None
-        case arith.FloorMod() | arith.TruncMod():
-            return x.floormod(positive) if isinstance(op, arith.FloorMod) or x.low >= 0 else None
-        case arith.Min():
-            return x.min(y)
-        case arith.Max():
-            return x.max(y)
-        case arith.BitAnd():
-            return x.bit_and(y)
-        case arith.BitOr() | arith.BitXor():
-            return x.bit_or(y)
-        case arith.ShiftLeft():
-            return x.shift_left(y)
-        case arith.ShiftRight():
-            return x.shift_right(y)
-    return None
+def _divisor(y: Range) -> Range:
+    """What divides without a fault, where it is not known to be negative."""
+    if y.low < 0 or y.number is not None:
+        return y
+    return Range.between(max(1, y.low), max(1, y.high))

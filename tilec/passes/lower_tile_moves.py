@@ -19,7 +19,7 @@ import numpy as np
 from ..ir.core import Value
 from ..ir.layout import RegisterLayout
 from ..ir.ops.memory import memory_type
-from ..ir.ops.nvidia import LdMatrix, StMatrix
+from ..ir.ops.nvidia import WARP, LdMatrix, StMatrix
 from ..ir.ops.thread import GatherRegisters, VectorStore
 from ..ir.ops.tile import LoadTile, StoreTile
 from ..ir.types import Space
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from .lower_tiles import Lowering
 
 ROW = 8  # elements of a row of a matrix, and rows
-WARP = 32
 
 
 def lower_load_tile(op: LoadTile, lowering: Lowering) -> None:

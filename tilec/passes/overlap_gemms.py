@@ -40,7 +40,7 @@ from ..ir.ops.pipeline import Wait
 from ..ir.ops.tile import Gemm
 from ..ir.types import MemoryType, Space
 from .context import PassContext, Remark
-from .dependence import is_tile, used_values
+from .dependence import is_tile, space_of, used_values
 from .live_tiles import live_registers
 from .variants import ADDRESS_REGISTERS
 
@@ -250,11 +250,7 @@ def _divided(
 def _acts(op: Op) -> bool:
     """Whether an op does anything to memory, or synchronises."""
     effects = [effect for inner in op.walk() for effect in inner.effects()]
-    return any(e.memory is None or _space(e.memory) is not Space.FRAGMENT for e in effects)
-
-
-def _space(memory: Value) -> Space | None:
-    return memory.type.space if isinstance(memory.type, MemoryType) else None
+    return any(e.memory is None or space_of(e.memory) is not Space.FRAGMENT for e in effects)
 
 
 # The loop anew ------------------------------------------------------------------------------------

@@ -39,6 +39,7 @@ from ..ir.ops.amd import COPY_BYTES, BufferCopy, BufferCopyWait
 from ..ir.ops.control import Launch, Role, ThreadId
 from ..ir.ops.memory import Alloc, Load, Slot, Store, memory_type
 from ..ir.ops.nvidia import (
+    WARP,
     WARPGROUP,
     ClusterBarrier,
     CpAsync,
@@ -101,7 +102,6 @@ def buffer_copies(copy: Copy, threads: int) -> int:
     return size // (COPY_BYTES * threads)
 
 
-WARP = 32
 PERIOD_BYTES = 1024  # slots start at multiples of the widest swizzle's period
 
 

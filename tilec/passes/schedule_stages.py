@@ -11,7 +11,9 @@ ahead if its channel has two. Order: loads first (they take longest), then by ri
 gemm is issued before the next iteration's preparation overlaps it. A stage in a role of its own
 needs no lead: its channels let it run ahead.
 
-    slots 4:  stage "load" <lead = 3> ; stage "mma" <lead = 0>
+    channel %c <4 slots> ... pipeline 0, %n {               channel %c <4 slots> ... pipeline 0, %n {
+      stage <label = "load"> { put %c ... }            ->    stage <label = "load", lead = 3> { put %c ... }
+      stage <label = "mma"> { get %c ... } }                 stage <label = "mma"> { get %c ... } }
 """
 
 from __future__ import annotations

@@ -14,7 +14,8 @@ from ..ir.core import Access, Block, Op, Value, walk
 from ..ir.ops.control import For, HardwareBlock, If, Parallel, Simt, ThreadId, While
 from ..ir.ops.memory import Atomic, Store
 from ..ir.ops.pipeline import Pipeline
-from ..ir.types import MemoryType, Space
+from ..ir.types import Space
+from .dependence import space_of
 
 
 def differing(block: Block) -> set[Value]:
@@ -29,11 +30,11 @@ def differing_between_blocks(body: Block, indices: Iterable[Value]) -> set[Value
     """
     ops = list(walk(body))
     written = {e.memory for op in ops for e in op.effects() if e.access is Access.WRITE}
-    memories = {v for op in ops for v in op.inputs if _space(v) not in (None, Space.LOCAL)}
+    memories = {v for op in ops for v in op.inputs if space_of(v) not in (None, Space.LOCAL)}
     seeds = memories if None in written else memories & written
 
     def differs(op: Op) -> bool:
-        own = any(_space(v) is Space.SHARED for v in op.inputs)
+        own = any(space_of(v) is Space.SHARED for v in op.inputs)
         return own or isinstance(op, HardwareBlock | Atomic)
 
     return _Closure(differs).of(body, {*indices, *seeds})
@@ -61,7 +62,7 @@ class _Closure:
             if self.differs(op) or self._takes(op):
                 found.update(op.results)  # of a load too: its memory is an operand
             match op:
-                case Store() if _space(op.memory) is Space.LOCAL:
+                case Store() if space_of(op.memory) is Space.LOCAL:
                     if diverged or self._takes(op):
                         found.add(op.memory)
                 case Simt() | Parallel():
@@ -114,7 +115,3 @@ class _Closure:
 
     def _takes(self, op: Op) -> bool:
         return any(v in self.found for v in op.inputs)
-
-
-def _space(memory: Value) -> Space | None:
-    return memory.type.space if isinstance(memory.type, MemoryType) else None

@@ -297,11 +297,12 @@ def exact_range(op: Op, of: RangeOf) -> Range | None:
             known = of(op.x).compare(op.predicate, of(op.y))
             return None if known is None else Range.exactly(int(known))
         case arith.Binary():
-            return _binary(op, of(op.x), of(op.y))
+            return binary_range(op, of(op.x), of(op.y))
     return None
 
 
-def _binary(op: arith.Binary, x: Range, y: Range) -> Range | None:
+def binary_range(op: arith.Binary, x: Range, y: Range) -> Range | None:
+    """The range of a binary op of integers in x and y, if they did not wrap. None: not known."""
     match op:
         case arith.Add():
             return x.add(y)

@@ -192,6 +192,9 @@ class TruncMod(Binary, name="truncmod", pure=True):
         return _wrapping(np.fmod, *inputs)
 
 
+DIVISIONS = (FloorDiv, FloorMod, TruncDiv, TruncMod)
+
+
 class Min(Binary, name="min", pure=True):
     """The smaller. For floats a NaN gives way to a number."""
 

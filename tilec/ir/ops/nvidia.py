@@ -377,8 +377,8 @@ class AdvanceDescriptor(Op, name="advance_descriptor", level=Level.THREAD, pure=
         return (ScalarType(descriptor),)
 
 
-WARPGROUP = 128
-"""Threads that issue one wgmma (PTX ISA, 9.7.15)."""
+WARP, WARPGROUP = 32, 128
+"""Threads of a warp, and those that issue one wgmma (PTX ISA, 9.7.15)."""
 
 
 class WgmmaFence(Statement, name="wgmma_fence", level=Level.THREAD):

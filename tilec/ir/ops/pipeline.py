@@ -172,6 +172,9 @@ class WaitGemms(Op, name="wait_gemms", level=Level.TILE):
         return (Effect(Access.SYNCHRONISE),)
 
 
+CHANNEL_OPS = (Put, Commit, Get, Free, Send, Receive)
+"""What the ends of a channel do."""
+
 OPS: tuple[type[Op], ...] = (
     Channel, Pipeline, Stage, Put, Commit, Get, Free, Send, Receive, Wait, InFlight, WaitGemms,
 )  # fmt: skip

@@ -21,13 +21,13 @@ from ...errors import HazardError
 from ...ir.core import Access, Block, Constant, Op, Value, walk
 from ...ir.ops.control import For, If, Launch, Role, While, Yield
 from ...ir.ops.pipeline import (
+    CHANNEL_OPS,
     Channel,
     Commit,
     Free,
     Get,
     Pipeline,
     Put,
-    Receive,
     Send,
     Stage,
     Wait,
@@ -35,7 +35,6 @@ from ...ir.ops.pipeline import (
 from ...ir.ops.tile import Gemm
 from ...ir.types import InflightType, MemoryType
 
-CHANNEL_OPS = (Put, Commit, Get, Free, Send, Receive)
 _WRITING = (Put, Commit, Send)
 
 

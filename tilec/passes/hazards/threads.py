@@ -9,8 +9,6 @@ from numpy.typing import NDArray
 
 from ...ir.ops.nvidia import WARPGROUP
 
-WARP = 32
-
 Mask = NDArray[np.bool_]
 Times = NDArray[np.int64]
 
