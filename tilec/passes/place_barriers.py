@@ -3,7 +3,8 @@
 Needs: pipelines lowered (managed buffers have their synchronisation already). Leaves: a barrier of
 the role between any two statements that touch one shared buffer from different threads, at least
 one writing it; before it the wait for what cp.async writes, and a fence where an engine reads what
-threads wrote.
+threads wrote. A tensor that the launch both reads and writes is such a buffer too, as far as the
+block goes; within a simt region it is the program's to order.
 
     copy %A[...] -> %As <instruction = "cp_async">     copy %A[...] -> %As
     %x = gemm %As, %Bs, %acc                     ->    cp_async_commit ; cp_async_wait <pending = 0> ; barrier
@@ -68,6 +69,7 @@ class _Pending:
     unfenced: set[Value] = field(default_factory=set)
     copies: set[Value] = field(default_factory=set)
     groups: set[Value] = field(default_factory=set)
+    sent: set[Value] = field(default_factory=set)  # to tensors, by engines
     outer: set[Outer] = field(default_factory=set)  # of global memory
 
     def _sets(self) -> tuple[set[Any], ...]:
@@ -78,6 +80,7 @@ class _Pending:
             self.unfenced,
             self.copies,
             self.groups,
+            self.sent,
             self.outer,
         )
 
@@ -120,7 +123,9 @@ class _Pending:
             self.reads.add(buffer)
         else:
             self.writes.add(buffer)
-        if effect.access is Access.WRITE and effect.proxy == "generic":
+        if effect.access is Access.WRITE and is_global(buffer):
+            self.sent |= {buffer} if effect.proxy == "async" else set()
+        elif effect.access is Access.WRITE and effect.proxy == "generic":
             self.unfenced.add(buffer)
 
     def state(self) -> tuple[frozenset[Value], ...]:
@@ -146,6 +151,7 @@ class _Placer:
             for op in walk(launch.body)
             if isinstance(op, Alloc) and is_shared(op.result) and not op.managed
         }
+        self.tensors = _read_and_written(launch)
         self.defined_by = definitions(launch.body)
         self.differing = differing(launch.body)
         ordering = [op for op in walk(launch.body) if orders(op)]
@@ -323,7 +329,9 @@ class _Placer:
                 if effect.memory is not None and effect.access in (Access.READ, Access.WRITE):
                     buffer = self._buffer(effect.memory)
                     if buffer is not None and (
-                        self.simt is None or isinstance(op, Simt) or buffer not in self.private
+                        self.simt is None
+                        or isinstance(op, Simt)
+                        or buffer not in self.private | self.tensors
                     ):
                         found.append((effect, buffer))
         return found
@@ -332,15 +340,18 @@ class _Placer:
         op = self.defined_by.get(handle)
         if isinstance(op, Slot):
             handle = op.ring
-        return handle if handle in self.buffers else None
+        return handle if handle in self.buffers or handle in self.tensors else None
 
     def _before(
         self, op: Op, pending: _Pending, ops: list[Op], accesses: list[tuple[Effect, Value]]
     ) -> None:
         """Emits what must stand before `op`."""
         fence = any(e.proxy == "async" and buffer in pending.unfenced for e, buffer in accesses)
-        conflict = any(pending.conflict(effect, buffer) for effect, buffer in accesses)
+        clashing = {buffer for effect, buffer in accesses if pending.conflict(effect, buffer)}
+        tensors = clashing & self.tensors
+        conflict = bool(clashing - tensors)
         if self.divergent is None:  # where threads have parted each orders what it does itself
+            conflict = conflict or bool(tensors)
             conflict = conflict or self.ordering and pending.is_open(self._outer(op))
         if not conflict and not fence:
             return
@@ -360,10 +371,12 @@ class _Placer:
         if fence:
             ops.append(FenceProxyAsync())
             pending.unfenced.clear()
-        if "sends" in pending.outer and "releases" in self._outer(op):
+        released = "sends" in pending.outer and "releases" in self._outer(op)
+        if released or tensors & pending.sent:
             ops.append(BulkWait(pending=0))
             pending.outer.discard("sends")
-        ops.append(self.barrier.replace(stores=pending.stored))
+            pending.sent.clear()
+        ops.append(self.barrier.replace(stores=pending.stored or bool(tensors)))
         self._met(pending)
 
     def _met(self, pending: _Pending) -> None:
@@ -371,7 +384,7 @@ class _Placer:
         pending.reads.clear()
         pending.updates.clear()
         pending.outer &= {"sends"}
-        pending.writes = pending.copies | pending.groups
+        pending.writes = pending.copies | pending.groups | pending.sent
 
     def _note(self, op: Op, accesses: list[tuple[Effect, Value]], pending: _Pending) -> None:
         for effect, buffer in accesses:
@@ -393,6 +406,17 @@ class _Placer:
                     if self.releasing and effect.access is Access.WRITE:
                         found.add("sends" if effect.proxy == "async" else "stores")
         return found
+
+
+def _read_and_written(launch: Launch) -> set[Value]:
+    """The tensors that the launch reads and writes, other than by atomics."""
+    found: dict[Access, set[Value]] = {Access.READ: set(), Access.WRITE: set()}
+    for op in walk(launch.body):
+        for effect in op.effects():
+            memory = effect.memory
+            if memory is not None and is_global(memory) and not effect.atomic:
+                found.get(effect.access, set()).add(memory)
+    return found[Access.READ] & found[Access.WRITE]
 
 
 def _inside(op: Op) -> list[Op]:

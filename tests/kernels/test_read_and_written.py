@@ -1,0 +1,117 @@
+"""Tensors that a launch reads and writes: what a block wrote in one statement it finds in the next, and
+what it has read is not overwritten before, on every machine."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import tilec
+import tilec.language as T
+from tests.kernels.legs import DEVICES, compile_texts
+
+pytestmark = pytest.mark.emulator
+
+
+@tilec.kernel
+def transposed(
+    X: T.Tensor(("M", "N"), "float16"),
+    W: T.Tensor(("M", "N"), "float16"),
+    Y: T.Tensor(("N", "M"), "float16"),
+):
+    """Y = 2 X.T by way of W, which other threads fill than read."""
+    M, N = X.shape
+    with T.Kernel(T.ceildiv(M, 64), threads=128) as b:
+        for k in T.serial(T.ceildiv(N, 64)):
+            for i, j in T.Parallel(64, 64):
+                W[b * 64 + i, k * 64 + j] = X[b * 64 + i, k * 64 + j] * 2
+            for j, i in T.Parallel(64, 64):
+                Y[k * 64 + j, b * 64 + i] = W[b * 64 + i, k * 64 + j]
+
+
+@tilec.kernel
+def rotated(X: T.Tensor((256,), "float32"), times: int = 3):
+    """X[i] = X[i + times], modulo 256: a step reads what another thread overwrites."""
+    with T.Kernel(1, threads=128):
+        moved = T.alloc_fragment((256,), "float32")
+        for _ in T.serial(times):
+            for i in T.Parallel(256):
+                moved[i] = X[(i + 1) % 256]
+            T.copy(moved, X)
+
+
+@tilec.kernel
+def accumulated(
+    A: T.Tensor(("M", "K"), "float16"),
+    B: T.Tensor(("N", "K"), "float16"),
+    C: T.Tensor(("M", "N"), "float32"),
+    threads: int = 128,
+):
+    """C += A @ B.T, where C is read in another order than it is written."""
+    M, N, K = C.shape[0], C.shape[1], A.shape[1]
+    with T.Kernel(T.ceildiv(N, 64), T.ceildiv(M, 64), threads=threads) as (bx, by):
+        A_s = T.alloc_shared((64, 32), "float16")
+        B_s = T.alloc_shared((64, 32), "float16")
+        before = T.alloc_fragment((64, 64), "float32")
+        sums = T.alloc_fragment((64, 64), "float32")
+        T.copy(C[by * 64, bx * 64], before)
+        T.clear(sums)
+        for k in T.Pipelined(T.ceildiv(K, 32), num_stages=3):
+            T.copy(A[by * 64, k * 32], A_s)
+            T.copy(B[bx * 64, k * 32], B_s)
+            T.gemm(A_s, B_s, sums, transpose_B=True)
+        for i, j in T.Parallel(64, 64):
+            sums[i, j] += before[i, j]
+        T.copy(sums, C[by * 64, bx * 64])
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_what_one_statement_writes_the_next_one_reads(device: str) -> None:
+    for m, n in ((64, 64), (65, 63), (1, 130), (0, 5)):
+        x = np.random.default_rng(m).integers(-9, 10, (m, n)).astype(np.float16)
+        w, y = np.full_like(x, np.nan), np.full((n, m), np.nan, np.float16)
+        with tilec.device(device):
+            transposed(x, w, y)
+        assert np.array_equal(y, 2 * x.T), (m, n)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_what_is_read_is_not_overwritten_before(device: str) -> None:
+    for times in (0, 1, 3):
+        x = np.arange(256, dtype=np.float32)
+        with tilec.device(device):
+            rotated(x, times=times)
+        assert np.array_equal(x, np.roll(np.arange(256), -times)), times
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_product_added_to_what_was_there(device: str) -> None:
+    for m, n, k in ((64, 64, 96), (65, 136, 8), (1, 1, 1), (130, 72, 0)):
+        rng = np.random.default_rng(k)
+        a, b = (rng.integers(-3, 4, (rows, k)).astype(np.float16) for rows in (m, n))
+        c = rng.integers(-9, 10, (m, n)).astype(np.float32)
+        expected = a.astype(np.float32) @ b.astype(np.float32).T + c
+        with tilec.device(device):
+            accumulated(a, b, c)
+        assert np.array_equal(c, expected), (m, n, k)
+
+
+def test_a_statement_alone_meets_nobody() -> None:
+    """In place, each element by one thread: no barrier."""
+
+    @tilec.kernel
+    def doubled(X: T.Tensor(("N",), "float32")):
+        with T.Kernel(T.ceildiv(X.shape[0], 128), threads=128) as b:
+            for i in T.Parallel(128):
+                X[b * 128 + i] = X[b * 128 + i] * 2
+
+    for target in ("cuda:sm_80", "hip:gfx942"):
+        text = doubled.lower(target=target).source
+        assert "barrier" not in text[text.index('extern "C"') :]
+        text = rotated.lower(target=target).source
+        assert text.count("barrier_for_stores();") == 2, "before the reads, and before the stores"
+
+
+def test_texts_compile() -> None:
+    for kernel in (transposed, rotated):
+        compile_texts(kernel)
