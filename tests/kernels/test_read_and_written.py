@@ -65,6 +65,28 @@ def accumulated(
         T.copy(sums, C[by * 64, bx * 64])
 
 
+@tilec.kernel
+def framed(X: T.Tensor(("M", 64), "float16"), Y: T.Tensor(("R", 64), "float16")):
+    """Of each 64 rows of Y the middle 32 are X's, the others -1."""
+    with T.Kernel(T.ceildiv(X.shape[0], 32), threads=128) as b:
+        rows = T.alloc_fragment((32, 64), "float16")
+        T.copy(X[b * 32, 0], rows)
+        for i, j in T.Parallel(64, 64):
+            Y[b * 64 + i, j] = -1
+        T.copy(rows, Y[b * 64 + 16, 0])
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_the_later_of_two_writes_stays(device: str) -> None:
+    x = np.random.default_rng(0).standard_normal((96, 64)).astype(np.float16)
+    y = np.full((192, 64), np.nan, np.float16)
+    with tilec.device(device):
+        framed(x, y)
+    expected = np.full((3, 64, 64), -1, np.float16)
+    expected[:, 16:48] = x.reshape(3, 32, 64)
+    assert np.array_equal(y, expected.reshape(192, 64))
+
+
 @pytest.mark.parametrize("device", DEVICES)
 def test_what_one_statement_writes_the_next_one_reads(device: str) -> None:
     for m, n in ((64, 64), (65, 63), (1, 130), (0, 5)):
@@ -110,6 +132,9 @@ def test_a_statement_alone_meets_nobody() -> None:
         assert "barrier" not in text[text.index('extern "C"') :]
         text = rotated.lower(target=target).source
         assert text.count("barrier_for_stores();") == 2, "before the reads, and before the stores"
+    text = accumulated.lower(target="cuda:sm_90a", threads=128).source
+    _, between, _ = text[text.index('extern "C"') :].split("tma_store")
+    assert "bulk_wait<0>" not in between, "parts of a store go side by side"
 
 
 def test_texts_compile() -> None:

@@ -3,8 +3,8 @@
 Needs: pipelines lowered (managed buffers have their synchronisation already). Leaves: a barrier of
 the role between any two statements that touch one shared buffer from different threads, at least
 one writing it; before it the wait for what cp.async writes, and a fence where an engine reads what
-threads wrote. A tensor that the launch both reads and writes is such a buffer too, as far as the
-block goes; within a simt region it is the program's to order.
+threads wrote. A tensor that one statement writes and another reads or writes is such a buffer too,
+as far as the block goes; within a simt region it is the program's to order.
 
     copy %A[...] -> %As <instruction = "cp_async">     copy %A[...] -> %As
     %x = gemm %As, %Bs, %acc                     ->    cp_async_commit ; cp_async_wait <pending = 0> ; barrier
@@ -30,7 +30,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ..errors import HazardError
+from ..errors import HazardError, Loc
 from ..ir.core import Access, Block, Effect, Level, Op, Program, Value, at, walk
 from ..ir.ops.amd import BufferCopyWait
 from ..ir.ops.control import For, If, Launch, Role, Simt, While, Yield, map_launches
@@ -43,6 +43,8 @@ from .element_accesses import MOST, Accessed, element_accesses
 from .protocols import ThreadCopies, thread_copies
 from .uniformity import differing
 
+Store = tuple[Value, Loc]
+"""A tensor, and where the statement stands that writes it."""
 Outer = Literal["touches", "stores", "sends", "releases", "acquires"]
 """What is done to global memory. An engine `sends` what it stores until a bulk_wait says otherwise."""
 
@@ -69,7 +71,8 @@ class _Pending:
     unfenced: set[Value] = field(default_factory=set)
     copies: set[Value] = field(default_factory=set)
     groups: set[Value] = field(default_factory=set)
-    sent: set[Value] = field(default_factory=set)  # to tensors, by engines
+    stores: set[Store] = field(default_factory=set)  # to tensors
+    sent: set[Store] = field(default_factory=set)  # those of engines
     outer: set[Outer] = field(default_factory=set)  # of global memory
 
     def _sets(self) -> tuple[set[Any], ...]:
@@ -80,6 +83,7 @@ class _Pending:
             self.unfenced,
             self.copies,
             self.groups,
+            self.stores,
             self.sent,
             self.outer,
         )
@@ -97,8 +101,15 @@ class _Pending:
             mine.clear()
         self.merge(other)
 
-    def conflict(self, effect: Effect, buffer: Value) -> bool:
-        """Whether an access to a buffer must come after what is open."""
+    def conflict(self, effect: Effect, buffer: Value, loc: Loc) -> bool:
+        """Whether an access to a buffer, by a statement at a place, must come after what is open."""
+        stored = {place for tensor, place in self.stores if tensor is buffer}
+        if effect.access is Access.READ or effect.atomic:
+            ours = bool(stored)
+        else:
+            ours = bool(stored - {loc})  # the parts of one statement are apart
+        if ours:
+            return True
         if effect.atomic:
             return buffer in self.writes or buffer in self.reads
         writes = effect.access is Access.WRITE
@@ -115,17 +126,19 @@ class _Pending:
         """Whether stores to global memory are open that somebody may release."""
         return "stores" in self.outer
 
-    def note(self, effect: Effect, buffer: Value) -> None:
-        """An access to a buffer is open."""
+    def note(self, effect: Effect, buffer: Value, loc: Loc) -> None:
+        """An access to a buffer, by a statement at a place, is open."""
         if effect.atomic:
             self.updates.add(buffer)
         elif effect.access is Access.READ:
             self.reads.add(buffer)
+        elif is_global(buffer):
+            self.stores.add((buffer, loc))
+            self.sent |= {(buffer, loc)} if effect.proxy == "async" else set()
+            return
         else:
             self.writes.add(buffer)
-        if effect.access is Access.WRITE and is_global(buffer):
-            self.sent |= {buffer} if effect.proxy == "async" else set()
-        elif effect.access is Access.WRITE and effect.proxy == "generic":
+        if effect.access is Access.WRITE and effect.proxy == "generic":
             self.unfenced.add(buffer)
 
     def state(self) -> tuple[frozenset[Value], ...]:
@@ -151,7 +164,7 @@ class _Placer:
             for op in walk(launch.body)
             if isinstance(op, Alloc) and is_shared(op.result) and not op.managed
         }
-        self.tensors = _read_and_written(launch)
+        self.tensors = _shared_tensors(launch)
         self.defined_by = definitions(launch.body)
         self.differing = differing(launch.body)
         ordering = [op for op in walk(launch.body) if orders(op)]
@@ -347,7 +360,7 @@ class _Placer:
     ) -> None:
         """Emits what must stand before `op`."""
         fence = any(e.proxy == "async" and buffer in pending.unfenced for e, buffer in accesses)
-        clashing = {buffer for effect, buffer in accesses if pending.conflict(effect, buffer)}
+        clashing = {buffer for e, buffer in accesses if pending.conflict(e, buffer, op.loc)}
         tensors = clashing & self.tensors
         conflict = bool(clashing - tensors)
         if self.divergent is None:  # where threads have parted each orders what it does itself
@@ -372,7 +385,7 @@ class _Placer:
             ops.append(FenceProxyAsync())
             pending.unfenced.clear()
         released = "sends" in pending.outer and "releases" in self._outer(op)
-        if released or tensors & pending.sent:
+        if released or any(tensor in tensors for tensor, _ in pending.sent):
             ops.append(BulkWait(pending=0))
             pending.outer.discard("sends")
             pending.sent.clear()
@@ -384,11 +397,12 @@ class _Placer:
         pending.reads.clear()
         pending.updates.clear()
         pending.outer &= {"sends"}
-        pending.writes = pending.copies | pending.groups | pending.sent
+        pending.writes = pending.copies | pending.groups
+        pending.stores = set(pending.sent)
 
     def _note(self, op: Op, accesses: list[tuple[Effect, Value]], pending: _Pending) -> None:
         for effect, buffer in accesses:
-            pending.note(effect, buffer)
+            pending.note(effect, buffer, op.loc)
         if self.ordering:
             pending.outer |= self._outer(op) - {"releases"}
 
@@ -408,15 +422,21 @@ class _Placer:
         return found
 
 
-def _read_and_written(launch: Launch) -> set[Value]:
-    """The tensors that the launch reads and writes, other than by atomics."""
-    found: dict[Access, set[Value]] = {Access.READ: set(), Access.WRITE: set()}
+def _shared_tensors(launch: Launch) -> set[Value]:
+    """The tensors that one statement of the launch writes, and another reads or writes, other than by
+    atomics."""
+    reads: set[Value] = set()
+    writes: dict[Value, set[Loc]] = {}
     for op in walk(launch.body):
         for effect in op.effects():
             memory = effect.memory
-            if memory is not None and is_global(memory) and not effect.atomic:
-                found.get(effect.access, set()).add(memory)
-    return found[Access.READ] & found[Access.WRITE]
+            if memory is None or not is_global(memory) or effect.atomic:
+                continue
+            if effect.access is Access.READ:
+                reads.add(memory)
+            elif effect.access is Access.WRITE:
+                writes.setdefault(memory, set()).add(op.loc)
+    return {memory for memory, places in writes.items() if memory in reads or len(places) > 1}
 
 
 def _inside(op: Op) -> list[Op]:
