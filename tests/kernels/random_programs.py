@@ -6,8 +6,9 @@
 Floats hold small integers: what grows is clamped, so that any order of summation gives the same
 numbers, and machines are compared bit by bit. Every tile, vector and shared buffer of a program is
 filled first and written out last, each block's to its own place. What is made on the way: moves of
-every kind, Parallel nests with conditions, reductions, scans, products, pipelined and serial loops
-of any trip count one in the other, branches, code of single threads, atomics.
+every kind, through a workspace too, Parallel nests with conditions, reductions, scans, products,
+pipelined and serial loops of any trip count one in the other, branches, code of single threads,
+atomics.
 """
 
 from __future__ import annotations
@@ -62,6 +63,7 @@ class RandomProgram:
     tile: tuple[int, int]
     size: tuple[int, int, int]  # rows, columns, and what products sum over
     buffers: tuple[Buffer, ...]
+    scratch: Buffer  # of which each block has its own in a workspace
     body: list[Statement]
 
     @property
@@ -81,9 +83,12 @@ class RandomProgram:
                 inner=self.size[2],
             ).splitlines(),
             "", "@tilec.kernel", "def k(", *(f"    {p}," for p in params), "):",
+            f"    W = T.alloc_global({(gx, gy, *self.tile)}, {self.scratch.dtype!r})",
             f"    with T.Kernel({gx}, {gy}, threads={self.threads}) as (bx, by):",
         ]  # fmt: skip
         lines += ["        " + line for b in self.buffers for line in self._opening(b)]
+        m, n = self.tile
+        lines += [f"        for i, j in T.Parallel({m}, {n}):", "            W[bx, by, i, j] = 1"]
         lines += ["        v = T.alloc_var('int32', 1)", "        t = T.get_thread_binding()"]
         lines += [line for statement in self.body for line in statement.text(2)]
         lines += [f"        T.copy({b.name}, O_{b.name}[bx, by, {', '.join('0' * len(b.shape))}])"
@@ -138,9 +143,10 @@ class Writer:
         self.k = draw.choice((16, 32, 32, 64))
         size = (self._extent(self.m), self._extent(self.n), draw.choice((1, 16, 40, 96, 130)))
         self.buffers = self._buffers()
+        self.scratch = Buffer("W", self._dtype(), (self.m, self.n))
         body = [self._statement(0) for _ in range(draw.randint(2, 7))]
         return RandomProgram(
-            self.seed, self.threads, (self.m, self.n), size, tuple(self.buffers), body
+            self.seed, self.threads, (self.m, self.n), size, tuple(self.buffers), self.scratch, body
         )
 
     def _extent(self, tile: int) -> int:
@@ -174,7 +180,8 @@ class Writer:
 
     def _statement(self, depth: int) -> Statement:
         simple = [self._copy_in, self._copy, self._nest, self._nest, self._vectors, self._reduce,
-                  self._reduce, self._scan, self._one_thread_each, self._atomic, self._count]  # fmt: skip
+                  self._reduce, self._scan, self._one_thread_each, self._atomic, self._count,
+                  self._to_workspace, self._from_workspace]  # fmt: skip
         if self.products:
             simple += [self._product, self._product]
         nested = [self._serial, self._pipelined, self._branch]
@@ -205,6 +212,23 @@ class Writer:
         if one is None or other is None or one.name == other.name or one.shape != other.shape:
             return None
         return Statement((f"T.copy({one.name}, {other.name})",))
+
+    def _to_workspace(self) -> Statement | None:
+        source = self._of("FS", [self.scratch.dtype])
+        if source is not None and source.shape == self.scratch.shape and self.draw.random() < 0.5:
+            return Statement((f"T.copy({source.name}, W[bx, by, 0, 0])",))
+        store = f"W[bx, by, i, j] = {self._clamped(self.scratch, 1, self.scratch)}"
+        return Statement((f"for i, j in T.Parallel({self.m}, {self.n}):", f"    {store}"))
+
+    def _from_workspace(self) -> Statement | None:
+        target = self._of("FS", [self.scratch.dtype])
+        if target is None or target.shape != self.scratch.shape:
+            return None
+        if self.draw.random() < 0.4:
+            return Statement((f"T.copy(W[bx, by, 0, 0], {target.name})",))
+        place = f"(i + {self.draw.randrange(3)}) % {self.m}, {self.n - 1} - j"
+        load = f"{target.name}[i, j] = W[bx, by, {place}]"
+        return Statement((f"for i, j in T.Parallel({self.m}, {self.n}):", f"    {load}"))
 
     def _nest(self) -> Statement | None:
         target = self._of("FS")
