@@ -81,7 +81,22 @@ def scope(**changes: object) -> Iterator[Config]:
         _override.reset(token)
 
 
+def read_check(said: object, where: str = "TILEC_CHECK") -> str:
+    """What is checked, from the variable or an argument: "", "1" or "bounds". Raises TilecError for
+    anything else.
+    """
+    kinds = {"": "", "0": "", "false": "", "1": "1", "true": "1", "bounds": "bounds"}
+    kind = kinds.get(str(said).strip().lower())
+    if kind is None:
+        raise TilecError(
+            "TLC0601", f"{where}={said!r} names no checks", hint="1 or bounds; 0 for none"
+        )
+    return kind
+
+
 def _read(name: str, text: str) -> object:
+    if name == "check":
+        return read_check(text)
     default = getattr(Config(), name)
     if isinstance(default, bool):
         return text.strip().lower() not in ("0", "", "off", "no", "false")

@@ -88,6 +88,25 @@ def test_an_array_without_an_annotation_is_told_by_its_name() -> None:
         assert caught.value.loc == forgot.loc and "T.Tensor" in caught.value.hint
 
 
+def test_what_is_checked_is_one_of_few_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel = doubler()
+    for check in (True, "1", 0, False, "0"):
+        kernel(*arrays(64), check=check)
+    with pytest.raises(TilecError, match=r"outside global \[5\]"):
+        kernel(*arrays(5), check="bounds")
+    with pytest.raises(TilecError, match="check='bound' names no checks"):
+        kernel(*arrays(5), check="bound")
+    monkeypatch.setenv("TILEC_CHECK", "yes")
+    with pytest.raises(TilecError, match="TILEC_CHECK='yes' names no checks"):
+        kernel(*arrays(6), device="interpreter")
+
+
+def test_a_mask_is_not_dropped() -> None:
+    a, b = arrays(4)
+    with pytest.raises(ArgumentError, match="mask"):
+        doubler()(np.ma.array(a, mask=[0, 1, 0, 0]), b)
+
+
 def test_shapes_count_where_the_program_depends_on_them() -> None:
     kernel = doubler()
     chosen: list[int] = []

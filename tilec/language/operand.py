@@ -25,6 +25,10 @@ Number = bool | int | float
 BY_ZERO = (
     "the divisor is a compile-time 0: give the call another value, or guard it with a Python if"
 )
+COMPUTED_DIMENSION = (
+    "compute it in a kernel or a T.macro; a tensor's dimension that follows from others is computed "
+    "from T.const, or has a name of its own"
+)
 _NUMBERS = (bool, int, float, np.integer, np.floating, np.bool_)
 
 
@@ -361,7 +365,7 @@ def binary(op: type[arith.Binary], x: Any, y: Any) -> Any:
     """x `op` y, or NotImplemented for what is no scalar."""
     if not _known(x, y):
         return NotImplemented
-    trace = current(f"{op.name} of values of a kernel")
+    trace = current(f"{op.name} of values of a kernel", COMPUTED_DIMENSION)
     with trace.here():
         a, b = computed(x, y)
         dtype = arith.element_dtype(a)

@@ -218,7 +218,10 @@ tracing: Callable[[], Trace | None] = _current.get
 """The trace that runs now, if one does."""
 
 
-def current(what: str) -> Trace:
+IN_A_KERNEL = "call it in a function decorated with tilec.kernel, or in a T.macro"
+
+
+def current(what: str, hint: str = IN_A_KERNEL) -> Trace:
     """The trace that runs now. Raises LanguageError where `what` is used outside a kernel."""
     trace = _current.get()
     if trace is None:
@@ -226,7 +229,7 @@ def current(what: str) -> Trace:
             "TLC0102",
             f"{what} has a meaning only while a kernel is compiled",
             loc=locate(),
-            hint="call it in a function decorated with tilec.kernel, or in a T.macro",
+            hint=hint,
         )
     return trace
 

@@ -174,6 +174,8 @@ def _protocol(value: object) -> str:
 def _find_adapter(array: object) -> Adapter:
     match _protocol(array):
         case "numpy":
+            if hasattr(array, "mask"):  # numpy.ma's
+                raise _masked()
             return Adapter("numpy", _view_numpy, _fingerprint_numpy, lambda array: _CPU)
         case "cupy":
             place = operator.attrgetter("data.device_id")
@@ -191,6 +193,14 @@ def _find_adapter(array: object) -> Adapter:
         "TLC0801",
         f"an array was expected, not {type(array).__name__}",
         hint="pass a NumPy, cupy, torch or JAX array, or anything with __dlpack__",
+    )
+
+
+def _masked() -> ArgumentError:
+    return ArgumentError(
+        "TLC0801",
+        "an array with a mask cannot be passed to a kernel",
+        hint="pass its values, x.filled(0), and the mask as an array of its own",
     )
 
 
@@ -248,7 +258,7 @@ def _view_interface(array: Any) -> ArrayView:
     if strides is None:
         strides = contiguous_strides(shape, dtype.itemsize)
     if interface.get("mask") is not None:
-        raise ArgumentError("TLC0801", "an array with a mask cannot be passed to a kernel")
+        raise _masked()
     index = getattr(getattr(array, "device", None), "id", 0)
     stream = interface.get("stream")
     return ArrayView(

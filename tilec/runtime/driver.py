@@ -74,7 +74,7 @@ def _call(kernel: Kernel, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any
         if place is not None:
             stack.enter_context(device(str(place)))
         if check is not None:
-            stack.enter_context(config.scope(check=str(check)))
+            stack.enter_context(config.scope(check=config.read_check(check, "check")))
         chosen = select_device([*args, *given.values()])
         aim = find_target(target) if target is not None else chosen.target
         if kernel.tuning is not None:
