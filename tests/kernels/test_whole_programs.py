@@ -143,3 +143,36 @@ def test_rows_that_are_eliminated_thread_by_thread() -> None:
     for device, arrays in every_leg(factored, a):
         lower, upper = np.tril(arrays[0], -1) + np.eye(8), np.triu(arrays[0])
         np.testing.assert_allclose(lower @ upper, a, atol=1e-10, err_msg=device)
+
+
+@tilec.kernel
+def rescaled(A: T.Tensor(("M", "K"), "float16"), Y: T.Tensor(("M", "M"), "float32"),
+             Z: T.Tensor(("M", "M"), "float32")):  # fmt: skip
+    """Y is written, read and written again by one block, each time by other threads."""
+    with T.Kernel(1, threads=128):
+        a = T.alloc_shared((64, 64), "float16")
+        acc = T.alloc_fragment((64, 64), "float32")
+        peak = T.alloc_fragment((64,), "float32")
+        T.clear(acc)
+        for k in T.Pipelined(T.ceildiv(A.shape[1], 64), num_stages=2):
+            T.copy(A[0, k * 64], a)
+            T.gemm(a, a, acc, transpose_B=True)
+        T.copy(acc, Y[0, 0])
+        T.reduce_max(acc, peak, dim=1)
+        for i, j in T.Parallel(64, 64):
+            acc[i, j] = Y[j, i] - peak[i]
+        T.copy(acc, Y[0, 0])
+        for i, j in T.Parallel(64, 64):
+            Z[j, i] = Y[i, j] * 2
+
+
+@pytest.mark.parametrize("size", [(64, 128), (40, 24)], ids=str)
+def test_global_memory_that_a_block_uses_again(size: tuple[int, int]) -> None:
+    m = size[0]
+    a = np.random.default_rng(0).integers(-2, 3, size).astype(np.float16)
+    product = a.astype(np.float64) @ a.T.astype(np.float64)
+    y = product - np.maximum(product.max(axis=1), 0 if m < 64 else -np.inf)[:, None]
+    empty = np.zeros((m, m), np.float32)
+    for device, arrays in every_leg(rescaled, a, empty, empty):
+        np.testing.assert_array_equal(arrays[1], y, err_msg=device)
+        np.testing.assert_array_equal(arrays[2], 2 * y.T, err_msg=device)
