@@ -4,7 +4,7 @@ deadlock, or schedules that disagree, or the product is wrong; without a fault i
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -18,7 +18,7 @@ from tests.kernels.machines import SCHEDULES, Case, Size
 from tests.kernels.programs import TILES, Tile, reference
 from tests.kernels.text_faults import E, Fault, fault
 from tilec.backends.emitter import EmittedProgram, render
-from tilec.runtime.emulator import EmulatorError, build, run
+from tilec.runtime.emulator import EmulatorError, Mode, Order, build, run
 
 pytestmark = pytest.mark.emulator
 
@@ -282,6 +282,13 @@ FAULTS: dict[str, dict[str, Fault]] = {
 }
 
 
+ONE_EACH: tuple[tuple[Mode, Order], ...] = (
+    ("late", "forward"), ("early", "forward"), ("random", "random"),
+)  # fmt: skip
+UNSEEN = {("staging reused too early", "early")}
+"""A copy engine that has read at once is not disturbed, and its reads are nobody's who could race."""
+
+
 @cache
 def emitted(machine: str) -> EmittedProgram:
     return CASES[machine].lower().lowered.emitted
@@ -305,14 +312,21 @@ def libraries(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
         return found
 
 
-def report(machine: str, library: Path, number: int, races: bool = True) -> str:
-    """What the emulator says of body `number` in any of the schedules; "" for nothing."""
+def report(
+    machine: str,
+    library: Path,
+    number: int,
+    races: bool = True,
+    schedules: Sequence[tuple[Mode, Order]] = SCHEDULES,
+) -> str:
+    """What the emulator says of body `number` in the first of the schedules that shows anything; ""
+    for nothing."""
     (launch,) = emitted(machine).launches
     launch = replace(launch, symbol=f"gemm_{number}")
     m, n, k = SIZE
     a, b, _ = programs.operands(*SIZE, "float16", True)
     first: np.ndarray | None = None
-    for mode, order in SCHEDULES:
+    for mode, order in schedules:
         c = np.full((m, n), np.nan, np.float16)
         values = {"A": a, "B": b, "C": c, "M": m, "N": n, "K": k}
         try:
@@ -335,7 +349,9 @@ def test_fault_is_found(libraries: Mapping[str, Path], machine: str, name: str) 
     number = list(FAULTS[machine]).index(name) + 1
     found = report(machine, libraries[machine], number, races=False)
     assert re.search(FAULTS[machine][name].expected, found, re.DOTALL), found
-    assert report(machine, libraries[machine], number), "found without races, not with them"
+    for schedule in ONE_EACH:
+        if (name, schedule[0]) not in UNSEEN:
+            assert report(machine, libraries[machine], number, schedules=[schedule]), schedule
 
 
 def test_the_table_of_faults_is_whole() -> None:
