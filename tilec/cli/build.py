@@ -22,21 +22,14 @@ from ..runtime.compilers import assemble, pick_compiler
 from ..runtime.driver import compile_program
 from ..target import Target, find_target
 from .output import output
-from .programs import DEFINES, FILE, load_file, need_kernels, read_defines, trace
+from .programs import DEFINES, FILE, TARGETS, load_file, need_kernels, read_defines, trace
 
 EMIT = ("source", "ir", "ptx", "binary", "manifest", "launcher")
 
 
 @click.command("build")
 @FILE
-@click.option(
-    "--target",
-    "targets",
-    multiple=True,
-    default=("cuda:sm_90a",),
-    show_default=True,
-    help="May be repeated.",
-)
+@TARGETS
 @DEFINES
 @click.option(
     "-o",

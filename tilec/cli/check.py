@@ -14,19 +14,12 @@ from ..passes.context import Assume, Facts, PassContext, assumptions
 from ..runtime.lowering import lower_program, standard_registry
 from ..target import find_target
 from .output import output
-from .programs import DEFINES, FILE, load_file, need_kernels, read_defines, trace
+from .programs import DEFINES, FILE, TARGETS, load_file, need_kernels, read_defines, trace
 
 
 @click.command("check")
 @FILE
-@click.option(
-    "--target",
-    "targets",
-    multiple=True,
-    default=("cuda:sm_90a",),
-    show_default=True,
-    help="May be repeated.",
-)
+@TARGETS
 @DEFINES
 def command(file: Path, targets: tuple[str, ...], defines: tuple[str, ...]) -> int:
     """Trace and lower FILE's kernels, verifying the IR between passes; write nothing."""

@@ -29,6 +29,14 @@ DEFAULT_EXTENT = 256  # of a symbol that -D does not give
 LARGE_EXTENT = 4096  # what a heuristic is told of such a symbol: what is built is for any size
 
 FILE = click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+TARGETS = click.option(
+    "--target",
+    "targets",
+    multiple=True,
+    default=("cuda:sm_90a",),
+    show_default=True,
+    help="May be repeated.",
+)
 DEFINES = click.option(
     "-D",
     "defines",
