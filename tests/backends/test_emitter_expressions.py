@@ -39,6 +39,7 @@ from tilec.ir.dtypes import (
 )
 from tilec.ir.ops import arith, builtin_registry, functions
 from tilec.ir.ops.control import ThreadId
+from tilec.ir.types import ScalarType
 from tilec.runtime.emulator import build, run
 from tilec.target import find_target
 
@@ -309,6 +310,28 @@ def test_what_only_f32_has_goes_through_it() -> None:
 )
 def test_constants(number: Any, dtype: DType, text: str) -> None:
     assert constant_expression(constant(number, dtype)).text == text
+
+
+def test_a_choice_of_numbers_says_its_dtype() -> None:
+    """C++ has several `max`, and a choice of two literals is no f32 of the emulator."""
+    p, x = Value(ScalarType(bool_), "p"), Value(ScalarType(f32), "x")
+    names = {p: Expression("p"), x: Expression("x")}
+
+    def text(op: Any) -> str:
+        operands = [
+            constant_expression(v) if isinstance(v, Constant) else names[v] for v in op.inputs
+        ]
+        names[op.result] = elementwise_expression(op, operands)
+        return names[op.result].text
+
+    one, six, low = (constant(number, f32) for number in (1.0, 6.0, -32.0))
+    for arm, found in (
+        (six, "max(convert<f32>(p ? 6.0f : 1.0f), convert<f32>(-32.0f))"),
+        (x, "max(p ? x : 1.0f, -32.0f)"),
+    ):
+        choice = arith.Select(p, arm, one)
+        text(choice)
+        assert text(arith.Max(choice.result, low)) == found
 
 
 @pytest.mark.emulator

@@ -98,7 +98,7 @@ def test_nvidia_of_any_arguments(case: Case, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("block_M", "block_N", "threads"), [(192, 192, 384), (128, 256, 512), (256, 160, 512)]
+    ("block_M", "block_N", "threads"), [(192, 192, 384), (128, 256, 512), (256, 128, 512)]
 )
 def test_more_warpgroups_take_narrower_wgmma(
     block_M: int, block_N: int, threads: int, tmp_path: Path

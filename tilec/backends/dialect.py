@@ -14,7 +14,7 @@ from ..errors import TargetUnsupported
 from .prelude import prelude_names
 
 INNER_NAMES = frozenset({
-    "base", "words", "packet", "shared_address", "half_turns", "races", "shuffle_bits", "piece", "plain", "to_odd",
+    "base", "words", "packet", "shared_address", "half_turns", "races", "piece", "plain", "to_odd", "register_pool",
     "barriers", "exchange", "packed_zero", "copy_groups", "matrix_rows", "matrix_values",
     "swizzled", "clusters", "mbarrier_states", "tma_box", "tma_load_box", "bulk_groups", "wgmma_groups",
 })  # fmt: skip

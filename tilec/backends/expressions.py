@@ -142,9 +142,9 @@ def elementwise_expression(op: arith.Elementwise, operands: Sequence[Expression]
             found = Expression(f"reinterpret<{dtype}>({operands[0].typed(element_dtype(op.x))})")
         case arith.Select():
             condition, x, y = (e.within(TERNARY) for e in operands)
-            found = Expression(
-                f"{condition} ? {x} : {y}", TERNARY, all(e.exact for e in operands[1:])
-            )
+            arms = [e.exact for e in operands[1:]]
+            exact = any(arms) if dtype.is_float else all(arms)  # a literal becomes what x is
+            found = Expression(f"{condition} ? {x} : {y}", TERNARY, exact)
         case arith.Binary():
             found = _binary(op, operands)
         case _:
@@ -247,12 +247,12 @@ def _call(op: arith.Elementwise, operands: dict[str, Expression]) -> Expression:
             loc=op.loc,
             hint="cast it to f32",
         )
-    only_constants = all(isinstance(value, Constant) for value in op.inputs)
+    literal = not any(e.exact for e in operands.values())  # which overload is meant?
     texts = {
         name: f"convert<f32>({e.text})"
         if wide and dtypes[name].is_float
         else e.typed(dtypes[name])
-        if only_constants
+        if literal
         else e.text
         for name, e in operands.items()
     }
