@@ -25,11 +25,14 @@ _WANTED = 1024  # threads a multiprocessor that have loads on their way
 
 
 def _chosen(form: Form, target: Target, shapes: Mapping[str, Sequence[int]]) -> dict[str, Any]:
-    """As few threads a row as fill the machine: a row ends with sums across them."""
+    """As few threads a row as fill the machine, or load the row at once: it ends with sums across
+    them.
+    """
+    lines, columns = shapes["W"]
+    row = columns * find_dtype(form.dtypes[0]).bytes
     wanted = _WANTED * target.multiprocessors
-    lines = shapes["W"][0]
-    threads = next((n for n in _THREADS if lines * n >= wanted), _THREADS[-1])
-    return {"threads": threads, **form.unused()}
+    fit = (n for n in _THREADS if lines * n >= wanted or n * _CHUNK_BYTES >= row)
+    return {"threads": next(fit, _THREADS[-1]), **form.unused()}
 
 
 @lru_cache(maxsize=256)

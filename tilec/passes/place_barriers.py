@@ -103,17 +103,13 @@ class _Pending:
 
     def conflict(self, effect: Effect, buffer: Value, loc: Loc) -> bool:
         """Whether an access to a buffer, by a statement at a place, must come after what is open."""
-        stored = {place for tensor, place in self.stores if tensor is buffer}
-        if effect.access is Access.READ or effect.atomic:
-            ours = bool(stored)
-        else:
-            ours = bool(stored - {loc})  # the parts of one statement are apart
-        if ours:
+        stores = effect.access is Access.WRITE and not effect.atomic
+        places = {place for tensor, place in self.stores if tensor is buffer}
+        if places - ({loc} if stores else set()):  # the parts of one statement are apart
             return True
         if effect.atomic:
             return buffer in self.writes or buffer in self.reads
-        writes = effect.access is Access.WRITE
-        return buffer in self.writes or buffer in self.updates or (writes and buffer in self.reads)
+        return buffer in self.writes or buffer in self.updates or (stores and buffer in self.reads)
 
     def is_open(self, does: set[Outer]) -> bool:
         """Whether what is done to global memory must come after what other threads did."""
