@@ -139,7 +139,9 @@ def test_loops(
     assert (found["wgmma"] + found["wgmma_registers"] > 0) == (found["tma_load"] > 0) == by_roles
     if by_roles:
         check_nvidia(compiled.lowered, "sm_90a", tmp_path)
-    for number, size in enumerate(sizes(bk)):
+    every = list(enumerate(sizes(bk)))
+    # The longest tiles take some of the trip counts: which ones there are hangs on no dtype.
+    for number, size in every if bk < 256 else every[len(name) % 3 :: 3]:
         inputs, outputs = CASES[name](Draw(dtype, number), *size, bk)
         results = [np.full(x.shape, -1, find_dtype(total).numpy) for x in outputs]
         mode, order = SCHEDULES[number % len(SCHEDULES)]
