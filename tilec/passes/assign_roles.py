@@ -46,21 +46,22 @@ def _launch(launch: Launch, context: PassContext) -> Launch:
     if not any(is_producer_stage(s) for s in stages):
         return launch.replace(launched_threads=launch.threads)  # type: ignore[return-value]
     memory: list[Op] = []
-    rest: list[Op] = []
+    own: list[Op] = []  # of each role
     for op in launch.body.ops:
         shared = isinstance(op, Channel) or (isinstance(op, Alloc) and not is_local(op.result))
         if not isinstance(op, Yield):
-            (memory if shared else rest).append(op)
+            (memory if shared else own).append(op)
+    rest = Block((), tuple(own))
     with at(launch.loc):
         consumer = Role(
-            Block((), (*_restrict(Block((), tuple(rest)), False).ops, Yield(()))),
+            Block((), (*_restrict(rest, False).ops, Yield(()))),
             label="consumer",
             first_thread=0,
             threads=launch.threads,
             barrier=CONSUMER_BARRIER,
         )
         producer = Role(
-            Block((), (*_restrict(clone_block(Block((), tuple(rest)), {}), True).ops, Yield(()))),
+            Block((), (*_restrict(clone_block(rest, {}), True).ops, Yield(()))),
             label="producer",
             first_thread=launch.threads,
             threads=WARPGROUP,
