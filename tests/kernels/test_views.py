@@ -243,3 +243,76 @@ def test_a_copy_of_a_view_is_a_copy(m: int) -> None:
         assert np.array_equal(c, a[:, 32:]), leg
     copies = [op for op in after(split_rows, "cuda:sm_80", "promote_fragments") if type(op) is Copy]
     assert copies[0].shape == (16, 32)
+
+
+@tilec.kernel
+def arena(
+    A: T.Tensor(("M", 64), "float16"),
+    B: T.Tensor((64, 64), "float16"),
+    C: T.Tensor(("M", 64), "float32"),
+    D: T.Tensor(("M", 64), "float16"),
+):
+    """C = A B, D its tiles turned around: operands and results lie in the same bytes."""
+    with T.Kernel(T.ceildiv(A.shape[0], 64), threads=128) as bx:
+        S = T.alloc_shared((2 * 64 * 64 * 2,), "uint8")
+        operands = T.view(S, (2, 64, 64), "float16")
+        result = T.view(S, (64, 64), "float32")
+        acc = T.alloc_fragment((64, 64), "float32")
+        T.copy(A[bx * 64, 0], operands[0, :, :])
+        T.copy(B, operands[1, :, :])
+        T.gemm(operands[0, :, :], operands[1, :, :], acc, clear_accum=True)
+        T.copy(acc, result)
+        T.copy(result, C[bx * 64, 0])
+        for i, j in T.Parallel(64, 64):
+            D[bx * 64 + i, j] = result[63 - i, 63 - j]
+
+
+@pytest.mark.parametrize("m", [0, 1, 64, 70])
+def test_bytes_as_elements_of_two_widths(m: int) -> None:
+    a, b = whole((m, 64)), whole((64, 64), seed=1)
+    expected = a.astype(np.float32) @ b.astype(np.float32)
+    tiles = np.zeros((-(-m // 64), 64, 64), np.float16)
+    tiles.reshape(-1, 64)[:m] = expected
+    turned = tiles[:, ::-1, ::-1].reshape(-1, 64)[:m]
+    for leg, (*_, c, d) in every_leg(
+        arena, a, b, np.full((m, 64), np.nan, np.float32), np.full((m, 64), np.nan, np.float16)
+    ):
+        assert np.array_equal(c, expected), leg
+        assert np.array_equal(d, turned), leg
+
+
+def test_bytes_that_make_elements_are_moved_together() -> None:
+    for target, text in compile_texts(arena).items():
+        assert "store_shared<16>(S" in text, target  # eight of float16
+        assert "load_shared<16>(S" in text, target  # four of float32
+
+
+@tilec.kernel
+def halves_of_bytes(
+    A: T.Tensor(("M", 64), "int4"),
+    B: T.Tensor(("M", 32), "uint8"),
+    C: T.Tensor(("M", 32), "uint8"),
+    D: T.Tensor(("M", 64), "int8"),
+    E: T.Tensor(("M", 4), "int64"),
+):
+    """The bytes of int4, the int4 of bytes, eight bytes as one number."""
+    with T.Kernel(T.ceildiv(A.shape[0], 8), threads=32) as bx:
+        S = T.alloc_shared((8, 64), "int4")
+        T.copy(A[bx * 8, 0], S)
+        T.copy(T.view(S, dtype="uint8"), C[bx * 8, 0])
+        fours, longs = T.view(B, dtype="int4"), T.view(B, (B.shape[0], 4), "int64")
+        for i, j in T.Parallel(8, 64):
+            D[bx * 8 + i, j] = fours[bx * 8 + i, j]
+        T.copy(longs[bx * 8 : bx * 8 + 8, :], E[bx * 8, 0])
+
+
+@pytest.mark.parametrize("m", [0, 1, 8, 9])
+def test_from_four_bits_to_sixty_four(m: int) -> None:
+    rng = np.random.default_rng(m)
+    a, b = (rng.integers(0, 256, (m, 32)).astype(np.uint8) for _ in range(2))
+    fours = np.stack([b << 4, b & 0xF0], -1).view(np.int8).reshape(m, 64) >> 4
+    unset = np.zeros((m, 32), np.uint8), np.zeros((m, 64), np.int8), np.zeros((m, 4), np.int64)
+    for leg, (*_, c, d, e) in every_leg(halves_of_bytes, a.view(np.int8), b, *unset):
+        assert np.array_equal(c, a), leg
+        assert np.array_equal(d, fours), leg
+        assert np.array_equal(e, b.view(np.int64)), leg

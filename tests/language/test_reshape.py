@@ -115,6 +115,52 @@ def test_the_interpreter_finds_what_leaves_a_dimension_of_shared_memory() -> Non
         leaves(np.zeros(4, np.int32))
 
 
+@tilec.kernel
+def behind_words(A: T.Tensor(("M", 6), "uint8"), C: T.Tensor(("M", 4), "int32"), i: T.int32):
+    """Words of bytes from column i on: the rows of words end before those of C."""
+    words = T.view(A, (A.shape[0], 3), "int16")
+    with T.Kernel(1, threads=32):
+        for r, j in T.Parallel(4, 4):
+            C[r, j] = words[r, i + j]
+
+
+@pytest.mark.emulator
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("i", [-1, 0, 1, 3])
+def test_outside_of_wider_elements_is_outside(device: str, i: int) -> None:
+    a = np.arange(1, 19, dtype=np.uint8).reshape(3, 6)
+    c = np.full((3, 4), -1, np.int32)
+    with tilec.device(device):
+        behind_words(a, c, i)
+    wide = np.zeros((3, 10), np.int32)
+    wide[:, 2:5] = a.view(np.int16)
+    assert np.array_equal(c, wide[:, i + 2 : i + 6])
+
+
+def test_the_interpreter_sees_bytes_through_every_view() -> None:
+    @tilec.kernel
+    def half_written(C: T.Tensor((4,), "int16")):
+        with T.Kernel(1, threads=32):
+            S = T.alloc_shared((8,), "int8")
+            for i in T.Parallel(7):
+                S[i] = 1
+            T.copy(T.view(S, dtype="int16"), C)
+
+    @tilec.kernel
+    def unordered(C: T.Tensor((4,), "int16")):
+        with T.Kernel(1, threads=32):
+            S = T.alloc_shared((8,), "int8")
+            T.fill(S, 1)
+            for i in T.Parallel(4):
+                S[i] = 2
+                C[i] = T.view(S, dtype="int16")[i]
+
+    with pytest.raises(tilec.errors.ExecutionError, match="uninitialised"):
+        half_written(np.zeros(4, np.int16))
+    with pytest.raises(tilec.errors.ExecutionError, match="no order"):
+        unordered(np.zeros(4, np.int16))
+
+
 def test_groups() -> None:
     def found(new: tuple[Any, ...], old: tuple[Any, ...]) -> list[tuple[list[int], list[int]]]:
         return [(list(a), list(b)) for a, b in _groups(new, old)]
@@ -140,9 +186,6 @@ def test_what_is_refused() -> None:
 
     def another_symbol(A: T.Tensor(("M", 64), "int32"), B: T.Tensor(("N",), "int32")):
         T.reshape(A, ("N", 64))
-
-    def wider(A: T.Tensor(("M", 64), "int32")):
-        T.view(A, dtype="int64")
 
     def a_number(A: T.Tensor(("M", 64), "int32")):
         T.reshape(3, (3,))
@@ -170,10 +213,46 @@ def test_what_is_refused() -> None:
 
     assert refused(another_size) == "`A` of shape (M, 64) has not the elements of (M, 2, 16)"
     assert "has not the elements of (N, 64)" in refused(another_symbol)
-    assert "whose elements have 64 bits: it has int32 of 32" in refused(wider)
     assert "a view of 3, which is no buffer" in refused(a_number)
     assert "2 indices into `A` as int32[M, 8, 8], which has 3" in refused(rank)
     assert "the extent M of `A` as int32[M, 8, 8]" in refused(tile)
     assert "`A` as int32[M, 8, 8] is a view" in refused(handle)
     with pytest.raises(LanguageError, match="writes fragment 'x' and uses it under two shapes"):
         lower(tilec.kernel(two_shapes), (), "cuda:sm_80", {})
+
+
+def test_elements_that_are_not_made_of_the_buffers_are_refused() -> None:
+    def other_bits(A: T.Tensor(("M", 64), "int32")):
+        T.view(A, (A.shape[0], 64), "int64")
+
+    def part_of_a_row(A: T.Tensor(("M", 7), "int32")):
+        T.view(A, dtype="int64")
+
+    def unknown_rows(A: T.Tensor(("M", "N"), "int32")):
+        T.view(A, dtype="int8")
+
+    def flags(A: T.Tensor(("M", 64), "int32")):
+        T.view(A, dtype="bool")
+
+    def wide_fragment(A: T.Tensor(("M", 64), "int32")):
+        with T.Kernel(1):
+            x = T.alloc_fragment((64,), "int32")
+            T.view(x, dtype="int64")
+
+    def part_written(A: T.Tensor(("M", 64), "int32")):
+        with T.Kernel(1):
+            S = T.alloc_shared((64,), "int32")
+            T.view(S, dtype="uint8")[0] = 1
+
+    def parts_written(A: T.Tensor((64,), "int8")):
+        with T.Kernel(1):
+            S = T.alloc_shared((16,), "int32")
+            T.copy(A, T.view(S, dtype="int8"))
+
+    assert "has not the elements of (M, 64), int32 seen as int64" in refused(other_bits)
+    assert "rows of 7 int32 are no whole number" in refused(part_of_a_row)
+    assert "rows of N int32 are no whole number" in refused(unknown_rows)
+    assert "int32 is neither made of such elements nor a part of one" in refused(flags)
+    assert "whose elements have 64 bits: it has int32 of 32" in refused(wide_fragment)
+    for function in (part_written, parts_written):
+        assert "threads that write parts of one element would race" in refused(function)

@@ -5,6 +5,12 @@ the buffer that stands at the same place in row-major order. Dimensions that bot
 as they are; the others are made one number and taken apart again, which is affine where dimensions
 are only split or merged evenly. An index outside of a dimension must not come to mean an element of
 the next row, so where it is not known to be inside it selects one that is outside of the buffer.
+
+Elements of another width are parts of the buffer's, or made of parts that are: whichever are the
+larger have one more dimension, the lowest bits first. Memory itself keeps the elements it was
+allocated with, so that nothing behind the frontend knows of two names for a byte: what is shadowed,
+ordered, proved and laid out is those elements. A part cannot be written by itself: threads that
+write parts of one element would race.
 """
 
 from __future__ import annotations
@@ -18,10 +24,17 @@ import numpy as np
 
 from ..errors import LanguageError
 from ..ir.core import Constant, Value, constant_of
+from ..ir.dtypes import DType
 from ..ir.ops import arith
 from ..ir.ops.memory import View
 from ..ir.types import Dim, MemoryType, Space
-from .arithmetic import if_then_else, reinterpret_scalar
+from .arithmetic import (
+    if_then_else,
+    join_bits,
+    reinterpret_scalar,
+    share_of_bits,
+    split_bits,
+)
 from .buffers import Buffer, Element, full_keys, indices_of
 from .dtypes import ElementType, element_type, storage_of
 from .operand import Operand, value_of, wrap
@@ -35,14 +48,20 @@ Group = tuple[range, range]
 class Reshaped(Buffer):
     """What T.reshape and T.view give of a tensor and of shared or local memory. Its elements are
     read and written as a buffer's; T.copy, T.fill, T.gemm and reductions take it and its regions.
+
+    `parts`: how many elements of the source make one of the view; `shares`: how many of the view
+    make one of the source. One of them is 1.
     """
 
-    __slots__ = ("_groups", "_type", "source")
+    __slots__ = ("_groups", "_type", "parts", "shares", "source")
 
     def __init__(self, source: Buffer, shape: tuple[Dim, ...], dtype: ElementType) -> None:
         self._type = MemoryType(storage_of(dtype.ir), shape, source.type.space)
         self.source = source
-        self._groups = tuple(_groups(shape, source.type.shape))
+        self.parts = max(dtype.bits // source.dtype.bits, 1)
+        self.shares = max(source.dtype.bits // dtype.bits, 1)
+        old = source.type.shape
+        self._groups = tuple(_groups(_cut(shape, self.parts), _cut(old, self.shares)))
         super().__init__(source.value, source.region, source.name, dtype.ir)
 
     @property
@@ -67,16 +86,33 @@ class Reshaped(Buffer):
     def __setitem__(self, key: Any, value: Any) -> None:
         trace = current("an assignment to a buffer")
         with trace.here():
+            keys = full_keys(self, key if isinstance(key, tuple) else (key,))
+            if self.shares > 1:
+                raise LanguageError(
+                    "TLC0117",
+                    f"{self.label} is written, whose elements are parts of {self.source.dtype}: threads "
+                    "that write parts of one element would race",
+                    hint=f"allocate {self.source.name or 'the buffer'} as {self.dtype}, and see that as "
+                    f"{self.source.dtype}",
+                )
             if self.dtype != self.source.dtype:
-                value = reinterpret_scalar(self.dtype(value), self.source.dtype)
-            keys = key if isinstance(key, tuple) else (key,)
-            self.source[self.places(trace, full_keys(self, keys))] = value
+                value = self.dtype(value)
+            if self.parts > 1:
+                places = [self.places(trace, (*keys, part)) for part in range(self.parts)]
+                for place, part in zip(places, split_bits(value, self.source.dtype), strict=True):
+                    self.source[place] = part
+            elif self.dtype != self.source.dtype:
+                self.source[self.places(trace, keys)] = reinterpret_scalar(value, self.source.dtype)
+            else:
+                self.source[self.places(trace, keys)] = value
 
     def __repr__(self) -> str:
         return f"<view {self.label}>"
 
     def places(self, trace: Trace, keys: Sequence[Any]) -> tuple[Any, ...]:
-        """The indices of an element in the source."""
+        """The indices of an element in the source: of a part, the last key, where it has parts; with
+        the number of the element's share behind them where it is one.
+        """
         if not all(isinstance(k, Operand | int | np.integer) for k in keys):
             raise LanguageError(
                 "TLC0115",
@@ -84,9 +120,10 @@ class Reshaped(Buffer):
                 hint="use T.copy or T.fill",
             )
         found: list[Any] = []
+        shape, inner = _cut(self.shape, self.parts), _cut(self.source.shape, self.shares)
         for new, old in self._groups:
-            extents = [self.source.shape[d] for d in old]
-            parts = [(keys[d], self.shape[d]) for d in new]
+            extents = [inner[d] for d in old]
+            parts = [(keys[d], shape[d]) for d in new]
             if len(old) == 1 and len(new) == 1:
                 found.append(parts[0][0])
             else:
@@ -126,9 +163,20 @@ class _ReshapedElement(Element):
         self.buffer = buffer
         self.indices = indices_of(buffer, keys)
         self.refusal = None
-        value = wrap(trace, value_of(buffer.source[buffer.places(trace, keys)]))
-        same = buffer.dtype == buffer.source.dtype
-        self.loaded = value if same else reinterpret_scalar(value, buffer.dtype)
+        self.loaded = wrap(trace, value_of(self._read(trace, buffer, keys)))
+
+    @staticmethod
+    def _read(trace: Trace, buffer: Reshaped, keys: tuple[Any, ...]) -> Any:
+        source = buffer.source
+        if buffer.parts > 1:
+            every = [buffer.places(trace, (*keys, part)) for part in range(buffer.parts)]
+            return join_bits([source[place] for place in every], buffer.dtype)
+        places = buffer.places(trace, keys)
+        if buffer.shares > 1:
+            return share_of_bits(source[places[:-1]], places[-1], buffer.dtype)
+        if buffer.dtype == source.dtype:
+            return source[places]
+        return reinterpret_scalar(source[places], buffer.dtype)
 
 
 def _run(parts: Sequence[tuple[int, Dim]]) -> int | None:
@@ -222,6 +270,11 @@ def _groups(new: Sequence[Dim], old: Sequence[Dim]) -> Iterator[Group]:
         yield range(first, i), range(second, j)
 
 
+def _cut(shape: tuple[Any, ...], parts: int) -> tuple[Any, ...]:
+    """A shape whose elements are cut into parts, one more dimension."""
+    return (*shape, parts) if parts > 1 else shape
+
+
 def _times(dims: Sequence[Dim]) -> str:
     return f"({', '.join(map(str, dims))})"
 
@@ -251,35 +304,74 @@ def reshape(src: Buffer, shape: Any) -> Buffer:
 
 
 def view(src: Buffer, shape: Any = None, dtype: Any = None) -> Buffer:
-    """`src` under another shape, and its elements' bits as another dtype of the same size. What is
-    written through it is written to `src`.
+    """`src` under another shape, and its bits as elements of another dtype, in row-major order, the
+    lowest bits first. What is written through it is written to `src`.
+
+    Args:
+        src: a tensor, or a shared, local or fragment buffer; a fragment keeps the size of elements.
+        shape: extents, ints and symbols, with as many bits as `src`; by default those of `src`, the
+            last one as many times larger as the elements are smaller.
+        dtype: of the elements; by default that of `src`. Elements smaller than those of `src` can only
+            be read.
 
     Raises:
-        LanguageError: another number of elements, or elements of another size.
+        LanguageError: another number of bits, or of a fragment elements of another size.
     """
     trace = current("T.view")
     with trace.here():
         if not isinstance(src, Buffer):
             raise LanguageError("TLC0117", f"a view of {src!r}, which is no buffer")
-        dims = src.type.shape if shape is None else tuple(map(_dim, _listed(shape)))
         kind = src.dtype if dtype is None else ElementType(element_type(dtype))
-        if kind.bits != src.dtype.bits:
-            raise LanguageError(
-                "TLC0117",
-                f"a view of {src.label} as {kind}, whose elements have {kind.bits} bits: it has "
-                f"{src.dtype} of {src.dtype.bits}",
-                hint="a view keeps the size of elements; T.cast converts them",
-            )
-        if _count(dims) != _count(src.type.shape):
+        _check_width(src, kind)
+        parts, shares = max(kind.bits // src.dtype.bits, 1), max(src.dtype.bits // kind.bits, 1)
+        dims = tuple(map(_dim, _listed(shape))) if shape is not None else _scaled(src, kind)
+        if _count(_cut(dims, parts)) != _count(_cut(src.type.shape, shares)):
             raise LanguageError(
                 "TLC0117",
                 f"{src.label} of shape {_times(src.type.shape)} has not the elements of "
-                f"{_times(dims)}",
-                hint="a view has as many elements; a part is a region: S[0:5, 0:5]",
+                f"{_times(dims)}" + (f", {src.dtype} seen as {kind}" if parts * shares > 1 else ""),
+                hint="a view has as many bits; a part is a region: S[0:5, 0:5]",
             )
         if src.type.space is Space.FRAGMENT:
             return _of_fragment(trace, src, dims, kind)
         return Reshaped(src, dims, kind)
+
+
+def _check_width(src: Buffer, kind: ElementType) -> None:
+    """Raises LanguageError unless elements of one dtype are elements of the other, or parts of them."""
+    small, large = sorted((kind.bits, src.dtype.bits))
+    if small == large:
+        return
+    if src.type.space is Space.FRAGMENT:
+        raise LanguageError(
+            "TLC0117",
+            f"a view of the fragment {src.label} as {kind}, whose elements have {kind.bits} bits: it "
+            f"has {src.dtype} of {src.dtype.bits}",
+            hint="copy it to shared memory, and take the view of that; T.cast converts values",
+        )
+    plain = (isinstance(d, DType) and (d.is_integer or d.is_float) for d in (kind.ir, src.elements))
+    if large % small or not all(plain):
+        raise LanguageError(
+            "TLC0117",
+            f"a view of {src.label} as {kind}: {src.dtype} is neither made of such elements nor a "
+            "part of one",
+            hint="T.cast converts values",
+        )
+
+
+def _scaled(src: Buffer, kind: ElementType) -> tuple[Dim, ...]:
+    """The shape of `src` with the last extent in elements of `kind`."""
+    *outer, last = src.type.shape
+    if kind.bits == src.dtype.bits:
+        return src.type.shape
+    if isinstance(last, str) or last * src.dtype.bits % kind.bits:
+        raise LanguageError(
+            "TLC0117",
+            f"a view of {src.label} as {kind}: rows of {last} {src.dtype} are no whole number of such "
+            "elements that is known",
+            hint="give the shape of the view",
+        )
+    return (*outer, last * src.dtype.bits // kind.bits)
 
 
 def _of_fragment(trace: Trace, src: Buffer, dims: tuple[Dim, ...], kind: ElementType) -> Buffer:

@@ -9,6 +9,9 @@ over its iterations. Every load and store of a tensor is `in_bounds`: proved, or
       %x = load %A[%i, %j * 8 + %v]    ->    for 0, 8, 1 (%v) <unroll = 0> {
       store %x, %s[%i, %j * 8 + %v]            %x = load %A_run[%v] ; store %x, %s_run[%v] }
     }                                        vector_store %s[%i, %j * 8], %s_run, 0 <count = 8>
+
+Accesses that together walk along consecutive elements, 2 * %v and 2 * %v + 1, are one run: so the
+parts of an element that T.view makes of smaller ones are moved.
 """
 
 from __future__ import annotations
@@ -46,10 +49,36 @@ def _launch(launch: Launch, context: PassContext) -> Launch:
 
 @dataclass(frozen=True)
 class _Run:
-    """An access of a vectorised loop that walks along consecutive elements."""
+    """Accesses of a vectorised loop that walk along consecutive elements: number n of them, in
+    iteration v, is at element v * len(ops) + n.
+    """
+
+    ops: tuple[ElementAccess, ...]
+    indices: tuple[Value, ...]  # of the first one at the loop's first iteration
+
+    @property
+    def op(self) -> ElementAccess:
+        return self.ops[0]
+
+
+@dataclass(frozen=True)
+class _Walk:
+    """An access of a vectorised loop that goes `step` elements further in every iteration."""
 
     op: ElementAccess
-    indices: tuple[Value, ...]  # at the loop's first iteration
+    forms: tuple[Form, ...]  # its indices at the loop's first iteration
+    step: int
+
+    def follows(self, other: _Walk, by: int) -> bool:
+        """Whether it is `by` elements behind another one, and like it in all else."""
+        *outer, last = self.forms
+        *others, first = other.forms
+        one, two = self.op, other.op
+        return (
+            (type(one), one.memory, one.predicate) == (type(two), two.memory, two.predicate)
+            and (one.attributes, self.step) == (two.attributes, other.step)
+            and (outer, last.terms, last.constant) == (others, first.terms, first.constant + by)
+        )
 
 
 class _Vectorizer(Rebuilder):
@@ -110,20 +139,21 @@ class _Vectorizer(Rebuilder):
             reason = reason or "no access in it walks along consecutive elements"
             message = f"a loop marked vectorized is unrolled: {reason}"
             self.context.remark(Remark("TLC0434", message, op.loc))
-        arrays = {run.op: self._array(run, count) for run in runs}
+        arrays = {run: self._array(run, count) for run in runs}
         zero = self.b.const(0)
         for run in runs:
             if isinstance(run.op, Load):
                 memory, safe = self.value(run.op.memory), run.op.safe_value
+                length = count * len(run.ops)
                 self.access.load(
-                    arrays[run.op], zero, memory, run.indices, count, self._predicate(run), safe
+                    arrays[run], zero, memory, run.indices, length, self._predicate(run), safe
                 )
         self.emit(op, self._iterations(op, arrays))
         for run in runs:
             if not isinstance(run.op, Load):
-                memory, array = self.value(run.op.memory), arrays[run.op]
+                memory, length = self.value(run.op.memory), count * len(run.ops)
                 put = self.access.store if isinstance(run.op, Store) else self.access.add
-                put(memory, run.indices, array, zero, count, self._predicate(run))
+                put(memory, run.indices, arrays[run], zero, length, self._predicate(run))
 
     def _hoisted(self, op: For) -> For:
         """The loop without the pure ops at its top that are the same in every iteration: they come
@@ -144,24 +174,28 @@ class _Vectorizer(Rebuilder):
         return self.value(run.op.predicate[0]) if run.op.predicate else None
 
     def _array(self, run: _Run, count: int) -> Value:
-        type_ = MemoryType(memory_type(run.op.memory).dtype, (count,), Space.LOCAL)
+        length = count * len(run.ops)
+        type_ = MemoryType(memory_type(run.op.memory).dtype, (length,), Space.LOCAL)
         array = self.b.emit(Alloc(type=type_)).result
         array.hint = f"{run.op.memory.hint or 'x'}_run"
         return array
 
-    def _iterations(self, op: For, arrays: dict[ElementAccess, Value]) -> For:
+    def _iterations(self, op: For, arrays: dict[_Run, Value]) -> For:
         """The loop with its vectors' elements in registers."""
-        index = op.body.params[0]
-        with self.b.region() as ops:
+        index, b = op.body.params[0], self.b
+        runs = {inner: (run, n) for run in arrays for n, inner in enumerate(run.ops)}
+        with b.region() as ops:
             for inner in op.body.ops:
                 with at(inner.loc), inner.loc:
-                    if isinstance(inner, Load) and inner in arrays:
-                        self.emit(inner, Load(arrays[inner], (index,), in_bounds=True))
-                    elif isinstance(inner, Store | Atomic) and inner in arrays:
-                        value = self.value(inner.value)
-                        self.b.emit(Store(value, arrays[inner], (index,), in_bounds=True))
-                    else:
+                    if inner not in runs:
                         self.op(inner)
+                        continue
+                    run, number = runs[inner]
+                    place = (b.add(b.mul(index, len(run.ops)), number),)
+                    if isinstance(inner, Load):
+                        self.emit(inner, Load(arrays[run], place, in_bounds=True))
+                    elif isinstance(inner, Store | Atomic):
+                        b.emit(Store(self.value(inner.value), arrays[run], place, in_bounds=True))
         unroll = 0 if arrays or op.unroll == 1 else op.unroll
         body = Block(op.body.params, tuple(ops))
         return op.replace(body=body, kind="serial", unroll=unroll)  # type: ignore[return-value]
@@ -202,7 +236,7 @@ class _Vectorizer(Rebuilder):
         inside = {v for inner in walk(op.body) for v in inner.results} | set(op.body.params)
         for inner in walk(op.body):
             self.b.note(inner)
-        found: list[_Run] = []
+        walks: list[_Walk] = []
         for inner in op.body.ops:
             if not isinstance(inner, ElementAccess) or not inner.indices:
                 continue
@@ -210,9 +244,14 @@ class _Vectorizer(Rebuilder):
                 (inner.memory, *inner.predicate)
             ):
                 continue
-            start = self._start(inner.indices, index, inside)
-            if start is not None and self._width(inner, start, count) > 1:
-                found.append(_Run(inner, start))
+            walks += self._walk(inner, index, inside)
+        found: list[_Run] = []
+        for first in walks:
+            run = _run_from(first, walks)
+            if run:
+                start = tuple(self.b.build(form) for form in first.forms)
+                if self._width(first.op, start, count * len(run)) > 1:
+                    found.append(_Run(run, start))
         return [run for run in found if not self._stored_twice(run, found)]
 
     def _width(self, op: ElementAccess, start: Sequence[Value], count: int) -> int:
@@ -231,26 +270,24 @@ class _Vectorizer(Rebuilder):
         ]
         return any(self._root(o.op.memory) is self._root(run.op.memory) for o in others)
 
-    def _start(
-        self, indices: Sequence[Value], index: Value, inside: set[Value]
-    ) -> tuple[Value, ...] | None:
-        """The indices at iteration 0, made before the loop.
-
-        None where they do not walk along the last dimension alone.
+    def _walk(self, op: ElementAccess, index: Value, inside: set[Value]) -> list[_Walk]:
+        """An access that walks along the last dimension alone, what its indices at iteration 0 need
+        being made before the loop. Empty for another.
         """
         b = self.b
         with b.region() as made:  # with the loop's index: only what does not need it is kept
-            forms = [b.form(self._rebuilt(self.value(i), inside)) for i in indices]
-        if [f.factor_of(index) for f in forms] != [0] * (len(forms) - 1) + [1]:
-            return None
+            forms = [b.form(self._rebuilt(self.value(i), inside)) for i in op.indices]
+        *outer, step = (f.factor_of(index) for f in forms)
+        if any(outer) or step < 1:
+            return []
         rests = [Form(tuple(t for t in f.terms if t[0] is not index), f.constant) for f in forms]
         definitions = {value: op for op in made for value in op.results}
         atoms = [value for form in rests for value, _ in form.terms]
         if any(depends(value, frozenset(inside), definitions) for value in atoms):
-            return None
+            return []
         needed = _slice(atoms, made)
         b.extend([op for op in made if op in needed])
-        return tuple(b.build(form) for form in rests)
+        return [_Walk(op, tuple(rests), step)]
 
     def _rebuilt(self, value: Value, inside: set[Value]) -> Value:
         """An index of the loop's body, its divisions taken apart where ranges allow it."""
@@ -267,6 +304,14 @@ class _Vectorizer(Rebuilder):
         if type(op) not in makers:
             return value
         return makers[type(op)](self._rebuilt(op.x, inside), self._rebuilt(op.y, inside))
+
+
+def _run_from(first: _Walk, walks: Sequence[_Walk]) -> tuple[ElementAccess, ...]:
+    """The accesses that with `first` touch consecutive elements; none where one is missing."""
+    found = [first.op]
+    for by in range(1, first.step):
+        found += [w.op for w in walks if w.follows(first, by)][:1]
+    return tuple(found) if len(found) == first.step else ()
 
 
 def _slice(values: Sequence[Value], ops: Sequence[Op]) -> set[Op]:
