@@ -183,6 +183,39 @@ def test_as_passes() -> None:
     assert remove_dead(new, context) is new
 
 
+def test_a_kernel_computes_what_a_symbol_is_defined_as() -> None:
+    text = """tilec.ir 1
+program @p(%A: global i32[K]) <level = "tile", symbols = ["K", "half"]> {
+  %K = symbol <label = "K"> : i32
+  %h = floordiv %K, 2 : i32
+  define %h <label = "half">
+  launch 1, 1, 1 <threads = 32> (%bx: i32, %by: i32, %bz: i32) {
+    %s = symbol <label = "half"> : i32
+    %w = symbol <label = "half", dtype = i64> : i64
+    %x = load %A[%w] : i32
+    %y = add %x, %s : i32
+    store %y, %A[%s]
+    yield
+  }
+}
+"""
+    program = parse_program(text, REGISTRY)
+    new = canonicalize(program, PassContext(find_target("cuda:sm_80"), REGISTRY))
+    verify(new, REGISTRY)
+    assert [line.strip() for line in print_program(new).splitlines()][2:-1] == [
+        '%K = symbol <label = "K"> : i32',
+        "%h = floordiv %K, 2 : i32",
+        'define %h <label = "half">',
+        "launch 1, 1, 1 <threads = 32> (%bx: i32, %by: i32, %bz: i32) {",
+        "%w = cast %h <dtype = i64> : i64",
+        "%x = load %A[%w] : i32",
+        "%y = add %x, %h : i32",
+        "store %y, %A[%h]",
+        "yield",
+        "}",
+    ]
+
+
 @given(index_programs())
 @settings(deadline=None, max_examples=60)
 def test_it_means_the_same(made: tuple[Program, DType, Value]) -> None:

@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 
 import tilec
+import tilec.language as T
 from tests.runtime.stored_program import add
 from tilec import config
+from tilec.backends.interface import Interface
 from tilec.backends.manifest import Variant
 from tilec.extend import Extension, install
 from tilec.passes.context import Assume
@@ -119,3 +121,23 @@ def test_a_second_process_runs_no_pass_and_loads_no_compiler(
     assert found["symbol"] == made.launches[0].name
     loaded = [name for name in UNUSED if name in found["modules"]]
     assert not loaded, f"a call that is in the cache loads {loaded}"
+
+
+@pytest.mark.parametrize("dtype", ["int4", "float4_e2m1fn"])
+def test_what_a_launch_takes_is_known_without_lowering(dtype: str) -> None:
+    """A process that finds machine code launches it by the program's own interface: extents that
+    passes give names to, as those of bytes of two elements, are the kernel's own affair."""
+
+    @tilec.kernel
+    def widen(A: T.Tensor(("M", "K"), dtype), B: T.Tensor(("M", "K"), "float32")):
+        with T.Kernel(T.ceildiv(B.shape[1], 64), B.shape[0], threads=32) as (bx, by):
+            for i in T.Parallel(64):
+                B[by, bx * 64 + i] = A[by, bx * 64 + i]
+
+    made = CompiledKernel(widen.lower_to_ir(), SM_80)
+    made.add_general()
+    variants = tuple(lowered.variant for lowered in made.variants)
+    assert len(variants) > 1
+    manifest = Interface(made.program).manifest("cuda:sm_80", variants)
+    assert {a.name for v in variants for a in v.launches[0].arguments} == {"A", "B", "K"}
+    assert manifest.symbols == ("M", "K")

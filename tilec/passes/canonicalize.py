@@ -13,14 +13,15 @@ Needs nothing, may run anywhere; leaves a program of the same meaning and level.
       yield                                 |
     }                                       |
 
-Constants go to the right of commutative ops; pure ops that are equal become the first of them where
-that is visible; branches on constants and loops of no or one iteration are dissolved. Loads are not
-merged: that needs an ordering of memory, which others own.
+Constants go to the right of commutative ops; symbols that the program defines are their values;
+pure ops that are equal become the first of them where that is visible; branches on constants and
+loops of no or one iteration are dissolved. Loads are not merged: that needs an ordering of memory,
+which others own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -28,7 +29,7 @@ from ..ir.attributes import attributes_key, constant_key
 from ..ir.build import fold
 from ..ir.core import Block, Constant, Op, Program, Value, constant, constant_of
 from ..ir.ops import arith
-from ..ir.ops.control import For, If, Role, While
+from ..ir.ops.control import Define, For, If, Role, Symbol, While
 from ..ir.rewrite import Answer, Replacement, substitute, transform
 from ..ir.types import ScalarType
 from .context import PassContext
@@ -42,8 +43,22 @@ _DISSOLVED = ("serial", "unroll")
 
 def canonicalize(program: Program, context: PassContext) -> Program:
     """The program in common form."""
-    body = canonical(program.body)
+    body = program.body
+    defined = {op.label: op.value for op in body.ops if isinstance(op, Define)}
+    if defined:
+        body = transform(body, partial(_defined, defined))
+    body = canonical(body)
     return program if body is program.body else program.with_body(body)
+
+
+def _defined(values: Mapping[str, Value], op: Op) -> Answer:
+    """The value itself for such a symbol: a kernel computes it, so that its launch passes only what
+    the caller's arguments tell, whatever names the passes give to extents.
+    """
+    if not isinstance(op, Symbol) or op.label not in values:
+        return None
+    value = values[op.label]
+    return value if arith.element_dtype(value) == op.dtype else arith.Cast(value, dtype=op.dtype)
 
 
 def canonical(block: Block) -> Block:
