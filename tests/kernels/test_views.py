@@ -316,3 +316,63 @@ def test_from_four_bits_to_sixty_four(m: int) -> None:
         assert np.array_equal(c, a), leg
         assert np.array_equal(d, fours), leg
         assert np.array_equal(e, b.view(np.int64)), leg
+
+
+@tilec.kernel
+def words_of_halves(
+    A: T.Tensor(("M", 32), "int32"),
+    B: T.Tensor((64, 64), "float16"),
+    C: T.Tensor(("M", 64), "float32"),
+    D: T.Tensor(("M", 8), "int64"),
+):
+    """C = the halves of A's words times B; D the first of A's words, two to a number, their halves
+    doubled: fragments of 32 bits an element, seen as 16 and as 64."""
+    with T.Kernel(T.ceildiv(A.shape[0], 64), threads=128) as bx:
+        B_s = T.alloc_shared((64, 64), "float16")
+        words = T.alloc_fragment((64, 32), "int32")
+        halves = T.view(words, (64, 64), "float16")
+        acc = T.alloc_fragment((64, 64), "float32")
+        T.copy(A[bx * 64, 0], words)
+        T.copy(B, B_s)
+        T.gemm(halves, B_s, acc, clear_accum=True)
+        T.copy(acc, C[bx * 64, 0])
+        for i, j in T.Parallel(64, 64):
+            halves[i, j] = halves[i, j] * 2.0
+        T.copy(T.view(words, dtype="int64")[:, 0:8], D[bx * 64, 0])
+
+
+@pytest.mark.parametrize("m", [0, 1, 64, 70])
+def test_fragments_as_elements_of_other_widths(m: int) -> None:
+    a, b = whole((m, 64)), whole((64, 64), seed=1)
+    expected = a.astype(np.float32) @ b.astype(np.float32)
+    doubled = np.ascontiguousarray((a * 2)[:, :32]).view(np.int64)
+    unset = np.full((m, 64), np.nan, np.float32), np.zeros((m, 8), np.int64)
+    for leg, (*_, c, d) in every_leg(words_of_halves, a.view(np.int32), b, *unset):
+        assert np.array_equal(c, expected), leg
+        assert np.array_equal(d, doubled), leg
+
+
+def test_no_compiler_minds_other_widths() -> None:
+    compile_texts(words_of_halves)
+    compile_texts(halves_of_bytes)
+
+
+@tilec.kernel
+def bytes_written(C: T.Tensor((16,), "int32"), n: T.int32):
+    """The even halves of words, then n bytes, are written."""
+    with T.Kernel(1, threads=32):
+        x = T.alloc_fragment((16,), "int32")
+        for i in T.Parallel(16):
+            T.view(x, (16, 2), "int16")[i, 0] = i
+        for i in T.Parallel(64):
+            if i < n:
+                T.view(x, (64,), "uint8")[i] = 0
+        T.copy(x, C)
+
+
+def test_each_byte_of_a_fragment_is_known_to_be_written_or_not() -> None:
+    c = np.full(16, -1, np.int32)
+    bytes_written(c, 64)
+    assert not c.any()
+    with pytest.raises(tilec.errors.ExecutionError, match="uninitialised"):
+        bytes_written(c, 62)

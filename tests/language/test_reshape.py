@@ -234,10 +234,15 @@ def test_elements_that_are_not_made_of_the_buffers_are_refused() -> None:
     def flags(A: T.Tensor(("M", 64), "int32")):
         T.view(A, dtype="bool")
 
-    def wide_fragment(A: T.Tensor(("M", 64), "int32")):
+    def fours_in_registers(A: T.Tensor(("M", 64), "int32")):
         with T.Kernel(1):
             x = T.alloc_fragment((64,), "int32")
-            T.view(x, dtype="int64")
+            T.view(x, dtype="uint4")
+
+    def fragment_rows(A: T.Tensor(("M", 64), "int32")):
+        with T.Kernel(1):
+            x = T.alloc_fragment((4, 6), "int16")
+            T.view(x, (3, 4), "int32")
 
     def part_written(A: T.Tensor(("M", 64), "int32")):
         with T.Kernel(1):
@@ -253,6 +258,7 @@ def test_elements_that_are_not_made_of_the_buffers_are_refused() -> None:
     assert "rows of 7 int32 are no whole number" in refused(part_of_a_row)
     assert "rows of N int32 are no whole number" in refused(unknown_rows)
     assert "int32 is neither made of such elements nor a part of one" in refused(flags)
-    assert "whose elements have 64 bits: it has int32 of 32" in refused(wide_fragment)
+    assert "in registers, where each has a byte" in refused(fours_in_registers)
+    assert "rows of one end within rows of the other" in refused(fragment_rows)
     for function in (part_written, parts_written):
         assert "threads that write parts of one element would race" in refused(function)

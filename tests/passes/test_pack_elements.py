@@ -68,18 +68,20 @@ def test_narrowing_is_the_cast(dtype: DType) -> None:
     ],
     ids=str,
 )
-def test_the_layout_of_what_is_unpacked(layout: RegisterLayout) -> None:
-    """Register r of the pairs is registers 2r and 2r + 1 of the elements."""
-    whole, pairs = unpacked_layout(layout).coords(), layout.coords()
-    for half in (0, 1):
-        expected = pairs.copy()
-        expected[..., -1] = 2 * pairs[..., -1] + half
-        np.testing.assert_array_equal(whole[:, half::2], expected)
-    assert packed_layout(unpacked_layout(layout)) == layout
+@pytest.mark.parametrize("parts", [2, 4, 8])
+def test_the_layout_of_what_is_unpacked(layout: RegisterLayout, parts: int) -> None:
+    """Register r of the whole is registers `parts` r and those behind it of the parts."""
+    cut, whole = unpacked_layout(layout, parts).coords(), layout.coords()
+    for part in range(parts):
+        expected = whole.copy()
+        expected[..., -1] = parts * whole[..., -1] + part
+        np.testing.assert_array_equal(cut[:, part::parts], expected)
+    assert packed_layout(unpacked_layout(layout, parts), parts) == layout
 
 
 def test_halves_in_two_threads_have_no_pairs() -> None:
     assert packed_layout(blocked((4, 8), 32, 1)) is None
+    assert packed_layout(blocked((4, 8), 16, 2), 4) is None
     assert packed_layout(RegisterLayout((16, 2), ((16,), (2,)), (1, 0), ())) is None
 
 

@@ -52,6 +52,7 @@ def run_launch(frame: Frame, op: Op) -> None:
     run.roles = tuple(r for r in walk(op.body) if isinstance(r, Role))
     count = int(np.prod(grid, dtype=np.int64)) if min(grid) > 0 else 0
     run.order = BlockOrder(count) if _blocks_meet(op) else None
+    run.smallest = _smallest_elements(op.body)
     _settle(frame, op.body)
     launch = run.next_episode()
     if (
@@ -362,7 +363,8 @@ def run_alloc(frame: Frame, op: Op) -> None:
     if op.arrivals:
         frame.define(op.result, new_mbarriers(frame, op))
         return
-    storage = undefined(shape, type_.dtype, lanes)
+    parts = type_.dtype.bits // frame.run.smallest.get(op.result, type_.dtype.bits)
+    storage = undefined(shape, type_.dtype, lanes, parts)
     if type_.space is Space.SHARED and frame.run.roles:
         storage.clocks = Clocks(shape)
     memory = Memory(op.result.hint or type_.space.value, type_.dtype, type_.space, storage)
@@ -405,6 +407,18 @@ def run_view(frame: Frame, op: Op) -> None:
     memory = frame.memory(op.memory)
     storage = memory.storage.reshaped(op.shape, op.dtype)
     frame.define(op.result, Memory(memory.name, op.dtype, memory.space, storage))
+
+
+def _smallest_elements(body: Block) -> dict[Value, int]:
+    """How many bits the smallest elements have as which views see a fragment."""
+    smallest: dict[Value, int] = {}
+    roots: dict[Value, Value] = {}
+    for op in walk(body):
+        if isinstance(op, View):
+            root = roots[op.result] = roots.get(op.memory, op.memory)
+            least = smallest.get(root, memory_type(root).dtype.bits)
+            smallest[root] = min(least, op.dtype.bits)
+    return smallest
 
 
 def run_assume(frame: Frame, op: Op) -> None:

@@ -75,6 +75,7 @@ class Run:
     symbols: dict[str, int]
     globals_: dict[Value, Memory] = field(default_factory=dict)
     roles: tuple[Role, ...] = ()  # of the launch that runs
+    smallest: dict[Value, int] = field(default_factory=dict)  # bits of elements seen by views
     episode: int = 0
     told: set[tuple[str, Op]] = field(default_factory=set)
     plans: dict[Block, tuple[tuple[Rule, Op], ...]] = field(default_factory=dict)

@@ -24,7 +24,8 @@ class Guard(Protocol):
 class Storage:
     """The elements behind one or more handles.
 
-    `poison` marks elements that were never written; None means all were. Private memory (`lanes`
+    `poison` marks elements that were never written; None means all were. Where views of smaller
+    elements see it, it marks the `parts` of each element, along one more axis. Private memory (`lanes`
     not empty) has one copy a lane, on leading axes; it is `uniform` as long as every lane did the
     same to it.
     """
@@ -37,15 +38,19 @@ class Storage:
         "data",
         "lanes",
         "log",
+        "parts",
         "poison",
         "settled",
         "uniform",
         "viewed",
     )
 
-    def __init__(self, data: Array, poison: Bits | None, lanes: tuple[int, ...] = ()) -> None:
+    def __init__(
+        self, data: Array, poison: Bits | None, lanes: tuple[int, ...] = (), parts: int = 1
+    ) -> None:
         self.data = data
         self.poison = poison
+        self.parts = parts
         self.lanes = lanes
         self.uniform = True
         self.settled = False  # nobody writes it during this launch
@@ -67,8 +72,8 @@ class Storage:
         self._wide = self._origin = None
         if bad is not None:
             if self.poison is None:
-                self.poison = np.zeros(self.data.shape, np.bool_)
-            self.poison[index] = bad
+                self.poison = self._marks(False)
+            self.poison[index] = bad if self.parts == 1 else np.asarray(bad)[..., None]
         elif whole and not self.viewed:
             self.poison = None
         elif self.poison is not None:
@@ -77,8 +82,12 @@ class Storage:
     def forget(self) -> None:
         """Makes the contents undefined."""
         self.data[...] = garbage_value(self.data.dtype)
-        self.poison = np.ones(self.data.shape, np.bool_)
+        self.poison = self._marks(True)
         self._wide = self._origin = None
+
+    def _marks(self, bad: bool) -> Bits:
+        shape = self.data.shape if self.parts == 1 else (*self.data.shape, self.parts)
+        return np.full(shape, bad, np.bool_)
 
     def renew(self) -> None:
         """Drops what was derived from the contents."""
@@ -87,10 +96,10 @@ class Storage:
     def view(self, index: Index) -> Storage:
         """The same elements under an index of their own."""
         if self.poison is None:
-            self.poison = np.zeros(self.data.shape, np.bool_)
+            self.poison = self._marks(False)
         self.viewed = True
         self._wide = self._origin = None
-        part = Storage(self.data[index], self.poison[index], self.lanes)
+        part = Storage(self.data[index], self.poison[index], self.lanes, self.parts)
         part.viewed = True
         return part
 
@@ -102,11 +111,15 @@ class Storage:
         return Storage(whole.data.reshape(row), whole.poison.reshape(row), self.lanes)
 
     def reshaped(self, shape: tuple[int, ...], dtype: DType) -> Storage:
-        """The same elements under another shape, their bits as another dtype."""
+        """The same bits under another shape, as elements of another dtype: of those that `poison` has
+        marks for, or of larger ones.
+        """
         whole = self.view((slice(None),) * self.data.ndim)
         assert whole.poison is not None and not self.lanes
-        data = whole.data.view(dtype.numpy).reshape(shape)
-        other = Storage(data, whole.poison.reshape(shape))
+        data = whole.data.reshape(-1).view(dtype.numpy).reshape(shape)
+        parts = whole.poison.size // data.size
+        marks = whole.poison.reshape(shape if parts == 1 else (*shape, parts))
+        other = Storage(data, marks, parts=parts)
         other.viewed = True
         return other
 
@@ -115,7 +128,9 @@ class Storage:
         if self.poison is None:
             return None
         found = self.poison[index]
-        return np.array(found) if found.any() else None
+        if not found.any():
+            return None
+        return np.array(found if self.parts == 1 else found.any(-1))
 
     def came_from(self, source: Storage, index: Index) -> None:
         """Says that the whole contents were just copied from a settled storage: conversions are
@@ -171,8 +186,12 @@ class Memory:
         return Memory(self.name, self.dtype, self.space, storage, self.guard)
 
 
-def undefined(shape: tuple[int, ...], dtype: DType, lanes: tuple[int, ...] = ()) -> Storage:
-    """Fresh storage whose contents are garbage and marked so."""
+def undefined(
+    shape: tuple[int, ...], dtype: DType, lanes: tuple[int, ...] = (), parts: int = 1
+) -> Storage:
+    """Fresh storage whose contents are garbage and marked so, each element in so many parts."""
     full = (*lanes, *shape)
     data = np.full(full, garbage_value(dtype.numpy), dtype.numpy)
-    return Storage(data, np.ones(full, np.bool_), lanes)
+    storage = Storage(data, None, lanes, parts)
+    storage.forget()
+    return storage

@@ -46,6 +46,7 @@ RULES: dict[type[Op], Rule] = {
     tile.InsertTile: tiles.run_insert,
     tile.ExtractTile: tiles.run_extract,
     tile.ReshapeTile: tiles.run_reshape,
+    tile.RegroupTile: tiles.run_regroup,
     tile.UnpackTile: tiles.run_unpack,
     tile.PackTile: tiles.run_pack,
     tile.ConvertLayout: tiles.run_convert_layout,

@@ -25,6 +25,7 @@ from ..ir.ops.tile import (
     LoadTile,
     Matrix,
     PackTile,
+    RegroupTile,
     ReshapeTile,
     Splat,
     StoreTile,
@@ -173,6 +174,17 @@ def run_reshape(frame: Frame, op: Op) -> None:
     tile, bad = frame.tile(op.tile), frame.shadow.get(op.tile)
     bits = None if bad is None else np.broadcast_to(bad, tile.shape).reshape(op.shape)
     frame.define(op.result, tile.reshape(op.shape), bits)
+
+
+def run_regroup(frame: Frame, op: Op) -> None:
+    assert isinstance(op, RegroupTile)
+    tile, bad = frame.tile(op.tile), frame.shadow.get(op.tile)
+    bits: Bits | None = None
+    if bad is not None:
+        whole = np.broadcast_to(bad, tile.shape)
+        cut = whole.reshape(*whole.shape[:-1], -1, op.parts) if op.joins else whole
+        bits = np.any(cut, axis=-1) if op.joins else np.repeat(whole, op.parts, axis=-1)
+    frame.define(op.result, np.ascontiguousarray(tile).view(op.dtype.numpy), bits)
 
 
 def run_unpack(frame: Frame, op: Op) -> None:

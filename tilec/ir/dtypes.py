@@ -82,6 +82,8 @@ i4x2, u4x2, e2m1x2 = (DType(name, 8, "uint") for name in ("i4x2", "u4x2", "e2m1x
 e2m1b = DType("e2m1b", 8, "float")  # an e2m1 in a byte of its own, in the low half
 PAIRS = {i4: i4x2, u4: u4x2, e2m1: e2m1x2}
 """What holds two 4-bit elements in memory."""
+UNSIGNED = {dtype.bits: dtype for dtype in (u4, u8, u16, u32, u64)}
+"""What holds so many bits as a number."""
 HELD = {i4: i8, u4: u8, e2m1: e2m1b}
 """What holds one in a register."""
 ELEMENTS = {pair: element for element, pair in PAIRS.items()}

@@ -7,24 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..errors import LanguageError
-from ..ir.core import Value, constant, constant_of
-from ..ir.dtypes import (
-    arithmetic_dtype,
-    bool_,
-    e4m3,
-    e4m3fnuz,
-    e5m2,
-    e5m2fnuz,
-    f32,
-    i32,
-    u4,
-    u8,
-    u16,
-    u32,
-    u64,
-)
+from ..ir.bits import joined, part_of
+from ..ir.core import Value, constant_of
+from ..ir.dtypes import arithmetic_dtype, bool_, e4m3, e4m3fnuz, e5m2, e5m2fnuz, f32
 from ..ir.ops import arith
-from ..ir.ops.arith import element_dtype
 from .dtypes import element_type
 from .operand import (
     BY_ZERO,
@@ -95,51 +81,22 @@ def reinterpret_scalar(value: Any, dtype: object) -> Any:
     """The bits of `value` read as `dtype`, which has the same size."""
     trace = current("T.reinterpret")
     with trace.here():
-        bits, kind = value_of(value), element_type(dtype)
-        if element_dtype(bits) != kind:
-            bits = trace.pure(arith.Reinterpret(bits, dtype=kind))
-        return wrap(trace, bits)
-
-
-UNSIGNED = {dtype.bits: dtype for dtype in (u4, u8, u16, u32, u64)}
-"""What holds so many bits as a number."""
+        op = arith.Reinterpret(value_of(value), dtype=element_type(dtype))
+        return wrap(trace, trace.pure(op))
 
 
 def join_bits(parts: Sequence[Any], dtype: object) -> Any:
     """The value of `dtype` whose bits are those of `parts`, the lowest first."""
     trace = current("a view")
-    kind = element_type(dtype)
-    word = UNSIGNED[kind.bits]
-    bits: Value | None = None
-    for number, part in enumerate(parts):
-        piece = _bits(part)
-        shift = constant(number * element_dtype(piece).bits, word)
-        moved = trace.pure(arith.ShiftLeft(convert(piece, word), shift))
-        bits = moved if bits is None else trace.pure(arith.BitOr(bits, moved))
-    assert bits is not None
-    return reinterpret_scalar(wrap(trace, bits), kind)
+    whole = joined(trace.builder, [value_of(part) for part in parts], element_type(dtype))
+    return wrap(trace, whole)
 
 
-def split_bits(value: Any, dtype: object) -> list[Any]:
-    """The bits of `value` as values of `dtype`, which is smaller, the lowest first."""
-    count = element_dtype(value_of(value)).bits // element_type(dtype).bits
-    return [share_of_bits(value, number, dtype) for number in range(count)]
-
-
-def share_of_bits(value: Any, number: Any, dtype: object) -> Any:
+def part_of_bits(value: Any, number: Any, dtype: object) -> Any:
     """Number `number` of the values of `dtype` that the bits of `value` are, the lowest being 0."""
     trace = current("a view")
-    kind = element_type(dtype)
-    bits = _bits(value)
-    word = element_dtype(bits)
-    at = trace.pure(arith.Mul(convert(value_of(number), i32), constant(kind.bits, i32)))
-    share = trace.pure(arith.ShiftRight(bits, convert(at, word)))
-    return reinterpret_scalar(wrap(trace, convert(share, UNSIGNED[kind.bits])), kind)
-
-
-def _bits(value: Any) -> Value:
-    """The bits of a value as an unsigned integer."""
-    return value_of(reinterpret_scalar(value, UNSIGNED[element_dtype(value_of(value)).bits]))
+    part = part_of(trace.builder, value_of(value), value_of(number), element_type(dtype))
+    return wrap(trace, part)
 
 
 def if_then_else(condition: Any, x: Any, y: Any) -> Any:

@@ -31,9 +31,8 @@ from ..ir.types import Dim, MemoryType, Space
 from .arithmetic import (
     if_then_else,
     join_bits,
+    part_of_bits,
     reinterpret_scalar,
-    share_of_bits,
-    split_bits,
 )
 from .buffers import Buffer, Element, full_keys, indices_of
 from .dtypes import ElementType, element_type, storage_of
@@ -98,9 +97,9 @@ class Reshaped(Buffer):
             if self.dtype != self.source.dtype:
                 value = self.dtype(value)
             if self.parts > 1:
-                places = [self.places(trace, (*keys, part)) for part in range(self.parts)]
-                for place, part in zip(places, split_bits(value, self.source.dtype), strict=True):
-                    self.source[place] = part
+                for number in range(self.parts):
+                    part = part_of_bits(value, number, self.source.dtype)
+                    self.source[self.places(trace, (*keys, number))] = part
             elif self.dtype != self.source.dtype:
                 self.source[self.places(trace, keys)] = reinterpret_scalar(value, self.source.dtype)
             else:
@@ -173,7 +172,7 @@ class _ReshapedElement(Element):
             return join_bits([source[place] for place in every], buffer.dtype)
         places = buffer.places(trace, keys)
         if buffer.shares > 1:
-            return share_of_bits(source[places[:-1]], places[-1], buffer.dtype)
+            return part_of_bits(source[places[:-1]], places[-1], buffer.dtype)
         if buffer.dtype == source.dtype:
             return source[places]
         return reinterpret_scalar(source[places], buffer.dtype)
@@ -308,14 +307,15 @@ def view(src: Buffer, shape: Any = None, dtype: Any = None) -> Buffer:
     lowest bits first. What is written through it is written to `src`.
 
     Args:
-        src: a tensor, or a shared, local or fragment buffer; a fragment keeps the size of elements.
+        src: a tensor, or a shared, local or fragment buffer.
         shape: extents, ints and symbols, with as many bits as `src`; by default those of `src`, the
             last one as many times larger as the elements are smaller.
         dtype: of the elements; by default that of `src`. Elements smaller than those of `src` can only
-            be read.
+            be read, but for a fragment's.
 
     Raises:
-        LanguageError: another number of bits, or of a fragment elements of another size.
+        LanguageError: another number of bits; of a fragment, elements of 4 bits and of more, or rows
+            that end within rows of `src`.
     """
     trace = current("T.view")
     with trace.here():
@@ -342,20 +342,16 @@ def _check_width(src: Buffer, kind: ElementType) -> None:
     small, large = sorted((kind.bits, src.dtype.bits))
     if small == large:
         return
-    if src.type.space is Space.FRAGMENT:
-        raise LanguageError(
-            "TLC0117",
-            f"a view of the fragment {src.label} as {kind}, whose elements have {kind.bits} bits: it "
-            f"has {src.dtype} of {src.dtype.bits}",
-            hint="copy it to shared memory, and take the view of that; T.cast converts values",
-        )
     plain = (isinstance(d, DType) and (d.is_integer or d.is_float) for d in (kind.ir, src.elements))
-    if large % small or not all(plain):
+    in_registers = src.type.space is Space.FRAGMENT and small < 8
+    if large % small or in_registers or not all(plain):
         raise LanguageError(
             "TLC0117",
             f"a view of {src.label} as {kind}: {src.dtype} is neither made of such elements nor a "
-            "part of one",
-            hint="T.cast converts values",
+            "part of one" + (" in registers, where each has a byte" if in_registers else ""),
+            hint="copy it to shared memory, and take the view of that"
+            if in_registers
+            else "T.cast converts values",
         )
 
 
@@ -377,7 +373,9 @@ def _scaled(src: Buffer, kind: ElementType) -> tuple[Dim, ...]:
 def _of_fragment(trace: Trace, src: Buffer, dims: tuple[Dim, ...], kind: ElementType) -> Buffer:
     """A handle that tile operations take as any fragment."""
     shape = tuple(int(d) for d in dims)
-    if not _cut_evenly(shape, tuple(int(d) for d in src.type.shape)):
+    parts, shares = max(kind.bits // src.dtype.bits, 1), max(src.dtype.bits // kind.bits, 1)
+    held = tuple(int(d) for d in src.type.shape)
+    if not _cut_evenly(_cut(shape, parts), _cut(held, shares)):
         raise LanguageError(
             "TLC0117",
             f"{src.label} of shape {_times(src.type.shape)} is a fragment, and cannot be seen as "

@@ -13,7 +13,7 @@ from ..ir.ops.arith import Reinterpret
 from ..ir.ops.control import For, If, While
 from ..ir.ops.memory import View, memory_type
 from ..ir.ops.pipeline import InFlight, Wait, WaitGemms
-from ..ir.ops.tile import Gemm, ReshapeTile, Undefined
+from ..ir.ops.tile import Gemm, RegroupTile, ReshapeTile, Undefined
 from ..ir.types import InflightType, MemoryType, Space, TileType
 
 Ages = dict[Value, int]
@@ -101,15 +101,26 @@ def latest(handle: Value, tiles: Tiles, ops: list[Op], in_flight: bool = False) 
 
 def _seen_as(type_: TileType, tile: Value, ops: list[Op]) -> Value:
     """A tile under the dtype and shape of a view of it, or of what it is a view of."""
-    hint = tile.hint
-    if tile.type.dtype != type_.dtype:  # type: ignore[attr-defined]
-        ops.append(Reinterpret(tile, dtype=type_.dtype))
-        tile = ops[-1].result
-    if tile.type.shape != type_.shape:  # type: ignore[attr-defined]
-        ops.append(ReshapeTile(tile, shape=type_.shape))
-        tile = ops[-1].result
-    tile.hint = tile.hint or hint
-    return tile
+    seen = tile
+    held = tile.type.dtype  # type: ignore[attr-defined]
+    if type_.dtype.bits > held.bits:  # what makes an element of the view becomes a row
+        seen = _reshaped(seen, (*type_.shape, type_.dtype.bits // held.bits), ops)
+    if type_.dtype.bits != held.bits:
+        ops.append(RegroupTile(seen, dtype=type_.dtype))
+        seen = ops[-1].result
+    elif type_.dtype != held:
+        ops.append(Reinterpret(seen, dtype=type_.dtype))
+        seen = ops[-1].result
+    seen = _reshaped(seen, type_.shape, ops)
+    seen.hint = seen.hint or tile.hint
+    return seen
+
+
+def _reshaped(tile: Value, shape: tuple[int, ...], ops: list[Op]) -> Value:
+    if tile.type.shape == shape:  # type: ignore[attr-defined]
+        return tile
+    ops.append(ReshapeTile(tile, shape=shape))
+    return ops[-1].result
 
 
 def hold(handle: Value, tile: Value, tiles: Tiles, ops: list[Op]) -> None:

@@ -43,6 +43,7 @@ from ..ir.ops.tile import (
     InsertTile,
     LoadTile,
     PackTile,
+    RegroupTile,
     ReshapeTile,
     Side,
     Splat,
@@ -92,6 +93,7 @@ def register_layout_rules(registry: Registry) -> None:
         InsertTile: _insert_tile,
         ExtractTile: _extract_tile,
         ReshapeTile: _reshape_tile,
+        RegroupTile: _regroup_tile,
         UnpackTile: _unpack_tile,
         PackTile: _pack_tile,
         ConvertLayout: _convert_layout,
@@ -196,6 +198,14 @@ def _reshape_tile(op: ReshapeTile, group: Group) -> Iterator[Constraint]:
     to, back = (
         partial(RegisterLayout.reshape, shape=n) for n in (op.shape, tile_type(op.tile).shape)
     )
+    yield Derived(op.result, demand(op, 0), to, back, exact=True, why=why(op))
+
+
+def _regroup_tile(op: RegroupTile, group: Group) -> Iterator[Constraint]:
+    """The parts of an element are registers of one thread, side by side; else the tile is converted."""
+    yield use(op, 0, op.tile)
+    cut, join = (partial(f, parts=op.parts) for f in (unpacked_layout, packed_layout))
+    to, back = (join, cut) if op.joins else (cut, join)
     yield Derived(op.result, demand(op, 0), to, back, exact=True, why=why(op))
 
 

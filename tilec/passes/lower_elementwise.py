@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ..errors import LayoutConflict
+from ..ir.bits import joined, part_of
 from ..ir.core import Op, Value
 from ..ir.dtypes import ELEMENTS
 from ..ir.layout import RegisterLayout
@@ -16,6 +17,7 @@ from ..ir.ops.tile import (
     ExtractTile,
     InsertTile,
     PackTile,
+    RegroupTile,
     ReshapeTile,
     Splat,
     Undefined,
@@ -129,6 +131,22 @@ def lower_reshape(op: ReshapeTile, lowering: Lowering) -> None:
     """The same registers, copied where both tiles are needed."""
     if lowering.registers(op.result) is not lowering.registers(op.tile):
         lowering.copy_registers(op.result, op.tile)
+
+
+def lower_regroup(op: RegroupTile, lowering: Lowering) -> None:
+    """Each register cut into several, or made of them."""
+    b, source, target = lowering.b, lowering.registers(op.tile), lowering.registers(op.result)
+    larger = op.result if op.joins else op.tile
+    with b.unrolled(lowering.layout(larger).registers, hint="r") as register:
+        places = [b.add(b.mul(register, op.parts), number) for number in range(op.parts)]
+        if op.joins:
+            parts = [b.emit(Load(source, (place,), in_bounds=True)).result for place in places]
+            b.emit(Store(joined(b, parts, op.dtype), target, (register,), in_bounds=True))
+            return
+        whole = b.emit(Load(source, (register,), in_bounds=True)).result
+        for number, place in enumerate(places):
+            part = part_of(b, whole, number, op.dtype)
+            b.emit(Store(part, target, (place,), in_bounds=True))
 
 
 def lower_unpack(op: UnpackTile, lowering: Lowering) -> None:

@@ -195,8 +195,8 @@ class Flatten(Op, name="flatten", pure=True):
 
 
 class View(Op, name="view", level=Level.TILE, pure=True):
-    """The same fragment under another shape of as many elements, in row-major order, and with their
-    bits read as `dtype`.
+    """The same fragment under another shape, in row-major order, its bits as elements of `dtype`, the
+    lowest first.
     """
 
     memory: Value = operand()
@@ -206,7 +206,7 @@ class View(Op, name="view", level=Level.TILE, pure=True):
     def infer(self) -> tuple[Type, ...]:
         type_ = memory_type(self.memory)
         size = math.prod(int(d) for d in type_.shape) if type_.space is Space.FRAGMENT else -1
-        if size != math.prod(self.shape) or type_.dtype.bits != self.dtype.bits:
+        if size * type_.dtype.bits != math.prod(self.shape) * self.dtype.bits:
             raise TypeMismatch("TLC0235", f"a view of {type_} as {self.dtype}{list(self.shape)}")
         return (MemoryType(self.dtype, self.shape, type_.space),)
 

@@ -10,6 +10,7 @@ from ..core import Access, Effect, Level, Op, Value, attribute, operand, operand
 from ..dtypes import ELEMENTS, HELD, MIXED, PAIRS, DType, e2m1, e4m3, e5m2, u8
 from ..layout.register import RegisterLayout
 from ..types import InflightType, MemoryType, ScalarType, Space, TileType, Type
+from .arith import element_dtype
 from .memory import check_indices, memory_type
 
 
@@ -205,6 +206,35 @@ class ReshapeTile(Op, name="reshape_tile", level=Level.TILE, pure=True):
         if not isinstance(type_, TileType) or math.prod(type_.shape) != math.prod(self.shape):
             raise TypeMismatch("TLC0252", f"a {type_} under the shape {list(self.shape)}")
         return (TileType(type_.dtype, self.shape),)
+
+
+class RegroupTile(Op, name="regroup_tile", level=Level.TILE, pure=True):
+    """The bits of a tile's rows as elements of another size: [..., N] of n bits as [..., N * n / m]
+    of m, the lowest bits first.
+    """
+
+    tile: Value = operand()
+    dtype: DType = attribute()
+
+    @property
+    def parts(self) -> int:
+        """How many of the smaller elements make one of the larger."""
+        small, large = sorted((element_dtype(self.tile).bits, self.dtype.bits))
+        return large // small
+
+    @property
+    def joins(self) -> bool:
+        """Whether the result's elements are the larger ones."""
+        return self.dtype.bits > element_dtype(self.tile).bits
+
+    def infer(self) -> tuple[Type, ...]:
+        type_ = self.tile.type
+        if not isinstance(type_, TileType) or type_.dtype.bits == self.dtype.bits:
+            raise TypeMismatch("TLC0248", f"a {type_} as elements of {self.dtype}")
+        last, rest = divmod(type_.shape[-1] * type_.dtype.bits, self.dtype.bits)
+        if rest or type_.dtype.bits % self.dtype.bits and self.dtype.bits % type_.dtype.bits:
+            raise TypeMismatch("TLC0248", f"a {type_} as elements of {self.dtype}")
+        return (TileType(self.dtype, (*type_.shape[:-1], last)),)
 
 
 class UnpackTile(Op, name="unpack_tile", level=Level.TILE, pure=True):
@@ -447,5 +477,5 @@ def _described(matrix: Matrix) -> str:
 
 OPS: tuple[type[Op], ...] = (
     Copy, LoadTile, StoreTile, Fill, Splat, Undefined, InsertTile, ExtractTile,
-    ReshapeTile, UnpackTile, PackTile, ConvertLayout, Gemm,
+    ReshapeTile, RegroupTile, UnpackTile, PackTile, ConvertLayout, Gemm,
 )  # fmt: skip
