@@ -177,7 +177,7 @@ _MFMA_950 = (
     *_mfma("i8", "i32", (32, 32), (16, 64), (32, 16), (16, 32)),
     *_mfma_mixed(("e4m3", "e5m2"), (32, 16), (16, 32)),
     # f8f6f4, at twice the rate. Without scales too, but for 4 bits, which Gemm takes only with them.
-    *_mfma_mixed(("e4m3", "e5m2", "e2m1"), (32, 64), (16, 128)),
+    *_mfma_mixed(("e4m3", "e5m2", "e2m3", "e3m2", "e2m1"), (32, 64), (16, 128)),
 )  # fmt: skip
 _ATOMICS = (("f16", 2),)
 _ATOMICS_90 = (*_ATOMICS, ("bf16", 2), ("f32", 4))

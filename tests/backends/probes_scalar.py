@@ -21,7 +21,8 @@ SCALARS = (
     "f32",
     "f64",
 )
-PAIRED = ("i8", "i32", "f16", "bf16", "f32", "e4m3", "e5m2")
+SMALL_FLOATS = ("e4m3", "e5m2", "e2m3", "e3m2")
+PAIRED = ("i8", "i32", "f16", "bf16", "f32", *SMALL_FLOATS)
 FUNCTIONS = (
     "exp2", "log2", "exp", "log", "sqrt", "rsqrt", "tanh", "sin", "cos", "erf", "floor", "ceil", "round", "trunc",
 )  # fmt: skip
@@ -194,12 +195,12 @@ SCALAR_PROBES = Probes(
     }
 )
 MOVE_PROBES = Probes(MOVES)
-EIGHT_BIT_PROBES = Probes(
+SMALL_FLOAT_PROBES = Probes(
     {
-        **{f"convert_{s}": _conversion(s, ("e4m3", "e5m2")) for s in ("f16", "bf16", "f32", "i32")},
+        **{f"convert_{s}": _conversion(s, SMALL_FLOATS) for s in ("f16", "bf16", "f32", "i32")},
         **{
             f"convert_{s}": _conversion(s, ("f16", "bf16", "f32", "f64", "i32"))
-            for s in ("e4m3", "e5m2")
+            for s in SMALL_FLOATS
         },
     }
 )

@@ -12,7 +12,7 @@ from tests.backends.emulation import SM80, SM90, Probe
 from tests.backends.probes_clusters import CLUSTER_PROBES
 from tests.backends.probes_hopper import HOPPER_PROBES, WGMMA_PROBES
 from tests.backends.probes_matrix import MATRIX_PROBES
-from tests.backends.probes_scalar import EIGHT_BIT_PROBES, MOVE_PROBES, SCALAR_PROBES
+from tests.backends.probes_scalar import MOVE_PROBES, SCALAR_PROBES, SMALL_FLOAT_PROBES
 from tilec.backends.prelude import KernelFrame, Need, prelude_names, render_source
 from tilec.runtime.nvrtc import find_nvrtc
 
@@ -20,7 +20,7 @@ FAMILIES: Mapping[str, Mapping[str, Probe]] = {
     "scalars": SCALAR_PROBES.probes,
     "moves": MOVE_PROBES.probes,
     "matrix": MATRIX_PROBES.probes,
-    "eight_bit": EIGHT_BIT_PROBES.probes,
+    "small_floats": SMALL_FLOAT_PROBES.probes,
     "hopper": HOPPER_PROBES.probes,
     "wgmma": WGMMA_PROBES.probes,
     "clusters": CLUSTER_PROBES.probes,

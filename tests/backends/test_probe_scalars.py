@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 
 from tests.backends.emulation import every_schedule
 from tests.backends.probes_scalar import (
-    EIGHT_BIT_PROBES,
     FUNCTIONS,
     MOVE_PROBES,
     MOVES,
     PAIRED,
     SCALAR_PROBES,
     SCALARS,
+    SMALL_FLOAT_PROBES,
+    SMALL_FLOATS,
 )
 from tests.ir.test_conversion import EDGES, check_bits, every_pattern, saturated
 from tilec.ir.conversion import convert_array
@@ -33,6 +34,7 @@ DTYPES: dict[str, Any] = {
     "u8": np.uint8, "u16": np.uint16, "u32": np.uint32, "u64": np.uint64, "f16": np.float16,
     "bf16": ml_dtypes.bfloat16, "f32": np.float32, "f64": np.float64,
     "e4m3": ml_dtypes.float8_e4m3fn, "e5m2": ml_dtypes.float8_e5m2,
+    "e2m3": ml_dtypes.float6_e2m3fn, "e3m2": ml_dtypes.float6_e3m2fn,
 }  # fmt: skip
 INTEGERS = tuple(s for s in SCALARS if s[0] in "iu")
 RANDOM = np.random.default_rng(5)
@@ -130,7 +132,7 @@ def test_floats_to_integers_saturate(source: str) -> None:
 
 
 @pytest.mark.parametrize("source", ["f16", "bf16", "f32", "i32"])
-def test_eight_bit_floats_saturate(source: str) -> None:
+def test_small_floats_saturate(source: str) -> None:
     if source == "f32":
         x = np.arange(0, 1 << 32, 40503, dtype=np.uint64).astype(np.uint32).view(np.float32)
     elif source == "i32":
@@ -143,17 +145,18 @@ def test_eight_bit_floats_saturate(source: str) -> None:
             source
         ]  # the emulator's own NaN: nothing was written
         x = x[(x.view(np.uint16) & 0x7FFF) != poison]
-    outputs = make_outputs(len(x), ("e4m3", "e5m2"))
-    EIGHT_BIT_PROBES.run(f"convert_{source}", {"X": x, "n": len(x), **outputs})
+    outputs = make_outputs(len(x), SMALL_FLOATS)
+    SMALL_FLOAT_PROBES.run(f"convert_{source}", {"X": x, "n": len(x), **outputs})
     for name, got in outputs.items():
         check_bits(got, saturated(x, find_dtype(name[2:])), canonical=True)
 
 
-@pytest.mark.parametrize("source", ["e4m3", "e5m2"])
-def test_eight_bit_floats_widen(source: str) -> None:
+@pytest.mark.parametrize("source", SMALL_FLOATS)
+def test_small_floats_widen(source: str) -> None:
+    """Every byte: of two bits above a value nothing comes."""
     x = np.arange(256, dtype=np.uint8).view(DTYPES[source])
     outputs = make_outputs(len(x), ("f16", "bf16", "f32", "f64", "i32"))
-    EIGHT_BIT_PROBES.run(f"convert_{source}", {"X": x, "n": len(x), **outputs})
+    SMALL_FLOAT_PROBES.run(f"convert_{source}", {"X": x, "n": len(x), **outputs})
     for name, got in outputs.items():
         expected = convert_array(x, find_dtype(name[2:]))
         if got.dtype.kind in "iu":

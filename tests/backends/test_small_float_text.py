@@ -1,4 +1,4 @@
-"""Floats of 8 and 4 bits in integer arithmetic, as the CUDA and HIP preludes print it: the text itself, compiled
+"""Floats of 8, 6 and 4 bits in integer arithmetic, as the CUDA and HIP preludes print it: the text itself, compiled
 by clang for this machine, against ml_dtypes; exhaustively for sources of 16 bits."""
 
 from __future__ import annotations
@@ -120,6 +120,16 @@ def test_from_small_floats(libraries: Libraries, dialect: str, source: DType) ->
     for target in (f32, f64, *(h for h in HALVES if h in SOURCES[dialect])):
         got = call(libraries[dialect], target, source, x)
         check_bits(got, x.astype(np.float32).astype(target.numpy))
+
+
+@pytest.mark.parametrize("source", [d for d in SMALL if d.code_bits < 8], ids=str)
+@pytest.mark.parametrize("dialect", SOURCES)
+def test_bits_beyond_a_value_are_ignored(libraries: Libraries, dialect: str, source: DType) -> None:
+    every = np.arange(256).astype(np.uint8)
+    low = every & np.uint8((1 << source.code_bits) - 1)
+    for target in (f32, f64, *(h for h in HALVES if h in SOURCES[dialect])):
+        got, expected = (call(libraries[dialect], target, source, x) for x in (every, low))
+        assert got.tobytes() == expected.tobytes()
 
 
 @pytest.mark.parametrize("target", SMALL, ids=str)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tilec.ir.conversion import LARGEST, convert_array, largest_finite
+from tilec.ir.conversion import LARGEST, convert_array, largest_finite, without_padding
 from tilec.ir.core import constant
 from tilec.ir.dtypes import (
     DTYPES,
@@ -20,6 +20,8 @@ from tilec.ir.dtypes import (
     bf16,
     e2m1,
     e2m1b,
+    e2m3,
+    e3m2,
     e4m3,
     e4m3fnuz,
     e5m2,
@@ -34,11 +36,11 @@ from tilec.ir.dtypes import (
 
 RANDOM = np.random.default_rng(3)
 FLOAT8 = (e4m3, e5m2, e4m3fnuz, e5m2fnuz)
-SMALL = (*FLOAT8, e2m1b)
+SMALL = (*FLOAT8, e2m3, e3m2, e2m1b)
 # Digits of the significand, smallest exponent.
 DIGITS = {
     bf16: (8, -133), e4m3: (4, -9), e5m2: (3, -16), e4m3fnuz: (4, -10), e5m2fnuz: (3, -17),
-    e2m1b: (2, -1),
+    e2m3: (4, -3), e3m2: (3, -4), e2m1b: (2, -1),
 }  # fmt: skip
 NAN = {e4m3.numpy: 0x7F, e5m2.numpy: 0x7F, e4m3fnuz.numpy: 0x80, e5m2fnuz.numpy: 0x80}
 # About the limits of every integer type, and what has no integer.
@@ -53,9 +55,9 @@ INTEGERS = tuple(d for d in DTYPES.values() if d.is_integer and d not in PAIRS.v
 
 
 def every_pattern(dtype: DType) -> NDArray[Any]:
-    """All values of a type of 4, 8 or 16 bits, NaNs and subnormals among them."""
+    """All values of a type of 4, 6, 8 or 16 bits, NaNs and subnormals among them."""
     kind = np.uint16 if dtype.bits == 16 else np.uint8
-    bits = 4 if dtype == e2m1b else dtype.bits
+    bits = dtype.code_bits
     return np.arange(1 << bits).astype(kind).view(dtype.numpy)
 
 
@@ -166,8 +168,8 @@ def test_bool() -> None:
     x = np.array([0.0, -0.0, np.nan, 2.0**-9, -1])
     for source in (f16, bf16, *SMALL, f32, f64):
         got = convert_array(convert_array(x, source), DTYPES["bool"])
-        kept = source != e2m1b  # which has no NaN, and nothing between 0 and 0.5
-        assert got.tolist() == [False, False, kept, kept, True], source
+        small = source.has_nan  # the others have nothing as small, either
+        assert got.tolist() == [False, False, small, small, True], source
 
 
 def test_integers_wrap() -> None:
@@ -203,6 +205,29 @@ def test_floats_of_four_bits() -> None:
     assert [constant(x, e2m1).value for x in (0.3, -100, float("nan"))] == [0.5, -6.0, 0.0]
 
 
+@pytest.mark.parametrize("source", [e2m3, e3m2], ids=str)
+@pytest.mark.parametrize("target", [f16, bf16, f32, tf32, f64, *SMALL, DTYPES["i8"]], ids=str)
+def test_six_bits_of_a_byte_are_read(source: DType, target: DType) -> None:
+    """Whatever the two above them hold; what only moves keeps them."""
+    every = np.arange(256).astype(np.uint8)
+    clean, whole = (every & 63).view(source.numpy), every.view(source.numpy)
+    expected = whole if source == target else convert_array(clean, target)
+    assert convert_array(whole, target).tobytes() == expected.tobytes()
+    assert without_padding(whole).tobytes() == clean.tobytes()
+    assert whole.tobytes() == every.tobytes(), "the array itself is as it was"
+
+
+def test_floats_of_six_bits() -> None:
+    """What ml_dtypes has, and what a conversion does where there is no such number."""
+    for dtype, largest, smallest in ((e2m3, 7.5, 0.125), (e3m2, 28.0, 0.0625)):
+        x = np.array([np.nan, -np.nan, np.inf, -np.inf, 1e30, smallest, smallest / 2, -0.0])
+        found = convert_array(x, dtype)
+        assert found.astype(float).tolist() == [0, 0, largest, -largest, largest, smallest, 0, 0]
+        assert found.view(np.uint8).tolist()[:2] == [0, 0] and found.view(np.uint8)[-1] == 32
+        assert (dtype.bits, dtype.code_bits, dtype.bytes) == (8, 6, 1)
+        assert not dtype.has_nan and not dtype.has_infinity and not dtype.computes
+
+
 def test_constants_convert_as_values_do() -> None:
     assert constant(1000.0, e4m3).value == 448.0 and constant(-1e9, e5m2).value == -57344.0
     assert constant(0.3, e4m3).value == 0.3125 and constant(float("inf"), e4m3fnuz).value == 240.0
@@ -215,6 +240,7 @@ def test_ml_dtypes_is_the_source_of_the_types() -> None:
     assert tf32.numpy == np.float32
     assert e4m3fnuz.numpy == ml_dtypes.float8_e4m3fnuz
     assert e5m2fnuz.numpy == ml_dtypes.float8_e5m2fnuz
+    assert e2m3.numpy == ml_dtypes.float6_e2m3fn and e3m2.numpy == ml_dtypes.float6_e3m2fn
     assert e2m1.numpy == e2m1b.numpy == ml_dtypes.float4_e2m1fn
     assert [largest_finite(d) for d in (f16, bf16, *SMALL)] == [
         float(ml_dtypes.finfo(d.numpy).max) for d in (f16, bf16, *SMALL)

@@ -31,6 +31,7 @@ NAMES = (
     "bfloat16", "float32", "float64", "float8_e4m3fn", "float8_e5m2", "tfloat32",
 )  # fmt: skip
 FNUZ = ("float8_e4m3fnuz", "float8_e5m2fnuz")
+SIX_BITS = ("float6_e2m3fn", "float6_e3m2fn")
 
 
 @cache
@@ -106,7 +107,7 @@ def mirrored(a: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    "dtypes", [*(NAMES[i::4] for i in range(4)), (*FNUZ, *NAMES[:2])], ids=", ".join
+    "dtypes", [*(NAMES[i::4] for i in range(4)), (*FNUZ, *SIX_BITS)], ids=", ".join
 )
 def test_moves_are_exact(dtypes: tuple[str, ...]) -> None:
     for m, n in SIZES:
@@ -123,7 +124,7 @@ def test_moves_are_exact(dtypes: tuple[str, ...]) -> None:
             assert found[3 * i + 2].tobytes() == mirrored(a).tobytes(), (dtypes[i], m, n)
 
 
-TO = ("int8", "uint32", "bfloat16", "float64", "float8_e4m3fn")
+TO = ("int8", "uint32", "bfloat16", "float64", "float8_e4m3fn", *SIX_BITS)
 
 
 def casts(source: str) -> Kernel:
@@ -135,12 +136,14 @@ def casts(source: str) -> Kernel:
         B2: T.Tensor(("M", "N"), TO[2]), C2: T.Tensor(("M", "N"), TO[2]),
         B3: T.Tensor(("M", "N"), TO[3]), C3: T.Tensor(("M", "N"), TO[3]),
         B4: T.Tensor(("M", "N"), TO[4]), C4: T.Tensor(("M", "N"), TO[4]),
+        B5: T.Tensor(("M", "N"), TO[5]), C5: T.Tensor(("M", "N"), TO[5]),
+        B6: T.Tensor(("M", "N"), TO[6]), C6: T.Tensor(("M", "N"), TO[6]),
     ):  # fmt: skip
         M, N = A.shape
         with T.Kernel(T.ceildiv(N, BN), T.ceildiv(M, BM), threads=128) as (bx, by):
             f = T.alloc_fragment((BM, BN), source)
             T.copy(A[by * BM, bx * BN], f)
-            for B, C in ((B0, C0), (B1, C1), (B2, C2), (B3, C3), (B4, C4)):
+            for B, C in ((B0, C0), (B1, C1), (B2, C2), (B3, C3), (B4, C4), (B5, C5), (B6, C6)):
                 x = T.alloc_var(B.dtype)
                 T.copy(f, B[by * BM, bx * BN])
                 for i, j in T.Parallel(BM, BN):
@@ -162,7 +165,7 @@ def interesting(source: str) -> np.ndarray:
     return convert_array(np.array([*values, 1e20, 1 + 2.0**-8 + 2.0**-40]), dtype)
 
 
-@pytest.mark.parametrize("source", [*NAMES, *FNUZ])
+@pytest.mark.parametrize("source", [*NAMES, *FNUZ, *SIX_BITS])
 def test_casts(source: str) -> None:
     a = np.resize(interesting(source), (5, 9))
     kinds = [find_dtype(to) for to in TO]
@@ -204,7 +207,9 @@ def arithmetic(*dtypes: str) -> Kernel:
 
 
 @pytest.mark.parametrize(
-    "dtypes", [*(NAMES[1 + i :: 5] for i in range(5)), (*FNUZ, "float32")], ids=", ".join
+    "dtypes",
+    [*(NAMES[1 + i :: 5] for i in range(5)), (*FNUZ, SIX_BITS[0]), (*SIX_BITS, "float32")],
+    ids=", ".join,
 )
 def test_arithmetic(dtypes: tuple[str, ...]) -> None:
     """On values so small that nothing rounds; types without arithmetic compute in f32."""
@@ -230,6 +235,30 @@ def test_arithmetic(dtypes: tuple[str, ...]) -> None:
         expected = [x + y, x * y - x, np.maximum(x, y), np.minimum(x, three), np.where(x < y, x, y)]
         assert found[3 * i + 1].tobytes() == np.stack(expected).astype(w).tobytes(), dtypes[i]
         assert found[3 * i + 2].tolist() == (x < y).tolist(), dtypes[i]
+
+
+def test_what_is_above_six_bits_moves_and_means_nothing() -> None:
+    """On every leg: bytes whose two upper bits are set, moved and computed with."""
+    every = np.arange(256).astype(np.uint8).reshape(4, 64)
+
+    @tilec.kernel
+    def doubled(A: T.Tensor((4, 64), SIX_BITS[0]), B: T.Tensor((4, 64), SIX_BITS[0]),
+                C: T.Tensor((4, 64), "float32"), D: T.Tensor((4, 64), "bool")):  # fmt: skip
+        with T.Kernel(1, threads=64):
+            s = T.alloc_shared((4, 64), SIX_BITS[0])
+            T.copy(A, s)
+            T.copy(s, B)
+            for i, j in T.Parallel(4, 64):
+                C[i, j] = s[i, j] + s[i, j]
+                D[i, j] = s[i, j] == A[i, j]
+
+    values = (every & 63).view(ml_dtypes.float6_e2m3fn).astype(np.float32)
+    for target in (None, *TARGETS):
+        b, c, d = np.zeros_like(every), np.zeros((4, 64), np.float32), np.zeros((4, 64), np.bool_)
+        with tilec.device("interpreter" if target is None else f"emulator:{target}"):
+            doubled(every, b, c, d)
+        assert b.tobytes() == every.tobytes() and d.all()
+        assert c.tobytes() == (values + values).tobytes()
 
 
 def test_bytes_stand_for_eight_bit_floats() -> None:

@@ -153,21 +153,6 @@ def test_odd_rows_are_refused(dtype: str) -> None:
         T.StridedTensor(("M", "N"), ("ld", 1), dtype)
 
 
-@pytest.mark.parametrize(
-    ("dtype", "wider"), [("float6_e2m3fn", "float8_e4m3fn"), ("float6_e3m2fn", "float8_e5m2")]
-)
-def test_six_bits_are_refused_and_the_hint_holds(dtype: str, wider: str) -> None:
-    def six_bits(A: Any, B: Any, k: Any) -> None:
-        T.alloc_shared((8, 32), dtype)
-
-    with pytest.raises(TypeMismatch, match=dtype) as caught:
-        kernel_of(six_bits).lower_to_ir()
-    assert caught.value.code == "TLC0110" and caught.value.loc.known
-    assert wider in caught.value.hint
-    every = np.arange(64, dtype=np.uint8).view(getattr(ml_dtypes, dtype)).astype(np.float32)
-    assert np.array_equal(every.astype(getattr(ml_dtypes, wider)).astype(np.float32), every)
-
-
 @pytest.mark.parametrize("inner", ["i4x2", "u4x2", "e2m1x2", "e2m1b"])
 def test_what_the_compiler_makes_of_them_is_no_dtype_of_users(inner: str) -> None:
     def pairs(A: Any, B: Any, k: Any) -> None:

@@ -1,4 +1,4 @@
-"""Products with a scale for 32 elements along K (MXFP8, MXFP4): the interpreter, the emulator of gfx950 and its
+"""Products with a scale for 32 elements along K (MXFP8, MXFP6, MXFP4): the interpreter, the emulator of gfx950 and its
 machine code agree with float64; other targets refuse."""
 
 from __future__ import annotations
@@ -30,10 +30,12 @@ from tilec.runtime.interpreter_device import InterpreterDevice
 
 pytestmark = [pytest.mark.hip, pytest.mark.emulator]
 TARGET = "hip:gfx950"
-FP4 = "float4_e2m1fn"
+FP4, FP6, BF6 = "float4_e2m1fn", "float6_e2m3fn", "float6_e3m2fn"
 NUMPY = {
-    name: getattr(ml_dtypes, name) for name in ("float8_e4m3fn", "float8_e5m2", FP4)
+    name: getattr(ml_dtypes, name) for name in ("float8_e4m3fn", "float8_e5m2", FP6, BF6, FP4)
 }  # fmt: skip
+FORMATS = {"float8_e4m3fn": (0, 8), "float8_e5m2": (1, 8), FP6: (2, 6), BF6: (3, 6), FP4: (4, 4)}
+"""What cbsz, or blgp, says of an operand, and the registers that it takes."""
 
 
 @cache
@@ -119,7 +121,8 @@ WAYS = [
     ("float8_e4m3fn", "float8_e4m3fn", False, True), ("float8_e5m2", "float8_e4m3fn", False, False),
     ("float8_e4m3fn", "float8_e5m2", True, True), ("float8_e5m2", "float8_e5m2", True, False),
     (FP4, FP4, False, True), ("float8_e4m3fn", FP4, False, True), (FP4, "float8_e5m2", False, False),
-    ("float8_e4m3fn", FP4, True, True),
+    ("float8_e4m3fn", FP4, True, True), (FP6, BF6, False, True), (BF6, "float8_e4m3fn", False, False),
+    (FP4, FP6, False, True), (BF6, FP6, True, False),
 ]  # fmt: skip
 TILES = {
     "32": {}, "16": {"bm": 16, "bn": 32, "bk": 128, "threads": 64, "stages": 3},
@@ -152,17 +155,17 @@ def test_products(way: tuple[str, str, bool, bool], tile: str) -> None:
         check(device, compiled, way, size)
 
 
-def test_pairs_are_read_without_conflicts() -> None:
-    """Half as often as 8-bit elements, too."""
+def test_operands_are_read_without_conflicts() -> None:
+    """Pairs of 4 bits half as often as elements of a byte each, too."""
     reads = []
-    for dtype in (FP4, "float8_e4m3fn"):
+    for dtype in (FP4, "float8_e4m3fn", FP6):
         way = (dtype, dtype, False, True)
         compiled = lower(kernel(*way), (), TARGET, {"bm": 128, "bn": 128, "bk": 128})
         with counted() as counts:
             check(EmulatorDevice(TARGET, "a test"), compiled, way, (128, 128, 256))
         assert counts.bank_conflicts == 0
         reads.append(sum(a.accesses for a in counts.accesses if a.instruction == "load_shared"))
-    assert 2 * reads[0] == reads[1] > 0
+    assert 2 * reads[0] == reads[1] == reads[2] > 0
 
 
 @tilec.kernel
@@ -218,9 +221,9 @@ def named(value: Any) -> str:
     return "-".join(value[:2]) if isinstance(value, tuple) else str(value)
 
 
-@pytest.mark.parametrize("way", [WAYS[0], *WAYS[4:6]], ids=named)
+@pytest.mark.parametrize("way", [WAYS[0], *WAYS[4:6], WAYS[8], WAYS[10]], ids=named)
 def test_machine_code_counts(way: tuple[str, str, bool, bool]) -> None:
-    """Operands of 8 bits take eight registers, those of 4 bits four, each read by 16 bytes."""
+    """Operands take as many registers as an element has bits, and are read by 16 bytes."""
     compiled = lower(kernel(*way), (), TARGET, {})
     (isa,) = (
         find_amd_clang("gfx950").assemble(compiled.lowered.text, "scaled.hip", "gfx950").kernels
@@ -230,16 +233,40 @@ def test_machine_code_counts(way: tuple[str, str, bool, bool]) -> None:
     assert (isa.vgpr_spills, isa.sgpr_spills, isa.scratch) == (0, 0, 0)
     pattern = r"v_mfma_scale\S+ v\[[\d:]+\], v\[(\d+):(\d+)\], v\[(\d+):(\d+)\],.*?v\d+(.*)"
     taken = [re.fullmatch(pattern, line) for line in isa.instructions if "v_mfma_scale" in line]
-    codes = {"float8_e4m3fn": 0, FP4: 4}
     for found in taken:
         assert found is not None
         first, last, right, end, modifiers = found.groups()
         widths = int(last) - int(first) + 1, int(end) - int(right) + 1
-        assert widths == tuple(4 if d == FP4 else 8 for d in way[:2])
+        assert widths == tuple(FORMATS[d][1] for d in way[:2])
         for name, dtype in zip(("cbsz", "blgp"), way, strict=False):
-            assert (f"{name}:{codes[dtype]}" in modifiers) == (codes[dtype] > 0)
+            code = FORMATS[dtype][0]
+            assert (f"{name}:{code}" in modifiers) == (code > 0)
     reads = sum(1 if d == FP4 else 2 for d in way[:2])
     assert isa.counts["ds_read_b128"] == expected * reads
+
+
+@pytest.mark.parametrize("rows", [64, 128])
+def test_six_bits_are_packed_once_a_fragment(rows: int) -> None:
+    """By two dot products for 4 elements, however many products take the fragment."""
+    compiled = lower(kernel(*WAYS[8]), (), TARGET, {"bm": rows, "bn": 128})
+    text = compiled.lowered.text
+    (isa,) = find_amd_clang("gfx950").assemble(text, "scaled.hip", "gfx950").kernels
+    fragments = isa.counts["ds_read_b128"] // 2
+    assert isa.count("v_mfma") == (rows // 64 * 2) * 2 and fragments == (rows // 64 + 2) * 2
+    assert isa.counts["v_dot4_u32_u8"] == fragments * 16
+    assert (isa.vgpr_spills, isa.sgpr_spills, isa.scratch) == (0, 0, 0)
+
+
+def test_what_is_above_six_bits_is_not_multiplied() -> None:
+    compiled = lower(kernel(*WAYS[8]), (), TARGET, TILES["16"])
+    a, b, sa, sb = operands(*WAYS[8][:2], 16, 32, 128)
+    exact, magnitude = reference(a, b, sa, sb)
+    devices = EmulatorDevice(TARGET, "a test"), MachineCodeDevice(target=TARGET)
+    for device in (InterpreterDevice("", "a test"), *devices):
+        c = np.full((16, 32), np.nan, np.float32)
+        dirty = (a.view(np.uint8) | np.uint8(0x80), b.view(np.uint8) | np.uint8(0x40))
+        compiled.run_on(device, (*dirty, sa, sb, c))  # type: ignore[arg-type]
+        assert_close(c, exact, magnitude * 2.0**-20, f32, device.name)
 
 
 def test_a_scale_of_255_is_nan_and_others_reach_the_ends() -> None:
@@ -300,7 +327,7 @@ def test_regions_of_pairs_and_a_fragment_beside_them() -> None:
 
 
 @pytest.mark.parametrize("target", ["hip:gfx942", "cuda:sm_80", "cuda:sm_90a", "cuda:sm_100a"])
-@pytest.mark.parametrize("way", [WAYS[0], WAYS[4]], ids=named)
+@pytest.mark.parametrize("way", [WAYS[0], WAYS[4], WAYS[8]], ids=named)
 def test_other_targets_refuse(target: str, way: tuple[str, str, bool, bool]) -> None:
     with pytest.raises(TargetUnsupported, match="has no matrix instruction with scales") as caught:
         lower(kernel(*way), (), target, {})
@@ -331,7 +358,7 @@ def wrong(C: T.Tensor((32, 32), "float32"), operand: str = "float8_e4m3fn",
         T.copy(acc, C)
 
 
-@pytest.mark.parametrize("operand", ["float8_e4m3fn", FP4])
+@pytest.mark.parametrize("operand", ["float8_e4m3fn", FP6, FP4])
 @pytest.mark.parametrize(
     ("constants", "code", "message"),
     [

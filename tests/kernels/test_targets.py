@@ -144,6 +144,7 @@ WAYS: list[Way] = [
     ("float8_e5m2fnuz", "float32", "float16", "hip:gfx942", True),
     ("float8_e4m3fnuz", "float32", "float32", "hip:gfx950", True),  # converted to f16
     ("float8_e5m2fnuz", "float32", "float32", "cuda:sm_89", True),  # likewise
+    ("float6_e3m2fn", "float32", "float16", "cuda:sm_80", True),  # likewise
 ]
 SIZES: tuple[Size, ...] = ((72, 80, 96), (1, 1, 1), (33, 9, 0), (65, 63, 37))
 TILES: tuple[tuple[Size, dict[str, int]], ...] = (
@@ -327,6 +328,7 @@ def test_tf32_is_read_without_its_low_bits(target: str) -> None:
 MIXED_WAYS: list[Way] = [
     ("float8_e4m3fn", "float8_e5m2", "cuda:sm_80", True),
     ("float8_e5m2", "float8_e4m3fn", "hip:gfx90a", True),
+    ("float6_e2m3fn", "float8_e4m3fn", "hip:gfx950", True),  # K is no multiple of 64
     ("int8", "uint8", "cuda:sm_80", False),
     ("uint8", "int8", "hip:gfx942", False),
 ]
@@ -340,13 +342,14 @@ OWN_WAYS = [
     ("float8_e5m2", "float8_e4m3fn", "hip:gfx950", {"bk": 128}, 64),
     ("float8_e5m2", "float8_e5m2", "hip:gfx950", {"bk": 64}, 64),
     ("float8_e4m3fn", "float8_e4m3fn", "hip:gfx950", {"bm": 16, "bn": 32, "bk": 128}, 128),
+    ("float8_e5m2", "float6_e3m2fn", "hip:gfx950", {"bm": 16, "bn": 32, "bk": 128}, 128),
 ]
 
 
 @pytest.mark.emulator
 @pytest.mark.hip
 @pytest.mark.parametrize(("left", "right", "target", "tile", "depth"), OWN_WAYS)
-def test_8_bit_floats_have_instructions(
+def test_small_floats_have_instructions(
     left: str, right: str, target: str, tile: dict[str, int], depth: int
 ) -> None:
     """Those of two dtypes, and gfx950's that multiply twice as many at once."""

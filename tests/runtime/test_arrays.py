@@ -107,6 +107,8 @@ def test_numpy() -> None:
         (ml_dtypes.float8_e4m3fn, "e4m3", 1),
         (ml_dtypes.float8_e5m2, "e5m2", 1),
         (ml_dtypes.float8_e4m3fnuz, "e4m3fnuz", 1),
+        (ml_dtypes.float6_e2m3fn, "e2m3", 1),
+        (ml_dtypes.float6_e3m2fn, "e3m2", 1),
     ],
 )
 def test_dtypes_have_their_short_names_both_ways(dtype: Any, short: str, size: int) -> None:
@@ -272,6 +274,9 @@ def test_outputs_are_made_by_torch_on_the_device_and_stream_of_the_call(fake_tor
     assert allocate("torch", place, (2,), "bf16", None) == ((2,), "torch.bfloat16", "cuda:1")
     assert allocate("torch", place, (2,), "i32", 99) == ((2,), "torch.int32", "cuda:1")
     assert streams.entered == [((99, "cuda:1"),)]
+    fake_torch.uint8 = "torch.uint8"
+    made = allocate("torch", place, (2,), "e2m3", None)
+    assert made == ((2,), "torch.uint8", "cuda:1"), "which torch has not"
 
 
 def test_without_a_library_that_allocates_there_is_no_output() -> None:

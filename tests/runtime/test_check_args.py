@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import ml_dtypes
@@ -190,6 +191,20 @@ def test_a_scalar_is_refused_where_it_would_round_to_no_number(dtype: str) -> No
                 assert refusal(single, signed).endswith(f"which {dtype} cannot hold")
 
 
+@pytest.mark.parametrize(
+    ("dtype", "largest", "beyond"), [("e2m3", 7.5, 7.75), ("e3m2", 28.0, 30.0)]
+)
+def test_a_scalar_of_six_bits_is_refused_where_it_would_change(
+    dtype: str, largest: float, beyond: float
+) -> None:
+    """These have no number for what is too large, and none for NaN."""
+    single = program(ScalarParam("x", dtype))
+    for value in (largest, -largest, math.nextafter(beyond, 0), 0.3):
+        assert bind_arguments(single, [value]).scalars == {"x": value}
+    for value in (beyond, -beyond, 1e30, math.inf, math.nan):
+        assert refusal(single, value).endswith(f"which {dtype} cannot hold")
+
+
 SCALAR = program(ScalarParam("n", "i32"), ScalarParam("x", "f32"), ScalarParam("flag", "bool"))
 
 
@@ -212,9 +227,12 @@ def test_scalars_that_would_change_are_refused(arguments: tuple[object, ...], me
 
 
 def test_bytes_stand_for_types_that_libraries_lack_and_for_nothing_else() -> None:
-    fp8 = program(TensorParam("A", "e4m3", ("M",), "r"), symbols=("M",))
+    fp8, fp6 = (program(TensorParam("A", d, ("M",), "r"), symbols=("M",)) for d in ("e4m3", "e3m2"))
     for dtype in ("e4m3", "u8", "i8"):
         assert bind_arguments(fp8, [device_array((4,), dtype)]).symbols == {"M": 4}
+    for dtype in ("e3m2", "u8", "i8"):
+        assert bind_arguments(fp6, [device_array((4,), dtype)]).symbols == {"M": 4}
+    assert refusal(fp6, device_array((4,), "e2m3")).endswith("has dtype e2m3, expected e3m2")
     assert refusal(fp8, device_array((4,), "e4m3fnuz")).endswith(
         "has dtype e4m3fnuz, expected e4m3"
     )

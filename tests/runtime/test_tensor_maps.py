@@ -61,7 +61,7 @@ def test_a_matrix_innermost_dimension_first(driver: CudaDriver) -> None:
     [("f16", 6), ("bf16", 9), ("f32", 7), ("f64", 8), ("i32", 3), ("u32", 2), ("u16", 1),
      ("i16", 1),
      ("e4m3", 0), ("e5m2", 0), ("i8", 0), ("u8", 0), ("i64", 5), ("u64", 4), ("tf32", 7),
-     ("bool", 0), ("e4m3fnuz", 0)],
+     ("bool", 0), ("e4m3fnuz", 0), ("e2m3", 0)],
 )  # fmt: skip
 def test_element_types(driver: CudaDriver, dtype: str, number: int) -> None:
     found = made(

@@ -29,10 +29,14 @@ DTYPES = {
     "u32": "uint32", "i64": "int64", "u64": "uint64", "f16": "float16", "f32": "float32",
     "tf32": "float32", "f64": "float64",
 }  # fmt: skip
-BYTES = {"bf16": 2, "e4m3": 1, "e5m2": 1, "e4m3fnuz": 1, "e5m2fnuz": 1, "i4": 1, "u4": 1, "e2m1": 1}
+BYTES = {
+    "bf16": 2, "e4m3": 1, "e5m2": 1, "e4m3fnuz": 1, "e5m2fnuz": 1, "e2m3": 1, "e3m2": 1, "i4": 1, "u4": 1,
+    "e2m1": 1,
+}  # fmt: skip
 """Dtypes that NumPy has not: any array of elements of this size is taken for one of them."""
 TENSOR_MAP_DTYPES = {
-    "bool": 0, "u8": 0, "i8": 0, "e4m3": 0, "e5m2": 0, "e4m3fnuz": 0, "e5m2fnuz": 0, "i4": 0, "u4": 0, "e2m1": 0,
+    "bool": 0, "u8": 0, "i8": 0, "e4m3": 0, "e5m2": 0, "e4m3fnuz": 0, "e5m2fnuz": 0, "e2m3": 0, "e3m2": 0,
+    "i4": 0, "u4": 0, "e2m1": 0,
     "u16": 1, "i16": 1,
     "u32": 2, "i32": 3, "u64": 4, "i64": 5, "f16": 6, "f32": 7, "tf32": 7, "f64": 8, "bf16": 9,
 }  # fmt: skip

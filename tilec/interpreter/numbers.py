@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..ir.conversion import without_padding
 from ..ir.dtypes import DType
 
 Array = NDArray[Any]
@@ -28,12 +29,12 @@ def garbage_value(dtype: np.dtype[Any]) -> Any:
 
 
 def widened(x: Array) -> Array:
-    """x as an array that BLAS multiplies: 16-bit floats in f32, where their products are exact."""
+    """x as an array that BLAS multiplies: floats of 16 bits and fewer in f32, where their products are exact."""
     if x.dtype in (np.float32, np.float64):
         return x
     if x.dtype.kind in "iub":
         return x.astype(np.float64)
-    return x.astype(np.float32)
+    return without_padding(x).astype(np.float32)
 
 
 def as_tf32(x: Array) -> Array:

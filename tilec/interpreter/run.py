@@ -21,7 +21,8 @@ from .roles import finish
 from .rules import install
 
 _IN_BYTES = (
-    "e4m3", "e5m2", "e4m3fnuz", "e5m2fnuz", *(d.name for d in (*PAIRS, *PAIRS.values())),
+    "e4m3", "e5m2", "e4m3fnuz", "e5m2fnuz", "e2m3", "e3m2",
+    *(d.name for d in (*PAIRS, *PAIRS.values())),
 )  # fmt: skip
 _HOLDERS = {"bf16": ("uint16",), **dict.fromkeys(_IN_BYTES, ("int8", "uint8"))}
 """What arrays hold dtypes that NumPy itself lacks, as bits."""

@@ -1,8 +1,8 @@
 """What a conversion between element types gives, on NumPy arrays: the meaning of `cast`.
 
 Conversions round once, to nearest even. Out of range, a float becomes an infinity in f16, bf16, f32
-and f64, and the largest finite value of its sign in the floats of 8 and 4 bits. NaN is 0x7f in the
-8-bit ones (0x80 in the fnuz types) and becomes 0 where there is none, in those of 4 bits and in
+and f64, and the largest finite value of its sign in the floats of 8 bits and fewer. NaN is 0x7f in the
+8-bit ones (0x80 in the fnuz types) and becomes 0 where there is none, in those of 6 and 4 bits and in
 integers. A float that becomes an integer is truncated, and is the nearest that there is where it
 lies outside.
 Integers wrap around. f32 and tf32 are the same numbers.
@@ -15,15 +15,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .dtypes import DType, bf16, e2m1, e2m1b, e4m3, e4m3fnuz, e5m2, e5m2fnuz
+from .dtypes import DType, bf16, e2m1, e2m1b, e2m3, e3m2, e4m3, e4m3fnuz, e5m2, e5m2fnuz
 
 Array = NDArray[Any]
 
 LARGEST = {
-    e4m3: 448.0, e5m2: 57344.0, e4m3fnuz: 240.0, e5m2fnuz: 57344.0, e2m1: 6.0, e2m1b: 6.0,
+    e4m3: 448.0, e5m2: 57344.0, e4m3fnuz: 240.0, e5m2fnuz: 57344.0, e2m3: 7.5, e3m2: 28.0,
+    e2m1: 6.0, e2m1b: 6.0,
 }  # fmt: skip
 """The largest finite values of the types that saturate."""
-_NAN = {e4m3: 0x7F, e5m2: 0x7F, e4m3fnuz: 0x80, e5m2fnuz: 0x80, e2m1: 0, e2m1b: 0}
+_NAN = {e4m3: 0x7F, e5m2: 0x7F, e4m3fnuz: 0x80, e5m2fnuz: 0x80}  # others have none: 0
+_SIX_BITS = ("float6_e2m3fn", "float6_e3m2fn")
 
 
 def largest_finite(dtype: DType) -> float:
@@ -40,6 +42,7 @@ def convert_array(x: Array, target: DType) -> Array:
     whole = target.is_float or target.bits != 4
     if x.dtype == target.numpy and whole:
         return x
+    x = without_padding(x)
     with np.errstate(all="ignore"):
         if target.is_integer and x.dtype.kind not in "iub":
             return _to_integer(x.astype(np.float64), target)
@@ -50,6 +53,16 @@ def convert_array(x: Array, target: DType) -> Array:
         if target in LARGEST:
             return _to_small_float(_to_odd(x), target)
         return x.astype(target.numpy)
+
+
+def without_padding(x: Array) -> Array:
+    """x with zeros in the two bits of a byte that are none of a 6-bit float's: they are ignored, and
+    ml_dtypes would read them.
+    """
+    if x.dtype.name not in _SIX_BITS:
+        return x
+    codes: Array = (np.ascontiguousarray(x).view(np.uint8) & np.uint8(63)).view(x.dtype)
+    return codes
 
 
 def _to_integer(x: Array, target: DType) -> Array:
@@ -103,7 +116,7 @@ def pack_pairs(elements: Array) -> Array:
 def _to_small_float(x: Array, target: DType) -> Array:
     limit = np.float32(LARGEST[target])
     bits = np.clip(x, -limit, limit).astype(target.numpy).view(np.uint8)
-    result: Array = np.where(np.isnan(x), np.uint8(_NAN[target]), bits).view(target.numpy)
+    result: Array = np.where(np.isnan(x), np.uint8(_NAN.get(target, 0)), bits).view(target.numpy)
     return result
 
 

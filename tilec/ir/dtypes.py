@@ -28,6 +28,13 @@ class DType:
         return self.bits // 8
 
     @property
+    def code_bits(self) -> int:
+        """Bits that tell the value of an element, the lowest ones: fewer than `bits` where it has
+        more room than it needs. The others are ignored, and zero in what a conversion makes.
+        """
+        return _CODE_BITS.get(self.name, self.bits)
+
+    @property
     def is_float(self) -> bool:
         return self.kind == "float"
 
@@ -52,14 +59,14 @@ class DType:
 
     @property
     def has_nan(self) -> bool:
-        """Whether a float dtype has a NaN: all but those of 4 bits."""
+        """Whether a float dtype has a NaN: all but those of 6 and 4 bits."""
         return self.is_float and self.name not in _NUMBERS
 
     def __str__(self) -> str:
         return self.name
 
 
-_NUMBERS = ("e2m1", "e2m1b")
+_NUMBERS = ("e2m3", "e3m2", "e2m1", "e2m1b")
 _FINITE = ("e4m3", "e4m3fnuz", "e5m2fnuz", *_NUMBERS)
 bool_ = DType("bool", 8, "bool")
 i8, i16, i32, i64 = (DType(f"i{bits}", bits, "int") for bits in (8, 16, 32, 64))
@@ -73,6 +80,9 @@ e5m2 = DType("e5m2", 8, "float")
 # only NaN (Noune et al., "8-bit Numerical Formats for Deep Neural Networks", 2022, section 3).
 e4m3fnuz = DType("e4m3fnuz", 8, "float")
 e5m2fnuz = DType("e5m2fnuz", 8, "float")
+# 6-bit floats (OCP Microscaling Formats Specification 1.0, section 5.3.2), each in the low bits of a byte,
+# as ml_dtypes has them: memory, layouts and registers see elements of 8 bits.
+e2m3, e3m2 = DType("e2m3", 8, "float"), DType("e3m2", 8, "float")
 tf32 = DType("tf32", 32, "float")  # an f32 whose low 13 bits a gemm does not read
 # 4-bit elements: integers, and the float of OCP's MXFP4 (OCP Microscaling Formats Specification 1.0,
 # section 5.3.3). In global and shared memory two lie in a byte, the first in its low half, so that
@@ -88,7 +98,11 @@ HELD = {i4: i8, u4: u8, e2m1: e2m1b}
 """What holds one in a register."""
 ELEMENTS = {pair: element for element, pair in PAIRS.items()}
 """What a pair consists of."""
-MIXED = ({e4m3, e5m2}, {e4m3fnuz, e5m2fnuz}, {i8, u8})  # what a gemm multiplies with each other
+MIXED = (
+    {e4m3, e5m2, e2m3, e3m2},
+    {e4m3fnuz, e5m2fnuz},
+    {i8, u8},
+)  # what a gemm multiplies with each other
 mbarrier = DType("mbarrier", 64, "opaque")
 tensor_map = DType("tensor_map", 1024, "opaque")
 descriptor = DType("wgmma_descriptor", 64, "opaque")
@@ -97,7 +111,7 @@ DTYPES: dict[str, DType] = {
     dtype.name: dtype
     for dtype in (
         bool_, i8, i16, i32, i64, u8, u16, u32, u64, f16, bf16, f32, f64,
-        e4m3, e5m2, e4m3fnuz, e5m2fnuz, tf32, *PAIRS, *PAIRS.values(), e2m1b,
+        e4m3, e5m2, e4m3fnuz, e5m2fnuz, e2m3, e3m2, tf32, *PAIRS, *PAIRS.values(), e2m1b,
         mbarrier, tensor_map, descriptor,
     )
 }  # fmt: skip
@@ -108,12 +122,13 @@ _LONG_NAMES = {
     "float16": "f16", "float32": "f32", "float64": "f64", "bfloat16": "bf16",
     "float8_e4m3fn": "e4m3", "float8_e5m2": "e5m2", "tfloat32": "tf32",
     "float8_e4m3fnuz": "e4m3fnuz", "float8_e5m2fnuz": "e5m2fnuz",
+    "float6_e2m3fn": "e2m3", "float6_e3m2fn": "e3m2",
     "int4": "i4", "uint4": "u4", "float4_e2m1fn": "e2m1",
     "half": "f16", "float": "f32",
 }  # fmt: skip
 _USERS_NAMES = {short: full for full, short in _LONG_NAMES.items() if full not in ("half", "float")}
 
-_WIDER = {"float6_e2m3fn": "float8_e4m3fn", "float6_e3m2fn": "float8_e5m2"}
+_CODE_BITS = {"e2m3": 6, "e3m2": 6, "e2m1b": 4}
 _HOLDERS = {
     "tf32": "float32", "i4": "int8", "u4": "uint8", **{pair.name: "uint8" for pair in ELEMENTS},
 }  # fmt: skip
@@ -121,10 +136,11 @@ _FROM_ML_DTYPES = {
     "bf16": "bfloat16", "e4m3": "float8_e4m3fn", "e5m2": "float8_e5m2",
     "e4m3fnuz": "float8_e4m3fnuz", "e5m2fnuz": "float8_e5m2fnuz", "e2m1": "float4_e2m1fn",
     "e2m1b": "float4_e2m1fn",
+    "e2m3": "float6_e2m3fn", "e3m2": "float6_e3m2fn",
 }  # fmt: skip
 _COMPUTED_IN = {
     "e4m3": f32, "e5m2": f32, "e4m3fnuz": f32, "e5m2fnuz": f32, "tf32": f32, "i4": i32, "u4": i32,
-    "e2m1": f32, "e2m1b": f32,
+    "e2m3": f32, "e3m2": f32, "e2m1": f32, "e2m1b": f32,
 }  # fmt: skip
 
 
@@ -143,10 +159,9 @@ def find_dtype(spec: object) -> DType:
     name = _LONG_NAMES.get(name, name)
     if name in DTYPES:
         return DTYPES[name]
-    hint = "e.g. 'float16', 'int8', 'float32'"
-    if name in _WIDER:
-        hint = f"an element of 6 bits would lie in two bytes; '{_WIDER[name]}' holds each of its values"
-    raise TypeMismatch("TLC0110", f"{spec!r} is not an element type", hint=hint)
+    raise TypeMismatch(
+        "TLC0110", f"{spec!r} is not an element type", hint="e.g. 'float16', 'int8', 'float32'"
+    )
 
 
 @cache
@@ -167,8 +182,8 @@ def long_name(name: str) -> str:
 
 
 def arithmetic_dtype(dtype: DType) -> DType:
-    """The type in which arithmetic on `dtype` is done: itself, but f32 for floats of 8 and 4 bits
-    and tf32, i32 for 4-bit integers.
+    """The type in which arithmetic on `dtype` is done: itself, but f32 for floats of 8 bits and
+    fewer and tf32, i32 for 4-bit integers.
     """
     return _COMPUTED_IN.get(dtype.name, dtype)
 

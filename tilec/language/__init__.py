@@ -50,6 +50,8 @@ from .checks import assume, device_assert, print
 from .dtypes import (
     bfloat16,
     float4_e2m1fn,
+    float6_e2m3fn,
+    float6_e3m2fn,
     float8_e4m3fn,
     float8_e4m3fnuz,
     float8_e5m2,
@@ -275,6 +277,8 @@ __all__ = [
     "fence_proxy_async",
     "fill",
     "float4_e2m1fn",
+    "float6_e2m3fn",
+    "float6_e3m2fn",
     "float8_e4m3fn",
     "float8_e4m3fnuz",
     "float8_e5m2",

@@ -36,8 +36,8 @@ def cast(value: Any, dtype: object, round: str = "", sat: bool = True) -> Any:
     Args:
         round: "" or "rn", to nearest even.
         sat: what is out of the range of an 8-bit float, infinities too, gives its largest finite
-            value; without it, an infinity (float8_e5m2) or NaN (the others). float4_e2m1fn, which
-            has neither, always gives the largest (and 0 for NaN); other floats go to infinity.
+            value; without it, an infinity (float8_e5m2) or NaN (the others). Floats of 6 and 4
+            bits, which have neither, always give the largest (and 0 for NaN); other floats go to infinity.
     """
     trace = current("T.cast")
     with trace.here():

@@ -35,6 +35,11 @@ class ElementType:
     Of int4, uint4 and float4_e2m1fn two elements share a byte, the first in its low half: arrays of
     them arrive as bytes, half as many in a row (`tilec.quantize.pack` makes them). float4_e2m1fn is
     0, 0.5, 1, 1.5, 2, 3, 4, 6 and their negatives; what is larger becomes 6, NaN 0.
+
+    An element of float6_e2m3fn (up to 7.5, in steps of 0.125 and more) or float6_e3m2fn (up to 28, 0.0625)
+    lies in the low bits of a byte: arrays are of ml_dtypes, or bytes. The upper two bits are ignored where
+    a value is converted or multiplied, and zero in what a conversion makes; what only moves keeps them.
+    What is larger becomes the largest, NaN 0.
     """
 
     __slots__ = ("ir",)
@@ -104,12 +109,13 @@ def row_dtype(spec: object, shape: Sequence[object]) -> DType:
 
 (
     int8, int16, int32, int64, uint8, uint16, uint32, uint64, float16, float32, float64, bfloat16,
-    float8_e4m3fn, float8_e5m2, float8_e4m3fnuz, float8_e5m2fnuz, float4_e2m1fn, tfloat32, int4, uint4,
+    float8_e4m3fn, float8_e5m2, float8_e4m3fnuz, float8_e5m2fnuz, float6_e2m3fn, float6_e3m2fn,
+    float4_e2m1fn, tfloat32, int4, uint4,
 ) = (
     ElementType(DTYPES[name])
     for name in (
         "i8", "i16", "i32", "i64", "u8", "u16", "u32", "u64", "f16", "f32", "f64", "bf16",
-        "e4m3", "e5m2", "e4m3fnuz", "e5m2fnuz", "e2m1", "tf32", "i4", "u4",
+        "e4m3", "e5m2", "e4m3fnuz", "e5m2fnuz", "e2m3", "e3m2", "e2m1", "tf32", "i4", "u4",
     )
 )  # fmt: skip
 bool_ = ElementType(DTYPES["bool"])

@@ -81,14 +81,14 @@ def gemm_scaled(
     policy: GemmWarpPolicy = GemmWarpPolicy.Square,
     clear_accum: Any = False,
 ) -> None:
-    """C += (op(A) * sA) @ (op(B) * sB), where 32 elements along K share a factor 2^(s - 127): the MXFP8 and
-    MXFP4 of "OCP Microscaling Formats (MX) Specification" 1.0. Done when it returns.
+    """C += (op(A) * sA) @ (op(B) * sB), where 32 elements along K share a factor 2^(s - 127): the MXFP8,
+    MXFP6 and MXFP4 of "OCP Microscaling Formats (MX) Specification" 1.0. Done when it returns.
 
     Args:
         A, B, C, transpose_A, transpose_B, policy, clear_accum: as those of T.gemm; A and B each of
-            float8_e4m3fn, float8_e5m2 or float4_e2m1fn, K a multiple of 32, C of float32. Of
-            float4_e2m1fn, A is shared memory (M, K), B (N, K) with transpose_B: a byte's two elements
-            are consecutive k.
+            float8_e4m3fn, float8_e5m2, float6_e2m3fn, float6_e3m2fn or float4_e2m1fn, K a multiple of 32,
+            C of float32. Of float4_e2m1fn, A is shared memory (M, K), B (N, K) with transpose_B: a
+            byte's two elements are consecutive k.
         scale_A: shared memory (M, K / 32) of uint8: exponents plus 127 (E8M0); 255 is NaN.
         scale_B: (N, K / 32) likewise.
 

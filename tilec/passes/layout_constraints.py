@@ -314,7 +314,7 @@ def _gemm(op: Gemm, group: Group) -> Iterator[Constraint]:
     for number, (side, value) in enumerate(sides):
         dtype = multiplied_dtype(op, op.instruction, group.target, side)
         assert dtype is not None, "there are variants"
-        bits[side] = dtype.bits
+        bits[side] = dtype.code_bits
         if is_tile(value):
             yield use(op, number, value, OPERAND_WEIGHT)
     options = []

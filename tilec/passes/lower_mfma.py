@@ -16,7 +16,8 @@ lane, for 16 columns at once. Elsewhere its k lie together in chunks (packed_ope
 registers fill it and nothing else reads it; what is left is read by elements.
 
 Of a gemm with scales, each lane reads the byte of its row (column) and 32 k for each instruction.
-Of 4-bit elements fragments are bytes, as their memory is.
+Of 4-bit elements fragments are bytes, as their memory is; of 6-bit ones a byte holds one, and the
+prelude packs what an instruction takes.
 
 A swapped variant hands the fragments over the other way round: the fragments of A and B are alike,
 so that this gives the transpose of each instruction tile, and nothing else differs.
@@ -121,7 +122,7 @@ class _Fragments:
             else (tiling.column_blocks, tiling.columns)
         )
         dtype = taken_dtype(op, side, lowering)
-        fragment = packed_fragment(side, tiling, dtype.bits, pack)
+        fragment = packed_fragment(side, tiling, dtype.code_bits, pack)
         if dtype in PAIRS:
             dtype, pairs = PAIRS[dtype], packed_layout(fragment)
             assert pairs is not None, "a lane has both elements of a byte"

@@ -246,7 +246,7 @@ def check_operand_tile(op: Gemm, side: Side, lowering: Lowering) -> None:
     value = op.a if side == "a" else op.b
     variant: Variant = op.variant  # type: ignore[assignment]
     copies = copies_of(variant, lowering.threads, lowering.context.target)
-    wanted = operand_layout(op, variant, side, taken_dtype(op, side, lowering).bits, copies)
+    wanted = operand_layout(op, variant, side, taken_dtype(op, side, lowering).code_bits, copies)
     if lowering.layout(value) != wanted:
         raise LayoutConflict(
             "TLC0421",

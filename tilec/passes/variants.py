@@ -43,7 +43,8 @@ ADDRESS_REGISTERS = 48  # what a thread needs beside accumulators and fragments
 WORD = 32  # bits of a register
 MOST_ARRANGEMENTS = 8  # of threads that are offered to the choice of layouts
 CONVERTED = {
-    **dict.fromkeys(("e4m3", "e5m2", "e4m3fnuz", "e5m2fnuz"), ("f16",)), "tf32": ("f32",),
+    **dict.fromkeys(("e4m3", "e5m2", "e4m3fnuz", "e5m2fnuz", "e2m3", "e3m2"), ("f16",)),
+    "tf32": ("f32",),
 }  # fmt: skip
 """The next dtypes that hold every value of one, narrowest first: where no instruction takes it."""
 
@@ -55,8 +56,8 @@ def unit_threads(family: str, target: Target) -> int:
 
 def multiplied_dtype(gemm: Gemm, family: str, target: Target, side: Side = "a") -> DType | None:
     """The dtype in which instructions of `family` take an operand: its own, or the next wider one
-    that both have; None where the target has none. By fma it is the dtype in which a thread
-    computes. It has the same bits on both sides, but of a gemm with scales.
+    that both have, where the target has instructions that divide the gemm's K; else the first that has
+    any, None where the target has none. By fma it is the dtype in which a thread computes.
     """
     names, total = _operand_names(gemm), accumulator_type(gemm).dtype
     if family == "fma":
@@ -64,10 +65,15 @@ def multiplied_dtype(gemm: Gemm, family: str, target: Target, side: Side = "a") 
             return total
         return f64 if 64 in (gemm.dtype_of("a").bits, total.bits) else f32
     wider = [CONVERTED.get(name, ()) for name in names]
+    depth = gemm_shape(gemm)[2]
+    first = None
     for pair in (names, *((name, name) for name in wider[0] if name in wider[1])):
-        if any(_instructions(family, pair, total.name, target)):
-            return DTYPES[pair[SIDES.index(side)]]
-    return None
+        depths = [i.k for i in _instructions(family, pair, total.name, target)]
+        dtype = DTYPES[pair[SIDES.index(side)]]
+        if any(depth % k == 0 for k in depths):
+            return dtype
+        first = first or (dtype if depths else None)
+    return first
 
 
 def is_converted(gemm: Gemm, family: str, target: Target) -> bool:
@@ -226,7 +232,7 @@ def fragment_of(
     family: str, operand: Operand, shape: tuple[int, int, int], bits: int
 ) -> RegisterLayout:
     """What one unit holds of an operand of one instruction, m x n x k in `shape`: "a" [m, k],
-    "b" [n, k] or "c" [m, n]. `bits` of an element of the operand: of A and B as multiplied.
+    "b" [n, k] or "c" [m, n]. `bits` of an element of the operand: of A and B those that tell its value, as multiplied.
 
     Raises:
         ValueError: there is no such instruction.
@@ -278,7 +284,7 @@ def operand_layout(
     family, im, in_, ik, rows, columns = variant[:6]
     m, n, k = gemm_shape(gemm)
     # Fragments of both sides are alike where a variant may be swapped: that makes no difference.
-    fragment = fragment_of(family, side, (im, in_, ik), bits or gemm.dtype_of(side).bits)
+    fragment = fragment_of(family, side, (im, in_, ik), bits or gemm.dtype_of(side).code_bits)
     if side == "a":
         fragment = fragment.replicate(columns).repeat((rows, 1), "thread")
         blocks = m // (im * rows)

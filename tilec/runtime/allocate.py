@@ -11,32 +11,16 @@ from typing import Any
 import numpy as np
 
 from ..errors import ArgumentError
-from .arrays import LONG_DTYPES, ArrayDevice
+from ..ir.dtypes import DTYPES
+from .arrays import ArrayDevice
 from .check_args import PACKED
-
-_NUMPY = {"bool": "bool"} | {
-    short: long
-    for long, short in LONG_DTYPES.items()
-    if long[-1].isdigit() and "bfloat" not in long
-}
-_ML_DTYPES = {
-    "bf16": "bfloat16", "e4m3": "float8_e4m3fn", "e5m2": "float8_e5m2",
-    "e4m3fnuz": "float8_e4m3fnuz", "e5m2fnuz": "float8_e5m2fnuz",
-}  # fmt: skip
 
 
 def numpy_dtype(dtype: str) -> np.dtype[Any]:
     """The NumPy dtype of a short name; two 4-bit elements are one byte."""
     if dtype in PACKED:
         return np.dtype(np.int8 if dtype == "i4" else np.uint8)
-    if dtype == "tf32":
-        return np.dtype(np.float32)
-    if dtype in _ML_DTYPES:
-        import ml_dtypes
-
-        found: np.dtype[Any] = np.dtype(getattr(ml_dtypes, _ML_DTYPES[dtype]))
-        return found
-    return np.dtype(_NUMPY[dtype])
+    return DTYPES[dtype].numpy
 
 
 def allocate(
@@ -44,13 +28,15 @@ def allocate(
 ) -> Any:
     """An uninitialised row-major array of `library` on `device`. `stream` is the one it will be
     used on, where that is not the library's current one. Libraries whose arrays cannot be written
-    in place get cupy's, which `hand_over` turns into theirs. Raises ArgumentError where nothing can
+    in place get cupy's, which `hand_over` turns into theirs. 6-bit
+    floats that torch lacks are bytes. Raises ArgumentError where nothing can
     allocate."""
     if library == "numpy":
         return np.empty(shape, numpy_dtype(dtype))
     if library == "torch":
         torch: Any = sys.modules["torch"]
-        name = _ML_DTYPES.get(dtype) or str(numpy_dtype(dtype))
+        name = str(numpy_dtype(dtype))
+        name = name if hasattr(torch, name) or not name.startswith("float6") else "uint8"
         with _torch_stream(torch, device, stream):
             return torch.empty(shape, dtype=getattr(torch, name), device=f"cuda:{device.index}")
     cupy: Any = sys.modules.get("cupy")

@@ -20,7 +20,8 @@ from .dlpack import view_dlpack
 _CPU = "cpu"
 _LEGACY_STREAM = 1  # what __dlpack__() without a stream makes an array safe on
 _ITEM_BYTES = {
-    "bool": 1, "e4m3": 1, "e5m2": 1, "e4m3fnuz": 1, "e5m2fnuz": 1, "e8m0": 1, "e2m1x2": 1,
+    "bool": 1, "e4m3": 1, "e5m2": 1, "e4m3fnuz": 1, "e5m2fnuz": 1, "e2m3": 1, "e3m2": 1,
+    "e8m0": 1, "e2m1x2": 1,
 }  # fmt: skip
 
 LONG_DTYPES = {
@@ -30,7 +31,7 @@ LONG_DTYPES = {
     "float16": "f16", "float32": "f32", "float64": "f64", "bfloat16": "bf16",
     "float8_e4m3fn": "e4m3", "float8_e5m2": "e5m2",
     "float8_e4m3fnuz": "e4m3fnuz", "float8_e5m2fnuz": "e5m2fnuz",
-    "float4_e2m1fn_x2": "e2m1x2",
+    "float6_e2m3fn": "e2m3", "float6_e3m2fn": "e3m2", "float4_e2m1fn_x2": "e2m1x2",
     "half": "f16", "float": "f32", "double": "f64",
 }  # fmt: skip
 """Names of dtypes in NumPy, ml_dtypes, cupy, JAX and torch -> tilec's short names."""

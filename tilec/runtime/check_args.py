@@ -29,7 +29,7 @@ from ..backends.manifest import (
     names_in,
 )
 from ..errors import ArgumentError
-from ..ir.dtypes import PAIRS
+from ..ir.dtypes import DTYPES, PAIRS
 from ..passes.ranges import SYMBOL_LIMIT
 from .arrays import ArrayDevice, ArrayView, contiguous_strides, is_array, view_array
 from .overlaps import kept_apart, overlapping
@@ -38,16 +38,15 @@ _BYTES = ("i8", "u8")
 PACKED = tuple(dtype.name for dtype in PAIRS)  # two to a byte, along the last dimension
 # Libraries without these types keep them in others; between two of them nothing is reinterpreted.
 _HOLDERS = {
-    "e4m3": _BYTES, "e5m2": _BYTES, "e4m3fnuz": _BYTES, "e5m2fnuz": _BYTES, "i4": _BYTES,
-    "u4": _BYTES, "e2m1": (*_BYTES, "e2m1x2"), "tf32": ("f32",), "bf16": ("i16", "u16"),
+    "e4m3": _BYTES, "e5m2": _BYTES, "e4m3fnuz": _BYTES, "e5m2fnuz": _BYTES, "e2m3": _BYTES,
+    "e3m2": _BYTES, "i4": _BYTES, "u4": _BYTES, "e2m1": (*_BYTES, "e2m1x2"), "tf32": ("f32",), "bf16": ("i16", "u16"),
 }  # fmt: skip
 _INTEGERS = {"i8": (-(1 << 7), 1 << 7), "i16": (-(1 << 15), 1 << 15), "i32": (-(1 << 31), 1 << 31),
              "i64": (-(1 << 63), 1 << 63), "u8": (0, 1 << 8), "u16": (0, 1 << 16),
              "u32": (0, 1 << 32),
              "u64": (0, 1 << 64), "bool": (0, 2)}  # fmt: skip
 _WIDE = ("f16", "bf16", "f32", "tf32", "f64")  # what a usual number fits without a closer look
-_FINITE = ("e4m3", "e4m3fnuz", "e5m2fnuz")  # these have no infinity
-# From these on a finite number rounds to infinity, or to NaN where there is none.
+# From these on a finite number rounds to infinity, or to NaN or the largest where there is none.
 _FLOATS = {
     "f16": 65520.0,
     "bf16": (2 - 2**-8) * 2.0**127,
@@ -58,6 +57,8 @@ _FLOATS = {
     "e5m2": 61440.0,
     "e4m3fnuz": 248.0,
     "e5m2fnuz": 61440.0,
+    "e2m3": 7.75,
+    "e3m2": 30.0,
 }
 
 
@@ -157,7 +158,11 @@ def check_scalar(program: str, param: ScalarParam, value: object) -> int | float
         return int(value)
     if limits is None:
         real = float(value)  # type: ignore[arg-type]
-        if abs(real) >= _FLOATS[param.dtype] and (math.isfinite(real) or param.dtype in _FINITE):
+        dtype = DTYPES[param.dtype]
+        outside = abs(real) >= _FLOATS[dtype.name] and (
+            math.isfinite(real) or not dtype.has_infinity
+        )
+        if outside or math.isnan(real) and not dtype.has_nan:
             raise _refuse(program, f"{param.name} is {real:g}, which {param.dtype} cannot hold")
         return real
     if not hasattr(value, "__index__"):

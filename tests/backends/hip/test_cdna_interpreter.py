@@ -19,7 +19,7 @@ from tests.backends.hip.cdna.waves import Mode, Wave
 from tests.backends.hip.test_hip_emulated import (
     DTYPES,
     MFMA,
-    MFMA_8BIT,
+    MFMA_SMALL,
     mfma_frame,
     mfma_key,
     mfma_places,
@@ -237,14 +237,14 @@ def test_every_mfma(m: int, k: int, d: str, t: str, arch: str) -> None:
 
 
 @pytest.mark.hip
-@pytest.mark.parametrize(("m", "k", "t", "right"), MFMA_8BIT)
+@pytest.mark.parametrize(("m", "k", "t", "right"), MFMA_SMALL)
 def test_every_mfma_of_two_dtypes(m: int, k: int, t: str, right: str) -> None:
-    places, out = mfma_places(m, k, "f32")
+    (places, out), (columns, _) = (mfma_places(m, k, "f32", x) for x in (t, right))
     random = np.random.default_rng(m + k)
     a, b = (random.integers(-4, 5, (m, k)).astype(DTYPES[x]) for x in (t, right))
     registers = {
         "A": a[places[..., 0], places[..., 1]].copy(),
-        "B": b[places[..., 0], places[..., 1]].copy(),
+        "B": b[columns[..., 0], columns[..., 1]].copy(),
         "D": np.ones((64, m * m // 64), np.float32),
     }
     (arch,) = dict(SHAPES)[mfma_key(m, k, "f32", t, right)]

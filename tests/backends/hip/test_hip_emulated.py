@@ -26,6 +26,7 @@ DTYPES: dict[str, Any] = {
     "i8": np.int8, "i32": np.int32, "u8": np.uint8, "tf32": np.float32,
     "e4m3": ml_dtypes.float8_e4m3fn, "e5m2": ml_dtypes.float8_e5m2,
     "e4m3fnuz": ml_dtypes.float8_e4m3fnuz, "e5m2fnuz": ml_dtypes.float8_e5m2fnuz,
+    "e2m3": ml_dtypes.float6_e2m3fn, "e3m2": ml_dtypes.float6_e3m2fn,
 }  # fmt: skip
 
 
@@ -233,12 +234,17 @@ MFMA = [
 ]  # fmt: skip
 
 
+SIX_BITS = ("e2m3", "e3m2")
 FLOAT8 = (("e4m3", "e5m2"), ("e4m3fnuz", "e5m2fnuz"))
-# Of two 8-bit floats: M, K, dtypes of A and B.
-MFMA_8BIT = [
+# Of two floats of 8 or 6 bits: M, K, dtypes of A and B.
+MFMA_SMALL = [
     *((m, k, a, b) for m, k in ((32, 16), (16, 32)) for a, b in FLOAT8),
     *((m, k, b, a) for m, k in ((32, 16), (16, 32)) for a, b in FLOAT8),
     *((m, k, a, b) for m, k in ((32, 64), (16, 128)) for a in FLOAT8[0] for b in FLOAT8[0]),
+    (32, 64, "e2m3", "e3m2"),
+    (16, 128, "e3m2", "e3m2"),
+    (32, 64, "e4m3", "e3m2"),
+    (16, 128, "e2m3", "e5m2"),
 ]
 
 
@@ -271,14 +277,14 @@ def mfma_key(m: int, k: int, d: str, t: str, right: str) -> tuple[int | str, ...
     return (m, m, k, d, *dict.fromkeys((t, right)))
 
 
-def mfma_places(m: int, k: int, d: str) -> tuple[Array, Array]:
+def mfma_places(m: int, k: int, d: str, operand: str = "") -> tuple[Array, Array]:
     """By lane and element the (row, k) of A, which is also the (column, k) of B; by lane and
-    register the (row, column) of D. Written out from the CDNA3 manual's tables, apart from the
-    prelude's formulas."""
+    register the (row, column) of D; `operand` is the dtype of A, which matters where it has 6 bits. Written
+    out from the CDNA3 manual's tables, apart from the prelude's formulas."""
     count = m * k // 64
     a = np.zeros((64, count, 2), int)
     for group, row, e in itertools.product(range(64 // m), range(m), range(count)):
-        if count == 32:  # 16 elements in either half of k
+        if count == 32 and operand not in SIX_BITS:  # 16 elements in either half of k
             a[group * m + row, e] = row, k // 2 * (e // 16) + 16 * group + e % 16
         else:
             a[group * m + row, e] = row, group * count + e
@@ -317,19 +323,21 @@ def test_mfma_layouts(m: int, k: int, d: str, t: str) -> None:
     assert np.array_equal(got, expected)
 
 
-@pytest.mark.parametrize(("m", "k", "t", "right"), MFMA_8BIT)
+@pytest.mark.parametrize(("m", "k", "t", "right"), MFMA_SMALL)
 def test_mfma_of_two_dtypes(m: int, k: int, t: str, right: str) -> None:
-    places, out = mfma_places(m, k, "f32")
+    (places, out), (columns, _) = (mfma_places(m, k, "f32", x) for x in (t, right))
     rng = np.random.default_rng(m + k)
     a, b = (rng.integers(-4, 5, (m, k)).astype(DTYPES[x]) for x in (t, right))
     registers = {
         "A": a[places[..., 0], places[..., 1]].copy(),
-        "B": b[places[..., 0], places[..., 1]].copy(),
+        "B": b[columns[..., 0], columns[..., 1]].copy(),
         "D": np.zeros((64, m * m // 64), np.float32),
     }
-    beside = tuple(mfma_frame(mm, kk, "f32", tt, right=rr) for mm, kk, tt, rr in MFMA_8BIT)
+    beside = tuple(mfma_frame(mm, kk, "f32", tt, right=rr) for mm, kk, tt, rr in MFMA_SMALL)
     launch(mfma_frame(m, k, "f32", t, right=right), (1, 1, 1), registers, beside=beside)
-    assert np.array_equal(fragments.mfma("a", m, m, k, 8).coords(), places)
+    for operand, dtype, found in (("a", t, places), ("b", right, columns)):
+        bits = 6 if dtype in SIX_BITS else 8
+        assert np.array_equal(fragments.mfma(operand, m, m, k, bits).coords(), found)
     got = np.zeros((m, m))
     got[out[..., 0], out[..., 1]] = registers["D"]
     assert np.array_equal(got, a.astype(np.float64) @ b.astype(np.float64).T)

@@ -241,6 +241,12 @@ def only(spelling: str, *arches: str) -> dict[str, str]:
 
 Key = tuple[Any, ...]
 LATER = ("gfx942", "gfx950")
+FLOATS = (
+    "e4m3",
+    "e5m2",
+    "e2m3",
+    "e3m2",
+)  # that f8f6f4 multiplies with each other, and without scales
 SHAPES: list[tuple[Key, dict[str, str]]] = [
     ((32, 32, 8, "f32", "f16"), spellings("f32_32x32x8", "f16", "f16")),
     ((16, 16, 16, "f32", "f16"), spellings("f32_16x16x16", "f16", "f16")),
@@ -281,7 +287,8 @@ SHAPES: list[tuple[Key, dict[str, str]]] = [
     *(
         ((m, m, k, "f32", *dtypes), only(f"f32_{m}x{m}x{k}_f8f6f4", "gfx950"))
         for m, k in ((32, 64), (16, 128))
-        for dtypes in (("e4m3",), ("e5m2",), ("e4m3", "e5m2"), ("e5m2", "e4m3"))
+        for left, right in itertools.product(FLOATS, FLOATS)
+        for dtypes in (tuple(dict.fromkeys((left, right))),)
     ),
 ]  # fmt: skip
 
@@ -324,24 +331,27 @@ def test_every_mfma_is_its_instruction(key: Key, spelled: dict[str, str]) -> Non
         assert isa.count("scratch_") == 0
 
 
-# Of f8f6f4: how a lane holds an element, how many registers it takes, what cbsz or blgp says.
-FORMATS = {"e4m3": ("e4m3", 8, 0), "e5m2": ("e5m2", 8, 1), "e2m1": ("e2m1x2", 4, 4)}
+# Of f8f6f4: how a lane holds elements, in how many bytes; how many registers it takes, what cbsz or blgp says.
+FORMATS = {
+    "e4m3": ("e4m3", 32, 8, 0), "e5m2": ("e5m2", 32, 8, 1), "e2m3": ("e2m3", 32, 6, 2),
+    "e3m2": ("e3m2", 32, 6, 3), "e2m1": ("e2m1x2", 16, 4, 4),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(("m", "k"), [(32, 64), (16, 128)])
 def test_every_product_with_scales_is_its_instruction(m: int, k: int) -> None:
-    """Operands of 4 bits take half of the registers; each pair of formats there is."""
+    """Of each pair of formats, in registers as many as an element has bits."""
     pairs = {i.operands for i in find_target("hip:gfx950").matrix if i.scaled and i.m == m}
     assert pairs == set(itertools.product(FORMATS, FORMATS))
     for left, right in sorted(pairs):
-        (a, a_words, cbsz), (b, b_words, blgp) = FORMATS[left], FORMATS[right]
-        text = f"""regs<{a}, {4 * a_words}> a; regs<{b}, {4 * b_words}> b;
+        (a, held, a_words, cbsz), (b, b_held, b_words, blgp) = FORMATS[left], FORMATS[right]
+        text = f"""regs<{a}, {held}> a; regs<{b}, {b_held}> b;
         regs<u8, 2> s; regs<f32, {m * m // 64}> d;
         fill_registers<{m * m // 64}>(d, 0, convert<f32>(n));
         #pragma unroll
-        for (i32 e = 0; e < {4 * a_words}; ++e) a[e] = reinterpret<{a}>(P[thread_id() + e * 64]);
+        for (i32 e = 0; e < {held}; ++e) a[e] = reinterpret<{a}>(P[thread_id() + e * 64]);
         #pragma unroll
-        for (i32 e = 0; e < {4 * b_words}; ++e) b[e] = reinterpret<{b}>(P[n + thread_id() + e * 64]);
+        for (i32 e = 0; e < {b_held}; ++e) b[e] = reinterpret<{b}>(P[n + thread_id() + e * 64]);
         s[0] = P[m + thread_id()];
         s[1] = P[2 * m + thread_id()];
         mfma_scaled<{m}, {m}, {k}>(d, 0, a, 0, b, 0, s, 0, s, 1);

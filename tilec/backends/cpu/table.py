@@ -22,6 +22,8 @@ TABLE = make_table(
             "e5m2",
             "e4m3fnuz",
             "e5m2fnuz",
+            "e2m3",
+            "e3m2",
             "e2m1b",
             "i4x2",
             "u4x2",

@@ -18,6 +18,8 @@ TABLE = make_table(
     Entry("e5m2", "types.j2", ("base", "to_odd")),
     Entry("e4m3fnuz", "types.j2", ("base", "to_odd")),
     Entry("e5m2fnuz", "types.j2", ("base", "to_odd")),
+    Entry("e2m3", "types.j2", ("base", "to_odd")),
+    Entry("e3m2", "types.j2", ("base", "to_odd")),
     Entry("e2m1b", "types.j2", ("base", "to_odd")),
     Entry("tf32", "types.j2", ("base",)),
     Entry("i4x2", "types.j2", ("base",)),

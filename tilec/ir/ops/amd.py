@@ -15,7 +15,7 @@ from .thread import Statement, check_registers
 class Mfma(MatrixStatement, name="mfma", level=Level.THREAD):
     """v_mfma: D += A B over a wave of 64. `scales` (of f8f6f4): registers and offset of A's, then of B's;
     lane l has those of row, or column, l % m for the 32 k from 32 (l / m) on (CDNA4 ISA, 7.1). Registers
-    of pairs hold two elements each.
+    of pairs hold two elements each, those of 6-bit floats one.
     """
 
     @property

@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 
 from ...errors import TypeMismatch
 from ..core import Access, Effect, Level, Op, Value, attribute, operand, operands
-from ..dtypes import ELEMENTS, HELD, MIXED, PAIRS, DType, e2m1, e4m3, e5m2, u8
+from ..dtypes import ELEMENTS, HELD, MIXED, PAIRS, DType, e2m1, e2m3, e3m2, e4m3, e5m2, u8
 from ..layout.register import RegisterLayout
 from ..types import InflightType, MemoryType, ScalarType, Space, TileType, Type
 from .arith import element_dtype
@@ -282,7 +282,7 @@ Side = Literal["a", "b"]
 
 SIDES: tuple[Side, Side] = ("a", "b")
 SCALED = 32  # consecutive k of a row of A or a column of B that share a scale
-SCALED_DTYPES = (e4m3, e5m2, e2m1)
+SCALED_DTYPES = (e4m3, e5m2, e2m3, e3m2, e2m1)
 """What a gemm with scales multiplies with each other."""
 
 
@@ -356,7 +356,8 @@ class Gemm(Op, name="gemm", level=Level.TILE):
         left, right = self.dtype_of("a"), self.dtype_of("b")
         for side in SIDES:
             self._check_bytes(side)
-        if left != right and {left, right} not in MIXED and not self.scales:
+        alike = left == right or any({left, right} <= kinds for kinds in MIXED)
+        if not alike and not self.scales:
             raise TypeMismatch("TLC0253", f"gemm of {left} and {right}", hint="convert one of them")
         if left.is_float and not tile.dtype.is_float:
             raise TypeMismatch(
@@ -435,7 +436,8 @@ class Gemm(Op, name="gemm", level=Level.TILE):
                 "TLC0254",
                 f"a gemm with scales of {self.dtype_of(side)}, the scales of {side.upper()} in "
                 f"{type_.space.value} memory",
-                hint="scales are in shared memory, of float8_e4m3fn, float8_e5m2 or float4_e2m1fn",
+                hint="scales are in shared memory, of operands of float8_e4m3fn, float8_e5m2, "
+                "float6_e2m3fn, float6_e3m2fn or float4_e2m1fn",
             )
 
     def dtype_of(self, side: Side) -> DType:

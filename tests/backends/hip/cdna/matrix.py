@@ -4,7 +4,8 @@ Layouts of the shapes of one block M x N x K with M = N of 16 or 32, written fro
 CDNA3 ISA, "Matrix Arithmetic Instructions". With n = M K / 64, lane l holds in element e of its
 operands A[l % M][n (l / M) + e] and B[n (l / M) + e][l % M]. Lanes of f8f6f4 (CDNA4 ISA, the same
 chapter) have 32 elements: of 8 bits, in eight registers, k = 16 (64 / M) (e / 16) + 16 (l / M) +
-e % 16; of 4 bits, in four registers, k = 32 (l / M) + e. Sums are made in f64 and rounded once, since
+e % 16; of 6 bits, in six registers, and of 4 bits, in four, k = 32 (l / M) + e, in bits 6 e ... 6 e + 5
+(4 e ... 4 e + 3) of them. Sums are made in f64 and rounded once, since
 in which order the hardware adds is not said.
 """
 
@@ -23,7 +24,7 @@ from tests.backends.hip.cdna.waves import Step
 _NAME = re.compile(
     r"v_mfma_(?:scale_)?(f32|f64|i32)_(\d+)x(\d+)x(\d+)_?(f8f6f4|[a-z]+\d+)(?:_1k|_([fb][pf]8))?$"
 )
-_FORMATS = {"0": "fp8", "1": "bf8", "4": "fp4"}
+_FORMATS = {"0": "fp8", "1": "bf8", "2": "fp6", "3": "bf6", "4": "fp4"}
 """Of f8f6f4: what cbsz says of A, blgp of B."""
 _OPERANDS = {
     "f16": np.float16, "bf16": ml_dtypes.bfloat16, "f32": np.float32, "f64": np.float64,
@@ -35,9 +36,15 @@ _SMALL = {
     "gfx950": {
         "fp8": ml_dtypes.float8_e4m3fn,
         "bf8": ml_dtypes.float8_e5m2,
+        "fp6": ml_dtypes.float6_e2m3fn,
+        "bf6": ml_dtypes.float6_e3m2fn,
         "fp4": ml_dtypes.float4_e2m1fn,
     },
 }
+_PACKED = {
+    ml_dtypes.float6_e2m3fn: 6, ml_dtypes.float6_e3m2fn: 6, ml_dtypes.float4_e2m1fn: 4,
+}  # fmt: skip
+"""Bits of an element of which a lane's 32 lie together: as many registers."""
 _RESULTS = {"f32": np.float32, "f64": np.float64, "i32": np.int32}
 _SHAPES = {
     "f16": {(32, 8), (16, 16), (32, 16), (16, 32)},
@@ -110,12 +117,13 @@ def matrix_step(instruction: Instruction, arch: str) -> Step | None:
 def _read_operand(registers: Registers, operand: Operand, m: int, dtype: type) -> Array:
     """A (M x K), or B transposed."""
     lanes = np.ascontiguousarray(registers.vector[operand.first :][: operand.count].T)
-    if dtype is ml_dtypes.float4_e2m1fn:
-        if operand.count != 4:
-            raise IsaError(f"an operand of fp4 in {operand.count} registers")
-        halves = np.stack([lanes.view(np.uint8) & 15, lanes.view(np.uint8) >> 4], axis=-1)
-        elements = halves.reshape(64 // m, m, 32).view(dtype)
-        return elements.transpose(1, 0, 2).reshape(m, -1)
+    if dtype in _PACKED:
+        width = _PACKED[dtype]
+        if operand.count != width:
+            raise IsaError(f"an operand of {width} bits in {operand.count} registers")
+        bits = np.unpackbits(lanes.view(np.uint8), axis=1, bitorder="little")
+        codes = np.packbits(bits.reshape(64, 32, width), axis=2, bitorder="little")
+        return codes.view(dtype).reshape(64 // m, m, 32).transpose(1, 0, 2).reshape(m, -1)
     lanes = lanes.view(dtype)
     chunks = -(-lanes.shape[1] // 16)
     return lanes.reshape(64 // m, m, chunks, -1).transpose(1, 2, 0, 3).reshape(m, -1)
