@@ -7,7 +7,9 @@ from collections import Counter
 from dataclasses import fields
 from pathlib import Path
 
+import tilec.language as T
 from tilec.config import Config
+from tilec.language.absent import ABSENT, FAMILIES
 
 ROOT = Path(__file__).parent.parent
 # Folders of the project's own; what tests/ holds mirrors tilec/ and is not listed again.
@@ -50,6 +52,16 @@ def test_map_names_every_folder_and_pass_once() -> None:
 def test_map_names_nothing_that_is_not_there() -> None:
     ghosts = sorted(path for path in named_paths() if not (ROOT / path).exists())
     assert not ghosts, f"docs/map.md names what does not exist: {ghosts}"
+
+
+def test_names_of_the_language_are_listed_and_so_are_those_that_it_lacks() -> None:
+    text = (ROOT / "docs" / "language.md").read_text(encoding="utf-8")
+    there, not_there = text.split("## There is not")
+    listed = Counter(re.findall(r"`(\w+)`", there.split("## There is")[1]))
+    assert listed == Counter(T.__all__), "docs/language.md lists other names than tilec.language"
+    rows = dict(re.findall(r"^\| `([^`]+)` \| (.+) \|$", not_there, flags=re.MULTILINE))
+    assert rows == {**ABSENT, **{f"{start}…": hint for start, hint in FAMILIES.items()}}
+    assert not set(ABSENT) & set(T.__all__)
 
 
 def test_variables_documented_are_those_read() -> None:

@@ -9,13 +9,15 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import ExecutionError
 from ..ir.core import Op
 from ..ir.ops.control import Role
 from ..ir.ops.nvidia import WARP
-from ..ir.ops.thread import Barrier, Shuffle
+from ..ir.ops.thread import Ballot, Barrier, Shuffle
 from .clocks import Clock
 from .frame import Frame, Rule, Waiting
 from .mbarriers import check_idle
+from .numbers import Bits
 
 Steps = Generator[Waiting, None, None]
 
@@ -143,17 +145,42 @@ def run_shuffle(frame: Frame, op: Op) -> None:
     lanes = frame.lanes.shape if frame.lanes is not None else (frame.threads,)
     threads = np.arange(lanes[0])
     source = threads // op.width * op.width + np.broadcast_to(lane, lanes)
-    active = np.broadcast_to(True if frame.mask is None else frame.mask, lanes)
-    warps = np.add.reduceat(active, np.arange(0, lanes[0], WARP))
-    sizes = np.diff([*range(0, lanes[0], WARP), lanes[0]])
-    asked = source[active]
-    outside = (asked < 0) | (asked >= lanes[0])
-    if np.any((warps != 0) & (warps != sizes)) or np.any(outside):
-        raise frame.fault(
-            "TLC0749",
-            "a shuffle stands where only some threads of a warp come",
-            hint="move it out of the condition that depends on the thread",
-        )
+    asked = source[_whole_warps(frame, "a shuffle")]
+    if np.any((asked < 0) | (asked >= lanes[0])):
+        raise _parted(frame, "a shuffle")
     source = np.clip(source, 0, lanes[0] - 1)
     outcome = np.broadcast_to(x, lanes)[source]
     frame.define(op.result, outcome, None if bad is None else np.broadcast_to(bad, lanes)[source])
+
+
+def run_ballot(frame: Frame, op: Op) -> None:
+    """The answers of the 32 threads of each warp, as bits."""
+    assert isinstance(op, Ballot)
+    x, bad = frame.pair(op.x)
+    lanes = frame.lanes.shape if frame.lanes is not None else (frame.threads,)
+    answers = np.broadcast_to(x, lanes) & _whole_warps(frame, "a ballot")
+    starts, warp = np.arange(0, lanes[0], WARP), np.arange(lanes[0]) // WARP
+    bits = answers.astype(np.uint32) << (np.arange(lanes[0]) % WARP).astype(np.uint32)
+    unknown = None
+    if bad is not None:
+        unknown = np.logical_or.reduceat(np.broadcast_to(bad, lanes), starts)[warp]
+    frame.define(op.result, np.bitwise_or.reduceat(bits, starts)[warp], unknown)
+
+
+def _whole_warps(frame: Frame, what: str) -> Bits:
+    """The threads that are active, which are whole warps. Raises ExecutionError where they are not."""
+    lanes = frame.lanes.shape if frame.lanes is not None else (frame.threads,)
+    active: Bits = np.broadcast_to(True if frame.mask is None else frame.mask, lanes)
+    warps = np.add.reduceat(active, np.arange(0, lanes[0], WARP))
+    sizes = np.diff([*range(0, lanes[0], WARP), lanes[0]])
+    if np.any((warps != 0) & (warps != sizes)):
+        raise _parted(frame, what)
+    return active
+
+
+def _parted(frame: Frame, what: str) -> ExecutionError:
+    return frame.fault(
+        "TLC0749",
+        f"{what} stands where only some threads of a warp come",
+        hint="move it out of the condition that depends on the thread",
+    )

@@ -74,6 +74,7 @@ RULES: dict[type[Op], Rule] = {
     thread.WarpSync: roles.run_nothing,
     thread.Barrier: roles.run_barrier,
     thread.Shuffle: roles.run_shuffle,
+    thread.Ballot: roles.run_ballot,
     thread.MemoryFence: blocks.run_fence,
 }
 

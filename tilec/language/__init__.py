@@ -6,6 +6,7 @@ Names and meanings are TileLang's; a name that is not here is refused with what 
 from __future__ import annotations
 
 from ..errors import LanguageError
+from .absent import instead_of
 from .arithmetic import (
     Select,
     abs,
@@ -27,6 +28,8 @@ from .arithmetic import (
 )
 from .atomics import (
     atomic_add,
+    atomic_addx2,
+    atomic_addx4,
     atomic_load,
     atomic_max,
     atomic_min,
@@ -72,6 +75,7 @@ from .dtypes import (
     uint64,
 )
 from .dtypes import bool_ as bool
+from .elements import all_of, any_of, dp4a, transpose
 from .engines import tma_copy, tma_store_arrive, tma_store_wait
 from .frame import (
     ClusterKernel,
@@ -196,6 +200,22 @@ from .shuffles import shfl_down, shfl_sync, shfl_up, shfl_xor
 from .tensors import Buffer, StridedTensor, Tensor, const, dynamic, symbolic
 from .tile import clear, copy, fill
 from .trace import close_matches
+from .warps import (
+    activemask,
+    all_sync,
+    any_sync,
+    ballot,
+    ballot_sync,
+    get_lane_idx,
+    get_warp_group_idx,
+    get_warp_idx,
+    get_warp_idx_sync,
+    warp_reduce_bitand,
+    warp_reduce_bitor,
+    warp_reduce_max,
+    warp_reduce_min,
+    warp_reduce_sum,
+)
 
 __all__ = [
     "Buffer",
@@ -222,7 +242,10 @@ __all__ = [
     "abs",
     "acos",
     "acosh",
+    "activemask",
     "align_up",
+    "all_of",
+    "all_sync",
     "alloc_barrier",
     "alloc_fragment",
     "alloc_global",
@@ -231,6 +254,8 @@ __all__ = [
     "alloc_var",
     "annotate_layout",
     "annotate_safe_value",
+    "any_of",
+    "any_sync",
     "asin",
     "asinh",
     "assume",
@@ -238,11 +263,15 @@ __all__ = [
     "atan2",
     "atanh",
     "atomic_add",
+    "atomic_addx2",
+    "atomic_addx4",
     "atomic_load",
     "atomic_max",
     "atomic_min",
     "atomic_or",
     "atomic_store",
+    "ballot",
+    "ballot_sync",
     "barrier_arrive",
     "barrier_wait",
     "bfloat16",
@@ -267,6 +296,7 @@ __all__ = [
     "dec_max_nreg",
     "device_assert",
     "disable_warp_group_reg_alloc",
+    "dp4a",
     "dynamic",
     "empty",
     "erf",
@@ -296,10 +326,14 @@ __all__ = [
     "get_block_bindings",
     "get_block_extent",
     "get_block_extents",
+    "get_lane_idx",
     "get_thread_binding",
     "get_thread_bindings",
     "get_thread_extent",
     "get_thread_extents",
+    "get_warp_group_idx",
+    "get_warp_idx",
+    "get_warp_idx_sync",
     "grid",
     "hypot",
     "if_then_else",
@@ -372,6 +406,7 @@ __all__ = [
     "tma_copy",
     "tma_store_arrive",
     "tma_store_wait",
+    "transpose",
     "trunc",
     "truncdiv",
     "truncmod",
@@ -385,6 +420,11 @@ __all__ = [
     "vectorized",
     "view",
     "wait_wgmma",
+    "warp_reduce_bitand",
+    "warp_reduce_bitor",
+    "warp_reduce_max",
+    "warp_reduce_min",
+    "warp_reduce_sum",
     "wgmma_gemm",
     "ws",
 ]
@@ -401,5 +441,5 @@ def __getattr__(name: str) -> object:
         "TLC0101",
         f"the language has no T.{name}",
         loc=locate(),
-        hint=close_matches(name, __all__, "T."),
+        hint=instead_of(name) or close_matches(name, __all__, "T."),
     )

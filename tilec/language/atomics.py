@@ -1,5 +1,5 @@
-"""Atomics: `T.atomic_add`, `T.atomic_max`, `T.atomic_min`, `T.atomic_or`, `T.atomic_load`,
-`T.atomic_store`; what they order, and `T.threadfence`.
+"""Atomics: `T.atomic_add`, `T.atomic_addx2`, `T.atomic_max`, `T.atomic_min`, `T.atomic_or`,
+`T.atomic_load`, `T.atomic_store`; what they order, and `T.threadfence`.
 
 A release shows what the block did before it, all its threads and statements, to every block that
 then acquires from the same element; blocks may wait for each other that way. The compiler lets the
@@ -15,10 +15,10 @@ from ..ir.core import Value
 from ..ir.ops.memory import ORDERS, Atomic, Load
 from ..ir.ops.thread import MemoryFence
 from ..ir.types import Space
-from .areas import paired_areas, shifted
+from .areas import Area, area_of, paired_areas, shifted, times
 from .buffers import Buffer, Element, Slice, stored_value
 from .operand import convert, wrap
-from .tile import each_in_parallel
+from .tile import each_in_parallel, each_in_series
 from .trace import Trace, current, refuse
 
 
@@ -67,6 +67,54 @@ def atomic_or(dst: Any, value: Any, memory_order: str | None = None) -> None:
     if element.buffer.type.dtype.is_float:
         raise refuse("TLC0135", f"T.atomic_or on {element.buffer.label}, which holds floats")
     _atomic("or", dst, value, memory_order, False)
+
+
+def atomic_addx2(dst: Any, src: Any, return_prev: bool = False) -> None:
+    """dst += src, of two elements that follow each other along the last dimension.
+
+    Args:
+        dst: the first element, of global or shared memory.
+        src: the first of two elements, or a buffer or region of two, also of the thread's own memory.
+        return_prev: False; what was there before is given by T.atomic_add of one element.
+
+    Each element is changed in one step, the two of them together only where the machine can.
+    """
+    _add_several("T.atomic_addx2", 2, dst, src, return_prev)
+
+
+def atomic_addx4(dst: Any, src: Any, return_prev: bool = False) -> None:
+    """dst += src, of four elements that follow each other; else as T.atomic_addx2."""
+    _add_several("T.atomic_addx4", 4, dst, src, return_prev)
+
+
+def _add_several(what: str, count: int, dst: Any, src: Any, return_prev: bool) -> None:
+    trace = current(what)
+    trace.need_launch(what)
+    with trace.here():
+        if return_prev:
+            raise LanguageError(
+                "TLC0135", f"{what} has no return_prev", hint="T.atomic_add of each element has it"
+            )
+        place, source = _element(what, dst), area_of(trace, what, src)
+        _check_place(what, place.buffer)
+        row = (1,) * (len(place.indices) - 1) + (count,)
+        target = Area(place.buffer, place.indices, row)
+        if source.extents is None:
+            row = (1,) * (len(source.indices) - 1) + (count,)
+            source = Area(source.buffer, source.indices, row)
+        if source.shape != (count,):
+            raise LanguageError(
+                "TLC0135",
+                f"{what} of {times(source.extents or ())} of {source.buffer.label}",
+                hint=f"name the first of {count} elements, or a region of {count}",
+            )
+
+        def change(indices: tuple[Value, ...]) -> None:
+            element = convert(source.load(trace, indices), place.buffer.type.dtype)
+            at = shifted(trace, target, indices)
+            trace.builder.emit(Atomic(element, target.memory, at, kind="add"))
+
+        each_in_series(trace, (count,), change, kind="vectorized")
 
 
 def atomic_load(src: Any, memory_order: str = "seq_cst") -> Any:

@@ -155,9 +155,12 @@ def _copy_by_thread(trace: Trace, source: Area, target: Area) -> None:
 
 
 def each_in_series(
-    trace: Trace, shape: tuple[int, ...], body: Callable[[tuple[Value, ...]], None]
+    trace: Trace,
+    shape: tuple[int, ...],
+    body: Callable[[tuple[Value, ...]], None],
+    kind: str = "serial",
 ) -> None:
-    """`body` for every index of `shape`, in serial loops of a thread."""
+    """`body` for every index of `shape`, in loops of a thread."""
 
     def level(indices: tuple[Value, ...]) -> None:
         if len(indices) == len(shape):
@@ -167,7 +170,7 @@ def each_in_series(
         with trace.builder.region() as ops:
             level((*indices, index))
         bounds = (constant(0, i32), constant(shape[len(indices)], i32), constant(1, i32))
-        trace.builder.emit(For(*bounds, (), Block((index,), (*ops, Yield(())))))
+        trace.builder.emit(For(*bounds, (), Block((index,), (*ops, Yield(()))), kind=kind))
 
     level(())
 

@@ -39,7 +39,7 @@ from ..ir.core import Access, Block, Level, Op, Program, Value, at, walk
 from ..ir.ops.amd import BufferCopyWait, LoadTransposed, Mfma
 from ..ir.ops.control import For, Launch, Role, ThreadId, WarpUniform, While, Yield, map_launches
 from ..ir.ops.memory import Load, memory_type
-from ..ir.ops.thread import Barrier, Shuffle, ShuffleXor, VectorLoad, WarpSync
+from ..ir.ops.thread import Ballot, Barrier, Shuffle, ShuffleXor, VectorLoad, WarpSync
 from .context import PassContext, Remark
 from .dependence import is_global, is_shared, touched, writes
 from .spread_copies import holds, unrolled_trips
@@ -243,7 +243,7 @@ def _refusal(loop: For, steps: list[_Step]) -> str:
 
 
 def _waits_for_others(op: Op) -> bool:
-    known = isinstance(op, (Barrier, BufferCopyWait, WarpSync, Shuffle, ShuffleXor))
+    known = isinstance(op, (Barrier, BufferCopyWait, WarpSync, Shuffle, ShuffleXor, Ballot))
     return not known and any(effect.access is Access.SYNCHRONISE for effect in op.effects())
 
 

@@ -59,6 +59,7 @@ TABLE = make_table(
     Entry("exchange", "threads.j2", ("base",)),
     Entry("shuffle", "threads.j2", ("exchange",)),
     Entry("shuffle_xor", "threads.j2", ("exchange",)),
+    Entry("ballot", "threads.j2", ("base",)),
     Entry("warp_uniform", "threads.j2", ("exchange",)),
     # Memory
     Entry("shared_buffer", "memory.j2", ("shared",)),

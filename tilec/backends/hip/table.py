@@ -65,6 +65,7 @@ TABLE = make_table(
     Entry("warp_sync", "threads.j2", ("base",)),
     Entry("shuffle", "threads.j2", ("base",)),
     Entry("shuffle_xor", "threads.j2", ("base",)),
+    Entry("ballot", "threads.j2", ("base",)),
     Entry("warp_uniform", "threads.j2", ("base",)),
     Entry("set_priority", "threads.j2", ("base",)),
     Entry("schedule_matrices", "threads.j2", ("base",)),

@@ -11,6 +11,7 @@ from typing import ClassVar
 
 from ...errors import TypeMismatch
 from ..core import Access, Effect, Level, Op, Value, attribute, operand, operands
+from ..dtypes import bool_, u32
 from ..types import MemoryType, ScalarType, Space, Type
 from .memory import check_indices, memory_type
 
@@ -289,7 +290,24 @@ class ShuffleXor(Op, name="shuffle_xor", level=Level.THREAD):
         return (Effect(Access.SYNCHRONISE),)
 
 
+class Ballot(Op, name="ballot"):
+    """Which of 32 threads whose numbers follow each other, from a multiple of 32 on, have a true x:
+    bit n is the n-th one's, 0 for a thread that there is not. All of them take part.
+    """
+
+    text: ClassVar[str] = "ballot({x})"
+    x: Value = operand()
+
+    def infer(self) -> tuple[Type, ...]:
+        if self.x.type != ScalarType(bool_):
+            raise TypeMismatch("TLC0233", f"a ballot on a {self.x.type}", hint="compare it with 0")
+        return (ScalarType(u32),)
+
+    def effects(self) -> tuple[Effect, ...]:
+        return (Effect(Access.SYNCHRONISE),)
+
+
 OPS: tuple[type[Op], ...] = (
     VectorLoad, VectorStore, VectorAtomic, ConvertRegisters, GatherRegisters, FillRegisters,
-    UndefinedRegisters, HoldRegisters, Barrier, MemoryFence, WarpSync, Shuffle, ShuffleXor,
+    UndefinedRegisters, HoldRegisters, Barrier, MemoryFence, WarpSync, Shuffle, ShuffleXor, Ballot,
 )  # fmt: skip
