@@ -296,22 +296,34 @@ def dequantize_gemm() -> Swept:
     return Swept("dequantize_gemm", programs.origin(m, n, k), (), prepare)
 
 
-def mxfp4_gemm() -> Swept:
-    """Extents along K end within groups, and between them."""
-    module = example("mxfp4_gemm")
+def mx_gemms() -> Iterator[Swept]:
+    """Extents along K end within groups, and between them. Elements of 6 bits on two targets each."""
+    module = example("mx_gemm")
+    rows: dict[str, tuple[tuple[str, ...], Any]] = {
+        "float4_e2m1fn": (EMULATED, ((0, 1, 63, 65), (1, 64, 65, 127), (0, 62, 64, 202))),
+        "float6_e2m3fn": (("cuda:sm_90a", "hip:gfx942"), ((1, 65), (63, 65), (63, 202))),
+        "float6_e3m2fn": (("cuda:sm_75", "hip:gfx950"), ((0, 63), (1, 127), (31, 201))),
+    }
+    for elements, (targets, extents) in rows.items():
 
-    def prepare(m: int, n: int, k: int) -> tuple[list[Array], Check]:
-        packed, scales = module.quantize(normal(n, k, dtype=np.float32, seed=1))
-        return [normal(m, k), packed, scales, empty(m, n)], lambda a: module.check(*a)
+        def prepare(m: int, n: int, k: int, kind: str = elements) -> tuple[list[Array], Check]:
+            weights, scales = module.quantize(normal(n, k, dtype=np.float32, seed=1), kind)
+            return [normal(m, k), weights, scales, empty(m, n)], lambda a: module.check(*a)
 
-    extents = ((0, 1, 63, 65), (1, 64, 65, 127), (0, 62, 64, 202))
-    tile = {"block_M": 64, "block_N": 64, "threads": 128, "stages": 2}
-    return Swept("mxfp4_gemm", module.mxfp4_gemm, extents, prepare, tile)
+        constants = {
+            "block_M": 64,
+            "block_N": 64,
+            "threads": 128,
+            "stages": 2,
+            "elements": elements,
+        }
+        label = f"mx_gemm_{elements}"
+        yield Swept("mx_gemm", module.mx_gemm, extents, prepare, constants, label, targets)
 
 
 def every_kernel() -> list[Swept]:
     return [
         *rows(), sums(), fp8_cast(), *elementwise(), *moves(), *gemms(), *gemms_of_every_dtype(),
         *hand_written_gemms(), attention(), convolution(), dequantize_gemm(),
-        mxfp4_gemm(),
+        *mx_gemms(),
     ]  # fmt: skip

@@ -33,7 +33,7 @@ ARCHES = ("gfx90a", "gfx942", "gfx950")
 # with one are named.
 OCCUPANCY = {
     "gemm": 1, "dequantize_gemm": 1, "gemm_transposes": 1, "flash_attention": 1, "split_k_gemm": 1,
-    "stream_k": 1, "convolution": 1, "mxfp4_gemm": 1, "gemm_dtypes": 2, "cupy_pipeline": 2,
+    "stream_k": 1, "convolution": 1, "mx_gemm": 1, "gemm_dtypes": 2, "cupy_pipeline": 2,
     "layer_norm": 5, "rms_norm": 7, "reductions": 7, "transpose": 7,
 }  # fmt: skip
 
