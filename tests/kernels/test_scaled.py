@@ -205,7 +205,7 @@ def test_columns_of_pairs() -> None:
 
 def test_passes_keep_the_meaning_of_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TILEC_CHECK", "1")
-    for program in (in_slots, in_regions):
+    for program in (in_slots("float8_e5m2"), in_slots(BF6), in_regions):
         lower(program, (), TARGET, {}).source  # noqa: B018  checks as it lowers
 
 
@@ -292,38 +292,74 @@ def test_a_scale_of_255_is_nan_and_others_reach_the_ends() -> None:
         assert np.array_equal(c, exact.astype(np.float32), equal_nan=True)
 
 
-@tilec.kernel
-def in_slots(
-    A: T.Tensor((64, 128), FP4), B: T.Tensor((32, 128), "float8_e5m2"),
-    SA: T.Tensor((64, 4), "uint8"), SB: T.Tensor((32, 4), "uint8"), C: T.Tensor((32, 64), "float32"),
-):  # fmt: skip
-    """Regions of shared memory of pairs, and a fragment beside them; C is transposed."""
-    with T.Kernel(1, threads=128):
-        A_s = T.alloc_shared((2, 64, 64), FP4)
-        B_f = T.alloc_fragment((32, 64), "float8_e5m2")
-        SA_s = T.alloc_shared((64, 2), "uint8")
-        SB_s = T.alloc_shared((32, 2), "uint8")
-        acc = T.alloc_fragment((32, 64), "float32")
-        T.clear(acc)
-        for k in range(2):
-            T.copy(A[0, k * 64], A_s[k, :, :])
-        for k in range(2):
-            T.copy(B[0, k * 64], B_f)
-            T.copy(SA[0, 2 * k], SA_s)
-            T.copy(SB[0, 2 * k], SB_s)
-            T.gemm_scaled(B_f, A_s[k, :, :], acc, SB_s, SA_s, transpose_B=True)
-        T.copy(acc, C)
+def in_slots(dtype: str) -> Any:
+    @tilec.kernel
+    def slots(
+        A: T.Tensor((64, 128), FP4), B: T.Tensor((32, 128), dtype),
+        SA: T.Tensor((64, 4), "uint8"), SB: T.Tensor((32, 4), "uint8"), C: T.Tensor((32, 64), "float32"),
+    ):  # fmt: skip
+        with T.Kernel(1, threads=128):
+            A_s = T.alloc_shared((2, 64, 64), FP4)
+            B_f = T.alloc_fragment((32, 64), dtype)
+            SA_s = T.alloc_shared((64, 2), "uint8")
+            SB_s = T.alloc_shared((32, 2), "uint8")
+            acc = T.alloc_fragment((32, 64), "float32")
+            T.clear(acc)
+            for k in range(2):
+                T.copy(A[0, k * 64], A_s[k, :, :])
+            for k in range(2):
+                T.copy(B[0, k * 64], B_f)
+                T.copy(SA[0, 2 * k], SA_s)
+                T.copy(SB[0, 2 * k], SB_s)
+                T.gemm_scaled(B_f, A_s[k, :, :], acc, SB_s, SA_s, transpose_B=True)
+            T.copy(acc, C)
+
+    return slots
 
 
-def test_regions_of_pairs_and_a_fragment_beside_them() -> None:
-    a, b, sa, sb = operands(FP4, "float8_e5m2", 64, 32, 128)
+@pytest.mark.parametrize("dtype", ["float8_e5m2", BF6])
+def test_regions_of_pairs_and_a_fragment_beside_them(dtype: str) -> None:
+    """C is transposed."""
+    a, b, sa, sb = operands(FP4, dtype, 64, 32, 128)
     exact, magnitude = reference(b, a, sb, sa)
-    compiled = lower(in_slots, (), TARGET, {})
+    compiled = lower(in_slots(dtype), (), TARGET, {})
     devices = EmulatorDevice(TARGET, "a test"), MachineCodeDevice(target=TARGET)
     for device in (InterpreterDevice("", "a test"), *devices):
         c = np.full((32, 64), np.nan, np.float32)
         compiled.run_on(device, (pack(a), b, sa, sb, c))  # type: ignore[arg-type]
         assert_close(c, exact, magnitude * 2.0**-20, f32, device.name)
+
+
+@tilec.kernel
+def with_and_without(
+    A: T.Tensor((32, 64), FP6), B: T.Tensor((32, 64), BF6), S: T.Tensor((32, 2), "uint8"),
+    C: T.Tensor((32, 32), "float32"), D: T.Tensor((32, 32), BF6),
+):  # fmt: skip
+    with T.Kernel(1, threads=64):
+        A_s, B_s = T.alloc_shared((32, 64), FP6), T.alloc_shared((32, 64), BF6)
+        S_s = T.alloc_shared((32, 2), "uint8")
+        acc = T.alloc_fragment((32, 32), "float32")
+        T.copy(A, A_s)
+        T.copy(B, B_s)
+        T.copy(S, S_s)
+        T.gemm(A_s, B_s, acc, transpose_B=True, clear_accum=True)
+        T.gemm_scaled(A_s, B_s, acc, S_s, S_s, transpose_B=True)
+        T.copy(acc, C)
+        T.copy(acc, D)
+
+
+def test_with_scales_and_without_in_one_kernel() -> None:
+    a, b, s, _ = operands(FP6, BF6, 32, 32, 64)
+    unscaled = np.full_like(s, 127)
+    parts = (reference(a, b, x, x) for x in (s, unscaled))
+    exact, magnitude = (sum(part) for part in zip(*parts, strict=True))
+    compiled = lower(with_and_without, (), TARGET, {})
+    devices = EmulatorDevice(TARGET, "a test"), MachineCodeDevice(target=TARGET)
+    for device in (InterpreterDevice("", "a test"), *devices):
+        c, d = np.full((32, 32), np.nan, np.float32), np.zeros((32, 32), NUMPY[BF6])
+        compiled.run_on(device, (a, b, s, c, d))  # type: ignore[arg-type]
+        assert_close(c, exact, magnitude * 2.0**-20, f32, device.name)
+        assert d.tobytes() == c.astype(NUMPY[BF6]).tobytes()
 
 
 @pytest.mark.parametrize("target", ["hip:gfx942", "cuda:sm_80", "cuda:sm_90a", "cuda:sm_100a"])

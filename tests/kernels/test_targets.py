@@ -373,5 +373,6 @@ def test_operands_of_two_dtypes(left: str, right: str, target: str, matrix: bool
         code = "TLC0326" if matrix else "TLC0322"
         (remark,) = (r for r in compiled.remarks if r.code == code)
         assert f"{find_dtype(left)} and {find_dtype(right)} into" in remark.message
+        assert ("divides K = 32" in remark.message) == (target == "hip:gfx950")
         for device in (EmulatorDevice(target, "a test"), InterpreterDevice("", "a test")):
             check(device, compiled, ta, tb, total, size)

@@ -48,6 +48,7 @@ from .variants import (
     is_converted,
     multiplied_dtype,
     read_by_matrices,
+    takes,
     variants_of,
 )
 from .vector_access import is_aligned, is_below, is_whole
@@ -155,6 +156,9 @@ def _without_wgmma(gemm: Gemm, threads: int, context: PassContext) -> str:
             continue
         if variants_of(gemm, family, threads, target):
             if is_converted(gemm, family, target):
+                if takes(gemm, family, target):
+                    k = gemm_shape(gemm)[2]
+                    reason = f"no {family} for {dtypes_of(gemm)} divides K = {k}"
                 text = f"{reason}: operands are converted to {dtype}"
                 context.remark(Remark("TLC0326", text, gemm.loc))
             for text in _scattered(gemm, family, target):

@@ -76,6 +76,12 @@ def multiplied_dtype(gemm: Gemm, family: str, target: Target, side: Side = "a") 
     return first
 
 
+def takes(gemm: Gemm, family: str, target: Target) -> bool:
+    """Whether the target has instructions of `family` for operands as they are, of whatever shape."""
+    total = accumulator_type(gemm).dtype.name
+    return any(_instructions(family, _operand_names(gemm), total, target))
+
+
 def is_converted(gemm: Gemm, family: str, target: Target) -> bool:
     """Whether instructions of `family` take an operand in another dtype than its own."""
     return any(multiplied_dtype(gemm, family, target, s) != gemm.dtype_of(s) for s in SIDES)
