@@ -124,7 +124,7 @@ PROGRAMS: dict[str, str] = {
                                      "T.copy(F, B[0, 0])"),
     "fragment that is shifted": kernel(
         FRAGMENT + "G = T.alloc_fragment((32, 32), 'float32')\nT.clear(F)\n"
-        "for i, j in T.Parallel(32, 32):\n    G[i, j] = F[i, (j + 1) % 32]\nT.copy(G, B[0, 0])"),
+        "for i, j in T.Parallel(32, 32):\n    G[i, (j + 1) % 32] = F[i, j]\nT.copy(G, B[0, 0])"),
     "division by zero": kernel("B[bx % 0, 0] = 1"),
     "shift by 40": kernel("B[bx << 40, 0] = 1"),
     "cast to nothing": kernel("B[0, 0] = T.cast(A[0, 0], 'real')"),

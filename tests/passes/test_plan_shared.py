@@ -110,16 +110,20 @@ def test_a_life_reaches_over_the_loops_and_branches_it_is_in() -> None:
     assert names(program)[-2:] == ["barrier", "vector_store"]
 
 
-def test_asynchronous_copies_have_landed_before_the_place_is_another_buffers() -> None:
+@pytest.mark.parametrize("committed", [True, False])
+def test_asynchronous_copies_have_landed_before_the_place_is_another_buffers(
+    committed: bool,
+) -> None:
+    """Also where their commit stands in a loop that may have no trip."""
     copy = lines(
         '%all = compare %t, 0 <predicate = "ge"> : bool',
         "%at = mul %t, 4 : i32",
         "cp_async %a[%at], %A[%at], [%all] <size = 16>",
-        "cp_async_commit",
+        "cp_async_commit" if committed else "for 0, %n, 1 (%i: i32) { cp_async_commit yield }",
     )
     program = planned(lines(copy, store("b")))
     assert offsets(program)["a"] == offsets(program)["b"] == 0
-    assert names(program)[-3:] == ["cp_async_wait", "barrier", "vector_store"]
+    assert names(program)[-4:] == ["cp_async_commit", "cp_async_wait", "barrier", "vector_store"]
     wait = statements(program)[-3]
     assert isinstance(wait, CpAsyncWait) and wait.pending == 0
 

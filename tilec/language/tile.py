@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 from ..errors import LanguageError
 from ..ir.build import scalar
-from ..ir.core import Block, Value, constant
-from ..ir.dtypes import i32
-from ..ir.ops.control import For, Parallel, Yield
-from ..ir.ops.memory import Alloc
+from ..ir.core import Block, Value, constant, constant_of
+from ..ir.dtypes import bool_, i32
+from ..ir.ops.arith import BitAnd, Compare
+from ..ir.ops.control import For, If, Parallel, Yield
+from ..ir.ops.memory import Alloc, Store
 from ..ir.ops.tile import Copy, Fill
 from ..ir.types import MemoryType, Space
 from .areas import Area, area_of, in_memory, paired_areas
@@ -202,7 +203,30 @@ def fill(buffer: Any, value: Any) -> None:
         if area.whole and not isinstance(area.buffer, Reshaped):
             trace.builder.emit(Fill(area.memory, stored))
             return
+        starts = [constant_of(index) for index in area.indices]
+        if area.buffer.type.space is Space.FRAGMENT and None not in starts:
+            _fill_part(trace, area, [int(n) for n in starts if n is not None], stored)
+            return
         each_in_parallel(trace, area.shape, write)
+
+
+def _fill_part(trace: Trace, area: Area, starts: Sequence[int], value: Value) -> None:
+    """A region of a fragment, by a nest over all of it: an iteration has the element that it is at."""
+    whole = area_of(trace, "T.fill", area.buffer)
+    extents = area.extents or ()
+
+    def write(indices: tuple[Value, ...]) -> None:
+        inside: Value = constant(True, bool_)
+        for index, start, extent in zip(indices, starts, extents, strict=True):
+            for bound, predicate in ((start, "ge"), (start + extent, "lt")):
+                within = Compare(index, constant(bound, i32), predicate=predicate)
+                inside = trace.pure(BitAnd(inside, trace.pure(within)))
+        with trace.builder.region() as ops:
+            trace.builder.emit(Store(value, area.memory, indices))
+        end = (Yield(()),)
+        trace.builder.emit(If(inside, Block((), (*ops, *end)), Block((), end)))
+
+    each_in_parallel(trace, whole.extents or (), write)
 
 
 def each_in_parallel(

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from ..errors import LayoutConflict, TargetUnsupported
-from ..ir.core import Block, Op, Value, constant_of, walk
+from ..ir.core import Block, Op, Value, walk
 from ..ir.layout import (
     RegisterLayout,
     packed_layout,
@@ -33,7 +33,6 @@ from ..ir.layout.constraints import (
 )
 from ..ir.ops.arith import Elementwise
 from ..ir.ops.control import For, If, Parallel, While
-from ..ir.ops.memory import Load, Store
 from ..ir.ops.pipeline import InFlight, Pipeline, Receive, Send, Stage, Wait
 from ..ir.ops.reduce import Reduce, Scan
 from ..ir.ops.tile import (
@@ -56,6 +55,7 @@ from ..target import Target
 from .context import PassContext
 from .default_layouts import default_layout, nest_layout
 from .dependence import is_tile, tile_type
+from .nest_accesses import accessed_along
 from .variants import (
     accumulator_layout,
     accumulator_type,
@@ -373,11 +373,10 @@ def _parallel(nest: Parallel, group: Group) -> Iterator[Constraint]:
     for number, value in enumerate(nest.reads):
         yield use(nest, number, value)
     rank = len(nest.extents)
-    indices = nest.body.params[:rank]
     handles = nest.body.params[rank:]
     for position, handle in enumerate(handles):
         is_read = position < len(nest.reads)
-        dims = _accessed_along(nest, handle, indices)
+        dims = accessed_along(nest, handle)
         if dims is None:
             continue
         if not is_read:
@@ -397,54 +396,6 @@ def _parallel(nest: Parallel, group: Group) -> Iterator[Constraint]:
     layout = nest_layout(nest, group.threads, group.target)
     if layout is not None:
         yield Default(loop, layout, why=why(nest))
-
-
-def _accessed_along(
-    nest: Parallel, handle: Value, indices: tuple[Value, ...]
-) -> tuple[int | None, ...] | None:
-    """The loop dimension along each dimension of a fragment (None along one of extent 1 that is
-    indexed by 0); None where it is not accessed.
-    """
-    shape = handle.type.shape  # type: ignore[attr-defined]
-    found: set[tuple[int | None, ...]] = set()
-    for op in walk(nest.body):
-        if isinstance(op, (Load, Store)) and op.memory is handle:
-            single = [
-                n == 1 and constant_of(i) == 0 for i, n in zip(op.indices, shape, strict=True)
-            ]
-            if any(i not in indices and not one for i, one in zip(op.indices, single, strict=True)):
-                raise LayoutConflict(
-                    "TLC0403",
-                    f"fragment {handle.hint!r} is indexed by something else than the loop "
-                    "variables",
-                    loc=op.loc,
-                    hint="one index tuple of loop variables for each fragment in a T.Parallel nest",
-                )
-            found.add(tuple(indices.index(i) if i in indices else None for i in op.indices))
-    if not found:
-        return None
-    if len(found) > 1:
-        raise LayoutConflict(
-            "TLC0404", f"fragment {handle.hint!r} is indexed in two ways in one nest", loc=nest.loc
-        )
-    (dims,) = found
-    varied = [d for d in dims if d is not None]
-    if len(set(varied)) < len(varied):
-        raise LayoutConflict(
-            "TLC0407",
-            f"fragment {handle.hint!r} is indexed twice by one loop variable",
-            loc=nest.loc,
-            hint="a nest covers its fragments: one loop variable for each dimension",
-        )
-    if any(d is not None and nest.extents[d] != n for d, n in zip(dims, shape, strict=True)):
-        raise LayoutConflict(
-            "TLC0405",
-            f"a nest over {nest.extents} touches a part of fragment {handle.hint!r} of "
-            f"{tuple(shape)}",
-            loc=nest.loc,
-            hint="let the nest cover the fragment",
-        )
-    return dims
 
 
 def _written_once(nest: Parallel, handle: Value, dims: tuple[int | None, ...]) -> None:

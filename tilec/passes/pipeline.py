@@ -37,6 +37,7 @@ from .place_barriers import place_barriers
 from .plan_pipelines import plan_pipelines
 from .plan_shared import plan_shared
 from .promote_fragments import promote_fragments
+from .publish_fragments import publish_fragments
 from .reproducer import failed_step
 from .schedule_stages import schedule_stages
 from .simplify_indices import simplify_indices
@@ -54,6 +55,7 @@ PIPELINE: tuple[Pass, ...] = (
     canonicalize,
     gather_pairs,  # before promotion, since it makes fragments
     split_nests,  # and this, since it tells fragments from other memory by their handles
+    publish_fragments,  # after it: a part of a nest may only read what the whole one writes
     promote_fragments,  # early: from here tiles are values, so that dependence is SSA
     pack_elements,  # what follows knows no element of less than a byte
     lift_copies,  # before planning, which looks for copies

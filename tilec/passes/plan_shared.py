@@ -7,7 +7,7 @@ OutOfResources where the target has less.
     for 0, %n, 1 (%k) {                           for 0, %n, 1 (%k) {
       ... %A_s ... }                                ... %A_s ... }
     %C_s = alloc : shared f16[8192]       ->      %C_s = alloc <offset = 0> : shared f16[8192]
-    vector_store %C_s, ...                        cp_async_wait <pending = 0>
+    vector_store %C_s, ...                        cp_async_commit ; cp_async_wait <pending = 0>
                                                   barrier
                                                   vector_store %C_s, ...
 
@@ -170,7 +170,8 @@ def _touches(body: Block) -> Iterator[tuple[int, Value, Op]]:
 
 def _with_turns(body: Block, places: Sequence[_Place]) -> Block:
     """The launch with a barrier between the lives of buffers that share bytes: all threads are done
-    with the first one, and no copy into it is under way. One barrier may be between many.
+    with the first one, and no copy into it is under way: not even one whose commit stands in a loop
+    that had no trip. One barrier may be between many.
     """
     turns: dict[int, ThreadCopies | None] = {}
     for new in sorted(places, key=lambda place: place.first):
@@ -184,7 +185,7 @@ def _with_turns(body: Block, places: Sequence[_Place]) -> Block:
             with at(op.loc):
                 copies = turns[number]
                 if copies is not None:
-                    b.emit(copies.wait(pending=0))
+                    b.extend(copies.land_all())
                 b.emit(Barrier())
         b.emit(op)
     return body.with_ops(b.ops) if turns else body

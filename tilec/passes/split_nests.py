@@ -23,13 +23,12 @@ from dataclasses import dataclass
 from itertools import groupby, permutations
 
 from ..ir.clone import clone_op
-from ..ir.core import Block, Op, Program, Value, at
+from ..ir.core import Block, Op, Program, at
 from ..ir.ops.control import Parallel
-from ..ir.ops.memory import memory_type
 from ..ir.ops.thread import Barrier
-from ..ir.types import Space
 from .context import PassContext
 from .dependence import is_global, is_statement, reads, slice_of, writes
+from .fragment_tiles import is_fragment
 
 _MOST_PARTS = 4  # whose orders are all tried
 
@@ -51,8 +50,8 @@ def _block(block: Block) -> Block:
 
 def _split(nest: Parallel) -> list[Op]:
     written = set(writes(nest))
-    both = [memory for memory in written & set(reads(nest)) if not _is_fragment(memory)]
-    if not both or not any(map(_is_fragment, written)):
+    both = [memory for memory in written & set(reads(nest)) if not is_fragment(memory)]
+    if not both or not any(map(is_fragment, written)):
         return [nest]
     parts = _in_order(_parts(nest.body.ops))
     if parts is None:
@@ -81,7 +80,7 @@ def _parts(ops: Sequence[Op]) -> list[_Part]:
     places = {id(op): place for place, op in enumerate(ops)}
     statements = [op for op in ops if is_statement(op)]
     parts = []
-    for _, group in groupby(statements, lambda op: set(map(_is_fragment, writes(op)))):
+    for _, group in groupby(statements, lambda op: set(map(is_fragment, writes(op)))):
         own = list(group)
         body = slice_of(own, tuple(ops))
         parts.append(_Part({places[id(op)]: op for op in own}, {places[id(op)]: op for op in body}))
@@ -93,7 +92,7 @@ def _in_order(parts: list[_Part]) -> list[_Part] | None:
     there is none, or a part is not fit to be a nest."""
     every = {place: part for part in parts for place in part.statements}
     for part in parts:
-        kinds = {_is_fragment(memory) for op in part.statements.values() for memory in writes(op)}
+        kinds = {is_fragment(memory) for op in part.statements.values() for memory in writes(op)}
         if len(kinds) > 1 or any(every.get(place, part) is not part for place in part.body):
             return None
     if len(parts) > _MOST_PARTS:
@@ -111,7 +110,3 @@ def _keeps(order: Sequence[_Part]) -> bool:
                     if accessed & set(writes(write)) and (j < i) != (write_place < place):
                         return False
     return True
-
-
-def _is_fragment(memory: Value) -> bool:
-    return memory_type(memory).space is Space.FRAGMENT
