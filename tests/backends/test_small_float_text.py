@@ -73,7 +73,7 @@ def build(dialect: str, folder: Path) -> ctypes.CDLL:
     sources = [d.name for d in SOURCES[dialect]]
     pairs = [(to.name, s) for to in SMALL for s in sources]
     pairs += [(to, f.name) for f in SMALL for to in ("f32", "f64")]
-    pairs += [(to.name, f.name) for to in SMALL for f in SMALL if f != to]
+    pairs += [(to.name, f.name) for to in SMALL for f in SMALL]
     names = [*(f.name for f in SMALL), "convert", "regs", "convert_registers", *sources]
     if dialect == "hip":
         pairs += [(to, s) for to in INTEGERS for s in (*sources[:4], *(f.name for f in SMALL))]

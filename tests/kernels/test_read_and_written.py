@@ -137,6 +137,62 @@ def test_a_statement_alone_meets_nobody() -> None:
     assert "bulk_wait<0>" not in between, "parts of a store go side by side"
 
 
+@tilec.kernel
+def windows(
+    X: T.Tensor(("K", 64), "float16"),
+    Y: T.Tensor(("L", 64), "float16"),
+    step: int = 8,
+    how: str = "serial",
+):
+    """Y[k step + i] = X[k] + i for i below 16, for k = 0, 1, ...: the last one that comes stays."""
+    K = X.shape[0]
+    with T.Kernel(1, threads=128):
+        made = T.alloc_shared((16, 64), "float16")
+        k = T.alloc_var("int32", 0)
+        if how == "serial":
+            for n in T.serial(K):
+                for i, j in T.Parallel(16, 64):
+                    Y[n * step + i, j] = X[n, j] + i
+        elif how == "unrolled":
+            for n in range(3):
+                for i, j in T.Parallel(16, 64):
+                    made[i, j] = X[n, j] + i
+                T.copy(made, Y[n * step, 0])
+        elif how == "nested":
+            for n in T.serial(K):
+                for m in T.serial(2):
+                    for i, j in T.Parallel(8, 64):
+                        Y[n * step + m * 8 + i, j] = X[n, j] + (m * 8 + i)
+        else:
+            while k < K:
+                for i, j in T.Parallel(16, 64):
+                    Y[k * step + i, j] = X[k, j] + i
+                k = k + 1
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("how", ["serial", "unrolled", "nested", "while"])
+def test_the_last_of_several_writes_stays(device: str, how: str) -> None:
+    for step in (8, 3, 16):
+        x = np.random.default_rng(step).integers(-9, 9, (3, 64)).astype(np.float16)
+        expected = np.zeros((2 * step + 16, 64), np.float16)
+        for k in range(3):
+            expected[k * step : k * step + 16] = x[k] + np.arange(16)[:, None]
+        y = np.zeros_like(expected)
+        with tilec.device(device):
+            windows(x, y, step=step, how=how)
+        assert np.array_equal(y, expected), step
+
+
+def test_trips_that_are_apart_do_not_meet() -> None:
+    for how, step, meets in (
+        ("serial", 16, 0), ("nested", 16, 0), ("nested", 24, 0), ("serial", 15, 1), ("nested", 15, 1),
+        ("while", 16, 1),
+    ):  # fmt: skip
+        text = windows.lower(target="cuda:sm_80", step=step, how=how).source
+        assert text.count("  barrier_for_stores();") == meets, (how, step)
+
+
 def test_texts_compile() -> None:
     for kernel in (transposed, rotated):
         compile_texts(kernel)

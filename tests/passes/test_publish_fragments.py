@@ -29,6 +29,7 @@ READS: dict[str, Callable[[Any, Any, Any], Any]] = {
     "rotated": lambda F, i, j: F[i, j] - F[i, (j + 32) % COLUMNS],
     "reversed": lambda F, i, j: F[ROWS - 1 - i, COLUMNS - 1 - j],
     "one column": lambda F, i, j: F[i, 0] * F[0, j],
+    "two ways": lambda F, i, j: F[i, j] + F[i, 63 - j],
     "diagonal": lambda F, i, j: F[i, i] + F[i, j],
 }
 

@@ -30,7 +30,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ..errors import HazardError, Loc
+from ..errors import HazardError
 from ..ir.core import Access, Block, Effect, Level, Op, Program, Value, at, walk
 from ..ir.ops.amd import BufferCopyWait
 from ..ir.ops.control import For, If, Launch, Role, Simt, While, Yield, map_launches
@@ -41,10 +41,11 @@ from .context import PassContext
 from .dependence import definitions, is_global, is_shared, orders
 from .element_accesses import MOST, Accessed, element_accesses
 from .protocols import ThreadCopies, thread_copies
+from .store_regions import StoreRegions, shared_tensors
 from .uniformity import differing
 
-Store = tuple[Value, Loc]
-"""A tensor, and where the statement stands that writes it."""
+Store = tuple[Value, Op]
+"""A tensor, and the statement that writes it."""
 Outer = Literal["touches", "stores", "sends", "releases", "acquires"]
 """What is done to global memory. An engine `sends` what it stores until a bulk_wait says otherwise."""
 
@@ -101,12 +102,12 @@ class _Pending:
             mine.clear()
         self.merge(other)
 
-    def conflict(self, effect: Effect, buffer: Value, loc: Loc) -> bool:
-        """Whether an access to a buffer, by a statement at a place, must come after what is open."""
+    def conflict(self, effect: Effect, buffer: Value, op: Op, regions: StoreRegions) -> bool:
+        """Whether a statement's access to a buffer must come after what is open."""
         stores = effect.access is Access.WRITE and not effect.atomic
-        places = {place for tensor, place in self.stores if tensor is buffer}
-        if places - ({loc} if stores else set()):  # the parts of one statement are apart
-            return True
+        for tensor, other in self.stores:
+            if tensor is buffer and not (stores and regions.unordered(other, op, tensor)):
+                return True
         if effect.atomic:
             return buffer in self.writes or buffer in self.reads
         return buffer in self.writes or buffer in self.updates or (stores and buffer in self.reads)
@@ -122,15 +123,15 @@ class _Pending:
         """Whether stores to global memory are open that somebody may release."""
         return "stores" in self.outer
 
-    def note(self, effect: Effect, buffer: Value, loc: Loc) -> None:
-        """An access to a buffer, by a statement at a place, is open."""
+    def note(self, effect: Effect, buffer: Value, op: Op) -> None:
+        """A statement's access to a buffer is open."""
         if effect.atomic:
             self.updates.add(buffer)
         elif effect.access is Access.READ:
             self.reads.add(buffer)
         elif is_global(buffer):
-            self.stores.add((buffer, loc))
-            self.sent |= {(buffer, loc)} if effect.proxy == "async" else set()
+            self.stores.add((buffer, op))
+            self.sent |= {(buffer, op)} if effect.proxy == "async" else set()
             return
         else:
             self.writes.add(buffer)
@@ -160,9 +161,10 @@ class _Placer:
             for op in walk(launch.body)
             if isinstance(op, Alloc) and is_shared(op.result) and not op.managed
         }
-        self.tensors = _shared_tensors(launch)
         self.defined_by = definitions(launch.body)
         self.differing = differing(launch.body)
+        self.regions = StoreRegions(launch, self.differing)
+        self.tensors = shared_tensors(launch, self.regions)
         ordering = [op for op in walk(launch.body) if orders(op)]
         self.ordering, self.releasing = bool(ordering), any(op.releases for op in ordering)
         self.barrier = Barrier()
@@ -356,7 +358,9 @@ class _Placer:
     ) -> None:
         """Emits what must stand before `op`."""
         fence = any(e.proxy == "async" and buffer in pending.unfenced for e, buffer in accesses)
-        clashing = {buffer for e, buffer in accesses if pending.conflict(e, buffer, op.loc)}
+        clashing = {
+            buffer for e, buffer in accesses if pending.conflict(e, buffer, op, self.regions)
+        }
         tensors = clashing & self.tensors
         conflict = bool(clashing - tensors)
         if self.divergent is None:  # where threads have parted each orders what it does itself
@@ -398,7 +402,7 @@ class _Placer:
 
     def _note(self, op: Op, accesses: list[tuple[Effect, Value]], pending: _Pending) -> None:
         for effect, buffer in accesses:
-            pending.note(effect, buffer, op.loc)
+            pending.note(effect, buffer, op)
         if self.ordering:
             pending.outer |= self._outer(op) - {"releases"}
 
@@ -416,23 +420,6 @@ class _Placer:
                     if self.releasing and effect.access is Access.WRITE:
                         found.add("sends" if effect.proxy == "async" else "stores")
         return found
-
-
-def _shared_tensors(launch: Launch) -> set[Value]:
-    """The tensors that one statement of the launch writes, and another reads or writes, other than by
-    atomics."""
-    reads: set[Value] = set()
-    writes: dict[Value, set[Loc]] = {}
-    for op in walk(launch.body):
-        for effect in op.effects():
-            memory = effect.memory
-            if memory is None or not is_global(memory) or effect.atomic:
-                continue
-            if effect.access is Access.READ:
-                reads.add(memory)
-            elif effect.access is Access.WRITE:
-                writes.setdefault(memory, set()).add(op.loc)
-    return {memory for memory, places in writes.items() if memory in reads or len(places) > 1}
 
 
 def _inside(op: Op) -> list[Op]:

@@ -1,10 +1,10 @@
 """Fragments of which a Parallel nest reads other elements than its iterations own go through shared
 memory.
 
-Needs: a program as the frontend leaves it, fragments as handles. Leaves: no nest that only reads a
-fragment and does so other than at its loop variables, each along the whole of a dimension: the
-owner of an element runs the iteration that is at it, and no other thread sees its registers. Such a
-nest reads a copy in shared memory.
+Needs: a program as the frontend leaves it, fragments as handles. Leaves: no load of a fragment that
+its nest does not write but at loop variables, each along the whole of a dimension: the owner of an
+element runs the iteration that is at it, and no other thread sees its registers. Other loads are
+from a copy in shared memory.
 
                                              %s = alloc : shared i8[32, 32]
     parallel <extents = [32, 64]> {          copy %B[0, 0], %s[0, 0] <shape = [32, 32], …>
@@ -18,42 +18,83 @@ A fragment that the nest writes, too, stays: what another iteration finds there 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from ..errors import LayoutConflict
 from ..ir.core import Block, Op, Program, Value, at, constant, walk
 from ..ir.dtypes import i32
 from ..ir.ops.control import Parallel
-from ..ir.ops.memory import Alloc, memory_type
+from ..ir.ops.memory import Alloc, Load, View, memory_type
 from ..ir.ops.tile import Copy
 from ..ir.types import MemoryType, Space
 from .context import PassContext
-from .dependence import reads, writes
-from .fragment_tiles import is_fragment
-from .nest_accesses import accessed_along
+from .dependence import writes
+from .fragment_tiles import Tiles, is_fragment
+from .nest_accesses import along
 
 
 def publish_fragments(program: Program, context: PassContext) -> Program:
     """Rewrites the nests of a program that read fragments so."""
-    nests = [op for op in walk(program.body) if isinstance(op, Parallel)]
-    copies = {
-        memory: _alloc(memory)
-        for nest in nests
-        for memory in reads(nest)
-        if is_fragment(memory) and _is_published(nest, memory)
-    }
-    return program.with_body(_block(program.body, copies)) if copies else program
+    publisher = _Publisher(program)
+    return program.with_body(publisher.block(program.body)) if publisher.copies else program
 
 
-def _is_published(nest: Parallel, fragment: Value) -> bool:
-    """Whether an iteration reads what its thread may not hold, and the nest does no more than read."""
-    if fragment in writes(nest):
-        return False
+class _Publisher:
+    """A program's fragments that are published, each with the alloc of its copy."""
+
+    def __init__(self, program: Program) -> None:
+        self.tiles = Tiles({}, {op.result: op for op in walk(program.body) if isinstance(op, View)})
+        self.copies: dict[Value, Alloc] = {}
+        for nest in walk(program.body):
+            if isinstance(nest, Parallel):
+                for load in self.from_others(nest):
+                    self.copies[load.memory] = _alloc(load.memory)
+
+    def from_others(self, nest: Parallel) -> list[Load]:
+        """Loads of what an iteration's thread may not hold, from fragments that the nest only
+        reads."""
+        written = {self.tiles.fragment(memory) for memory in writes(nest)}
+        return [
+            op
+            for op in walk(nest.body)
+            if isinstance(op, Load)
+            and is_fragment(op.memory)
+            and self.tiles.fragment(op.memory) not in written
+            and not _is_own(op, nest)
+        ]
+
+    def block(self, block: Block) -> Block:
+        ops: list[Op] = []
+        for op in block.ops:
+            if isinstance(op, Parallel):
+                ops += self.nest(op)
+            else:
+                ops.append(op.map(lambda v: v, self.block))
+            ops += [self.copies[result] for result in op.results if result in self.copies]
+        return block.with_ops(ops)
+
+    def nest(self, nest: Parallel) -> list[Op]:
+        """The nest on copies, which are made before it."""
+        loads = self.from_others(nest)
+        copies = {id(load): self.copies[load.memory].result for load in loads}
+
+        def on_copies(block: Block) -> Block:
+            return block.with_ops([one(op) for op in block.ops])
+
+        def one(op: Op) -> Op:
+            copy = copies.get(id(op))
+            return op.map(lambda v: v, on_copies) if copy is None else op.replace(memory=copy)
+
+        with at(nest.loc):
+            made = [_copy(fragment, self.copies[fragment].result)
+                    for fragment in dict.fromkeys(load.memory for load in loads)]  # fmt: skip
+        return [*made, nest.replace(body=on_copies(nest.body))]
+
+
+def _is_own(load: Load, nest: Parallel) -> bool:
     try:
-        accessed_along(nest, fragment)
+        along(load, nest)
     except LayoutConflict:
-        return True
-    return False
+        return False
+    return True
 
 
 def _alloc(fragment: Value) -> Alloc:
@@ -62,33 +103,6 @@ def _alloc(fragment: Value) -> Alloc:
     alloc = Alloc(type=MemoryType(type_.dtype, type_.shape, Space.SHARED))
     alloc.result.hint = fragment.hint
     return alloc
-
-
-def _block(block: Block, copies: Mapping[Value, Alloc]) -> Block:
-    ops: list[Op] = []
-    for op in block.ops:
-        if isinstance(op, Parallel):
-            ops += _nest(op, copies)
-        else:
-            ops.append(op.map(lambda v: v, lambda inner: _block(inner, copies)))
-        ops += [copies[result] for result in op.results if result in copies]
-    return block.with_ops(ops)
-
-
-def _nest(nest: Parallel, copies: Mapping[Value, Alloc]) -> list[Op]:
-    """The nest on copies, which are made before it."""
-    own = {
-        memory: copies[memory].result
-        for memory in reads(nest)
-        if memory in copies and _is_published(nest, memory)
-    }
-
-    def on_copies(block: Block) -> Block:
-        return block.with_ops([op.map(lambda v: own.get(v, v), on_copies) for op in block.ops])
-
-    with at(nest.loc):
-        made = [_copy(fragment, copy) for fragment, copy in own.items()]
-    return [*made, nest.replace(body=on_copies(nest.body))]
 
 
 def _copy(fragment: Value, copy: Value) -> Copy:
