@@ -10,9 +10,10 @@ import pytest
 from tests.interpreter.programs import Sketch, gemm, number, run, tensor
 from tilec.errors import WrongResult
 from tilec.interpreter import same_meaning
-from tilec.interpreter.same import random_arguments
+from tilec.interpreter.same import _unit, random_arguments
+from tilec.ir.conversion import largest_finite
 from tilec.ir.core import Program
-from tilec.ir.dtypes import f16, f32, i8
+from tilec.ir.dtypes import DType, bf16, e2m1, e2m3, e3m2, e4m3, e5m2, f16, f32, i8
 from tilec.ir.ops import builtin_registry
 from tilec.ir.ops.reduce import Reduce
 from tilec.passes.context import PassContext
@@ -60,6 +61,21 @@ def test_sums_of_another_order_are_the_same_but_another_value_is_not() -> None:
         same_meaning(scaled(0.1, False, f16), scaled(0.1, True, f16), seed, registry=registry)
         with pytest.raises(WrongResult, match="B is wrong"):
             same_meaning(scaled(0.1, False), scaled(0.10001, False), seed, registry=registry)
+
+
+@pytest.mark.parametrize("dtype", [e2m3, e3m2, e2m1, e4m3, e5m2, f16, bf16, f32], ids=str)
+def test_a_unit_is_the_way_to_the_next_number(dtype: DType) -> None:
+    """Of each number that there is, up to the largest."""
+    kind = f"u{dtype.numpy.itemsize}"
+    last = np.array(largest_finite(dtype)).astype(dtype.numpy)
+    codes = np.arange(last.view(kind), dtype=np.uint32)
+    if dtype == f32:
+        codes = np.array([0, 1, 2**23 - 1, 2**23, 127 << 23, last.view(kind) - 1])
+    x, following = (c.astype(kind).view(dtype.numpy) for c in (codes, codes + 1))
+    steps = (following.astype(np.float64) - x.astype(np.float64)).tolist()
+    assert _unit(x, dtype).tolist() == steps
+    others = np.array([last, -last, np.inf, np.nan], np.float64)
+    assert _unit(others, dtype).tolist() == [steps[-1]] * 2 + steps[:1] * 2
 
 
 def rounded(ulps: int, in_sums: bool) -> Program:

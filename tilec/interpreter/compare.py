@@ -18,9 +18,10 @@ from .numbers import Array, bits_of
 EPSILON = {"f16": 2.0**-10, "bf16": 2.0**-7, "f32": 2.0**-23, "f64": 2.0**-52,
            "tf32": 2.0**-23, "e4m3": 2.0**-3, "e5m2": 2.0**-2, "e4m3fnuz": 2.0**-3,
            "e5m2fnuz": 2.0**-2, "e2m3": 2.0**-3, "e3m2": 2.0**-2, "e2m1": 0.5}  # fmt: skip
-_SMALLEST = {"f16": 2.0**-24, "bf16": 2.0**-133, "f32": 2.0**-149, "f64": 2.0**-1074,
-             "tf32": 2.0**-149, "e4m3": 2.0**-9, "e5m2": 2.0**-16, "e4m3fnuz": 2.0**-10,
-             "e5m2fnuz": 2.0**-17, "e2m3": 2.0**-3, "e3m2": 2.0**-4, "e2m1": 0.5}  # fmt: skip
+# The least number above 0.
+SMALLEST = {"f16": 2.0**-24, "bf16": 2.0**-133, "f32": 2.0**-149, "f64": 2.0**-1074,
+            "tf32": 2.0**-149, "e4m3": 2.0**-9, "e5m2": 2.0**-16, "e4m3fnuz": 2.0**-10,
+            "e5m2fnuz": 2.0**-17, "e2m3": 2.0**-3, "e3m2": 2.0**-4, "e2m1": 0.5}  # fmt: skip
 
 
 def tolerance(
@@ -47,7 +48,7 @@ def tolerance(
     if a is not None and b is not None:
         magnitude = np.abs(np.asarray(a, np.float64)) @ np.abs(np.asarray(b, np.float64))
     allowed: Array = EPSILON[dtype.name] * size + k * EPSILON[accumulator.name] * magnitude
-    return allowed + _SMALLEST[dtype.name] / 2
+    return allowed + SMALLEST[dtype.name] / 2
 
 
 def assert_close(

@@ -16,7 +16,7 @@ from ..ir.ops.reduce import Reduction
 from ..ir.ops.tile import Gemm
 from ..ir.registry import Registry
 from ..ir.types import InflightType, MemoryType, ScalarType, TileType
-from .compare import assert_close, assert_exact
+from .compare import EPSILON, SMALLEST, assert_close, assert_exact
 from .numbers import Array
 from .run import returned, run_program
 
@@ -140,7 +140,12 @@ def _compare(param: Value, one: Array, two: Array, summed: list[DType]) -> None:
 
 
 def _unit(x: Array, dtype: DType) -> Array:
-    """One unit in the last place of each number, in `dtype`."""
-    with np.errstate(all="ignore"):
-        unit: Array = np.spacing(np.abs(x).astype(dtype.numpy)).astype(np.float64)
-    return np.nan_to_num(unit)
+    """One unit in the last place of each number, in `dtype`; of integers, whose sums are exact, 0.
+    NumPy's own is 0 of the largest 6-bit and 4-bit floats.
+    """
+    if not dtype.is_float:
+        return np.zeros(x.shape)
+    finite = np.nan_to_num(x.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
+    _, exponent = np.frexp(np.maximum(np.abs(finite), SMALLEST[dtype.name]))
+    unit: Array = np.maximum(np.ldexp(EPSILON[dtype.name], exponent - 1), SMALLEST[dtype.name])
+    return unit
