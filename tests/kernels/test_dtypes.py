@@ -3,6 +3,7 @@ ways; the interpreter's results, bit by bit, from the emulated text of three mac
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -13,6 +14,8 @@ import pytest
 
 import tilec
 import tilec.language as T
+from tests.backends.hip.cdna.device import MachineCodeDevice
+from tests.ir.test_conversion import saturated
 from tests.kernels.machines import TARGETS
 from tilec.ir.conversion import convert_array
 from tilec.ir.dtypes import arithmetic_dtype, find_dtype
@@ -235,6 +238,54 @@ def test_arithmetic(dtypes: tuple[str, ...]) -> None:
         expected = [x + y, x * y - x, np.maximum(x, y), np.minimum(x, three), np.where(x < y, x, y)]
         assert found[3 * i + 1].tobytes() == np.stack(expected).astype(w).tobytes(), dtypes[i]
         assert found[3 * i + 2].tolist() == (x < y).tolist(), dtypes[i]
+
+
+@tilec.kernel
+def to_and_from_six_bits(
+    H: T.Tensor(("N",), "float16"), B: T.Tensor(("N",), "bfloat16"), C: T.Tensor((256,), "uint8"),
+    H0: T.Tensor(("N",), SIX_BITS[0]), H1: T.Tensor(("N",), SIX_BITS[1]),
+    B0: T.Tensor(("N",), SIX_BITS[0]), B1: T.Tensor(("N",), SIX_BITS[1]),
+    C0: T.Tensor((256,), "float16"), C1: T.Tensor((256,), "bfloat16"),
+):  # fmt: skip
+    (N,) = H.shape
+    with T.Kernel(T.ceildiv(N, 1024), threads=128) as bx:
+        for X, made in ((H, (H0, H1)), (B, (B0, B1))):
+            f = T.alloc_fragment((1024,), X.dtype)
+            T.copy(X[bx * 1024], f)
+            for Y in made:
+                T.copy(f, Y[bx * 1024])
+        if bx == 0:
+            for i in T.Parallel(256):
+                C0[i] = T.reinterpret(C[i], SIX_BITS[0])
+            for i in T.Parallel(256):
+                C1[i] = T.reinterpret(C[i], SIX_BITS[1])
+
+
+@pytest.mark.hip
+def test_six_bits_of_and_to_every_number() -> None:
+    """All f16 and bf16 but the emulator's own NaN, all bytes; by clang's machine code a seventh of them."""
+    bits = np.arange(1 << 16).astype(np.uint16)
+    every = [
+        bits[(bits & 0x7FFF) != poison].view(kind)
+        for kind, poison in ((np.float16, 0x7ED5), (ml_dtypes.bfloat16, 0x7FD5))
+    ]
+    codes = np.arange(256).astype(np.uint8)
+    kinds = [find_dtype(d) for d in SIX_BITS]
+    compiled = {t: lower(to_and_from_six_bits, (), t, {}) for t in (*TARGETS, "hip:gfx950")}
+    devices: list[tuple[Any, int]] = [(InterpreterDevice("", "a test"), 1)]
+    devices += [(EmulatorDevice(target, "a test"), 1) for target in compiled]
+    devices += [(MachineCodeDevice(target=t), 7) for t in compiled if t.startswith("hip")]
+    for device, step in devices:
+        x = [a[::step].copy() for a in every]
+        made = [np.zeros(a.size, k.numpy) for a in x for k in kinds]
+        wide = [np.zeros(256, np.float16), np.zeros(256, ml_dtypes.bfloat16)]
+        target = next((t for t in compiled if t in device.name), TARGETS[0])
+        compiled[target].run_on(device, (*x, codes, *made, *wide))
+        for i, (a, k) in enumerate(itertools.product(x, kinds)):
+            assert made[i].tobytes() == saturated(a, k).tobytes(), (device.name, a.dtype, k)
+        for found, k in zip(wide, kinds, strict=True):
+            exact = (codes & 63).view(k.numpy).astype(np.float32).astype(found.dtype)
+            assert found.tobytes() == exact.tobytes(), (device.name, k)
 
 
 def test_what_is_above_six_bits_moves_and_means_nothing() -> None:

@@ -122,7 +122,8 @@ def _packed(instruction: Instruction, name: str, kind: str) -> Step:
     """One operation on the low and the high halves of its operands, in any mixture."""
     instruction.allow("op_sel", "op_sel_hi", "neg_lo", "neg_hi")
     result, *sources = instruction.operands
-    kind = "u32" if kind == "b32" else kind
+    alone = name, kind
+    kind = {"b32": "u32", "b16": "u16"}.get(kind, kind)  # moves and shifts, of bits
     n = len(sources)
     low, high = instruction.flags("op_sel", (0,) * n), instruction.flags("op_sel_hi", (1,) * n)
     negative = instruction.flags("neg_lo", (0,) * n), instruction.flags("neg_hi", (0,) * n)
@@ -130,7 +131,7 @@ def _packed(instruction: Instruction, name: str, kind: str) -> Step:
         readers = [[_half(s, kind, h, False)] for s, h in zip(sources, low, strict=True)]
         compute: Callable[..., Array] = lambda a: a  # noqa: E731
     else:
-        compute = OPERATIONS[_alone(name, kind)].compute
+        compute = OPERATIONS[_alone(*alone)].compute
         readers = [
             [_half(s, kind, h, bool(m)) for s, h, m in zip(sources, halves, minus, strict=True)]
             for halves, minus in zip((low, high), negative, strict=True)
