@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .dtypes import DType, bf16, e2m1, e2m1b, e2m3, e3m2, e4m3, e4m3fnuz, e5m2, e5m2fnuz
+from .dtypes import DType, bf16, e2m1, e2m1b, e2m3, e3m2, e4m3, e4m3fnuz, e5m2, e5m2fnuz, long_name
 
 Array = NDArray[Any]
 
@@ -25,7 +25,7 @@ LARGEST = {
 }  # fmt: skip
 """The largest finite values of the types that saturate."""
 _NAN = {e4m3: 0x7F, e5m2: 0x7F, e4m3fnuz: 0x80, e5m2fnuz: 0x80}  # others have none: 0
-_SIX_BITS = ("float6_e2m3fn", "float6_e3m2fn")
+_SIX_BITS = tuple(long_name(dtype.name) for dtype in (e2m3, e3m2))
 
 
 def largest_finite(dtype: DType) -> float:

@@ -98,11 +98,8 @@ HELD = {i4: i8, u4: u8, e2m1: e2m1b}
 """What holds one in a register."""
 ELEMENTS = {pair: element for element, pair in PAIRS.items()}
 """What a pair consists of."""
-MIXED = (
-    {e4m3, e5m2, e2m3, e3m2},
-    {e4m3fnuz, e5m2fnuz},
-    {i8, u8},
-)  # what a gemm multiplies with each other
+MIXED = ({e4m3, e5m2, e2m3, e3m2}, {e4m3fnuz, e5m2fnuz}, {i8, u8})
+"""What a gemm multiplies with each other."""
 mbarrier = DType("mbarrier", 64, "opaque")
 tensor_map = DType("tensor_map", 1024, "opaque")
 descriptor = DType("wgmma_descriptor", 64, "opaque")

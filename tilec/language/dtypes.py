@@ -49,6 +49,7 @@ class ElementType:
 
     @property
     def bits(self) -> int:
+        """Bits that an element takes in memory: 8 where it is one of 6."""
         return self.ir.bits
 
     @property

@@ -50,8 +50,9 @@ def gemm(
     Args:
         A: shared memory or fragment (M, K), or (K, M) with `transpose_A`; or a region of one, as
             `A_s[slot, 0:64, :]`. Regions of fragments start at numbers.
-        B: (K, N), or (N, K) with `transpose_B`, likewise; of A's dtype, or the other of its pair:
-            float8_e4m3fn and float8_e5m2, their fnuz forms, int8 and uint8.
+        B: (K, N), or (N, K) with `transpose_B`, likewise; of A's dtype, or another of its kind:
+            float8_e4m3fn, float8_e5m2, float6_e2m3fn and float6_e3m2fn; the fnuz forms of float8; int8
+            and uint8.
         C: fragment (M, N), whole.
         policy: the warps as a square, or all along the rows or the columns of C.
         clear_accum: start from zero instead of C; may be a condition of the kernel.
