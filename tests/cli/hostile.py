@@ -111,7 +111,7 @@ PROGRAMS: dict[str, str] = {
     "layout of nothing": kernel("T.annotate_layout(None)"),
     "layout of a fragment": kernel(FRAGMENT + "T.annotate_layout({F: layout.make_linear_layout(F)})"),
     "reshape to other elements": kernel(SHARED + "T.reshape(S, (5, 5))"),
-    "view of other elements": kernel(SHARED + "T.view(S, (16, 32), 'float32')"),
+    "view of other elements": kernel(SHARED + "T.view(S, (32, 32), 'float32')"),
     "panels of no rows": kernel("T.use_swizzle(0)"),
     # Elements and indices
     "index below the first": kernel("B[0, 0] = A[-1, 0]"),

@@ -96,8 +96,9 @@ class Interface:
         shape = tuple(self._extent(dim) for dim in type_.shape)
         if type_.dtype in PAIRS:
             shape = (*shape[:-1], _half(shape[-1]))
+        strides = None if type_.strides is None else tuple(map(self._extent, type_.strides))
         dtype = type_.dtype.name.removesuffix("x2")
-        return TensorParam(self.names[value], dtype, shape, access, type_.strides)  # type: ignore[arg-type]
+        return TensorParam(self.names[value], dtype, shape, access, strides)  # type: ignore[arg-type]
 
     def _extent(self, dim: Dim) -> Expr:
         return self.derived.get(dim, dim) if isinstance(dim, str) else dim

@@ -15,6 +15,8 @@ from typing import Any
 import click
 import numpy as np
 
+from ..backends.interface import Interface
+from ..backends.manifest import evaluate
 from ..errors import LanguageError, Loc, TilecError
 from ..ir.core import Program, Value
 from ..ir.dtypes import PAIRS
@@ -212,7 +214,10 @@ def make_inputs(program: Program, defines: dict[str, Any], seed: int = 0) -> dic
     the latter in bytes of two.
     """
     random = np.random.default_rng(seed)
-    return {p.hint: _input(p, defines, random) for p in program.params}
+    computed = Interface(program).derived
+    known = {**{d: _extent(d, defines) for d in program.symbols}, **defines}
+    known |= {name: evaluate(expr, known) for name, expr in computed.items()}
+    return {p.hint: _input(p, known, random) for p in program.params}
 
 
 def _input(param: Value, defines: dict[str, Any], random: np.random.Generator) -> Any:

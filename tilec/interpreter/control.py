@@ -473,8 +473,11 @@ def run_define(frame: Frame, op: Op) -> None:
     """An extent of memory that the program allocates."""
     assert isinstance(op, Define)
     value = frame.number(op.value, f"the extent {op.label}")
-    if value < 0:
-        raise frame.fault("TLC0732", f"the extent {op.label} is {value}")
+    bound = frame.run.symbols.get(op.label, value)  # by an array of the caller's
+    if value < 0 or bound != value:
+        raise frame.fault(
+            "TLC0732", f"the extent {op.label} is {value}, and that of an array {bound}"
+        )
     frame.run.symbols[op.label] = value
 
 

@@ -80,6 +80,7 @@ def bind_symbols(program: Program, arguments: Mapping[str, Any]) -> dict[str, in
     Raises ArgumentError where shapes and ranks do not agree.
     """
     symbols: dict[str, int] = {}
+    defined = {op.label for op in program.body.ops if isinstance(op, Define)}
     for param in program.params:
         type_ = param.type
         if not isinstance(type_, MemoryType):
@@ -106,9 +107,8 @@ def bind_symbols(program: Program, arguments: Mapping[str, Any]) -> dict[str, in
         if isinstance(param.type, MemoryType) and param.type.strides is not None:
             data = _argument(param, arguments)
             for dim, step in zip(param.type.strides, np.asarray(data).strides, strict=True):
-                if isinstance(dim, str):
+                if isinstance(dim, str) and dim not in defined:
                     symbols.setdefault(dim, step // data.itemsize)
-    defined = {op.label for op in program.body.ops if isinstance(op, Define)}
     for name in program.symbols:
         if name not in symbols and name not in defined:
             if name not in arguments:

@@ -26,7 +26,7 @@ from .operand import (
     value_of,
     wrap,
 )
-from .trace import Trace, current, refuse
+from .trace import Trace, current, refuse, tracing
 
 
 def cast(value: Any, dtype: object, round: str = "", sat: bool = True) -> Any:
@@ -166,6 +166,8 @@ def ceildiv(x: Any, y: Any) -> Any:
         if y == 0:
             raise refuse("TLC0123", "division by zero", hint=BY_ZERO)
         return -(plain(x) // -plain(y))
+    if tracing() is None and isinstance(y, int):  # of an extent
+        return (x + (y - 1)) // y
     trace = current("T.ceildiv")
     with trace.here():
         a, b = computed(x, y)

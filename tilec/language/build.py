@@ -15,8 +15,9 @@ from ..ir.ops.memory import Alloc
 from ..ir.types import Dim, MemoryType, ScalarType, Space
 from .buffers import Buffer
 from .dtypes import ElementType, storage_of
-from .global_memory import finish, returned
-from .operand import Expr
+from .extents import Computed
+from .global_memory import extent, finish, returned
+from .operand import Expr, Operand, value_of, wrap
 from .parameters import Parameter
 from .places import locate_error
 from .staging import Staged
@@ -46,6 +47,7 @@ class _Parameters:
         self.kernel = kernel
         self.values: dict[str, Value] = {}
         self.specs: dict[str, TensorSpec] = {}
+        self.computed: dict[Computed, str] = {}  # what symbols those dimensions are
 
     def make(self, name: str, annotation: TensorSpec | DType) -> Any:
         if isinstance(annotation, DType):
@@ -54,7 +56,7 @@ class _Parameters:
             value = self.values[name] = Value(ScalarType(annotation), name)
             self.trace.scalars.add(value)
             return Expr(value, self.trace.regions[0])
-        type_ = _memory_type(annotation)
+        type_ = self._memory_type(annotation)
         self._check_dimensions(name, type_)
         self.trace.declare(type_)
         for dim in (*annotation.shape, *(annotation.strides or ())):
@@ -97,8 +99,56 @@ class _Parameters:
         if isinstance(self.trace.const_dims, ConstantNames):
             if isinstance(annotation, TensorSpec):
                 self.specs[name] = annotation
+                for dim in annotation.shape:  # others follow from it
+                    if isinstance(dim, str | Dynamic):
+                        name = dim if isinstance(dim, str) else dim.name
+                        self.trace.symbols.setdefault(name, None)
             return _Pending(name)
-        return self.make(name, annotation)
+        made = self.make(name, annotation)
+        self.define_computed()
+        return made
+
+    def define_computed(self) -> None:
+        """Computes the dimensions that follow from others, once those are known. Raises LanguageError
+        for a symbol that no tensor tells.
+        """
+        trace = self.trace
+        for dim, label in self.computed.items():
+            if trace.symbols.get(label) is not None:
+                continue
+            lost = [name for name in dim.names() if name not in trace.symbols]
+            if lost:
+                raise refuse(
+                    "TLC0126",
+                    f"the dimension {dim} needs {lost[0]}, which no tensor of {trace.name} tells",
+                    hint=f"{lost[0]} must be a dimension by itself, of a tensor that stands before where "
+                    "the body annotates them",
+                )
+            value = value_of(dim.evaluate(lambda name: wrap(trace, trace.symbol(name))))
+            trace.define(label, value)
+            trace.promise(label, dim.multiple(trace.multiples))
+
+    def _memory_type(self, spec: TensorSpec) -> MemoryType:
+        strides = None if spec.strides is None else tuple(map(self._dim, spec.strides))
+        shape = tuple(map(self._dim, spec.shape))
+        return MemoryType(storage_of(spec.dtype), shape, Space.GLOBAL, strides=strides)
+
+    def _dim(self, dim: DimSpec) -> Dim:
+        if isinstance(dim, ConstDim):
+            raise LanguageError("TLC0126", f"the value of {dim.name} is not known")
+        if isinstance(dim, Computed):
+            return self.computed.setdefault(dim, self._unused(dim.identifier))
+        if isinstance(dim, Operand) and not isinstance(dim, Dynamic):
+            return extent(self.trace, "T.Tensor", dim)
+        return dim.name if isinstance(dim, Dynamic) else dim
+
+    def _unused(self, name: str) -> str:
+        taken = {
+            *self.trace.symbols,
+            *self.computed.values(),
+            *(p.name for p in self.kernel.parameters),
+        }
+        return name if name not in taken else self._unused(f"{name}_")
 
     def argument(self, parameter: Parameter, constants: Mapping[str, Any]) -> Any:
         if parameter.kind == "constant":
@@ -126,18 +176,6 @@ class _Parameters:
         return tuple(self.values[name] for name in names)
 
 
-def _memory_type(spec: TensorSpec) -> MemoryType:
-    strides = None if spec.strides is None else tuple(map(_dim, spec.strides))
-    shape = tuple(map(_dim, spec.shape))
-    return MemoryType(storage_of(spec.dtype), shape, Space.GLOBAL, strides=strides)
-
-
-def _dim(dim: DimSpec) -> Dim:
-    if isinstance(dim, ConstDim):
-        raise LanguageError("TLC0126", f"the value of {dim.name} is not known")
-    return dim.name if isinstance(dim, Dynamic) else dim
-
-
 def _run(
     kernel: Kernel, staged: Staged, constants: Mapping[str, Any], dims: dict[str, int]
 ) -> tuple[Trace, _Parameters, Any]:
@@ -151,6 +189,7 @@ def _run(
     with staged.loc, activate(trace):
         try:
             arguments = {p.name: parameters.argument(p, constants) for p in kernel.parameters}
+            parameters.define_computed()
             result = staged.run(**arguments)
         except TilecError:
             raise
@@ -220,7 +259,7 @@ def build_program(
             )
         values = parameters.in_order()
         finish(trace, outputs, {*(v.hint for v in values), *trace.symbols})
-    body = _body(trace)
+    body = _body(trace, values)
     symbols = _symbols(trace, body)
     multiples = {name: trace.multiples[name] for name in symbols if name in trace.multiples}
     return Program(
@@ -228,10 +267,15 @@ def build_program(
     )
 
 
-def _body(trace: Trace) -> list[Op]:
+def _dims(value: Value) -> tuple[Dim, ...]:
+    type_ = value.type
+    return (*type_.shape, *(type_.strides or ())) if isinstance(type_, MemoryType) else ()
+
+
+def _body(trace: Trace, values: tuple[Value, ...]) -> list[Op]:
     """The launches, what computes their grids and their symbols, and the memory that they use."""
     used: set[Value] = set()
-    extents: set[Dim] = set()
+    extents = {dim for value in values for dim in _dims(value)}
     kept: list[Op] = []
     for op in reversed((*trace.symbol_ops, *trace.builder.ops)):
         wanted = isinstance(op, Define) and op.label in extents

@@ -102,7 +102,7 @@ def _allocate(what: str, shape: Any, dtype: object) -> Buffer:
     trace = current(what)
     single = isinstance(shape, int | str | np.integer | Operand | ConstDim)
     with trace.here():
-        dims = tuple(_extent(trace, what, dim) for dim in ((shape,) if single else tuple(shape)))
+        dims = tuple(extent(trace, what, dim) for dim in ((shape,) if single else tuple(shape)))
         if not dims:
             raise LanguageError(
                 "TLC0129", f"{what} without an extent", hint="one element is of shape (1,)"
@@ -114,7 +114,11 @@ def _allocate(what: str, shape: Any, dtype: object) -> Buffer:
         return Buffer(op.result, trace.regions[0], elements=elements)
 
 
-def _extent(trace: Trace, what: str, dim: Any) -> Dim:
+def extent(trace: Trace, what: str, dim: Any) -> Dim:
+    """An extent of global memory: a number, or a symbol, which the program defines where it is computed.
+
+    Raises LanguageError for what is none, or is not known before the launches.
+    """
     if isinstance(dim, ConstDim):
         return 2  # any even number: only the annotations are wanted, not yet their values
     if isinstance(dim, Dynamic):
@@ -141,6 +145,5 @@ def _extent(trace: Trace, what: str, dim: Any) -> Dim:
     if isinstance(known, Symbol):
         return known.label
     label = f"extent{sum(isinstance(op, Define) for op in trace.builder.outermost)}"
-    trace.symbols[label] = value  # asked for, the extent is what it was computed from
-    trace.builder.emit_outside(Define(value, label=label))
+    trace.define(label, value)
     return label

@@ -26,8 +26,8 @@ BY_ZERO = (
     "the divisor is a compile-time 0: give the call another value, or guard it with a Python if"
 )
 COMPUTED_DIMENSION = (
-    "compute it in a kernel or a T.macro; a tensor's dimension that follows from others is computed "
-    "from T.const, or has a name of its own"
+    "compute it in a kernel or a T.macro; a tensor's dimension follows from others by +, -, * and // "
+    "of numbers and symbols"
 )
 _NUMBERS = (bool, int, float, np.integer, np.floating, np.bool_)
 

@@ -12,6 +12,7 @@ from ..errors import Loc, TypeMismatch
 from ..ir.core import Value
 from ..ir.dtypes import PAIRS, DType, i32
 from .dtypes import ElementType, element_type, row_dtype
+from .extents import Computed, combined, parse_extent
 from .operand import Operand
 from .trace import Here, current, refuse, tracing
 
@@ -32,6 +33,29 @@ class Dynamic(Operand):
 
     def __repr__(self) -> str:
         return f"T.dynamic({self.name!r})"
+
+    # Outside of a kernel there is no value to compute with: what is computed is another extent.
+
+    def __add__(self, other: Any) -> Any:
+        return super().__add__(other) if tracing() else combined("+", self, other)
+
+    def __radd__(self, other: Any) -> Any:
+        return super().__radd__(other) if tracing() else combined("+", other, self)
+
+    def __sub__(self, other: Any) -> Any:
+        return super().__sub__(other) if tracing() else combined("-", self, other)
+
+    def __rsub__(self, other: Any) -> Any:
+        return super().__rsub__(other) if tracing() else combined("-", other, self)
+
+    def __mul__(self, other: Any) -> Any:
+        return super().__mul__(other) if tracing() else combined("*", self, other)
+
+    def __rmul__(self, other: Any) -> Any:
+        return super().__rmul__(other) if tracing() else combined("*", other, self)
+
+    def __floordiv__(self, other: Any) -> Any:
+        return super().__floordiv__(other) if tracing() else combined("//", self, other)
 
 
 @dataclass(frozen=True)
@@ -76,13 +100,13 @@ class Derived(ConstDim):
     swap: bool
 
 
-DimSpec = int | str | Dynamic | ConstDim
+DimSpec = int | str | Dynamic | ConstDim | Computed | Operand
 
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """The annotation of a tensor parameter: dimensions (int, symbol name, Dynamic) and dtype;
-    strides in elements, or None for row-major without gaps."""
+    """The annotation of a tensor parameter: dimensions (int, symbol name, Dynamic, what is computed
+    from them) and dtype; strides in elements, or None for row-major without gaps."""
 
     shape: tuple[DimSpec, ...]
     dtype: DType
@@ -106,7 +130,7 @@ def _dims(shape: Any) -> tuple[DimSpec, ...]:
             f"a tensor whose shape is {shape!r}, an element type",
             hint=f'the shape comes first: T.Tensor(("M", "N"), "{shape}")',
         )
-    dims = (shape,) if isinstance(shape, int | str | Dynamic | ConstDim) else tuple(shape)
+    dims = (shape,) if isinstance(shape, DimSpec) else tuple(shape)
     if not dims:
         raise refuse(
             "TLC0113",
@@ -127,11 +151,11 @@ def _is_dtype(name: str) -> bool:
 def _dim(dim: Any) -> DimSpec:
     if isinstance(dim, np.integer):
         dim = int(dim)
-    if isinstance(dim, bool) or not isinstance(dim, int | str | Dynamic | ConstDim):
+    if isinstance(dim, bool) or not isinstance(dim, DimSpec):
         raise refuse(
             "TLC0113",
             f"{dim!r} is no dimension of a tensor",
-            hint="a dimension is an int, the name of a symbol, T.dynamic or T.const",
+            hint="a dimension is an int, the name of a symbol, T.dynamic, T.const or computed from such",
         )
     if isinstance(dim, int) and dim < 0:
         raise refuse(
@@ -139,13 +163,7 @@ def _dim(dim: Any) -> DimSpec:
             f"a tensor has a dimension of {dim}",
             hint='an extent is 0 or more; one that only the call knows is a name: "M"',
         )
-    if isinstance(dim, str) and not dim.isidentifier():
-        raise refuse(
-            "TLC0113",
-            f"{dim!r} is no name of a symbol",
-            hint='a name is written as Python\'s are, one for each dimension: "M", "N"',
-        )
-    return dim
+    return parse_extent(dim) if isinstance(dim, str) and not dim.isidentifier() else dim
 
 
 def Tensor(shape: Any, dtype: object = "float32") -> TensorSpec:
@@ -153,7 +171,8 @@ def Tensor(shape: Any, dtype: object = "float32") -> TensorSpec:
 
     Args:
         shape: one dimension or several; each an int (checked), a symbol (a string or T.dynamic:
-            a run-time value), or a T.const (a compile-time value).
+            a run-time value), what follows from symbols that are dimensions themselves
+            ("K // 2": checked), or a T.const (a compile-time value).
         dtype: of the elements, in any spelling.
 
     Raises:

@@ -14,7 +14,7 @@ from ..errors import LanguageError, Loc
 from ..ir.build import Builder
 from ..ir.core import Op, Value, at
 from ..ir.ops.arith import Elementwise
-from ..ir.ops.control import Symbol
+from ..ir.ops.control import Define, Symbol
 from ..ir.types import MemoryType
 from .places import locate
 
@@ -143,6 +143,11 @@ class Trace:
             value.hint = name
             self.symbols[name] = value
         return value
+
+    def define(self, label: str, value: Value) -> None:
+        """Makes a symbol of a value that is computed before the launches."""
+        self.symbols[label] = value  # asked for, it is what it was computed from
+        self.builder.emit_outside(Define(value, label=label))
 
     def promise(self, name: str, multiple: int) -> None:
         """Takes in that a symbol is a multiple of a number, beside what was said before."""

@@ -18,13 +18,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import takewhile
 
 from ..errors import TypeMismatch
 from ..ir.build import Builder
 from ..ir.core import Block, Constant, Level, Op, Program, Value, at, constant, walk
 from ..ir.dtypes import HELD, PAIRS, DType, i32
 from ..ir.ops.arith import Cast, FloorDiv, Reinterpret, element_dtype
-from ..ir.ops.control import Define, Parallel, Return, Symbol
+from ..ir.ops.control import Define, Launch, Parallel, Return, Symbol
 from ..ir.ops.memory import Alloc, Load, Slot, Store, memory_type
 from ..ir.ops.tile import (
     ConvertLayout,
@@ -85,8 +86,11 @@ class _Packer:
         self._b = Builder()
 
     def program(self) -> Program:
+        before = list(takewhile(lambda op: not isinstance(op, Launch), self._program.body.ops))
+        for op in before:  # what the extents of parameters may follow from
+            self._op(op)
         params = tuple(self._param(param) for param in self._program.params)
-        for op in self._program.body.ops:
+        for op in self._program.body.ops[len(before) :]:
             self._op(op)
         new = replace(
             self._program, params=params, symbols=tuple(self._symbols), multiples=self._multiples

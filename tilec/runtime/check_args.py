@@ -398,6 +398,7 @@ def _check_shape(
     symbols: Mapping[str, tuple[int, str]],
 ) -> None:
     expected = tuple(evaluate(expr, env) for expr in param.shape)
+    _check_computed(program, param, (*param.shape, *(param.strides or ())), env)
     if param.dtype in PACKED and isinstance(param.shape[-1], tuple):
         elements = evaluate(param.shape[-1][1], env)
         if elements % 2:
@@ -433,6 +434,18 @@ def _check_shape(
             )  # fmt: skip
         return
     _check_strides(program, param, view, env)
+
+
+def _check_computed(
+    program: str, param: TensorParam, exprs: Sequence[Expr], env: Mapping[str, int]
+) -> None:
+    """Raises ArgumentError where a step of an extent is more than the kernel can count to."""
+    for expr in exprs:
+        if isinstance(expr, tuple):
+            if abs(value := evaluate(expr, env)) >= SYMBOL_LIMIT:
+                told = f"an extent of {param.name} needs {format_expr(expr)} = {value}"
+                raise _refuse(program, f"{told}, expected less than {SYMBOL_LIMIT}")
+            _check_computed(program, param, expr[1:], env)
 
 
 def _check_strides(
