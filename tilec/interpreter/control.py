@@ -36,7 +36,7 @@ from .conflicts import AccessLog
 from .frame import Frame, Pair, Place, Waiting
 from .lanes import Lanes
 from .mbarriers import check_idle, check_landed, new_mbarriers
-from .memory import Memory, Storage, undefined
+from .memory import Memory, Storage, smallest_elements, undefined
 from .numbers import Bits
 from .roles import finish
 
@@ -52,7 +52,7 @@ def run_launch(frame: Frame, op: Op) -> None:
     run.roles = tuple(r for r in walk(op.body) if isinstance(r, Role))
     count = int(np.prod(grid, dtype=np.int64)) if min(grid) > 0 else 0
     run.order = BlockOrder(count) if _blocks_meet(op) else None
-    run.smallest = _smallest_elements(op.body)
+    run.smallest = smallest_elements(op.body)
     _settle(frame, op.body)
     launch = run.next_episode()
     if (
@@ -407,18 +407,6 @@ def run_view(frame: Frame, op: Op) -> None:
     memory = frame.memory(op.memory)
     storage = memory.storage.reshaped(op.shape, op.dtype)
     frame.define(op.result, Memory(memory.name, op.dtype, memory.space, storage))
-
-
-def _smallest_elements(body: Block) -> dict[Value, int]:
-    """How many bits the smallest elements have as which views see a fragment."""
-    smallest: dict[Value, int] = {}
-    roots: dict[Value, Value] = {}
-    for op in walk(body):
-        if isinstance(op, View):
-            root = roots[op.result] = roots.get(op.memory, op.memory)
-            least = smallest.get(root, memory_type(root).dtype.bits)
-            smallest[root] = min(least, op.dtype.bits)
-    return smallest
 
 
 def run_assume(frame: Frame, op: Op) -> None:

@@ -8,7 +8,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from ..ir.core import Block, Value, walk
 from ..ir.dtypes import DType
+from ..ir.ops.memory import View, memory_type
 from ..ir.types import Space
 from .conflicts import AccessLog, Index
 from .numbers import Array, Bits, garbage_value, widened
@@ -195,3 +197,15 @@ def undefined(
     storage = Storage(data, None, lanes, parts)
     storage.forget()
     return storage
+
+
+def smallest_elements(body: Block) -> dict[Value, int]:
+    """How many bits the smallest elements have as which views see a fragment."""
+    smallest: dict[Value, int] = {}
+    roots: dict[Value, Value] = {}
+    for op in walk(body):
+        if isinstance(op, View):
+            root = roots[op.result] = roots.get(op.memory, op.memory)
+            least = smallest.get(root, memory_type(root).dtype.bits)
+            smallest[root] = min(least, op.dtype.bits)
+    return smallest
