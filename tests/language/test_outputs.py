@@ -14,6 +14,8 @@ from tilec.ir.ops import builtin_registry
 from tilec.ir.print import print_program
 from tilec.ir.verify import verify
 from tilec.parser.text import parse_program
+from tilec.passes.context import Facts
+from tilec.runtime.lowering import required
 
 DEVICES = (
     "interpreter",
@@ -106,6 +108,32 @@ def test_the_manifest_says_what_a_call_makes() -> None:
     first, second = manifest.variants[0].launches
     assert (first.symbol, second.symbol) == ("row_sums_kernel", "row_sums_kernel1")
     assert [t.access for t in manifest.tensors] == ["r", "w", "w"]
+
+
+@pytest.mark.parametrize("period", [7, 8])
+def test_extents_and_grids_modulo_a_number(period: int) -> None:
+    """Also of a power of two, which the passes make a mask of."""
+
+    @tilec.kernel
+    def rest(A: T.Tensor(("N",), "int32"), period: int):
+        out = T.empty((A.shape[0] % period,), "int32")
+        with T.Kernel(A.shape[0] % period, threads=32) as b:
+            if T.get_thread_binding() == 0:
+                out[b] = A[b] + 1
+        return out
+
+    manifest = rest.lower(target="cuda:sm_80", period=period).manifest
+    assert manifest.variants[0].launches[0].grid[0] == ("mod", "N", period)
+    a = np.arange(29, dtype=np.int32)
+    assert np.array_equal(rest(a, period=period), a[: 29 % period] + 1)
+
+
+def test_facts_of_a_workspace_of_which_nothing_is_left() -> None:
+    """They are not required of a call: a pass may find so late that nobody uses it."""
+    lowered = row_sums.lower(target="cuda:sm_80").lowered
+    facts = Facts()
+    facts.taken = dict.fromkeys([("aligned", "part", 16), ("below", "gone", 1 << 31)])
+    assert [fact.tensor for fact in required(facts, lowered.emitted)] == ["part"]
 
 
 def test_the_text_of_a_program_with_outputs_is_read_back() -> None:

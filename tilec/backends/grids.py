@@ -73,6 +73,8 @@ def grid_expr(value: Value, known: HostScalars) -> Expr:
     if isinstance(op, (arith.ShiftLeft, arith.ShiftRight)) and isinstance(op.y, Constant):
         x = grid_expr(op.x, known)
         return ("mul" if isinstance(op, arith.ShiftLeft) else "floordiv", x, 1 << int(op.y.value))
+    if isinstance(op, arith.BitAnd) and (period := _period(op.y)) is not None:
+        return ("mod", grid_expr(op.x, known), period)
     operation = _OPERATIONS.get(type(op)) if op is not None else None
     if operation is None or not isinstance(op, arith.Binary):
         what = f"{op.name} of an extent of a launch" if op is not None else f"the extent {value!r}"
@@ -87,6 +89,14 @@ def grid_expr(value: Value, known: HostScalars) -> Expr:
             grid_expr(right, known),
         )
     return (operation, grid_expr(op.x, known), grid_expr(op.y, known))
+
+
+def _period(mask: Value) -> int | None:
+    """n, where x & mask is x modulo n."""
+    if not isinstance(mask, Constant) or isinstance(mask.value, bool):
+        return None
+    n = int(mask.value) + 1
+    return n if n > 0 and n & (n - 1) == 0 else None
 
 
 def _rounded_up(division: arith.Binary, definitions: Mapping[Value, Op]) -> Value | None:

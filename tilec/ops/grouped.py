@@ -146,7 +146,7 @@ def _grouped_product(form: Form) -> Kernel:
 
     @no_type_check
     def grouped_matmul(A, B, C, offsets, X0, X1, X2, X3, X4, X5, X6, X7, block_M, block_N, block_K,
-                       stages, threads, split, cluster_M, cluster_N):  # fmt: skip
+                       stages, threads, split, cluster_M, cluster_N, workers):  # fmt: skip
         extras = (X0, X1, X2, X3, X4, X5, X6, X7)[: len(form.extras)]
         M, N, groups = C.shape[0], C.shape[1], B.shape[0]
         K = A.shape[0] if form.a == "columns" else A.shape[1]
@@ -159,7 +159,8 @@ def _grouped_product(form: Form) -> Kernel:
             sums = T.alloc_fragment((block_M, block_N), form.sums)
             T.clear(sums)
             depth = T.if_then_else(start < stop, K, 0)
-            sum_up(A, B, sums, depth, block_K, stages, group, start, bx * block_N, 0, split)
+            steps = T.ceildiv(depth, block_K)
+            sum_up(A, B, sums, block_K, stages, group, start, bx * block_N, steps, 0, 1)
             finish(sums, C, extras, group, start, stop, bx * block_N)
 
     grouped_matmul.__annotations__.update({name: form.annotation(name) for name in "ABC"})

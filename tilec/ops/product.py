@@ -19,6 +19,7 @@ from ..language.heuristic import heuristic
 from ..language.kernel import Kernel, kernel
 from ..target import Target
 from .forms import Form
+from .last_wave import sharing
 from .matrices import LINE_BYTES
 from .schedules import choose_schedule
 
@@ -36,12 +37,13 @@ def chosen(form: Form, target: Target, shapes: Mapping[str, Sequence[int]]) -> d
 @lru_cache(maxsize=1024)
 def product(form: Form) -> Kernel:
     """The kernel C = epilogue(A @ B) of a form; the same object for the same form."""
-    sum_up, finish, add_parts = summing(form), _finish(form), _add_parts(form)
+    sum_up, finish = summing(form), _finish(form)
+    in_tiles, share_last_wave = _in_tiles(form, sum_up, finish), sharing(form, sum_up, finish)
     rows_of, move = _rows_of(form), _move(form)
 
     @no_type_check
     def matmul(A, B, C, X0, X1, X2, X3, X4, X5, X6, X7, block_M, block_N, block_K, stages, threads,
-               split, cluster_M, cluster_N):  # fmt: skip
+               split, cluster_M, cluster_N, workers):  # fmt: skip
         extras = (X0, X1, X2, X3, X4, X5, X6, X7)[: len(form.extras)]
         M, N = C.shape[-2], C.shape[-1]
         batch = C.shape[0] if "C" in form.batched else 1
@@ -51,6 +53,30 @@ def product(form: Form) -> Kernel:
             move("A", A, left)
         if "B" in form.packed:
             move("B", B, right)
+        if workers > 0:
+            share_last_wave(left, right, result, M, N, K, batch, extras, block_M, block_N, block_K,
+                            stages, threads, workers)  # fmt: skip
+        else:
+            in_tiles(left, right, result, M, N, K, batch, extras, block_M, block_N, block_K, stages,
+                     threads, split, cluster_M, cluster_N)  # fmt: skip
+        if "C" in form.packed:
+            move("C", result, C)
+
+    matmul.__annotations__.update({name: form.annotation(name) for name in "ABC"})
+    matmul.__annotations__.update(form.extra_annotations())
+    found: Kernel = heuristic(partial(chosen, form))(kernel(matmul))
+    return found
+
+
+def _in_tiles(form: Form, sum_up: Any, finish: Any) -> Any:
+    """A macro: a launch with a block for each tile, or for each of `split` parts of it along K, and
+    a second one that adds those."""
+    add_parts = _add_parts(form, finish)
+
+    @T.macro
+    @no_type_check
+    def in_tiles(A, B, C, M, N, K, batch, extras, block_M, block_N, block_K, stages, threads, split,
+                 cluster_M, cluster_N):  # fmt: skip
         grid = (T.ceildiv(N, block_N), T.ceildiv(M, block_M))
         if split > 1:
             # Rows of whole tiles: they are stored in vectors, whatever N is.
@@ -62,20 +88,17 @@ def product(form: Form) -> Kernel:
             z, part = (block[2] // split, block[2] % split) if len(grid) > 2 else (0, 0)
             sums = T.alloc_fragment((block_M, block_N), form.sums)
             T.clear(sums)
-            sum_up(left, right, sums, K, block_K, stages, z, m, n, part, split)
+            # The parts take the steps in turn, so that none has more than one beyond another.
+            steps = T.ceildiv(T.ceildiv(K, block_K) - part, split)
+            sum_up(A, B, sums, block_K, stages, z, m, n, steps, part, split)
             if split > 1:
                 T.copy(sums, parts[block[2], m, n])
             else:
-                finish(sums, result, extras, z, m, n)
+                finish(sums, C, extras, z, m, n)
         if split > 1:
-            add_parts(parts, result, M, N, extras, split)
-        if "C" in form.packed:
-            move("C", result, C)
+            add_parts(parts, C, M, N, extras, split)
 
-    matmul.__annotations__.update({name: form.annotation(name) for name in "ABC"})
-    matmul.__annotations__.update(form.extra_annotations())
-    found: Kernel = heuristic(partial(chosen, form))(kernel(matmul))
-    return found
+    return in_tiles
 
 
 def _rows_of(form: Form) -> Any:
@@ -113,13 +136,13 @@ def _move(form: Form) -> Any:
 
 
 def summing(form: Form) -> Any:
-    """A macro: adds to `sums` every `split`-th step along K, from `part` on, of the tile at m, n of
-    product z. The parts take the steps in turn, so that none has more than one beyond another."""
+    """A macro: adds to `sums` `steps` steps along K, every `stride`-th from the step `first` on, of
+    the tile at m, n of product z."""
     a_columns, b_columns = form.a == "columns", form.b == "columns"
 
     @T.macro
     @no_type_check
-    def sum_up(A, B, sums, K, block_K, stages, z, m, n, part, split):
+    def sum_up(A, B, sums, block_K, stages, z, m, n, steps, first, stride):
         block_M, block_N = sums.shape
         A_shape = (block_K, block_M) if a_columns else (block_M, block_K)
         B_shape = (block_N, block_K) if b_columns else (block_K, block_N)
@@ -127,9 +150,8 @@ def summing(form: Form) -> Any:
         B_s = T.alloc_shared(B_shape, form.dtypes[1])
         if form.exact:
             one = T.alloc_fragment(sums.shape, form.sums)
-        steps = T.ceildiv(T.ceildiv(K, block_K) - part, split)
         for step in T.Pipelined(steps, num_stages=stages):
-            k = (step * split + part) * block_K
+            k = (step * stride + first) * block_K
             T.copy(A[form.at("A", z, *((k, m) if a_columns else (m, k)))], A_s)
             T.copy(B[form.at("B", z, *((n, k) if b_columns else (k, n)))], B_s)
             if form.exact:
@@ -164,9 +186,8 @@ def _finish(form: Form) -> Any:
     return finish
 
 
-def _add_parts(form: Form) -> Any:
+def _add_parts(form: Form, finish: Any) -> Any:
     """A macro: the launch that adds the parts of every element in their order."""
-    finish = _finish(form)
 
     @T.macro
     @no_type_check

@@ -19,7 +19,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import ceil
+from typing import Any
 
+from .. import language as T
 from ..ir.dtypes import find_dtype
 from ..target import Target
 
@@ -39,8 +41,14 @@ _START = 1500  # before the first product: launch, descriptors, first loads
 _END = 1000  # after the last one, beside the stores
 _STEP = 60  # of a step: its barriers
 _LAUNCH = 8500  # a second launch, with what its blocks wait for
+_CLEARED = 3400  # a launch that only clears counters
+_MET = 6000  # an owner, until the parts of its tile are there
 _SUMS = 12  # bytes of parts, each written and read
 _STAGES = 12
+_LEAD = 4  # steps that a helper does less: what it stores is there when the owner is done
+
+HELPERS = 3
+"""So many help with a tile at most: its owner adds their sums one after another."""
 _PARTS = (1, 2, 3, 4, 6, 8, 12, 16)
 
 
@@ -81,6 +89,8 @@ class Problem:
 class Schedule:
     """The compile-time parameters of the kernel. K is cut into `split` parts. Neighbouring tiles,
     `cluster_M` along M by `cluster_N` along N, are of one cluster (`T.Kernel`).
+    With `workers`, so many blocks take all tiles in turn and share the last of them (last_wave.py);
+    `split` and clusters are 1 then.
     """
 
     block_M: int
@@ -91,6 +101,34 @@ class Schedule:
     split: int = 1
     cluster_M: int = 1
     cluster_N: int = 1
+    workers: int = 0
+
+
+@dataclass(frozen=True)
+class LastWave:
+    """How the tiles of the last wave are shared; numbers, or expressions of a program.
+
+    Of each tile the owner does `own` steps, from the first on. The other `given` are dealt out:
+    each helper takes `share` in a row, of one tile or of several. A tile has parts of `for_each`
+    helpers, or, where they are fewer than the tiles, of one or two.
+    """
+
+    for_each: Any
+    helpers: Any
+    own: Any
+    given: Any
+    share: Any
+
+    @staticmethod
+    def of(rest: Any, steps: Any, workers: int) -> LastWave:
+        """`rest` tiles of `steps` steps each, shared by `workers` blocks."""
+        idle = workers - rest
+        for_each = T.max(T.min(idle // T.max(rest, 1), HELPERS), 1)
+        helpers = T.min(idle, for_each * rest)
+        even = T.ceildiv(rest * (steps + _LEAD), T.max(rest + helpers, 1))
+        given = T.min(helpers, 1) * (T.max(steps - even, 0) // for_each * for_each)
+        share = T.max(T.ceildiv(rest * given, T.max(helpers, 1)), 1)
+        return LastWave(for_each, helpers, steps - given, given, share)
 
 
 def choose_schedule(target: Target, problem: Problem) -> Schedule:
@@ -113,6 +151,21 @@ def candidates(target: Target, problem: Problem) -> Iterator[Schedule]:
             if split == 1 or steps >= 8 * split:
                 for cluster in _clusters(target, problem):
                     yield Schedule(rows, columns, depth, stages, threads, split, *cluster)
+        if _shares_last_wave(target, problem, tile):
+            workers = target.multiprocessors
+            yield Schedule(rows, columns, depth, stages, threads, workers=workers)
+
+
+def _shares_last_wave(target: Target, problem: Problem, tile: tuple[int, int, int, int]) -> bool:
+    """Whether the last wave of such tiles can be shared: by blocks that are alone on their
+    multiprocessor, after a whole wave, and where no helper has more than two tiles to help with.
+    With two sets of sums (`exact`) it was no faster."""
+    rows, columns, _, threads = tile
+    if problem.whole or problem.exact or threads <= 128 or not _by_wgmma(target, problem):
+        return False
+    tiles = ceil(problem.M / rows) * ceil(problem.N / columns) * problem.batch
+    waves, rest = divmod(tiles, target.multiprocessors)
+    return waves > 0 and 0 < rest <= target.multiprocessors * 2 // 3
 
 
 def _clusters(target: Target, problem: Problem) -> list[tuple[int, int]]:
@@ -147,6 +200,12 @@ def estimate(target: Target, problem: Problem, schedule: Schedule) -> float:
         step = max(step, _tma_clocks(p, s))
     waves = ceil(tiles / processors)
     busy = waves * (steps * (step + _STEP) + _END + stores) + _START
+    if s.workers:
+        rest = tiles % s.workers
+        wave = LastWave.of(rest, max(steps, 1), s.workers)
+        busy += _CLEARED - wave.given * (step + _STEP)
+        if rest and wave.given:
+            busy += _MET + wave.for_each * s.block_M * s.block_N * p.sum_bytes / _L2
     once = p.batch * (p.M * p.K + p.K * p.N + p.M * p.N) * size
     busy = max(busy, once / min(_MEMORY * everywhere, _ALONE * max(1, tiles)) + _START)
     if p.M <= _FEW:

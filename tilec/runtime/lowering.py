@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -114,7 +115,7 @@ def lower_program(
     result = Lowered(
         lowered,
         emitted,
-        tuple(Fact(*fact) for fact in facts.taken),  # type: ignore[arg-type]
+        tuple(required(facts, emitted)),
         tuple(dict.fromkeys(remarks)),
         time.perf_counter() - start,
         _SUFFIXES[assume],
@@ -122,6 +123,15 @@ def lower_program(
     if dump is not None:
         (dump / result.file_name).write_text(result.text)
     return result
+
+
+def required(facts: Facts, emitted: EmittedProgram) -> Iterator[Fact]:
+    """The facts that were relied on, of memory that there still is: a pass may have found later that
+    none of a workspace is used."""
+    names = set(emitted.interface.names.values())
+    for kind, tensor, size in facts.taken:
+        if tensor in names:
+            yield Fact(kind, tensor, size)  # type: ignore[arg-type]
 
 
 def _emitted(program: Program, context: PassContext, dump: Path | None) -> EmittedProgram:

@@ -1,0 +1,129 @@
+"""Products whose last tiles are shared among all blocks: how the steps are dealt out, and that any
+number of blocks gives the product, to the bit in every order."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tilec
+import tilec.language as T
+from tests.ops.test_matmul import SMALL, check, matmul, normal
+from tilec import ops
+from tilec.ops.schedules import HELPERS, LastWave, Problem, choose_schedule
+from tilec.runtime.emulator import ORDERS
+from tilec.runtime.emulator_device import EmulatorDevice
+from tilec.target import find_target
+
+H100 = find_target("cuda:sm_90a")
+
+
+def shared(workers: int) -> ops.Schedule:
+    return replace(SMALL, workers=workers)
+
+
+@pytest.mark.parametrize("workers", [1, 2, 5, 8, 132])
+def test_every_step_is_done_once(workers: int) -> None:
+    for rest in {0, 1, 2, 3, workers // 3, workers // 2, workers // 2 + 1, workers - 1} & set(
+        range(workers)
+    ):
+        for steps in (1, 2, 3, 7, 64, 129):
+            wave = LastWave.of(rest, steps, workers)
+            assert 0 < wave.own <= steps and wave.own + wave.given == steps
+            assert rest + wave.helpers <= workers
+            parts: list[list[tuple[int, int]]] = [[] for _ in range(rest)]
+            for helper in range(wave.helpers):
+                begin = min(helper * wave.share, rest * wave.given)
+                end = min((helper + 1) * wave.share, rest * wave.given)
+                for tile in range(rest):
+                    first, last = tile * wave.given, (tile + 1) * wave.given
+                    if max(begin, first) < min(end, last):
+                        parts[tile].append((max(begin, first) - first, min(end, last) - first))
+            for found in parts:
+                edges = [0, *(last for _, last in found)]
+                assert [first for first, _ in found] == edges[:-1]
+                assert edges[-1] == wave.given or not wave.helpers
+                assert len(found) <= min(HELPERS, max(wave.for_each, 2))
+
+
+def test_who_is_idle_helps() -> None:
+    """Of 8192^3: 68 tiles of 128 x 256 are left for 132 blocks; 64 do half of each."""
+    wave = LastWave.of(68, 128, 132)
+    assert wave.helpers == 64 and 58 <= wave.given <= 62
+    few = LastWave.of(8, 80, 132)
+    assert few.for_each == HELPERS and few.helpers == 24 and few.own < 80 / 3
+
+
+@pytest.mark.parametrize(
+    ("shape", "workers"),
+    [
+        ((8192, 8192, 8192), 132), ((4096, 11008, 4096), 132), ((5120, 5120, 5120), 132),
+        ((4096, 4096, 4096), 0),  # 116 tiles are left, and each helper would have seven of them
+        ((8448, 8192, 8192), 0),  # nothing is left
+        ((8192, 8192, 512), 0),  # the parts cost more than the steps
+        ((2048, 2048, 2048), 0),  # no whole wave before
+    ],
+)  # fmt: skip
+def test_when_it_pays(shape: tuple[int, int, int], workers: int) -> None:
+    assert choose_schedule(H100, Problem(*shape)).workers == workers
+    assert choose_schedule(H100, Problem(*shape, whole=True)).workers == 0
+    assert choose_schedule(find_target("cuda:sm_80"), Problem(*shape)).workers == 0
+
+
+@pytest.mark.parametrize("workers", [1, 3, 4, 7])
+def test_products(workers: int) -> None:
+    for m, n, k in ((1, 8, 8), (65, 136, 40), (320, 64, 200), (193, 200, 264), (64, 64, 0)):
+        a, b = normal(m, k), normal(n, k, seed=1).T
+        check(ops.matmul(a, b, schedule=shared(workers)), a, b)
+
+
+@pytest.mark.emulator
+@pytest.mark.parametrize("target", ["cuda:sm_90a", "hip:gfx942"])
+@pytest.mark.parametrize(
+    ("shape", "workers"), [((193, 200, 264), 7), ((129, 136, 40), 4), ((64, 64, 8), 2)]
+)
+def test_every_order_gives_the_same_bits(
+    shape: tuple[int, int, int], workers: int, target: str
+) -> None:
+    """Also where blocks come one after another: nobody waits for a later one."""
+    m, n, k = shape
+    a, b = normal(m, k), normal(n, k, seed=1).T
+    call = matmul.check(a, b, matmul.Options())
+    (arguments,) = call.launches
+    lowered = call.kernel.lower(*arguments, target=target, **asdict(shared(workers)))
+    results = []
+    for order, residents in (*((o, 0) for o in ORDERS), ("forward", 1), ("forward", 2)):
+        call.result.fill(np.nan)
+        device = EmulatorDevice(target, "a test", "late", order, 5, residents=residents)
+        device.run(lowered, arguments)
+        results.append(call.result.copy())
+    check(results[0], a, b)
+    for other in results[1:]:
+        assert np.array_equal(other, results[0])
+
+
+@pytest.mark.emulator
+def test_batches_and_epilogues() -> None:
+    a, b, bias = normal(3, 65, 136), normal(136, 72, seed=1), normal(72, seed=2)
+    with tilec.device("emulator:cuda:sm_90a"):
+        check(ops.matmul(a, b, schedule=shared(5)), a, b)
+
+        def rectify(x: Any, i: Any, j: Any, bias: Any) -> Any:
+            return T.max(x + bias[j], 0.0)
+
+        found = ops.matmul(a[0], b, epilogue=rectify, bias=bias, schedule=shared(3))
+    exact = np.maximum(a[0].astype(np.float64) @ b.astype(np.float64) + bias, 0)
+    np.testing.assert_allclose(found.astype(np.float64), exact, rtol=2e-3, atol=2e-2)
+
+
+def test_helpers_store_by_themselves() -> None:
+    """No buffer is set aside for their parts: it would take a stage of the operands."""
+    call = matmul.check(normal(512, 64), normal(64, 512, seed=1), matmul.Options())
+    constants = asdict(ops.Schedule(128, 256, 64, 4, 256, workers=132))
+    lowered = call.kernel.lower(*call.launches[0], target="cuda:sm_90a", **constants)
+    assert "parts_stage" not in lowered.source and "TLC0324" not in [
+        r.code for r in lowered.remarks
+    ]
