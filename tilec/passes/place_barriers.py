@@ -17,29 +17,26 @@ Where the launch releases memory to other blocks or acquires it from them (an at
 fence), the threads meet before a release by one of them of what others did, and after what one has
 acquired, before others use it. What an engine stores is waited for before it is released.
 
-Within a simt region a buffer of which each element that is written only one thread touches (by
-enumeration of the indices) needs no barrier. A barrier that would stand under a condition or loop bound that depends
-on the thread is refused.
+Within a simt region a buffer of which each element that is written only one thread touches
+(private_elements) needs no barrier. A barrier that would stand under a condition or loop bound that
+depends on the thread is refused.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
-
-import numpy as np
 
 from ..errors import HazardError
 from ..ir.core import Access, Block, Effect, Level, Op, Program, Value, at, walk
 from ..ir.ops.amd import BufferCopyWait
 from ..ir.ops.control import For, If, Launch, Role, Simt, While, Yield, map_launches
-from ..ir.ops.memory import Alloc, Slot, memory_type
+from ..ir.ops.memory import Alloc, Slot
 from ..ir.ops.nvidia import BulkWait, CpAsyncCommit, CpAsyncWait, FenceProxyAsync
 from ..ir.ops.thread import Barrier
 from .context import PassContext
 from .dependence import definitions, is_global, is_shared, orders
-from .element_accesses import MOST, Accessed, element_accesses
+from .private_elements import is_private
 from .protocols import ThreadCopies, thread_copies
 from .store_regions import StoreRegions, shared_tensors
 from .uniformity import differing
@@ -189,7 +186,7 @@ class _Placer:
                 self.barrier = Barrier()
             case Simt():
                 self.simt, outer = op, self.simt
-                self.private = {b for b in self.buffers if _private(op, b, self.defined_by)}
+                self.private = {b for b in self.buffers if is_private(op, b, self.defined_by)}
                 self._before(op, pending, ops, self._accesses(op))
                 body = self._region(op.body, pending)
                 self.simt = outer
@@ -322,7 +319,7 @@ class _Placer:
         if self._parts(op):
             self.divergent = op
             if self.simt is not None and outer is None:
-                alone = {b for b in self.buffers if _private(self.simt, b, self.defined_by, op)}
+                alone = {b for b in self.buffers if is_private(self.simt, b, self.defined_by, op)}
                 self.private = private | alone
         body = self.block(block, pending)
         self.divergent, self.private = outer, private
@@ -424,47 +421,3 @@ class _Placer:
 
 def _inside(op: Op) -> list[Op]:
     return [inner for block in op.regions for inner in walk(block)]
-
-
-def _private(
-    region: Simt, buffer: Value, defined_by: dict[Value, Op], branch: If | None = None
-) -> bool:
-    """Whether every element of the buffer that a thread writes is touched by that thread only, as far
-    as the region goes (the branch in it, in each trip of the loops around that).
-    """
-    size = [int(d) for d in memory_type(buffer).shape]
-    found: dict[Access, list[Accessed]] = {}
-    for access in (Access.READ, Access.WRITE):
-        enumerated = element_accesses(
-            region, buffer, access, defined_by, certain=False, branch=branch
-        )
-        if None in enumerated:
-            return False
-        found[access] = [a for a in enumerated if a is not None]
-    last = [int(a.trip.max(initial=-1)) for accesses in found.values() for a in accesses]
-    trips = max(last, default=-1) + 1
-    if trips * math.prod(size) > MOST:
-        return False
-    owner = np.full([trips, *size], -1, dtype=np.int64)
-    for access in (Access.WRITE, Access.READ):
-        for accessed in found[access]:
-            places, thread = _inside_of(size, accessed)
-            before = owner[places]
-            if access is Access.WRITE:
-                owner[places] = thread
-            if ((before >= 0) & (before != thread)).any() or (
-                access is Access.WRITE and (owner[places] != thread).any()
-            ):
-                return False
-    return True
-
-
-def _inside_of(size: list[int], accessed: Accessed) -> tuple[tuple[Any, ...], Any]:
-    """The trips and coordinates that lie in a buffer (what a condition keeps from happening may lie
-    outside), and the threads that touch them.
-    """
-    inside = np.all(
-        [(c >= 0) & (c < n) for c, n in zip(accessed.coordinates, size, strict=True)], axis=0
-    )
-    places = (accessed.trip[inside], *(c[inside] for c in accessed.coordinates))
-    return places, accessed.thread[inside]

@@ -1,0 +1,249 @@
+"""Whether each element of a buffer that a region's threads write is touched by one of them alone.
+
+By enumeration of the indices; in a branch that only some threads take, within loops that go on as
+variables say, by running what follows from constants: of
+
+    s = 64
+    while s > 0:
+        if t < s:
+            S[t] += S[t + s]
+        s = s // 2
+
+all trips are known, and in each the elements that are read are apart from those that others write.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ..ir.core import Access, Block, Op, Value, constant_of
+from ..ir.ops.arith import Elementwise
+from ..ir.ops.control import For, If, Simt, While
+from ..ir.ops.memory import Alloc, Load, Store, memory_type
+from ..ir.types import ScalarType, Space
+from .element_accesses import MOST, Accessed, element_accesses
+from .ranges import bounds_of
+from .value_ranges import integer_dtype
+
+Array = np.ndarray[Any, Any]
+Found = dict[Access, list[Accessed]]
+MOST_STEPS = 1 << 14
+"""Ops that are run in reasonable time; a region of more counts as unknown."""
+
+
+def is_private(
+    region: Simt, buffer: Value, defined_by: Mapping[Value, Op], branch: If | None = None
+) -> bool:
+    """Whether every element of the buffer that a thread writes is touched by that thread only, as far
+    as the region goes (the branch in it, in each trip of the loops around that).
+    """
+    found = _enumerated(region, buffer, defined_by, branch)
+    if found is None and branch is not None:
+        found = _run(region, buffer, branch)
+    return found is not None and _apart(buffer, found)
+
+
+def _enumerated(
+    region: Simt, buffer: Value, defined_by: Mapping[Value, Op], branch: If | None
+) -> Found | None:
+    found: Found = {}
+    for access in (Access.READ, Access.WRITE):
+        enumerated = element_accesses(
+            region, buffer, access, defined_by, certain=False, branch=branch
+        )
+        if None in enumerated:
+            return None
+        found[access] = [a for a in enumerated if a is not None]
+    return found
+
+
+def _apart(buffer: Value, found: Found) -> bool:
+    size = [int(d) for d in memory_type(buffer).shape]
+    last = [int(a.trip.max(initial=-1)) for accesses in found.values() for a in accesses]
+    trips = max(last, default=-1) + 1
+    if trips * math.prod(size) > MOST:
+        return False
+    owner = np.full([trips, *size], -1, dtype=np.int64)
+    for access in (Access.WRITE, Access.READ):
+        for accessed in found[access]:
+            places, thread = _inside_of(size, accessed)
+            before = owner[places]
+            if access is Access.WRITE:
+                owner[places] = thread
+            if ((before >= 0) & (before != thread)).any() or (
+                access is Access.WRITE and (owner[places] != thread).any()
+            ):
+                return False
+    return True
+
+
+def _inside_of(size: list[int], accessed: Accessed) -> tuple[tuple[Any, ...], Any]:
+    """The trips and coordinates that lie in a buffer (what a condition keeps from happening may lie
+    outside), and the threads that touch them.
+    """
+    inside = np.all(
+        [(c >= 0) & (c < n) for c, n in zip(accessed.coordinates, size, strict=True)], axis=0
+    )
+    places = (accessed.trip[inside], *(c[inside] for c in accessed.coordinates))
+    return places, accessed.thread[inside]
+
+
+# What follows from constants ----------------------------------------------------------------------
+
+
+class _Unknown(Exception):
+    """What the branch does depends on more than constants and the thread's number."""
+
+
+def _run(region: Simt, buffer: Value, branch: If) -> Found | None:
+    """What the branch touches, each time that it is reached in a run of the region by all threads at
+    once; None where that does not follow from constants.
+    """
+    run = _Run(region.threads, buffer, branch)
+    run.known[region.body.params[0]] = np.arange(region.threads, dtype=np.int64)
+    try:
+        with np.errstate(all="ignore"):
+            run.block(region.body, np.ones(region.threads, np.bool_))
+    except _Unknown:
+        return None
+    return run.found
+
+
+@dataclass
+class _Run:
+    threads: int
+    buffer: Value
+    branch: If
+    known: dict[Value, Array] = field(default_factory=dict)  # integers, one for each thread
+    variables: dict[Value, Array] = field(default_factory=dict)  # the threads' own, of one element
+    found: Found = field(default_factory=lambda: {Access.READ: [], Access.WRITE: []})
+    trip: int = -1
+    inside: bool = False
+    steps: int = 0
+
+    def block(self, block: Block, mask: Array) -> None:
+        """Runs the ops of a block by the threads of `mask`."""
+        for op in block.ops:
+            self.steps += 1
+            if self.steps > MOST_STEPS:
+                raise _Unknown
+            for result in op.results:
+                self.known.pop(result, None)
+            match op:
+                case If():
+                    self._if(op, mask)
+                case While() | For() if not self._matters(op):
+                    self._forget(op)
+                case While() if not op.inits:
+                    self._while(op, mask)
+                case For() if not op.inits:
+                    self._for(op, mask)
+                case Load() | Store():
+                    self._access(op, mask)
+                case Elementwise() if integer_dtype(op.result):
+                    self._compute(op)
+                case Alloc():
+                    self.variables.pop(op.result, None)
+                case _ if op.regions or self.buffer in op.inputs:
+                    raise _Unknown
+
+    def _matters(self, op: Op) -> bool:
+        """Whether the branch is in a loop, or the loop in the branch."""
+        return self.inside or any(inner is self.branch for inner in op.walk())
+
+    def _if(self, op: If, mask: Array) -> None:
+        outer, condition = self.inside, self.value(op.condition)
+        if op is self.branch:
+            self.trip, self.inside = self.trip + 1, True
+        for inner, holds in ((op.then, True), (op.orelse, False)):
+            if condition is None:  # as if all came there
+                before = dict(self.variables)
+                self.block(inner, mask)
+                self.variables = before
+            else:
+                self.block(inner, mask & (condition.astype(bool) == holds))
+        self.inside = outer
+        if condition is None:
+            self._forget(op)
+
+    def _while(self, op: While, mask: Array) -> None:
+        while True:
+            self.block(op.condition, mask)
+            end = op.condition.terminator
+            goes_on = self.value(end.inputs[0]) if end is not None else None
+            if goes_on is None:
+                raise _Unknown
+            mask = mask & goes_on.astype(bool)
+            if not mask.any():
+                return
+            self.block(op.body, mask)
+
+    def _for(self, op: For, mask: Array) -> None:
+        start, stop, step = (self._one(v) for v in (op.start, op.stop, op.step))
+        for index in range(start, stop, step):
+            self.known[op.body.params[0]] = np.full(self.threads, index, np.int64)
+            self.block(op.body, mask)
+
+    def _one(self, value: Value) -> int:
+        """What a value is for all threads."""
+        known = self.value(value)
+        if known is None or (known != known[0]).any():
+            raise _Unknown
+        return int(known[0])
+
+    def _access(self, op: Load | Store, mask: Array) -> None:
+        type_ = memory_type(op.memory)
+        if op.memory is self.buffer:
+            if self.inside:
+                self._touch(op, mask)
+        elif type_.space is Space.LOCAL and type_.shape == (1,) and type_.dtype.is_integer:
+            before = self.variables.get(op.memory)
+            if isinstance(op, Load):
+                if before is not None:
+                    self.known[op.result] = before
+                return
+            value = self.value(op.value)
+            if value is not None and (before is not None or mask.all()):
+                old = value if before is None else before
+                self.variables[op.memory] = np.where(mask, value, old)
+            else:
+                self.variables.pop(op.memory, None)
+
+    def _touch(self, op: Load | Store, mask: Array) -> None:
+        indices = [self.value(index) for index in op.indices]
+        if any(index is None for index in indices):
+            raise _Unknown
+        coordinates = tuple(index[mask] for index in indices if index is not None)
+        threads = np.arange(self.threads)[mask]
+        access = Access.READ if isinstance(op, Load) else Access.WRITE
+        trips = np.full(len(threads), self.trip, np.int64)
+        self.found[access].append(Accessed(coordinates, threads, trips))
+
+    def _compute(self, op: Elementwise) -> None:
+        inputs = [self.value(v) for v in op.inputs]
+        if any(x is None for x in inputs):
+            return
+        value = np.broadcast_to(np.asarray(op.evaluate(*inputs)), (self.threads,))
+        assert isinstance(op.result.type, ScalarType)
+        low, high = bounds_of(op.result.type.dtype)
+        if ((value < low) | (value > high)).any():  # it wraps
+            raise _Unknown
+        self.known[op.result] = value.astype(np.int64)
+
+    def value(self, value: Value) -> Array | None:
+        """An integer as each thread has it, None where that is not known."""
+        number = constant_of(value)
+        if number is None:
+            return self.known.get(value)
+        return np.full(self.threads, number, np.int64) if not isinstance(number, float) else None
+
+    def _forget(self, op: Op) -> None:
+        """What an op does to variables is not known."""
+        for inner in op.walk():
+            if isinstance(inner, Store):
+                self.variables.pop(inner.memory, None)
