@@ -46,7 +46,7 @@ FAULTS: dict[str, dict[str, Fault]] = {
         ),
         "barrier missing": fault("uninitialised|disagree", E(LOOP_BARRIER, r"\1")),
         "commit of the loop missing": fault(
-            "uninitialised|under way", E(r" +cp_async_commit\(\);\n", "", -1)
+            "uninitialised|under way", E(r" +cp_async_commit\(\);\n", "", -2)
         ),
         "commit of the prologue missing": fault(
             "uninitialised|disagree", E(r" +cp_async_commit\(\);\n", "")

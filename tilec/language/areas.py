@@ -8,9 +8,10 @@ from typing import Any
 from ..errors import LanguageError
 from ..ir.core import Value, constant, constant_of
 from ..ir.dtypes import i32
-from ..ir.ops.arith import Add
+from ..ir.ops.arith import Add, element_dtype
 from ..ir.ops.memory import Load, Slot, Store
 from ..ir.types import Space
+from .arithmetic import narrowed
 from .buffers import Buffer, Element, Slice, index_value
 from .linear import difference
 from .operand import convert, value_of, wrap
@@ -68,7 +69,7 @@ def area_of(trace: Trace, what: str, x: Any) -> Area:
     if isinstance(x, Area):
         return x
     if isinstance(x, Element):
-        return Area(x.buffer, x.indices, None)
+        return Area(x.buffer, tuple(map(narrowed, x.indices)), None)
     if isinstance(x, Buffer):
         zeros = tuple(constant(0, i32) for _ in x.type.shape)
         extents = tuple(_static(x, dim) for dim in x.type.shape)
@@ -98,13 +99,13 @@ def region_area(trace: Trace, region: Slice) -> Area:
     buffer = region.buffer
     for d, (key, dim) in enumerate(zip(region.keys, buffer.type.shape, strict=True)):
         if not isinstance(key, slice):
-            indices.append(index_value(buffer, d, key))
+            indices.append(narrowed(index_value(buffer, d, key)))
             extents.append(1)
             continue
         if key.step is not None and not (isinstance(key.step, int) and key.step == 1):
             raise LanguageError("TLC0117", f"a slice of {buffer.label} has a step")
         start = index_value(buffer, d, 0 if key.start is None else key.start)
-        indices.append(start)
+        indices.append(narrowed(start))
         extents.append(_extent(trace, buffer, d, dim, start, key.stop))
     return Area(buffer, tuple(indices), tuple(extents))
 
@@ -115,7 +116,7 @@ def _extent(
     if stop is None:
         last: Value = value_of(_static(buffer, dim))
     else:
-        last = convert(value_of(stop), i32)
+        last = convert(value_of(stop), element_dtype(start))
     extent = difference(last, start, trace.definitions)
     if extent is None:
         raise LanguageError(

@@ -9,7 +9,7 @@ from typing import Any
 from ..errors import LanguageError
 from ..ir.bits import joined, part_of
 from ..ir.core import Value, constant_of
-from ..ir.dtypes import arithmetic_dtype, bool_, e4m3, e4m3fnuz, e5m2, e5m2fnuz, f32
+from ..ir.dtypes import arithmetic_dtype, bool_, e4m3, e4m3fnuz, e5m2, e5m2fnuz, f32, i32, i64, u32
 from ..ir.ops import arith
 from .dtypes import element_type
 from .operand import (
@@ -151,6 +151,20 @@ def max(x: Any, y: Any) -> Any:  # the name that users know
 def clamp(x: Any, low: Any, high: Any) -> Any:
     """x limited to low … high."""
     return min(max(x, low), high)
+
+
+def is_wide(value: Value) -> bool:
+    """Whether 32 bits may not hold an integer."""
+    dtype = arith.element_dtype(value)
+    return dtype.bits > 32 or dtype == u32
+
+
+def narrowed(value: Value) -> Value:
+    """An integer in 32 bits; what they do not hold becomes the nearest that they do."""
+    if not is_wide(value):
+        return convert(value, i32)
+    limited = clamp(wrap(current("an index"), convert(value, i64)), -(2**31), 2**31 - 1)
+    return convert(value_of(limited), i32)
 
 
 def abs(x: Any) -> Any:  # the name that users know

@@ -14,7 +14,8 @@ from ..ir.core import Block, Value
 from ..ir.dtypes import i32
 from ..ir.ops.arith import element_dtype
 from ..ir.ops.control import Launch, ThreadId, cluster_problem
-from .operand import Expr, Operand, convert, is_number, value_of, wrap
+from .arithmetic import narrowed
+from .operand import Expr, Operand, is_number, value_of, wrap
 from .simt import shape_launch
 from .split_roles import owns_schedule
 from .trace import LaunchState, Region, Trace, current, refuse
@@ -168,13 +169,15 @@ def _extent(block: Any) -> Value:
         raise LanguageError(
             "TLC0118", f"an extent of a grid is a {element_dtype(value)}", hint=_INTEGERS
         )
-    if is_number(block) and block < 0:
+    if is_number(block) and not 0 <= block < 2**31:
         raise LanguageError(
             "TLC0118",
             f"a grid has an extent of {block}",
-            hint="an extent is 0 or more: T.ceildiv(M, block) blocks cover M rows",
+            hint="an extent is 0 or more: T.ceildiv(M, block) blocks cover M rows"
+            if block < 0
+            else "an extent is below 2^31: give each block more of the work",
         )
-    return convert(value, i32)
+    return narrowed(value)
 
 
 def _threads(threads: Any) -> tuple[int, ...]:

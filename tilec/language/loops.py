@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from ..errors import LanguageError
-from ..ir.core import Value
-from ..ir.dtypes import i32
-from ..ir.ops.arith import element_dtype
+from ..ir.core import Value, constant
+from ..ir.dtypes import i32, i64
+from ..ir.ops.arith import Add, Sub, element_dtype
+from .arithmetic import is_wide, narrowed
 from .arithmetic import min as least
 from .checks import assume
 from .operand import Operand, convert, is_number, value_of, wrap
@@ -32,7 +33,8 @@ class TracedLoop:
 
 @dataclass(frozen=True)
 class Counted(TracedLoop):
-    """start, start + step, … below stop. `kind` and `stages` as ir.ops.control.For has them."""
+    """start, start + step, … below stop. `kind` and `stages` as ir.ops.control.For has them. With an
+    `origin` the loop counts from it, in its 64 bits; the rest is of 32."""
 
     start: Value
     stop: Value
@@ -40,6 +42,7 @@ class Counted(TracedLoop):
     kind: str = "serial"
     stages: int = 0
     unroll: int = 1
+    origin: Value | None = None
 
     @property
     def loops(self) -> tuple[Counted, ...]:
@@ -48,7 +51,11 @@ class Counted(TracedLoop):
 
     def given(self, indices: tuple[Any, ...]) -> Any:
         """What the name behind `for` holds in a trip: the index."""
-        return indices[0]
+        (index,) = indices
+        if self.origin is None:
+            return index
+        trace = current("a loop")
+        return wrap(trace, trace.pure(Add(self.origin, convert(value_of(index), i64))))
 
 
 @dataclass(frozen=True)
@@ -59,7 +66,7 @@ class Nest(TracedLoop):
 
     def given(self, indices: tuple[Any, ...]) -> Any:
         """What the names behind `for` hold in a trip: the indices."""
-        return indices
+        return tuple(loop.given((index,)) for loop, index in zip(self.loops, indices, strict=True))
 
 
 @dataclass(frozen=True)
@@ -108,7 +115,7 @@ def _bound(what: str, x: Any) -> Value:
         raise LanguageError(
             "TLC0122", f"a bound of {what} is a {element_dtype(value)}, not an integer"
         )
-    return convert(value, i32)
+    return value if is_wide(value) else convert(value, i32)
 
 
 def counted(
@@ -124,7 +131,11 @@ def counted(
                 "TLC0122", f"{what} with a step of {step}", hint="steps are positive"
             )
         first, last, by = (_bound(what, x) for x in (start, stop, 1 if step is None else step))
-        return Counted(first, last, by, kind, stages, unroll)
+        origin = None
+        if is_wide(first):
+            origin, end = convert(first, i64), convert(last, i64)
+            first, last = constant(0, i32), trace.pure(Sub(end, origin))
+        return Counted(first, narrowed(last), narrowed(by), kind, stages, unroll, origin)
 
 
 def serial(start: Any, stop: Any = None, step: Any = None, *, annotations: Any = None) -> Counted:

@@ -169,9 +169,9 @@ RACES = {
         "H[t] = 1; barrier(); if (t % 2 == 0) H[t] = 2; else Y[t] = H[t - 1];",
         r"shared byte \d+, which",
     ),
-    "one_element_of_all_threads": ("Y[0] = 1;", r"writes Y byte \d+, which thread \d+ wrote"),
+    "one_element_of_all_threads": ("Y[0] = t;", r"writes Y byte \d+, which thread \d+ wrote"),
     "blocks_that_write_one_place": (
-        "if (t == 0) { Y[0] = 1; }",
+        "if (t == 0) { Y[0] = 1 + block_id<0>(); }",
         r"byte 0, which thread 0 of block \(\d, 0, 0\) wrote",
     ),
     "a_block_that_reads_anothers": (
@@ -181,6 +181,7 @@ RACES = {
     "an_atomic_and_a_store": ("atomic_add(Y, 0, 1); if (t == 3) { Y[0] = 2; }", "data race"),
 }
 UNRACED = {
+    "threads_and_blocks_that_agree": "Y[0] = 1; H[0] = 5; barrier(); Y[1] = H[0];",
     "two_bytes_of_a_word": "H[t] = 1; barrier(); H[t] = H[t]; Y[t + 64 * block_id<0>()] = H[t];",
     "a_warp_that_meets": "S[t] = 1; warp_sync(); Y[t + 64 * block_id<0>()] = S[t ^ 1];",
     "a_block_that_meets": "S[t] = 1; barrier(); r[0] = S[63 - t]; barrier(); S[t] = r[0]; Y[t + 64 * block_id<0>()] = 1;",

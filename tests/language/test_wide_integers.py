@@ -1,0 +1,83 @@
+"""Bounds, corners and indices of 64 bits: what 32 do not hold is not cut off."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import tilec
+import tilec.language as T
+from tests.kernels.legs import DEVICES
+
+pytestmark = pytest.mark.emulator
+FAR = 2**40
+
+
+@tilec.kernel
+def counted(B: T.Tensor((8,), "int64"), k: T.int64, n: T.uint32):
+    """The indices of three loops around k; how often one runs to min(k, 5), and one from n on."""
+    with T.Kernel(1, threads=32):
+        if T.get_thread_binding() == 0:
+            for i in T.serial(k, k + 6, 2):
+                B[(i - k) // 2] = i
+            trips = T.alloc_var("int64", 0)
+            for _ in T.serial(T.min(k, 5)):
+                trips += 1
+            B[3] = trips
+            for i, _ in T.grid(T.min(k, 2), 3):
+                trips += i
+            B[4] = trips
+            for i in T.serial(n, n + 2):
+                B[5] = T.cast(i, "int64")
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("k", [FAR, -FAR, 3])
+def test_loops(device: str, k: int) -> None:
+    b, n = np.zeros(8, np.int64), 2**31 + 3
+    counted(b, k, n, device=device)
+    trips = max(min(k, 5), 0)
+    sums = trips + (3 if k > 0 else 0)
+    assert b.tolist() == [k, k + 2, k + 4, trips, sums, n + 1, 0, 0]
+
+
+@tilec.kernel
+def summed(A: T.Tensor((64,), "int64"), B: T.Tensor((4,), "int64"), k: T.int64):
+    """B[i] = the sum of A[4 m + i] + k + m for m below 3."""
+    with T.Kernel(T.min(k, 1), threads=32):
+        S = T.alloc_shared((4,), "int64")
+        F = T.alloc_fragment((4,), "int64")
+        T.clear(F)
+        for j in T.Pipelined(k, k + 3, num_stages=2):
+            T.copy(A[(j - k) * 4], S)
+            for i in T.Parallel(4):
+                F[i] += S[i] + j
+        T.copy(F, B)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_pipelined_loops(device: str) -> None:
+    a, b = np.arange(64), np.zeros(4, np.int64)
+    summed(a, b, FAR, device=device)
+    assert b.tolist() == [12 + 3 * i + 3 * FAR + 3 for i in range(4)]
+
+
+@tilec.kernel
+def moved(A: T.Tensor(("N", 4), "int32"), B: T.Tensor((4, 4), "int32"), k: T.int64):
+    """B = A[k : k + 4], by way of a region and of an element."""
+    with T.Kernel(1, threads=32):
+        S = T.alloc_shared((4, 4), "int32")
+        F = T.alloc_fragment((4, 4), "int32")
+        T.copy(A[k : k + 4, :], S)
+        T.copy(A[k, 0], F)
+        for i, j in T.Parallel(4, 4):
+            B[i, j] = F[i, j] + S[i, j] + A[k + i, j]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("k", [1, -2, 2**32 + 1, -(2**32) + 1])
+def test_copies(device: str, k: int) -> None:
+    a, b = np.arange(1, 33, dtype=np.int32).reshape(8, 4), np.ones((4, 4), np.int32)
+    moved(a, b, k, device=device)
+    rows = [a[k + i] if 0 <= k + i < 8 else 0 * a[0] for i in range(4)]
+    assert np.array_equal(b, 3 * np.array(rows))
