@@ -14,6 +14,7 @@ run_pipeline begins again with a slot less.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 from ..errors import OutOfResources
 from ..ir.core import Block, Op, Program, Value, walk
@@ -159,6 +160,7 @@ def _fit_slots(launch: Launch, context: PassContext) -> Launch:
     ]
     # one tile in flight in registers, one being read: more slots than two never fill
     launch = with_slots(launch, {op: 2 for op in deep})
+    launch = with_slots(launch, dict(_more_than_fit(launch, context.target)))
     full, more = False, context.fewer_slots
     while shared_bytes(launch) > context.target.shared_bytes or more > 0:
         channels = [op for op in launch.body.ops if isinstance(op, Channel) and op.type.slots > 1]
@@ -181,6 +183,16 @@ def _fit_slots(launch: Launch, context: PassContext) -> Launch:
             )
         )
     return launch
+
+
+def _more_than_fit(launch: Launch, target: Target) -> Iterator[tuple[Channel, int]]:
+    """Channels with more slots than shared memory has room for, whatever else there is, and what it
+    has room for."""
+    for op in launch.body.ops:
+        if isinstance(op, Channel) and isinstance(op.type.memory, MemoryType):
+            room = max(1, target.shared_bytes // max(1, buffer_bytes(op.type.memory)))
+            if op.type.slots > room:
+                yield op, room
 
 
 def _deepest(launch: Launch, channels: list[Channel]) -> list[Channel]:
