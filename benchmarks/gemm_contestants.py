@@ -103,11 +103,13 @@ def example(row: Row, x: Operands, c: Any) -> Callable[[], object] | None:
     return launch
 
 
-def product(row: Row, x: Operands, c: Any) -> Callable[[], object]:
+def product(
+    row: Row, x: Operands, c: Any, schedule: ops.Schedule | None = None
+) -> Callable[[], object]:
     """tilec.ops.matmul."""
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = {"schedule": schedule}
     if row.kind == "fused":
-        options = {"epilogue": gelu, "bias": x.bias}
+        options |= {"epilogue": gelu, "bias": x.bias}
     found: Callable[[], object] = ops.prepare_matmul(x.a, x.b, out=c, exact=not row.fast, **options)
     return found
 
