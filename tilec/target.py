@@ -76,7 +76,7 @@ class Target:
     schedule_groups: bool = False  # its compiler issues groups of instructions in a given order
     simds: int = 0  # of a multiprocessor, to which a block's waves go in turn, one program each
     dies: int = 1  # each with an L2 cache of its own; hardware blocks go to them in turn
-    multiprocessors: int = 0  # of the usual part, for choices made before a device is known
+    multiprocessors: int = 0  # of the usual part; a device's target has its own
     exact: bool = False  # it has instructions that later minor versions have not (CUDA)
 
     @property

@@ -73,6 +73,15 @@ def test_when_it_pays(shape: tuple[int, int, int], workers: int) -> None:
     assert choose_schedule(find_target("cuda:sm_80"), Problem(*shape)).workers == 0
 
 
+def test_as_many_blocks_as_the_device_runs_at_once() -> None:
+    """One with fewer multiprocessors would run the last of 132 blocks after all others."""
+    smaller = replace(H100, multiprocessors=114)
+    for n in range(4096, 9216, 256):
+        assert choose_schedule(smaller, Problem(n, n, n)).workers in (0, 114)
+    assert choose_schedule(smaller, Problem(8192, 8192, 8192)).workers == 0  # 110 of 114 are left
+    assert choose_schedule(smaller, Problem(6144, 6144, 6144)).workers == 114
+
+
 @pytest.mark.parametrize("workers", [1, 3, 4, 7])
 def test_products(workers: int) -> None:
     for m, n, k in ((1, 8, 8), (65, 136, 40), (320, 64, 200), (193, 200, 264), (64, 64, 0)):

@@ -182,6 +182,8 @@ def test_a_gpus_target_is_its_own_or_the_stated(
     assert (gpu.name, gpu.target.name) == ("cuda:0", "cuda:sm_90a")
     monkeypatch.setenv("TILEC_TARGET", "cuda:sm_80")
     assert gpu.target.name == "cuda:sm_80"
+    assert gpu.target.multiprocessors == gpu.driver.multiprocessors(0)
+    assert gpu.target.multiprocessors != find_target("cuda:sm_80").multiprocessors
     monkeypatch.setenv("TILEC_TARGET", "hip:gfx942")
     assert gpu.target.name == "cuda:sm_90a"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -41,7 +42,11 @@ class GpuDevice:
 
     @property
     def target(self) -> Target:
-        """TILEC_TARGET where it is of this kind, else what the GPU is. Raises NoDevice."""
+        """TILEC_TARGET where it is of this kind, else what the GPU is, with as many multiprocessors
+        as this one has: heuristics count on them. Raises NoDevice."""
+        return replace(self._listed(), multiprocessors=self.driver.multiprocessors(self.index))
+
+    def _listed(self) -> Target:
         stated = stated_target()
         if stated is not None and stated.backend == self.kind:
             return stated
