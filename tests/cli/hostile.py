@@ -126,6 +126,8 @@ PROGRAMS: dict[str, str] = {
         FRAGMENT + "G = T.alloc_fragment((32, 32), 'float32')\nT.clear(F)\n"
         "for i, j in T.Parallel(32, 32):\n    G[i, (j + 1) % 32] = F[i, j]\nT.copy(G, B[0, 0])"),
     "division by zero": kernel("B[bx % 0, 0] = 1"),
+    "sum of 1500 terms": kernel(
+        "x = 1\nB[0, 0] = (\n    " + "\n    + ".join(["A[0, 0]"] * 1500) + ")"),
     "shift by 40": kernel("B[bx << 40, 0] = 1"),
     "cast to nothing": kernel("B[0, 0] = T.cast(A[0, 0], 'real')"),
     "buffer as a condition": kernel("if A:\n    B[0, 0] = 1"),

@@ -36,8 +36,8 @@ def slots(result: Planned) -> set[int]:
     ("target", "asked", "kept"),
     [
         # a stage of 128 x 64 and 256 x 64 f16 takes 48 KiB; sm_80 has 163, sm_90a 227 with staging
-        ("cuda:sm_80", 3, 3), ("cuda:sm_80", 4, 3), ("cuda:sm_80", 6, 3),
-        ("cuda:sm_90a", 3, 3), ("cuda:sm_90a", 4, 4), ("cuda:sm_90a", 6, 4),
+        ("cuda:sm_80", 3, 3), ("cuda:sm_80", 4, 3), ("cuda:sm_80", 6, 3), ("cuda:sm_80", 10**7, 3),
+        ("cuda:sm_90a", 3, 3), ("cuda:sm_90a", 4, 4), ("cuda:sm_90a", 6, 4), ("cuda:sm_90a", 10**7, 4),
         ("hip:gfx942", 2, 1),
     ],
 )  # fmt: skip

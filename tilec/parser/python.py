@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from types import CellType, FunctionType
 from typing import Any
 
-from ..errors import Loc
+from ..errors import LanguageError, Loc
 from ..language.kernel import Kernel
 from ..language.staging import Binding, Parsed, Staged, install
 from .python_captures import bindings_of
@@ -81,9 +81,32 @@ class PythonFrontend:
         )
         around = Surroundings(function.__globals__, cells)
         extra = {OPEN: functools.partial(Scope, around), LOCALS: locals}
-        new = build_function(rewrite_definition(definition, file), function, scope, extra)
+        try:
+            new = build_function(rewrite_definition(definition, file), function, scope, extra)
+        except RecursionError as problem:
+            raise LanguageError(
+                "TLC0196",
+                "the syntax of this function is nested too deep for Python to walk it",
+                loc=node_loc(_deepest(definition), file, definition.name),
+                hint="give parts of a long expression names, or use a loop",
+            ) from problem
         around.code = new.__code__
         return Staged(new, _head(definition, file))
+
+
+def _deepest(definition: ast.FunctionDef) -> ast.AST:
+    """The innermost statement that holds the node with the most others around it."""
+    deepest: ast.AST = definition
+    most = 0
+    pending: list[tuple[ast.AST, ast.AST, int]] = [(definition, definition, 0)]
+    while pending:
+        node, statement, depth = pending.pop()
+        if isinstance(node, ast.stmt):
+            statement = node
+        if depth > most:
+            deepest, most = statement, depth
+        pending += [(inner, statement, depth + 1) for inner in ast.iter_child_nodes(node)]
+    return deepest
 
 
 def _evaluate(expression: ast.expr, function: FunctionType, scope: Mapping[str, Any]) -> Any:

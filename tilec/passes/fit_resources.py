@@ -160,8 +160,9 @@ def _fit_slots(launch: Launch, context: PassContext) -> Launch:
     ]
     # one tile in flight in registers, one being read: more slots than two never fill
     launch = with_slots(launch, {op: 2 for op in deep})
-    launch = with_slots(launch, dict(_more_than_fit(launch, context.target)))
-    full, more = False, context.fewer_slots
+    alone = dict(_more_than_fit(launch, context.target))
+    launch = with_slots(launch, alone)
+    full, more = bool(alone), context.fewer_slots
     while shared_bytes(launch) > context.target.shared_bytes or more > 0:
         channels = [op for op in launch.body.ops if isinstance(op, Channel) and op.type.slots > 1]
         if not channels:
