@@ -47,3 +47,28 @@ def test_a_file_named_from_its_own_folder(
     monkeypatch.chdir(tmp_path)
     status, _, err = tilec(capfd, "check", "user.py")
     assert status == 1 and err.startswith("user.py:3:1: LanguageError [TLC0191]")
+
+
+@pytest.mark.parametrize(
+    ("define", "says"),
+    [
+        ("N=-3", "N=-3: an extent is an integer of 0 or more"), ("N=many", "N=many: an extent"),
+        ("N=2.5", "N=2.5: an extent"), ("n=some", "n=some is no i32"), ("n=2.5", "n=2.5 is no i32"),
+        ("x=some", "x=some is no f32"),
+    ],
+)  # fmt: skip
+def test_values_that_no_argument_has(
+    capfd: Capture, tmp_path: Path, define: str, says: str
+) -> None:
+    path = tmp_path / "scaled.py"
+    text = COPY.replace("DTYPE", "'float32'").replace("(48, 64)", "('N', 64)")
+    path.write_text(text.replace("):\n    with", ", n: T.int32, x: T.float32):\n    with", 1))
+    status, out, err = tilec(capfd, "run", path, "-D", define)
+    assert status == 2 and not out and says in err
+
+
+def test_arrays_that_memory_does_not_hold(capfd: Capture, tmp_path: Path) -> None:
+    path = tmp_path / "scaled.py"
+    path.write_text(COPY.replace("DTYPE", "'float32'").replace("(48, 64)", "('N', 64)"))
+    status, out, err = tilec(capfd, "run", path, "-D", f"N={10**12}")
+    assert status == 1 and not out and "ArgumentError [TLC0807]" in err

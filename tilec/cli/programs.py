@@ -17,7 +17,7 @@ import numpy as np
 
 from ..backends.interface import Interface
 from ..backends.manifest import evaluate
-from ..errors import LanguageError, Loc, TilecError
+from ..errors import ArgumentError, LanguageError, Loc, TilecError
 from ..ir.core import Program, Value
 from ..ir.dtypes import PAIRS
 from ..ir.types import MemoryType, ScalarType
@@ -206,7 +206,13 @@ def trace(kernel: Kernel, defines: dict[str, Any], target: Any) -> Program:
 def _extent(dim: Any, defines: dict[str, Any], unknown: int = DEFAULT_EXTENT) -> int:
     if isinstance(dim, int):
         return dim
-    return int(defines.get(str(getattr(dim, "name", dim)), unknown))
+    name = str(getattr(dim, "name", dim))
+    extent = defines.get(name, unknown)
+    if isinstance(extent, bool) or not isinstance(extent, int) or extent < 0:
+        raise click.BadParameter(
+            f"{name}={extent}: an extent is an integer of 0 or more", param_hint="-D"
+        )
+    return extent
 
 
 def make_inputs(program: Program, defines: dict[str, Any], seed: int = 0) -> dict[str, Any]:
@@ -217,13 +223,23 @@ def make_inputs(program: Program, defines: dict[str, Any], seed: int = 0) -> dic
     computed = Interface(program).derived
     known = {**{d: _extent(d, defines) for d in program.symbols}, **defines}
     known |= {name: evaluate(expr, known) for name, expr in computed.items()}
-    return {p.hint: _input(p, known, random) for p in program.params}
+    try:
+        return {p.hint: _input(p, known, random) for p in program.params}
+    except MemoryError as problem:
+        raise ArgumentError(
+            "TLC0807",
+            f"{program.name}: there is no memory for its arrays: {problem}",
+            hint="give smaller extents: -D NAME=VALUE",
+            loc=program.loc,
+        ) from problem
 
 
 def _input(param: Value, defines: dict[str, Any], random: np.random.Generator) -> Any:
     type_ = param.type
     if isinstance(type_, ScalarType):
         value = defines.get(param.hint, 1)
+        if not isinstance(value, (int, float) if type_.dtype.is_float else int):
+            raise click.BadParameter(f"{param.hint}={value} is no {type_.dtype}", param_hint="-D")
         return float(value) if type_.dtype.is_float else int(value)
     assert isinstance(type_, MemoryType)
     shape = tuple(_extent(d, defines) for d in type_.shape)
