@@ -13,6 +13,7 @@ import tilec
 import tilec.language as T
 from tests.ops.test_matmul import SMALL, check, matmul, normal
 from tilec import ops
+from tilec.errors import ArgumentError
 from tilec.ops.schedules import HELPERS, LastWave, Problem, choose_schedule
 from tilec.runtime.emulator import ORDERS
 from tilec.runtime.emulator_device import EmulatorDevice
@@ -80,6 +81,20 @@ def test_as_many_blocks_as_the_device_runs_at_once() -> None:
         assert choose_schedule(smaller, Problem(n, n, n)).workers in (0, 114)
     assert choose_schedule(smaller, Problem(8192, 8192, 8192)).workers == 0  # 110 of 114 are left
     assert choose_schedule(smaller, Problem(6144, 6144, 6144)).workers == 114
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [replace(SMALL, workers=4, split=2), replace(SMALL, workers=4, cluster_M=2),
+     replace(SMALL, workers=-1)],
+)  # fmt: skip
+def test_what_does_not_go_together(schedule: ops.Schedule) -> None:
+    a, b = normal(64, 32), normal(32, 64)
+    with pytest.raises(ArgumentError, match="share the last wave"):
+        ops.matmul(a, b, schedule=schedule)
+    offsets = np.array([0, 64], np.int32)
+    with pytest.raises(ArgumentError, match="workers=4, and K of groups is not cut"):
+        ops.grouped_matmul(a, b[None], offsets, schedule=replace(SMALL, workers=4))
 
 
 @pytest.mark.parametrize("workers", [1, 3, 4, 7])

@@ -81,8 +81,10 @@ def grouped_matmul(
             return _each(a, b, out, given)
         handle = None if stream is None else stream_handle(stream)
         options = Options(out, out_dtype, in_dtype, epilogue, exact, operands, handle)
-        if is_tiled(schedule) and schedule is not None and schedule.split != 1:
-            raise refuse(f"split={schedule.split}, and K of groups is not cut", "split=1")
+        if is_tiled(schedule) and schedule is not None:
+            if (schedule.split, schedule.workers) != (1, 0):
+                cut = f"split={schedule.split} and workers={schedule.workers}"
+                raise refuse(f"{cut}, and K of groups is not cut", "split=1, workers=0")
         return _check(a, b, offsets, options).run(schedule, stream, device)
 
 

@@ -80,8 +80,8 @@ def matmul(
         ArgumentError: shapes, dtypes or places that do not fit each other, at the call.
         TilecError: what the epilogue says has no meaning, at its place.
 
-    With few tiles K is divided among blocks, whose partial sums are added in one order: equal
-    inputs give equal bits, on every call.
+    With few tiles, or few in the last wave, K is divided among blocks, whose partial sums are added
+    in one order: equal inputs give equal bits, on every call.
     """
     with AtTheCall():
         handle = None if stream is None else stream_handle(stream)
@@ -224,6 +224,13 @@ def is_tiled(schedule: object) -> bool:
     """Whether the caller says the tile. Raises ArgumentError for what is no schedule."""
     if schedule is not None and not isinstance(schedule, Schedule):
         raise refuse(f"schedule is {schedule!r}", "tilec.ops.Schedule(128, 256, 64, 4, 256)")
+    if schedule is not None and schedule.workers:
+        others = (schedule.split, schedule.cluster_M, schedule.cluster_N)
+        if schedule.workers < 0 or others != (1, 1, 1):
+            raise refuse(
+                f"workers={schedule.workers} with split and clusters of {others}",
+                "blocks that share the last wave take no parts and are in no clusters",
+            )
     return schedule is not None
 
 
