@@ -13,6 +13,7 @@ from ..target import Target
 from .dependence import tile_type
 
 VECTOR_BYTES = 16
+MANY = 16  # registers of a tile in a thread, from which on fewer are worth more than wide vectors
 
 
 def default_layout(tile: TileType, threads: int, target: Target) -> RegisterLayout:
@@ -20,7 +21,7 @@ def default_layout(tile: TileType, threads: int, target: Target) -> RegisterLayo
     vector = VECTOR_BYTES * 8 // tile.dtype.bits
     while vector > 1 and (tile.shape[-1] % vector or _too_wide(tile, vector, threads)):
         vector //= 2
-    return _spread(tile.shape, vector, threads, target)
+    return _dealt(tile.shape, vector, threads, target)
 
 
 def nest_layout(nest: Parallel, threads: int, target: Target) -> RegisterLayout | None:
@@ -29,9 +30,10 @@ def nest_layout(nest: Parallel, threads: int, target: Target) -> RegisterLayout 
     """
     vector = nest_vector(nest)
     layout = _spread(nest.extents, vector, threads, target)
+    if nest.reads or nest.updates:
+        return _dealt(nest.extents, vector, threads, target)
     vectors = math.prod(nest.extents) // vector
-    idle = layout.registers // vector > -(-vectors // threads)
-    return None if idle and not (nest.reads or nest.updates) else layout
+    return None if layout.registers // vector > -(-vectors // threads) else layout
 
 
 def nest_vector(nest: Parallel) -> int:
@@ -54,6 +56,17 @@ def _element_bits(nest: Parallel) -> int:
         if isinstance(op, (Load, Store))
     ]
     return max(widths, default=32)
+
+
+def _dealt(shape: tuple[int, ...], vector: int, threads: int, target: Target) -> RegisterLayout:
+    """As _spread, in narrower vectors where these leave fewer registers of many: an extent whose
+    vectors no power of two divides is held by few threads.
+    """
+    widest = _spread(shape, vector, threads, target)
+    if widest.registers <= MANY:
+        return widest
+    narrower = (vector >> n for n in range(vector.bit_length()))
+    return min((_spread(shape, v, threads, target) for v in narrower), key=lambda x: x.registers)
 
 
 def _spread(shape: tuple[int, ...], vector: int, threads: int, target: Target) -> RegisterLayout:
