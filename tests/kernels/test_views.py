@@ -376,3 +376,58 @@ def test_each_byte_of_a_fragment_is_known_to_be_written_or_not() -> None:
     assert not c.any()
     with pytest.raises(tilec.errors.ExecutionError, match="uninitialised"):
         bytes_written(c, 62)
+
+
+@tilec.kernel
+def bytes_in_a_pipeline(
+    A: T.Tensor(("M", "bytes"), "uint8"),
+    B: T.Tensor((64, "K"), "float16"),
+    C: T.Tensor(("M", 64), "float32"),
+):
+    """C = A B^T: A is bytes to the copies that bring it, and halves to the product."""
+    with T.Kernel(T.ceildiv(A.shape[0], 64), threads=128) as bx:
+        A_s = T.alloc_shared((64, 128), "uint8")
+        B_s = T.alloc_shared((64, 64), "float16")
+        acc = T.alloc_fragment((64, 64), "float32")
+        T.clear(acc)
+        for k in T.Pipelined(T.ceildiv(B.shape[1], 64), num_stages=3):
+            T.copy(A[bx * 64, k * 128], A_s)
+            T.copy(B[0, k * 64], B_s)
+            T.gemm(T.view(A_s, (64, 64), "float16"), B_s, acc, transpose_B=True)
+        T.copy(acc, C[bx * 64, 0])
+
+
+@pytest.mark.parametrize(("m", "k"), [(70, 200), (1, 8)])
+def test_what_a_producer_brings_is_seen_in_another_width(m: int, k: int) -> None:
+    a, b = whole((m, k)), whole((64, k), seed=1)
+    expected = a.astype(np.float32) @ b.astype(np.float32).T
+    unset = np.full((m, 64), np.nan, np.float32)
+    for leg, (*_, c) in every_leg(bytes_in_a_pipeline, a.view(np.uint8), b, unset):
+        assert np.array_equal(c, expected), leg
+
+
+@tilec.kernel
+def own_words(
+    A: T.Tensor((64, 16), "uint8"), C: T.Tensor((64, 4), "uint32"), D: T.Tensor((64, 16), "uint8")
+):
+    """Words and bytes of a thread's own memory, each seen as the other."""
+    with T.Kernel(1, threads=64):
+        t = T.get_thread_binding()
+        x, y = T.alloc_local((16,), "uint8"), T.alloc_local((4,), "uint32")
+        words, parts = T.view(x, dtype="uint32"), T.view(y, dtype="uint8")
+        T.copy(A[t, 0:16], x)
+        for i in T.serial(4):
+            words[i] = words[i] + 1
+            y[i] = words[i]
+        T.copy(y, C[t, 0:4])
+        for i in T.serial(16):
+            D[t, i] = parts[i] ^ x[15 - i]
+
+
+def test_a_threads_own_memory_has_views_of_other_widths() -> None:
+    a = np.random.default_rng(0).integers(0, 256, (64, 16)).astype(np.uint8)
+    words = a.view(np.uint32) + np.uint32(1)
+    unset = np.zeros((64, 4), np.uint32), np.zeros((64, 16), np.uint8)
+    for leg, (_, c, d) in every_leg(own_words, a, *unset):
+        assert np.array_equal(c, words), leg
+        assert np.array_equal(d, words.view(np.uint8) ^ words.view(np.uint8)[:, ::-1]), leg
