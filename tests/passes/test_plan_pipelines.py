@@ -175,7 +175,7 @@ def test_a_step_other_than_one_is_refused() -> None:
     def twos(op: Op) -> Op:
         if isinstance(op, For):
             return op.replace(step=constant(2, i32))
-        return op.map(lambda v: v, lambda b: b.with_ops([twos(o) for o in b.ops]))
+        return op.map_regions(lambda b: b.with_ops([twos(o) for o in b.ops]))
 
     body = program.body
     result = plan(program.with_body(body.with_ops([twos(o) for o in body.ops])), "plan_pipelines")

@@ -210,7 +210,7 @@ def without(program: Program, drop: Callable[[Op], bool]) -> Program:
     """The program less the ops for which `drop` holds."""
 
     def block(old: Block) -> Block:
-        return old.with_ops([op.map(lambda v: v, block) for op in old.ops if not drop(op)])
+        return old.with_ops([op.map_regions(block) for op in old.ops if not drop(op)])
 
     return program.with_body(block(program.body))
 
@@ -255,7 +255,7 @@ def changed(program: Program, change: Callable[[Op], Op]) -> Program:
     """The program with each op as `change` gives it."""
 
     def block(old: Block) -> Block:
-        return old.with_ops([change(op).map(lambda v: v, block) for op in old.ops])
+        return old.with_ops([change(op).map_regions(block) for op in old.ops])
 
     return program.with_body(block(program.body))
 

@@ -41,7 +41,7 @@ def damaged(program: Program, make: Any) -> Program:
     """The program with every op passed through `make`."""
 
     def block(old: Block) -> Block:
-        return old.with_ops([make(op.map(lambda v: v, block)) for op in old.ops])
+        return old.with_ops([make(op.map_regions(block)) for op in old.ops])
 
     return program.with_body(block(program.body))
 

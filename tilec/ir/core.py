@@ -275,6 +275,10 @@ class Op:
                 changes[name] = new
         return self.replace(**changes) if changes else self
 
+    def map_regions(self, block: Callable[[Block], Block]) -> Op:
+        """The op with its regions replaced; itself where none changes."""
+        return self.map(lambda value: value, block)
+
     def walk(self) -> Iterator[Op]:
         """This op and all in its regions, outer before inner, in order."""
         yield self

@@ -53,7 +53,7 @@ def _early(ops: Sequence[Op], shown: set[Value], used: set[Value]) -> list[Op]:
     for op in ops:
         if _shows(op, shown) and not _shows(op, used):
             continue
-        op = op.map(lambda v: v, lambda block: block.with_ops(_early(block.ops, shown, used)))
+        op = op.map_regions(lambda block: block.with_ops(_early(block.ops, shown, used)))
         if isinstance(op, (For, If, While)):
             before, op = _lifted(op, used)
             out += before
@@ -87,7 +87,7 @@ def _lifted(op: Op, shown: set[Value]) -> tuple[list[Op], Op]:
             kept.append(inner)
         return block.with_ops(kept[::-1])
 
-    new = op.map(lambda v: v, region)
+    new = op.map_regions(region)
     if again:
         assert isinstance(new, While)
         *body, end = new.body.ops

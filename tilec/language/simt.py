@@ -57,7 +57,7 @@ def prune(ops: Sequence[Op], used: set[Value]) -> list[Op]:
         idle = op.pure or isinstance(op, Load)
         if idle and not any(result in used for result in op.results):
             continue
-        new = op.map(lambda v: v, lambda block: block.with_ops(prune(block.ops, used)))
+        new = op.map_regions(lambda block: block.with_ops(prune(block.ops, used)))
         used.update(new.inputs)
         kept.append(new)
     return kept[::-1]
@@ -70,7 +70,7 @@ def _settle(op: Op) -> Op:
         assert isinstance(type_, MemoryType)
         with at(op.loc):
             return with_results(Alloc(type=type_), op.results)
-    return op.map(lambda v: v, lambda block: block.with_ops([_settle(o) for o in block.ops]))
+    return op.map_regions(lambda block: block.with_ops([_settle(o) for o in block.ops]))
 
 
 def _uses(op: Op) -> Iterable[Value]:

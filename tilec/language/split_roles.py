@@ -81,7 +81,7 @@ def _restrict(ops: Sequence[Op], role: Role) -> list[Op]:
             if op.first_thread == role.first_thread:
                 kept += _restrict([o for o in op.body.ops if not isinstance(o, Yield)], role)
         elif not _is_shared(op):
-            kept.append(op.map(lambda v: v, lambda b: b.with_ops(_restrict(b.ops, role))))
+            kept.append(op.map_regions(lambda b: b.with_ops(_restrict(b.ops, role))))
     return kept
 
 

@@ -58,7 +58,7 @@ def alternate_waves(program: Program, context: PassContext) -> Program:
         halves = 2 * target.simds * target.warp_size == launch.threads
         if not halves or any(isinstance(op, Role) for op in launch.body.ops):
             return launch
-        return launch.map(lambda v: v, _Alternation(launch.threads, context).block)
+        return launch.map_regions(_Alternation(launch.threads, context).block)
 
     return map_launches(program, run)
 
@@ -119,7 +119,7 @@ class _Alternation:
     def block(self, block: Block) -> Block:
         b = Builder()
         for op in block.ops:
-            new = op.map(lambda v: v, self.block)
+            new = op.map_regions(self.block)
             if isinstance(new, For) and new.unroll != 0 and _multiplies(new.body):
                 self._loop(b, new)
             else:

@@ -90,7 +90,7 @@ def _restrict(block: Block, producer: bool) -> Block:
             case While() if producer and not _is_shared_by_roles(op):
                 pass
             case Pipeline() | For() | If() | While():
-                new = op.map(lambda v: v, lambda b: _restrict(b, producer))
+                new = op.map_regions(lambda b: _restrict(b, producer))
                 ops.append(_without_tiles(new) if producer else new)
             case Simt() if producer and all(map(computes_alone, op.walk())):
                 ops.append(op.replace(threads=WARPGROUP))

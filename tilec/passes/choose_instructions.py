@@ -121,8 +121,7 @@ def _rewrite(
 
     def one(op: Op) -> Op:
         inside = op if isinstance(op, Stage) else stage
-        op = op.map(
-            lambda v: v,
+        op = op.map_regions(
             lambda b: _rewrite(b, threads, roles, context, ranges, by_wgmma, inside),
         )
         match op:

@@ -268,6 +268,6 @@ def _with_staging(block: Block, buffers: int) -> Block:
     def one(op: Op) -> Op:
         if isinstance(op, StoreTile) and op.instruction == "tma":
             return op.replace(staging=buffers)
-        return op.map(lambda v: v, lambda inner: _with_staging(inner, buffers))
+        return op.map_regions(lambda inner: _with_staging(inner, buffers))
 
     return block.with_ops([one(op) for op in block.ops])

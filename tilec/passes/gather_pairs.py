@@ -44,7 +44,7 @@ def _block(block: Block) -> Block:
         if isinstance(op, Parallel):
             ops.extend(_nest(op))
         else:
-            ops.append(op.map(lambda v: v, _block))
+            ops.append(op.map_regions(_block))
     return block.with_ops(ops)
 
 

@@ -59,7 +59,7 @@ def interleave_reads(program: Program, context: PassContext) -> Program:
                 with at(op.loc):
                     _matrix_loop(b, op, context)
             else:
-                b.emit(op.map(lambda v: v, block))
+                b.emit(op.map_regions(block))
         return inner.with_ops(b.ops)
 
     return program.with_body(block(program.body))

@@ -64,7 +64,7 @@ def _at_once(op: Op, defined_by: dict[Value, Op]) -> list[Op]:
     regions.
     """
     if not (isinstance(op, Gemm) and op.instruction == "wgmma" and not op.asynchronous):
-        return [op.map(lambda v: v, lambda b: _block(b, defined_by))]
+        return [op.map_regions(lambda b: _block(b, defined_by))]
     ops: list[Op] = []
     with at(op.loc):
         issued = op.replace(asynchronous=True)

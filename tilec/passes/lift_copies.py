@@ -35,7 +35,7 @@ def _block(block: Block) -> Block:
     ops: list[Op] = []
     for op in block.ops:
         lifted = _lift(op) if isinstance(op, Parallel) else None
-        ops.extend(lifted if lifted is not None else (op.map(lambda v: v, _block),))
+        ops.extend(lifted if lifted is not None else (op.map_regions(_block),))
     return block.with_ops(ops)
 
 

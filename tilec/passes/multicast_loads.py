@@ -105,7 +105,7 @@ class _Shares:
                     ops.append(op.replace(body=body))
                 case For() | If() | While() | Pipeline():
                     alike = inside and self._alike(op)
-                    ops.append(op.map(lambda v: v, lambda b, i=alike: self.marked(b, i)))  # type: ignore[misc]
+                    ops.append(op.map_regions(lambda b, i=alike: self.marked(b, i)))  # type: ignore[misc]
                 case _:
                     ops.append(op)
         return block.with_ops(ops)

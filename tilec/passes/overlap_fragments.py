@@ -48,7 +48,7 @@ def overlap_fragments(program: Program, context: PassContext) -> Program:
     assert program.level is Level.THREAD, "overlap_fragments works on threads' programs"
     return map_launches(
         program,
-        lambda launch: launch.map(lambda v: v, _Overlap(_register_limit(launch, context)).block),
+        lambda launch: launch.map_regions(_Overlap(_register_limit(launch, context)).block),
     )
 
 
@@ -78,9 +78,9 @@ class _Overlap:
         for op in block.ops:
             if isinstance(op, Role):
                 limit = op.registers or self.registers
-                b.emit(op.map(lambda v: v, _Overlap(limit).block))
+                b.emit(op.map_regions(_Overlap(limit).block))
                 continue
-            op = op.map(lambda v: v, self.block)
+            op = op.map_regions(self.block)
             plan = self._plan(op, block) if isinstance(op, For) else None
             if plan is None:
                 b.emit(op)
@@ -248,7 +248,7 @@ def _into(ops: Sequence[Op], sizes: Mapping[Value, int], step: Value) -> list[Op
             offset = b.add(_buffer(b, step, sizes[op.registers]), op.offset)
             b.emit(op.replace(offset=offset))
         else:
-            b.emit(op.map(lambda v: v, lambda inner: inner.with_ops(_into(inner.ops, sizes, step))))
+            b.emit(op.map_regions(lambda inner: inner.with_ops(_into(inner.ops, sizes, step))))
     return list(b.ops)
 
 
@@ -274,7 +274,7 @@ def _from(ops: Sequence[Op], sizes: Mapping[Value, int], step: Value) -> list[Op
                 )
             )
         else:
-            b.emit(op.map(lambda v: v, lambda inner: inner.with_ops(_from(inner.ops, sizes, step))))
+            b.emit(op.map_regions(lambda inner: inner.with_ops(_from(inner.ops, sizes, step))))
     return list(b.ops)
 
 

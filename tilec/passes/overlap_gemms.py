@@ -84,7 +84,7 @@ def _block(block: Block, found: list[Gemm]) -> Block:
     for op in block.ops:
         plan = _plan(op) if isinstance(op, For) else None
         if plan is None:
-            b.emit(op.map(lambda v: v, lambda inner: _block(inner, found)))
+            b.emit(op.map_regions(lambda inner: _block(inner, found)))
         else:
             found.append(plan.gemm)
             with at(op.loc):

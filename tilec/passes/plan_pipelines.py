@@ -84,7 +84,7 @@ def _plan_launch(launch: Launch, context: PassContext) -> Launch:
         return body.with_ops([one(op) for op in body.ops])
 
     def one(op: Op) -> Op:
-        op = op.map(lambda v: v, block)
+        op = op.map_regions(block)
         if not isinstance(op, For) or op.kind != "pipelined":
             return op
         reason = (
@@ -112,7 +112,7 @@ def _without(block: Block, handles: set[Value]) -> Block:
     """The block without the allocs of `handles`."""
     return block.with_ops(
         [
-            op.map(lambda v: v, lambda b: _without(b, handles))
+            op.map_regions(lambda b: _without(b, handles))
             for op in block.ops
             if not (isinstance(op, Alloc) and op.result in handles)
         ]

@@ -113,7 +113,7 @@ def _with_offsets(block: Block, places: Mapping[Alloc, _Place]) -> Block:
     for op in block.ops:
         if isinstance(op, Alloc) and op in places:
             op = op.replace(offset=places[op].start)
-        ops.append(op.map(lambda v: v, lambda inner: _with_offsets(inner, places)))
+        ops.append(op.map_regions(lambda inner: _with_offsets(inner, places)))
     return block.with_ops(ops)
 
 

@@ -476,7 +476,7 @@ def _rename(block: Block, names: dict[Way, Value]) -> Block:
                 )
             new = names.get((op.memory, ())) or names[_way(op)]
             return op.map(lambda v: new if v is op.memory else v, inner)
-        return op.map(lambda v: v, inner)
+        return op.map_regions(inner)
 
     return dataclasses.replace(block, ops=inner(block).ops)
 

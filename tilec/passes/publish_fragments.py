@@ -67,7 +67,7 @@ class _Publisher:
             if isinstance(op, Parallel):
                 ops += self.nest(op)
             else:
-                ops.append(op.map(lambda v: v, self.block))
+                ops.append(op.map_regions(self.block))
             ops += [self.copies[result] for result in op.results if result in self.copies]
         return block.with_ops(ops)
 
@@ -81,7 +81,7 @@ class _Publisher:
 
         def one(op: Op) -> Op:
             copy = copies.get(id(op))
-            return op.map(lambda v: v, on_copies) if copy is None else op.replace(memory=copy)
+            return op.map_regions(on_copies) if copy is None else op.replace(memory=copy)
 
         with at(nest.loc):
             made = [_copy(fragment, self.copies[fragment].result)

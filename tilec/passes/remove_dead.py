@@ -141,10 +141,10 @@ class _Liveness:
 
     def _rebuild(self, op: Op) -> Op:
         if not isinstance(op, (For, Pipeline, If, Stage)):
-            return op.map(lambda v: v, lambda b: self._rebuild_block(b, None))
+            return op.map_regions(lambda b: self._rebuild_block(b, None))
         kept = [i for i, value in enumerate(op.results) if value in self._live]
         if len(kept) == len(op.results):
-            return op.map(lambda v: v, lambda b: self._rebuild_block(b, None))
+            return op.map_regions(lambda b: self._rebuild_block(b, None))
         regions: dict[str, object] = {
             name: self._rebuild_block(getattr(op, name), kept)
             for name, kind in op.fields

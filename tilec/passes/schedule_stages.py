@@ -38,7 +38,7 @@ def _launch(launch: Launch) -> Launch:
     def block(body: Block) -> Block:
         return body.with_ops(
             [
-                _schedule(op, needed) if isinstance(op, Pipeline) else op.map(lambda v: v, block)
+                _schedule(op, needed) if isinstance(op, Pipeline) else op.map_regions(block)
                 for op in body.ops
             ]
         )

@@ -32,14 +32,14 @@ def split_addresses(program: Program, context: PassContext) -> Program:
 def _launch(launch: Launch) -> Launch:
     b = IndexBuilder()
     differ = differing(launch.body)
-    return launch.map(lambda v: v, lambda block: _block(block, b, differ))  # type: ignore[return-value]
+    return launch.map_regions(lambda block: _block(block, b, differ))  # type: ignore[return-value]
 
 
 def _block(block: Block, b: IndexBuilder, differ: set[Value]) -> Block:
     with b.region() as ops:
         for op in block.ops:
             with at(op.loc):
-                new = op.map(lambda v: v, lambda inner: _block(inner, b, differ))
+                new = op.map_regions(lambda inner: _block(inner, b, differ))
                 b.emit(_split(new, b, differ) if isinstance(new, LdMatrix) else new)
     return block.with_ops(ops)
 

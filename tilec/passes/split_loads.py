@@ -52,7 +52,7 @@ def _launch(launch: Launch, context: PassContext) -> Launch:
             if isinstance(op, Stage) and _through_registers(op):
                 ops.extend(_split(op, channels, ahead))
             else:
-                ops.append(op.map(lambda v: v, block))
+                ops.append(op.map_regions(block))
         return body.with_ops(ops)
 
     body = block(launch.body)

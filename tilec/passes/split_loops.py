@@ -52,7 +52,7 @@ class _Splitting:
         return differing_between_blocks(self.launch.body, self.launch.body.params)
 
     def run(self) -> Op:
-        return self.launch.map(lambda v: v, self._block)
+        return self.launch.map_regions(self._block)
 
     def _block(self, block: Block) -> Block:
         b = Builder()
@@ -62,7 +62,7 @@ class _Splitting:
                 with at(op.loc):
                     _split(b, op, branch)
             else:
-                b.emit(op.map(lambda v: v, self._block))
+                b.emit(op.map_regions(self._block))
         return block.with_ops(b.ops)
 
     def _is_own(self, condition: Value, loop: For) -> bool:

@@ -70,7 +70,7 @@ class _Piece:
 
 
 def _block(block: Block) -> Block:
-    ops = [op.map(lambda v: v, _block) for op in block.ops]
+    ops = [op.map_regions(_block) for op in block.ops]
     for position, op in enumerate(ops):
         # A group ends with its commit; copies that have none stand right before the loop.
         if isinstance(op, CpAsyncCommit) or (holds(op, Mfma) and _is_matrix_loop(op)):

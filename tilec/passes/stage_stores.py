@@ -294,7 +294,7 @@ class _Stager:
                 with at(op.loc):
                     ops.append(op.replace(instruction="", staging=2))
             else:
-                ops.append(op.map(lambda v: v, self._block))
+                ops.append(op.map_regions(self._block))
         return block.with_ops(ops)
 
     def _store(self, op: StoreTile, slabs: Slabs) -> tuple[Op, ...]:

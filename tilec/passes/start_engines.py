@@ -49,7 +49,7 @@ def _launch(launch: Launch) -> Launch:
     for op in launch.body.ops:
         writers = {inner for inner, _ in _touched(Block((), (op,)), read, Access.WRITE, "generic")}
         if op not in allocs:
-            rest.append(op.map(lambda v: v, _shown) if writers else op)
+            rest.append(op.map_regions(_shown) if writers else op)
     body = _started(launch.body.with_ops(rest), owned)
     return launch.replace(body=body.with_ops([*b.ops, *body.ops]))  # type: ignore[return-value]
 
@@ -100,7 +100,7 @@ def _shown(block: Block) -> Block:
         with at(op.loc):
             if _arrives(op) or (isinstance(op, If) and any(map(_arrives, op.walk()))):
                 ops.append(FenceProxyAsync())
-            ops.append(op.map(lambda v: v, _shown))
+            ops.append(op.map_regions(_shown))
     return block.with_ops(ops)
 
 
@@ -136,5 +136,5 @@ def _started(block: Block, owned: set[Value]) -> Block:
             elif isinstance(op, Copy) and op.destination in owned and (kind := thread_copies(op)):
                 b.extend((op, *kind.land_all()))
             else:
-                b.emit(op.map(lambda v: v, lambda inner: _started(inner, owned)))
+                b.emit(op.map_regions(lambda inner: _started(inner, owned)))
     return Block(block.params, b.ops)
