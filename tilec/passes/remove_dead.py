@@ -31,6 +31,8 @@ from .context import PassContext
 
 _ALWAYS = (Launch, Role, While, OpaqueOp)
 """Kept whatever is in them: a loop may not end, a launch or role has a name that others know."""
+_GIVING = (For, Pipeline, If, Stage)
+"""Their results are what their regions yield, one by one."""
 
 
 def remove_dead(program: Program, context: PassContext) -> Program:
@@ -116,7 +118,7 @@ class _Liveness:
         """What result or carried value `i` of an op is made of is live."""
         if isinstance(op, (For, Pipeline)):
             self._use((op.inits[i], op.body.params[1 + i], op.results[i]))
-        if isinstance(op, (For, Pipeline, If, Stage)):
+        if isinstance(op, _GIVING):
             for block in op.regions:
                 if block.terminator is not None:
                     self._use((block.terminator.inputs[i],))
@@ -140,10 +142,8 @@ class _Liveness:
         return block.with_ops(ops)
 
     def _rebuild(self, op: Op) -> Op:
-        if not isinstance(op, (For, Pipeline, If, Stage)):
-            return op.map_regions(lambda b: self._rebuild_block(b, None))
         kept = [i for i, value in enumerate(op.results) if value in self._live]
-        if len(kept) == len(op.results):
+        if len(kept) == len(op.results) or not isinstance(op, _GIVING):
             return op.map_regions(lambda b: self._rebuild_block(b, None))
         regions: dict[str, object] = {
             name: self._rebuild_block(getattr(op, name), kept)

@@ -137,4 +137,4 @@ def _started(block: Block, owned: set[Value]) -> Block:
                 b.extend((op, *kind.land_all()))
             else:
                 b.emit(op.map_regions(lambda inner: _started(inner, owned)))
-    return Block(block.params, b.ops)
+    return block.with_ops(b.ops)
