@@ -338,6 +338,30 @@ def test_what_multiplies(
     assert reason in remark.message and line_of(remark.loc).endswith("# GEMM")
 
 
+@pytest.mark.parametrize(
+    ("target", "operand", "k", "reason"),
+    [
+        ("cuda:sm_89", "float8_e4m3fn", 32, ""),
+        ("cuda:sm_89", "float8_e4m3fn", 16, "no mma for e4m3 into f32 divides K = 16"),
+        ("cuda:sm_89", "float6_e2m3fn", 32, "has no matrix instruction for e2m3 into f32"),
+        ("hip:gfx950", "float6_e3m2fn", 64, ""),
+        ("hip:gfx950", "float6_e3m2fn", 32, "no mfma for e3m2 into f32 divides K = 32"),
+        ("hip:gfx942", "float6_e3m2fn", 64, "has no matrix instruction for e3m2 into f32"),
+    ],
+)
+def test_what_no_instruction_divides_is_converted(
+    target: str, operand: str, k: int, reason: str
+) -> None:
+    """To the next dtype, where one of that does."""
+    result = chosen(varied, target, operand=operand, bk=k)
+    assert instructions(result)[1] == {"mfma" if target.startswith("hip") else "mma"}
+    if not reason:
+        assert not {"TLC0322", "TLC0326"} & set(result.codes)
+        return
+    remark = result.remark("TLC0326")
+    assert f"{reason}: operands are converted to f16" in remark.message
+
+
 def test_a_converting_copy_passes_through_registers() -> None:
     result = chosen(varied, "cuda:sm_80", operand="bfloat16")
     assert instructions(result)[0] == {"registers"}
