@@ -120,6 +120,7 @@ def bind_arguments(manifest: Manifest, arguments: Sequence[object]) -> Bound:
     values = {name: value for name, (value, _) in symbols.items()}
     for name, expr in manifest.derived:
         values[name] = evaluate(expr, {**env, **values})
+        _check_symbol(program, name, "i32", values[name])  # kernels compute it, and it may wrap
     return Bound(values, views, scalars, device, library)
 
 
