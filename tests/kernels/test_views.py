@@ -431,3 +431,29 @@ def test_a_threads_own_memory_has_views_of_other_widths() -> None:
     for leg, (_, c, d) in every_leg(own_words, a, *unset):
         assert np.array_equal(c, words), leg
         assert np.array_equal(d, words.view(np.uint8) ^ words.view(np.uint8)[:, ::-1]), leg
+
+
+@tilec.kernel
+def filled_in_bytes(
+    A: T.Tensor(("M", 128), "uint8"),
+    C: T.Tensor(("M", 64), "float16"),
+    D: T.Tensor((8, 64), "int16"),
+):
+    """Bytes are copied to shared memory of halves, and to a tensor of them, seen as bytes."""
+    with T.Kernel(T.ceildiv(A.shape[0], 8), threads=64) as bx:
+        S = T.alloc_shared((8, 64), "float16")
+        T.copy(A[bx * 8, 0], T.view(S, (8, 128), "uint8"))
+        T.copy(S, C[bx * 8, 0])
+        if bx == 0:
+            T.copy(T.view(S, (4, 256), "int8"), T.view(D, (4, 256), "int8"))
+
+
+@pytest.mark.parametrize("m", [8, 1, 17])
+def test_all_parts_of_a_buffer_are_copied_to(m: int) -> None:
+    a = whole((m, 64)).view(np.uint8)
+    first = np.zeros((8, 64), np.int16)
+    first[: min(m, 8)] = a.view(np.int16)[:8]
+    unset = np.full((m, 64), np.nan, np.float16), np.full((8, 64), -1, np.int16)
+    for leg, (_, c, d) in every_leg(filled_in_bytes, a, *unset):
+        assert np.array_equal(c, a.view(np.float16)), leg
+        assert np.array_equal(d, first), leg

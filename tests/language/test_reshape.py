@@ -251,8 +251,8 @@ def test_elements_that_are_not_made_of_the_buffers_are_refused() -> None:
 
     def parts_written(A: T.Tensor((64,), "int8")):
         with T.Kernel(1):
-            S = T.alloc_shared((16,), "int32")
-            T.copy(A, T.view(S, dtype="int8"))
+            S = T.alloc_shared((32,), "int32")
+            T.copy(A, T.view(S, dtype="int8")[0:64])
 
     assert "has not the elements of (M, 64), int32 seen as int64" in refused(other_bits)
     assert "rows of 7 int32 are no whole number" in refused(part_of_a_row)

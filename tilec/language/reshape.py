@@ -311,7 +311,7 @@ def view(src: Buffer, shape: Any = None, dtype: Any = None) -> Buffer:
         shape: extents, ints and symbols, with as many bits as `src`; by default those of `src`, the
             last one as many times larger as the elements are smaller.
         dtype: of the elements; by default that of `src`. Elements smaller than those of `src` can only
-            be read, but for a fragment's.
+            be read, or all be copied to, but for a fragment's.
 
     Raises:
         LanguageError: another number of bits; of a fragment, elements of 4 bits and of more, or rows

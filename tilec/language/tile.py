@@ -19,7 +19,7 @@ from .areas import Area, area_of, in_memory, paired_areas
 from .buffers import Buffer, name_buffer, stored_value
 from .four_bits import check_region
 from .operand import convert
-from .reshape import Reshaped
+from .reshape import Reshaped, view
 from .trace import Trace, current
 
 
@@ -58,6 +58,9 @@ def copy(
             _copy_by_thread(trace, source, target)
             return
         trace.need_tile_level("T.copy")
+        if isinstance(target.buffer, Reshaped) and target.buffer.shares > 1 and target.whole:
+            _copy_parts(trace, source, target.buffer)
+            return
         if isinstance(source.buffer, Reshaped) or isinstance(target.buffer, Reshaped):
             _copy_elements(trace, source, target)
             return
@@ -116,6 +119,18 @@ def copy_fragment(trace: Trace, source: Area, target: Area) -> None:
         _emit_copy(trace, source, target, source.shape, source.kept, target.kept)
         return
     _copy_elements(trace, source, target)
+
+
+def _copy_parts(trace: Trace, source: Area, target: Reshaped) -> None:
+    """All elements of a view that are parts of its buffer's: joined in registers, since none can be
+    written by itself.
+    """
+    shape = tuple(int(d) for d in target.type.shape)
+    alloc = Alloc(type=MemoryType(target.type.dtype, shape, Space.FRAGMENT))
+    value = trace.builder.emit(alloc).result
+    parts = Buffer(value, trace.region, target.name, target.elements)
+    copy(source, parts)
+    copy(view(parts, target.source.type.shape, target.source.dtype), target.source)
 
 
 def _copy_elements(trace: Trace, source: Area, target: Area) -> None:
