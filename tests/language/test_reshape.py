@@ -161,6 +161,26 @@ def test_the_interpreter_sees_bytes_through_every_view() -> None:
         unordered(np.zeros(4, np.int16))
 
 
+@pytest.mark.emulator
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_view_of_a_view_is_one_of_the_memory(device: str) -> None:
+    @tilec.kernel
+    def twice(A: T.Tensor((4, 8), "float16"), C: T.Tensor((16,), "uint32")):
+        with T.Kernel(1, threads=32):
+            S = T.alloc_shared((64,), "uint8")
+            words = T.view(S, dtype="uint32")
+            halves = T.reshape(T.view(words, (32,), "float16"), (4, 8))
+            for i, j in T.Parallel(4, 8):
+                halves[i, j] = A[i, j] * 2.0
+            T.copy(words, C)
+
+    a = np.random.default_rng(0).standard_normal((4, 8)).astype(np.float16)
+    c = np.zeros(16, np.uint32)
+    with tilec.device(device):
+        twice(a, c)
+    assert np.array_equal(c, (a * np.float16(2)).reshape(-1).view(np.uint32))
+
+
 def test_groups() -> None:
     def found(new: tuple[Any, ...], old: tuple[Any, ...]) -> list[tuple[list[int], list[int]]]:
         return [(list(a), list(b)) for a, b in _groups(new, old)]

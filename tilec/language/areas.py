@@ -162,18 +162,13 @@ def in_memory(trace: Trace, area: Area, shaped: bool = True) -> Area:
     """A region of a view as the region of memory that it is; as it stands where it is none. Unless
     it is to be `shaped` as it was, all of a view is all of its buffer.
     """
-    while isinstance(area.buffer, Reshaped):
-        view, source, extents = area.buffer, area.buffer.source, area.extents
-        if extents is None or source.elements != view.elements:
-            break
-        if area.whole and not shaped:
-            area = area_of(trace, "a view", source)
-            continue
-        found = view.region_in_source(trace, area.indices, extents)
-        if found is None:
-            break
-        area = Area(source, *found)
-    return area
+    view, extents = area.buffer, area.extents
+    if not isinstance(view, Reshaped) or extents is None or view.source.elements != view.elements:
+        return area
+    if area.whole and not shaped:
+        return area_of(trace, "a view", view.source)
+    found = view.region_in_source(trace, area.indices, extents)
+    return area if found is None else Area(view.source, *found)
 
 
 def slot_of(trace: Trace, area: Area) -> Value | None:

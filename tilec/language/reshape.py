@@ -334,7 +334,9 @@ def view(src: Buffer, shape: Any = None, dtype: Any = None) -> Buffer:
             )
         if src.type.space is Space.FRAGMENT:
             return _of_fragment(trace, src, dims, kind)
-        return Reshaped(src, dims, kind)
+        memory = src.source if isinstance(src, Reshaped) else src  # a view of a view is one of it
+        _check_width(memory, kind)
+        return Reshaped(memory, dims, kind)
 
 
 def _check_width(src: Buffer, kind: ElementType) -> None:
