@@ -91,3 +91,26 @@ def test_a_scalar_in_the_grid_and_in_shapes() -> None:
                 rest = blocks(n, c)
             assert c.tolist() == [n] * n + [0] * (5 - n)
             assert rest.shape == (n + 1,) and rest[1:].tolist() == list(range(n))
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), [("int8", "uint8"), ("uint16", "int8"), ("int16", "uint16")]
+)
+def test_narrow_integers_of_both_kinds_meet_in_one_that_holds_both(first: str, second: str) -> None:
+    @tilec.kernel
+    def compared(A: T.Tensor((4,), first), B: T.Tensor((4,), second), Y: T.Tensor((3, 4), "int32")):
+        with T.Kernel(1, threads=32):
+            for i in T.Parallel(4):
+                Y[0, i] = T.if_then_else(A[i] < B[i], 1, 0)
+                Y[1, i] = T.max(A[i], B[i])
+                Y[2, i] = A[i] - B[i]
+
+    a, b = (
+        np.array([info.min, info.max, 0, info.max], info.dtype)
+        for info in map(np.iinfo, (first, second))
+    )
+    b = b[::-1].copy()
+    wide, other = a.astype(np.int32), b.astype(np.int32)
+    y = np.zeros((3, 4), np.int32)
+    compared(a, b, y)
+    assert np.array_equal(y, [wide < other, np.maximum(wide, other), wide - other])

@@ -187,7 +187,8 @@ def arithmetic_dtype(dtype: DType) -> DType:
 
 def promote(a: DType, b: DType) -> DType:
     """The type in which an operation of the two is done: the wider of a kind, float over integer.
-    Where they differ, never one that has no arithmetic.
+    Where they differ, never one that has no arithmetic. Integers of less than 32 bits, one of them
+    signed, meet in one that holds both; of wider ones an unsigned one of no fewer bits wins, as in C.
 
     Raises TypeMismatch for pairs with no common type that holds both (f16 with bf16).
     """
@@ -201,6 +202,10 @@ def promote(a: DType, b: DType) -> DType:
         return a
     if a.is_float != b.is_float:
         return arithmetic_dtype(a if a.is_float else b)
+    if {a.kind, b.kind} == {"int", "uint"} and max(a.bits, b.bits) < 32:
+        unsigned, signed = (a, b) if a.kind == "uint" else (b, a)
+        if unsigned.bits >= signed.bits:
+            return i32
     if a.bits != b.bits:
         return arithmetic_dtype(a if a.bits > b.bits else b)
     if a.is_integer and a.computes:
