@@ -31,6 +31,13 @@ def agree(
         np.testing.assert_array_equal(found[-1], expected, err_msg=f"{device} {constants}")
 
 
+def multiplies(kernel: Any, m: int, n: int, k: int, **constants: Any) -> None:
+    """C = A @ B.T of these extents is exact on every leg."""
+    a, b = small(m, k), small(n, k, seed=1)
+    exact = a.astype(np.float32) @ b.astype(np.float32).T
+    agree(kernel, (a, b, np.zeros_like(exact)), exact, **constants)
+
+
 @tilec.kernel
 def product(
     A: T.Tensor(("M", "K"), "float16"), B: T.Tensor(("N", "K"), "float16"),
@@ -53,26 +60,20 @@ def product(
 @pytest.mark.parametrize("block_N", [8, 24, 40, 104])
 def test_widths_that_are_8_modulo_16(block_N: int) -> None:
     """#2593: most elements of such a wgmma were wrong."""
-    a, b = small(65, 48), small(block_N + 3, 48, seed=1)
-    exact = a.astype(np.float32) @ b.astype(np.float32).T
-    agree(product, (a, b, np.zeros_like(exact)), exact, block_N=block_N)
+    multiplies(product, 65, block_N + 3, 48, block_N=block_N)
 
 
 @pytest.mark.parametrize("block_K", [8, 24, 40])
 def test_steps_that_no_instruction_divides(block_K: int) -> None:
     """#2381: what a step had beyond 16 was dropped."""
-    a, b = small(33, 100), small(40, 100, seed=1)
-    exact = a.astype(np.float32) @ b.astype(np.float32).T
-    agree(product, (a, b, np.zeros_like(exact)), exact, block_K=block_K)
+    multiplies(product, 33, 40, 100, block_K=block_K)
 
 
 @pytest.mark.parametrize("stages", [0, 1, 2, 3, 5])
 def test_few_trips(stages: int) -> None:
     """#2566: one trip of a loop with a producer's warps hung; none, and one more than the stages."""
     for k in {0, 1, 32, 32 * max(stages - 1, 0), 32 * stages, 32 * stages + 1}:
-        a, b = small(40, k), small(24, k, seed=1)
-        exact = a.astype(np.float32) @ b.astype(np.float32).T
-        agree(product, (a, b, np.zeros_like(exact)), exact, stages=stages)
+        multiplies(product, 40, 24, k, stages=stages)
 
 
 @tilec.kernel
@@ -217,9 +218,7 @@ def test_one_tile_after_the_other(stages: int) -> None:
     """PR #2674: a wrong phase in a persistent loop whose trips are no multiple of the slots; #2548:
     a while loop around it."""
     for m, k in ((64, 32), (130, 32), (200, 96), (129, 0)):
-        a, b = small(m, k), small(64, k, seed=1)
-        exact = a.astype(np.float32) @ b.astype(np.float32).T
-        agree(tiles_in_turn, (a, b, np.zeros_like(exact)), exact, stages=stages)
+        multiplies(tiles_in_turn, m, 64, k, stages=stages)
 
 
 @tilec.kernel

@@ -204,7 +204,7 @@ def estimate(target: Target, problem: Problem, schedule: Schedule) -> float:
         rest = tiles % s.workers
         wave = LastWave.of(rest, max(steps, 1), s.workers)
         busy += _CLEARED - wave.given * (step + _STEP)
-        if rest and wave.given:
+        if wave.given:
             busy += _MET + wave.for_each * s.block_M * s.block_N * p.sum_bytes / _L2
     once = p.batch * (p.M * p.K + p.K * p.N + p.M * p.N) * size
     busy = max(busy, once / min(_MEMORY * everywhere, _ALONE * max(1, tiles)) + _START)
