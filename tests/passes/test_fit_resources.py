@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 
 import tilec
@@ -112,6 +113,32 @@ def test_buffers_whose_lives_are_apart_need_not_fit_together() -> None:
     )
     (launch,) = [op for op in lowered.body.ops if isinstance(op, Launch)]
     assert launch.shared_bytes == 160 * 128 * 2
+
+
+@tilec.kernel
+def in_branches(A: T.Tensor((160, 128), "float16"), B: T.Tensor((160, 128), "float16")):
+    with T.Kernel(2, threads=128) as block:
+        S = T.alloc_shared((160, 128), "float16")
+        R = T.alloc_shared((160, 128), "float16")
+        if block == 0:
+            T.copy(A, S)
+            for i, j in T.Parallel(80, 128):
+                B[i, j] = S[159 - i, 127 - j]
+        else:
+            T.copy(A, R)
+            for i, j in T.Parallel(80, 128):
+                B[80 + i, j] = R[i, j]
+
+
+def test_buffers_of_two_branches_need_not_fit_together() -> None:
+    """Each takes 40 KiB of 64."""
+    a = np.random.default_rng(0).integers(-9, 10, (160, 128)).astype(np.float16)
+    for target in ("hip:gfx942", "cuda:sm_80"):
+        made = in_branches.compile(a, a, target=target)
+        assert made.launches[0].shared_bytes == 160 * 128 * 2
+        b = np.zeros_like(a)
+        in_branches(a, b, device=f"emulator:{target}")
+        assert np.array_equal(b, np.concatenate([a[:79:-1, ::-1], a[:80]]))
 
 
 def test_loads_through_registers_fill_no_more_than_two_slots() -> None:

@@ -172,3 +172,62 @@ def test_what_does_not_fit_is_refused_with_its_size(buffers: int) -> None:
         return
     with pytest.raises(OutOfResources, match=r"167976 bytes.* 1064 more than the 166912"):
         planned(body)
+
+
+def branch(condition: str, then: str, otherwise: str) -> str:
+    return lines(f"if {condition} {{", then, "yield", "} {", otherwise, "yield", "}")
+
+
+UNIFORM = '%u = compare %bx, %n <predicate = "lt"> : bool'
+OF_A_THREAD = '%u = compare %t, %n <predicate = "lt"> : bool'
+
+
+def test_branches_of_which_a_block_takes_one_share_a_place_without_a_barrier() -> None:
+    own = branch("%u", lines(store("a"), load("a")), lines(store("b"), load("b")))
+    program = planned(lines(UNIFORM, own, store("c")))
+    assert offsets(program) == {"a": 0, "b": 0, "c": 0, "s": 4096}
+    assert (
+        names(program)[-2:] == ["barrier", "vector_store"] and names(program).count("barrier") == 1
+    )
+
+
+def test_branches_within_branches() -> None:
+    inner = branch("%v", store("b"), store("c"))
+    program = planned(
+        lines(
+            UNIFORM,
+            '%v = compare %by, 3 <predicate = "lt"> : bool',
+            branch("%u", store("a"), inner),
+        )
+    )
+    assert offsets(program) == {"a": 0, "b": 0, "c": 0, "s": 4096}
+    inner = branch("%v", store("b"), lines(load("b"), store("c")))
+    program = planned(
+        lines(
+            UNIFORM,
+            '%v = compare %by, 3 <predicate = "lt"> : bool',
+            branch("%u", store("a"), inner),
+        )
+    )
+    assert offsets(program) == {"a": 0, "b": 0, "c": 4096, "s": 8192}
+
+
+@pytest.mark.parametrize(
+    ("condition", "around", "then"),
+    [
+        (OF_A_THREAD, "", store("a")),  # threads take both
+        (UNIFORM, "for 0, %n, 1 (%i: i32) {", store("a")),  # the next trip may take the other one
+        (UNIFORM, "", lines(store("a"), load("b"))),  # of both branches
+    ],
+)
+def test_branches_that_may_both_be_taken_share_nothing(
+    condition: str, around: str, then: str
+) -> None:
+    own = branch("%u", then, store("b"))
+    program = planned(lines(condition, lines(around, own, "yield", "}") if around else own))
+    assert {offsets(program)["a"], offsets(program)["b"]} == {0, 4096}
+
+
+def test_a_life_in_a_branch_and_behind_it_is_in_no_branch() -> None:
+    program = planned(lines(UNIFORM, branch("%u", store("a"), store("b")), load("a")))
+    assert {offsets(program)["a"], offsets(program)["b"]} == {0, 4096}

@@ -5,6 +5,7 @@ data.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -33,24 +34,32 @@ TALL, WIDE = (
 )
 
 
-def stored(layouts: list[RegisterLayout], dtype: DType = f16, turns: int = 3) -> Program:
+def stored(
+    layouts: list[RegisterLayout],
+    dtype: DType | tuple[DType, ...] = f16,
+    turns: int = 3,
+    in_turn: bool = False,
+) -> Program:
     """C_n[turn] = A_n[turn] for `turns` turns, tiles in registers of a consumer role of 256
-    threads.
+    threads; `in_turn`: of two tensors one in even turns, the other in odd ones.
     """
+    dtypes = dtype if isinstance(dtype, tuple) else (dtype,) * len(layouts)
     s = Sketch()
     tensors = []
     with s.launch(1, threads=256, launched_threads=384) as _:
         with s.region() as ops:
             with s.loop(0, turns, hint="turn") as turn:
-                for n, layout in enumerate(layouts):
+                for n, (layout, kind) in enumerate(zip(layouts, dtypes, strict=True)):
                     rows, columns = layout.shape
-                    a, c = (tensor(f"{x}{n}", dtype, rows * turns, columns) for x in "AC")
+                    a, c = (tensor(f"{x}{n}", kind, rows * turns, columns) for x in "AC")
                     tensors += [a, c]
                     at = (s.mul(turn, rows), s.const(0))
-                    tile = s.emit(
-                        LoadTile(a, at, shape=layout.shape, dims=(0, 1), layout=layout)
-                    ).result
-                    s.emit(StoreTile(tile, c, at, dims=(0, 1), instruction="tma"))
+                    own = s.compare("eq", s.floormod(turn, 2), n)
+                    with s.when(own) if in_turn else nullcontext():
+                        tile = s.emit(
+                            LoadTile(a, at, shape=layout.shape, dims=(0, 1), layout=layout)
+                        ).result
+                        s.emit(StoreTile(tile, c, at, dims=(0, 1), instruction="tma"))
             s.emit(Yield(()))
         s.emit(
             Role(Block((), tuple(ops)), label="consumer", first_thread=0, threads=256, barrier=1)
@@ -60,12 +69,12 @@ def stored(layouts: list[RegisterLayout], dtype: DType = f16, turns: int = 3) ->
 
 
 def staged(
-    layouts: list[RegisterLayout], dtype: DType = f16
+    layouts: list[RegisterLayout], dtype: DType | tuple[DType, ...] = f16, in_turn: bool = False
 ) -> tuple[Program, list[Remark], PassContext]:
     remarks: list[Remark] = []
     registry = builtin_registry()
     context = PassContext(find_target("cuda:sm_90a"), registry, remark=remarks.append)
-    program = stage_stores(stored(layouts, dtype), context)
+    program = stage_stores(stored(layouts, dtype, in_turn=in_turn), context)
     verify(program, registry)
     return program, remarks, context
 
@@ -150,6 +159,91 @@ def test_two_results_share_buffers() -> None:
         waits = [op.pending for op in ops_of(program, BulkWait) if isinstance(op, BulkWait)]
         assert waits[0] == waits[4] == first
         check_synchronisation(program, context)
+
+
+def allocs(program: Program) -> list[Alloc]:
+    return [op for op in walk(program.body) if isinstance(op, Alloc)]
+
+
+def in_two_places(op: Op) -> Op:
+    return op.replace(place=op.place % 2) if isinstance(op, Alloc) else op
+
+
+@pytest.mark.parametrize("in_turn", [False, True])
+def test_results_of_two_dtypes_take_turns_at_the_same_places(in_turn: bool) -> None:
+    program, remarks, context = staged([TALL, TALL], (f16, f32), in_turn)
+    found = [(op.type.dtype, op.type.shape, op.place) for op in allocs(program)]
+    assert found == [
+        (f16, (128, 64), 0), (f16, (128, 64), 1), (f32, (128, 32), 0), (f32, (128, 32), 1),
+    ]  # fmt: skip
+    assert not remarks
+    check_synchronisation(program, context)
+    rng = np.random.default_rng(0)
+    a = [rng.standard_normal((384, 256)).astype(t) for t in (np.float16, np.float32)]
+    c = [np.full_like(x, np.nan) for x in a]
+    run_by_warpgroups(program, A0=a[0], A1=a[1], C0=c[0], C1=c[1])
+    for n, (given, stored_) in enumerate(zip(a, c, strict=True)):
+        for turn in range(3):
+            rows = slice(turn * 128, turn * 128 + 128)
+            if in_turn and turn % 2 != n:
+                assert np.isnan(stored_[rows]).all()
+            else:
+                assert np.array_equal(stored_[rows], given[rows])
+
+
+@pytest.mark.parametrize("in_turn", [False, True])
+def test_an_odd_number_of_slabs_of_one_dtype_has_all_wait(in_turn: bool) -> None:
+    program, _, context = staged([TALL, wgmma_accumulator(96).repeat((2, 1), "thread")],
+                                 (f16, f32), in_turn)  # fmt: skip
+    waits = [op.pending for op in ops_of(program, BulkWait) if isinstance(op, BulkWait) and op.read]
+    assert waits == [0, 1, 1, 1, 0, 1, 1]
+    check_synchronisation(program, context)
+
+
+def test_warpgroups_by_themselves_share_no_place_where_their_rows_lie_elsewhere() -> None:
+    """Slabs of f16[128, 64] and f16[128, 24]: the second warpgroup's rows begin at other bytes."""
+    narrow = wgmma_accumulator(24).repeat((2, 1), "thread")
+    program, _, context = staged([TALL, narrow])
+    assert [op.place for op in allocs(program)] == [0, 1, 2]
+    check_synchronisation(program, context)
+    with pytest.raises(HazardError) as caught:
+        check_synchronisation(changed(program, in_two_places), context)
+    assert caught.value.code == "TLC0353"
+
+
+def test_warpgroups_by_themselves_share_no_place_with_those_that_store_together() -> None:
+    """Slabs of one shape: 64 columns of a tile whose warpgroups hold rows of their own, and of one
+    whose warpgroups hold every other row; one thread waits for what all have sent of the second."""
+    mixed = blocked((128, 64), 256, 8)
+    program, remarks, context = staged([TALL, mixed])
+    assert not remarks
+    assert [op.place for op in allocs(program)][:2] == [0, 1]
+    assert {op.place for op in allocs(program)[2:]}.isdisjoint({0, 1})
+    check_synchronisation(program, context)
+    with pytest.raises(HazardError) as caught:
+        check_synchronisation(changed(program, in_two_places), context)
+    assert caught.value.code == "TLC0352"
+
+
+@pytest.mark.parametrize(
+    ("fault", "code"),
+    [
+        (lambda op: isinstance(op, BulkWait) and op.read, "TLC0352"),
+        (lambda op: isinstance(op, FenceProxyAsync), "TLC0354"),
+        (lambda op: isinstance(op, Barrier), "TLC0353"),
+    ],
+)
+def test_a_store_waits_for_the_other_branchs_store_of_the_turn_before(
+    fault: Callable[[Op], bool], code: str
+) -> None:
+    """Each branch has slabs enough of its own: only the other one's lie where it writes."""
+    tile = wgmma_accumulator(128).repeat((2, 1), "thread")
+    for in_turn, layouts in ((True, [tile, tile]), (True, [tile, TALL])):
+        program, _, context = staged(layouts, (f16, f32), in_turn)
+        check_synchronisation(program, context)
+        with pytest.raises(HazardError) as caught:
+            check_synchronisation(without(program, fault), context)
+        assert caught.value.code == code
 
 
 def test_what_is_no_choice_of_registers_is_stored_directly() -> None:

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 
 from ..errors import OutOfResources
 from ..ir.core import Block, Op, Program, Value, walk
-from ..ir.ops.control import Launch, Role, map_launches
+from ..ir.ops.control import If, Launch, Role, map_launches
 from ..ir.ops.memory import Alloc, memory_type
 from ..ir.ops.pipeline import Channel, Put, Receive, Stage
 from ..ir.ops.tile import Gemm, StoreTile
@@ -90,7 +90,8 @@ def shared_bytes(launch: Launch) -> int:
 
 
 def _least_bytes(launch: Launch) -> int:
-    """What the launch takes at least: the buffers of a statement live together, those of roles all."""
+    """What the launch takes at least: the buffers of a statement live together, of an `if` those of the
+    larger branch, of roles all."""
     sizes: dict[Value, int] = {}
     for op in walk(launch.body):
         match op:
@@ -100,8 +101,16 @@ def _least_bytes(launch: Launch) -> int:
                 sizes[op.result] = op.type.slots * _bytes(op.type.memory)
     if any(isinstance(op, Role) for op in launch.body.ops):
         return sum(sizes.values())
-    together = [sum(sizes.get(v, 0) for v in used_values(op)) for op in launch.body.ops]
-    return max(together, default=0)
+
+    def together(block: Block) -> int:
+        return max(map(of_statement, block.ops), default=0)
+
+    def of_statement(op: Op) -> int:
+        if isinstance(op, If):
+            return max(map(together, op.regions))
+        return sum(sizes.get(v, 0) for v in used_values(op))
+
+    return together(launch.body)
 
 
 def shared_memory_full(launch: Launch, needed: int, target: Target) -> OutOfResources:

@@ -96,7 +96,7 @@ class _Flattening(Rebuilder):
         if type_.layout is not None:
             size = type_.layout.size
         flat = MemoryType(type_.dtype, (size,), type_.space)
-        new = op if flat == type_ else Alloc(type=flat, offset=op.offset, managed=op.managed)
+        new = op if flat == type_ else op.replace(type=flat)
         self.emit(op, new)
         self._places[op.result] = _Place(new.result, type_, op.result)
 

@@ -12,7 +12,9 @@ OutOfResources where the target has less.
                                                   vector_store %C_s, ...
 
 A life goes from the first to the last statement of the launch that touches the buffer, in whatever
-loop or branch of it. Where roles run side by side, or engines (TMA, wgmma) touch memory at times
+loop or branch of it. A block takes one branch of an `if` that stands in no loop and asks the same of
+all threads: what only one of the branches touches does not live with what only the other one does.
+Where roles run side by side, or engines (TMA, wgmma) touch memory at times
 that the order of statements does not tell, all buffers live throughout.
 
 Small buffers (those of reductions) share no place, which would cost a barrier, while there is room.
@@ -22,18 +24,19 @@ bytes or more) first, aligned to the period of the widest swizzle, 1024 bytes; s
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 
 from ..ir.build import Builder
 from ..ir.core import Block, Op, Program, Value, at, walk
-from ..ir.ops.control import Launch, Role, map_launches
+from ..ir.ops.control import If, Launch, Role, map_launches
 from ..ir.ops.memory import Alloc, memory_type
 from ..ir.ops.thread import Barrier
 from .context import PassContext
 from .dependence import is_shared
 from .fit_resources import shared_memory_full
 from .protocols import THREAD_COPIES, ThreadCopies
+from .uniformity import differing
 
 LARGE, SMALL = 1024, 16  # alignments in bytes
 SWIZZLED = 256  # bytes from which a buffer may be swizzled
@@ -45,26 +48,39 @@ def plan_shared(program: Program, context: PassContext) -> Program:
     return map_launches(program, lambda launch: _launch(launch, context))
 
 
-_Life = tuple[int, int, "ThreadCopies | None"]
-"""Of a buffer the numbers of the first and the last statement that touches it, and how copies that
-threads start into it are awaited.
+_Branches = tuple[tuple[If, int], ...]
+"""Branches around an op, each the region of an `if`, outermost first: those of which a block takes
+one or the other, once.
 """
 
 
 @dataclass(frozen=True)
-class _Place:
-    """A buffer's bytes from `start` to `end`, and the numbers of the first and the last statement
-    that touches it; how copies that threads start into it are awaited.
+class _Life:
+    """Of a buffer the numbers of the first and the last statement that touches it, the branches around
+    all that does, and how copies that threads start into it are awaited.
     """
+
+    first: int
+    last: int
+    branches: _Branches = ()
+    copied: ThreadCopies | None = None
+
+    def meets(self, other: _Life) -> bool:
+        for (mine, taken), (its, other_taken) in zip(self.branches, other.branches, strict=False):
+            if mine is not its:
+                break
+            if taken != other_taken:
+                return False
+        return self.first <= other.last and other.first <= self.last
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A buffer's bytes from `start` to `end`, and its life."""
 
     start: int
     end: int
-    first: int
-    last: int
-    copied: ThreadCopies | None
-
-    def lives_with(self, other: _Place) -> bool:
-        return self.first <= other.last and other.first <= self.last
+    life: _Life
 
     def overlaps(self, other: _Place) -> bool:
         return self.start < other.end and other.start < self.end
@@ -73,7 +89,7 @@ class _Place:
 def _launch(launch: Launch, context: PassContext) -> Launch:
     buffers = [op for op in walk(launch.body) if isinstance(op, Alloc) and is_shared(op.result)]
     lives = _lives(launch.body)
-    always: _Life = (0, len(launch.body.ops), None)
+    always = _Life(0, len(launch.body.ops))
     apart = {op.result: always for op in buffers if _size(op) <= NOT_SHARED}
     places, end = _placed(buffers, {**lives, **apart}, always)
     if end > context.target.shared_bytes:
@@ -91,19 +107,22 @@ def _placed(
 ) -> tuple[dict[Alloc, _Place], int]:
     """A place for every buffer, and where the last one ends."""
     places: dict[Alloc, _Place] = {}
+    together = {op: [b for b in buffers if b is op or b.place == op.place >= 0] for op in buffers}
     for op in sorted(buffers, key=lambda b: _size(b) < SWIZZLED):
-        life = lives.get(op.result, always)
-        places[op] = _first_free(op, life, tuple(places.values()))
+        if op not in places:
+            life = lives.get(op.result, always)
+            size = max(map(_size, together[op]))
+            place = _first_free(size, life, tuple(places.values()))
+            places.update(dict.fromkeys(together[op], place))
     return places, max((place.end for place in places.values()), default=0)
 
 
-def _first_free(op: Alloc, life: _Life, placed: Sequence[_Place]) -> _Place:
-    size = _size(op)
+def _first_free(size: int, life: _Life, placed: Sequence[_Place]) -> _Place:
     alignment = LARGE if size >= SWIZZLED else SMALL
     for end in sorted({0, *(place.end for place in placed)}):
         start = -(-end // alignment) * alignment
-        place = _Place(start, start + size, *life)
-        if not any(place.overlaps(other) and place.lives_with(other) for other in placed):
+        place = _Place(start, start + size, life)
+        if not any(place.overlaps(other) and life.meets(other.life) for other in placed):
             return place
     raise AssertionError("behind all others there is room")
 
@@ -132,10 +151,11 @@ def _lives(body: Block) -> dict[Value, _Life]:
     """The lives of shared buffers. Those that are not named live throughout."""
     lives: dict[Value, _Life] = {}
     if _in_order(body):
-        for number, buffer, op in _touches(body):
-            first, _, copied = lives.get(buffer, (number, number, None))
+        for number, branches, buffer, op in _touches(body):
             kind = next((kind for kind in THREAD_COPIES if isinstance(op, kind.copy)), None)
-            lives[buffer] = first, number, copied or kind
+            life = lives.get(buffer, _Life(number, number, branches, kind))
+            around = tuple(_common(life.branches, branches))
+            lives[buffer] = _Life(life.first, number, around, life.copied or kind)
     return lives
 
 
@@ -149,20 +169,42 @@ def _in_order(body: Block) -> bool:
     )
 
 
-def _touches(body: Block) -> Iterator[tuple[int, Value, Op]]:
-    """(statement, buffer, op) for every op that does something to a shared buffer, or to a handle
-    made of one.
+def _touches(body: Block) -> Iterator[tuple[int, _Branches, Value, Op]]:
+    """(statement, branches around it, buffer, op) for every op that does something to a shared buffer,
+    or to a handle made of one.
     """
     made_of: dict[Value, Value] = {}
+    varying = differing(body)
     for number, statement in enumerate(body.ops):
-        for op in statement.walk():
+        for op, branches in _with_branches(statement, (), varying):
             if isinstance(op, Alloc) and is_shared(op.result):
                 made_of[op.result] = op.result
                 continue
             for buffer in {made_of[v]: None for v in op.inputs if v in made_of}:
                 made_of.update(dict.fromkeys(op.results, buffer))
                 if not op.pure:
-                    yield number, buffer, op
+                    yield number, branches, buffer, op
+
+
+def _with_branches(
+    op: Op, around: _Branches, varying: Set[Value]
+) -> Iterator[tuple[Op, _Branches]]:
+    """An op and what is in it, in order, each with the branches around it."""
+    if not isinstance(op, If) or op.condition in varying:
+        yield from ((inner, around) for inner in op.walk())
+        return
+    yield op, around
+    for number, region in enumerate(op.regions):
+        for inner in region.ops:
+            yield from _with_branches(inner, (*around, (op, number)), varying)
+
+
+def _common(one: _Branches, other: _Branches) -> Iterator[tuple[If, int]]:
+    """The branches around both."""
+    for mine, its in zip(one, other, strict=False):
+        if mine != its:
+            return
+        yield mine
 
 
 # Turns --------------------------------------------------------------------------------------------
@@ -174,11 +216,12 @@ def _with_turns(body: Block, places: Sequence[_Place]) -> Block:
     that had no trip. One barrier may be between many.
     """
     turns: dict[int, ThreadCopies | None] = {}
-    for new in sorted(places, key=lambda place: place.first):
+    for new in sorted(places, key=lambda place: place.life.first):
         for old in places:
-            if old.last < new.first and new.overlaps(old):
-                turn = next((n for n in turns if old.last < n <= new.first), new.first)
-                turns[turn] = turns.get(turn) or old.copied
+            last, first = old.life.last, new.life.first
+            if last < first and new.overlaps(old):
+                turn = next((n for n in turns if last < n <= first), first)
+                turns[turn] = turns.get(turn) or old.life.copied
     b = Builder()
     for number, op in enumerate(body.ops):
         if number in turns:

@@ -21,7 +21,9 @@ rows: one may be in the next tile's products while another stores.
 
 A buffer is written again two slabs later, when at most one younger slab is still being read. Where
 the number of slabs is odd, the first slab of the next round meets the buffer of the last one, so it
-waits for all. At the end of the role there is a wait for the engine.
+waits for all. At the end of the role there is a wait for the engine. The waits count slabs of every
+dtype and shape, so all stores of a role take turns at two places (`Alloc.place`), each a buffer of its
+own there; of warpgroups by themselves those whose rows lie at the same bytes.
 
 A store is scattered where one store instruction of a warp leaves the sectors that it touches in part
 unwritten, or moves less than a register a lane: the accumulators of mma hold 8 rows of 16 bytes of
@@ -36,7 +38,7 @@ its place on the multiprocessor); the barriers between are place_barriers', as f
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -76,13 +78,19 @@ class Slabs:
     parts: tuple[tuple[tuple[int, int], RegisterLayout], ...]
 
 
+_Kind = tuple[DType, tuple[int, int]]
+"""Of slabs their dtype and shape."""
+
+
 @dataclass
 class _Staging:
-    """Buffers for slabs of one kind in one role, and whether all its stores have an even number of
-    slabs.
+    """Buffers that slabs of one role take turns at, those of each kind by themselves: `first` is the
+    number of the place of a kind's first one (-1: places of their own). Whether all stores have an
+    even number of slabs.
     """
 
-    buffers: list[Alloc]
+    first: int
+    buffers: dict[_Kind, list[Alloc]] = field(default_factory=dict)
     even: bool = True
 
 
@@ -178,7 +186,8 @@ class _Stager:
         self.allocs: list[Alloc] = []
         self.casts = {op.result: op for op in walk(launch.body) if isinstance(op, Cast)}
         self.slabs: dict[Op, Slabs | None] = {}
-        self.staging: dict[tuple[DType, tuple[int, ...], str], _Staging] = {}
+        self.staging: dict[tuple[int, ...], _Staging] = {}
+        self.places = 0
         self.holes: list[int] = []
         self.barrier = Barrier()
         self.warpgroups = 1  # that may store by themselves, on the barriers from `free` on
@@ -253,20 +262,38 @@ class _Stager:
             self._refuse(op, f"no slab of {tile} is a part of every thread's registers")
             return
         slab_bytes = tile.dtype.bytes * slabs.shape[0] * slabs.shape[1]
-        staging = self.staging.setdefault((tile.dtype, slabs.shape, op.instruction), _Staging([]))
+        staging = self._staging(op, tile.dtype, slabs)
         staging.even = staging.even and len(slabs.parts) % 2 == 0
+        buffers = staging.buffers.setdefault((tile.dtype, slabs.shape), [])
         most = min(op.staging, len(slabs.parts)) if op.instruction else len(slabs.parts)
-        while len(staging.buffers) < most and (op.instruction or self._take(slab_bytes)):
+        while len(buffers) < most and (op.instruction or self._take(slab_bytes)):
+            place = staging.first + len(buffers) if op.instruction else -1
             with at(op.loc):
                 layout = SharedLayout.swizzled(slabs.shape, tile.dtype.bits, slabs.span)
                 type_ = MemoryType(tile.dtype, slabs.shape, Space.SHARED, layout)
-                alloc = Alloc(type=type_, managed=bool(op.instruction))
+                alloc = Alloc(type=type_, managed=bool(op.instruction), place=place)
             alloc.result.hint = f"{op.destination.hint or 'tile'}_stage"
-            staging.buffers.append(alloc)
+            buffers.append(alloc)
             self.allocs.append(alloc)
-        if not staging.buffers:
+        if not buffers:
             self.slabs[op] = None
             self._refuse(op, f"no buffer of {slab_bytes} bytes is past its use where it is stored")
+
+    def _staging(self, op: StoreTile, dtype: DType, slabs: Slabs) -> _Staging:
+        """The places where the slabs of a store lie.
+
+        Threads that all meet put slabs of any kind there. Warpgroups that do not meet each other need
+        their rows at the same bytes of each: as many rows, as wide.
+        """
+        groups = self._groups(op)
+        rows, columns = slabs.shape
+        key = (groups, *((rows, columns * dtype.bytes) if groups > 1 else ()))
+        if not op.instruction:
+            return self.staging.setdefault((0,), _Staging(-1))
+        if key not in self.staging:
+            self.staging[key] = _Staging(self.places)
+            self.places += op.staging
+        return self.staging[key]
 
     def _take(self, size: int) -> bool:
         """Whether there is a buffer past its use with `size` bytes, which are taken."""
@@ -300,10 +327,10 @@ class _Stager:
     def _store(self, op: StoreTile, slabs: Slabs) -> tuple[Op, ...]:
         tile = op.tile.type
         assert isinstance(tile, TileType)
-        staging = self.staging[(tile.dtype, slabs.shape, op.instruction)]
+        staging = self._staging(op, tile.dtype, slabs)
+        buffers = [alloc.result for alloc in staging.buffers[tile.dtype, slabs.shape]]
         b = Builder()
         if not op.instruction:
-            buffers = [alloc.result for alloc in staging.buffers]
             for done in range(0, len(slabs.parts), len(buffers)):
                 parts = slabs.parts[done : done + len(buffers)]
                 for memory, (corner, layout) in zip(buffers, parts, strict=False):
@@ -317,7 +344,7 @@ class _Stager:
         with b.when(first):
             b.emit(BulkWait(pending=op.staging - 1 if staging.even else 0, read=True))
         for number, (corner, layout) in enumerate(slabs.parts):
-            buffer = staging.buffers[number % len(staging.buffers)].result
+            buffer = buffers[number % len(buffers)]
             self._meet(b, group, groups)
             self._fill(b, op.tile, buffer, corner, layout)
             b.emit(FenceProxyAsync())

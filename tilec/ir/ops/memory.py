@@ -35,13 +35,15 @@ class Alloc(Op, name="alloc"):
     `offset` is the byte offset in the block's shared memory, -1 until plan_shared has chosen it. A
     `managed` buffer has its synchronisation from lower_pipelines, or from the program itself;
     place_barriers leaves it alone. `arrivals`: of mbarriers that the program uses itself, how many
-    each of them expects in a phase; start_engines makes them.
+    each of them expects in a phase; start_engines makes them. Managed buffers of one `place` (any but
+    -1) begin at the same byte: whoever gave it to them keeps their uses apart.
     """
 
     type: MemoryType = attribute()
     offset: int = attribute(default=-1)
     managed: bool = attribute(default=False)
     arrivals: tuple[int, ...] = attribute(default=())
+    place: int = attribute(default=-1)
 
     def infer(self) -> tuple[Type, ...]:
         return (self.type,)

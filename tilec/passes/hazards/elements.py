@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from ...ir.core import Op
+from ...ir.core import Op, Value
 from ...ir.ops.memory import Load, Store, memory_type
 from ...ir.ops.tile import Copy, StoreTile
 from ...ir.types import TileType
@@ -62,7 +62,8 @@ def _touched(agent: SyncAgent, op: Op, access: Access) -> Iterator[Elements]:
         at[..., list(op.dims)] += coords
         owners = np.repeat(np.arange(agent.sets.size), coords.shape[1])
         running = agent.threads.mask[owners]
-        yield _linear(at.reshape(-1, len(shape)), shape)[running], owners[running]
+        elements = _linear(at.reshape(-1, len(shape)), shape)[running]
+        yield _in_place(access, op.destination, elements, owners[running])
     elif isinstance(op, Copy) and access.engine and not access.writes:
         shape = memory_type(op.source).shape
         box = np.zeros((1, len(shape)), dtype=np.int64)
@@ -76,8 +77,19 @@ def _touched(agent: SyncAgent, op: Op, access: Access) -> Iterator[Elements]:
             if None in start:
                 return
             at = _linear(box + np.array(start), shape)
-            places.append((at, np.full(at.size, thread)))
+            places.append(_in_place(access, op.source, at, np.full(at.size, thread)))
         yield from places
+
+
+def _in_place(access: Access, buffer: Value, elements: Vector, owners: Vector) -> Elements:
+    """Elements of a buffer; of one that shares its place with others the bytes where they lie."""
+    if access.place.alloc.place < 0:
+        return elements, owners
+    type_ = memory_type(buffer)
+    size = type_.dtype.bytes
+    if type_.layout is not None:
+        elements = type_.layout.offsets().reshape(-1)[elements]
+    return (elements[:, None] * size + np.arange(size)).reshape(-1), owners.repeat(size)
 
 
 def _linear(places: Vector, shape: Sequence[int | str]) -> Vector:

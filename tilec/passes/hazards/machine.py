@@ -58,6 +58,9 @@ class SyncMachine(Machine):
         self.warp = warp
         self.memory = Memory(case)
         self.mbarriers: dict[tuple[int, Alloc, int], Mbarrier] = {}
+        self.places: dict[
+            int, Alloc
+        ] = {}  # of several buffers in one place the one that stands for all
         self.named: dict[tuple[int, int], tuple[SyncAgent, Threads]] = {}
         self.shared: dict[tuple[int, int], Mbarrier] = {}  # named barriers of several roles
         self.settled = settled
@@ -147,7 +150,8 @@ class SyncMachine(Machine):
                 )
             case Alloc():
                 if is_space(op.result, Space.SHARED):
-                    agent.env[op.result] = Place(op, block=agent.rank)
+                    here = op if op.place < 0 else self.places.setdefault(op.place, op)
+                    agent.env[op.result] = Place(here, block=agent.rank)
             case Barrier():
                 return self._meet(agent, op)
             case ClusterBarrier():
