@@ -8,7 +8,12 @@ import tilelang
 import tilelang.language as T
 
 # block_M, block_N, bytes of a block's row along K, stages, threads
-CONFIGURATIONS = ((128, 256, 128, 3, 256), (128, 128, 128, 4, 256), (64, 128, 128, 4, 128))
+CONFIGURATIONS = (
+    (128, 256, 128, 4, 256),
+    (128, 256, 128, 3, 256),
+    (128, 128, 128, 4, 256),
+    (64, 128, 128, 4, 128),
+)
 
 
 @cache

@@ -77,6 +77,16 @@ def test_swizzles(driver: CudaDriver, span: int, mode: int) -> None:
     assert found.modes[1] == mode
 
 
+@pytest.mark.parametrize(
+    ("pointer", "row", "promotion"), [(0x1000, 64, 3), (0x1000, 48, 2), (0x1010, 64, 2)]
+)
+def test_rows_that_start_within_a_sector_are_fetched_by_the_line(
+    driver: CudaDriver, pointer: int, row: int, promotion: int
+) -> None:
+    view = device_array((16, row // 2), pointer=pointer)
+    assert made(driver, view, TensorMapSpec("A", (8, 8))).modes[2] == promotion
+
+
 def test_a_vector_and_five_dimensions(driver: CudaDriver) -> None:
     found = made(driver, device_array((1000,)), TensorMapSpec("A", (256,)))
     assert (found.dims, found.strides, found.box) == ((1000,), (), (256,))

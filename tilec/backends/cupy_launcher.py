@@ -197,13 +197,15 @@ def tensor_map(spec: dict[str, Any], array: Any) -> Any:
         strides.append(stride if extent > 1 else span)
         span = max(span, strides[-1] * max(1, extent))
     dtype = next(p["dtype"] for p in MANIFEST["params"] if p["name"] == spec["tensor"])
+    within_sectors = any(n % 32 for n in (array.data.ptr, *strides))
+    promotion = min(spec["l2promotion"], 128) if within_sectors else spec["l2promotion"]
     status = driver_library().cuTensorMapEncodeTiled(
         ctypes.c_void_p(address), ctypes.c_int(TENSOR_MAP_DTYPES[dtype]), ctypes.c_uint32(rank),
         ctypes.c_void_p(array.data.ptr), (ctypes.c_uint64 * rank)(*dims),
         (ctypes.c_uint64 * max(1, rank - 1))(*strides),
         (ctypes.c_uint32 * rank)(*reversed(spec["box"])), (ctypes.c_uint32 * rank)(*[1] * rank),
         ctypes.c_int(0), ctypes.c_int({0: 0, 32: 1, 64: 2, 128: 3}[spec["swizzle"]]),
-        ctypes.c_int({0: 0, 64: 1, 128: 2, 256: 3}[spec["l2promotion"]]), ctypes.c_int(0),
+        ctypes.c_int({0: 0, 64: 1, 128: 2, 256: 3}[promotion]), ctypes.c_int(0),
     )  # fmt: skip
     if status:
         raise ValueError(f"TMA cannot read {spec['tensor']}: cuTensorMapEncodeTiled gave {status}")

@@ -160,7 +160,8 @@ class Fact:
 @dataclass(frozen=True)
 class TensorMapSpec:
     """A TMA descriptor of a whole parameter. `box` is in elements, outermost dimension first, as
-    the parameter's shape; `swizzle` in bytes (0, 32, 64 or 128). Elements outside read as zero."""
+    the parameter's shape; `swizzle` in bytes (0, 32, 64 or 128); `l2promotion`, in bytes too, is
+    the most: rows that start within a sector of 32 bytes take 128. Elements outside read as zero."""
 
     tensor: str
     box: tuple[int, ...]

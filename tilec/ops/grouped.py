@@ -144,26 +144,34 @@ def _chosen(form: Form, target: Target, shapes: Mapping[str, Sequence[int]]) -> 
 
 @lru_cache(maxsize=256)
 def _grouped_product(form: Form) -> Kernel:
-    sum_up, find_tiles, finish = summing(form), _finding(), _finishing(form)
+    find_tiles, finish = _finding(), _finishing(form)
+    sum_up = {swapped: summing(form, swapped) for swapped in (False, True)}
 
     @no_type_check
     def grouped_matmul(A, B, C, offsets, X0, X1, X2, X3, X4, X5, X6, X7, block_M, block_N, block_K,
-                       stages, threads, split, cluster_M, cluster_N, workers):  # fmt: skip
+                       stages, threads, split, cluster_M, cluster_N, workers, swapped):  # fmt: skip
         extras = (X0, X1, X2, X3, X4, X5, X6, X7)[: len(form.extras)]
         M, N, groups = C.shape[0], C.shape[1], B.shape[0]
         K = A.shape[0] if form.a == "columns" else A.shape[1]
-        tiles = T.ceildiv(M, block_M) + groups
+        rows, columns, cluster = block_M, block_N, (cluster_N, cluster_M)
+        if swapped:
+            rows, columns, cluster = block_N, block_M, (cluster_M, cluster_N)
+        tiles = T.ceildiv(M, rows) + groups
         table = T.alloc_global((tiles, 3), "int32")
-        find_tiles(offsets, table, groups, M, block_M)
-        grid, cluster = (T.ceildiv(N, block_N), tiles), (cluster_N, cluster_M)
+        find_tiles(offsets, table, groups, M, rows)
+        grid = (T.ceildiv(N, columns), tiles)
         with T.Kernel(*grid, threads=threads, cluster=cluster) as (bx, by):
             group, start, stop = table[by, 0], table[by, 1], table[by, 2]
+            n = bx * columns
             sums = T.alloc_fragment((block_M, block_N), form.sums)
             T.clear(sums)
             depth = T.if_then_else(start < stop, K, 0)
             steps = T.ceildiv(depth, block_K)
-            sum_up(A, B, sums, block_K, stages, group, start, bx * block_N, steps, 0, 1)
-            finish(sums, C, extras, group, start, stop, bx * block_N)
+            tile = (B, A, sums, block_K, stages, group, n, start)
+            if not swapped:
+                tile = (A, B, sums, block_K, stages, group, start, n)
+            sum_up[swapped](*tile, steps, 0, 1)
+            finish(sums, C, extras, group, start, stop, n, swapped)
 
     grouped_matmul.__annotations__.update({name: form.annotation(name) for name in "ABC"})
     grouped_matmul.__annotations__["offsets"] = T.Tensor(("bounds",), "int32")
@@ -177,7 +185,7 @@ def _finding() -> Any:
 
     @T.macro
     @no_type_check
-    def find_tiles(offsets, table, groups, M, block_M):
+    def find_tiles(offsets, table, groups, M, rows):
         with T.Kernel(T.ceildiv(table.shape[0], _THREADS), threads=_THREADS) as block:
             tile = block * _THREADS + T.get_thread_binding()
             before = T.alloc_var("int32", 0)
@@ -186,10 +194,10 @@ def _finding() -> Any:
             stop = T.alloc_var("int32", 0)
             for g in T.serial(groups):
                 first, last = offsets[g], T.min(offsets[g + 1], M)
-                count = T.max(T.ceildiv(last - first, block_M), 0)
+                count = T.max(T.ceildiv(last - first, rows), 0)
                 if before <= tile and tile < before + count:
                     group = g
-                    start = first + (tile - before) * block_M
+                    start = first + (tile - before) * rows
                     stop = last
                 before = before + count
             table[tile, 0] = group
@@ -204,12 +212,13 @@ def _finishing(form: Form) -> Any:
 
     @T.macro
     @no_type_check
-    def finish(sums, C, extras, group, start, stop, n):
+    def finish(sums, C, extras, group, start, stop, n, swapped):
         for i, j in T.Parallel(*sums.shape):
-            if start + i < stop:
+            row, column = (start + j, n + i) if swapped else (start + i, n + j)
+            if row < stop:
                 value = sums[i, j]
                 if form.epilogue is not None:
-                    value = form.epilogue.apply(value, (group, start + i, n + j), extras)
-                C[start + i, n + j] = T.cast(value, form.out)
+                    value = form.epilogue.apply(value, (group, row, column), extras)
+                C[row, column] = T.cast(value, form.out)
 
     return finish

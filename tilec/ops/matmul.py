@@ -226,10 +226,11 @@ def is_tiled(schedule: object) -> bool:
         raise refuse(f"schedule is {schedule!r}", "tilec.ops.Schedule(128, 256, 64, 4, 256)")
     if schedule is not None and schedule.workers:
         others = (schedule.split, schedule.cluster_M, schedule.cluster_N)
-        if schedule.workers < 0 or others != (1, 1, 1):
+        if schedule.workers < 0 or others != (1, 1, 1) or schedule.swapped:
             raise refuse(
-                f"workers={schedule.workers} with split and clusters of {others}",
-                "blocks that share the last wave take no parts and are in no clusters",
+                f"workers={schedule.workers} with split and clusters of {others}"
+                f"{', swapped' * schedule.swapped}",
+                "blocks that share the last wave take no parts, and are neither swapped nor in clusters",
             )
     return schedule is not None
 

@@ -3,7 +3,8 @@
 A form (dtypes, where the unit strides are, batches, the epilogue) is traced once; tiles, threads,
 stages and the parts of K are compile-time parameters, which `choose_schedule` fills from the shapes.
 With K in parts the partial sums go to a workspace, and a second launch adds them in the order of
-the parts: equal inputs give equal bits.
+the parts: equal inputs give equal bits. Swapped, the transposed product is computed: B's columns are
+the rows of the tiles, which are stored transposed.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from .last_wave import sharing
 from .matrices import LINE_BYTES
 from .schedules import choose_schedule
 
-_REDUCE = (4, 128)  # the tile of the launch that adds parts: 16 bytes a thread and part
+# The tile of the launch that adds parts: 16 bytes a thread and part. Swapped, its columns are few.
+_REDUCE = {False: (4, 128), True: (32, 16)}
 _REDUCE_THREADS = 128
 _MOVE = (16, 128)  # the tile of a launch that packs an operand
 _MOVE_THREADS = 128
@@ -37,13 +39,13 @@ def chosen(form: Form, target: Target, shapes: Mapping[str, Sequence[int]]) -> d
 @lru_cache(maxsize=1024)
 def product(form: Form) -> Kernel:
     """The kernel C = epilogue(A @ B) of a form; the same object for the same form."""
-    sum_up, finish = summing(form), _finish(form)
-    in_tiles, share_last_wave = _in_tiles(form, sum_up, finish), sharing(form, sum_up, finish)
+    in_tiles = {swapped: _in_tiles(form, swapped) for swapped in (False, True)}
+    share_last_wave = sharing(form, summing(form), _finish(form))
     rows_of, move = _rows_of(form), _move(form)
 
     @no_type_check
     def matmul(A, B, C, X0, X1, X2, X3, X4, X5, X6, X7, block_M, block_N, block_K, stages, threads,
-               split, cluster_M, cluster_N, workers):  # fmt: skip
+               split, cluster_M, cluster_N, workers, swapped):  # fmt: skip
         extras = (X0, X1, X2, X3, X4, X5, X6, X7)[: len(form.extras)]
         M, N = C.shape[-2], C.shape[-1]
         batch = C.shape[0] if "C" in form.batched else 1
@@ -57,8 +59,10 @@ def product(form: Form) -> Kernel:
             share_last_wave(left, right, result, M, N, K, batch, extras, block_M, block_N, block_K,
                             stages, threads, workers)  # fmt: skip
         else:
-            in_tiles(left, right, result, M, N, K, batch, extras, block_M, block_N, block_K, stages,
-                     threads, split, cluster_M, cluster_N)  # fmt: skip
+            if swapped:
+                left, right, M, N = right, left, N, M
+            in_tiles[swapped](left, right, result, M, N, K, batch, extras, block_M, block_N, block_K,
+                              stages, threads, split, cluster_M, cluster_N)  # fmt: skip
         if "C" in form.packed:
             move("C", result, C)
 
@@ -68,10 +72,11 @@ def product(form: Form) -> Kernel:
     return found
 
 
-def _in_tiles(form: Form, sum_up: Any, finish: Any) -> Any:
+def _in_tiles(form: Form, swapped: bool) -> Any:
     """A macro: a launch with a block for each tile, or for each of `split` parts of it along K, and
     a second one that adds those."""
-    add_parts = _add_parts(form, finish)
+    sum_up, finish = summing(form, swapped), _finish(form, swapped)
+    add_parts = _add_parts(form, finish, _REDUCE[swapped])
 
     @T.macro
     @no_type_check
@@ -135,10 +140,14 @@ def _move(form: Form) -> Any:
     return move
 
 
-def summing(form: Form) -> Any:
+def summing(form: Form, swapped: bool = False) -> Any:
     """A macro: adds to `sums` `steps` steps along K, every `stride`-th from the step `first` on, of
-    the tile at m, n of product z."""
+    the tile at m, n of product z. Swapped, its A is the form's B as it arrives, and its B the A."""
+    names, dtypes = "AB", form.dtypes
     a_columns, b_columns = form.a == "columns", form.b == "columns"
+    if swapped:
+        names, dtypes = "BA", dtypes[::-1]
+        a_columns, b_columns = not b_columns, not a_columns
 
     @T.macro
     @no_type_check
@@ -146,14 +155,14 @@ def summing(form: Form) -> Any:
         block_M, block_N = sums.shape
         A_shape = (block_K, block_M) if a_columns else (block_M, block_K)
         B_shape = (block_N, block_K) if b_columns else (block_K, block_N)
-        A_s = T.alloc_shared(A_shape, form.dtypes[0])
-        B_s = T.alloc_shared(B_shape, form.dtypes[1])
+        A_s = T.alloc_shared(A_shape, dtypes[0])
+        B_s = T.alloc_shared(B_shape, dtypes[1])
         if form.exact:
             one = T.alloc_fragment(sums.shape, form.sums)
         for step in T.Pipelined(steps, num_stages=stages):
             k = (step * stride + first) * block_K
-            T.copy(A[form.at("A", z, *((k, m) if a_columns else (m, k)))], A_s)
-            T.copy(B[form.at("B", z, *((n, k) if b_columns else (k, n)))], B_s)
+            T.copy(A[form.at(names[0], z, *((k, m) if a_columns else (m, k)))], A_s)
+            T.copy(B[form.at(names[1], z, *((n, k) if b_columns else (k, n)))], B_s)
             if form.exact:
                 T.gemm(A_s, B_s, one, a_columns, b_columns, clear_accum=True)
                 for i, j in T.Parallel(block_M, block_N):
@@ -164,40 +173,47 @@ def summing(form: Form) -> Any:
     return sum_up
 
 
-def _finish(form: Form) -> Any:
+def _finish(form: Form, swapped: bool = False) -> Any:
     """A macro: stores the tile at m, n of product z, through the epilogue if there is one."""
 
     @T.macro
     @no_type_check
     def finish(sums, C, extras, z, m, n):
-        if form.epilogue is None:
+        if form.epilogue is None and not swapped:
             T.copy(sums, C[form.at("C", z, m, n)])
         else:
             result = T.alloc_fragment(sums.shape, form.out)
             for i, j in T.Parallel(*sums.shape):
-                index = (m + i, n + j)
+                index = (n + j, m + i) if swapped else (m + i, n + j)
                 if form.folded:
-                    index = ((m + i) // extras[-1], (m + i) % extras[-1], n + j)
+                    index = (index[0] // extras[-1], index[0] % extras[-1], index[1])
                 elif "C" in form.batched:
-                    index = (z, m + i, n + j)
-                result[i, j] = T.cast(form.epilogue.apply(sums[i, j], index, extras), form.out)
-            T.copy(result, C[form.at("C", z, m, n)])
+                    index = (z, *index)
+                value = sums[i, j]
+                if form.epilogue is not None:
+                    value = form.epilogue.apply(value, index, extras)
+                result[i, j] = T.cast(value, form.out)
+            if swapped:
+                for i, j in T.Parallel(*sums.shape):
+                    C[form.at("C", z, n + j, m + i)] = result[i, j]
+            else:
+                T.copy(result, C[form.at("C", z, m, n)])
 
     return finish
 
 
-def _add_parts(form: Form, finish: Any) -> Any:
+def _add_parts(form: Form, finish: Any, tile: tuple[int, int]) -> Any:
     """A macro: the launch that adds the parts of every element in their order."""
 
     @T.macro
     @no_type_check
     def add_parts(parts, C, M, N, extras, split):
-        rows, columns = _REDUCE
+        rows, columns = tile
         batch = C.shape[0] if "C" in form.batched else 1
         grid = (T.ceildiv(N, columns), T.ceildiv(M, rows), batch)
         with T.Kernel(*grid, threads=_REDUCE_THREADS) as (bx, by, z):
-            sums = T.alloc_fragment(_REDUCE, form.sums)
-            one = T.alloc_fragment(_REDUCE, form.sums)
+            sums = T.alloc_fragment(tile, form.sums)
+            one = T.alloc_fragment(tile, form.sums)
             T.clear(sums)
             for part in T.unroll(split):
                 T.copy(parts[z * split + part, by * rows, bx * columns], one)

@@ -9,15 +9,16 @@ number of parts, the clocks of a multiprocessor, which the busiest one needs for
 and never less than memory takes for every byte once; parts add their sums and a launch. The least
 wins, so that large products get the tile with the most arithmetic for a byte, those of few tiles
 smaller ones, and those of few rows as many blocks as it takes to stream B at the memory's rate.
-Blocks are in a cluster, and load for each other, where TMA would hold them up or where all ask for
-the same few lines. The constants are fitted to times of 60 candidates at 8 shapes on an H100, those
-of clusters to 300 candidates at 7 shapes on an H200 (docs/decisions.md).
+Few rows are the columns of a tile (`swapped`), which may be as few as eight, while its rows are 64:
+TMA is slow to fill what lies outside of a matrix. Blocks are in a cluster, and load for each other,
+where TMA would hold them up. The constants are fitted to times of 471 candidates at 38 shapes on an
+H200, from which the estimates differ by 9 % (docs/decisions.md 74).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 from typing import Any
 
@@ -25,25 +26,28 @@ from .. import language as T
 from ..ir.dtypes import find_dtype
 from ..target import Target
 
-# What a multiprocessor of an H100 does in a clock of 1.7 GHz; others differ by a factor that is
+# What a multiprocessor of an H200 does in a clock of 1.55 GHz; others differ by a factor that is
 # alike for all tiles, so that the order of the candidates hardly changes.
 _MULTIPLIES = 4096  # products of 8-bit operands; half as many of 16, a quarter of 32
-_SHARED = 128  # bytes that matrix instructions read from shared memory
-_L2 = 48  # bytes from the L2 cache, where all ask
-_MEMORY = 13.5  # bytes from memory, where all ask: 3.0 TB/s
-_ALONE = 36  # bytes from memory, where few ask: half of all get as much as all
-_LINE = 2.3  # the TMA unit, for a line of 128 bytes,
-_ASTRAY = 4.8  # and for one that starts within a sector
-_FEW = 32  # rows of A whose lines all ask for at once:
-_ASKED = 1  # each waits for all that ask before
+_LARGE_ALONE, _SMALL_ALONE = 1.03, 1.4  # times as long by one warpgroup
+_SHARED = 96  # bytes that matrix instructions read from shared memory
+_L2 = 90  # bytes from the L2 cache
+_MEMORY = 17.5  # bytes from memory, where all ask: 3.6 TB/s
+_ALONE = 40  # bytes from memory, where few ask: half of all get as much as all
+_LINE = 1.1  # the TMA unit, for a line of 128 bytes,
+_ASTRAY = 3.4  # for one that starts within a sector,
+_OUTSIDE = 6.5  # and for one outside of the matrix, which it fills with zeros
+_BESIDE = 0.2  # of what takes less time is not hidden behind what takes more: work and memory
+_FEW = 64  # rows that may be the columns of tiles
 _IN_FOURS = 0.88  # of the multiprocessors are in clusters of four
-_START = 1500  # before the first product: launch, descriptors, first loads
-_END = 1000  # after the last one, beside the stores
-_STEP = 60  # of a step: its barriers
-_LAUNCH = 8500  # a second launch, with what its blocks wait for
-_CLEARED = 3400  # a launch that only clears counters
-_MET = 6000  # an owner, until the parts of its tile are there
-_SUMS = 12  # bytes of parts, each written and read
+_START = 6500  # before the first product: launch, descriptors, first loads
+_END = 500  # after the last one, beside the stores
+_STEP = 35  # of a step: its barriers
+_LAUNCH = 4500  # a second launch, with what its blocks wait for
+_CLEARED = 6600  # a launch that only clears counters
+_PART = 39  # bytes of a part that its owner adds, written and read
+_TORN = 10000  # a helper whose steps are not those of whole tiles starts and leaves once more
+_SUMS = 15  # bytes of parts that a second launch adds, each written and read
 _STAGES = 12
 _LEAD = 4  # steps that a helper does less: what it stores is there when the owner is done
 
@@ -80,6 +84,15 @@ class Problem:
         return 8 if self.dtype == "f64" else 4
 
     @property
+    def swapped(self) -> Problem:
+        """The transposed product: B's columns by A's rows."""
+        flipped = {"rows": "columns", "columns": "rows", "any": "any"}
+        astray = self.astray.translate(str.maketrans("AB", "BA"))
+        return replace(
+            self, M=self.N, N=self.M, a=flipped[self.b], b=flipped[self.a], astray=astray
+        )
+
+    @property
     def along_k(self) -> bool:
         """Whether both operands are contiguous along K."""
         return self.a == "rows" and self.b == "columns"
@@ -90,7 +103,8 @@ class Schedule:
     """The compile-time parameters of the kernel. K is cut into `split` parts. Neighbouring tiles,
     `cluster_M` along M by `cluster_N` along N, are of one cluster (`T.Kernel`).
     With `workers`, so many blocks take all tiles in turn and share the last of them (last_wave.py);
-    `split` and clusters are 1 then.
+    `split` and clusters are 1 then. `swapped`: the transposed product is computed, M and N of tiles
+    and clusters are its rows and columns.
     """
 
     block_M: int
@@ -102,6 +116,7 @@ class Schedule:
     cluster_M: int = 1
     cluster_N: int = 1
     workers: int = 0
+    swapped: bool = False
 
 
 @dataclass(frozen=True)
@@ -138,6 +153,13 @@ def choose_schedule(target: Target, problem: Problem) -> Schedule:
 
 def candidates(target: Target, problem: Problem) -> Iterator[Schedule]:
     """Every schedule that is considered: tiles from large to small, parts from few to many."""
+    yield from _unswapped(target, problem)
+    if problem.M <= _FEW and problem.M < problem.N and _by_wgmma(target, problem):
+        for schedule in _unswapped(target, problem.swapped):
+            yield replace(schedule, swapped=True)
+
+
+def _unswapped(target: Target, problem: Problem) -> Iterator[Schedule]:
     for tile in _tiles(target, problem):
         rows, columns, depth, threads = tile
         if rows > 64 and rows >= 2 * problem.M:
@@ -172,57 +194,70 @@ def _clusters(target: Target, problem: Problem) -> list[tuple[int, int]]:
     """The clusters that are considered, none first."""
     if not (target.clusters and _by_wgmma(target, problem)):
         return [(1, 1)]
-    few, astray = problem.M <= _FEW, bool(problem.astray)
+    few, astray = problem.M <= _FEW // 2, bool(problem.astray)
     return [(1, 1), *[(2, 1)] * astray, *[(1, 2)] * (astray or few), *[(1, 4)] * few]
 
 
 def estimate(target: Target, problem: Problem, schedule: Schedule) -> float:
     """The clocks that a product takes; its terms are in the head of this file."""
-    p, s = problem, schedule
+    p, s = problem.swapped if schedule.swapped else problem, schedule
     size, everywhere = p.item_bytes, target.multiprocessors or 1
     processors = everywhere
     if s.cluster_M * s.cluster_N > 2:
         processors = int(processors * _IN_FOURS)
-    tiles = ceil(p.M / s.block_M) * ceil(p.N / s.block_N) * p.batch * s.split
-    steps = ceil(p.K / s.block_K / s.split)
-    arithmetic = s.block_M * s.block_N * s.block_K * size / _MULTIPLIES
-    if p.exact:  # a thread adds a product in each clock
-        arithmetic += s.block_M * s.block_N / 128
-    # Each instruction of 64 rows reads those and all columns of its tile.
-    operands = ceil(s.block_M / 64) * (64 + s.block_N) * s.block_K * size / _SHARED
-    filled = min(s.block_M, p.M) / s.cluster_N + min(s.block_N, p.N) / s.cluster_M
-    fills = filled * s.block_K * size / _L2
-    stores = s.block_M * s.block_N * (p.sum_bytes if s.split > 1 else 2) / _L2
-    # One warpgroup alone leaves the tensor cores waiting where it waits.
-    alone = 1.25 if s.threads <= 128 and s.block_M * s.block_N > 64 * 64 else 1.1
-    step = max(arithmetic * (alone if s.threads <= 128 else 1.0), operands, fills)
-    if target.tma:
-        step = max(step, _tma_clocks(p, s))
+    tiles = _tiles_along(p.M, s.block_M, s.cluster_M) * _tiles_along(p.N, s.block_N, s.cluster_N)
+    tiles *= p.batch * s.split
     waves = ceil(tiles / processors)
-    busy = waves * (steps * (step + _STEP) + _END + stores) + _START
+    steps = ceil(p.K / s.block_K / s.split)
+    step = _step_clocks(target, p, s) + _STEP
+    stores = s.block_M * s.block_N * (p.sum_bytes if s.split > 1 else 2) / _L2
+    busy = waves * (steps * step + _END + stores) + _START
     if s.workers:
         rest = tiles % s.workers
         wave = LastWave.of(rest, max(steps, 1), s.workers)
-        busy += _CLEARED - wave.given * (step + _STEP)
+        busy += _CLEARED - wave.given * step
         if wave.given:
-            busy += _MET + wave.for_each * s.block_M * s.block_N * p.sum_bytes / _L2
+            busy += wave.for_each * s.block_M * s.block_N * p.sum_bytes / _PART
+            busy += _TORN * (wave.for_each == 1 and wave.share % wave.given != 0)
     once = p.batch * (p.M * p.K + p.K * p.N + p.M * p.N) * size
-    busy = max(busy, once / min(_MEMORY * everywhere, _ALONE * max(1, tiles)) + _START)
-    if p.M <= _FEW:
-        lines = steps * s.block_K * size / 128
-        busy += _ASKED * waves * lines * min(tiles, processors) / s.cluster_N
+    memory = once / min(_MEMORY * everywhere, _ALONE * max(1, tiles)) + _START
+    busy = max(busy, memory) + _BESIDE * min(busy, memory)
     if s.split > 1:
         sums = p.batch * p.M * p.N * (s.split * p.sum_bytes + size)
         busy += _LAUNCH + sums / _SUMS / processors
     return busy
 
 
+def _tiles_along(extent: int, block: int, cluster: int) -> int:
+    """Tiles along a dimension, with those that fill up the last cluster."""
+    return ceil(ceil(extent / block) / cluster) * cluster
+
+
+def _step_clocks(target: Target, p: Problem, s: Schedule) -> float:
+    """What a step along K takes a multiprocessor, but for its barriers."""
+    arithmetic = s.block_M * s.block_N * s.block_K * p.item_bytes / _MULTIPLIES
+    if p.exact:  # a thread adds a product in each clock
+        arithmetic += s.block_M * s.block_N / 128
+    if s.threads <= 128:
+        # One warpgroup alone leaves the tensor cores waiting where it waits.
+        arithmetic *= _LARGE_ALONE if s.block_M * s.block_N > 64 * 64 else _SMALL_ALONE
+    # Each instruction of 64 rows reads those and all columns of its tile.
+    operands = ceil(s.block_M / 64) * (64 + s.block_N) * s.block_K * p.item_bytes / _SHARED
+    filled = min(s.block_M, p.M) / s.cluster_N + min(s.block_N, p.N) / s.cluster_M
+    fills = filled * s.block_K * p.item_bytes / _L2
+    return max(arithmetic, operands, fills, _tma_clocks(p, s) if target.tma else 0)
+
+
 def _tma_clocks(problem: Problem, schedule: Schedule) -> float:
     """What the TMA unit takes for a step: each block of a cluster loads its part of what is shared."""
-    lines = schedule.block_K * problem.item_bytes / 128
-    each = {name: _ASTRAY if name in problem.astray else _LINE for name in "AB"}
-    a = schedule.block_M * each["A"] / schedule.cluster_N
-    return lines * (a + schedule.block_N * each["B"] / schedule.cluster_M)
+    p, s = problem, schedule
+
+    def rows(name: str, block: int, extent: int) -> float:
+        inside = min(block, extent)
+        return inside * (_ASTRAY if name in p.astray else _LINE) + (block - inside) * _OUTSIDE
+
+    a, b = rows("A", s.block_M, p.M) / s.cluster_N, rows("B", s.block_N, p.N) / s.cluster_M
+    return s.block_K * p.item_bytes / 128 * (a + b)
 
 
 def _by_wgmma(target: Target, problem: Problem) -> bool:
@@ -239,11 +274,12 @@ def _tiles(target: Target, problem: Problem) -> list[tuple[int, int, int, int]]:
         depth = 128 // size  # the span of a swizzle
         large = [(128, 256), (256, 128), (128, 192), (128, 128)][2 if problem.exact else 0 :]
         small = [(64, 256), (64, 192), (64, 128), (64, 96), (64, 64), (64, 32)]
-        deep = [(64, 64), (64, 32)]
+        deep, narrow = [(64, 64), (64, 32)], [(64, 16), (64, 8)]
         return [
             *((m, n, depth, 256) for m, n in large),
             *((m, n, depth, 128) for m, n in small),
             *((m, n, 2 * depth, 128) for m, n in deep),
+            *((m, n, 4 * depth, 128) for m, n in narrow),
         ]
     if not families & {"wgmma", "mma", "mfma"} or size > 2:
         return [(64, 64, 64 // size, 128), (32, 32, 64 // size, 64)]

@@ -26,6 +26,8 @@ _ELEMENTS = {
 _SWIZZLES = {0: 0, 32: 1, 64: 2, 128: 3}
 _L2_PROMOTIONS = {0: 0, 64: 1, 128: 2, 256: 3}
 _MAX_RANK = 5
+_SECTOR = 32
+"""Bytes that the L2 cache moves at least."""
 
 Key = tuple[object, ...]
 
@@ -110,7 +112,7 @@ def encode(encoder: Encoder, view: ArrayView, spec: TensorMapSpec, pointer: int)
         (ctypes.c_uint32 * rank)(*[1] * rank),
         ctypes.c_int(0),
         ctypes.c_int(_SWIZZLES[spec.swizzle]),
-        ctypes.c_int(_L2_PROMOTIONS[spec.l2promotion]),
+        ctypes.c_int(_L2_PROMOTIONS[_promotion(spec, pointer, strides)]),
         ctypes.c_int(0),
     )
     if status:
@@ -155,6 +157,15 @@ def _geometry(view: ArrayView, spec: TensorMapSpec, pointer: int) -> tuple[list[
     if max(dims) > 1 << 32:
         raise _refuse(spec, f"shape {view.shape}: extents go to 2^32")
     return dims, strides
+
+
+def _promotion(spec: TensorMapSpec, pointer: int, strides: list[int]) -> int:
+    """The bytes by which the L2 cache fetches: as asked for, but 128 at most where rows do not start
+    on sectors. A row of a box then ends within a line, and its neighbour would be fetched in vain
+    (decisions.md 73)."""
+    if any(n % _SECTOR for n in (pointer, *strides)):
+        return min(spec.l2promotion, 128)
+    return spec.l2promotion
 
 
 def _refuse(spec: TensorMapSpec, message: str) -> ArgumentError:
