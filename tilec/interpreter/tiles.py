@@ -103,8 +103,12 @@ def collective(frame: Frame, op: Op) -> None:
 def run_load_tile(frame: Frame, op: Op) -> None:
     assert isinstance(op, LoadTile)
     collective(frame, op)
-    place = region(frame, op.source, op.indices, op.dims, op.shape)
+    place = region(frame, op.source, op.indices, op.dims, op.region)
     data, bad = read_region(frame, _if_all(frame, op.predicate, place), op.safe_value)
+    if op.within:
+        pad = [(0, n - m) for n, m in zip(op.shape, op.within, strict=True)]
+        data = np.pad(data, pad)
+        bad = np.pad(np.broadcast_to(bad is not None and bad, op.within), pad, constant_values=True)
     frame.define(op.result, np.array(data), bad)
 
 
@@ -112,8 +116,13 @@ def run_store_tile(frame: Frame, op: Op) -> None:
     assert isinstance(op, StoreTile)
     collective(frame, op)
     tile = frame.tile(op.tile)
-    place = region(frame, op.destination, op.indices, op.dims, tile.shape)
-    write_region(frame, place, tile, frame.shadow.get(op.tile))
+    place = region(frame, op.destination, op.indices, op.dims, op.region)
+    bad = frame.shadow.get(op.tile)
+    if op.within:
+        part = tuple(slice(0, n) for n in op.within)
+        bad = None if bad is None else np.broadcast_to(bad, tile.shape)[part]
+        tile = tile[part]
+    write_region(frame, place, tile, bad)
 
 
 def run_fill(frame: Frame, op: Op) -> None:

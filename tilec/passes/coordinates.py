@@ -112,6 +112,15 @@ def both(b: Builder, x: Value | None, y: Value | None) -> Value | None:
     return b.both(x, y)
 
 
+def within(b: IndexBuilder, place: Sequence[Value], extents: Sequence[int]) -> Value | None:
+    """The bool that a place lies in a region of `extents`, if any are given; None where it does."""
+    found: Value | None = None
+    for index, extent in zip(place, extents, strict=False):
+        if b.range_of(index).high >= extent:
+            found = both(b, found, b.compare("lt", index, extent))
+    return found
+
+
 def predicate_of(condition: Value | None) -> tuple[Value, ...]:
     """A predicate operand: nothing where the condition always holds."""
     return () if condition is None or constant_of(condition) is True else (condition,)

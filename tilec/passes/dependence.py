@@ -147,7 +147,7 @@ def covers(op: Op, buffer: Value, defined_by: Mapping[Value, Op]) -> bool:
         case Copy():
             return op.shape == shape and all(constant_of(i) == 0 for i in op.destination_indices)
         case StoreTile():
-            return op.tile.type.shape == shape and all(constant_of(i) == 0 for i in op.indices)  # type: ignore[attr-defined]
+            return op.region == shape and all(constant_of(i) == 0 for i in op.indices)
         case Simt() | Parallel():
             seen = np.zeros(shape, dtype=bool)
             for accessed in element_accesses(op, buffer, Access.WRITE, defined_by):

@@ -23,7 +23,15 @@ from ..ir.ops.nvidia import WARP, LdMatrix, StMatrix
 from ..ir.ops.thread import GatherRegisters, VectorStore
 from ..ir.ops.tile import LoadTile, StoreTile
 from ..ir.types import Space
-from .coordinates import coordinates, primary, register_digits, register_loops, shifted
+from .coordinates import (
+    both,
+    coordinates,
+    primary,
+    register_digits,
+    register_loops,
+    shifted,
+    within,
+)
 
 if TYPE_CHECKING:
     from .lower_tiles import Lowering
@@ -36,7 +44,7 @@ def lower_load_tile(op: LoadTile, lowering: Lowering) -> None:
     b = lowering.b
     registers, layout = lowering.registers(op.result), lowering.layout(op.result)
     source = lowering.value(op.source)
-    orientation = _matrices(op.source, op.indices, op.dims, layout, lowering)
+    orientation = "" if op.within else _matrices(op.source, op.indices, op.dims, layout, lowering)
     if orientation and lowering.context.target.ldmatrix:
         _by_matrices(
             op.source,
@@ -48,11 +56,13 @@ def lower_load_tile(op: LoadTile, lowering: Lowering) -> None:
             load=True,
         )
         return
-    run = _run(op.source, op.indices, op.dims, layout, lowering)
+    run = _run(op.source, op.indices, op.dims, op.region, layout, lowering)
     with register_loops(b, layout, run) as register:
         place = coordinates(b, layout, lowering.thread(), register)
         at = shifted(b, lowering.values(op.indices), op.dims, place)
-        there = next(iter(lowering.values(op.predicate)), None)
+        there = both(
+            b, next(iter(lowering.values(op.predicate)), None), within(b, place, op.within)
+        )
         lowering.access.load(registers, register, source, at, run, there, op.safe_value)
 
 
@@ -60,38 +70,43 @@ def lower_store_tile(op: StoreTile, lowering: Lowering) -> None:
     """Every thread its own registers, copies of them once; stmatrix where the layout is its."""
     b = lowering.b
     registers, layout = lowering.registers(op.tile), lowering.layout(op.tile)
-    orientation = _matrices(op.destination, op.indices, op.dims, layout, lowering)
+    orientation = (
+        "" if op.within else _matrices(op.destination, op.indices, op.dims, layout, lowering)
+    )
     if orientation == "rows" and lowering.context.target.stmatrix and layout.replication == 1:
         _by_matrices(op.destination, op.indices, op.dims, op.tile, False, lowering, load=False)
         return
     destination = lowering.value(op.destination)
-    columns = _columns(op, layout, lowering)
+    columns = None if op.within else _columns(op, layout, lowering)
     if columns is not None:
         _store_columns(op, columns, lowering)
         return
-    run = _run(op.destination, op.indices, op.dims, layout, lowering)
+    run = _run(op.destination, op.indices, op.dims, op.region, layout, lowering)
     first = primary(b, layout, lowering.thread())
     own = b.compare("eq", 0, 0) if first is None else first
     with b.when(own), register_loops(b, layout, run) as register:
         place = coordinates(b, layout, lowering.thread(), register)
         at = shifted(b, lowering.values(op.indices), op.dims, place)
-        lowering.access.store(destination, at, registers, register, run)
+        inside = within(b, place, op.within)
+        lowering.access.store(destination, at, registers, register, run, inside)
 
 
 def _run(
     memory: Value,
     indices: Sequence[Value],
     dims: Sequence[int],
+    extents: Sequence[int],
     layout: RegisterLayout,
     lowering: Lowering,
 ) -> int:
     """Registers that lie consecutively in the memory as in the thread, as many as one access may
-    move.
+    move; all in a region of `extents` or none.
     """
     if not dims or dims[-1] != len(memory_type(memory).shape) - 1:
         return 1
     handle, start = lowering.value(memory), lowering.values(indices)
-    return lowering.access.width(handle, start, layout.vector_width())
+    run = math.gcd(layout.vector_width(), extents[-1])
+    return lowering.access.width(handle, start, run)
 
 
 # Columns ------------------------------------------------------------------------------------------

@@ -33,6 +33,7 @@ from .multicast_loads import multicast_loads
 from .overlap_fragments import overlap_fragments
 from .overlap_gemms import overlap_gemms
 from .pack_elements import pack_elements
+from .pad_tiles import pad_tiles
 from .place_barriers import place_barriers
 from .plan_pipelines import plan_pipelines
 from .plan_shared import plan_shared
@@ -70,6 +71,7 @@ PIPELINE: tuple[Pass, ...] = (
     fit_resources,  # before the schedule, which takes leads from slots
     issue_gemms,
     schedule_stages,
+    pad_tiles,  # just before it: what plans loops goes by the program's own extents
     infer_layouts,  # sees the whole plan, so that a layout holds across stages and roles
     start_engines,  # the last form that the interpreter runs is the one before
     stage_stores,  # needs the accumulator's layout to cut slabs

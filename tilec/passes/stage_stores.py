@@ -246,7 +246,8 @@ class _Stager:
         if op.instruction == "tma":
             return True
         return (
-            is_global(op.destination)
+            not op.within
+            and is_global(op.destination)
             and tile.layout is not None
             and tile.layout.replication == 1
             and op.dims[-1:] == (len(memory.shape) - 1,)

@@ -20,7 +20,6 @@ from ..ir.core import Access, Block, Op, Value, constant_of, walk
 from ..ir.ops.control import For, HardwareBlock, If, Launch, Parallel, Role, Simt, While
 from ..ir.ops.memory import Store
 from ..ir.ops.tile import Copy, StoreTile
-from ..ir.types import TileType
 from .affine import Affine, affine, depends
 from .dependence import definitions, is_global
 
@@ -162,8 +161,8 @@ class StoreRegions:
                 case Copy() if op.destination is tensor:
                     shape = dict(zip(op.destination_dims, op.shape, strict=True))
                     indices = op.destination_indices
-                case StoreTile() if op.destination is tensor and isinstance(op.tile.type, TileType):
-                    shape, indices = dict(zip(op.dims, op.tile.type.shape, strict=True)), op.indices
+                case StoreTile() if op.destination is tensor:
+                    shape, indices = dict(zip(op.dims, op.region, strict=True)), op.indices
                 case Store() if op.memory is tensor:
                     shape, indices = {}, op.indices
                 case _:

@@ -26,6 +26,12 @@ def _check_region(
         raise TypeMismatch("TLC0240", f"a region {shape} along dimensions {dims} of {type_}")
 
 
+def _check_within(within: tuple[int, ...], shape: tuple[int, ...]) -> None:
+    fits = all(n <= m for n, m in zip(within, shape, strict=False))
+    if within and not (len(within) == len(shape) and fits):
+        raise TypeMismatch("TLC0240", f"a region {within} of a tile of {shape}")
+
+
 class Copy(Op, name="copy", level=Level.TILE):
     """Moves a region of `shape` between two memories, converting the dtype.
 
@@ -78,7 +84,8 @@ class Copy(Op, name="copy", level=Level.TILE):
 
 class LoadTile(Op, name="load_tile", level=Level.TILE):
     """A region of memory as a tile of the memory's dtype. Outside a global source: `safe_value`. Where
-    `predicate` (at most one bool, of a global source) is false, all of it counts as outside.
+    `predicate` (at most one bool, of a global source) is false, all of it counts as outside. With
+    `within`, one extent a dimension, the region has those, and the tile has no contents beyond.
     """
 
     source: Value = operand()
@@ -88,9 +95,16 @@ class LoadTile(Op, name="load_tile", level=Level.TILE):
     dims: tuple[int, ...] = attribute(default=())
     safe_value: float = attribute(default=0.0)
     layout: RegisterLayout | None = attribute(default=None)
+    within: tuple[int, ...] = attribute(default=())
+
+    @property
+    def region(self) -> tuple[int, ...]:
+        """The extents of what is loaded."""
+        return self.within or self.shape
 
     def infer(self) -> tuple[Type, ...]:
         _check_region(self.source, self.indices, self.dims, self.shape)
+        _check_within(self.within, self.shape)
         return (TileType(memory_type(self.source).dtype, self.shape, self.layout),)
 
     def effects(self) -> tuple[Effect, ...]:
@@ -100,7 +114,8 @@ class LoadTile(Op, name="load_tile", level=Level.TILE):
 class StoreTile(Op, name="store_tile", level=Level.TILE):
     """Writes a tile to a region of memory of its dtype. Outside a global destination it is dropped.
 
-    With instruction "tma" it goes through `staging` buffers of shared memory.
+    With instruction "tma" it goes through `staging` buffers of shared memory. With `within`, one extent
+    a dimension, only that much of the tile, from its first element on, is written.
     """
 
     tile: Value = operand()
@@ -109,12 +124,20 @@ class StoreTile(Op, name="store_tile", level=Level.TILE):
     dims: tuple[int, ...] = attribute()
     instruction: str = attribute(default="")
     staging: int = attribute(default=2)
+    within: tuple[int, ...] = attribute(default=())
+
+    @property
+    def region(self) -> tuple[int, ...]:
+        """The extents of what is written."""
+        assert isinstance(self.tile.type, TileType)
+        return self.within or self.tile.type.shape
 
     def infer(self) -> tuple[Type, ...]:
         type_ = self.tile.type
         if not isinstance(type_, TileType) or type_.dtype != memory_type(self.destination).dtype:
             raise TypeMismatch("TLC0241", f"a {type_} stored into {self.destination.type}")
         _check_region(self.destination, self.indices, self.dims, type_.shape)
+        _check_within(self.within, type_.shape)
         return ()
 
     def effects(self) -> tuple[Effect, ...]:
