@@ -15,21 +15,18 @@ from .memory import check_indices, memory_type
 
 
 def _check_region(
-    memory: Value, indices: tuple[Value, ...], dims: tuple[int, ...], shape: tuple[int, ...]
-) -> None:
+    memory: Value, indices: tuple[Value, ...], dims: tuple[int, ...], shape: tuple[int, ...],
+    within: tuple[int, ...] = (),
+) -> None:  # fmt: skip
     type_ = check_indices(memory, indices)
     if (
         len(dims) != len(shape)
         or list(dims) != sorted(set(dims))
         or any(d >= len(type_.shape) for d in dims)
+        or (within and [n for n, m in zip(within, shape, strict=False) if n <= m] != [*within])
     ):
-        raise TypeMismatch("TLC0240", f"a region {shape} along dimensions {dims} of {type_}")
-
-
-def _check_within(within: tuple[int, ...], shape: tuple[int, ...]) -> None:
-    fits = all(n <= m for n, m in zip(within, shape, strict=False))
-    if within and not (len(within) == len(shape) and fits):
-        raise TypeMismatch("TLC0240", f"a region {within} of a tile of {shape}")
+        part = f" within {within}" if within else ""
+        raise TypeMismatch("TLC0240", f"a region {shape}{part} along dimensions {dims} of {type_}")
 
 
 class Copy(Op, name="copy", level=Level.TILE):
@@ -103,8 +100,7 @@ class LoadTile(Op, name="load_tile", level=Level.TILE):
         return self.within or self.shape
 
     def infer(self) -> tuple[Type, ...]:
-        _check_region(self.source, self.indices, self.dims, self.shape)
-        _check_within(self.within, self.shape)
+        _check_region(self.source, self.indices, self.dims, self.shape, self.within)
         return (TileType(memory_type(self.source).dtype, self.shape, self.layout),)
 
     def effects(self) -> tuple[Effect, ...]:
@@ -114,8 +110,8 @@ class LoadTile(Op, name="load_tile", level=Level.TILE):
 class StoreTile(Op, name="store_tile", level=Level.TILE):
     """Writes a tile to a region of memory of its dtype. Outside a global destination it is dropped.
 
-    With instruction "tma" it goes through `staging` buffers of shared memory. With `within`, one extent
-    a dimension, only that much of the tile, from its first element on, is written.
+    With instruction "tma" it goes through `staging` buffers of shared memory. With `within` only that
+    much of it is written: so many elements along each dimension.
     """
 
     tile: Value = operand()
@@ -129,15 +125,13 @@ class StoreTile(Op, name="store_tile", level=Level.TILE):
     @property
     def region(self) -> tuple[int, ...]:
         """The extents of what is written."""
-        assert isinstance(self.tile.type, TileType)
-        return self.within or self.tile.type.shape
+        return self.within or self.tile.type.shape  # type: ignore[attr-defined]
 
     def infer(self) -> tuple[Type, ...]:
         type_ = self.tile.type
         if not isinstance(type_, TileType) or type_.dtype != memory_type(self.destination).dtype:
             raise TypeMismatch("TLC0241", f"a {type_} stored into {self.destination.type}")
-        _check_region(self.destination, self.indices, self.dims, type_.shape)
-        _check_within(self.within, type_.shape)
+        _check_region(self.destination, self.indices, self.dims, type_.shape, self.within)
         return ()
 
     def effects(self) -> tuple[Effect, ...]:
@@ -302,7 +296,6 @@ class ConvertLayout(Op, name="convert_layout", level=Level.TILE, pure=True):
 
 Side = Literal["a", "b"]
 """An operand of a gemm: left or right."""
-
 SIDES: tuple[Side, Side] = ("a", "b")
 SCALED = 32  # consecutive k of a row of A or a column of B that share a scale
 SCALED_DTYPES = (e4m3, e5m2, e2m3, e3m2, e2m1)
