@@ -180,7 +180,7 @@ def test_the_launcher_runs_without_tilec(
     ):  # fmt: skip
         a, b = (random.integers(-2, 3, s).astype(np.float16) for s in ((m, k), (n, k)))
         c = np.full((m, n), np.nan, np.float16)
-        cupy.arrays = {"A": Array(a, offset), "B": Array(b), "C": Array(c)}
+        cupy.arrays = {"A": Array(a, 0x100000 + offset), "B": Array(b), "C": Array(c)}
         assert launcher.launch(*cupy.arrays.values()) is None
         assert cupy.launched.pop() == suffix and not cupy.launched
         assert np.array_equal(c, (a.astype(np.float32) @ b.astype(np.float32).T).astype(np.float16))
@@ -313,3 +313,122 @@ def test_a_variable_may_have_the_name_of_another_kernel() -> None:
     a, b, c = (cast(Kernel, Named(name)) for name in "xyy")
     assert own_names({"p": a, "q": b, "r": c, "s": c}) == {"x": a, "q": b, "r": c}
     assert own_names({"p": a, "x": b, "r": c}) == {"p": a, "x": b, "r": c}
+
+
+STRICT = """
+import tilec
+import tilec.language as T
+
+
+@tilec.kernel
+def strict(
+    A: T.Tensor(("2 * M",), "float32"), n: T.int32, x: T.float16, flag: T.bool,
+    B: T.StridedTensor(("M", "N"), ("S", 1), "float32"), C: T.Tensor(("2 * M",), "float32"),
+    P: T.Tensor(("M", "N"), "int4"),
+):
+    with T.Kernel(B.shape[0], threads=32) as b:
+        for i in T.Parallel(8):
+            if flag:
+                B[b, i] = A[2 * b] + n + T.cast(x, "float32") + T.cast(P[b, i], "float32")
+        C[b] = A[b]
+"""
+
+
+@pytest.fixture(scope="module")
+def strict(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    folder = tmp_path_factory.mktemp("strict")
+    (folder / "strict.py").write_text(STRICT)
+    assert command_line(["build", str(folder / "strict.py"), "-o", str(folder)]) == 0
+    return load_module(folder / "strict_launch.py")
+
+
+def strict_arguments() -> dict[str, Any]:
+    return {
+        "A": Array(np.zeros(8, np.float32)), "n": 3, "x": 1.5, "flag": True,
+        "B": Array(np.zeros((4, 6), np.float32), 0x1000), "C": Array(np.zeros(8, np.float32), 0x2000),
+        "P": Array(np.zeros((4, 3), np.int8), 0x3000),
+    }  # fmt: skip
+
+
+def test_the_launcher_binds_what_sizes_tell(strict: Any) -> None:
+    _, names = strict.bind(tuple(strict_arguments().values()))
+    assert {n: names[n] for n in ("M", "N", "S", "n", "x", "flag")} == {
+        "M": 4, "N": 6, "S": 6, "n": 3, "x": 1.5, "flag": 1,
+    }  # fmt: skip
+    row = np.lib.stride_tricks.as_strided(np.zeros(6, np.float32), (1, 6), (4000, 4))
+    given = strict_arguments() | {
+        "A": Array(np.zeros(2, np.float32)), "B": Array(row, 0x1000),
+        "C": Array(np.zeros(2, np.float32), 0x2000), "P": Array(np.zeros((1, 3), np.int8)),
+    }  # fmt: skip
+    assert strict.bind(tuple(given.values()))[1]["M"] == 1, "the stride of one row says nothing"
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "words"),
+    [
+        ({"A": np.zeros(8, np.float32)}, TypeError, "A is ndarray, expected an array of cupy's"),
+        ({"n": 1.5}, TypeError, "n is 1.5, expected an integer"),
+        ({"n": 2**31}, ValueError, "which i32 cannot hold"),
+        ({"n": "3"}, TypeError, "n is str, expected a number"),
+        ({"x": 1e6}, ValueError, "which f16 cannot hold"),
+        ({"flag": 2}, ValueError, "which bool cannot hold"),
+        ({"A": Array(np.zeros(9, np.float32))}, ValueError, "A has shape"),
+        ({"A": Array(np.zeros(8, np.float32), 2)}, ValueError, "A starts between two elements"),
+        ({"B": Array(np.zeros((4, 12), np.float32)[:, ::2])}, ValueError, "B has strides"),
+        (
+            {"B": Array(np.lib.stride_tricks.as_strided(np.zeros(12, "f4"), (4, 6), (8, 4)))},
+            ValueError,
+            "elements of B, which is written, may overlap",
+        ),
+        ({"C": Array(np.zeros(8, np.float32), 4)}, ValueError, "C, which is written, lies partly"),
+        ({"P": Array(np.zeros((4, 6), np.int8))}, ValueError, "P has shape"),
+    ],
+)
+def test_the_launcher_refuses_what_tilec_does(
+    strict: Any, change: dict[str, Any], error: type[Exception], words: str
+) -> None:
+    with pytest.raises(error, match=words):
+        strict.bind(tuple((strict_arguments() | change).values()))
+
+
+THROUGH_A_WORKSPACE = """
+import tilec
+import tilec.language as T
+
+
+@tilec.kernel
+def through(A: T.Tensor(("M", 128), "bfloat16"), C: T.Tensor(("M", 64), "float32")):
+    W = T.alloc_global(A.shape, "bfloat16")
+    with T.Kernel(A.shape[0], threads=128) as b:
+        for j in T.Parallel(128):
+            W[b, j] = A[b, j]
+    with T.Kernel(T.ceildiv(A.shape[0], 64), threads=128) as b:
+        tile = T.alloc_shared((64, 64), "bfloat16")
+        sums = T.alloc_fragment((64, 64), "float32")
+        T.clear(sums)
+        for k in T.Pipelined(2, num_stages=2):
+            T.copy(W[b * 64, k * 64], tile)
+            T.gemm(tile, tile, sums, transpose_B=True)
+        T.copy(sums, C[b * 64, 0])
+"""
+
+
+def test_the_launcher_maps_workspaces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "through.py"
+    file.write_text(THROUGH_A_WORKSPACE)
+    build = ["build", str(file), "--target", "cuda:sm_90a", "-o", str(tmp_path)]
+    assert command_line(build) == 0
+    launcher = load_module(tmp_path / "through_launch.py")
+    kinds: list[int] = []
+
+    def encode(address: ctypes.c_void_p, kind: ctypes.c_int, *rest: Any) -> int:
+        kinds.append(kind.value)
+        return 0
+
+    library = SimpleNamespace(cuTensorMapEncodeTiled=encode)
+    monkeypatch.setattr(launcher, "driver_library", lambda: library)
+    arrays = {name: Array(np.zeros((64, 128), np.uint16)) for name in "ACW"}
+    for spec in launcher.MANIFEST["variants"][0]["launches"]:
+        for argument in spec["arguments"]:
+            launcher.argument(argument, arrays, {"M": 64})
+    assert 9 in kinds, "CU_TENSOR_MAP_DATA_TYPE_BFLOAT16"

@@ -50,6 +50,10 @@ OPERATIONS: dict[str, Callable[[int, int], int]] = {
     "min": min,
     "max": max,
 }
+PAIRS = ("i4", "u4", "e2m1")
+"""Dtypes of which two elements share a byte."""
+LIMIT = 2**31 - 2**16
+"""Symbols, and what kernels compute of them, are below this."""
 
 
 def launch(*arguments: Any, stream: Any = None) -> Any:
@@ -63,14 +67,12 @@ def launch(*arguments: Any, stream: Any = None) -> Any:
     arrays, names = bind(arguments)
     multiprocessors = cupy.cuda.Device().attributes["MultiProcessorCount"]
     names["@multiprocessors"] = multiprocessors
-    for name, expression in MANIFEST["derived"]:
-        names[name] = evaluate(expression, names)
     made = [t for t in MANIFEST["params"] if t["name"] in MANIFEST["outputs"]]
     with stream or nullcontext():
         for tensor in (*made, *MANIFEST["workspaces"]):
             shape = tuple(evaluate(extent, names) for extent in tensor["shape"])
             arrays[tensor["name"]] = cupy.empty(shape, numpy_dtype(tensor["dtype"]))
-        variant = pick(arrays)
+        variant = pick(arrays, names)
         for spec in variant["launches"]:
             grid = tuple(evaluate(extent, names) for extent in spec["grid"])
             if min(grid) > 0:
@@ -104,52 +106,171 @@ def bind(arguments: tuple[Any, ...]) -> tuple[dict[str, Any], dict[str, Any]]:
     if len(arguments) != len(inputs):
         wanted = ", ".join(p["name"] for p in inputs)
         raise TypeError(f"{MANIFEST['program']} takes {wanted}; {len(arguments)} came")
-    arrays = {p["name"]: a for p, a in zip(inputs, arguments, strict=True) if "shape" in p}
-    names = {p["name"]: a for p, a in zip(inputs, arguments, strict=True) if "shape" not in p}
+    given = list(zip(inputs, arguments, strict=True))
+    arrays = {p["name"]: elements(p, a) for p, a in given if "shape" in p}
+    names = {p["name"]: number(p, a) for p, a in given if "shape" not in p}
     tensors = [p for p in inputs if "shape" in p]
-    for tensor in tensors:
-        array = arrays[tensor["name"]]
-        size = BYTES.get(tensor["dtype"])
-        if array.dtype.itemsize != size and array.dtype != DTYPES.get(tensor["dtype"]):
-            raise TypeError(f"{tensor['name']} is {array.dtype}, expected {tensor['dtype']}")
-        if array.ndim != len(tensor["shape"]):
-            raise ValueError(f"{tensor['name']} has {array.ndim} dimensions")
-        for extent, found in sizes(tensor, array):
-            if isinstance(extent, str):
-                names.setdefault(extent, found)
+    solve_symbols([size for t in tensors for size in sizes(t, arrays[t["name"]])], names)
     for tensor in tensors:
         check(tensor, arrays[tensor["name"]], names)
     for name, multiple in MANIFEST["multiples"]:
         if names[name] % multiple:
             raise ValueError(f"{name} is {names[name]}, expected a multiple of {multiple}")
+    for name, expression in MANIFEST["derived"]:
+        names[name] = evaluate(expression, names)
+    for name in (*MANIFEST["symbols"], *(name for name, _ in MANIFEST["derived"])):
+        if names[name] >= LIMIT:
+            raise ValueError(f"{name} is {names[name]}, expected less than {LIMIT}")
+    check_overlaps(tensors, arrays)
     return arrays, names
+
+
+def elements(param: dict[str, Any], array: Any) -> Any:
+    """The array for a parameter. Raises TypeError or ValueError for one of other elements or
+    dimensions."""
+    name, dtype = param["name"], param["dtype"]
+    if not hasattr(getattr(array, "data", None), "ptr"):
+        raise TypeError(f"{name} is {type(array).__name__}, expected an array of cupy's")
+    if array.dtype.itemsize != BYTES.get(dtype) and array.dtype != DTYPES.get(dtype):
+        raise TypeError(f"{name} is {array.dtype}, expected {dtype}")
+    if array.ndim != len(param["shape"]):
+        raise ValueError(f"{name} has {array.ndim} dimensions, expected {len(param['shape'])}")
+    if array.size and array.data.ptr % array.dtype.itemsize:
+        raise ValueError(f"{name} starts between two elements: pass a copy")
+    return array
+
+
+def number(param: dict[str, Any], value: Any) -> Any:
+    """The number for a parameter. Raises TypeError or ValueError for one that its dtype would
+    change."""
+    name, dtype = param["name"], param["dtype"]
+    if not isinstance(value, (int, float, np.number, np.bool_)):
+        raise TypeError(f"{name} is {type(value).__name__}, expected a number ({dtype})")
+    if dtype not in DTYPES:
+        return value  # a kernel that takes it cannot be launched from here
+    passed = np.dtype(DTYPES[dtype])
+    if passed.kind == "f":
+        with np.errstate(over="ignore"):
+            held = not np.isfinite(value) or bool(np.isfinite(passed.type(value)))
+    elif isinstance(value, (float, np.floating)):
+        raise TypeError(f"{name} is {value}, expected an integer ({dtype})")
+    else:
+        value = int(value)
+        limits = np.iinfo(passed) if passed.kind != "b" else None
+        held = limits.min <= value <= limits.max if limits else value in (0, 1)
+    if not held:
+        raise ValueError(f"{name} is {value}, which {dtype} cannot hold")
+    return value
 
 
 def sizes(tensor: dict[str, Any], array: Any) -> list[tuple[Any, int]]:
     """What the manifest says of each extent and stride (in elements), with what the array has."""
     found = list(zip(tensor["shape"], array.shape, strict=True))
+    if tensor["dtype"] in PAIRS and isinstance(tensor["shape"][-1], list):
+        found[-1] = (tensor["shape"][-1][1], 2 * array.shape[-1])
     if tensor["strides"] is not None:
-        strides = (s // array.dtype.itemsize for s in array.strides)
-        found += list(zip(tensor["strides"], strides, strict=True))
+        # That of a single element says nothing, and may be anything.
+        steps = (
+            s // array.dtype.itemsize if n > 1 else 0
+            for s, n in zip(array.strides, array.shape, strict=True)
+        )
+        found += list(zip(tensor["strides"], steps, strict=True))
     return found
 
 
+def solve_symbols(found: list[tuple[Any, int]], names: dict[str, Any]) -> None:
+    """Adds the symbols: those that are sizes themselves, then those that sizes follow from (K from
+    2 * K)."""
+    for expression, value in found:
+        if isinstance(expression, str):
+            names.setdefault(expression, value)
+    missing = [symbol for symbol in MANIFEST["symbols"] if symbol not in names]
+    for _ in range(len(missing)):
+        for expression, value in found:
+            if len(unknown(expression, names)) == 1:
+                solve(expression, value, names)
+    for symbol in missing:
+        if symbol not in names:
+            raise ValueError(f"no argument tells the value of {symbol}")
+
+
+def unknown(expression: Any, names: dict[str, Any]) -> set[str]:
+    """The names in an expression that mean nothing yet."""
+    if isinstance(expression, list):
+        return unknown(expression[1], names) | unknown(expression[2], names)
+    return {expression} - names.keys() if isinstance(expression, str) else set()
+
+
+def solve(expression: Any, value: int, names: dict[str, Any]) -> None:
+    """Gives the unknown name of an expression the meaning by which it equals `value`, where there
+    is one alone."""
+    if isinstance(expression, str):
+        names[expression] = value
+        return
+    operation, left, right = expression
+    first = bool(unknown(left, names))
+    if first and unknown(right, names):
+        return
+    inner, other = (left, evaluate(right, names)) if first else (right, evaluate(left, names))
+    if operation == "add":
+        solve(inner, value - other, names)
+    elif operation == "sub":
+        solve(inner, value + other if first else other - value, names)
+    elif operation == "mul" and other and value % other == 0:
+        solve(inner, value // other, names)
+
+
 def check(tensor: dict[str, Any], array: Any, names: dict[str, Any]) -> None:
-    """Raises ValueError for an array of another shape or other strides than its parameter's."""
-    for extent, found in sizes(tensor, array):
-        if evaluate(extent, names) != found:
-            raise ValueError(
-                f"{tensor['name']} has shape {array.shape} and strides {array.strides}: "
-                f"{found} is not {evaluate(extent, names)} ({extent})"
-            )
-    if tensor["strides"] is None and not array.flags.c_contiguous:
-        raise ValueError(f"{tensor['name']} is not row-major without gaps")
+    """Raises ValueError for an array of another shape or other strides than its parameter's, and
+    for one to be written whose elements may overlap."""
+    name = tensor["name"]
+    expected = tuple(computed(extent, names) for extent in tensor["shape"])
+    if array.shape != expected:
+        raise ValueError(f"{name} has shape {array.shape}, expected {expected}")
+    if tensor["dtype"] in PAIRS and isinstance(tensor["shape"][-1], list):
+        if evaluate(tensor["shape"][-1][1], names) % 2:
+            raise ValueError(f"a row of {name} is an odd number of elements, and two share a byte")
+    if tensor["strides"] is None:
+        if not array.flags.c_contiguous:
+            raise ValueError(f"{name} is not row-major without gaps")
+        return
+    wanted = tuple(computed(s, names) * array.dtype.itemsize for s in tensor["strides"])
+    steps = [(s, w, n) for s, w, n in zip(array.strides, wanted, array.shape, strict=True) if n > 1]
+    if array.size and any(s != w or s < 0 for s, w, _ in steps):
+        raise ValueError(f"{name} has strides of {array.strides} bytes, expected {wanted}")
+    reach = array.dtype.itemsize
+    for stride, _, extent in sorted(steps):
+        if array.size and "w" in tensor["access"] and stride < reach:
+            raise ValueError(f"elements of {name}, which is written, may overlap: pass a copy")
+        reach += (extent - 1) * stride
 
 
-def pick(arrays: dict[str, Any]) -> dict[str, Any]:
-    """The first variant whose facts hold; the last one asks for nothing."""
+def check_overlaps(tensors: list[dict[str, Any]], arrays: dict[str, Any]) -> None:
+    """Raises ValueError for an array to be written that lies partly in the memory of another."""
+    whole = [(t, a) for t in tensors if (a := arrays[t["name"]]).flags.c_contiguous and a.size]
+    for written, array in whole:
+        for other, seen in whole:
+            distance = seen.data.ptr - array.data.ptr
+            apart = distance >= span(array) or -distance >= span(seen)
+            if "w" in written["access"] and distance and not apart:
+                raise ValueError(
+                    f"{written['name']}, which is written, lies partly in the memory of "
+                    f"{other['name']}: pass a copy, or one array for both"
+                )
+
+
+def span(array: Any) -> int:
+    """Bytes from the first element of an array to the end of the last."""
+    reach = sum((n - 1) * s for n, s in zip(array.shape, array.strides, strict=True))
+    return int(reach + array.dtype.itemsize) if array.size else 0
+
+
+def pick(arrays: dict[str, Any], names: dict[str, Any]) -> dict[str, Any]:
+    """The first variant whose facts hold, or whose grids are empty."""
     for variant in MANIFEST["variants"]:
-        if all(holds(fact, arrays[fact["tensor"]]) for fact in variant["requires"]):
+        facts = all(holds(fact, arrays[fact["tensor"]]) for fact in variant["requires"])
+        grids = [[evaluate(n, names) for n in spec["grid"]] for spec in variant["launches"]]
+        if facts or all(min(grid) <= 0 for grid in grids):
             found: dict[str, Any] = variant
             return found
     raise ValueError("no variant takes these arrays")
@@ -160,8 +281,7 @@ def holds(fact: dict[str, Any], array: Any) -> bool:
     spans fewer bytes."""
     size = fact["bytes"]
     if fact["kind"] == "below":
-        reach = sum((n - 1) * s for n, s in zip(array.shape, array.strides, strict=True))
-        return bool(array.size == 0 or reach + array.dtype.itemsize < size)
+        return span(array) < int(size)
     if array.size == 0 or array.data.ptr % size:
         return False
     outer = zip(array.shape[:-1], array.strides[:-1], strict=True)
@@ -196,7 +316,8 @@ def tensor_map(spec: dict[str, Any], array: Any) -> Any:
     ):
         strides.append(stride if extent > 1 else span)
         span = max(span, strides[-1] * max(1, extent))
-    dtype = next(p["dtype"] for p in MANIFEST["params"] if p["name"] == spec["tensor"])
+    tensors = (*MANIFEST["params"], *MANIFEST["workspaces"])
+    dtype = next(t["dtype"] for t in tensors if t["name"] == spec["tensor"])
     within_sectors = any(n % 32 for n in (array.data.ptr, *strides))
     promotion = min(spec["l2promotion"], 128) if within_sectors else spec["l2promotion"]
     status = driver_library().cuTensorMapEncodeTiled(
@@ -268,6 +389,17 @@ def evaluate(expression: Any, names: dict[str, Any]) -> int:
         operation, left, right = expression
         return int(OPERATIONS[operation](evaluate(left, names), evaluate(right, names)))
     return int(expression)
+
+
+def computed(expression: Any, names: dict[str, Any]) -> int:
+    """The same of an expression that kernels compute, too. Raises ValueError for a step that is
+    more than they can count to."""
+    if isinstance(expression, list):
+        for part in expression[1:]:
+            computed(part, names)
+        if abs(evaluate(expression, names)) >= LIMIT:
+            raise ValueError(f"{expression} is {evaluate(expression, names)}: pass arrays in parts")
+    return evaluate(expression, names)
 
 
 def numpy_dtype(name: str) -> str:
