@@ -185,6 +185,15 @@ def test_opt_runs_passes_over_text(capfd: Capture, tmp_path: Path) -> None:
     assert "<level = thread" in out and (tmp_path / "d" / "times.txt").exists()
 
 
+def test_a_folder_of_programs_that_cannot_be_made_is_refused(
+    capfd: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "taken").write_text("")
+    monkeypatch.setenv("TILEC_DUMP", str(tmp_path / "taken" / "inside"))
+    status, _, err = tilec(capfd, "show", "source", GEMM, *SMALL)
+    assert status == 1 and "TLC0603" in err and "cannot be written to" in err and "hint" in err
+
+
 def test_a_reproducer_replays(capfd: Capture, tmp_path: Path) -> None:
     """`tilec opt` on text that a pass cannot take ends as the pass did: 70, naming it."""
     _, traced, _ = tilec(capfd, "show", "ir", GEMM)

@@ -85,9 +85,8 @@ def test_as_many_blocks_as_the_device_runs_at_once() -> None:
 
 @pytest.mark.parametrize(
     "schedule",
-    [replace(SMALL, workers=4, split=2), replace(SMALL, workers=4, cluster_M=2),
-     replace(SMALL, workers=-1)],
-)  # fmt: skip
+    [replace(SMALL, workers=4, split=2), replace(SMALL, workers=4, cluster_M=2)],
+)
 def test_what_does_not_go_together(schedule: ops.Schedule) -> None:
     a, b = normal(64, 32), normal(32, 64)
     with pytest.raises(ArgumentError, match="share the last wave"):

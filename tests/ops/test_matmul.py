@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import importlib
 from collections.abc import Callable, Iterable
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -387,6 +389,41 @@ def test_a_number_of_the_module_that_changes_is_seen() -> None:
         check(found, a, b, lambda x, f=factor: x * f)
 
 
+class Scale:
+    """Keeps a factor in an attribute, a list, a property; and is one to be called."""
+
+    def __init__(self) -> None:
+        self.inner, self.held = SimpleNamespace(factor=1.0), [1.0]
+
+    @property
+    def computed(self) -> float:
+        return self.held[0] * 1.0
+
+    def factor(self) -> float:
+        return self.inner.factor  # type: ignore[no-any-return]
+
+    def __call__(self, x: Any, i: Any, j: Any) -> Any:
+        return x * self.factor()
+
+
+SCALE = Scale()
+
+
+@pytest.mark.parametrize(
+    "epilogue",
+    [
+        SCALE, SCALE.__call__, lambda x, i, j: x * SCALE.held[0],
+        lambda x, i, j: x * SCALE.computed, lambda x, i, j, held=SCALE.held: x * held[0],
+        functools.partial(lambda held, x, i, j: x * held[0], SCALE.held),
+    ],
+)  # fmt: skip
+def test_what_an_epilogue_reads_of_python_may_change(epilogue: Callable[..., Any]) -> None:
+    a, b = normal(4, 8), normal(8, 4, seed=1)
+    for factor in (1.0, 5.0):
+        SCALE.inner.factor = SCALE.held[0] = factor
+        check(ops.matmul(a, b, epilogue=epilogue), a, b, lambda x, f=factor: x * f)
+
+
 A, B = normal(8, 16), normal(16, 8)
 REFUSED: list[tuple[Callable[[], Any], str, str]] = [
     (lambda: ops.matmul(A, A), "TLC0810", "16 columns and b 8 rows"),
@@ -409,6 +446,9 @@ REFUSED: list[tuple[Callable[[], Any], str, str]] = [
         "batch",
     ),
     (lambda: ops.matmul(A, B, schedule=3), "TLC0810", "schedule is 3"),
+    (lambda: ops.matmul(A, B, schedule=replace(SMALL, split=-2)), "TLC0810", "split=-2"),
+    (lambda: ops.matmul(A, B, schedule=replace(SMALL, block_M=64.0)), "TLC0810", "block_M=64.0"),
+    (lambda: ops.matmul(A, B, schedule=replace(SMALL, threads=True)), "TLC0810", "threads=True"),
     (lambda: ops.matmul(A, B, epilogue=lambda x, i, j: None), "TLC0813", "the epilogue gives None"),
     (lambda: ops.matmul(A, B, out_dtype="float7"), "TLC0110", "float7"),
 ]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
+
+import numpy as np
 
 from ..language.kernel import Kernel
 from ..runtime.streams import stream_handle
@@ -63,8 +65,8 @@ def matmul(
             `epilogue(x, i, j, **operands)` with an element of a @ b as summed (float32, int32 or
             float64), its row and its column; of a batched product `epilogue(x, z, i, j, …)`, where
             z counts the matrices of the result in row-major order. What it returns is converted to
-            out_dtype as `T.cast` does, and stored. What it reads of Python is read once, when the
-            kernel is made: numbers that change from call to call are operands.
+            out_dtype as `T.cast` does, and stored. What it reads of Python is part of the kernel,
+            and another kernel where it changed: numbers that often do are operands.
         exact: of 8-bit floats, whose sums tensor cores of sm_90a keep in about 14 bits: whether the
             sums of 128 products are added in float32, at some speed. Other sums are so anyway.
         schedule: the tile and its threads, instead of those chosen for the shapes.
@@ -222,17 +224,25 @@ def _as_vectors(along: str, a: Matrix, b: Matrix, c: Matrix) -> tuple[Any, Any, 
 
 def is_tiled(schedule: object) -> bool:
     """Whether the caller says the tile. Raises ArgumentError for what is no schedule."""
-    if schedule is not None and not isinstance(schedule, Schedule):
-        raise refuse(f"schedule is {schedule!r}", "tilec.ops.Schedule(128, 256, 64, 4, 256)")
-    if schedule is not None and schedule.workers:
-        others = (schedule.split, schedule.cluster_M, schedule.cluster_N)
-        if schedule.workers < 0 or others != (1, 1, 1) or schedule.swapped:
-            raise refuse(
-                f"workers={schedule.workers} with split and clusters of {others}"
-                f"{', swapped' * schedule.swapped}",
-                "blocks that share the last wave take no parts, and are neither swapped nor in clusters",
-            )
-    return schedule is not None
+    if schedule is None:
+        return False
+    example = "tilec.ops.Schedule(128, 256, 64, 4, 256)"
+    if not isinstance(schedule, Schedule):
+        raise refuse(f"schedule is {schedule!r}", example)
+    for part in fields(Schedule):
+        value, least = getattr(schedule, part.name), 0 if part.name in ("stages", "workers") else 1
+        whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+        if part.type == "int" and (not whole or value < least):
+            expected = f"expected an integer of {least} or more"
+            raise refuse(f"the schedule has {part.name}={value!r}, {expected}", example)
+    others = (schedule.split, schedule.cluster_M, schedule.cluster_N)
+    if schedule.workers and (others != (1, 1, 1) or schedule.swapped):
+        raise refuse(
+            f"workers={schedule.workers} with split and clusters of {others}"
+            f"{', swapped' * schedule.swapped}",
+            "blocks that share the last wave take no parts, and are neither swapped nor in clusters",
+        )
+    return True
 
 
 def form_of(form: Form, a: Matrix, b: Matrix, c: Matrix) -> Form:

@@ -237,7 +237,10 @@ _BITS = {"bf16": "u16", "e4m3": "u8", "e5m2": "u8", "e4m3fnuz": "u8", "e5m2fnuz"
 
 def _read_array(name: str, array: Any) -> ArrayView:
     if not is_array(array):
-        raise refuse(f"{name} is {type(array).__name__}, expected an array")
+        raise refuse(
+            f"{name} is {type(array).__name__}, expected an array",
+            "pass an array of NumPy, cupy, torch or JAX",
+        )
     view = view_array(array)
     if any(s < 0 and n > 1 for s, n in zip(view.strides, view.shape, strict=True)):
         raise refuse(f"{name} has strides of {view.strides} bytes, some below 0", "pass a copy")
@@ -254,4 +257,7 @@ def _number(name: str, value: object) -> str:
         return "i32" if -(1 << 31) <= value < 1 << 31 else "i64"
     if isinstance(value, float | np.floating):
         return "f32"
-    raise refuse(f"{name} is {type(value).__name__}, expected an array or a number")
+    raise refuse(
+        f"{name} is {type(value).__name__}, expected an array or a number",
+        "what the epilogue's own code computes with may also be read from outside of it",
+    )

@@ -67,7 +67,7 @@ class _Captures:
             staged = value.staged.run.__code__ if value.staged is not None else None
             self._follow(value.function, staged, containers)
         elif isinstance(value, FunctionType):
-            if not _is_given(value):
+            if not is_given(value):
                 self._follow(value, None, containers)
             self.take(getattr(value, "__wrapped__", None), containers)
         elif isinstance(value, MethodType | functools.partial):
@@ -105,7 +105,7 @@ class _Captures:
             value = look_up(name)
         except ValueError:  # a cell that holds nothing yet
             return
-        if not isinstance(value, ModuleType) and not _is_given(value):
+        if not isinstance(value, ModuleType) and not is_given(value):
             self.found[look_up, name] = (look_up, name, value)
             self.take(value, containers and not attributes)
         if attributes:
@@ -123,7 +123,7 @@ def _unless_changed(container: Any, parts: list[Any]) -> list[Any] | None:
     return parts if same_contents(parts, contents_of(container)) else None
 
 
-def _is_given(value: Any) -> bool:
+def is_given(value: Any) -> bool:
     """Whether a function, class or module comes with tilec, Python or an installed package."""
     if isinstance(value, ModuleType):
         name, file = value.__name__, getattr(value, "__file__", None) or ""
@@ -138,7 +138,7 @@ def _is_given(value: Any) -> bool:
 def _home(value: Any, name: str) -> Callable[[Any], Any] | None:
     """What looks up an attribute of a value without running code of the user's; None where nothing
     does, or the value is no business of the user's."""
-    if _is_given(value) or _is_given(type(value)):
+    if is_given(value) or is_given(type(value)):
         return None
     own = getattr(value, "__dict__", None)
     if isinstance(own, dict) and name in own:

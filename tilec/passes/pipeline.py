@@ -230,9 +230,16 @@ def _guarded(
 
 
 def _write(folder: Path, name: str, program: Program, before: Program | None) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
     text = print_program(program)
-    (folder / f"{name}.tir").write_text(text)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{name}.tir").write_text(text)
+    except OSError as error:
+        raise TilecError(
+            "TLC0603",
+            f"the programs between passes cannot be written to {folder}: {error.strerror}",
+            hint="TILEC_DUMP, or --dump, names a folder that can be made and written",
+        ) from error
     if before is not None:
         diff = difflib.unified_diff(
             print_program(before).splitlines(), text.splitlines(), "before", name, lineterm=""
