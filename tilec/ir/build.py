@@ -201,17 +201,17 @@ def fold(op: Op) -> Value | None:
     """What a pure scalar op is known to give without running: a constant, or one of its operands.
     Else None.
     """
-    if not op.pure or len(op.results) != 1 or not isinstance(op.result.type, ScalarType):
+    if not isinstance(op, arith.Elementwise) or not op.pure or len(op.results) != 1:
         return None
-    if not isinstance(op, arith.Elementwise):
+    type_ = op.results[0].type
+    if not isinstance(type_, ScalarType):
         return None
-    dtype = op.result.type.dtype
     numbers = [constant_of(v) for v in op.inputs]
-    if all(n is not None for n in numbers):
+    if None not in numbers:
         arrays: list[Any] = [
             element_dtype(v).numpy.type(n) for v, n in zip(op.inputs, numbers, strict=True)
         ]
-        return constant(op.evaluate(*arrays).item(), dtype)
+        return constant(op.evaluate(*arrays).item(), type_.dtype)
     return _identity(op, numbers)
 
 
@@ -231,6 +231,8 @@ def _identity(  # noqa: C901  one case an op
         return None
     x, y, dtype = op.x, op.y, element_dtype(op.x)
     a, b = numbers
+    if a is None and b is None and x is not y:
+        return None  # nothing is known of either
     match op:
         case arith.Add():
             return x if b == 0 else y if a == 0 else None

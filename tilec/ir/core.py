@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from enum import Enum
+from operator import is_
 from typing import Any, ClassVar, dataclass_transform
 
 import numpy as np
@@ -165,11 +166,14 @@ class Op:
     pure: ClassVar[bool] = False  # no effects: may be removed, merged, reordered
     terminator: ClassVar[bool] = False
     fields: ClassVar[tuple[tuple[str, str], ...]] = ()  # (field name, kind) in order
+    links: ClassVar[tuple[tuple[str, str], ...]] = ()  # those that hold values or blocks
     defaults: ClassVar[dict[str, Any]] = {}
 
     # Set by __post_init__, not by the constructor of a subclass:
-    results: tuple[Value, ...]
     loc: Loc
+    inputs: tuple[Value, ...]  # all operand values, flat, in order of the fields
+    regions: tuple[Block, ...]
+    results: tuple[Value, ...]
 
     def __init_subclass__(
         cls,
@@ -186,11 +190,24 @@ class Op:
         dataclass(frozen=True, eq=False, repr=False)(cls)
         own = [f for f in dataclasses.fields(cls) if _FIELD_KIND in f.metadata]  # type: ignore[arg-type]
         cls.fields = tuple((f.name, f.metadata[_FIELD_KIND]) for f in own)
+        cls.links = links_among(cls.fields)
         cls.defaults = {f.name: f.default for f in own if f.default is not dataclasses.MISSING}
 
     def __post_init__(self) -> None:
         set_ = object.__setattr__
         set_(self, "loc", _location.get())
+        inputs: list[Value] = []
+        regions: list[Block] = []
+        for name, kind in self.links:
+            held = getattr(self, name)
+            if kind == "operand":
+                inputs.append(held)
+            elif kind == "operands":
+                inputs.extend(held)
+            else:
+                regions.append(held)
+        set_(self, "inputs", tuple(inputs))
+        set_(self, "regions", tuple(regions))
         types = self.infer()
         set_(self, "results", tuple(Value(t) for t in types))
 
@@ -221,21 +238,6 @@ class Op:
         return value
 
     @property
-    def inputs(self) -> tuple[Value, ...]:
-        """All operand values, flat, in order of the fields."""
-        found: list[Value] = []
-        for name, kind in self.fields:
-            if kind == "operand":
-                found.append(getattr(self, name))
-            elif kind == "operands":
-                found.extend(getattr(self, name))
-        return tuple(found)
-
-    @property
-    def regions(self) -> tuple[Block, ...]:
-        return tuple(getattr(self, name) for name, kind in self.fields if kind == "region")
-
-    @property
     def attributes(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name, kind in self.fields if kind == "attribute"}
 
@@ -261,15 +263,14 @@ class Op:
     ) -> Op:
         """The same op with every operand passed through `value` and every region through `block`."""
         changes: dict[str, Any] = {}
-        for name, kind in self.fields:
-            old = getattr(self, name)
-            new = old
+        for name, kind in self.links:
+            old = new = getattr(self, name)
             if kind == "operand":
                 new = value(old)
             elif kind == "operands":
-                new = tuple(value(v) for v in old)
-                new = old if all(a is b for a, b in zip(old, new, strict=True)) else new
-            elif kind == "region" and block is not None:
+                new = tuple(map(value, old))
+                new = old if all(map(is_, old, new)) else new
+            elif block is not None:
                 new = block(old)
             if new is not old:
                 changes[name] = new
@@ -277,16 +278,21 @@ class Op:
 
     def map_regions(self, block: Callable[[Block], Block]) -> Op:
         """The op with its regions replaced; itself where none changes."""
-        return self.map(lambda value: value, block)
+        return self.map(lambda value: value, block) if self.regions else self
 
     def walk(self) -> Iterator[Op]:
         """This op and all in its regions, outer before inner, in order."""
         yield self
-        for block in self.regions:
-            yield from walk(block)
+        for region in self.regions:
+            yield from walk(region)
 
     def __repr__(self) -> str:
         return f"<{self.name} at {self.loc}>"
+
+
+def links_among(fields: Sequence[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
+    """The fields that hold values or blocks."""
+    return tuple((name, kind) for name, kind in fields if kind != "attribute")
 
 
 def _keep_results(old: Op, new: Op) -> Op:
@@ -315,8 +321,12 @@ def with_results(op: Op, results: Sequence[Value]) -> Op:
 
 def walk(block: Block) -> Iterator[Op]:
     """All ops of a block and of the regions in it, outer before inner, in order."""
-    for op in block.ops:
-        yield from op.walk()
+    rest = list(block.ops[::-1])
+    while rest:
+        op = rest.pop()
+        yield op
+        for inner in op.regions[::-1]:
+            rest += inner.ops[::-1]
 
 
 @dataclass(frozen=True, eq=False)

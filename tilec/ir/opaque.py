@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .core import Access, Block, Effect, Op, Value
+from .core import Access, Block, Effect, Op, Value, links_among
 from .types import Type
 
 Item = Value | tuple[Value, ...]
@@ -39,7 +39,8 @@ class OpaqueOp(Op):
         fields += [("pairs", "attribute"), ("types", "attribute")]
         values["pairs"] = tuple((attributes or {}).items())
         values["types"] = tuple(types)
-        for key, value in {"name": name, "fields": tuple(fields), **values}.items():
+        shape = {"name": name, "fields": tuple(fields), "links": links_among(fields)}
+        for key, value in {**shape, **values}.items():
             object.__setattr__(self, key, value)
         self.__post_init__()
 

@@ -10,7 +10,7 @@ from ..ir.dtypes import bool_
 from ..ir.ops import arith
 from ..ir.types import ScalarType
 from .ranges import Range, bounds_of
-from .value_ranges import Scope, exact_range
+from .value_ranges import Scope
 
 MAX_TERMS = 16
 
@@ -75,7 +75,7 @@ class Forms:
         type_ = op.result.type
         if not isinstance(type_, ScalarType) or not type_.dtype.is_integer:
             return None
-        exact = exact_range(op, self._scope.of)
+        exact = self._scope.exact(op)
         if exact is None or not exact.inside(*bounds_of(type_.dtype)):
             return None
         x, y = self.of(op.x), self.of(op.y)

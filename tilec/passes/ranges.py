@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from types import MappingProxyType
 
 from ..ir.dtypes import DType
@@ -41,6 +42,7 @@ class Range:
     residue: int = 0
 
     @classmethod
+    @lru_cache(maxsize=4096)
     def exactly(cls, number: int) -> Range:
         """The set of one number."""
         return cls(number, number, 0, number)
@@ -53,8 +55,9 @@ class Range:
         """
         if modulus == 0:
             return cls.exactly(residue)
-        low += (residue - low) % modulus
-        high -= (high - residue) % modulus
+        if modulus > 1:
+            low += (residue - low) % modulus
+            high -= (high - residue) % modulus
         if high <= low:
             return cls.exactly(low)
         return cls(low, high, modulus, residue % modulus)

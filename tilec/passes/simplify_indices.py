@@ -35,7 +35,7 @@ from ..ir.types import MemoryType, ScalarType
 from .context import PassContext
 from .linear_forms import Forms, Linear
 from .ranges import NO_PROMISES, Range, bounds_of, difference_decides
-from .value_ranges import Scope, exact_range, integer_dtype
+from .value_ranges import Scope, integer_dtype
 
 
 def simplify_indices(program: Program, context: PassContext) -> Program:
@@ -140,7 +140,7 @@ class _Simplifier:
 
     def _known(self, op: Op) -> int | None:
         """The only value that an op can have."""
-        exact = exact_range(op, self._scope.of)
+        exact = self._scope.exact(op)
         type_ = op.result.type
         assert isinstance(type_, ScalarType)
         return None if exact is None else exact.wrapped(type_.dtype).number
@@ -151,7 +151,7 @@ class _Simplifier:
         whole = whole.plus(self._forms.of(op.y), 1 if isinstance(op, arith.Add) else -1)
         type_ = op.result.type
         assert isinstance(type_, ScalarType)
-        exact = exact_range(op, self._scope.of)
+        exact = self._scope.exact(op)
         if exact is None or not exact.inside(*bounds_of(type_.dtype)):
             return None
         form = self._forms.whole(whole)

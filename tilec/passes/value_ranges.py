@@ -103,13 +103,22 @@ class Scope:
             Value, dict[Value, Range]
         ] = {}  # the layer of `_refined` where it is defined
         self.assumed: dict[Value, Range] = {}  # what the block that defines a value assumes of it
+        self._exact: dict[Op, Range | None] = {}  # what `exact` found since the last new condition
 
     def of(self, value: Value) -> Range:
         """The range of an integer or bool at this point."""
+        if isinstance(value, Constant):
+            return Range.exactly(int(value.value))
         for layer in reversed(self._refined):
             if value in layer:
                 return layer[value]
         return self.known[value] if value in self.known else _unknown(value)
+
+    def exact(self, op: Op) -> Range | None:
+        """As `exact_range`, at this point."""
+        if op not in self._exact:
+            self._exact[op] = exact_range(op, self.of)
+        return self._exact[op]
 
     def is_below(self, x: Value, y: Value) -> bool:
         """Whether a loop, a grid or a condition around this point says x < y. Where y is a symbol,
@@ -128,6 +137,7 @@ class Scope:
         if isinstance(op, Assume) and self._refined:
             layer = self._refined[-1]
             self._assume(op.condition, True, layer, self._below[-1])
+            self._exact.clear()
             self.assumed.update({v: r for v, r in layer.items() if self._home.get(v) is layer})
         for value in op.results:
             self.defined_by[value] = op
@@ -151,7 +161,7 @@ class Scope:
                 return Range(1, _GRID_LIMIT) if op.count else Range(0, _GRID_LIMIT - 1)
             case WarpUniform():
                 return self.of(op.x)
-        return range_of(op, self.of)
+        return wrapped_range(op, self.exact(op))
 
     @contextmanager
     def region(self, op: Op, name: str) -> Iterator[None]:
@@ -180,7 +190,9 @@ class Scope:
         self._refined.append(refined)
         self._below.append(below)
         self._threads.append(threads)
+        self._exact.clear()
         yield
+        self._exact.clear()
         self._refined.pop()
         self._below.pop()
         self._threads.pop()
@@ -271,7 +283,11 @@ def _unknown(value: Value) -> Range:
 
 def range_of(op: Op, of: RangeOf) -> Range | None:
     """The range of an elementwise op's integer result, wrapped to its dtype. None: all of it."""
-    exact = exact_range(op, of)
+    return wrapped_range(op, exact_range(op, of))
+
+
+def wrapped_range(op: Op, exact: Range | None) -> Range | None:
+    """The range of an op's integer result, given what it is if integers do not wrap."""
     type_ = op.result.type
     assert isinstance(type_, ScalarType)
     return None if exact is None else exact.wrapped(type_.dtype)
