@@ -76,4 +76,4 @@ def test_the_users_environment_does_not_reach_a_test(
 def test_this_run_has_a_cache_of_its_own(session_cache: Path) -> None:
     assert os.environ["TILEC_CACHE_DIR"] == str(session_cache)
     given = {name for name in os.environ if name.startswith("TILEC_")}
-    assert given == {"TILEC_CACHE_DIR", "TILEC_EMULATOR_LEVEL"}
+    assert given == {"TILEC_CACHE_DIR", "TILEC_CXX", "TILEC_EMULATOR_LEVEL"}

@@ -180,7 +180,7 @@ class Probes:
     @cached_property
     def library(self) -> Path:
         frames = [p.frame(name) for name, p in self.probes.items()]
-        return build(render_source("cpu", frames), optimize=0)
+        return build(render_source("cpu", frames), "g++", optimize=0)
 
     def run(
         self,

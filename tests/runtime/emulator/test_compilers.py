@@ -74,6 +74,7 @@ def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     (tmp_path / "cat").symlink_to("/bin/cat")
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.delenv("TILEC_CXX")
     monkeypatch.setattr(compilers, "_zig_command", lambda: ())
     compilers._probe.cache_clear()
     yield tmp_path
