@@ -235,6 +235,8 @@ def is_tiled(schedule: object) -> bool:
         if part.type == "int" and (not whole or value < least):
             expected = f"expected an integer of {least} or more"
             raise refuse(f"the schedule has {part.name}={value!r}, {expected}", example)
+    if not isinstance(schedule.swapped, bool):
+        raise refuse(f"the schedule has swapped={schedule.swapped!r}, expected a bool", example)
     others = (schedule.split, schedule.cluster_M, schedule.cluster_N)
     if schedule.workers and (others != (1, 1, 1) or schedule.swapped):
         raise refuse(

@@ -7,18 +7,20 @@ number of parts, the clocks of a multiprocessor, which the busiest one needs for
              + start and end)
 
 and never less than memory takes for every byte once; parts add their sums and a launch. The least
-wins, so that large products get the tile with the most arithmetic for a byte, those of few tiles
-smaller ones, and those of few rows as many blocks as it takes to stream B at the memory's rate.
-Few rows are the columns of a tile (`swapped`), which may be as few as eight, while its rows are 64:
-TMA is slow to fill what lies outside of a matrix. Blocks are in a cluster, and load for each other,
-where TMA would hold them up. The constants are fitted to times of 471 candidates at 38 shapes on an
-H200, from which the estimates differ by 9 % (docs/decisions.md 74).
+wins, so that large products get the tile with the most arithmetic for a byte, others the width that
+fills most of the last wave, those of few tiles smaller ones, and those of few rows as many blocks
+as it takes to stream B at the memory's rate. Few rows are the columns of a tile (`swapped`), which
+may be as few as eight, while its rows are 64: TMA is slow to fill what lies outside of a matrix.
+Blocks are in a cluster, and load for each other, where TMA would hold them up. The constants are
+fitted to times of 751 candidates at 63 shapes on an H200, from which the estimates differ by 8 %
+(docs/decisions.md 74, 75).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from math import ceil
 from typing import Any
 
@@ -26,28 +28,31 @@ from .. import language as T
 from ..ir.dtypes import find_dtype
 from ..target import Target
 
-# What a multiprocessor of an H200 does in a clock of 1.55 GHz; others differ by a factor that is
+# What a multiprocessor of an H200 does in a clock of 1.76 GHz; others differ by a factor that is
 # alike for all tiles, so that the order of the candidates hardly changes.
 _MULTIPLIES = 4096  # products of 8-bit operands; half as many of 16, a quarter of 32
-_LARGE_ALONE, _SMALL_ALONE = 1.03, 1.4  # times as long by one warpgroup
-_SHARED = 96  # bytes that matrix instructions read from shared memory
-_L2 = 90  # bytes from the L2 cache
-_MEMORY = 17.5  # bytes from memory, where all ask: 3.6 TB/s
+_LARGE_ALONE, _SMALL_ALONE = 1.06, 1.4  # times as long by one warpgroup
+_SHARED = 90  # bytes that matrix instructions read from shared memory
+_L2 = 86  # bytes from the L2 cache
+_MEMORY = 15.3  # bytes from memory, where all ask: 3.6 TB/s
 _ALONE = 40  # bytes from memory, where few ask: half of all get as much as all
-_LINE = 1.1  # the TMA unit, for a line of 128 bytes,
-_ASTRAY = 3.4  # for one that starts within a sector,
-_OUTSIDE = 6.5  # and for one outside of the matrix, which it fills with zeros
-_BESIDE = 0.2  # of what takes less time is not hidden behind what takes more: work and memory
+_LINE = 0.8  # the TMA unit, for a line of 128 bytes,
+_ASTRAY = 3.5  # for one that starts within a sector,
+_OUTSIDE = 7.9  # and for one outside of the matrix, which it fills with zeros
+_ALSO = 0.05  # of what takes less time in a step likewise
+_BESIDE = 0.16  # of what takes less time is not hidden behind what takes more: work and memory
 _FEW = 64  # rows that may be the columns of tiles
 _IN_FOURS = 0.88  # of the multiprocessors are in clusters of four
-_START = 6500  # before the first product: launch, descriptors, first loads
-_END = 500  # after the last one, beside the stores
-_STEP = 35  # of a step: its barriers
-_LAUNCH = 4500  # a second launch, with what its blocks wait for
-_CLEARED = 6600  # a launch that only clears counters
-_PART = 39  # bytes of a part that its owner adds, written and read
-_TORN = 10000  # a helper whose steps are not those of whole tiles starts and leaves once more
-_SUMS = 15  # bytes of parts that a second launch adds, each written and read
+_START = 7700  # before the first product: launch, descriptors, first loads
+_END = 500  # after the last one, beside the stores:
+_SLAB = 35  # of a slab, which is as wide as a swizzle that divides the tile
+_STEP = 20  # of a step: its barriers
+_LAUNCH = 5300  # a second launch, with what its blocks wait for
+_CLEARED = 7200  # a launch that only clears counters
+_PART = 35  # bytes of a part that its owner adds, written and read
+_TORN = 17000  # a helper whose steps are not those of whole tiles starts and leaves once more
+_SUMS = 13.3  # bytes of parts that a second launch adds, each written and read
+_SWIZZLES = (128, 64, 32)
 _STAGES = 12
 _LEAD = 4  # steps that a helper does less: what it stores is there when the owner is done
 
@@ -73,7 +78,7 @@ class Problem:
     whole: bool = False
     astray: str = ""
 
-    @property
+    @cached_property
     def item_bytes(self) -> int:
         """Bytes of an element of A or B."""
         return find_dtype(self.dtype).bytes
@@ -83,7 +88,7 @@ class Problem:
         """Bytes of a partial sum."""
         return 8 if self.dtype == "f64" else 4
 
-    @property
+    @cached_property
     def swapped(self) -> Problem:
         """The transposed product: B's columns by A's rows."""
         flipped = {"rows": "columns", "columns": "rows", "any": "any"}
@@ -164,6 +169,8 @@ def _unswapped(target: Target, problem: Problem) -> Iterator[Schedule]:
         rows, columns, depth, threads = tile
         if rows > 64 and rows >= 2 * problem.M:
             continue  # half of the instructions would multiply nothing
+        if columns < 32 and columns < problem.N:
+            continue  # A would be read from memory more than once
         stage = (rows + columns) * depth * problem.item_bytes
         room = target.shared_bytes - rows * columns * 2 // (2 if threads > 128 else 1)
         stages = max(2, min(_STAGES, room // stage)) if target.asynchronous else 2
@@ -210,8 +217,9 @@ def estimate(target: Target, problem: Problem, schedule: Schedule) -> float:
     waves = ceil(tiles / processors)
     steps = ceil(p.K / s.block_K / s.split)
     step = _step_clocks(target, p, s) + _STEP
-    stores = s.block_M * s.block_N * (p.sum_bytes if s.split > 1 else 2) / _L2
-    busy = waves * (steps * step + _END + stores) + _START
+    stored = s.block_N * (p.sum_bytes if s.split > 1 else 2)
+    end = _END + s.block_M * stored / _L2 + _SLAB * stored / _span(stored)
+    busy = waves * (steps * step + end) + _START
     if s.workers:
         rest = tiles % s.workers
         wave = LastWave.of(rest, max(steps, 1), s.workers)
@@ -245,19 +253,28 @@ def _step_clocks(target: Target, p: Problem, s: Schedule) -> float:
     operands = ceil(s.block_M / 64) * (64 + s.block_N) * s.block_K * p.item_bytes / _SHARED
     filled = min(s.block_M, p.M) / s.cluster_N + min(s.block_N, p.N) / s.cluster_M
     fills = filled * s.block_K * p.item_bytes / _L2
-    return max(arithmetic, operands, fills, _tma_clocks(p, s) if target.tma else 0)
+    terms = (arithmetic, operands, fills, _tma_clocks(p, s) if target.tma else 0)
+    return max(terms) + _ALSO * sum(terms)
 
 
 def _tma_clocks(problem: Problem, schedule: Schedule) -> float:
-    """What the TMA unit takes for a step: each block of a cluster loads its part of what is shared."""
+    """What the TMA unit takes for a step: each block of a cluster loads its part of what is shared.
+    A line is a row of a box, which is as wide as the swizzle."""
     p, s = problem, schedule
 
-    def rows(name: str, block: int, extent: int) -> float:
+    def rows(name: str, block: int, extent: int, along_k: bool) -> float:
         inside = min(block, extent)
-        return inside * (_ASTRAY if name in p.astray else _LINE) + (block - inside) * _OUTSIDE
+        lines = inside * (_ASTRAY if name in p.astray else _LINE) + (block - inside) * _OUTSIDE
+        return lines if along_k else lines * _SWIZZLES[0] / _span(block * p.item_bytes)
 
-    a, b = rows("A", s.block_M, p.M) / s.cluster_N, rows("B", s.block_N, p.N) / s.cluster_M
-    return s.block_K * p.item_bytes / 128 * (a + b)
+    a = rows("A", s.block_M, p.M, p.a == "rows") / s.cluster_N
+    b = rows("B", s.block_N, p.N, p.b == "columns") / s.cluster_M
+    return s.block_K * p.item_bytes / _SWIZZLES[0] * (a + b)
+
+
+def _span(size: int) -> int:
+    """The widest swizzle, in bytes, that divides rows of a size."""
+    return next((span for span in _SWIZZLES if size % span == 0), _SWIZZLES[-1])
 
 
 def _by_wgmma(target: Target, problem: Problem) -> bool:
@@ -272,8 +289,12 @@ def _tiles(target: Target, problem: Problem) -> list[tuple[int, int, int, int]]:
     size = problem.item_bytes
     if _by_wgmma(target, problem):
         depth = 128 // size  # the span of a swizzle
-        large = [(128, 256), (256, 128), (128, 192), (128, 128)][2 if problem.exact else 0 :]
-        small = [(64, 256), (64, 192), (64, 128), (64, 96), (64, 64), (64, 32)]
+        # Of many widths, some tile fills most of the last wave.
+        large = [(128, 256), (256, 128), *((128, n) for n in range(240, 80, -16))]
+        large = [(128, 192), (128, 128)] if problem.exact else large
+        small = [(64, n) for n in (256, 224, 192, 176, 160, 128, 96, 64, 32)]
+        if problem.b == "rows":  # B's boxes are as wide as a swizzle, and narrow ones cost as much
+            large, small = ([t for t in s if t[1] * size % 128 == 0] for s in (large, small))
         deep, narrow = [(64, 64), (64, 32)], [(64, 16), (64, 8)]
         return [
             *((m, n, depth, 256) for m, n in large),
