@@ -61,7 +61,8 @@ def test_who_is_idle_helps() -> None:
 @pytest.mark.parametrize(
     ("shape", "workers"),
     [
-        ((8192, 8192, 8192), 132), ((4096, 11008, 4096), 132), ((5120, 5120, 5120), 132),
+        ((8192, 8192, 8192), 132), ((4096, 11008, 4096), 132),
+        ((5120, 5120, 5120), 0),  # tiles of 224 columns fill the last wave
         ((4096, 4096, 4096), 0),  # 116 tiles are left, and each helper would have seven of them
         ((8448, 8192, 8192), 0),  # nothing is left
         ((8192, 8192, 512), 0),  # the parts cost more than the steps
