@@ -17,11 +17,14 @@ import pytest
 
 from tests.modules import load_module
 from tilec.backends.bundle import bundle
+from tilec.backends.launch_limits import blocks_problem
 from tilec.backends.manifest import Manifest, evaluate
 from tilec.cli import run as command_line
 from tilec.cli.build import own_names
 from tilec.cli.programs import load_file, trace
+from tilec.errors import ArgumentError
 from tilec.language.kernel import Kernel
+from tilec.passes.ranges import SYMBOL_LIMIT
 from tilec.runtime import emulator
 from tilec.runtime.compiled import CompiledKernel
 from tilec.target import find_target
@@ -220,6 +223,78 @@ def test_the_launcher_checks_what_symbols_are_multiples_of(tmp_path: Path) -> No
     assert names == {"M": 3, "K": 16}
     with pytest.raises(ValueError, match="K is 12, expected a multiple of 8"):
         launcher.bind((Array(np.zeros((3, 12), np.float16)),))
+
+
+TOO_LARGE = """
+import tilec
+import tilec.language as T
+
+
+@tilec.kernel
+def large(A: T.Tensor(("M",), "int8"), n: T.int64, first: T.int32):
+    out = T.empty((A.shape[0] * 2,), "int8")
+    with T.Kernel(n, threads=32) as b:
+        for i in T.Parallel(32):
+            out[first + i] = A[i]
+    return out
+"""
+
+
+@pytest.mark.parametrize(
+    ("m", "n", "told"),
+    [
+        (SYMBOL_LIMIT, 1, "M is 2147418112"),
+        (SYMBOL_LIMIT // 2, 1, "2147418112, expected less than 2147418112"),
+        (8, 2**31, "2147483648 blocks along x, at most 2147483647 go"),
+        (8, 2**32 + 5, "4294967301 blocks along x"),
+    ],
+)
+def test_the_launcher_refuses_what_the_runtime_does(
+    m: int, n: int, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "large.py"
+    file.write_text(TOO_LARGE)
+    assert command_line(["build", str(file), "-o", str(tmp_path), "--emit", EMIT]) == 0
+    launcher = load_module(tmp_path / "large_launch.py")
+    assert launcher.SYMBOL_LIMIT == SYMBOL_LIMIT
+    cupy = ModuleType("cupy")
+    device = SimpleNamespace(attributes={"MultiProcessorCount": 3})
+    cupy.__dict__.update(
+        cuda=SimpleNamespace(Device=lambda: device),
+        empty=lambda shape, dtype: Array(np.broadcast_to(np.zeros(1, dtype), shape)),
+    )
+    monkeypatch.setitem(sys.modules, "cupy", cupy)
+    launched: list[Any] = []
+    monkeypatch.setattr(launcher, "kernel", lambda *_: lambda grid, *_, **__: launched.append(grid))
+    for count in (0, -5, 3):
+        launcher.launch(Array(np.zeros(8, np.int8)), count, 0)
+    assert launched == [(3, 1, 1)]
+    whole = np.broadcast_to(np.zeros(1, np.int8), (m,))
+    array = Array(whole)
+    array.flags = SimpleNamespace(c_contiguous=True)
+    with pytest.raises(ValueError, match=told):
+        launcher.launch(array, n, 0)
+    assert len(launched) == 1
+    kernel = load_file(file).kernels["large"]
+    with pytest.raises(ArgumentError, match=told):
+        kernel(np.zeros(m, np.int8), n, 0, device="emulator:cuda:sm_80")
+
+
+@pytest.mark.parametrize(
+    ("blocks", "cluster", "told"),
+    [
+        ((2**16, 2**15, 1), 1, "would have M x 32768 x 1 = 2147483648 blocks, expected less than 2147418112"),
+        ((2**15, 2**15, 1), 2, "M x 32768 x 1 = 1073741824 blocks, expected less than 1073709056"),
+        ((2**31, 1, 1), 1, "M = 2147483648 blocks along x"),
+        ((2**15, 2**15, 1), 1, ""),
+        ((2**31 - 1, 0, 70000), 1, ""),
+    ],
+)  # fmt: skip
+def test_blocks_that_take_turns_are_counted_in_32_bits(
+    blocks: tuple[int, int, int], cluster: int, told: str
+) -> None:
+    found = blocks_problem("k", (132, 1, 1), ("M", *blocks[1:]), cluster, {"M": blocks[0]}, set())
+    assert told in found and bool(told) == bool(found)
 
 
 TOGETHER = """

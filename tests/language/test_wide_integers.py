@@ -8,6 +8,7 @@ import pytest
 import tilec
 import tilec.language as T
 from tests.kernels.legs import DEVICES
+from tilec.errors import ArgumentError
 
 pytestmark = pytest.mark.emulator
 FAR = 2**40
@@ -81,3 +82,43 @@ def test_copies(device: str, k: int) -> None:
     moved(a, b, k, device=device)
     rows = [a[k + i] if 0 <= k + i < 8 else 0 * a[0] for i in range(4)]
     assert np.array_equal(b, 3 * np.array(rows))
+
+
+@tilec.kernel
+def started(Y: T.Tensor((2, 8), "int32"), n: T.int64, a: T.int32, b: T.int32):
+    """Which blocks there are of n, and of a * b + 1."""
+    with T.Kernel(n, threads=32) as block:
+        if block < 8:
+            Y[0, block] = 1
+    with T.Kernel(a * b + 1, threads=32) as block:
+        if block < 8:
+            Y[1, block] = 1
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_grids(device: str) -> None:
+    for n, a, b in ((0, 0, 5), (3, 2, 3), (-(2**32) + 5, -1, 1), (-FAR, 1, -(2**31) + 1)):
+        y = np.zeros((2, 8), np.int32)
+        started(y, n, a, b, device=device)
+        assert y.tolist() == [[int(i < count) for i in range(8)] for count in (n, a * b + 1)]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize(
+    ("n", "a", "b", "told"),
+    [
+        (2**31, 0, 0, r"max\(n, 0\) = 2147483648 blocks along x, at most 2147483647"),
+        (2**32 + 5, 0, 0, r"max\(n, 0\) = 4294967301 blocks along x"),
+        (1, 2**16, 2**16, r"needs \(\(a \* b\) \+ 1\) = 4294967297, expected less than 2147483648"),
+        (1, -(2**16), 2**16, r"needs \(\(a \* b\) \+ 1\) = -4294967295, expected less"),
+    ],
+)
+def test_grids_that_32_bits_do_not_count_are_refused(
+    device: str, n: int, a: int, b: int, told: str
+) -> None:
+    """Nothing of the program runs: not the launch before, either."""
+    y = np.zeros((2, 8), np.int32)
+    with pytest.raises(ArgumentError, match=told) as caught:
+        started(y, n, a, b, device=device)
+    assert caught.value.code == "TLC0803" and "more of the work" in caught.value.hint
+    assert not y.any()

@@ -26,11 +26,17 @@ class Bundle:
 
     @property
     def launcher(self) -> str:
-        """A Python file that launches the program with cupy alone (cupy_launcher.py, filled in)."""
+        """A Python file that launches the program with cupy alone: cupy_launcher.py, filled in."""
         template = resources.files(__package__).joinpath("cupy_launcher.py")
         head, line, rest = template.read_text(encoding="utf-8").partition('json.loads("{}")')
         assert line, "cupy_launcher.py has no place for the manifest"
         head = head.replace("PROGRAM", self.manifest.program)
+        before, there, after = head.partition("from .launch_limits import (")
+        assert there, "cupy_launcher.py has no place for launch_limits.py"
+        limits = (
+            resources.files(__package__).joinpath("launch_limits.py").read_text(encoding="utf-8")
+        )
+        head = before + limits.partition("import math\n")[2] + after.partition(")\n")[2]
         head, _, tail = head.partition("\n\nWritten by `tilec build`")
         head += '\n"""\n' + tail.partition('"""\n')[2]
         return f"{head}json.loads(\n    {self.manifest.to_json()!r}\n){rest}"

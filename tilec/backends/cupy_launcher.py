@@ -5,7 +5,8 @@ variant whose facts hold, and launches its kernels on cupy's current stream, or 
 that the program makes are returned. The machine code is read from the binary beside this file where
 there is one for the GPU at hand, and made from the source by NVRTC (or hiprtc) otherwise.
 
-Written by `tilec build`, which fills in MANIFEST; as part of tilec this file is that template.
+Written by `tilec build`, which fills in MANIFEST and launch_limits.py; as part of tilec this file is that
+template.
 """
 
 from __future__ import annotations
@@ -14,13 +15,21 @@ import ctypes
 import json
 import math
 import tempfile
-from collections.abc import Callable
 from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from .launch_limits import (
+    WIDE,
+    blocks_problem,
+    evaluate,
+    names_in,
+    steps_problem,
+    symbol_problem,
+)
 
 MANIFEST: dict[str, Any] = json.loads("{}")
 
@@ -40,20 +49,8 @@ TENSOR_MAP_DTYPES = {
     "u16": 1, "i16": 1,
     "u32": 2, "i32": 3, "u64": 4, "i64": 5, "f16": 6, "f32": 7, "tf32": 7, "f64": 8, "bf16": 9,
 }  # fmt: skip
-OPERATIONS: dict[str, Callable[[int, int], int]] = {
-    "add": lambda a, b: a + b,
-    "sub": lambda a, b: a - b,
-    "mul": lambda a, b: a * b,
-    "floordiv": lambda a, b: a // b,
-    "mod": lambda a, b: a % b,
-    "ceildiv": lambda a, b: -(-a // b),
-    "min": min,
-    "max": max,
-}
 PAIRS = ("i4", "u4", "e2m1")
 """Dtypes of which two elements share a byte."""
-LIMIT = 2**31 - 2**16
-"""Symbols, and what kernels compute of them, are below this."""
 
 
 def launch(*arguments: Any, stream: Any = None) -> Any:
@@ -73,8 +70,8 @@ def launch(*arguments: Any, stream: Any = None) -> Any:
             shape = tuple(evaluate(extent, names) for extent in tensor["shape"])
             arrays[tensor["name"]] = cupy.empty(shape, numpy_dtype(tensor["dtype"]))
         variant = pick(arrays, names)
-        for spec in variant["launches"]:
-            grid = tuple(evaluate(extent, names) for extent in spec["grid"])
+        grids = [grid_of(spec, names) for spec in variant["launches"]]
+        for spec, grid in zip(variant["launches"], grids, strict=True):
             if min(grid) > 0:
                 block = tuple(spec["block"] or (spec["threads"], 1, 1))
                 values = tuple(argument(a, arrays, names) for a in spec["arguments"])
@@ -84,6 +81,17 @@ def launch(*arguments: Any, stream: Any = None) -> Any:
                 run(grid, block, values, shared_mem=spec["shared_bytes"])
     results = tuple(arrays[name] for name in MANIFEST["outputs"])
     return results[0] if len(results) == 1 else results or None
+
+
+def grid_of(spec: dict[str, Any], names: dict[str, Any]) -> tuple[int, ...]:
+    """The grid of a launch. Raises ValueError where it, or a symbol that the kernel takes, is too large."""
+    own = spec["grid"], spec["blocks"], spec["cluster"]
+    refuse(blocks_problem(spec["symbol"], *own, names, wide()))
+    grid = tuple(evaluate(extent, names) for extent in spec["grid"])
+    if min(grid) > 0:
+        for symbol in (a for a in spec["arguments"] if a["kind"] == "symbol"):
+            refuse(symbol_problem(symbol["name"], names[symbol["name"]], symbol["dtype"]))
+    return grid
 
 
 def check_together(run: Any, spec: dict[str, Any], blocks: int, multiprocessors: int) -> None:
@@ -119,10 +127,20 @@ def bind(arguments: tuple[Any, ...]) -> tuple[dict[str, Any], dict[str, Any]]:
     for name, expression in MANIFEST["derived"]:
         names[name] = evaluate(expression, names)
     for name in (*MANIFEST["symbols"], *(name for name, _ in MANIFEST["derived"])):
-        if names[name] >= LIMIT:
-            raise ValueError(f"{name} is {names[name]}, expected less than {LIMIT}")
+        refuse(symbol_problem(name, names[name]))
     check_overlaps(tensors, arrays)
     return arrays, names
+
+
+def wide() -> set[str]:
+    """The numbers that are passed in more than the bits of an i32."""
+    return {p["name"] for p in MANIFEST["params"] if p["dtype"] in WIDE and "shape" not in p}
+
+
+def refuse(problem: str) -> None:
+    """Raises ValueError if there is a problem."""
+    if problem:
+        raise ValueError(f"{MANIFEST['program']}: {problem}")
 
 
 def elements(param: dict[str, Any], array: Any) -> Any:
@@ -196,9 +214,7 @@ def solve_symbols(found: list[tuple[Any, int]], names: dict[str, Any]) -> None:
 
 def unknown(expression: Any, names: dict[str, Any]) -> set[str]:
     """The names in an expression that mean nothing yet."""
-    if isinstance(expression, list):
-        return unknown(expression[1], names) | unknown(expression[2], names)
-    return {expression} - names.keys() if isinstance(expression, str) else set()
+    return names_in(expression) - names.keys()
 
 
 def solve(expression: Any, value: int, names: dict[str, Any]) -> None:
@@ -224,7 +240,7 @@ def check(tensor: dict[str, Any], array: Any, names: dict[str, Any]) -> None:
     """Raises ValueError for an array of another shape or other strides than its parameter's, and
     for one to be written whose elements may overlap."""
     name = tensor["name"]
-    expected = tuple(computed(extent, names) for extent in tensor["shape"])
+    expected = tuple(computed(tensor, extent, names) for extent in tensor["shape"])
     if array.shape != expected:
         raise ValueError(f"{name} has shape {array.shape}, expected {expected}")
     if tensor["dtype"] in PAIRS and isinstance(tensor["shape"][-1], list):
@@ -234,7 +250,7 @@ def check(tensor: dict[str, Any], array: Any, names: dict[str, Any]) -> None:
         if not array.flags.c_contiguous:
             raise ValueError(f"{name} is not row-major without gaps")
         return
-    wanted = tuple(computed(s, names) * array.dtype.itemsize for s in tensor["strides"])
+    wanted = tuple(computed(tensor, s, names) * array.dtype.itemsize for s in tensor["strides"])
     steps = [(s, w, n) for s, w, n in zip(array.strides, wanted, array.shape, strict=True) if n > 1]
     if array.size and any(s != w or s < 0 for s, w, _ in steps):
         raise ValueError(f"{name} has strides of {array.strides} bytes, expected {wanted}")
@@ -381,24 +397,10 @@ def compiled(text: Path, backend: str, arch: str) -> bytes:
     return bytes(nvrtc.getCUBIN(program))
 
 
-def evaluate(expression: Any, names: dict[str, Any]) -> int:
-    """An int, a name, or [operation, left, right]; division rounds down."""
-    if isinstance(expression, str):
-        return int(names[expression])
-    if isinstance(expression, list):
-        operation, left, right = expression
-        return int(OPERATIONS[operation](evaluate(left, names), evaluate(right, names)))
-    return int(expression)
-
-
-def computed(expression: Any, names: dict[str, Any]) -> int:
-    """The same of an expression that kernels compute, too. Raises ValueError for a step that is
-    more than they can count to."""
-    if isinstance(expression, list):
-        for part in expression[1:]:
-            computed(part, names)
-        if abs(evaluate(expression, names)) >= LIMIT:
-            raise ValueError(f"{expression} is {evaluate(expression, names)}: pass arrays in parts")
+def computed(tensor: dict[str, Any], expression: Any, names: dict[str, Any]) -> int:
+    """The value of an expression of a tensor's extents. Raises ValueError where a step of it is too
+    large."""
+    refuse(steps_problem(f"an extent of {tensor['name']}", expression, names))
     return evaluate(expression, names)
 
 

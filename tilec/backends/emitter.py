@@ -22,7 +22,7 @@ from ..version import __version__
 from .control_flow import bind_thread_ids
 from .dialect import find_dialect
 from .expressions import Expression
-from .grids import launch_grid
+from .grids import launch_blocks, launch_grid
 from .interface import Interface, root_memory, written_memory
 from .manifest import Argument, Fact, LaunchSpec, Manifest, TensorMapSpec, Variant
 from .names import comment_text, mangle
@@ -173,6 +173,7 @@ def _emit_launch(
         launch.shared_bytes,
         cluster=launch.cluster_blocks,
         cooperative=launch.cooperative,
+        blocks=launch_blocks(launch, outline.host) if launch.persistent_blocks else None,
     )
 
 

@@ -30,14 +30,19 @@ class HostScalars:
     derived: Mapping[str, Expr] = field(default_factory=dict)
 
 
+def launch_blocks(launch: Launch, known: HostScalars) -> tuple[Expr, Expr, Expr]:
+    """The extents of the program's own grid."""
+    x, y, z = (*(grid_expr(value, known) for value in launch.grid), 1, 1)[:3]
+    return x, y, z
+
+
 def launch_grid(launch: Launch, known: HostScalars) -> tuple[Expr, Expr, Expr]:
     """The grid of a launch.
 
     A persistent launch has as many blocks as are resident at once, but no more than logical ones,
     and always whole clusters. Raises TargetUnsupported for an extent that the host cannot compute.
     """
-    extents = [grid_expr(value, known) for value in launch.grid]
-    x, y, z = (*extents, 1, 1)[:3]
+    x, y, z = launch_blocks(launch, known)
     if not launch.persistent_blocks:
         return x, y, z
     resident = _product(MULTIPROCESSORS, launch.persistent_blocks)

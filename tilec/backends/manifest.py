@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias, cast
 
 from ..ir.dtypes import DTYPES
+from .launch_limits import text_of
 from .manifest_json import Reader, read_integer, read_text, to_data
 
 MANIFEST_VERSION = 1
@@ -81,13 +82,7 @@ def names_in(expr: Expr) -> Iterator[str]:
 
 def format_expr(expr: Expr) -> str:
     """`expr` as a person writes it: `ceildiv(N, 128)`, `(K + 7)`."""
-    if not isinstance(expr, tuple):
-        return str(expr)
-    operation, left, right = expr
-    infix = {"add": "+", "sub": "-", "mul": "*", "floordiv": "//", "mod": "%"}.get(operation)
-    if infix is None:
-        return f"{operation}({format_expr(left)}, {format_expr(right)})"
-    return f"({format_expr(left)} {infix} {format_expr(right)})"
+    return text_of(expr)
 
 
 @dataclass(frozen=True)
@@ -215,7 +210,8 @@ class LaunchSpec:
     """One kernel launch. A grid extent of zero (or less) means that nothing is launched. The block
     is (threads, 1, 1) unless `block` says otherwise; `shared_bytes` is dynamic shared memory.
     `cluster`: how many neighbours along x are a thread-block cluster; the text says so itself, and
-    the grid is a multiple of it. `cooperative`: all blocks run at the same time, or none."""
+    the grid is a multiple of it. `cooperative`: all blocks run at the same time, or none. `blocks`: the
+    extents of the program's own grid, where fewer blocks take its blocks in turn."""
 
     symbol: str
     arguments: tuple[Argument, ...]
@@ -225,11 +221,12 @@ class LaunchSpec:
     block: tuple[int, int, int] | None = None
     cluster: int = 1
     cooperative: bool = False
+    blocks: tuple[Expr, Expr, Expr] | None = None
 
     def __post_init__(self) -> None:
         _require(self.cluster >= 1, f"{self.symbol}: a cluster of {self.cluster} blocks")
         _require(len(self.grid) == 3, f"{self.symbol}: a grid of {len(self.grid)} extents")
-        for expr in self.grid:
+        for expr in (*self.grid, *(self.blocks or ())):
             _check_expr(expr)
         _require(
             self.shared_bytes >= 0, f"{self.symbol}: {self.shared_bytes} bytes of shared memory"
@@ -440,6 +437,9 @@ def _read_launch(data: object, path: str) -> LaunchSpec:
         else None,
         reader.integer("cluster") if reader.has("cluster") else 1,
         reader.flag("cooperative") if reader.has("cooperative") else False,
+        cast(tuple[Expr, Expr, Expr], reader.items("blocks", _read_expr))
+        if reader.has("blocks")
+        else None,
     )
     reader.done()
     return launch
@@ -475,7 +475,7 @@ def _check_variant(variant: Variant, known: set[str], tensors: set[str]) -> None
     for fact in variant.requires:
         _require(fact.tensor in tensors, f"a fact about {fact.tensor!r}, which is no tensor")
     for launch in variant.launches:
-        for expr in launch.grid:
+        for expr in (*launch.grid, *(launch.blocks or ())):
             _check_names(expr, known, launch.symbol)
         for argument in launch.arguments:
             name = argument.name

@@ -11,11 +11,12 @@ import numpy as np
 from ..errors import LanguageError, Loc
 from ..ir.build import scalar
 from ..ir.core import Block, Value
-from ..ir.dtypes import i32
+from ..ir.dtypes import i32, i64
 from ..ir.ops.arith import element_dtype
 from ..ir.ops.control import Launch, ThreadId, cluster_problem
-from .arithmetic import narrowed
-from .operand import Expr, Operand, is_number, value_of, wrap
+from .arithmetic import is_wide
+from .arithmetic import max as most
+from .operand import Expr, Operand, convert, is_number, value_of, wrap
 from .simt import shape_launch
 from .split_roles import owns_schedule
 from .trace import LaunchState, Region, Trace, current, refuse
@@ -177,7 +178,9 @@ def _extent(block: Any) -> Value:
             if block < 0
             else "an extent is below 2^31: give each block more of the work",
         )
-    return narrowed(value)
+    if is_wide(value):  # launchers refuse what 32 bits do not hold; below 0 there are no blocks
+        value = value_of(most(wrap(current("a grid"), convert(value, i64)), 0))
+    return convert(value, i32)
 
 
 def _threads(threads: Any) -> tuple[int, ...]:

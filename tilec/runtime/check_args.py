@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from ..backends.launch_limits import WIDE, blocks_problem, steps_problem, symbol_problem
 from ..backends.manifest import (
     DTYPE_BYTES,
     MULTIPROCESSORS,
@@ -30,7 +31,6 @@ from ..backends.manifest import (
 )
 from ..errors import ArgumentError
 from ..ir.dtypes import DTYPES, PAIRS
-from ..passes.ranges import SYMBOL_LIMIT
 from .arrays import ArrayDevice, ArrayView, contiguous_strides, is_array, view_array
 from .overlaps import kept_apart, overlapping
 
@@ -45,6 +45,7 @@ _INTEGERS = {"i8": (-(1 << 7), 1 << 7), "i16": (-(1 << 15), 1 << 15), "i32": (-(
              "i64": (-(1 << 63), 1 << 63), "u8": (0, 1 << 8), "u16": (0, 1 << 16),
              "u32": (0, 1 << 32),
              "u64": (0, 1 << 64), "bool": (0, 2)}  # fmt: skip
+IN_PARTS = "pass the array in parts"
 _WIDE = ("f16", "bf16", "f32", "tf32", "f64")  # what a usual number fits without a closer look
 # From these on a finite number rounds to infinity, or to NaN or the largest where there is none.
 _FLOATS = {
@@ -106,7 +107,7 @@ def bind_arguments(manifest: Manifest, arguments: Sequence[object]) -> Bound:
     env = {name: value for name, value in scalars.items() if isinstance(value, int)}
     symbols = _bind_symbols(manifest, tensors, views, env)
     for name, (value, origin) in symbols.items():
-        _check_symbol(program, name, "i32", value, f", from {origin}")
+        _need(program, symbol_problem(name, value, origin=f", from {origin}"), IN_PARTS)
     for param in tensors:
         _check_shape(
             program,
@@ -120,26 +121,31 @@ def bind_arguments(manifest: Manifest, arguments: Sequence[object]) -> Bound:
     values = {name: value for name, (value, _) in symbols.items()}
     for name, expr in manifest.derived:
         values[name] = evaluate(expr, {**env, **values})
-        _check_symbol(program, name, "i32", values[name])  # kernels compute it, and it may wrap
+        _need(program, symbol_problem(name, values[name]), IN_PARTS)  # kernels compute it, too
     return Bound(values, views, scalars, device, library)
 
 
-def check_symbols(program: str, launch: LaunchSpec, env: Mapping[str, int]) -> None:
-    """Raises ArgumentError for a symbol of a launch, derived ones too, that its kernel cannot
-    take."""
+def check_launch(manifest: Manifest, launch: LaunchSpec, env: Mapping[str, int]) -> None:
+    """Raises ArgumentError where blocks are launched, and they, or a symbol that their kernel takes,
+    are too many."""
+    check_blocks(manifest, launch.symbol, launch.grid, launch.blocks, launch.cluster, env)
+    if min(evaluate(extent, env) for extent in launch.grid) <= 0:
+        return
     for argument in launch.arguments:
         if argument.kind == "symbol":
-            _check_symbol(program, argument.name, argument.dtype or "i32", env[argument.name])
+            problem = symbol_problem(argument.name, env[argument.name], argument.dtype)
+            _need(manifest.program, problem, IN_PARTS)
 
 
-def _check_symbol(program: str, name: str, dtype: str, value: int, origin: str = "") -> None:
-    limit = SYMBOL_LIMIT if dtype == "i32" else 1 << 63
-    if value >= limit:
-        raise _refuse(
-            program,
-            f"{name} is {value}{origin}, expected less than {limit}",
-            "pass the array in parts",
-        )
+def check_blocks(
+    manifest: Manifest, symbol: str, grid: Sequence[Expr], blocks: Sequence[Expr] | None,
+    cluster: int, env: Mapping[str, int],
+) -> None:  # fmt: skip
+    """Raises ArgumentError for more blocks than go, or than 32 bits count."""
+    scalars = [param for param in manifest.params if isinstance(param, ScalarParam)]
+    wide = {param.name for param in scalars if param.dtype in WIDE}
+    problem = blocks_problem(symbol, grid, blocks, cluster, env, wide)
+    _need(manifest.program, problem, "give each block more of the work")
 
 
 def check_scalar(program: str, param: ScalarParam, value: object) -> int | float:
@@ -399,7 +405,8 @@ def _check_shape(
     symbols: Mapping[str, tuple[int, str]],
 ) -> None:
     expected = tuple(evaluate(expr, env) for expr in param.shape)
-    _check_computed(program, param, (*param.shape, *(param.strides or ())), env)
+    for expr in (*param.shape, *(param.strides or ())):
+        _need(program, steps_problem(f"an extent of {param.name}", expr, env))
     if param.dtype in PACKED and isinstance(param.shape[-1], tuple):
         elements = evaluate(param.shape[-1][1], env)
         if elements % 2:
@@ -435,18 +442,6 @@ def _check_shape(
             )  # fmt: skip
         return
     _check_strides(program, param, view, env)
-
-
-def _check_computed(
-    program: str, param: TensorParam, exprs: Sequence[Expr], env: Mapping[str, int]
-) -> None:
-    """Raises ArgumentError where a step of an extent is more than the kernel can count to."""
-    for expr in exprs:
-        if isinstance(expr, tuple):
-            if abs(value := evaluate(expr, env)) >= SYMBOL_LIMIT:
-                told = f"an extent of {param.name} needs {format_expr(expr)} = {value}"
-                raise _refuse(program, f"{told}, expected less than {SYMBOL_LIMIT}")
-            _check_computed(program, param, expr[1:], env)
 
 
 def _check_strides(
@@ -491,6 +486,12 @@ def overlaps(view: ArrayView) -> bool:
 def _shape_text(shape: tuple[Expr, ...]) -> str:
     inner = ", ".join(format_expr(expr) for expr in shape)
     return f"({inner},)" if len(shape) == 1 else f"({inner})"
+
+
+def _need(program: str, problem: str, hint: str = "") -> None:
+    """Raises ArgumentError if there is a problem."""
+    if problem:
+        raise _refuse(program, problem, hint)
 
 
 def _refuse(program: str, message: str, hint: str = "") -> ArgumentError:

@@ -15,7 +15,7 @@ from ..target import Target, find_target
 from . import emulator
 from .allocate import allocate, as_result
 from .arrays import ArrayView, is_array
-from .check_args import bind_arguments, check_symbols, pick_variant
+from .check_args import bind_arguments, check_launch, pick_variant
 from .devices import DEFAULT_TARGET, register_device, stated_target
 from .plan import made_views
 
@@ -66,7 +66,7 @@ class EmulatorDevice:
         views = made_views(manifest, bound, env)
         variant = pick_variant(manifest, views, env)
         for launch in variant.launches:
-            check_symbols(manifest.program, launch, env)
+            check_launch(manifest, launch, env)
         counts = emulator.collecting()
         fast = self.fast and counts is None
         lowered = next(v for v in compiled.variants if v.file_name == variant.source)

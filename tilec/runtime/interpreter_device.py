@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from .. import config
-from ..errors import ArgumentError
+from ..backends.grids import launch_blocks
+from ..backends.interface import Interface
+from ..backends.manifest import Manifest
+from ..errors import ArgumentError, TargetUnsupported
 from ..interpreter import run_program
+from ..ir.core import Program
+from ..ir.ops.control import Launch
 from ..target import Target, find_target
 from .allocate import as_result
-from .check_args import bind_arguments
+from .check_args import bind_arguments, check_blocks
 from .devices import DEFAULT_TARGET, register_device, stated_target
 
 
@@ -35,7 +40,9 @@ class InterpreterDevice:
 
     def run(self, compiled: Any, arrays: Sequence[object], stream: object = None) -> Any:
         """Interprets the program on NumPy arrays, in place; returns what it returns."""
-        bind_arguments(compiled.interface, arrays)
+        manifest = compiled.interface
+        bound = bind_arguments(manifest, arrays)
+        _check_grids(compiled.program, manifest, bound.environment(1))
         named = {p.name: a for p, a in zip(compiled.interface.inputs, arrays, strict=True)}
         for name, value in named.items():
             if not isinstance(value, (np.ndarray, np.generic, int, float, bool)):
@@ -51,6 +58,18 @@ class InterpreterDevice:
             check_bounds="bounds" in config.current().check,
         )
         return as_result(made)
+
+
+def _check_grids(program: Program, manifest: Manifest, env: Mapping[str, int]) -> None:
+    """Raises ArgumentError for more blocks than 32 bits count, in which the program's extents are."""
+    host = Interface(program).host
+    for op in program.body.ops:
+        if isinstance(op, Launch):
+            try:
+                blocks = launch_blocks(op, host)
+            except TargetUnsupported:
+                continue  # a launcher cannot tell: there is none for this program
+            check_blocks(manifest, op.symbol or program.name, blocks, blocks, 1, env)
 
 
 register_device("interpreter", InterpreterDevice)

@@ -22,7 +22,7 @@ from ..backends.manifest import (
 from ..errors import ArgumentError, OutOfResources
 from .allocate import library_on_device
 from .arrays import ArrayDevice, ArrayView, Fingerprint, contiguous_strides
-from .check_args import Bound, bind_arguments, check_symbols, pick_variant
+from .check_args import Bound, bind_arguments, check_launch, pick_variant
 from .gpu_driver import GpuDriver
 from .kernel_call import KernelCall, Number
 from .modules import ModuleTable
@@ -31,7 +31,6 @@ from .streams import current_stream_of
 from .tensor_maps import Encoder, TensorMapCache
 
 _TENSOR_MAPS = TensorMapCache()
-_GRID_LIMITS = ((1 << 31) - 1, 65535, 65535)
 
 
 def _nothing() -> int:
@@ -171,17 +170,17 @@ def make_plan(
     current = current_stream_of(library, device.index)
     launches: list[tuple[int, LaunchSpec, tuple[int, int, int]]] = []
     for spec in variant.launches:
-        grid = _grid(manifest.program, spec, env)
-        if grid is None:
+        check_launch(manifest, spec, env)
+        x, y, z = grid = tuple(evaluate(extent, env) for extent in spec.grid)
+        if min(grid) <= 0:
             continue
-        check_symbols(manifest.program, spec, env)
         handle = current() if stream is None else stream
         function = modules.function(variant, spec.symbol, spec.shared_bytes, device.index, handle)
         if spec.cooperative:
             _check_together(manifest.program, driver, function, spec, grid, device.index)
         elif spec.cluster > 1:
-            grid = (_resident(driver, function, spec, grid[0], device.index), *grid[1:])
-        launches.append((function, spec, grid))
+            x = _resident(driver, function, spec, x, device.index)
+        launches.append((function, spec, (x, y, z)))
 
     def make_calls() -> tuple[KernelCall, ...]:
         return tuple(_call(manifest, driver, *launch, env, views) for launch in launches)
@@ -223,19 +222,6 @@ def made_views(manifest: Manifest, bound: Bound, env: Mapping[str, int]) -> dict
     return views
 
 
-def _grid(program: str, spec: LaunchSpec, env: Mapping[str, int]) -> tuple[int, int, int] | None:
-    """The grid, or None where it is empty."""
-    x, y, z = (evaluate(extent, env) for extent in spec.grid)
-    if min(x, y, z) <= 0:
-        return None
-    if any(extent > limit for extent, limit in zip((x, y, z), _GRID_LIMITS, strict=True)):
-        raise ArgumentError(
-            "TLC0803",
-            f"{program}: {spec.symbol} would have a grid of {(x, y, z)}, at most {_GRID_LIMITS} go",
-        )
-    return x, y, z
-
-
 def _resident(driver: GpuDriver, function: int, spec: LaunchSpec, blocks: int, device: int) -> int:
     """As many of the blocks as whole clusters run at the same time: they take the work in turn, and
     one that starts late would end late."""
@@ -255,7 +241,7 @@ def _check_together(
     driver: GpuDriver,
     function: int,
     spec: LaunchSpec,
-    grid: tuple[int, int, int],
+    grid: Sequence[int],
     device: int,
 ) -> None:
     """Raises OutOfResources for a cooperative launch whose blocks do not run at the same time."""
