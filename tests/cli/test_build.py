@@ -17,7 +17,6 @@ import pytest
 
 from tests.modules import load_module
 from tilec.backends.bundle import bundle
-from tilec.backends.launch_limits import blocks_problem
 from tilec.backends.manifest import Manifest, evaluate
 from tilec.cli import run as command_line
 from tilec.cli.build import own_names
@@ -278,23 +277,6 @@ def test_the_launcher_refuses_what_the_runtime_does(
     kernel = load_file(file).kernels["large"]
     with pytest.raises(ArgumentError, match=told):
         kernel(np.zeros(m, np.int8), n, 0, device="emulator:cuda:sm_80")
-
-
-@pytest.mark.parametrize(
-    ("blocks", "cluster", "told"),
-    [
-        ((2**16, 2**15, 1), 1, "would have M x 32768 x 1 = 2147483648 blocks, expected less than 2147418112"),
-        ((2**15, 2**15, 1), 2, "M x 32768 x 1 = 1073741824 blocks, expected less than 1073709056"),
-        ((2**31, 1, 1), 1, "M = 2147483648 blocks along x"),
-        ((2**15, 2**15, 1), 1, ""),
-        ((2**31 - 1, 0, 70000), 1, ""),
-    ],
-)  # fmt: skip
-def test_blocks_that_take_turns_are_counted_in_32_bits(
-    blocks: tuple[int, int, int], cluster: int, told: str
-) -> None:
-    found = blocks_problem("k", (132, 1, 1), ("M", *blocks[1:]), cluster, {"M": blocks[0]}, set())
-    assert told in found and bool(told) == bool(found)
 
 
 TOGETHER = """
