@@ -8,7 +8,7 @@ import pytest
 import tilec
 import tilec.language as T
 from tests.kernels.legs import DEVICES
-from tilec.errors import ArgumentError
+from tilec.errors import ArgumentError, TilecError
 
 pytestmark = pytest.mark.emulator
 FAR = 2**40
@@ -122,3 +122,37 @@ def test_grids_that_32_bits_do_not_count_are_refused(
         started(y, n, a, b, device=device)
     assert caught.value.code == "TLC0803" and "more of the work" in caught.value.hint
     assert not y.any()
+
+
+@tilec.kernel
+def picked(
+    X: T.Tensor((64, 32), "float16"), Y: T.Tensor((32,), "float32"), k: T.int64, m: T.int64,
+    part: int = 0,
+):  # fmt: skip
+    """Row k of X, by way of part m of a buffer, or of one that a product swizzles."""
+    with T.Kernel(1, threads=32):
+        S = T.alloc_shared((2, 64, 32), "float16")
+        A = T.alloc_shared((64, 32), "float16")
+        C = T.alloc_fragment((64, 64), "float32")
+        T.copy(X, A)
+        T.copy(X, S[0, :, :])
+        T.copy(X, S[1, :, :])
+        T.gemm(A, A, C, transpose_B=True, clear_accum=True)
+        for i in T.Parallel(32):
+            Y[i] = S[m, k, i] if part == 0 else A[k, i]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("part", [0, 1])
+def test_shared_memory_is_not_found_where_it_is_not(device: str, part: int) -> None:
+    """An index that 32 bits would cut off to one inside."""
+    x = np.arange(64 * 32, dtype=np.float16).reshape(64, 32)
+    for k, m in ((0, 1), (63, 0)):
+        y = np.zeros(32, np.float32)
+        picked(x, y, k, m, part=part, device=device)
+        assert np.array_equal(y, x[k])
+    wrong = [(2**32, 0), (2**32 + 1, 1), (-(2**32), 0), (2**31, 1), (2**63 - 64, 0), (-(2**63), 1)]
+    for k, m in wrong if part else [*wrong, (0, 2**32), (0, -(2**32) + 1), (1, 2**62)]:
+        with pytest.raises(TilecError) as caught:
+            picked(x, np.zeros(32, np.float32), k, m, part=part, device=device)
+        assert caught.value.code in ("TLC0741", "TLC0780")

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from ..ir.build import Builder
 from ..ir.core import Constant, Op, Value, constant_of
-from ..ir.ops.arith import Add, Mul, Sub
+from ..ir.dtypes import i32
+from ..ir.ops.arith import Add, Mul, Sub, element_dtype
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,8 @@ class Affine:
 
     def base(self, builder: Builder) -> Value:
         """The part without the variables, as IR."""
-        total: Value = builder.const(self.constant)
+        dtype = next((element_dtype(value) for _, value in self.rest), i32)  # as all have it
+        total: Value = builder.const(self.constant, dtype)
         for factor, value in self.rest:
             total = builder.add(builder.mul(value, factor), total)
         return total

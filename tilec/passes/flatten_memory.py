@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from ..ir.core import Constant, Level, Op, Program, Value
 from ..ir.dtypes import i32, i64
 from ..ir.layout import SharedLayout, Swizzle
-from ..ir.ops.arith import Elementwise
+from ..ir.ops.arith import Elementwise, element_dtype
 from ..ir.ops.control import Assume, For, If, Launch, Role, map_launches
 from ..ir.ops.memory import Alloc, Flatten, Slot, memory_type
 from ..ir.ops.nvidia import MakeDescriptor, TensorMap, TmaLoad, TmaStore
@@ -177,7 +177,10 @@ class _Flattening(Rebuilder):
         type_ = place.type
         if type_.space is Space.GLOBAL:
             return self._row_major(place, indices)
-        indices = [self.b.cast(index, i32) for index in indices]
+        extents = [int(extent) for extent in type_.shape]
+        indices = [
+            self._narrowed(index, math.prod(extents[: d + 1])) for d, index in enumerate(indices)
+        ]
         if type_.layout is None:
             offset: Value = self.b.const(0)
             for index, extent in zip(indices, type_.shape, strict=True):
@@ -185,6 +188,15 @@ class _Flattening(Rebuilder):
             return self._in_slot(place, offset)
         layout = type_.layout.linear() if isinstance(op, WALKED_BY_HARDWARE) else type_.layout
         return self._laid_out(place, layout, indices)
+
+    def _narrowed(self, index: Value, limit: int) -> Value:
+        """An index in 32 bits. Cut off, one of 64 bits that is outside could seem to be inside: it becomes
+        one of `limit`, as far as memory goes along it and the dimensions around.
+        """
+        b, known = self.b, self.b.range_of(index)
+        if element_dtype(index).bits > 32 and not -(2**31) <= known.low <= known.high < 2**31:
+            index = b.max(b.min(index, limit), -limit)
+        return b.cast(index, i32)
 
     def _in_slot(self, place: _Place, offset: Value) -> Value:
         if place.slot is None:
