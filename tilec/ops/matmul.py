@@ -113,7 +113,8 @@ _memory = Memory()
 
 def prepare_matmul(a: Any, b: Any, *, schedule: Schedule | None = None, **options: Any) -> Any:
     """A `matmul` of arrays on a GPU with everything computed: a callable without arguments (or with
-    `stream`) that launches, does nothing else, and returns the same array at every call.
+    `stream`) that launches, does nothing else, and returns the same array at every call. Keep it as
+    long as a graph that has captured it, which uses its workspaces.
 
     Takes what `matmul` does but `device`. Raises what it does, and ArgumentError for a batch that
     takes more than one launch.

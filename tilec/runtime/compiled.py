@@ -273,7 +273,7 @@ class CompiledKernel:
             return self.loaded()(*arguments, stream=stream)
 
     def prepare(self, *arguments: object) -> PreparedLaunch:
-        """A call with everything precomputed, for these arguments."""
+        """A call with everything precomputed, for these arguments (see PreparedLaunch)."""
         try:
             return self.loaded().prepare(*arguments)
         except NoVariant:

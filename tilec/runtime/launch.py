@@ -230,7 +230,8 @@ class Loaded:
 
 class PreparedLaunch(Protocol):
     """A call whose arguments are fixed: calling it is the launches and nothing else. It keeps its
-    arrays alive, and may be called from threads and under graph capture."""
+    arrays and workspaces alive, and may be called from threads and under graph capture: keep it as
+    long as a graph that has captured it, which uses its memory."""
 
     launches: tuple[KernelCall, ...]
     """The launches, without those of an empty grid."""
