@@ -1,10 +1,12 @@
 """GEMM beside cuBLAS, Triton and TileLang, in one interleaved run on this machine's GPU.
 
     python benchmarks/gemm.py [--rows WORD...] [--quick] [--peers cublas,triton] [--output FOLDER]
+    python benchmarks/gemm.py --shapes 2560x2560x2560 300x4096x4096:NN:bfloat16
 
-A line for each row, then a table; FOLDER gets gemm.json and, where matplotlib is installed,
-gemm.png. Two columns are ours: `ops` is tilec.ops.matmul, `example` is examples/gemm.py with its
-heuristic, where that takes the row's dtype and layout; neither is tuned for the run, the peers are.
+A line for each row of the table, or for each shape that is given, then a table; FOLDER gets
+gemm.json and, where matplotlib is installed, gemm.png. Two columns are ours: `ops` is
+tilec.ops.matmul, `example` is examples/gemm.py with its heuristic, where that takes the row's dtype
+and layout; neither is tuned for the run, the peers are.
 
 A ratio is the median, over rounds of all contestants in turn, of the peer's time to ours: above 1
 ours is faster. Before each launch the L2 cache is flushed; below 20 us a graph of 50 launches is
@@ -27,7 +29,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.gemm_rows import LARGE_MEAN, MET, PEER_BAR, Row, select  # noqa: E402
+from benchmarks.gemm_rows import LARGE_MEAN, MET, PEER_BAR, Row, given, select  # noqa: E402
 from benchmarks.interleaved import Race  # noqa: E402
 
 ROUNDS, QUICK_ROUNDS = 100, 20
@@ -164,24 +166,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rows", nargs="+", default=[], help="rows with any of these in the name")
+    parser.add_argument("--shapes", nargs="+", default=[], help="MxNxK[:layout[:dtype]], no rows")
     parser.add_argument("--quick", action="store_true", help=f"{QUICK_ROUNDS} rounds, no TileLang")
     parser.add_argument("--peers", default=",".join(PEERS), help="which peers, with commas")
     parser.add_argument("--peer-seconds", type=float, default=60, help="for tuning peers, in all")
     parser.add_argument("--output", type=Path, default=ROOT / "build" / "benchmarks")
-    given = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.rows and options.shapes:
+        parser.error("--rows and --shapes are either or")
     try:
-        rows = select(given.rows)
+        rows = [given(shape) for shape in options.shapes] or select(options.rows)
     except ValueError as unknown:
         parser.error(str(unknown))
-    peers = [peer for peer in given.peers.split(",") if peer]
+    peers = [peer for peer in options.peers.split(",") if peer]
     if unknown := set(peers) - set(PEERS):
         parser.error(f"no peer {', '.join(sorted(unknown))}; peers are {', '.join(PEERS)}")
-    if given.quick:
+    if options.quick:
         peers = [peer for peer in peers if peer != "tilelang"]
     from benchmarks.gemm_contestants import Bench  # needs torch and a GPU
 
-    bench = Bench(peers, QUICK_ROUNDS if given.quick else ROUNDS, given.peer_seconds)
-    return run(rows, bench.measure, given.output, bench.machine)
+    bench = Bench(peers, QUICK_ROUNDS if options.quick else ROUNDS, options.peer_seconds)
+    return run(rows, bench.measure, options.output, bench.machine)
 
 
 if __name__ == "__main__":

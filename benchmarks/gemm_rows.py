@@ -87,3 +87,22 @@ def select(words: Iterable[str]) -> list[Row]:
             names = ", ".join(row.name for row in TABLE)
             raise ValueError(f"no row has {word!r} in its name; rows are {names}")
     return [r for r in TABLE if not wanted or any(word in r.name for word in wanted)]
+
+
+def given(shape: str) -> Row:
+    """A row for a product that the table does not have: "MxNxK", "MxNxK:NN", "MxNxK:NT:bfloat16".
+
+    Raises ValueError for what is none.
+    """
+    extents, layout, dtype, *rest = [*shape.split(":"), "", ""]
+    sizes = extents.split("x")
+    plain = dtype in ("", "float16", "bfloat16") and layout in ("", "NT", "NN", "TN", "TT")
+    if (
+        any(rest)
+        or not plain
+        or len(sizes) != 3
+        or not all(n.isdecimal() and int(n) for n in sizes)
+    ):
+        raise ValueError(f"{shape!r} is no product; one is 4000x5000x3000:NT:float16")
+    m, n, k = map(int, sizes)
+    return Row("given", m, n, k, 1.0, dtype or "float16", layout or "NT")

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from benchmarks import gemm
-from benchmarks.gemm_rows import TABLE, Row, select
+from benchmarks.gemm_rows import TABLE, Row, given, select
 from benchmarks.interleaved import Race, race
 
 ROW = Row("large", 4096, 4096, 4096, 0.99)
@@ -82,6 +82,14 @@ def test_rows_are_chosen_by_words() -> None:
         select(["attention"])
 
 
+def test_a_shape_that_the_table_does_not_have_is_a_row() -> None:
+    assert given("300x4096x4096").name == "given:300x4096x4096:float16:NT"
+    assert given("8x7x6:TN:bfloat16").name == "given:8x7x6:bfloat16:TN"
+    for wrong in ("8x8", "8x8x0", "axbxc", "8x8x8:NX", "8x8x8:NT:int4", "8x8x8:NT:float16:more"):
+        with pytest.raises(ValueError, match="is no product"):
+            given(wrong)
+
+
 def test_the_table_has_every_row_of_the_issue_once() -> None:
     assert len({r.name for r in TABLE}) == len(TABLE) == 32
     assert SKINNY in TABLE and ROW in TABLE
@@ -90,7 +98,13 @@ def test_the_table_has_every_row_of_the_issue_once() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"), [(["--rows", "none"], "no row"), (["--peers", "mkl"], "no peer mkl")]
+    ("arguments", "words"),
+    [
+        (["--rows", "none"], "no row"),
+        (["--peers", "mkl"], "no peer mkl"),
+        (["--shapes", "8x8"], "is no product"),
+        (["--shapes", "8x8x8", "--rows", "large"], "either or"),
+    ],
 )
 def test_wrong_arguments_are_told_without_a_gpu(
     arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
