@@ -23,7 +23,12 @@ MAX_SITES = 512
 class Argument(ctypes.Structure):
     """`argument` of the CPU prelude."""
 
-    _fields_ = (("data", ctypes.c_void_p), ("bytes", ctypes.c_int64), ("writable", ctypes.c_int64))
+    _fields_ = (
+        ("data", ctypes.c_void_p),
+        ("bytes", ctypes.c_int64),
+        ("writable", ctypes.c_int64),
+        ("meets", ctypes.c_int64),
+    )
 
 
 class AccessSite(ctypes.Structure):
@@ -140,7 +145,8 @@ class Runner:
         elif "box" in a:
             data = _pack_tensor_map(a, base)
         else:
-            return Argument(base + int(str(a["offset"])), int(str(a["bytes"])), bool(a["writable"]))
+            place, size = base + int(str(a["offset"])), int(str(a["bytes"]))
+            return Argument(place, size, bool(a["writable"]), bool(a["meets"]))
         held = ctypes.create_string_buffer(data, len(data))
         keep.append(held)
         return Argument(ctypes.addressof(held), len(data), 0)

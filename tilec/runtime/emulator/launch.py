@@ -119,7 +119,11 @@ def _describe(
         )
     if argument.kind == "pointer":
         array, extent = _array(argument.name, arguments), extents[argument.name]
-        return {"offset": extent.offset, "bytes": extent.bytes, "writable": array.flags.writeable}
+        meets = any(extent.meets(other) for n, other in extents.items() if n != argument.name)
+        return {
+            "offset": extent.offset, "bytes": extent.bytes, "writable": array.flags.writeable,
+            "meets": meets,
+        }  # fmt: skip
     value = arguments.get(argument.name)
     if value is None or isinstance(value, np.ndarray):
         raise EmulatorError("TLC0781", f"{argument.name}: a number is needed")

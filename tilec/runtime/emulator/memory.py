@@ -114,6 +114,11 @@ class Extent:
     bytes: int
     offset: int
 
+    def meets(self, other: Extent) -> bool:
+        """Whether some byte is in both."""
+        distance = other.offset - self.offset
+        return -other.bytes < distance < self.bytes
+
 
 def place_arrays(arrays: Mapping[str, NDArray[np.generic]]) -> tuple[dict[str, Extent], int]:
     """Where each array's bytes go, and the size of the whole.
