@@ -168,9 +168,10 @@ def test_small_floats_widen(source: str) -> None:
 @pytest.mark.parametrize("dtype", ["f16", "bf16", "f32"])
 def test_arithmetic_rounds_once(dtype: str) -> None:
     numpy = DTYPES[dtype]
+    draws = np.random.default_rng(1)  # the same in whatever order tests run: 0 / 0 is not drawn
     for scale in (1.0, 1e-3, 300.0):
-        a = RANDOM.normal(0, scale, 32).astype(numpy)
-        b = RANDOM.normal(0, scale, 32).astype(numpy)
+        a = draws.normal(0, scale, 32).astype(numpy)
+        b = draws.normal(0, scale, 32).astype(numpy)
         b[:3] = a[:3]
         y, p = np.zeros(256, numpy), np.zeros(192, np.bool_)
         SCALAR_PROBES.run(f"arithmetic_{dtype}", {"A": a, "B": b, "Y": y, "P": p})
