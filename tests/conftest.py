@@ -14,7 +14,7 @@ import pytest
 
 TESTS = Path(__file__).parent
 GOLDEN = TESTS / "golden"
-QUICK_COMPILER = "clang++-19 -fuse-ld=lld"
+QUICK_COMPILER = "clang++-19 -nostdlib++"  # no C++ library to look through at the link
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -103,6 +103,9 @@ def tilec_env(
     monkeypatch.setenv("TILEC_EMULATOR_LEVEL", "1" if optimised else "0")
     monkeypatch.setenv("TILEC_CXX", "g++" if optimised else QUICK_COMPILER)
     monkeypatch.setenv("NO_COLOR", "1")
+    # A process that a test starts finds tilec compiled, but never beside the source.
+    monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
+    monkeypatch.setenv("PYTHONPYCACHEPREFIX", str(session_cache.with_name("bytecode")))
 
 
 class GoldenText:

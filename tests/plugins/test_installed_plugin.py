@@ -23,17 +23,17 @@ import clipped
 import tilec
 from tilec.runtime.plugins import load_plugins
 
-device, (m, n, k) = sys.argv[1], map(int, sys.argv[2:5])
 random = np.random.default_rng(7)
-a, b = (random.integers(-1, 2, s).astype(np.float16) for s in ((m, k), (n, k)))
-c = np.full((m, n), 77, np.int8)
-with tilec.device(device):
-    clipped.clipped(a, b, c)
-    twice = np.zeros(n, np.int8)
-    clipped.doubled(np.arange(n, dtype=np.int8) % 40 - 20, twice)
-exact = np.clip(a.astype(np.float32) @ b.astype(np.float32).T * 0.125, -1, 2) * 32
-assert np.array_equal(c, exact.astype(np.int8)), (c, exact)
-assert np.array_equal(twice, 2 * (np.arange(n) % 40 - 20))
+for m, n, k in (64, 64, 32), (70, 65, 33), (1, 3, 7):
+    a, b = (random.integers(-1, 2, s).astype(np.float16) for s in ((m, k), (n, k)))
+    c = np.full((m, n), 77, np.int8)
+    with tilec.device(sys.argv[1]):
+        clipped.clipped(a, b, c)
+        twice = np.zeros(n, np.int8)
+        clipped.doubled(np.arange(n, dtype=np.int8) % 40 - 20, twice)
+    exact = np.clip(a.astype(np.float32) @ b.astype(np.float32).T * 0.125, -1, 2) * 32
+    assert np.array_equal(c, exact.astype(np.int8)), (c, exact)
+    assert np.array_equal(twice, 2 * (np.arange(n) % 40 - 20))
 print(json.dumps(load_plugins()))
 """
 
@@ -62,13 +62,12 @@ def python(program: str, *arguments: str, path: Path = HERE / "site", **variable
     return done.stdout
 
 
-@pytest.mark.parametrize("shape", [(64, 64, 32), (70, 65, 33), (1, 3, 7)], ids=str)
 @pytest.mark.parametrize(
     "device",
     ["interpreter", "emulator:cuda:sm_80", "emulator:cuda:sm_87", "emulator:hip:gfx942"],
 )
-def test_a_kernel_on_every_machine(device: str, shape: tuple[int, int, int]) -> None:
-    assert json.loads(python(RUN, device, *map(str, shape))) == ["acme"]
+def test_a_kernel_on_every_machine(device: str) -> None:
+    assert json.loads(python(RUN, device)) == ["acme"]
 
 
 @pytest.mark.hip

@@ -130,7 +130,7 @@ class Block:
 
     def with_ops(self, ops: Sequence[Op]) -> Block:
         """The block with other ops; itself where they are the same."""
-        if len(ops) == len(self.ops) and all(a is b for a, b in zip(ops, self.ops, strict=True)):
+        if len(ops) == len(self.ops) and all(map(is_, ops, self.ops)):
             return self
         return Block(self.params, tuple(ops))
 
