@@ -23,10 +23,16 @@ TIGHT = [
 ]  # fmt: skip
 
 
+# test_gemm_dtypes.py has each dtype compiled, on targets in turn.
+ELSEWHERE = {"gemm_dtypes"}
+
+
 def covering() -> list[Shipped]:
     """What every run takes: of each example every third form, on targets in turn, and the tight."""
     found: list[Shipped] = []
-    for _, forms in groupby(CASES, lambda case: case.example):
+    for example, forms in groupby(CASES, lambda case: case.example):
+        if example in ELSEWHERE:
+            continue
         for case in list(forms)[:: 3 * len(NVIDIA)]:
             target = NVIDIA[len(found) % len(NVIDIA)]
             if target not in example_targets(case.example):
@@ -58,6 +64,6 @@ def test_nothing_is_spilled_on_any_target(case: Shipped) -> None:
 
 
 def test_every_example_and_every_target_is_covered() -> None:
-    for part in (lambda case: case.example, lambda case: case.target):
-        assert set(map(part, COVERING)) == set(map(part, CASES))
+    assert {case.example for case in COVERING} == {case.example for case in CASES} - ELSEWHERE
+    assert {case.target for case in COVERING} == {case.target for case in CASES}
     assert set(TIGHT) <= set(COVERING) < set(CASES)

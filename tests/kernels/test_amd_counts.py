@@ -69,9 +69,16 @@ def assemble(arch: str, name: str) -> list[tuple[CompiledKernel, Assembled]]:
     ]
 
 
-@pytest.mark.parametrize(("arch", "name"), CASES)
-def test_counts_are_those_of_the_program(arch: str, name: str) -> None:
-    found = assemble(arch, name)
+@pytest.fixture(scope="module", params=CASES, ids="-".join)
+def case(request: pytest.FixtureRequest) -> tuple[str, str]:
+    """A target and an example. The tests of one follow each other, so that one process compiles it
+    for all of them."""
+    found: tuple[str, str] = request.param
+    return found
+
+
+def test_counts_are_those_of_the_program(case: tuple[str, str]) -> None:
+    found = assemble(*case)
     assert found
     for compiled, assembled in found:
         expected = count_instructions(compiled.lowered.program)
@@ -82,10 +89,9 @@ def test_counts_are_those_of_the_program(arch: str, name: str) -> None:
         assert copies == expected["buffer_copy"]
 
 
-@pytest.mark.parametrize(("arch", "name"), CASES)
-def test_resources(arch: str, name: str) -> None:
+def test_resources(case: tuple[str, str]) -> None:
     """By the directives from which the hardware is set up, and by the metadata."""
-    for compiled, assembled in assemble(arch, name):
+    for compiled, assembled in assemble(*case):
         codes = kernels(assembled.assembly)
         for isa, launch in zip(assembled.kernels, compiled.launches, strict=True):
             directives = codes[isa.name].directives
@@ -100,7 +106,7 @@ def test_resources(arch: str, name: str) -> None:
                 directives["accum_offset"] + isa.agprs if isa.agprs else max(isa.vgprs, 1)
             )
             waves = isa.occupancy(launch.threads, launch.shared_bytes)
-            assert waves >= OCCUPANCY.get(name, 8), f"{isa.name} has {waves} waves"
+            assert waves >= OCCUPANCY.get(case[1], 8), f"{isa.name} has {waves} waves"
 
 
 def statements(assembly: str, code: Code) -> Iterator[tuple[int, list[str]]]:
@@ -144,9 +150,8 @@ def check_waits(isa: KernelIsa, assembly: str, code: Code) -> None:
             assert int(instruction.modifiers.get("vmcnt", 0)) < 63
 
 
-@pytest.mark.parametrize(("arch", "name"), CASES)
-def test_waits_stand_where_we_put_them(arch: str, name: str) -> None:
-    for _, assembled in assemble(arch, name):
+def test_waits_stand_where_we_put_them(case: tuple[str, str]) -> None:
+    for _, assembled in assemble(*case):
         codes = kernels(assembled.assembly)
         for isa in assembled.kernels:
             check_waits(isa, assembled.assembly, codes[isa.name])
