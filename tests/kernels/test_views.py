@@ -406,6 +406,21 @@ def test_what_a_producer_brings_is_seen_in_another_width(m: int, k: int) -> None
         assert np.array_equal(c, expected), leg
 
 
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize(
+    ("kernel", "told"),
+    [(arena, ["A of a gemm is a view of S", "B of a gemm is a view of S"]),
+     (bytes_in_a_pipeline, ["A of a gemm is a view of A_s"]), (flat, [])],
+)  # fmt: skip
+def test_operands_that_are_views_of_another_width_are_told(
+    kernel: Any, told: list[str], target: str
+) -> None:
+    remarks = [r for r in kernel.lower(target=target).remarks if r.code == "TLC0333"]
+    assert len(remarks) == len(told)
+    for remark, text in zip(remarks, told, strict=True):
+        assert f"operand {text}, which holds u8" in remark.message and remark.loc.known
+
+
 @tilec.kernel
 def own_words(
     A: T.Tensor((64, 16), "uint8"), C: T.Tensor((64, 4), "uint32"), D: T.Tensor((64, 16), "uint8")

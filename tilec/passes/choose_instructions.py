@@ -18,18 +18,19 @@ import math
 from collections.abc import Callable, Iterator
 
 from ..errors import Loc, TargetUnsupported
-from ..ir.core import Block, Op, Program, constant_of, walk
+from ..ir.core import Block, Op, Program, Value, constant_of, walk
 from ..ir.layout import filled_by_waves
+from ..ir.ops import arith
 from ..ir.ops.amd import COPY_BYTES
-from ..ir.ops.control import Launch, Role, Yield, map_launches
-from ..ir.ops.memory import Load, memory_type
+from ..ir.ops.control import Launch, Parallel, Role, Yield, map_launches
+from ..ir.ops.memory import Load, Store, memory_type
 from ..ir.ops.nvidia import WARPGROUP
 from ..ir.ops.pipeline import Commit, Pipeline, Put, Stage
 from ..ir.ops.tile import SIDES, Copy, Gemm, StoreTile
 from ..ir.types import MemoryType, TileType
 from ..target import Target
 from .context import PassContext, Remark
-from .dependence import is_global, is_harmless, is_shared, writes
+from .dependence import definitions, is_global, is_harmless, is_shared, tile_type, writes
 from .engine_needs import (
     ASYNC_BYTES,
     alignment_refusal,
@@ -55,6 +56,11 @@ from .vector_access import is_aligned, is_below, is_whole
 
 MATRIX_ROW = 128  # bits of a matrix's row for ldmatrix
 LANE = 64  # bits of consecutive k that a lane of MFMA holds
+MOVES = (
+    Load, Store, arith.Cast, arith.Reinterpret, arith.ShiftLeft, arith.ShiftRight, arith.BitOr, arith.BitAnd,
+    arith.Add, arith.Sub, arith.Mul, arith.FloorDiv, arith.FloorMod, arith.Compare, arith.Select,
+)  # fmt: skip
+"""What a nest does that joins or parts elements: bits moved, and places computed."""
 
 
 def choose_instructions(program: Program, context: PassContext) -> Program:
@@ -65,6 +71,7 @@ def choose_instructions(program: Program, context: PassContext) -> Program:
 
 def _launch(launch: Launch, context: PassContext, ranges: ValueRanges) -> Launch:
     check_explicit(launch, context, ranges)
+    _tell_of_other_widths(launch, context)
     if launch.explicit:
         return launch.replace(body=_by_role(launch, context, ranges))  # type: ignore[return-value]
     pipelined = [op for op in walk(launch.body) if isinstance(op, Pipeline)]
@@ -175,6 +182,40 @@ def _without_wgmma(gemm: Gemm, threads: int, context: PassContext) -> str:
     text = f"{reason}: threads multiply and add"
     context.remark(Remark("TLC0322", text, gemm.loc))
     return "fma"
+
+
+def _tell_of_other_widths(launch: Launch, context: PassContext) -> None:
+    """A remark for each operand of a gemm that threads put together from shared memory of elements of
+    another width, as a view of it is read.
+    """
+    made = definitions(launch.body)
+    for op in walk(launch.body):
+        for side in SIDES if isinstance(op, Gemm) else ():
+            nest = made.get(op.matrix(side).value)  # type: ignore[attr-defined]
+            memory = _seen_in_another_width(nest) if isinstance(nest, Parallel) else None
+            if memory is not None:
+                name, dtype = memory.hint or "its memory", memory_type(memory).dtype
+                text = (
+                    f"operand {side.upper()} of a gemm is a view of {name}, which holds {dtype}: threads "
+                    "read it into registers, and no matrix instruction reads it there"
+                )
+                context.remark(Remark("TLC0333", text, op.loc))
+
+
+def _seen_in_another_width(nest: Parallel) -> Value | None:
+    """The shared memory whose bits, and nothing else, a nest makes into elements of another width."""
+    ops = [op for op in walk(nest.body) if op not in nest.body.ops[-1:]]
+    read = {op.memory for op in ops if isinstance(op, Load)}
+    if len(read) != 1 or not any(isinstance(op, arith.Reinterpret) for op in ops):
+        return None
+    (memory,) = read
+    bits = {tile_type(tile).dtype.bits for tile in nest.updates}
+    moves = all(isinstance(op, MOVES) for op in ops)
+    return (
+        memory
+        if is_shared(memory) and moves and memory_type(memory).dtype.bits not in bits
+        else None
+    )
 
 
 def _scattered(gemm: Gemm, family: str, target: Target) -> Iterator[str]:
