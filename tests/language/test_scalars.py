@@ -10,7 +10,7 @@ import pytest
 
 import tilec
 import tilec.language as T
-from tilec.errors import ArgumentError
+from tilec.errors import ArgumentError, LanguageError
 
 DEVICES = (
     "interpreter",
@@ -114,3 +114,26 @@ def test_narrow_integers_of_both_kinds_meet_in_one_that_holds_both(first: str, s
     y = np.zeros((3, 4), np.int32)
     compared(a, b, y)
     assert np.array_equal(y, [wide < other, np.maximum(wide, other), wide - other])
+
+
+@pytest.mark.parametrize(
+    ("use", "code", "words", "hint"),
+    [
+        (lambda n, x: T.ceildiv(n, "8"), "TLC0124", "'8' is not a scalar", ""),
+        (lambda n, x: T.max(n, None), "TLC0124", "None is not a scalar", ""),
+        (lambda n, x: x % 2, "TLC0123", "floormod is for integers", "T.fmod"),
+        (lambda n, x: x // 2, "TLC0123", "floordiv is for integers", "T.floor"),
+        (lambda n, x: T.ceildiv(x, 2), "TLC0123", "T.ceildiv is for integers", "T.ceil"),
+        (lambda n, x: T.Parallel(-1), "TLC0122", "-1 is not one", "0 or more"),
+    ],
+    ids=lambda part: part if isinstance(part, str) else "",
+)
+def test_operands_that_have_no_meaning(use: Any, code: str, words: str, hint: str) -> None:
+    @tilec.kernel
+    def program(X: T.Tensor(("N",), "float32"), n: T.int32):
+        with T.Kernel(1, threads=32):
+            use(n, X[0])
+
+    with pytest.raises(LanguageError, match=words) as caught:
+        program.lower(target="cuda:sm_80")
+    assert caught.value.code == code and hint in caught.value.hint

@@ -186,7 +186,9 @@ def ceildiv(x: Any, y: Any) -> Any:
     with trace.here():
         a, b = computed(x, y)
         if not arith.element_dtype(a).is_integer:
-            raise LanguageError("TLC0123", "T.ceildiv is for integers")
+            raise LanguageError(
+                "TLC0123", "T.ceildiv is for integers", hint="T.ceil(x / y) of floats"
+            )
         if constant_of(b) == 0:
             raise LanguageError("TLC0123", "division by zero", hint=BY_ZERO)
         one = value_of(1, arith.element_dtype(a))

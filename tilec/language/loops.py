@@ -230,7 +230,9 @@ def Parallel(
             raise refuse(
                 "TLC0122",
                 f"T.Parallel takes compile-time extents, and {extent!r} is not one",
-                hint="run over the whole tile and guard with `if`",
+                hint="an extent is an integer of 0 or more"
+                if is_number(extent)
+                else "run over the whole tile and guard with `if`",
             )
     if math.prod(extents) >= 1 << 31:
         raise refuse(

@@ -301,10 +301,15 @@ def value_of(x: Any, dtype: DType | None = None) -> Value:
     if isinstance(x, Operand):
         value = x._value()
         return value if dtype is None else convert(value, dtype)
-    if is_number(x):
-        number = plain(x)
-        return number_value(number, dtype or default_dtype(number))
-    raise LanguageError("TLC0124", f"{_describe(x)} is not a scalar of the kernel or a number")
+    number = _number(x)
+    return number_value(number, dtype or default_dtype(number))
+
+
+def _number(x: Any) -> Number:
+    """A number of Python's or NumPy's."""
+    if not is_number(x):
+        raise LanguageError("TLC0124", f"{_describe(x)} is not a scalar of the kernel or a number")
+    return plain(x)
 
 
 def convert(value: Value, dtype: DType) -> Value:
@@ -346,15 +351,15 @@ def _meet(x: Any, y: Any, widen: Callable[[DType], DType]) -> tuple[Value, Value
         dtype = widen(promote(arith.element_dtype(a), arith.element_dtype(b)))
         return convert(a, dtype), convert(b, dtype)
     if isinstance(x, Operand):
-        a = x._value()
-        dtype = operand_dtype(widen(arith.element_dtype(a)), plain(y))
-        return convert(a, dtype), number_value(plain(y), dtype)
+        a, number = x._value(), _number(y)
+        dtype = operand_dtype(widen(arith.element_dtype(a)), number)
+        return convert(a, dtype), number_value(number, dtype)
     if isinstance(y, Operand):
         b, a = _meet(y, x, widen)
         return a, b
-    number = default_dtype(plain(x))
-    dtype = promote(number, default_dtype(plain(y)))
-    return number_value(plain(x), dtype), number_value(plain(y), dtype)
+    first, second = _number(x), _number(y)
+    dtype = promote(default_dtype(first), default_dtype(second))
+    return number_value(first, dtype), number_value(second, dtype)
 
 
 def _known(*xs: object) -> bool:
@@ -381,7 +386,9 @@ def binary(op: type[arith.Binary], x: Any, y: Any) -> Any:
             if isinstance(b, Constant) and b.value == 0:
                 raise LanguageError("TLC0123", "division by zero", hint=BY_ZERO)
             if dtype.is_float:
-                raise LanguageError("TLC0123", f"{op.name} is for integers, not {dtype}")
+                instead = "T.fmod(x, y)" if op is arith.FloorMod else "T.floor(x / y)"
+                told = f"{op.name} is for integers, not {dtype}"
+                raise LanguageError("TLC0123", told, hint=f"of floats {instead}")
         return wrap(trace, trace.pure(op(a, b)))
 
 

@@ -404,8 +404,9 @@ def _written_once(nest: Parallel, handle: Value, dims: tuple[int | None, ...]) -
         if dim not in dims and extent > 1:
             raise LayoutConflict(
                 "TLC0411",
-                f"all {extent} iterations of loop {dim + 1} of the nest write the same elements of "
+                f"the iterations of loop {dim + 1} of the nest all write the same elements of "
                 f"fragment {handle.hint!r}",
                 loc=nest.loc,
-                hint="iterations of T.Parallel run at the same time: each writes its own elements",
+                hint="iterations of T.Parallel run at the same time: each writes its own elements; "
+                "of one iteration alone they are read in a nest without that loop, as x[i, 0]",
             )

@@ -210,11 +210,11 @@ def pick_variant(
         if not failed or env is not None and _launches_nothing(variant, env):
             return variant
         failures += [describe_fact(fact, seen[fact.tensor]) for fact in failed]
-    error = _refuse(
-        manifest.program,
-        "no variant takes these arguments: " + "; ".join(dict.fromkeys(failures)),
-        "pass aligned arrays, or compile for these: kernel.compile(tilec.spec(..., align=1))",
-    )
+    told = "no variant takes these arguments: " + "; ".join(dict.fromkeys(failures))
+    hint = "pass aligned arrays, or compile for these: kernel.compile(tilec.spec(..., align=1))"
+    if any(view.empty for view in seen.values()):
+        hint = "TMA has no map of an array without elements: leave out the call, or use T.copy"
+    error = _refuse(manifest.program, told, hint)
     raise NoVariant(error.code, error.message, hint=error.hint)
 
 

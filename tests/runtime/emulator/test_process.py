@@ -93,6 +93,18 @@ def test_a_kernel_without_end_is_stopped_and_says_where() -> None:
     assert y[7] == 8
 
 
+def test_a_damaged_library_is_built_anew(tmp_path: Path) -> None:
+    text = render_source("cpu", [PROBES.probes["copy"].frame("copy")])
+    with config.scope(cache_dir=str(tmp_path)):
+        library = build(text)
+        library.write_bytes(library.read_bytes()[:100])
+        launch, y = PROBES.probes["copy"].launch("copy"), vector()
+        with pytest.raises(EmulatorError, match="removed, and the next call builds it anew"):
+            run(library, launch, {"X": vector(), "Y": y})
+        run(build(text), launch, {"X": vector(), "Y": y})
+    assert y.tolist() == list(range(1, 9))
+
+
 def test_one_process_runs_many_launches() -> None:
     children = set()
     for _ in range(5):

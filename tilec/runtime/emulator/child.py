@@ -9,9 +9,11 @@ from __future__ import annotations
 import ctypes
 import json
 import mmap
+import os
 import struct
 import sys
 from collections import OrderedDict
+from contextlib import suppress
 
 FINDING, DIED, ENDLESS = 1, 2, 3  # what a launch returns that went wrong
 MESSAGE_BYTES = 8192
@@ -124,7 +126,13 @@ class Runner:
     def _library(self, path: str) -> ctypes.CDLL:
         library = self._libraries.get(path)
         if library is None:
-            library = self._libraries[path] = ctypes.CDLL(path)
+            try:
+                library = self._libraries[path] = ctypes.CDLL(path)
+            except OSError as problem:
+                with suppress(OSError):
+                    os.unlink(path)
+                told = f"{problem}; it was removed, and the next call builds it anew"
+                raise OSError(told) from problem
             if len(self._libraries) > MAX_LIBRARIES:
                 _, oldest = self._libraries.popitem(last=False)
                 close = ctypes.CDLL(None).dlclose
