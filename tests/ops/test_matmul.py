@@ -440,6 +440,12 @@ REFUSED: list[tuple[Callable[[], Any], str, str]] = [
     (lambda: ops.matmul(A, B, epilogue=lambda x, i: x), "TLC0812", "cannot be called"),
     (lambda: ops.matmul(A, B, epilogue=lambda x, i, j: x, bias=A), "TLC0812", "cannot be called"),
     (lambda: ops.matmul(A, B, epilogue=lambda x, i, j, s: x, s="s"), "TLC0810", "s is str"),
+    (lambda: ops.matmul(A, B, epilogue=lambda x, i, j, s: x, s=1 << 63), "TLC0810", "s is 92"),
+    (
+        lambda: ops.matmul(A, B, epilogue=lambda x, i, j, row: x + row[i, j], row=A[0]),
+        "TLC0115",
+        r"2 indices into `row`",
+    ),
     (
         lambda: ops.matmul(np.zeros((2, 8, 16), "f2"), np.zeros((3, 16, 8), "f2")),
         "TLC0810",

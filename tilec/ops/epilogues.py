@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import LanguageError
+from ..errors import LanguageError, TilecError
 from ..language.operand import Operand, is_number
 from ..parser.python_captures import is_given
 from ..parser.python_guard import closure_values, contents_of
@@ -30,7 +31,11 @@ class Epilogue:
 
     def apply(self, value: Any, index: Sequence[Any], operands: Sequence[Any]) -> Any:
         """The value that is stored at `index`. Raises LanguageError for what is no scalar."""
-        result = self.function(value, *index, **dict(zip(self.names, operands, strict=False)))
+        try:
+            result = self.function(value, *index, **dict(zip(self.names, operands, strict=False)))
+        except TilecError as error:  # the kernel calls its operands X0, X1, …
+            error.message, error.hint = map(self._in_its_names, (error.message, error.hint))
+            raise
         if not isinstance(result, Operand) and not is_number(result):
             raise LanguageError(
                 "TLC0813",
@@ -38,6 +43,10 @@ class Epilogue:
                 hint="it returns the value of one element: an expression of T, or a number",
             )
         return result
+
+    def _in_its_names(self, text: str) -> str:
+        slots = {f"X{n}": name for n, name in enumerate(self.names)}
+        return re.sub(r"\bX\d\b", lambda found: slots.get(found[0], found[0]), text)
 
 
 def epilogue_of(function: Callable[..., Any], names: tuple[str, ...]) -> Epilogue:

@@ -114,7 +114,8 @@ def _check(a: Any, b: Any, offsets: Any, options: Options) -> Call:
     wanted = (right.view.shape[0] + 1,)
     if bounds.shape != wanted or bounds.dtype != "i32":
         raise refuse(
-            f"offsets has shape {bounds.shape} and dtype {bounds.dtype}, expected {wanted} and i32"
+            f"offsets has shape {bounds.shape} and dtype {bounds.dtype}, expected {wanted} and i32",
+            "the rows before each group, and of all: int32, one more than b has matrices",
         )
     epilogue = read_epilogue(options, "gij")
     extras, values = read_extras(options.operands, left)

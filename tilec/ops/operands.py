@@ -254,6 +254,8 @@ def _number(name: str, value: object) -> str:
     if isinstance(value, bool | np.bool_):
         return "bool"
     if isinstance(value, int | np.integer):
+        if not -(1 << 63) <= value < 1 << 63:
+            raise refuse(f"{name} is {value}, which 64 bits cannot hold", "pass a float")
         return "i32" if -(1 << 31) <= value < 1 << 31 else "i64"
     if isinstance(value, float | np.floating):
         return "f32"
