@@ -124,13 +124,13 @@ def test_a_last_wave_is_shared_where_that_pays() -> None:
     assert choose_schedule(H100, Problem(2560, 2560, 2560)).workers == 0
 
 
-@pytest.mark.parametrize(("few", "n", "k"), [(1, 100, 64), (24, 5120, 5120), (64, 8192, 8192)])
+@pytest.mark.parametrize(("few", "n", "k"), [(1, 100, 64), (24, 5120, 5120), (64, 50000, 8192)])
 def test_swapped_estimates_are_those_of_the_transposed_product(few: int, n: int, k: int) -> None:
     p = Problem(few, n, k, astray="A")
     assert p.swapped == Problem(n, few, k, astray="B") and p.swapped.swapped == p
     assert Problem(few, n, k, b="rows").swapped == Problem(n, few, k, a="columns")
     found = [s for s in candidates(H100, p) if s.swapped]
-    assert found
+    assert found and not any(s.workers for s in found)
     for s in found:
         assert estimate(H100, p, s) == estimate(H100, p.swapped, replace(s, swapped=False))
     for other in ("cuda:sm_80", "hip:gfx942"):  # whose tiles have as few rows as they need

@@ -161,7 +161,8 @@ def candidates(target: Target, problem: Problem) -> Iterator[Schedule]:
     yield from _unswapped(target, problem)
     if problem.M <= _FEW and problem.M < problem.N and _by_wgmma(target, problem):
         for schedule in _unswapped(target, problem.swapped):
-            yield replace(schedule, swapped=True)
+            if not schedule.workers:
+                yield replace(schedule, swapped=True)
 
 
 def _unswapped(target: Target, problem: Problem) -> Iterator[Schedule]:
