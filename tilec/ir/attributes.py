@@ -119,6 +119,8 @@ def attribute_key(value: Any) -> Any:
 
 def attributes_key(op: Op) -> tuple[Any, ...]:
     """A hashable key of all attributes of an op: equal for ops whose attributes mean the same."""
+    if len(op.links) == len(op.fields):
+        return ()
     return tuple(
         (name, attribute_key(value)) for name, value in sorted(normal_attributes(op).items())
     )

@@ -149,12 +149,14 @@ def _merge(block: Block, outer: Sequence[dict[Any, Op]], mapping: dict[Value, Va
     scopes = (known, *outer)
     ops: list[Op] = []
     changed = False
+    # What a role computes may depend on the role (thread_id), so nothing of outside counts.
+    in_role = partial(_merge, outer=(), mapping=mapping)
+    in_others = partial(_merge, outer=scopes, mapping=mapping)
     for op in block.ops:
-        # What a role computes may depend on the role (thread_id), so nothing of outside counts.
-        inside = () if isinstance(op, Role) else scopes
-        merge_inner = partial(_merge, outer=inside, mapping=mapping)
-        new = op.map(lambda v: mapping.get(v, v), merge_inner)
-        mapping.update({a: b for a, b in zip(op.results, new.results, strict=True) if a is not b})
+        new = op.map(lambda v: mapping.get(v, v), in_role if isinstance(op, Role) else in_others)
+        if new is not op:
+            results = zip(op.results, new.results, strict=True)
+            mapping.update({a: b for a, b in results if a is not b})
         if new.pure and new.results and not new.regions:
             key = _key(new)
             first = next((scope[key] for scope in scopes if key in scope), None)

@@ -103,9 +103,9 @@ class _Enumeration:
     def block(self, block: Block, path: _Path) -> None:
         for op in block.ops:
             inside = path.inside or op is self.branch
-            if not inside and all(inner is not self.branch for inner in op.walk()):
+            if not inside and not (op.regions and any(x is self.branch for x in op.walk())):
                 continue
-            here = replace(path, inside=inside)
+            here = path if inside == path.inside else replace(path, inside=inside)
             match op:
                 case Load() | Store() if isinstance(op, self.kind) and op.memory is self.buffer:
                     self.found.append(self.access(op.indices, here))
