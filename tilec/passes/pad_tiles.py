@@ -64,14 +64,20 @@ def _launch(launch: Launch, context: PassContext) -> Launch:
 
 
 def _padded(block: Block, threads: int, context: PassContext) -> Block:
-    tiles = {v for op in walk(block) for v in op.results if isinstance(v.type, TileType)}
-    if all(
-        _registers(v.type.shape, threads) <= MANY for v in tiles if isinstance(v.type, TileType)
-    ):
-        return block
+    shapes = {
+        v.type.shape for op in walk(block) for v in op.results if isinstance(v.type, TileType)
+    }
+    if not any(_is_held_by_few(shape, threads) for shape in shapes):
+        return block  # as nearly every program: nothing to find out
     dims = _Dimensions(block, Group(threads, context.target), context)
     extents = dims.padded(threads)
     return _Padding(dims, extents).block(block) if extents else block
+
+
+def _is_held_by_few(shape: Sequence[int], threads: int) -> bool:
+    """Whether half of the threads, at most, would hold a tile, and each many elements."""
+    registers = _registers(shape, threads)
+    return registers > MANY and registers * threads >= 2 * math.prod(shape)
 
 
 def _tile(value: Value) -> TileType | None:
@@ -238,10 +244,12 @@ class _Dimensions:
                 _registers([given.get(d, extents[d]) for d in dims], threads) for dims in tiles
             )
 
+        if not any(_is_held_by_few([extents[d] for d in dims], threads) for dims in tiles):
+            return {}
         before = most({})
         ways = [dict(zip(free, way, strict=True)) for way in itertools.product(*choices)]
         best = min(ways, key=lambda way: (most(way), math.prod(way.values())))
-        if before <= MANY or most(best) * 2 > before:
+        if most(best) * 2 > before:
             return {}
         return {dim: n for dim, n in best.items() if n != extents[dim]}
 
