@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import pytest
@@ -209,12 +210,11 @@ def write_for_ever(folder: str) -> None:
         disk.put(KEY, {"seed": seed}, payload_of(seed))
 
 
-def read_and_check(folder: str, seconds: float) -> None:
-    """Exits with 1 for a wrong entry, 2 if none was ever read."""
+def read_and_check(folder: str, done: Event) -> None:
+    """Reads until it is done. Exits with 1 for a wrong entry, 2 if none was ever read."""
     disk = DiskCache(folder)
-    end = time.monotonic() + seconds
     seen = 0
-    while time.monotonic() < end:
+    while not done.is_set():
         entry = disk.get(KEY)
         if entry is not None:
             seed = entry.metadata["seed"]
@@ -228,20 +228,19 @@ def test_killed_writers_leave_no_bad_entry(tmp_path: Path) -> None:
     """Writers die by SIGKILL in the middle of their work while others read the same key."""
     context = multiprocessing.get_context("fork")
     folder = str(tmp_path / "cache")
-    reader = context.Process(target=read_and_check, args=(folder, 1.5))
+    done = context.Event()
+    reader = context.Process(target=read_and_check, args=(folder, done))
     reader.start()
-    kills = 0
-    while reader.is_alive() and kills < 60:
+    for kill in range(40):
         writer = context.Process(target=write_for_ever, args=(folder,))
         writer.start()
-        time.sleep(0.004 + 0.0007 * (kills % 23))
-        assert writer.pid is not None
+        time.sleep(0.004 + 0.0007 * (kill % 23))
+        assert writer.pid is not None and reader.is_alive()
         os.kill(writer.pid, signal.SIGKILL)
         writer.join()
-        kills += 1
+    done.set()
     reader.join()
     assert reader.exitcode == 0
-    assert kills >= 20
     disk = DiskCache(folder)
     assert disk.verify() == ()
     entry = disk.get(KEY)
