@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from tilec.backends.launch_limits import SYMBOL_LIMIT, blocks_problem, steps_problem, text_of
-from tilec.backends.manifest import evaluate
+from tilec.backends.launch_limits import (
+    SYMBOL_LIMIT,
+    blocks_problem,
+    evaluate,
+    format_expr,
+    steps_problem,
+)
 from tilec.passes import ranges
 
 
@@ -20,7 +25,7 @@ def test_the_first_step_that_is_too_large_is_told() -> None:
     told = f"(M * (N + 1)) = {1 << 32}, expected less than {SYMBOL_LIMIT}"
     assert told in steps_problem("the grid", grid, names)
     assert steps_problem("the grid", grid, {**names, "M": 1}) == ""
-    assert text_of(("ceildiv", "N", 128)) == "ceildiv(N, 128)"
+    assert format_expr(("ceildiv", "N", 128)) == "ceildiv(N, 128)"
     assert "(M * (N + 1))" in blocks_problem("k", (grid, 1, 1), None, 1, names, set())
     assert blocks_problem("k", (grid, 1, 1), None, 1, names, {"N"}) == "", "64 bits hold the steps"
 

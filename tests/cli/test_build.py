@@ -17,7 +17,8 @@ import pytest
 
 from tests.modules import load_module
 from tilec.backends.bundle import bundle
-from tilec.backends.manifest import Manifest, evaluate
+from tilec.backends.launch_limits import evaluate
+from tilec.backends.manifest import Manifest
 from tilec.cli import run as command_line
 from tilec.cli.build import own_names
 from tilec.cli.programs import load_file, trace

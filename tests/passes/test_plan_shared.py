@@ -191,25 +191,18 @@ def test_branches_of_which_a_block_takes_one_share_a_place_without_a_barrier() -
     )
 
 
-def test_branches_within_branches() -> None:
-    inner = branch("%v", store("b"), store("c"))
-    program = planned(
-        lines(
-            UNIFORM,
-            '%v = compare %by, 3 <predicate = "lt"> : bool',
-            branch("%u", store("a"), inner),
-        )
-    )
-    assert offsets(program) == {"a": 0, "b": 0, "c": 0, "s": 4096}
-    inner = branch("%v", store("b"), lines(load("b"), store("c")))
-    program = planned(
-        lines(
-            UNIFORM,
-            '%v = compare %by, 3 <predicate = "lt"> : bool',
-            branch("%u", store("a"), inner),
-        )
-    )
-    assert offsets(program) == {"a": 0, "b": 0, "c": 4096, "s": 8192}
+@pytest.mark.parametrize(
+    ("other", "found"),
+    [
+        (store("c"), {"a": 0, "b": 0, "c": 0, "s": 4096}),
+        (lines(load("b"), store("c")), {"a": 0, "b": 0, "c": 4096, "s": 8192}),
+    ],
+)
+def test_branches_within_branches(other: str, found: dict[str, int]) -> None:
+    condition = '%v = compare %by, 3 <predicate = "lt"> : bool'
+    inner = branch("%v", store("b"), other)
+    program = planned(lines(UNIFORM, condition, branch("%u", store("a"), inner)))
+    assert offsets(program) == found
 
 
 @pytest.mark.parametrize(

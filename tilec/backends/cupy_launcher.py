@@ -27,6 +27,7 @@ from .launch_limits import (
     blocks_problem,
     evaluate,
     names_in,
+    solve,
     steps_problem,
     symbol_problem,
 )
@@ -205,35 +206,13 @@ def solve_symbols(found: list[tuple[Any, int]], names: dict[str, Any]) -> None:
     missing = [symbol for symbol in MANIFEST["symbols"] if symbol not in names]
     for _ in range(len(missing)):
         for expression, value in found:
-            if len(unknown(expression, names)) == 1:
-                solve(expression, value, names)
+            unknown = set(names_in(expression)) - names.keys()
+            answer = solve(expression, value, names) if len(unknown) == 1 else None
+            if answer is not None:
+                names[unknown.pop()] = answer
     for symbol in missing:
         if symbol not in names:
             raise ValueError(f"no argument tells the value of {symbol}")
-
-
-def unknown(expression: Any, names: dict[str, Any]) -> set[str]:
-    """The names in an expression that mean nothing yet."""
-    return names_in(expression) - names.keys()
-
-
-def solve(expression: Any, value: int, names: dict[str, Any]) -> None:
-    """Gives the unknown name of an expression the meaning by which it equals `value`, where there
-    is one alone."""
-    if isinstance(expression, str):
-        names[expression] = value
-        return
-    operation, left, right = expression
-    first = bool(unknown(left, names))
-    if first and unknown(right, names):
-        return
-    inner, other = (left, evaluate(right, names)) if first else (right, evaluate(left, names))
-    if operation == "add":
-        solve(inner, value - other, names)
-    elif operation == "sub":
-        solve(inner, value + other if first else other - value, names)
-    elif operation == "mul" and other and value % other == 0:
-        solve(inner, value // other, names)
 
 
 def check(tensor: dict[str, Any], array: Any, names: dict[str, Any]) -> None:

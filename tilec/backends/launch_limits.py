@@ -7,7 +7,7 @@ A problem is a sentence, "" where there is none.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from typing import Any
 
 OPERATIONS: dict[str, Callable[[int, int], int]] = {
@@ -27,7 +27,8 @@ GRID_LIMITS = (2**31 - 1, 65535, 65535)
 
 
 def evaluate(expression: Any, names: Mapping[str, Any]) -> int:
-    """An int, a name, or [operation, left, right]; division rounds down."""
+    """The value of an int, a name, or (operation, left, right). KeyError for a name that `names` lacks,
+    ZeroDivisionError for a division by zero; division rounds down, as Python's."""
     if isinstance(expression, str):
         return int(names[expression])
     if isinstance(expression, (list, tuple)):
@@ -50,7 +51,7 @@ def steps_problem(
         return ""
     value = evaluate(expression, names)
     if abs(value) >= limit:
-        return f"{what} needs {text_of(expression)} = {value}, expected less than {limit}"
+        return f"{what} needs {format_expr(expression)} = {value}, expected less than {limit}"
     _, left, right = expression
     return steps_problem(what, left, names, limit) or steps_problem(what, right, names, limit)
 
@@ -72,28 +73,53 @@ def blocks_problem(
     limits = GRID_LIMITS if blocks is None else (GRID_LIMITS[0],) * 3
     for axis, extent, count, limit in zip("xyz", extents, counts, limits, strict=True):
         if count > limit:
-            told = "" if isinstance(extent, int) else f"{text_of(extent)} = "
+            told = "" if isinstance(extent, int) else f"{format_expr(extent)} = "
             return f"{symbol} would have {told}{count} blocks along {axis}, at most {limit} go"
     most = SYMBOL_LIMIT // cluster
     if blocks is not None and math.prod(counts) >= most:
-        told = " x ".join(map(text_of, extents))
+        told = " x ".join(map(format_expr, extents))
         return f"{symbol} would have {told} = {math.prod(counts)} blocks, expected less than {most}"
     return ""
 
 
-def names_in(expression: Any) -> set[str]:
-    """Every name that an expression reads."""
-    if isinstance(expression, (list, tuple)):
-        return names_in(expression[1]) | names_in(expression[2])
-    return {expression} if isinstance(expression, str) else set()
+def names_in(expression: Any) -> Iterator[str]:
+    """Every name that an expression reads, with repetition, left to right."""
+    if isinstance(expression, str):
+        yield expression
+    elif isinstance(expression, (list, tuple)):
+        yield from names_in(expression[1])
+        yield from names_in(expression[2])
 
 
-def text_of(expression: Any) -> str:
+def solve(expression: Any, value: int, known: Mapping[str, Any]) -> int | None:
+    """The one unknown name of an expression where that equals `value`; None where there is no single
+    answer."""
+    if isinstance(expression, str):
+        return value
+    if not isinstance(expression, (list, tuple)):
+        return None
+    operation, left, right = expression
+    unknown_left = any(name not in known for name in names_in(left))
+    if unknown_left and any(name not in known for name in names_in(right)):
+        return None
+    inner, other = (
+        (left, evaluate(right, known)) if unknown_left else (right, evaluate(left, known))
+    )
+    if operation == "add":
+        return solve(inner, value - other, known)
+    if operation == "sub":
+        return solve(inner, value + other if unknown_left else other - value, known)
+    if operation == "mul" and other and value % other == 0:
+        return solve(inner, value // other, known)
+    return None
+
+
+def format_expr(expression: Any) -> str:
     """An expression as a person writes it: `ceildiv(N, 128)`, `(K + 7)`."""
     if not isinstance(expression, (list, tuple)):
         return str(expression)
     operation, left, right = expression
     infix = {"add": "+", "sub": "-", "mul": "*", "floordiv": "//", "mod": "%"}.get(operation)
     if infix is None:
-        return f"{operation}({text_of(left)}, {text_of(right)})"
-    return f"({text_of(left)} {infix} {text_of(right)})"
+        return f"{operation}({format_expr(left)}, {format_expr(right)})"
+    return f"({format_expr(left)} {infix} {format_expr(right)})"

@@ -17,12 +17,12 @@ The meaning, in one example:
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, cast
 
 from ..ir.dtypes import DTYPES
-from .launch_limits import text_of
+from .launch_limits import OPERATIONS, names_in
 from .manifest_json import Reader, read_integer, read_text, to_data
 
 MANIFEST_VERSION = 1
@@ -32,7 +32,6 @@ Expr: TypeAlias = "int | str | tuple[str, Expr, Expr]"
 right)."""
 
 MULTIPROCESSORS = "@multiprocessors"
-OPERATIONS = ("add", "sub", "mul", "floordiv", "mod", "ceildiv", "min", "max")
 
 DTYPE_BYTES: Mapping[str, int] = {
     name: max(1, dtype.bits // 8) for name, dtype in DTYPES.items() if dtype.kind != "opaque"
@@ -40,49 +39,6 @@ DTYPE_BYTES: Mapping[str, int] = {
 """Short dtype name -> bytes of one element in memory. 4-bit elements lie two to a byte, low half
 first: the array is one of bytes, and the shape of the parameter counts those. Kernels call such a
 byte i4x2, u4x2 or e2m1x2."""
-
-
-def evaluate(expr: Expr, env: Mapping[str, int]) -> int:
-    """The value of `expr` where names mean `env`. KeyError for a name that `env` lacks,
-    ZeroDivisionError for a division by zero; division rounds down, as Python's."""
-    if isinstance(expr, int):
-        return expr
-    if isinstance(expr, str):
-        return env[expr]
-    operation, left_expr, right_expr = expr
-    left, right = evaluate(left_expr, env), evaluate(right_expr, env)
-    match operation:
-        case "add":
-            return left + right
-        case "sub":
-            return left - right
-        case "mul":
-            return left * right
-        case "floordiv":
-            return left // right
-        case "mod":
-            return left % right
-        case "ceildiv":
-            return -(-left // right)
-        case "min":
-            return min(left, right)
-        case "max":
-            return max(left, right)
-    raise ValueError(f"unknown operation {operation!r}")
-
-
-def names_in(expr: Expr) -> Iterator[str]:
-    """Every name that `expr` reads, with repetition, left to right."""
-    if isinstance(expr, str):
-        yield expr
-    elif isinstance(expr, tuple):
-        yield from names_in(expr[1])
-        yield from names_in(expr[2])
-
-
-def format_expr(expr: Expr) -> str:
-    """`expr` as a person writes it: `ceildiv(N, 128)`, `(K + 7)`."""
-    return text_of(expr)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,16 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..backends.launch_limits import WIDE, blocks_problem, steps_problem, symbol_problem
+from ..backends.launch_limits import (
+    WIDE,
+    blocks_problem,
+    evaluate,
+    format_expr,
+    names_in,
+    solve,
+    steps_problem,
+    symbol_problem,
+)
 from ..backends.manifest import (
     DTYPE_BYTES,
     MULTIPROCESSORS,
@@ -25,9 +34,6 @@ from ..backends.manifest import (
     ScalarParam,
     TensorParam,
     Variant,
-    evaluate,
-    format_expr,
-    names_in,
 )
 from ..errors import ArgumentError
 from ..ir.dtypes import DTYPES, PAIRS
@@ -337,7 +343,7 @@ def _bind_symbols(
         for expr, size, name in sizes:
             unknown = {n for n in names_in(expr) if n not in known}
             if len(unknown) == 1 and (symbol := unknown.pop()) in symbols:
-                value = _solve(expr, size, known)
+                value = solve(expr, size, known)
                 if value is not None:
                     bound[symbol] = (value, name)
                     pending = True
@@ -360,29 +366,6 @@ def _sizes(param: TensorParam, view: ArrayView) -> list[tuple[Expr, int]]:
         sizes += [(expr, stride // itemsize if n > 1 else min(max(0, stride // itemsize), 1 << 30))
                   for expr, stride, n in steps]  # fmt: skip
     return sizes
-
-
-def _solve(expr: Expr, value: int, known: Mapping[str, int]) -> int | None:
-    """The one unknown name of `expr` where `expr` equals `value`; None where that has no single
-    answer."""
-    if isinstance(expr, str):
-        return value
-    if isinstance(expr, int):
-        return None
-    operation, left, right = expr
-    unknown_left = any(name not in known for name in names_in(left))
-    if unknown_left and any(name not in known for name in names_in(right)):
-        return None
-    inner, other = (
-        (left, evaluate(right, known)) if unknown_left else (right, evaluate(left, known))
-    )
-    if operation == "add":
-        return _solve(inner, value - other, known)
-    if operation == "sub":
-        return _solve(inner, value + other if unknown_left else other - value, known)
-    if operation == "mul" and other and value % other == 0:
-        return _solve(inner, value // other, known)
-    return None
 
 
 def _check_multiples(manifest: Manifest, symbols: Mapping[str, tuple[int, str]]) -> None:

@@ -43,7 +43,7 @@ class InterpreterDevice:
         manifest = compiled.interface
         bound = bind_arguments(manifest, arrays)
         _check_grids(compiled.program, manifest, bound.environment(1))
-        named = {p.name: a for p, a in zip(compiled.interface.inputs, arrays, strict=True)}
+        named = {p.name: a for p, a in zip(manifest.inputs, arrays, strict=True)}
         for name, value in named.items():
             if not isinstance(value, (np.ndarray, np.generic, int, float, bool)):
                 raise ArgumentError(

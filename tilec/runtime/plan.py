@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from ..backends.launch_limits import evaluate, names_in
 from ..backends.manifest import (
     DTYPE_BYTES,
     LaunchSpec,
@@ -16,8 +17,6 @@ from ..backends.manifest import (
     ScalarParam,
     TensorParam,
     Variant,
-    evaluate,
-    names_in,
 )
 from ..errors import ArgumentError, OutOfResources
 from .allocate import library_on_device

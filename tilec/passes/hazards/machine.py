@@ -58,9 +58,7 @@ class SyncMachine(Machine):
         self.warp = warp
         self.memory = Memory(case)
         self.mbarriers: dict[tuple[int, Alloc, int], Mbarrier] = {}
-        self.places: dict[
-            int, Alloc
-        ] = {}  # of several buffers in one place the one that stands for all
+        self.places: dict[int, Alloc] = {}  # of buffers in one place the one that stands for all
         self.named: dict[tuple[int, int], tuple[SyncAgent, Threads]] = {}
         self.shared: dict[tuple[int, int], Mbarrier] = {}  # named barriers of several roles
         self.settled = settled

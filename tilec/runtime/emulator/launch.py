@@ -10,7 +10,8 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from ...backends.manifest import MULTIPROCESSORS, Argument, LaunchSpec, TensorMapSpec, evaluate
+from ...backends.launch_limits import evaluate
+from ...backends.manifest import MULTIPROCESSORS, Argument, LaunchSpec, TensorMapSpec
 from ...ir.dtypes import find_dtype
 from .counts import Counts
 from .errors import EmulatorError
