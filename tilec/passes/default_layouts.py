@@ -7,9 +7,10 @@ import math
 from ..ir.core import walk
 from ..ir.layout import RegisterLayout, blocked, rows_over_warps
 from ..ir.ops.control import Parallel
-from ..ir.ops.memory import Load, Store
+from ..ir.ops.memory import Load, Store, memory_type
 from ..ir.types import TileType
 from ..target import Target
+from .affine import depends
 from .dependence import tile_type
 
 VECTOR_BYTES = 16
@@ -49,13 +50,14 @@ def nest_vector(nest: Parallel) -> int:
 
 
 def _element_bits(nest: Parallel) -> int:
-    """The widest element that the nest loads or stores."""
-    widths = [
-        op.memory.type.dtype.bits  # type: ignore[attr-defined]
-        for op in walk(nest.body)
-        if isinstance(op, (Load, Store))
-    ]
-    return max(widths, default=32)
+    """The widest element that the nest loads or stores, of those that change along the last index:
+    the others, an entry of a table of rows, are no parts of vectors.
+    """
+    made_by = {value: op for op in walk(nest.body) for value in op.results}
+    last = frozenset({nest.body.params[len(nest.extents) - 1]})
+    accesses = [op for op in walk(nest.body) if isinstance(op, (Load, Store))]
+    along = [op for op in accesses if any(depends(i, last, made_by) for i in op.indices)]
+    return max((memory_type(op.memory).dtype.bits for op in along or accesses), default=32)
 
 
 def _dealt(shape: tuple[int, ...], vector: int, threads: int, target: Target) -> RegisterLayout:

@@ -116,7 +116,7 @@ def _vector(op: Parallel, layout: RegisterLayout) -> int:
     """
     bits = [
         memory_type(inner.memory).dtype.bits
-        for inner in op.body.ops
+        for inner in walk(op.body)
         if isinstance(inner, ElementAccess)
         and memory_type(inner.memory).space in (Space.GLOBAL, Space.SHARED)
     ]

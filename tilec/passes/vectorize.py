@@ -19,9 +19,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ..ir.clone import clone_op
 from ..ir.core import Access, Block, Level, Op, Program, Value, at, constant_of, walk
 from ..ir.ops import arith
-from ..ir.ops.control import For, Launch, map_launches
+from ..ir.ops.control import For, If, Launch, Yield, map_launches
 from ..ir.ops.memory import Alloc, Atomic, ElementAccess, Load, Slot, Store, memory_type
 from ..ir.types import MemoryType, Space
 from .affine import depends
@@ -132,6 +133,10 @@ class _Vectorizer(Rebuilder):
         assert isinstance(op, For)
         self.b.enter_for(op)
         op = self._hoisted(op)
+        branch = self._branch(op)
+        if branch is not None:
+            super().op(branch)
+            return
         reason = self._refusal(op)
         count = int(constant_of(op.stop) or 0)
         runs = [] if reason else self._runs(op, count)
@@ -156,19 +161,47 @@ class _Vectorizer(Rebuilder):
                 put(memory, run.indices, arrays[run], zero, length, self._predicate(run))
 
     def _hoisted(self, op: For) -> For:
-        """The loop without the pure ops at its top that are the same in every iteration: they come
-        before it.
+        """The loop without the pure ops and the loads at its top that are the same in every
+        iteration: they come before it. So a row that a table names is read as vectors.
         """
         inside = {v for inner in walk(op.body) for v in inner.results} | set(op.body.params)
+        effects = [e for inner in walk(op.body) for e in inner.effects()]
+        changed = {self._root(e.memory) for e in effects if e.access is Access.WRITE and e.memory}
+        trips = [constant_of(v) for v in (op.start, op.stop)]
+        runs = None not in trips and int(trips[0] or 0) < int(trips[1] or 0)
+        still = runs and all(e.memory for e in effects)  # nobody is waited for
         kept: list[Op] = []
         for inner in op.body.ops:
-            if inner.pure and not inner.regions and inside.isdisjoint(inner.inputs):
+            reads = still and isinstance(inner, Load) and self._root(inner.memory) not in changed
+            same = (inner.pure and not inner.regions) or reads
+            if same and inside.isdisjoint(inner.inputs):
                 with at(inner.loc):
-                    self.emit(inner, inner.map(self.value))
+                    self.op(inner)
                 inside -= set(inner.results)
             else:
                 kept.append(inner)
         return op.replace(body=op.body.with_ops(kept))  # type: ignore[return-value]
+
+    def _branch(self, op: For) -> If | None:
+        """The branch that is all of a loop's body but pure ops, with a loop of its own on each side,
+        where every iteration takes the same side: so what is under a condition on the row is
+        vectors.
+        """
+        *pure, last = op.body.ops[:-1] or (op.body.terminator,)
+        inside = {v for inner in walk(op.body) for v in inner.results} | set(op.body.params)
+        if not isinstance(last, If) or last.results or last.condition in inside or op.inits:
+            return None
+        if not all(p.pure and not p.regions for p in pure):
+            return None
+
+        def side(block: Block) -> Block:
+            if len(block.ops) == 1:  # nothing but its end
+                return block
+            body = Block(op.body.params, (*pure, *block.ops))
+            return Block((), (clone_op(op.replace(body=body), {}), Yield(())))
+
+        with at(last.loc):
+            return If(last.condition, side(last.then), side(last.orelse))
 
     def _predicate(self, run: _Run) -> Value | None:
         return self.value(run.op.predicate[0]) if run.op.predicate else None

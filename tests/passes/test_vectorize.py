@@ -1,0 +1,110 @@
+"""What a thread reads and writes of a row is vectors, also where a table names the row or a condition
+asks for it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tilec
+import tilec.language as T
+from tests.kernels.legs import compile_texts, every_leg
+
+pytestmark = pytest.mark.emulator
+HALVES = np.random.default_rng(0).integers(-9, 9, (40, 64)).astype(np.float16)
+ROWS = np.random.default_rng(1).permutation(np.arange(-5, 45))[:40].astype(np.int32)
+NAMED = ((ROWS >= 0) & (ROWS < 40))[:, None] * HALVES[ROWS.clip(0, 39)]
+
+
+@tilec.kernel
+def gathered(
+    A: T.Tensor(("N", 64), "float16"), rows: T.Tensor((40,), "int32"),
+    C: T.Tensor((40, 64), "float16"), how: str = "tensor",
+):  # fmt: skip
+    """C[i] = A[rows[i]]; zeros for rows that are not there."""
+    with T.Kernel(1, threads=64):
+        part = T.alloc_shared((40, 64), "float16")
+        table = T.alloc_shared((40,), "int32")
+        T.copy(rows, table)
+        for i, j in T.Parallel(40, 64):
+            if how == "tensor":
+                part[i, j] = A[rows[i], j]
+            elif how == "shared":
+                part[i, j] = A[table[i], j]
+            elif how == "chosen":
+                part[i, j] = A[T.if_then_else(rows[i] < 40, rows[i], -1), j]
+            elif rows[i] >= 0:
+                part[i, j] = A[rows[i], j]
+            else:
+                part[i, j] = 0
+        T.copy(part, C)
+
+
+@pytest.mark.parametrize("how", ["tensor", "shared", "chosen", "branch"])
+def test_rows_that_a_table_names(how: str) -> None:
+    """16 bytes at once, though the table's entries are wider than halves."""
+    for target, text in compile_texts(gathered, how=how).items():
+        assert "<8>(A_run" in text and "<8>(part" in text, target
+    for leg, (_, _, c) in every_leg(gathered, HALVES, ROWS, np.zeros_like(HALVES), how=how):
+        np.testing.assert_array_equal(c, NAMED, err_msg=leg)
+
+
+@tilec.kernel
+def scattered(
+    A: T.Tensor((40, 64), "float16"), rows: T.Tensor((40,), "int32"), C: T.Tensor(("N", 64), "float32"),
+    n: T.int32, adds: bool = False,
+):  # fmt: skip
+    """C[rows[i]] = 2 A[i], or more by A[i], for the first n rows."""
+    with T.Kernel(1, threads=64):
+        own = T.alloc_fragment((40, 64), "float32")
+        T.copy(A, own)
+        for i, j in T.Parallel(40, 64):
+            if i < n:
+                if adds:
+                    T.atomic_add(C[rows[i], j], own[i, j])
+                else:
+                    C[rows[i], j] = own[i, j] * 2
+
+
+@pytest.mark.parametrize("adds", [False, True])
+def test_rows_under_a_condition(adds: bool) -> None:
+    texts = compile_texts(scattered, adds=adds)
+    assert "<4>(C, " in texts["cuda:sm_90a"]  # sm_80 and AMD have no additions of vectors
+    assert adds or all("<4>(C, " in text or "<4>(C_buffer" in text for text in texts.values())
+    start = np.ones((40, 64), np.float32)
+    expected = np.array(start)
+    for row, own in zip(ROWS[:30], HALVES, strict=False):
+        if 0 <= row < 40:
+            expected[row] = expected[row] + own if adds else 2 * own
+    for leg, found in every_leg(scattered, HALVES, ROWS, start, 30, adds=adds):
+        np.testing.assert_array_equal(found[2], expected, err_msg=leg)
+
+
+@tilec.kernel
+def moving(
+    A: T.Tensor((8, 16), "float32"), at: T.Tensor((32,), "int32"), C: T.Tensor((32, 8), "float32"),
+    first: int = 0, last: int = 8,
+):  # fmt: skip
+    """The loop moves the row on that it reads."""
+    with T.Kernel(1, threads=32):
+        row = T.alloc_local((1,), "int32")
+        t = T.get_thread_binding()
+        row[0] = at[t]
+        for v in T.vectorized(first, last):
+            C[t, v] = A[row[0], v]
+            row[0] = row[0] + 1
+
+
+@pytest.mark.parametrize("bounds", [(0, 8), (3, 3), (2, 6)])
+def test_what_the_loop_changes_is_read_in_every_iteration(bounds: tuple[int, int]) -> None:
+    a = np.arange(128, dtype=np.float32).reshape(8, 16)
+    at = np.arange(32, dtype=np.int32) - 20
+    expected: Any = np.full((32, 8), -1, np.float32)
+    for number, v in enumerate(range(*bounds)):
+        row = at + number
+        expected[:, v] = np.where((row >= 0) & (row < 8), a[row.clip(0, 7), v], 0)
+    given = {"first": bounds[0], "last": bounds[1]}
+    for leg, (_, _, c) in every_leg(moving, a, at, np.full((32, 8), -1, np.float32), **given):
+        np.testing.assert_array_equal(c, expected, err_msg=leg)
