@@ -20,7 +20,7 @@ M, K = T.dynamic("M"), T.dynamic("K", multiple_of=8)
 @tilec.kernel
 def dequantize(
     W: T.Tensor((M, K // 2), "uint8"),
-    S: T.Tensor(("ceildiv(K, 32)", "M"), "float32"),
+    S: T.Tensor((T.ceildiv("K", 32), "M"), "float32"),
     P: T.Tensor((M, 2 * K), "int4"),
     A: T.Tensor((K, M), "float16"),
     F: T.Tensor((M * K,), "float32"),
@@ -166,6 +166,7 @@ def test_what_is_refused() -> None:
 def test_texts() -> None:
     assert parse_extent(" M ") == "M"
     assert parse_extent("(K + 7) // 8 * 2") == Computed("+", "K", 7) // 8 * 2
+    assert T.ceildiv("2 * K", 32) == parse_extent("ceildiv(2 * K, 32)")
     assert str(parse_extent("ceildiv(K, 32) * M")) == "((K + 31) // 32) * M"
     assert parse_extent("2 * K").identifier == "x2_times_K"
     assert parse_extent("2 * K // 4").evaluate({"K": 7}.__getitem__) == 3

@@ -98,6 +98,18 @@ SUM = "%0 = mul %bx, 128 : i32\n%s = add %0, %t : i32\n"
             "%q = mul %t, 2 : i32\n%u = add %q, 3 : i32\n%r = floordiv %u, 4 : i32",
             "%0 = add %t, 1 : i32; %r = shift_right %0, 1 : i32; store %r, %A[0] <in_bounds>",
         ),
+        # what is added is too small to change the quotient; or is not
+        (
+            "%q = mul %bx, 8 : i32\n%u = bit_and %t, 7 : i32\n%w = add %q, %u : i32\n"
+            "%r = floordiv %w, 32 : i32",
+            "%r = shift_right %bx, 2 : i32; store %r, %A[0] <in_bounds>",
+        ),
+        (
+            "%q = mul %bx, 8 : i32\n%u = bit_and %t, 15 : i32\n%w = add %q, %u : i32\n"
+            "%r = floordiv %w, 32 : i32",
+            "%q = mul %bx, 8 : i32; %u = bit_and %t, 15 : i32; %w = add %q, %u : i32; "
+            "%r = shift_right %w, 5 : i32; store %r, %A[0] <in_bounds>",
+        ),
         # a sum that wraps is not the sum of its parts
         (
             "%q = mul %n, 96 : i32\n%r = floordiv %q, 32 : i32",

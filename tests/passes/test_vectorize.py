@@ -83,6 +83,27 @@ def test_rows_under_a_condition(adds: bool) -> None:
 
 
 @tilec.kernel
+def scaled(
+    A: T.Tensor((16, "K"), "float16"), S: T.Tensor((16, "ceildiv(K, 32)"), "float32"),
+    C: T.Tensor((16, "K"), "float32"),
+):  # fmt: skip
+    """A number for each 32 elements of a row."""
+    with T.Kernel(T.ceildiv(A.shape[1], 64), threads=64) as bx:
+        for i, j in T.Parallel(16, 64):
+            k = bx * 64 + j
+            C[i, k] = A[i, k] * T.exp2(S[i, k // 32])
+
+
+def test_a_number_for_a_group_is_taken_once() -> None:
+    for target, text in compile_texts(scaled).items():
+        assert max(text.rindex("S["), text.rindex("exp2(")) < text.rindex("for (i32 v"), target
+    a = HALVES[:16].repeat(2, 1)[:, :104].copy()
+    s = np.arange(64, dtype=np.float32).reshape(16, 4) % 5
+    for leg, (_, _, c) in every_leg(scaled, a, s, np.zeros((16, 104), np.float32)):
+        np.testing.assert_array_equal(c, a * 2 ** s.repeat(32, 1)[:, :104], err_msg=leg)
+
+
+@tilec.kernel
 def moving(
     A: T.Tensor((8, 16), "float32"), at: T.Tensor((32,), "int32"), C: T.Tensor((32, 8), "float32"),
     first: int = 0, last: int = 8,

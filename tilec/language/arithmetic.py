@@ -12,6 +12,7 @@ from ..ir.core import Value, constant_of
 from ..ir.dtypes import arithmetic_dtype, bool_, e4m3, e4m3fnuz, e5m2, e5m2fnuz, f32, i32, i64, u32
 from ..ir.ops import arith
 from .dtypes import element_type
+from .extents import parse_extent, rounded_up
 from .operand import (
     BY_ZERO,
     Operand,
@@ -175,7 +176,11 @@ def abs(x: Any) -> Any:  # the name that users know
 
 
 def ceildiv(x: Any, y: Any) -> Any:
-    """x / y of integers, rounded up. Works on Python numbers, and outside kernels too."""
+    """x / y of integers, rounded up. Works on Python numbers, and outside kernels too; x may also be
+    the name of a dimension.
+    """
+    if isinstance(x, str) and isinstance(y, int):
+        return rounded_up(parse_extent(x), y)
     if _numbers(x, y):
         if y == 0:
             raise refuse("TLC0123", "division by zero", hint=BY_ZERO)

@@ -278,6 +278,7 @@ class _Simplifier:
 
     def _split_quotient(self, x: Value, divisor: int, whole: Linear, rest: Linear) -> Value | None:
         """whole + floor(rest / divisor), the fraction cancelled; None where that gains nothing."""
+        rest = self._coarse(rest, divisor)
         common = math.gcd(divisor, *(c for _, c in rest.terms))
         if not whole.terms and common == 1:
             return None
@@ -289,6 +290,17 @@ class _Simplifier:
             return None
         part = self._quotient(reduced, divisor // common)
         return None if part is None else self._built(whole.plus(self._forms.of(part)), type_)
+
+    def _coarse(self, rest: Linear, divisor: int) -> Linear:
+        """`rest` without what cannot change floor(rest / divisor): v of 8 u + v, for v below 8 and a
+        divisor of 32.
+        """
+        units = {math.gcd(c, divisor) for _, c in rest.terms} - {1, divisor}
+        for unit in sorted(units, reverse=True):
+            upper, lower = rest.split(unit)
+            if lower.range(self._scope).inside(0, unit - 1):
+                return upper.times(unit)
+        return rest
 
     def _remainder(self, x: Value, divisor: int, op: Op | None = None) -> Value | None:
         """x modulo divisor, with `op` doing that already: then None where it is the best form."""
