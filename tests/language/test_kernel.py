@@ -131,6 +131,41 @@ def test_factories(dtype: str) -> None:
     assert f"cast %n <dtype = {memory(program, 0).dtype}>" in print_program(program)
 
 
+KIND, OTHER = "int32", "in32"
+
+
+def test_scalars_of_every_spelling() -> None:
+    @tilec.kernel
+    def k(
+        A: T.Tensor((1,), "int32"),
+        a: T.int32, b: "T.int32", c: "int32", d: KIND, e: np.int32, f: np.dtype("int32"), g: np.bool_,  # noqa: UP037
+        h: int, i: "int", j: "bool", l: np.floating, m: bool, n: np.dtype, o: str | None, p,  # noqa: UP037
+    ):  # fmt: skip
+        with T.Kernel(1):
+            A[0] = a
+
+    kinds = ["tensor", *["scalar"] * 7, *["constant"] * 8]
+    assert [p.kind for p in k.parameters] == kinds
+    dtypes = [str(p.annotation) for p in k.parameters[1:8]]
+    assert dtypes == ["i32"] * 6 + ["bool"]
+
+    @tilec.kernel
+    def in_body(A: T.Tensor((1,), "int32"), n):
+        n: KIND
+        with T.Kernel(1):
+            A[0] = n
+
+    assert str(in_body.lower_to_ir().params[1].type) == "i32"
+    with pytest.raises(
+        LanguageError, match="the annotation of n is 'in32', which is no element type"
+    ):
+
+        @tilec.kernel
+        def wrong(A: T.Tensor((1,), "int32"), n: OTHER):
+            with T.Kernel(1):
+                A[0] = n
+
+
 def test_symbols_of_every_spelling() -> None:
     @T.prim_func
     def k(A: "T.Tensor((ROWS, 'N'), 'int8')", B: T.Buffer(ROWS, "int8")):  # noqa: UP037 - quoted on purpose

@@ -14,7 +14,7 @@ from ..ir.ops.control import Define, Launch, Return
 from ..ir.ops.memory import Alloc
 from ..ir.types import Dim, MemoryType, ScalarType, Space
 from .buffers import Buffer
-from .dtypes import ElementType, storage_of
+from .dtypes import ElementType, annotated_dtype, storage_of
 from .extents import Computed
 from .global_memory import extent, finish, returned
 from .operand import Expr, Operand, value_of, wrap
@@ -90,21 +90,20 @@ class _Parameters:
 
     def annotate(self, name: str, annotation: Any) -> Any:
         """A parameter that a statement of the body annotates."""
-        if isinstance(annotation, ElementType):
-            annotation = annotation.ir
-        if not isinstance(annotation, TensorSpec | DType):
+        found = annotation if isinstance(annotation, TensorSpec) else annotated_dtype(annotation)
+        if found is None:
             raise refuse("TLC0113", f"{annotation!r} does not annotate the parameter {name}")
         if name in self.values or name in self.specs:
             raise refuse("TLC0113", f"{name} is annotated twice")
         if isinstance(self.trace.const_dims, ConstantNames):
-            if isinstance(annotation, TensorSpec):
-                self.specs[name] = annotation
-                for dim in annotation.shape:  # others follow from it
+            if isinstance(found, TensorSpec):
+                self.specs[name] = found
+                for dim in found.shape:  # others follow from it
                     if isinstance(dim, str | Dynamic):
                         name = dim if isinstance(dim, str) else dim.name
                         self.trace.symbols.setdefault(name, None)
             return _Pending(name)
-        made = self.make(name, annotation)
+        made = self.make(name, found)
         self.define_computed()
         return made
 

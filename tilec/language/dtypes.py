@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from ..errors import TypeMismatch
 from ..ir.dtypes import DTYPES, ELEMENTS, HELD, PAIRS, DType, e2m1, find_dtype, long_name
 
@@ -94,6 +96,20 @@ def element_type(spec: object) -> DType:
             hint="4-bit elements are int4, uint4 and float4_e2m1fn; the compiler packs them",
         )  # fmt: skip
     return dtype
+
+
+def annotated_dtype(annotation: object) -> DType | None:
+    """The dtype that annotates a scalar, in any spelling. None for others, and for Python's own types,
+    which annotate what is known when the kernel is compiled.
+    """
+    if isinstance(annotation, type):
+        abstract = bool(annotation.__subclasses__())  # numpy.floating
+        if abstract or not issubclass(annotation, np.generic):
+            return None
+    try:
+        return element_type(annotation)
+    except TypeMismatch:
+        return None
 
 
 def row_dtype(spec: object, shape: Sequence[object]) -> DType:

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..errors import LanguageError, Loc, TilecError
 from ..ir.dtypes import DType
-from .dtypes import ElementType
+from .dtypes import ElementType, annotated_dtype
 from .staging import Parsed
 from .tensors import TensorSpec
 
@@ -65,8 +65,15 @@ def _kind(
         return "tensor", None
     if isinstance(annotation, TensorSpec):
         return "tensor", annotation
-    if isinstance(annotation, ElementType | DType):
-        return "scalar", annotation.ir if isinstance(annotation, ElementType) else annotation
+    dtype = annotated_dtype(annotation)
+    if dtype is not None:
+        return "scalar", dtype
+    if isinstance(annotation, str):
+        raise LanguageError(
+            "TLC0113", f"the annotation of {p.name} is {annotation!r}, which is no element type", loc=loc,
+            hint='a dtype is a scalar of the kernel: T.int32, "int32"; anything else is known when it is '
+            "compiled: int, float, str",
+        )  # fmt: skip
     if callable(annotation) and getattr(annotation, "__name__", "") in ("Tensor", "StridedTensor"):
         raise LanguageError(
             "TLC0113",

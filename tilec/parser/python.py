@@ -111,12 +111,17 @@ def _deepest(definition: ast.FunctionDef) -> ast.AST:
 
 def _evaluate(expression: ast.expr, function: FunctionType, scope: Mapping[str, Any]) -> Any:
     value = expression_function(expression, function, scope)()
-    if isinstance(value, str):  # an annotation that was quoted by hand
-        inner = ast.parse(value, mode="eval").body
-        for node in ast.walk(inner):
-            ast.copy_location(node, expression)
+    if not isinstance(value, str) or not isinstance(expression, ast.Constant):
+        return value
+    inner = ast.parse(value, mode="eval").body  # an annotation that was quoted by hand
+    for node in ast.walk(inner):
+        ast.copy_location(node, expression)
+    try:
         return expression_function(inner, function, scope)()
-    return value
+    except NameError:
+        if isinstance(inner, ast.Name):
+            return value  # of a dtype, as it may be
+        raise
 
 
 def _head(definition: ast.FunctionDef, file: str) -> Loc:
