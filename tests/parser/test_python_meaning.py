@@ -50,6 +50,14 @@ BODIES = {
                 y = x * 2
                 C[i] = y - 1
     """,
+    "one of several": """
+        for i in loop(16):
+            x = A[i] % 8
+            if x in (1, n, 5) or i in range(2, 12, 3) and x not in [4, i]:
+                C[i] = 7
+            if 0 <= x not in {2, 3}:
+                C[i] += x
+    """,
     "nested loops with a guard": """
         count = variable(0)
         for i in loop(n):

@@ -212,6 +212,12 @@ def _way_out(error: Exception, kernel: Kernel) -> str:
         case NameError(name=str(name)):
             known = (*kernel.function.__code__.co_varnames, *kernel.function.__globals__)
             return close_matches(name, [n for n in known if n != name]) or "bind it before"
+        case TypeError() if "'Buffer' has no len()" in str(error):
+            return "A.shape[0] is the first extent of A"
+        case TypeError() | IndexError() if "numpy.ndarray" in str(error) or "numpy.newaxis" in str(
+            error
+        ):
+            return "make the array a tensor of the kernel, or take its elements by compile-time indices"
         case TypeError() if "'Buffer'" in str(error):
             return (
                 "take elements, A[i, j], in T.Parallel; or give whole buffers to T.copy and others"

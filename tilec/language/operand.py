@@ -308,7 +308,11 @@ def value_of(x: Any, dtype: DType | None = None) -> Value:
 def _number(x: Any) -> Number:
     """A number of Python's or NumPy's."""
     if not is_number(x):
-        raise LanguageError("TLC0124", f"{_describe(x)} is not a scalar of the kernel or a number")
+        raise LanguageError(
+            "TLC0124",
+            f"{_describe(x)} is not a scalar of the kernel or a number",
+            hint="of a buffer take elements, A[i, j], in T.Parallel for all of them",
+        )
     return plain(x)
 
 

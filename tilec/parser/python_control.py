@@ -7,7 +7,6 @@ that must not happen.
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -36,17 +35,13 @@ from ..language.operand import (
 )
 from ..language.places import locate
 from ..language.trace import Region, Trace, refuse
+from .python_compare import COMPARE
 from .python_jumps import Jumps
 
 if TYPE_CHECKING:
     from .python_scope import NameRegion, Scope
 
 _TRIPS = 10_000  # of a `while` that Python runs: more is taken for an endless loop
-_COMPARE: dict[str, Callable[[Any, Any], Any]] = {
-    "Lt": operator.lt, "LtE": operator.le, "Gt": operator.gt, "GtE": operator.ge,
-    "Eq": operator.eq, "NotEq": operator.ne, "Is": operator.is_, "IsNot": operator.is_not,
-    "In": lambda x, y: x in y, "NotIn": lambda x, y: x not in y,
-}  # fmt: skip
 _END = (Yield(()),)
 
 
@@ -173,7 +168,12 @@ class _Jumping(Names):
 
     def refuse_else(self, has_else: bool) -> None:
         if has_else:
-            raise refuse("TLC0108", "a loop of the kernel has no `else`", loc=self.loc)
+            raise refuse(
+                "TLC0108",
+                "a loop of the kernel has no `else`",
+                loc=self.loc,
+                hint="put it behind the loop, under a T.alloc_var that a `break` sets before it",
+            )
 
 
 class Loop(_Jumping):
@@ -404,7 +404,7 @@ def either(lazy: Lazy, x: Any, y: Callable[[], Any]) -> Any:
 def chain(lazy: Lazy, words: tuple[str, ...], left: Any, *rest: Callable[[], Any]) -> Any:
     """`left < a < b`, each operand evaluated once."""
     right = rest[0]()
-    first = _COMPARE[words[0]](left, right)
+    first = COMPARE[words[0]](left, right)
     if len(rest) == 1:
         return first
     return both(lazy, first, lambda: chain(lazy, words[1:], right, *rest[1:]))

@@ -35,6 +35,7 @@ from collections.abc import Iterable, Sequence
 from typing import NoReturn, TypeVar
 
 from ..errors import LanguageError
+from .python_compare import OF_OBJECTS
 from .python_source import node_loc
 
 SCOPE, OPEN, LOCALS = "__tilec", "__tilec_open", "__tilec_locals"
@@ -377,9 +378,9 @@ class _Rewriter(ast.NodeTransformer):
         return _place(ast.UnaryOp(node.op, operand), node)
 
     def visit_Compare(self, node: ast.Compare) -> ast.expr:
-        if len(node.ops) == 1:
-            return self.generic_visit(node)  # type: ignore[return-value]
         words = ast.Tuple([ast.Constant(type(op).__name__) for op in node.ops], ast.Load())
+        if len(node.ops) == 1 and type(node.ops[0]).__name__ not in OF_OBJECTS:
+            return self.generic_visit(node)  # type: ignore[return-value]
         rest = [self._lazy(value) for value in node.comparators]
         left = self.visit(node.left)
         return self._call(node, "chain", _locals_call(), words, left, *rest)

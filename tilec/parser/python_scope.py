@@ -213,7 +213,7 @@ class Scope:
             raise refuse(
                 "TLC0109",
                 f"`return` in {self.regions[-1].where}, which is decided when the kernel runs",
-                hint="return after it",
+                hint="put what follows under `else`; of two values, return x if condition else y",
             )
         trace = tracing()
         if trace is not None and not trace.active:
