@@ -201,7 +201,6 @@ PROGRAMS: dict[str, str] = {
     f"\n@tilec.kernel\ndef k({VECTOR}):\n    with T.Kernel(1):\n        inner(A)\n",
     "generator": whole(f"def k({VECTOR}):\n    with T.Kernel(1):\n        yield A[0]\n"),
     "return of a number": kernel("return 5"),
-    "assertion": kernel("assert A[0, 0] > 1"),
     "match": kernel("match bx:\n    case 0:\n        B[0, 0] = 1"),
     "global": kernel("global q\nq = 1"),
     "exception": kernel("raise ValueError('not today')"),

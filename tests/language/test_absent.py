@@ -1,4 +1,4 @@
-"""Names of TileLang that the language lacks are refused with what to write instead."""
+"""Names of TileLang and Triton that the language lacks are refused with what to write instead."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ def test_a_name_that_is_not_there_is_refused_with_what_is() -> None:
         "alloc_tmem": "T.gemm",
         "sync_grid": "cooperative=True",
         "ptx_ldmatrix": "choose the instruction",
+        "program_id": "as (bx, by)",
         "atomic_ad": "did you mean T.atomic_add",
     }.items():
         with pytest.raises(LanguageError, match=f"the language has no T.{name}") as caught:

@@ -128,6 +128,8 @@ def test_factories(dtype: str) -> None:
     program = make(4, dtype).lower_to_ir()
     assert memory(program, 0).shape == (4, 8)
     assert T.float16 == "float16" and str(T.bfloat16) == "bfloat16"
+    assert T.float16 == np.float16 == T.float16 != np.float32 and np.dtype("int8") == T.int8
+    assert T.float16 in (np.int8, np.float16) and T.float32 not in (float, np.floating, None)
     assert f"cast %n <dtype = {memory(program, 0).dtype}>" in print_program(program)
 
 

@@ -1,26 +1,29 @@
-"""What comparisons of Python's objects are refused, and what the hints of Python's own errors say; what
-`in` means is in test_python_meaning.py."""
+"""Comparisons of Python's objects, assertions, and what the hints of Python's own errors say; what `in`
+means is in test_python_meaning.py."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tilec.errors import TilecError
 
-from .programs import body_text, in_frame, load, traced
+from .programs import HEAD, body_text, in_frame, load, traced
 
 
 @pytest.mark.parametrize(
     ("body", "code", "hint"),
     [
-        ("L[0] = 1 if n is L[1] else 0", "TLC0103", "by == and !="),
+        ("m = 3\nL[0] = 1 if n is m else 0", "TLC0103", "by == and !="),
         ("m = 3\nif m is not n:\n    L[0] = 1", "TLC0103", "by == and !="),
         ("if n in range(65):\n    L[0] = 1", "TLC0103", "0 <= x < n"),
         ("L[0] = len(A)", "TLC0112", "A.shape[0]"),
         ("import numpy\nL[0] = numpy.arange(3)[n]", "TLC0112", "a tensor of the kernel"),
         ("import numpy\nx = numpy.arange(3) * L[0]", "TLC0112", "a tensor of the kernel"),
+        ("x = S[0, :][n]", "TLC0115", "S[start + i, j]"),
+        ("S[0, :][n] = 1", "TLC0115", "S[start + i, j]"),
         ("L[0] = T.exp(S)", "TLC0124", "A[i, j]"),
         ("if n > 1:\n    return", "TLC0109", "under `else`"),
         ("for i in T.serial(3):\n    L[0] = i\nelse:\n    L[1] = 1", "TLC0108", "behind the loop"),
@@ -35,9 +38,26 @@ def test_hints(tmp_path: Path, body: str, code: str, hint: str) -> None:
 @pytest.mark.parametrize(
     "condition",
     [
-        "None is None and S is S and S is not F and n is not None",
+        "None is None and S is S and S is not F and n is not None and n is n",
         "'a' in 'abc' and 5 in range(10**9) and 2 not in {1: 0}",
     ],
 )
 def test_pythons_objects_are_compared_by_python(tmp_path: Path, condition: str) -> None:
     assert body_text(tmp_path, f"if {condition}:\n    L[0] = 1") == body_text(tmp_path, "L[0] = 1")
+
+
+def test_an_assertion_is_python_s_or_the_kernel_s(tmp_path: Path) -> None:
+    assert (
+        body_text(tmp_path, "assert 1 < 2, n\nassert n > 3, f'n of {A.dtype}'")[:2]
+        == body_text(tmp_path, "T.device_assert(n > 3, 'n of float16')")[:2]
+    )
+    with pytest.raises(TilecError, match="AssertionError while k was traced: odd"):
+        traced(load(tmp_path, in_frame("assert 1 % 2 == 0, 'odd'")).k)
+
+
+def test_parameters_by_position_alone(tmp_path: Path) -> None:
+    text = "@tilec.kernel\ndef k(A: T.Tensor(4, 'int32'), n: T.int32, /, step: int = 2, *, by: int = 3):\n"
+    body = "    with T.Kernel(1):\n        A[0] = n * step + by\n"
+    a = np.zeros(4, np.int32)
+    load(tmp_path, HEAD + text + body).k(a, 5, by=1)
+    assert a[0] == 11

@@ -1,4 +1,5 @@
-"""Names of TileLang's language that this one does not have, and what to write instead.
+"""Names of TileLang's language, and some of Triton's, that this one does not have, and what to write
+instead.
 
 docs/language.md lists them, with those that there are.
 """
@@ -20,6 +21,7 @@ _SCHEDULE = "T.ws gives warps their duties; T.Pipelined alone has them chosen"
 _CLUSTER = "T.Kernel(..., cluster=(x, y)): blocks that load the same tiles share them by themselves"
 _PDL = "launches on one stream follow each other"
 _PARTS = "T.view sees words as their parts, and parts as words"
+_NEST = "the indices of a T.Parallel nest; values of a tile are a T.alloc_fragment"
 _ASYNCHRONOUS = "T.copy in a T.Pipelined loop is asynchronous where the target can"
 
 ABSENT = {
@@ -27,6 +29,7 @@ ABSENT = {
     "alloc_descriptor": _CHOSEN,
     "alloc_reducer": _REDUCER,
     "alloc_wgmma_desc": _CHOSEN,
+    "arange": _NEST,
     "annotate_compile_flags": "the flags are part of what makes results equal everywhere",
     "annotate_consumer_reg_alloc": "T.inc_max_nreg in the consumers' branch of T.ws",
     "annotate_l2_hit_ratio": "T.use_swizzle orders the blocks so that they share the cache",
@@ -45,10 +48,12 @@ ABSENT = {
     "copy_cluster": _CLUSTER,
     "CUDASourceCodeKernel": _EXTERNAL,
     "determine_fp8_type": "make the dtype a compile-time parameter: float8_e4m3fnuz for gfx942",
+    "dot": "T.gemm(A, B, C) adds to the fragment C",
     "extract_lane": _PARTS,
     "finalize_reducer": _REDUCER,
     "Fragment": _LAYOUTS,
     "FragmentBuffer": _MACRO,
+    "full": "T.alloc_fragment, and T.fill",
     "gemm_sp": "sparse products are not there",
     "im2col": "index the image in a T.Parallel nest that fills the tile",
     "import_source": _EXTERNAL,
@@ -57,6 +62,7 @@ ABSENT = {
     "Layout": _LAYOUTS,
     "linear_index": "i * n + j; T.reshape sees a buffer under another shape",
     "LocalBuffer": _MACRO,
+    "load": "T.copy of a tile; A[i, j] in T.Parallel",
     "loop_break": "break",
     "make_tensor": _POINTERS,
     "make_tensor_from_addr": _POINTERS,
@@ -67,12 +73,16 @@ ABSENT = {
     "named_barrier_arrive": "T.alloc_barrier, T.barrier_arrive and T.barrier_wait",
     "parallel": "T.Parallel",
     "PersistentTileScheduler": "T.Persistent; T.Kernel alone keeps blocks resident where it is faster",
+    "program_id": "with T.Kernel(...) as (bx, by) names the block's indices",
     "ptr": _POINTERS,
     "Ref": "a T.alloc_var is assigned to in a T.macro that takes it",
     "reducer_init": _REDUCER,
     "reducer_update": _REDUCER,
     "SharedBuffer": _MACRO,
     "Shuffle": _PARTS,
+    "static_assert": "assert",
+    "static_range": "range of numbers, which Python runs; or T.unroll",
+    "store": "T.copy of a tile; A[i, j] = x in T.Parallel",
     "sync_global": "T.Kernel(..., cooperative=True) and an atomic that all blocks count up",
     "sync_grid": "T.Kernel(..., cooperative=True) and an atomic that all blocks count up",
     "tma_gather4": _BLACKWELL,
@@ -80,7 +90,9 @@ ABSENT = {
     "tma_scatter4": _BLACKWELL,
     "undef": "T.alloc_var without a value",
     "WarpSpecialize": "T.ws",
+    "where": "T.if_then_else, or x if condition else y",
     "wgmma_gemm_sp": "sparse products are not there",
+    "zeros": "T.alloc_fragment, and T.clear",
     **dict.fromkeys(("vectorlow", "vectorhigh", "vectorcombine"), _PARTS),
     **dict.fromkeys(("add2", "sub2", "mul2", "fma2", "max2", "min2", "abs2"), _PACKED),
 }
@@ -122,7 +134,7 @@ FAMILIES = {
 
 
 def instead_of(name: str) -> str:
-    """What to write instead of T.`name`, if TileLang has it and this language does not; else ""."""
+    """What to write instead of T.`name`, if it is listed here; else ""."""
     if name in ABSENT:
         return ABSENT[name]
     return next((hint for start, hint in FAMILIES.items() if name.startswith(start)), "")

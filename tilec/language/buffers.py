@@ -191,6 +191,19 @@ class Slice:
     def __bool__(self) -> bool:
         raise refuse("TLC0103", f"a region of {self.buffer.label} is no condition")
 
+    def __getitem__(self, key: Any) -> Any:
+        raise self._indexed()
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        raise self._indexed()
+
+    def _indexed(self) -> LanguageError:
+        return refuse(
+            "TLC0115",
+            f"an index into a region of {self.buffer.label}",
+            hint="index the buffer itself, from where the region starts: S[start + i, j]",
+        )
+
     def __repr__(self) -> str:
         return f"<a region of {self.buffer.name}>"
 

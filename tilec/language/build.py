@@ -14,7 +14,7 @@ from ..ir.ops.control import Define, Launch, Return
 from ..ir.ops.memory import Alloc
 from ..ir.types import Dim, MemoryType, ScalarType, Space
 from .buffers import Buffer
-from .dtypes import ElementType, annotated_dtype, storage_of
+from .dtypes import ElementType, spelled_dtype, storage_of
 from .extents import Computed
 from .global_memory import extent, finish, returned
 from .operand import Expr, Operand, value_of, wrap
@@ -90,7 +90,7 @@ class _Parameters:
 
     def annotate(self, name: str, annotation: Any) -> Any:
         """A parameter that a statement of the body annotates."""
-        found = annotation if isinstance(annotation, TensorSpec) else annotated_dtype(annotation)
+        found = annotation if isinstance(annotation, TensorSpec) else spelled_dtype(annotation)
         if found is None:
             raise refuse("TLC0113", f"{annotation!r} does not annotate the parameter {name}")
         if name in self.values or name in self.specs:
@@ -187,9 +187,13 @@ def _run(
     trace.until = code = staged.run.__code__
     with staged.loc, activate(trace):
         try:
-            arguments = {p.name: parameters.argument(p, constants) for p in kernel.parameters}
+            given = [(p, parameters.argument(p, constants)) for p in kernel.parameters]
             parameters.define_computed()
-            result = staged.run(**arguments)
+            only = inspect.Parameter.POSITIONAL_ONLY
+            result = staged.run(
+                *(value for p, value in given if p.kind_of_argument is only),
+                **{p.name: value for p, value in given if p.kind_of_argument is not only},
+            )
         except TilecError:
             raise
         except Exception as error:  # the user's own code may raise anything

@@ -75,11 +75,9 @@ class ElementType:
         return f"T.{self}"
 
     def __eq__(self, other: object) -> bool:
-        if isinstance(other, ElementType):
-            return self.ir == other.ir
         if isinstance(other, DType):
             return self.ir == other
-        return other in (str(self), self.ir.name)
+        return self.ir == spelled_dtype(other) or other in (str(self), self.ir.name)
 
     def __hash__(self) -> int:
         return hash(self.ir)
@@ -98,16 +96,16 @@ def element_type(spec: object) -> DType:
     return dtype
 
 
-def annotated_dtype(annotation: object) -> DType | None:
-    """The dtype that annotates a scalar, in any spelling. None for others, and for Python's own types,
-    which annotate what is known when the kernel is compiled.
+def spelled_dtype(x: object) -> DType | None:
+    """The dtype that x spells. None for what is no dtype, and for Python's own types: they annotate
+    what is known when the kernel is compiled.
     """
-    if isinstance(annotation, type):
-        abstract = bool(annotation.__subclasses__())  # numpy.floating
-        if abstract or not issubclass(annotation, np.generic):
+    if isinstance(x, type):
+        abstract = bool(x.__subclasses__())  # numpy.floating
+        if abstract or not issubclass(x, np.generic):
             return None
     try:
-        return element_type(annotation)
+        return element_type(x)
     except TypeMismatch:
         return None
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..errors import LanguageError, Loc, TilecError
 from ..ir.dtypes import DType
-from .dtypes import ElementType, annotated_dtype
+from .dtypes import ElementType, spelled_dtype
 from .staging import Parsed
 from .tensors import TensorSpec
 
@@ -65,7 +65,7 @@ def _kind(
         return "tensor", None
     if isinstance(annotation, TensorSpec):
         return "tensor", annotation
-    dtype = annotated_dtype(annotation)
+    dtype = spelled_dtype(annotation)
     if dtype is not None:
         return "scalar", dtype
     if isinstance(annotation, str):

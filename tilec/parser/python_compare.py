@@ -17,9 +17,8 @@ _MEMBERS = 64  # with how many others `in` compares a value of the kernel
 
 
 def _is_same(x: Any, y: Any) -> bool:
-    """`x is y`. Raises LanguageError where values were meant."""
-    values = [isinstance(side, Operand) for side in (x, y)]
-    if any(values) and all(value or is_number(v) for value, v in zip(values, (x, y), strict=True)):
+    """`x is y`. Raises LanguageError of a value of the kernel and a number: it is never one."""
+    if (isinstance(x, Operand) and is_number(y)) or (isinstance(y, Operand) and is_number(x)):
         raise refuse(
             "TLC0103",
             "`is` asks whether two objects of Python are one, not whether two values are equal",

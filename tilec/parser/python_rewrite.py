@@ -356,6 +356,10 @@ class _Rewriter(ast.NodeTransformer):
         value = self.visit(node.value) if node.value is not None else ast.Constant(None)
         return _place(ast.Return(self._call(node, "leave", value)), node)
 
+    def visit_Assert(self, node: ast.Assert) -> ast.stmt:
+        test, message = self.visit(node.test), self._lazy(node.msg or ast.Constant(""))
+        return _place(ast.Expr(self._call(node.test, "require", test, message)), node)
+
     # Expressions --------------------------------------------------------------------------------
 
     def visit_BoolOp(self, node: ast.BoolOp) -> ast.expr:

@@ -20,6 +20,7 @@ from ..ir.core import Constant
 from ..language.arithmetic import cast
 from ..language.buffers import Buffer as Memory
 from ..language.buffers import Element, Variable, name_buffer
+from ..language.checks import device_assert
 from ..language.dtypes import ElementType
 from ..language.loops import counted
 from ..language.operand import Expr, Operand, Poison
@@ -206,6 +207,13 @@ class Scope:
             start, stop, step = (*bounds, None, None)[:3]
             return counted("range", start, stop, step, kind="serial")
         return function(*bounds)
+
+    def require(self, condition: Any, message: Callable[[], Any]) -> None:
+        """`assert condition, message()`."""
+        if isinstance(condition, Operand):
+            device_assert(condition, str(message()))
+        elif not condition:
+            raise AssertionError(message())
 
     def leave(self, value: Any) -> Any:
         """`return value`."""
