@@ -12,8 +12,9 @@ from tests.interpreter.programs import Sketch, number, run, tensor
 from tilec.ir.core import Block, Op, Program, Value
 from tilec.ir.dtypes import f16, f32
 from tilec.ir.ops.control import Role, Yield
+from tilec.ir.ops.gemm import Gemm
 from tilec.ir.ops.pipeline import Channel, Commit, Free, Get, Pipeline, Put, Stage, Wait
-from tilec.ir.ops.tile import Gemm, Splat, StoreTile, Undefined
+from tilec.ir.ops.tile import Splat, StoreTile, Undefined
 from tilec.ir.types import ChannelType, InflightType, MemoryType, Space, TileType
 
 SIZE = 8

@@ -15,8 +15,9 @@ from tilec.ir.core import Block, Program, Value, constant
 from tilec.ir.dtypes import DType, f16, f32, i32
 from tilec.ir.ops import builtin_registry
 from tilec.ir.ops.control import For, Launch, Parallel, Simt, Symbol, Yield
+from tilec.ir.ops.gemm import Gemm
 from tilec.ir.ops.memory import Alloc, Load, Store
-from tilec.ir.ops.tile import Copy, Fill, Gemm
+from tilec.ir.ops.tile import Copy, Fill
 from tilec.ir.types import Dim, MemoryType, ScalarType, Space
 
 

@@ -16,7 +16,7 @@ from tilec.ir.core import Block, Program, Value
 from tilec.ir.dtypes import f16, f32, i8, i32, u8
 from tilec.ir.ops.arith import Cast, Reinterpret
 from tilec.ir.ops.control import For, Yield
-from tilec.ir.ops.tile import Gemm
+from tilec.ir.ops.gemm import Gemm
 
 THREADS = 128
 

@@ -12,7 +12,7 @@ from tilec.errors import ExecutionError
 from tilec.interpreter import assert_close, tolerance
 from tilec.ir.core import constant
 from tilec.ir.dtypes import DType, bf16, bool_, f16, f32, f64, i8, i32
-from tilec.ir.ops.tile import Gemm
+from tilec.ir.ops.gemm import Gemm
 
 
 def check(

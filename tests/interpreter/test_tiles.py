@@ -12,7 +12,8 @@ from tilec.ir.dtypes import f16, f32
 from tilec.ir.ops.arith import Add, Cast, Compare, Select
 from tilec.ir.ops.control import For, If, Parallel, Yield
 from tilec.ir.ops.functions import Exp2
-from tilec.ir.ops.tile import ExtractTile, Gemm, InsertTile, LoadTile, Splat, StoreTile, Undefined
+from tilec.ir.ops.gemm import Gemm
+from tilec.ir.ops.tile import ExtractTile, InsertTile, LoadTile, Splat, StoreTile, Undefined
 from tilec.ir.types import Space, TileType
 
 

@@ -7,8 +7,9 @@ from tilec.ir.core import Block, Program, Value
 from tilec.ir.dtypes import DType, f16, f32, i32
 from tilec.ir.layout import SharedLayout
 from tilec.ir.ops.control import For, Launch, Symbol, Yield
+from tilec.ir.ops.gemm import Gemm
 from tilec.ir.ops.memory import Alloc
-from tilec.ir.ops.tile import Copy, Fill, Gemm
+from tilec.ir.ops.tile import Copy, Fill
 from tilec.ir.types import MemoryType, Space
 
 

@@ -14,7 +14,8 @@ from tests.kernels.machines import TARGETS
 from tests.passes.planning import line_of, refused
 from tilec.ir.core import walk
 from tilec.ir.dtypes import find_dtype
-from tilec.ir.ops.tile import ConvertLayout, Gemm
+from tilec.ir.ops.gemm import Gemm
+from tilec.ir.ops.tile import ConvertLayout
 from tilec.parser.text import parse_program
 from tilec.runtime.driver import lower
 

@@ -14,6 +14,7 @@ from tilec.ops.schedules import Problem, candidates
 from tilec.target import find_target
 
 H100 = find_target("cuda:sm_90a")
+THREADS = {64: 128, 128: 256, 192: 384}
 
 
 def widths(rows: int) -> list[int]:
@@ -22,7 +23,7 @@ def widths(rows: int) -> list[int]:
 
 
 def some_nightly(rows: int, always: tuple[int, ...]) -> list[object]:
-    found = [n for n in widths(rows) if n % 64]
+    found = [n for n in widths(rows) if n % 64 or rows == 192]
     assert set(always) <= set(found)
     marks = {n: () if n in always else pytest.mark.nightly for n in found}
     return [pytest.param(rows, n, marks=marks[n], id=f"{rows}x{n}") for n in found]
@@ -30,11 +31,16 @@ def some_nightly(rows: int, always: tuple[int, ...]) -> list[object]:
 
 @pytest.mark.emulator
 @pytest.mark.parametrize(
-    ("rows", "columns"), [*some_nightly(128, (144, 208, 224)), *some_nightly(64, (160,))]
+    ("rows", "columns"),
+    [
+        *some_nightly(128, (144, 208, 224)),
+        *some_nightly(64, (160,)),
+        *some_nightly(192, (112, 192)),
+    ],
 )
 def test_a_tile_of_odd_width(rows: int, columns: int) -> None:
     """One tile and one more row and column, with a bias; A's last step is not whole."""
-    schedule = ops.Schedule(rows, columns, 64, 3, 256 if rows == 128 else 128)
+    schedule = ops.Schedule(rows, columns, 64, 3, THREADS[rows])
     a, b = normal(rows + 1, 136), normal(columns + 8, 136, seed=1).T
     bias = normal(columns + 8, seed=2)
     with tilec.device("emulator:cuda:sm_90a"):
@@ -42,12 +48,14 @@ def test_a_tile_of_odd_width(rows: int, columns: int) -> None:
     check(found, a, b, lambda x: x + bias.astype(np.float64))
 
 
-@pytest.mark.parametrize("columns", [n for n in widths(128) if n % 64])
-def test_the_widths_keep_to_tma_and_registers(columns: int) -> None:
+@pytest.mark.parametrize(
+    ("rows", "columns"), [(m, n) for m in (128, 192) for n in widths(m) if n % 64 or m == 192]
+)
+def test_the_widths_keep_to_tma_and_registers(rows: int, columns: int) -> None:
     call = checked(np.zeros((512, 512), np.float16), np.zeros((512, 512), np.float16).T, Options())
     lowered = call.kernel.lower(
-        *call.launches[0], target="cuda:sm_90a", block_M=128, block_N=columns, block_K=64,
-        stages=4, threads=256, split=1, cluster_M=1, cluster_N=1, workers=0, swapped=False,
+        *call.launches[0], target="cuda:sm_90a", block_M=rows, block_N=columns, block_K=64,
+        stages=4, threads=THREADS[rows], split=1, cluster_M=1, cluster_N=1, workers=0, swapped=False,
     )  # fmt: skip
     assert f"wgmma_ss<{columns}, " in lowered.source and "tma_store<2>" in lowered.source
     assert "matmul_kernel" in lowered.source and "cp_async<" not in lowered.source

@@ -12,9 +12,10 @@ from tests.passes import planned_kernels as kernels
 from tests.passes.planning import Planned, keeps_meaning, plan, specialised
 from tilec.ir.core import walk
 from tilec.ir.ops.control import For, If, Launch, Role, Simt
+from tilec.ir.ops.gemm import Gemm
 from tilec.ir.ops.memory import Alloc, Store
 from tilec.ir.ops.pipeline import Get, Pipeline, Put, Stage
-from tilec.ir.ops.tile import Copy, Gemm, Splat, StoreTile
+from tilec.ir.ops.tile import Copy, Splat, StoreTile
 from tilec.ir.types import TileType
 
 

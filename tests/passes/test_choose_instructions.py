@@ -13,10 +13,11 @@ from tests.kernels.legs import every_leg
 from tests.passes import planned_kernels as kernels
 from tests.passes.planning import NAMES, Planned, keeps_meaning, line_of, plan, specialised
 from tilec.ir.core import walk
+from tilec.ir.ops.gemm import Gemm
 from tilec.ir.ops.memory import Atomic
 from tilec.ir.ops.nvidia import BulkWait
 from tilec.ir.ops.thread import Barrier
-from tilec.ir.ops.tile import Copy, Gemm, StoreTile
+from tilec.ir.ops.tile import Copy, StoreTile
 from tilec.layout import Layout, Swizzle
 from tilec.passes.pipeline import PIPELINE
 

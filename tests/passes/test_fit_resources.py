@@ -15,6 +15,7 @@ from tilec.errors import OutOfResources
 from tilec.ir.core import Program
 from tilec.ir.ops.control import Launch, Role
 from tilec.ir.ops.pipeline import Channel
+from tilec.ir.ops.tile import StoreTile
 from tilec.ir.types import MemoryType
 from tilec.passes.context import Assume, Facts, PassContext, Remark
 from tilec.passes.fit_resources import shared_bytes
@@ -52,6 +53,22 @@ def test_slots_fall_to_what_shared_memory_holds(target: str, asked: int, kept: i
     else:
         assert "TLC0324" not in result.codes
     assert shared_bytes(result.one(Launch)) <= find_target(target).shared_bytes
+
+
+@pytest.mark.parametrize(
+    ("bn", "asked", "kept", "slab"),
+    [(192, 4, 4, 64), (192, 3, 3, 128), (192, 5, 4, 64), (128, 5, 5, 64), (176, 4, 4, 128)],
+)
+def test_stores_are_narrower_where_that_saves_a_slot(
+    bn: int, asked: int, kept: int, slab: int
+) -> None:
+    """192 rows by three warpgroups: two slabs of 128 bytes take 48 KiB, which a stage does too. Those
+    of 176 columns are of 32 bytes as it is."""
+    constants = {"bm": 192, "bn": bn, "bk": 64, "threads": 384, "stages": asked}
+    result = fitted(kernels.gemm_nt, "cuda:sm_90a", **constants)
+    assert slots(result) == {kept} and result.one(StoreTile).slab == slab
+    program = specialised(kernels.gemm_nt, **constants)
+    assert _allocated(program, "cuda:sm_90a", True) <= shared_bytes(result.one(Launch))
 
 
 @tilec.kernel

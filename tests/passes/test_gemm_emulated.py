@@ -14,7 +14,7 @@ from tilec.backends.emitter import EmittedProgram, emit_program, render
 from tilec.ir.core import Block, Program
 from tilec.ir.dtypes import DType, bf16, f16, f32
 from tilec.ir.ops.control import For, Yield
-from tilec.ir.ops.tile import Gemm
+from tilec.ir.ops.gemm import Gemm
 from tilec.passes.context import PassContext
 from tilec.passes.pipeline import run_pipeline
 from tilec.runtime.emulator import Mode, build, run

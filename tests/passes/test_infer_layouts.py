@@ -15,9 +15,10 @@ from tilec.errors import LayoutConflict, TilecError
 from tilec.ir.core import Block, Op, Value, walk
 from tilec.ir.ops.arith import Elementwise
 from tilec.ir.ops.control import Launch, Parallel, Role
+from tilec.ir.ops.gemm import Gemm
 from tilec.ir.ops.memory import Alloc
 from tilec.ir.ops.pipeline import Channel, Pipeline
-from tilec.ir.ops.tile import ConvertLayout, Gemm, Splat
+from tilec.ir.ops.tile import ConvertLayout, Splat
 from tilec.ir.types import InflightType, MemoryType, Space, TileType
 from tilec.layout import make_swizzle_layout
 from tilec.passes.variants import accumulator_layout

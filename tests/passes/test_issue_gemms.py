@@ -10,8 +10,9 @@ from tests.passes import planned_kernels as kernels
 from tests.passes.planning import Planned, keeps_meaning, plan, specialised
 from tilec.ir.core import walk
 from tilec.ir.ops.control import If
+from tilec.ir.ops.gemm import Gemm
 from tilec.ir.ops.pipeline import Free, Pipeline, Stage, Wait
-from tilec.ir.ops.tile import Gemm, Splat, Undefined
+from tilec.ir.ops.tile import Splat, Undefined
 from tilec.ir.types import InflightType, TileType
 
 ROLES = [

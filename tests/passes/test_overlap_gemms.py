@@ -9,9 +9,9 @@ from tests.passes.planning import Planned, plan, specialised
 from tilec.ir.core import Op, Value
 from tilec.ir.ops.arith import Cast
 from tilec.ir.ops.control import For, Role
+from tilec.ir.ops.gemm import Gemm
 from tilec.ir.ops.nvidia import MbarrierArrive, MbarrierWait
 from tilec.ir.ops.pipeline import Wait
-from tilec.ir.ops.tile import Gemm
 from tilec.passes.coalesce import coalesce
 from tilec.passes.pipeline import PIPELINE
 

@@ -11,9 +11,10 @@ from tests.passes.planning import Planned, keeps_meaning, line_of, plan, special
 from tilec.ir.core import Op, constant, walk
 from tilec.ir.dtypes import i32
 from tilec.ir.ops.control import For, If, Simt
+from tilec.ir.ops.gemm import Gemm
 from tilec.ir.ops.memory import Alloc, Load
 from tilec.ir.ops.pipeline import Channel, Commit, Free, Get, Pipeline, Put, Stage
-from tilec.ir.ops.tile import Copy, Fill, Gemm
+from tilec.ir.ops.tile import Copy, Fill
 from tilec.ir.types import MemoryType
 from tilec.passes.plan_pipelines import MADE_SLOTS
 

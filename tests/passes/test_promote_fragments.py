@@ -18,13 +18,13 @@ from tilec.ir.core import Program
 from tilec.ir.dtypes import f16, f32
 from tilec.ir.ops.arith import Cast
 from tilec.ir.ops.control import For, If, Parallel
+from tilec.ir.ops.gemm import Gemm
 from tilec.ir.ops.memory import Alloc
 from tilec.ir.ops.pipeline import InFlight, Wait, WaitGemms
 from tilec.ir.ops.tile import (
     Copy,
     ExtractTile,
     Fill,
-    Gemm,
     InsertTile,
     LoadTile,
     Splat,

@@ -23,7 +23,8 @@ def built(panel: int, order: str) -> tuple[tuple[Value, ...], tuple[Op, ...], tu
     """The inputs (index, then grid), the ops and the outputs of a raster, all symbolic."""
     b = Builder()
     inputs = tuple(scalar(i32, n) for n in ("index", "gx", "gy", "gz"))
-    outputs = rasterize(b, inputs[0], (inputs[1], inputs[2], inputs[3]), panel, order)
+    rows = b.const(panel) if panel else None
+    outputs = rasterize(b, inputs[0], (inputs[1], inputs[2], inputs[3]), rows, order)
     return inputs, b.ops, outputs
 
 
@@ -102,6 +103,6 @@ def test_a_die_takes_consecutive_blocks(dies: int) -> None:
 def test_constants_fold_to_constants() -> None:
     b = Builder()
     one = b.const(1)
-    outputs = rasterize(b, b.const(4), (b.const(3), b.const(5), one), 2, "row")
+    outputs = rasterize(b, b.const(4), (b.const(3), b.const(5), one), b.const(2), "row")
     assert [v.value for v in outputs if isinstance(v, Constant)] == [2, 0, 0]
     assert not b.ops

@@ -12,7 +12,7 @@ from tests.passes.planning import Planned, plan
 from tilec.ir.core import Block, walk
 from tilec.ir.ops.arith import Compare
 from tilec.ir.ops.control import For, If, While
-from tilec.ir.ops.tile import Gemm
+from tilec.ir.ops.gemm import Gemm
 from tilec.passes.pipeline import PIPELINE
 from tilec.runtime.driver import lower
 

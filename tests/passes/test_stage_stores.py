@@ -25,7 +25,7 @@ from tilec.ir.rewrite import substitute
 from tilec.ir.verify import verify
 from tilec.passes.check_hazards import check_synchronisation
 from tilec.passes.context import PassContext, Remark
-from tilec.passes.stage_stores import slab_columns, stage_stores
+from tilec.passes.stage_stores import stage_stores
 from tilec.target import find_target
 
 TALL, WIDE = (
@@ -322,15 +322,6 @@ def test_every_part_of_the_protocol_is_needed(fault: Callable[[Op], bool]) -> No
     program, _, context = staged([TALL])
     with pytest.raises(HazardError):
         check_synchronisation(without(program, fault), context)
-
-
-@pytest.mark.parametrize(
-    ("columns", "bits", "expected"),
-    [(256, 16, (64, 128)), (96, 16, (32, 64)), (80, 16, (16, 32)), (24, 16, (24, 0)),
-     (264, 16, (24, 0)), (8, 16, (8, 0)), (4, 16, (0, 0)), (64, 32, (32, 128)), (12, 32, (12, 0))],
-)  # fmt: skip
-def test_slab_columns(columns: int, bits: int, expected: tuple[int, int]) -> None:
-    assert slab_columns(columns, bits) == expected
 
 
 def test_a_launch_without_roles_meets_at_the_blocks_barrier() -> None:

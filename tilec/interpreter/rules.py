@@ -5,7 +5,7 @@ their `evaluate`.
 from __future__ import annotations
 
 from ..ir.core import Op
-from ..ir.ops import arith, control, memory, nvidia, pipeline, reduce, thread, tile
+from ..ir.ops import arith, control, gemm, memory, nvidia, pipeline, reduce, thread, tile
 from ..ir.registry import Registry
 from . import atomics, blocks, channels, elements, mbarriers, reductions, roles, tiles
 from . import control as structure
@@ -50,7 +50,7 @@ RULES: dict[type[Op], Rule] = {
     tile.UnpackTile: tiles.run_unpack,
     tile.PackTile: tiles.run_pack,
     tile.ConvertLayout: tiles.run_convert_layout,
-    tile.Gemm: tiles.run_gemm,
+    gemm.Gemm: tiles.run_gemm,
     reduce.Reduction: reductions.run_reduction,
     pipeline.Channel: channels.run_channel,
     pipeline.Put: channels.run_put,

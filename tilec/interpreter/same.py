@@ -11,9 +11,9 @@ from ..errors import WrongResult
 from ..ir.core import Op, Program, Value, walk
 from ..ir.dtypes import PAIRS, DType, u8
 from ..ir.ops import builtin_registry
+from ..ir.ops.gemm import Gemm
 from ..ir.ops.memory import Atomic
 from ..ir.ops.reduce import Reduction
-from ..ir.ops.tile import Gemm
 from ..ir.registry import Registry
 from ..ir.types import InflightType, MemoryType, ScalarType, TileType
 from .compare import EPSILON, SMALLEST, assert_close, assert_exact

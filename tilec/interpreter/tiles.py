@@ -12,18 +12,15 @@ from ..ir.conversion import convert_array, pack_pairs, unpack_pairs
 from ..ir.core import Op, Value
 from ..ir.dtypes import ELEMENTS, DType, tf32
 from ..ir.ops.arith import Select
+from ..ir.ops.gemm import SCALED, SIDES, Gemm, Matrix
 from ..ir.ops.pipeline import InFlight, Wait, WaitGemms
 from ..ir.ops.tile import (
-    SCALED,
-    SIDES,
     ConvertLayout,
     Copy,
     ExtractTile,
     Fill,
-    Gemm,
     InsertTile,
     LoadTile,
-    Matrix,
     PackTile,
     RegroupTile,
     ReshapeTile,

@@ -18,9 +18,9 @@ from .attributes import attribute_types, conforms, describe
 from .core import Block, Constant, Level, Op, Program, Value
 from .opaque import OpaqueOp
 from .ops.control import Define, For, Launch, Parallel, Return, Role, Simt, Symbol, While, Yield
+from .ops.gemm import Gemm
 from .ops.memory import Alloc
 from .ops.pipeline import CHANNEL_OPS, Pipeline, Stage, Wait
-from .ops.tile import Gemm
 from .print import print_program
 from .region_rules import region_problem
 from .registry import Registry

@@ -11,8 +11,8 @@ from typing import Any
 from ..errors import LanguageError
 from ..ir.core import Value
 from ..ir.ops.arith import Not
+from ..ir.ops.gemm import Gemm
 from ..ir.ops.pipeline import WaitGemms
-from ..ir.ops.tile import Gemm
 from ..ir.types import Space
 from .areas import area_of, in_memory, slot_of, times
 from .arithmetic import truth

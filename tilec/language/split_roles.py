@@ -20,10 +20,11 @@ from ..errors import LanguageError
 from ..ir.clone import clone_block
 from ..ir.core import Access, Block, Op, Value, at
 from ..ir.ops.control import Role, Yield
+from ..ir.ops.gemm import Gemm
 from ..ir.ops.memory import Alloc, memory_type
 from ..ir.ops.nvidia import MbarrierArrive, MbarrierExpect, MbarrierWait
 from ..ir.ops.thread import NAMED_BARRIERS, Barrier
-from ..ir.ops.tile import Copy, Gemm
+from ..ir.ops.tile import Copy
 from ..ir.types import MemoryType, Space
 
 

@@ -32,7 +32,7 @@ from ..target import Target
 # alike for all tiles, so that the order of the candidates hardly changes.
 _MULTIPLIES = 4096  # products of 8-bit operands; half as many of 16, a quarter of 32
 _LARGE_ALONE, _SMALL_ALONE = 1.06, 1.4  # times as long by one warpgroup
-_SHARED = 90  # bytes that matrix instructions read from shared memory
+_SHARED, _BY_THREE = 90, 98  # bytes that matrix instructions read from shared memory
 _L2 = 86  # bytes from the L2 cache
 _MEMORY = 15.3  # bytes from memory, where all ask: 3.6 TB/s
 _ALONE = 40  # bytes from memory, where few ask: half of all get as much as all
@@ -54,6 +54,8 @@ _TORN = 17000  # a helper whose steps are not those of whole tiles starts and le
 _SUMS = 13.3  # bytes of parts that a second launch adds, each written and read
 _SWIZZLES = (128, 64, 32)
 _STAGES = 12
+_ENOUGH = 4  # of which one more is not worth narrow slabs
+_BARRIERS = 1024  # bytes
 _LEAD = 4  # steps that a helper does less: what it stores is there when the owner is done
 
 HELPERS = 3
@@ -172,9 +174,7 @@ def _unswapped(target: Target, problem: Problem) -> Iterator[Schedule]:
             continue  # half of the instructions would multiply nothing
         if columns < 32 and columns < problem.N:
             continue  # A would be read from memory more than once
-        stage = (rows + columns) * depth * problem.item_bytes
-        room = target.shared_bytes - rows * columns * 2 // (2 if threads > 128 else 1)
-        stages = max(2, min(_STAGES, room // stage)) if target.asynchronous else 2
+        stages = _stages(target, problem, tile) if target.asynchronous else 2
         steps = ceil(problem.K / depth)
         for split in _PARTS[: 1 if problem.whole else None]:
             # A part of few steps is all start and end.
@@ -186,12 +186,21 @@ def _unswapped(target: Target, problem: Problem) -> Iterator[Schedule]:
             yield Schedule(rows, columns, depth, stages, threads, workers=workers)
 
 
+def _stages(target: Target, problem: Problem, tile: tuple[int, int, int, int]) -> int:
+    """As many as fit beside two slabs of the tile on its way to memory; narrow slabs, where few do."""
+    rows, columns, depth, _ = tile
+    stage = (rows + columns) * depth * problem.item_bytes
+    span = _span(2 * columns)
+    fit = [(target.shared_bytes - _BARRIERS - 2 * rows * s) // stage for s in (span, min(span, 64))]
+    return max(2, min(_STAGES, fit[0] if fit[0] > _ENOUGH else fit[1]))
+
+
 def _shares_last_wave(target: Target, problem: Problem, tile: tuple[int, int, int, int]) -> bool:
     """Whether the last wave of such tiles can be shared: by blocks that are alone on their
     multiprocessor, after a whole wave, and where no helper has more than two tiles to help with.
-    With two sets of sums (`exact`) it was no faster."""
+    With two sets of sums (`exact`), or by three warpgroups, it was no faster."""
     rows, columns, _, threads = tile
-    if problem.whole or problem.exact or threads <= 128 or not _by_wgmma(target, problem):
+    if problem.whole or problem.exact or threads != 256 or not _by_wgmma(target, problem):
         return False
     tiles = ceil(problem.M / rows) * ceil(problem.N / columns) * problem.batch
     waves, rest = divmod(tiles, target.multiprocessors)
@@ -251,7 +260,8 @@ def _step_clocks(target: Target, p: Problem, s: Schedule) -> float:
         # One warpgroup alone leaves the tensor cores waiting where it waits.
         arithmetic *= _LARGE_ALONE if s.block_M * s.block_N > 64 * 64 else _SMALL_ALONE
     # Each instruction of 64 rows reads those and all columns of its tile.
-    operands = ceil(s.block_M / 64) * (64 + s.block_N) * s.block_K * p.item_bytes / _SHARED
+    read = ceil(s.block_M / 64) * (64 + s.block_N) * s.block_K * p.item_bytes
+    operands = read / (_BY_THREE if s.threads > 256 else _SHARED)
     filled = min(s.block_M, p.M) / s.cluster_N + min(s.block_N, p.N) / s.cluster_M
     fills = filled * s.block_K * p.item_bytes / _L2
     terms = (arithmetic, operands, fills, _tma_clocks(p, s) if target.tma else 0)
@@ -291,14 +301,15 @@ def _tiles(target: Target, problem: Problem) -> list[tuple[int, int, int, int]]:
     if _by_wgmma(target, problem):
         depth = 128 // size  # the span of a swizzle
         # Of many widths, some tile fills most of the last wave.
-        large = [(128, 256), (256, 128), *((128, n) for n in range(240, 80, -16))]
+        large = [(128, 256), (256, 128)]
+        large += [(m, n) for m, most in ((128, 240), (192, 192)) for n in range(most, 80, -16)]
         large = [(128, 192), (128, 128)] if problem.exact else large
         small = [(64, n) for n in (256, 224, 192, 176, 160, 128, 96, 64, 32)]
         if problem.b == "rows":  # B's boxes are as wide as a swizzle, and narrow ones cost as much
             large, small = ([t for t in s if t[1] * size % 128 == 0] for s in (large, small))
         deep, narrow = [(64, 64), (64, 32)], [(64, 16), (64, 8)]
         return [
-            *((m, n, depth, 256) for m, n in large),
+            *((m, n, depth, 2 * m) if m == 192 else (m, n, depth, 256) for m, n in large),
             *((m, n, depth, 128) for m, n in small),
             *((m, n, 2 * depth, 128) for m, n in deep),
             *((m, n, 4 * depth, 128) for m, n in narrow),

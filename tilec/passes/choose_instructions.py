@@ -23,10 +23,11 @@ from ..ir.layout import filled_by_waves
 from ..ir.ops import arith
 from ..ir.ops.amd import COPY_BYTES
 from ..ir.ops.control import Launch, Parallel, Role, Yield, map_launches
+from ..ir.ops.gemm import SIDES, Gemm
 from ..ir.ops.memory import Load, Store, memory_type
 from ..ir.ops.nvidia import WARPGROUP
 from ..ir.ops.pipeline import Commit, Pipeline, Put, Stage
-from ..ir.ops.tile import SIDES, Copy, Gemm, StoreTile
+from ..ir.ops.tile import Copy, StoreTile
 from ..ir.types import MemoryType, TileType
 from ..target import Target
 from .context import PassContext, Remark

@@ -18,8 +18,9 @@ from ..ir.clone import clone_op
 from ..ir.core import Block, Op, Value, walk
 from ..ir.ops.arith import Elementwise
 from ..ir.ops.control import For, If, Parallel, While
+from ..ir.ops.gemm import Gemm
 from ..ir.ops.pipeline import InFlight, Wait
-from ..ir.ops.tile import Gemm, InsertTile, ReshapeTile, Splat, Undefined
+from ..ir.ops.tile import InsertTile, ReshapeTile, Splat, Undefined
 from .dependence import is_tile, tile_type
 
 

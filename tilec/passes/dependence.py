@@ -10,9 +10,10 @@ import numpy as np
 from ..ir.core import Access, Block, Op, Value, constant_of, walk
 from ..ir.ops import arith
 from ..ir.ops.control import Assume, For, If, Parallel, Simt, While, Yield
+from ..ir.ops.gemm import Gemm
 from ..ir.ops.memory import Alloc, Atomic, Load, Store, memory_type
 from ..ir.ops.thread import MemoryFence
-from ..ir.ops.tile import Copy, Fill, Gemm, StoreTile
+from ..ir.ops.tile import Copy, Fill, StoreTile
 from ..ir.types import InflightType, MemoryType, Space, TileType
 from .element_accesses import element_accesses
 

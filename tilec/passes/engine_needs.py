@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from ..ir.core import Value
 from ..ir.layout import SharedLayout, WgmmaOperand, choose_swizzle, tma_boxes
+from ..ir.ops.gemm import SIDES, Gemm
 from ..ir.ops.memory import memory_type
 from ..ir.ops.nvidia import WARPGROUP
-from ..ir.ops.tile import SIDES, Copy, Gemm, StoreTile
+from ..ir.ops.tile import Copy, StoreTile
 from ..ir.types import MemoryType
 from ..target import Target
 from .context import PassContext

@@ -8,10 +8,11 @@ from __future__ import annotations
 from ..errors import LayoutConflict, Loc, OutOfResources, TargetUnsupported
 from ..ir.core import Op, walk
 from ..ir.ops.control import Launch, Role
+from ..ir.ops.gemm import Gemm
 from ..ir.ops.memory import Alloc
 from ..ir.ops.nvidia import WARPGROUP, BulkCommit, BulkWait, FenceProxyAsync, SetRegisters
 from ..ir.ops.thread import Barrier
-from ..ir.ops.tile import Copy, Gemm
+from ..ir.ops.tile import Copy
 from ..target import Target
 from .context import PassContext
 from .dependence import is_global

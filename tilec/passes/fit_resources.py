@@ -2,10 +2,10 @@
 
 Needs: roles assigned, loads split. Leaves: channels with as many slots as shared memory holds
 (never more than the program asked for), each role's register budget, and how many blocks are
-resident on a multiprocessor. What had to fall is a remark. Raises OutOfResources where even with
-one slot each the buffers of one statement are too much. Those whose lives are apart may share a
-place, and conversions of layouts take some: plan_shared has the last word, and where it refuses,
-run_pipeline begins again with a slot less.
+resident on a multiprocessor. Stores go through narrower slabs where that saves a slot. What had to
+fall is a remark. Raises OutOfResources where even with one slot each the buffers of one statement
+are too much. Those whose lives are apart may share a place, and conversions of layouts take some:
+plan_shared has the last word, and where it refuses, run_pipeline begins again with a slot less.
 
     %ca = channel : channel<4> shared f16[128, 64]
       ->  %ca = channel : channel<3> shared f16[128, 64]
@@ -19,9 +19,10 @@ from collections.abc import Iterator
 from ..errors import OutOfResources
 from ..ir.core import Block, Op, Program, Value, walk
 from ..ir.ops.control import If, Launch, Role, map_launches
+from ..ir.ops.gemm import Gemm
 from ..ir.ops.memory import Alloc, memory_type
 from ..ir.ops.pipeline import Channel, Put, Receive, Stage
-from ..ir.ops.tile import Gemm, StoreTile
+from ..ir.ops.tile import StoreTile
 from ..ir.types import MemoryType, TileType
 from ..target import Target
 from .context import PassContext, Remark
@@ -35,13 +36,13 @@ from .role_registers import (
     widest_wgmma,
 )
 from .schedule_stages import LOADS
+from .slabs import NARROW_SLAB_BYTES, slab_columns
 from .variants import ADDRESS_REGISTERS, gemm_shape
 
 ALIGNMENT = 1024  # of every shared buffer: the period of the widest swizzle
 FULL = "TLC0510"
 BARRIER_BYTES = 1024  # set aside for mbarriers
 RESERVED_BYTES = 1024  # of each block, taken by the system
-STAGING_COLUMN_BYTES = 128  # width of a slab on its way to a TMA store
 
 
 def fit_resources(program: Program, context: PassContext) -> Program:
@@ -137,19 +138,34 @@ def shared_memory_full(launch: Launch, needed: int, target: Target) -> OutOfReso
 
 
 def _staging_bytes(launch: Launch) -> int:
+    """The buffers of the widest slabs that TMA stores. Layouts may ask for other slabs (slabs.py),
+    which are hardly ever larger."""
     slabs = [
-        op.staging * op.tile.type.shape[0] * STAGING_COLUMN_BYTES
-        for op in walk(launch.body)
-        if isinstance(op, StoreTile)
-        and op.instruction == "tma"
-        and isinstance(op.tile.type, TileType)
+        op.staging * _up(_slab_bytes(op.tile.type, op.slab))
+        for op in _tma_stores(launch.body)
+        if isinstance(op.tile.type, TileType)
     ]
     return max(slabs, default=0)
 
 
+def _tma_stores(body: Block) -> Iterator[StoreTile]:
+    for op in walk(body):
+        if isinstance(op, StoreTile) and op.instruction == "tma":
+            yield op
+
+
+def _slab_bytes(tile: TileType, widest: int) -> int:
+    columns, _ = slab_columns(tile.shape[-1], tile.dtype.bits, widest)
+    return tile.shape[0] * (columns * tile.dtype.bits // 8 or widest)
+
+
 def buffer_bytes(type_: MemoryType) -> int:
     """What a shared buffer takes, up to where the next one may start."""
-    return -(-_bytes(type_) // ALIGNMENT) * ALIGNMENT
+    return _up(_bytes(type_))
+
+
+def _up(size: int) -> int:
+    return -(-size // ALIGNMENT) * ALIGNMENT
 
 
 def _bytes(type_: MemoryType) -> int:
@@ -174,6 +190,10 @@ def _fit_slots(launch: Launch, context: PassContext) -> Launch:
     full, more = bool(alone), context.fewer_slots
     while shared_bytes(launch) > context.target.shared_bytes or more > 0:
         channels = [op for op in launch.body.ops if isinstance(op, Channel) and op.type.slots > 1]
+        narrow = _with_stores(launch, slab=NARROW_SLAB_BYTES)
+        if not more and shared_bytes(narrow) <= context.target.shared_bytes:
+            launch = narrow
+            break
         if not channels:
             least = _least_bytes(launch)
             if least > context.target.shared_bytes:
@@ -236,8 +256,7 @@ def _budget_registers(launch: Launch, target: Target) -> Launch:
     blocks; one staging buffer for stores instead of two where that lets another block in.
     """
     blocks = _resident(launch, target)
-    lean = launch.replace(body=_with_staging(launch.body, 1))
-    assert isinstance(lean, Launch)
+    lean = _with_stores(launch, staging=1)
     if _resident(lean, target) > blocks:
         launch, blocks = lean, _resident(lean, target)
     producer, consumer = _split(launch, blocks, target)
@@ -273,10 +292,15 @@ def _wgmma(launch: Launch, target: Target) -> int:
     return wgmma_registers(min(widest, widest_wgmma(launch.threads, target)))
 
 
-def _with_staging(block: Block, buffers: int) -> Block:
+def _with_stores(launch: Launch, **attributes: int) -> Launch:
+    """The launch with these attributes of its stores by TMA."""
+
+    def changed(block: Block) -> Block:
+        return block.with_ops([one(op) for op in block.ops])
+
     def one(op: Op) -> Op:
         if isinstance(op, StoreTile) and op.instruction == "tma":
-            return op.replace(staging=buffers)
-        return op.map_regions(lambda inner: _with_staging(inner, buffers))
+            return op.replace(**attributes)
+        return op.map_regions(changed)
 
-    return block.with_ops([one(op) for op in block.ops])
+    return launch.replace(body=changed(launch.body))  # type: ignore[return-value]

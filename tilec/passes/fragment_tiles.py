@@ -11,9 +11,10 @@ from ..errors import LanguageError
 from ..ir.core import Block, Op, Value
 from ..ir.ops.arith import Reinterpret
 from ..ir.ops.control import For, If, While
+from ..ir.ops.gemm import Gemm
 from ..ir.ops.memory import View, memory_type
 from ..ir.ops.pipeline import InFlight, Wait, WaitGemms
-from ..ir.ops.tile import Gemm, RegroupTile, ReshapeTile, Undefined
+from ..ir.ops.tile import RegroupTile, ReshapeTile, Undefined
 from ..ir.types import InflightType, MemoryType, Space, TileType
 
 Ages = dict[Value, int]

@@ -27,9 +27,10 @@ from ..ir.layout import RegisterLayout, SharedLayout, choose_swizzle, quietest_s
 from ..ir.layout.constraints import Fixed, System, Unsatisfiable
 from ..ir.layout.solver import Solution, solve
 from ..ir.ops.control import Launch, Parallel, Role, map_launches
+from ..ir.ops.gemm import Gemm, Side
 from ..ir.ops.memory import Alloc, Slot, memory_type
 from ..ir.ops.pipeline import Channel, Get
-from ..ir.ops.tile import ConvertLayout, Copy, Gemm, LoadTile, Side, Splat, StoreTile, Undefined
+from ..ir.ops.tile import ConvertLayout, Copy, LoadTile, Splat, StoreTile, Undefined
 from ..ir.types import ChannelType, InflightType, MemoryType, Space, TileType, Type
 from ..target import Target
 from .context import PassContext, Remark

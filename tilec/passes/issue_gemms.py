@@ -28,8 +28,9 @@ from ..ir.clone import clone_op
 from ..ir.core import Block, Op, Program, Value, at, constant_of, walk, with_results
 from ..ir.ops.arith import Compare
 from ..ir.ops.control import If, Yield, map_launches
+from ..ir.ops.gemm import Gemm
 from ..ir.ops.pipeline import Free, Get, Pipeline, Stage, Wait, channel_type
-from ..ir.ops.tile import Gemm, Splat, Undefined
+from ..ir.ops.tile import Splat, Undefined
 from ..ir.types import InflightType, TileType
 from .context import PassContext
 from .dependence import definitions

@@ -33,18 +33,17 @@ from ..ir.layout.constraints import (
 )
 from ..ir.ops.arith import Elementwise
 from ..ir.ops.control import For, If, Parallel, While
+from ..ir.ops.gemm import Gemm, Side
 from ..ir.ops.pipeline import InFlight, Pipeline, Receive, Send, Stage, Wait
 from ..ir.ops.reduce import Reduce, Scan
 from ..ir.ops.tile import (
     ConvertLayout,
     ExtractTile,
-    Gemm,
     InsertTile,
     LoadTile,
     PackTile,
     RegroupTile,
     ReshapeTile,
-    Side,
     Splat,
     StoreTile,
     Undefined,

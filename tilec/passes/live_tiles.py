@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from ..ir.core import Block, Op, Value, walk
 from ..ir.ops.arith import Elementwise
 from ..ir.ops.control import For, Launch, While
+from ..ir.ops.gemm import Gemm
 from ..ir.ops.pipeline import Pipeline
-from ..ir.ops.tile import Gemm, Splat, Undefined
+from ..ir.ops.tile import Splat, Undefined
 from ..ir.types import MemoryType
 from ..target import Target
 from .coalesce import outer_tiles, tied_pairs, tiles_used

@@ -21,8 +21,8 @@ from ..ir.core import Value
 from ..ir.dtypes import tf32
 from ..ir.layout import RegisterLayout
 from ..ir.ops.arith import element_dtype
+from ..ir.ops.gemm import Gemm, Side
 from ..ir.ops.memory import Load, Store, memory_type
-from ..ir.ops.tile import Gemm, Side
 from .matrix_operands import (
     Operand,
     Tiling,

@@ -33,8 +33,8 @@ from ..ir.dtypes import PAIRS, u8
 from ..ir.layout import RegisterLayout, mfma
 from ..ir.layout.pairs import packed_layout
 from ..ir.ops.amd import LoadTransposed, Mfma
+from ..ir.ops.gemm import SCALED, SIDES, Gemm, Side
 from ..ir.ops.memory import Load, Store, memory_type
-from ..ir.ops.tile import SCALED, SIDES, Gemm, Side
 from .matrix_operands import (
     Operand,
     Tiling,

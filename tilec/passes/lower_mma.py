@@ -26,8 +26,8 @@ from typing import TYPE_CHECKING
 
 from ..ir.build import Builder
 from ..ir.core import Value
+from ..ir.ops.gemm import Gemm, Side
 from ..ir.ops.nvidia import LdMatrix, Mma
-from ..ir.ops.tile import Gemm, Side
 from .matrix_operands import (
     Operand,
     Tiling,

@@ -33,6 +33,7 @@ from ..ir.ops.control import (
     Yield,
     map_launches,
 )
+from ..ir.ops.gemm import Gemm
 from ..ir.ops.memory import Alloc
 from ..ir.ops.pipeline import InFlight, Wait
 from ..ir.ops.reduce import Reduce, Scan
@@ -42,7 +43,6 @@ from ..ir.ops.tile import (
     Copy,
     ExtractTile,
     Fill,
-    Gemm,
     InsertTile,
     LoadTile,
     PackTile,

@@ -26,6 +26,7 @@ from ..ir.core import Value, constant_of
 from ..ir.dtypes import bool_
 from ..ir.layout import WgmmaOperand
 from ..ir.ops.control import WarpUniform
+from ..ir.ops.gemm import Gemm, Side
 from ..ir.ops.memory import Slot, memory_type
 from ..ir.ops.nvidia import (
     WARPGROUP,
@@ -39,7 +40,6 @@ from ..ir.ops.nvidia import (
 )
 from ..ir.ops.pipeline import InFlight, Wait
 from ..ir.ops.thread import HoldRegisters
-from ..ir.ops.tile import Gemm, Side
 from ..ir.types import TileType
 from .coordinates import add_up, apply_map
 from .matrix_operands import (

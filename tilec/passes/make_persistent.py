@@ -33,6 +33,9 @@ from .value_ranges import ValueRanges, value_ranges
 PANEL = 16
 """Rows of a panel where the program asks for none: sqrt(multiprocessors * 256 / 128), rounded to a
 power of 2."""
+PANEL_OF_ONE_WAVE = 8
+"""The same where all blocks run at once, so that it only matters which of them are neighbours on the
+machine (docs/decisions.md 78)."""
 
 
 def make_persistent(program: Program, context: PassContext) -> Program:
@@ -87,7 +90,6 @@ def _follows(block: Block, root: Value) -> set[Value]:
 def _persistent(launch: Launch, ranges: ValueRanges) -> Launch:
     memory = [op for op in launch.body.ops if isinstance(op, (Alloc, Channel))]
     rest = [op for op in launch.body.ops if not isinstance(op, (Alloc, Channel, Yield))]
-    panel = launch.panel or (PANEL if _shares_operands(launch) else 0)
     b = Builder()
     with at(launch.loc):
         gx, gy, gz = _in_clusters(b, launch)
@@ -97,9 +99,9 @@ def _persistent(launch: Launch, ranges: ValueRanges) -> Launch:
             first = b.floordiv(first, launch.cluster_blocks)
             count = b.max(b.floordiv(count, launch.cluster_blocks), 1)
         tile = scalar(i32, "tile")
+        panel = _panel(b, launch, b.compare("le", total, count))
         with b.region() as inner:
-            rows = launch.cluster[1 if launch.order == "row" else 0]
-            indices = rasterize(b, tile, (gx, gy, gz), -(-panel // rows), launch.order)
+            indices = rasterize(b, tile, (gx, gy, gz), panel, launch.order)
             indices, inside = _within_cluster(b, launch, indices, ranges)
             renaming: Renaming = dict(zip(launch.body.params, indices, strict=True))
             _name(launch.body.params, indices)
@@ -110,6 +112,19 @@ def _persistent(launch: Launch, ranges: ValueRanges) -> Launch:
         b.emit(Yield(()))
     body = Block(launch.body.params, (*memory, *b.ops))
     return launch.replace(body=body, persistent_blocks=1)  # type: ignore[return-value]
+
+
+def _panel(b: Builder, launch: Launch, one_wave: Value) -> Value | None:
+    """Rows of a panel, in clusters; None where the order does not matter."""
+    rows = launch.cluster[1 if launch.order == "row" else 0]
+    if launch.panel:
+        return b.const(-(-launch.panel // rows))
+    if not _shares_operands(launch):
+        return None
+    of_one, of_many = (b.const(-(-panel // rows)) for panel in (PANEL_OF_ONE_WAVE, PANEL))
+    panel = b.select(one_wave, of_one, of_many)
+    panel.hint = "panel"
+    return panel
 
 
 def _in_clusters(b: Builder, launch: Launch) -> tuple[Value, Value, Value]:
@@ -151,7 +166,7 @@ def _rasterized(launch: Launch, dies: int) -> Launch:
         index = b.add(b.mul(b.add(b.mul(bz, gy), by), gx), bx)
         index = b.max(index, 0)  # which it is; so the analysis of ranges knows
         index = gathered_by_die(b, index, launch.grid, dies)  # type: ignore[arg-type]
-        indices = rasterize(b, index, launch.grid, launch.panel, launch.order)  # type: ignore[arg-type]
+        indices = rasterize(b, index, launch.grid, b.const(launch.panel), launch.order)  # type: ignore[arg-type]
         renaming: Renaming = dict(zip(launch.body.params, indices, strict=True))
         _name(launch.body.params, indices)
     ops: list[Op] = [*b.ops, *(clone_op(op, renaming) for op in launch.body.ops)]

@@ -19,9 +19,9 @@ from ..ir.core import Value, constant_of
 from ..ir.dtypes import DType, f32, i32, tf32, u32
 from ..ir.layout import RegisterLayout, SharedLayout, WgmmaOperand, wgmma_operand
 from ..ir.ops.arith import Reinterpret
+from ..ir.ops.gemm import SIDES, Gemm, Matrix, Side
 from ..ir.ops.memory import Load, Store, memory_type
 from ..ir.ops.thread import ConvertRegisters, FillRegisters, VectorLoad
-from ..ir.ops.tile import SIDES, Gemm, Matrix, Side
 from ..ir.types import InflightType, TileType
 from .coordinates import coordinates, register_loops, shifted
 from .variants import (

@@ -34,10 +34,10 @@ from ..ir.clone import Renaming, clone_op
 from ..ir.core import Block, Op, Program, Value, at, constant_of, walk, with_results
 from ..ir.dtypes import mbarrier
 from ..ir.ops.control import For, If, Launch, Role, Yield, map_launches
+from ..ir.ops.gemm import Gemm
 from ..ir.ops.memory import Slot
 from ..ir.ops.nvidia import MbarrierWait
 from ..ir.ops.pipeline import Wait
-from ..ir.ops.tile import Gemm
 from ..ir.types import MemoryType, Space
 from .context import PassContext, Remark
 from .dependence import is_tile, space_of, used_values

@@ -26,13 +26,13 @@ from ..ir.core import Block, Constant, Level, Op, Program, Value, at, constant, 
 from ..ir.dtypes import HELD, PAIRS, DType, i32
 from ..ir.ops.arith import Cast, FloorDiv, Reinterpret, element_dtype
 from ..ir.ops.control import Define, Launch, Parallel, Return, Symbol
+from ..ir.ops.gemm import Gemm
 from ..ir.ops.memory import Alloc, Load, Slot, Store, memory_type
 from ..ir.ops.tile import (
     ConvertLayout,
     Copy,
     ExtractTile,
     Fill,
-    Gemm,
     InsertTile,
     LoadTile,
     PackTile,

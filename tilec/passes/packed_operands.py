@@ -19,9 +19,10 @@ from ..ir.core import Access, Op, Value, constant_of, walk
 from ..ir.layout import RegisterLayout, SharedLayout, chunked, crosswise
 from ..ir.ops.arith import Cast
 from ..ir.ops.control import Launch
+from ..ir.ops.gemm import SIDES, Gemm
 from ..ir.ops.memory import Alloc
 from ..ir.ops.pipeline import Channel, Get, Put, Receive
-from ..ir.ops.tile import SIDES, Gemm, LoadTile, StoreTile
+from ..ir.ops.tile import LoadTile, StoreTile
 from ..ir.types import MemoryType, Space, TileType
 from ..target import Target
 from .dependence import definitions, is_global

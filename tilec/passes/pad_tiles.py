@@ -31,10 +31,11 @@ from ..ir.dtypes import DType, bool_
 from ..ir.layout.constraints import Convert, Default, Equal
 from ..ir.ops import arith
 from ..ir.ops.control import If, Launch, Parallel, Role, Yield, map_launches
+from ..ir.ops.gemm import Gemm
 from ..ir.ops.memory import Load, Store, memory_type
 from ..ir.ops.pipeline import Channel
 from ..ir.ops.reduce import KINDS, Reduce, Reduction, Scan
-from ..ir.ops.tile import Gemm, LoadTile, Splat, StoreTile, Undefined
+from ..ir.ops.tile import LoadTile, Splat, StoreTile, Undefined
 from ..ir.types import ChannelType, MemoryType, Space, TileType
 from .context import PassContext
 from .default_layouts import MANY
@@ -371,7 +372,7 @@ class _Padding:
             case LoadTile() if (type_ := self._type(op.result)) is not None:
                 new = op.map(self._value).replace(shape=type_.shape, within=op.shape)
             case StoreTile() if self._type(op.tile) is not None:
-                new = op.map(self._value).replace(within=op.region, instruction="", staging=2)
+                new = op.map(self._value).replace(within=op.region, instruction="")
             case _:
                 new = op.map(self._value, self.block)
         b.emit(new)

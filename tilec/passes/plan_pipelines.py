@@ -27,9 +27,10 @@ from dataclasses import dataclass, field
 from ..ir.clone import Renaming, clone_op
 from ..ir.core import Block, Op, Program, Value, at, constant_of, walk
 from ..ir.ops.control import For, Launch, Yield, map_launches
+from ..ir.ops.gemm import Gemm
 from ..ir.ops.memory import Alloc, memory_type
 from ..ir.ops.pipeline import Channel, Commit, Free, Get, Pipeline, Put, Stage
-from ..ir.ops.tile import Copy, Gemm
+from ..ir.ops.tile import Copy
 from ..ir.types import ChannelType, MemoryType
 from .context import PassContext, Remark
 from .dependence import (

@@ -37,19 +37,11 @@ from ..ir.core import (
 from ..ir.dtypes import i32
 from ..ir.ops.arith import Cast
 from ..ir.ops.control import For, If, Parallel, While, Yield
+from ..ir.ops.gemm import Gemm
 from ..ir.ops.memory import Alloc, Load, Store, View, memory_type
 from ..ir.ops.pipeline import WaitGemms
 from ..ir.ops.reduce import Reduce, Reduction, Scan
-from ..ir.ops.tile import (
-    Copy,
-    ExtractTile,
-    Fill,
-    Gemm,
-    InsertTile,
-    LoadTile,
-    Splat,
-    StoreTile,
-)
+from ..ir.ops.tile import Copy, ExtractTile, Fill, InsertTile, LoadTile, Splat, StoreTile
 from ..ir.types import InflightType
 from .context import PassContext
 from .fragment_tiles import (

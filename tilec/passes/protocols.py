@@ -37,6 +37,7 @@ from ..ir.dtypes import i32, mbarrier
 from ..ir.layout.shared import SharedLayout
 from ..ir.ops.amd import COPY_BYTES, BufferCopy, BufferCopyWait
 from ..ir.ops.control import Launch, Role, ThreadId
+from ..ir.ops.gemm import Gemm
 from ..ir.ops.memory import Alloc, Load, Slot, Store, memory_type
 from ..ir.ops.nvidia import (
     WARP,
@@ -54,7 +55,7 @@ from ..ir.ops.nvidia import (
 )
 from ..ir.ops.pipeline import Channel, Free, Get, Put, Stage
 from ..ir.ops.thread import Barrier, WarpSync
-from ..ir.ops.tile import Copy, Gemm
+from ..ir.ops.tile import Copy
 from ..ir.types import ChannelType, MemoryType, Space
 
 

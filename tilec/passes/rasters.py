@@ -26,11 +26,11 @@ def gathered_by_die(b: Builder, index: Value, grid: tuple[Value, Value, Value], 
 
 
 def rasterize(
-    b: Builder, index: Value, grid: tuple[Value, Value, Value], panel: int, order: str
+    b: Builder, index: Value, grid: tuple[Value, Value, Value], panel: Value | None, order: str
 ) -> tuple[Value, Value, Value]:
     """The block (x, y, z) of number `index`.
 
-    With `panel` 0: x fastest. Else blocks go in panels of `panel` rows (order "row": down the rows
+    Without a `panel`: x fastest. Else blocks go in panels of `panel` rows (order "row": down the rows
     of a panel, then to its next column) or `panel` columns ("column"), so that blocks that run
     together share operands in L2.
     """
@@ -42,7 +42,7 @@ def rasterize(
         plane = b.mul(gx, gy)
         z = b.floordiv(index, plane)
         inner = b.floormod(index, plane)
-    if panel == 0:
+    if panel is None:
         return b.floormod(inner, gx), b.floordiv(inner, gx), z
     across, along = (gx, gy) if order == "row" else (gy, gx)
     size = b.mul(across, panel)

@@ -25,7 +25,7 @@ from ..ir.clone import Renaming, clone_op
 from ..ir.core import Block, Op, Program, Value, at
 from ..ir.ops.arith import NEGATED, Compare
 from ..ir.ops.control import For, If, Launch, While, Yield, map_launches
-from ..ir.ops.tile import Gemm
+from ..ir.ops.gemm import Gemm
 from .affine import affine
 from .context import PassContext
 from .dependence import slice_of

@@ -1,9 +1,6 @@
 """Stores of tiles go through shared memory, a slab at a time, where TMA does them or where the
 threads' registers lie badly for global memory.
 
-A slab is all rows of 128 bytes of columns, or where that is not a part of every thread's registers
-(warps side by side), all columns of some rows.
-
 Needs: layouts inferred, so that a slab is a choice of registers; slots fitted, so that it is known
 how large buffers are. Leaves: no store_tile with instruction "tma" and no scattered one (below)
 that has room; what cannot be cut so, or has none, is stored directly, with a remark.
@@ -45,7 +42,7 @@ import numpy as np
 from ..ir.build import Builder
 from ..ir.core import Block, Op, Program, Value, at, walk
 from ..ir.dtypes import DType
-from ..ir.layout import ATOM_ROWS, RegisterLayout, SharedLayout, choose_swizzle, tma_boxes
+from ..ir.layout import RegisterLayout, SharedLayout
 from ..ir.ops.arith import Cast
 from ..ir.ops.control import If, Launch, Role, ThreadId, WarpUniform, Yield, map_launches
 from ..ir.ops.memory import Alloc, memory_type
@@ -57,9 +54,8 @@ from ..ir.types import MemoryType, Space, TileType
 from .context import PassContext, Remark
 from .dependence import is_global, is_shared
 from .fit_resources import buffer_bytes
+from .slabs import ROW_UNIT, Slabs, are_apart, cut_slabs
 
-SLAB_BYTES = 128  # of columns: the widest row that TMA swizzles
-ROW_UNIT = 16  # bytes of which a box's row is a multiple
 SECTOR = 32  # bytes: what global memory writes whole
 REGISTER = 4  # bytes
 
@@ -67,15 +63,6 @@ REGISTER = 4  # bytes
 def stage_stores(program: Program, context: PassContext) -> Program:
     """Stages the TMA stores and the scattered stores of every launch."""
     return map_launches(program, lambda launch: _launch(launch, context))
-
-
-@dataclass(frozen=True)
-class Slabs:
-    """How one tile is cut: slabs of `shape`, each with its corner and register layout."""
-
-    shape: tuple[int, int]
-    span: int  # bytes of the swizzle of their buffers
-    parts: tuple[tuple[tuple[int, int], RegisterLayout], ...]
 
 
 _Kind = tuple[DType, tuple[int, int]]
@@ -92,67 +79,6 @@ class _Staging:
     first: int
     buffers: dict[_Kind, list[Alloc]] = field(default_factory=dict)
     even: bool = True
-
-
-def slab_columns(columns: int, bits: int) -> tuple[int, int]:
-    """The width of a slab in elements and its swizzle in bytes, for rows of `columns` elements.
-
-    0, 0 where a row is not whole units of TMA.
-    """
-    span = choose_swizzle((columns,), bits)
-    if span:
-        return span * 8 // bits, span
-    units, rest = divmod(columns * bits, ROW_UNIT * 8)
-    if rest:
-        return 0, 0
-    fitting = [n for n in range(1, SLAB_BYTES // ROW_UNIT + 1) if units % n == 0]
-    return max(fitting) * ROW_UNIT * 8 // bits, 0
-
-
-def cut_slabs(tile: TileType, by_engine: bool) -> Slabs | None:
-    """The slabs of a tile: all rows of some columns, or all columns of some rows, whichever is a
-    choice of registers; None where neither is.
-
-    The copy engine's slabs are not larger than all rows of 128 bytes.
-    """
-    layout = tile.layout
-    if layout is None or tile.dtype.bits < (8 if by_engine else 16) or len(tile.shape) != 2:
-        return None
-    rows, row = tile.shape
-    columns, span = slab_columns(row, tile.dtype.bits)
-    if not columns:
-        return None
-    parts = _parts(layout, 1, columns)
-    if parts:
-        return Slabs((rows, columns), span, parts)
-    most = rows * SLAB_BYTES // (row * tile.dtype.bytes) if by_engine else rows
-    for height in range(-(-rows * columns // row), most + 1):
-        parts = _parts(layout, 0, height) if rows % height == 0 else ()
-        spans = [s for s in (span, 0) if not by_engine or _is_filled(height, row, s, tile.dtype)]
-        if parts and spans:
-            return Slabs((height, row), spans[0], parts)
-    return None
-
-
-def _is_filled(rows: int, columns: int, span: int, dtype: DType) -> bool:
-    """Whether boxes of the copy engine make up a buffer of a slab: swizzled ones of less than eight rows
-    would not start where the swizzle does.
-    """
-    layout = SharedLayout.swizzled((rows, columns), dtype.bits, span)
-    return tma_boxes(layout, dtype.bits) is not None
-
-
-def _parts(
-    layout: RegisterLayout, dim: int, extent: int
-) -> tuple[tuple[tuple[int, int], RegisterLayout], ...]:
-    """The sub-tiles of `extent` along `dim`; none where one of them is no choice of registers."""
-    parts = []
-    for start in range(0, layout.shape[dim], extent):
-        sliced = layout.slice_registers(dim, start, extent)
-        if sliced is None:
-            return ()
-        parts.append(((0, start) if dim else (start, 0), sliced[0]))
-    return tuple(parts)
 
 
 def is_scattered(layout: RegisterLayout, bits: int, warp: int) -> bool:
@@ -258,7 +184,7 @@ class _Stager:
     def _plan(self, op: StoreTile) -> None:
         tile = op.tile.type
         assert isinstance(tile, TileType)
-        slabs = self.slabs[op] = cut_slabs(tile, bool(op.instruction))
+        slabs = self.slabs[op] = cut_slabs(tile, bool(op.instruction), op.slab)
         if slabs is None:
             self._refuse(op, f"no slab of {tile} is a part of every thread's registers")
             return
@@ -320,7 +246,7 @@ class _Stager:
                     ops.extend(self._store(op, slabs))
             elif op in self.slabs:
                 with at(op.loc):
-                    ops.append(op.replace(instruction="", staging=2))
+                    ops.append(op.replace(instruction=""))
             else:
                 ops.append(op.map_regions(self._block))
         return block.with_ops(ops)
@@ -360,7 +286,7 @@ class _Stager:
     def _groups(self, op: StoreTile) -> int:
         """How many warpgroups store their own rows of a tile; 1: all threads do it together."""
         slabs = self.slabs[op]
-        apart = slabs is not None and _are_apart(slabs, self.warpgroups)
+        apart = slabs is not None and are_apart(slabs, self.warpgroups)
         return self.warpgroups if apart else 1
 
     def _meet(self, b: Builder, group: Value | None, groups: int) -> None:
@@ -455,12 +381,3 @@ def _warpgroup(b: Builder) -> Value:
     group = b.emit(WarpUniform(b.floordiv(b.emit(ThreadId()).result, WARPGROUP))).result
     group.hint = "group"
     return group
-
-
-def _are_apart(slabs: Slabs, warpgroups: int) -> bool:
-    """Whether each of the warpgroups holds as many rows as the others, together, of every slab."""
-    rows = slabs.shape[0] // warpgroups
-    if warpgroups < 2 or slabs.shape[0] % (warpgroups * ATOM_ROWS):
-        return False
-    owners = np.repeat(np.arange(warpgroups), WARPGROUP)[:, None]
-    return all(bool((part.coords()[..., 0] // rows == owners).all()) for _, part in slabs.parts)

@@ -31,7 +31,7 @@ from ..ir.layout import (
     wgmma_accumulator,
 )
 from ..ir.layout.fragments import Operand
-from ..ir.ops.tile import SIDES, Gemm, Side
+from ..ir.ops.gemm import SIDES, Gemm, Side
 from ..ir.types import InflightType, TileType
 from ..target import MatrixInstruction, Target
 from .role_registers import widest_wgmma

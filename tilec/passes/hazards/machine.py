@@ -17,6 +17,7 @@ from ...ir.core import Access as Kind
 from ...ir.core import Op, Value
 from ...ir.ops.amd import COPY_BYTES, BufferCopyWait
 from ...ir.ops.control import Launch, Parallel, Role, Simt
+from ...ir.ops.gemm import Gemm
 from ...ir.ops.memory import Alloc, Flatten, Load, Slot, Store, memory_type
 from ...ir.ops.nvidia import (
     BulkCommit,
@@ -33,7 +34,7 @@ from ...ir.ops.nvidia import (
 )
 from ...ir.ops.pipeline import Wait
 from ...ir.ops.thread import Barrier, WarpSync
-from ...ir.ops.tile import Copy, Gemm
+from ...ir.ops.tile import Copy
 from ...ir.types import Space
 from .cases import Case
 from .clusters import Meeting, sharing

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from ...errors import HazardError
 from ...ir.core import Access, Block, Constant, Op, Value, walk
 from ...ir.ops.control import For, If, Launch, Role, While, Yield
+from ...ir.ops.gemm import Gemm
 from ...ir.ops.pipeline import (
     CHANNEL_OPS,
     Channel,
@@ -32,7 +33,6 @@ from ...ir.ops.pipeline import (
     Stage,
     Wait,
 )
-from ...ir.ops.tile import Gemm
 from ...ir.types import InflightType, MemoryType
 
 _WRITING = (Put, Commit, Send)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from ...errors import HazardError
 from ...ir.core import Block, Op, Value, walk
 from ...ir.ops.control import Launch, Role, Simt
+from ...ir.ops.gemm import Gemm
 from ...ir.ops.pipeline import (
     Channel,
     Commit,
@@ -26,7 +27,6 @@ from ...ir.ops.pipeline import (
     Stage,
     Wait,
 )
-from ...ir.ops.tile import Gemm
 from .cases import Case
 from .slicing import Slice
 from .walking import Agent, Blocked, Machine, Steps, run_together
