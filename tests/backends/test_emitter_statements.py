@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tests.backends.emitter_programs import Kernel, body, line, memory, named
 from tilec.backends.emitter import emit_program, render
-from tilec.backends.launch_limits import evaluate
+from tilec.backends.launcher.expressions import evaluate
 from tilec.backends.names import Names, comment_text, mangle, plain_identifier
 from tilec.errors import Loc, TargetUnsupported
 from tilec.ir.build import Builder, scalar

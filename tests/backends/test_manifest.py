@@ -1,16 +1,15 @@
-"""The manifest: expressions, what is refused, and the way through JSON and back."""
+"""The manifest: what is refused, and the way through JSON and back."""
 
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tilec.backends.launch_limits import OPERATIONS, evaluate, format_expr, names_in
+from tilec.backends.launcher.expressions import OPERATIONS
 from tilec.backends.manifest import (
     MOST_ALIGNED,
     MULTIPROCESSORS,
@@ -125,25 +124,6 @@ expressions = st.recursive(
     lambda inner: st.tuples(st.sampled_from(sorted(OPERATIONS)), inner, inner),
     max_leaves=12,
 )
-PLAIN = {
-    "add": lambda a, b: a + b,
-    "sub": lambda a, b: a - b,
-    "mul": lambda a, b: a * b,
-    "floordiv": lambda a, b: math.floor(a / b),
-    "mod": lambda a, b: a - b * math.floor(a / b),
-    "ceildiv": lambda a, b: math.ceil(a / b),
-    "min": min,
-    "max": max,
-}
-
-
-@given(
-    st.integers(-1000, 1000),
-    st.integers(-1000, 1000).filter(bool),
-    st.sampled_from(sorted(OPERATIONS)),
-)
-def test_operations_mean_what_they_say(a: int, b: int, operation: str) -> None:
-    assert evaluate((operation, "a", "b"), {"a": a, "b": b}) == PLAIN[operation](a, b)
 
 
 @given(expressions)
@@ -151,14 +131,6 @@ def test_expressions_survive_json(expr: Expr) -> None:
     tensor = TensorParam("A", "f16", (expr,), "r")
     manifest = Manifest(1, "p", "cuda:sm_80", (tensor,), ("M", "N"), ())
     assert Manifest.from_json(manifest.to_json()) == manifest
-
-
-def test_names_and_text_of_an_expression() -> None:
-    expr: Expr = ("ceildiv", ("add", "M", 7), ("mul", "N", 2))
-    assert list(names_in(expr)) == ["M", "N"]
-    assert format_expr(expr) == "ceildiv((M + 7), (N * 2))"
-    with pytest.raises(KeyError):
-        evaluate(expr, {"M": 1})
 
 
 def test_facts_about_addresses_are_about_their_lower_bits() -> None:

@@ -14,7 +14,7 @@ from tilec.errors import ArgumentError, LanguageError
 from tilec.ir.ops import builtin_registry
 from tilec.ir.print import print_program
 from tilec.parser.text import parse_program
-from tilec.runtime.check_args import bind_arguments, overlaps, pick_variant
+from tilec.runtime.check_args import bind_arguments, pick_variant
 
 DEVICES = (
     "interpreter",
@@ -199,7 +199,7 @@ def test_strides_that_are_numbers_are_checked() -> None:
     ],
 )  # fmt: skip
 def test_overlaps(shape: tuple[int, ...], strides: tuple[int, ...], expected: bool) -> None:
-    assert overlaps(device_array(shape, "f32", strides=strides)) == expected
+    assert device_array(shape, "f32", strides=strides).overlaps_itself == expected
 
 
 def test_annotations_that_are_refused() -> None:

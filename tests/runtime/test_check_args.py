@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tilec.backends.launcher.arguments import fact_holds
 from tilec.backends.manifest import (
     Fact,
     LaunchSpec,
@@ -23,7 +24,7 @@ from tilec.backends.manifest import (
 from tilec.errors import ArgumentError
 from tilec.ir.dtypes import find_dtype
 from tilec.runtime.arrays import ArrayDevice
-from tilec.runtime.check_args import bind_arguments, fact_holds, pick_variant
+from tilec.runtime.check_args import bind_arguments, pick_variant
 from tilec.runtime.plan import deciding_scalars
 
 from .conftest import device_array

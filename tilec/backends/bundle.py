@@ -6,9 +6,11 @@ Variants share the prelude; their kernels differ in name by the variant's suffix
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from importlib import resources
+from functools import cache
+from importlib.resources import files
 
 from .emitter import EmittedProgram, render
 from .manifest import Fact, LaunchSpec, Manifest, Variant
@@ -26,20 +28,45 @@ class Bundle:
 
     @property
     def launcher(self) -> str:
-        """A Python file that launches the program with cupy alone: cupy_launcher.py, filled in."""
-        template = resources.files(__package__).joinpath("cupy_launcher.py")
-        head, line, rest = template.read_text(encoding="utf-8").partition('json.loads("{}")')
+        """A Python file that launches the program with cupy alone."""
+        text = standing_alone("cupy_launcher").replace("PROGRAM", self.manifest.program, 1)
+        head, line, rest = text.partition('json.loads("null"')
         assert line, "cupy_launcher.py has no place for the manifest"
-        head = head.replace("PROGRAM", self.manifest.program)
-        before, there, after = head.partition("from .launch_limits import (")
-        assert there, "cupy_launcher.py has no place for launch_limits.py"
-        limits = (
-            resources.files(__package__).joinpath("launch_limits.py").read_text(encoding="utf-8")
-        )
-        head = before + limits.partition("import math\n")[2] + after.partition(")\n")[2]
-        head, _, tail = head.partition("\n\nWritten by `tilec build`")
-        head += '\n"""\n' + tail.partition('"""\n')[2]
-        return f"{head}json.loads(\n    {self.manifest.to_json()!r}\n){rest}"
+        return f"{head}json.loads(\n    {self.manifest.to_json()!r}{rest}"
+
+
+@cache
+def standing_alone(name: str) -> str:
+    """The text of a file of launcher/ with that of its neighbours whose names it imports: the head,
+    everybody's imports, then definitions, those first that others use."""
+    texts: dict[str, str] = {}
+    modules: set[str] = set()
+    members: dict[str, set[str]] = {}
+
+    def add(name: str) -> ast.Module:
+        path = files(__package__).joinpath("launcher", f"{name}.py")
+        text = path.read_text(encoding="utf-8")
+        tree = ast.parse(text)
+        imports = [n for n in tree.body if isinstance(n, ast.Import | ast.ImportFrom)]
+        for node in imports:
+            if isinstance(node, ast.Import):
+                modules.update(ast.unparse(alias) for alias in node.names)
+            elif not node.level:
+                members.setdefault(node.module or "", set()).update(a.name for a in node.names)
+            elif node.module not in texts:
+                assert node.level == 1 and node.module, f"launcher/{name}.py imports of tilec"
+                add(node.module)
+        texts[name] = "\n".join(text.splitlines()[imports[-1].end_lineno :]).strip()
+        return tree
+
+    head = ast.get_docstring(add(name), clean=False)
+    members.pop("__future__")
+    imports = [f"import {module}" for module in sorted(modules)]
+    imports += [
+        f"from {m} import {', '.join(sorted(found))}" for m, found in sorted(members.items())
+    ]
+    parts = [f'"""{head}"""\n\nfrom __future__ import annotations\n\n' + "\n".join(imports)]
+    return "\n\n\n".join([*parts, *texts.values()]) + "\n"
 
 
 def bundle(variants: Sequence[tuple[EmittedProgram, tuple[Fact, ...], str]]) -> Bundle:

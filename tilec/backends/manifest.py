@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias, cast
 
 from ..ir.dtypes import DTYPES
-from .launch_limits import OPERATIONS, names_in
+from .launcher.expressions import OPERATIONS, names_in
 from .manifest_json import Reader, read_integer, read_text, to_data
 
 MANIFEST_VERSION = 1

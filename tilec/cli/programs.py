@@ -16,7 +16,7 @@ import click
 import numpy as np
 
 from ..backends.interface import Interface
-from ..backends.launch_limits import evaluate
+from ..backends.launcher.expressions import evaluate
 from ..errors import ArgumentError, LanguageError, Loc, TilecError
 from ..ir.core import Program, Value
 from ..ir.dtypes import PAIRS

@@ -10,9 +10,9 @@ from typing import Any, cast
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
+from ..backends.launcher.arguments import fact_holds
 from ..backends.manifest import Fact
 from ..runtime.arrays import ArrayView
-from ..runtime.check_args import fact_holds
 
 VECTOR_BYTES = 16
 """Of what copies of tiles are made, be they of threads or of TMA."""

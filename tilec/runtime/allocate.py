@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from ..backends.launcher.arrays import PACKED
 from ..errors import ArgumentError
 from ..ir.dtypes import DTYPES
 from .arrays import ArrayDevice
-from .check_args import PACKED
 
 
 def numpy_dtype(dtype: str) -> np.dtype[Any]:

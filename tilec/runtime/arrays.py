@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from ..backends.launcher.arrays import Strided, contiguous_strides
 from ..errors import ArgumentError
 from .dlpack import view_dlpack
 
@@ -49,7 +50,7 @@ class ArrayDevice:
 
 
 @dataclass(frozen=True, slots=True)
-class ArrayView:
+class ArrayView(Strided):
     """One array: `pointer` is the address of element 0, `strides` are in bytes, `dtype` is a short
     name (or the library's own where tilec has none). `owner` keeps the memory alive. `stream` is
     one that still may be writing the array, where its library says so."""
@@ -68,29 +69,6 @@ class ArrayView:
     def itemsize(self) -> int:
         """Bytes of an element."""
         return item_bytes(self.dtype)
-
-    @property
-    def empty(self) -> bool:
-        """Whether there is no element at all."""
-        return 0 in self.shape
-
-    @property
-    def contiguous(self) -> bool:
-        """Whether it is row-major without gaps; extents of 1 may have any stride."""
-        step = self.itemsize
-        for extent, stride in zip(reversed(self.shape), reversed(self.strides), strict=True):
-            if extent > 1 and stride != step:
-                return self.empty
-            step *= extent
-        return True
-
-    @property
-    def extent_bytes(self) -> int:
-        """Bytes from the first element to past the last, over positive strides."""
-        if self.empty:
-            return 0
-        reach = sum((n - 1) * abs(s) for n, s in zip(self.shape, self.strides, strict=True))
-        return reach + self.itemsize
 
 
 Fingerprint = tuple[Any, ...]
@@ -300,13 +278,3 @@ def _same(view: ArrayView) -> ArrayView:
 
 
 ADAPTERS[ArrayView] = _slow_adapter("view", _same)
-
-
-def contiguous_strides(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
-    """Strides in bytes of a row-major array without gaps."""
-    strides: list[int] = []
-    step = itemsize
-    for extent in reversed(shape):
-        strides.append(step)
-        step *= max(1, extent)
-    return tuple(reversed(strides))

@@ -9,13 +9,14 @@ from typing import Any, cast, get_args
 import numpy as np
 
 from .. import config
+from ..backends.launcher.limits import grid_of
 from ..backends.manifest import ScalarParam
 from ..errors import ArgumentError, TilecError
 from ..target import Target, find_target
 from . import emulator
 from .allocate import allocate, as_result
 from .arrays import ArrayView, is_array
-from .check_args import bind_arguments, check_launch, pick_variant
+from .check_args import bind_arguments, pick_variant, told_of
 from .devices import DEFAULT_TARGET, register_device, stated_target
 from .plan import made_views
 
@@ -65,8 +66,9 @@ class EmulatorDevice:
         env = bound.environment(MULTIPROCESSORS)
         views = made_views(manifest, bound, env)
         variant = pick_variant(manifest, views, env)
-        for launch in variant.launches:
-            check_launch(manifest, launch, env)
+        with told_of(manifest.program):
+            for launch in variant.launches:
+                grid_of(manifest, launch, env)
         counts = emulator.collecting()
         fast = self.fast and counts is None
         lowered = next(v for v in compiled.variants if v.file_name == variant.source)

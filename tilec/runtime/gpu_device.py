@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
+from ..backends.launcher.arrays import contiguous_strides
 from ..backends.manifest import Manifest, TensorParam
 from ..errors import MissingTool, NoDevice
 from ..target import Target, find_target
-from .arrays import ArrayDevice, ArrayView, contiguous_strides, short_dtype, view_array
+from .arrays import ArrayDevice, ArrayView, short_dtype, view_array
 from .check_args import bind_arguments
 from .devices import (
     Runnable,

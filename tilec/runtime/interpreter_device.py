@@ -10,6 +10,7 @@ import numpy as np
 from .. import config
 from ..backends.grids import launch_blocks
 from ..backends.interface import Interface
+from ..backends.launcher.limits import check_blocks
 from ..backends.manifest import Manifest
 from ..errors import ArgumentError, TargetUnsupported
 from ..interpreter import run_program
@@ -17,7 +18,7 @@ from ..ir.core import Program
 from ..ir.ops.control import Launch
 from ..target import Target, find_target
 from .allocate import as_result
-from .check_args import bind_arguments, check_blocks
+from .check_args import bind_arguments, told_of
 from .devices import DEFAULT_TARGET, register_device, stated_target
 
 
@@ -69,7 +70,8 @@ def _check_grids(program: Program, manifest: Manifest, env: Mapping[str, int]) -
                 blocks = launch_blocks(op, host)
             except TargetUnsupported:
                 continue  # a launcher cannot tell: there is none for this program
-            check_blocks(manifest, op.symbol or program.name, blocks, blocks, 1, env)
+            with told_of(manifest.program):
+                check_blocks(manifest, op.symbol or program.name, blocks, blocks, 1, env)
 
 
 register_device("interpreter", InterpreterDevice)

@@ -14,10 +14,11 @@ from functools import partial
 
 import numpy as np
 
+from ..backends.launcher.tensor_maps import TensorMap
 from ..backends.manifest import LaunchSpec, TensorMapSpec
 from .allocate import numpy_dtype
 from .arrays import ArrayView
-from .tensor_maps import Encoder, TensorMap, TensorMapCache
+from .tensor_maps import Encoder, TensorMapCache
 
 Number = int | float
 _WORD = 8

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Hashable, Sequence
 from typing import Any, NoReturn, Protocol, cast
 
+from ..backends.launcher.overlaps import overlapping
 from ..backends.manifest import MOST_ALIGNED, Manifest, ScalarParam, TensorParam, Variant
 from ..errors import UNKNOWN, ArgumentError, Loc
 from ..language.kernel import UNLIKE
@@ -22,7 +23,6 @@ from .gpu_driver import GpuDriver
 from .hip import hip_driver
 from .kernel_call import KernelCall, Number
 from .modules import Binaries, ModuleTable
-from .overlaps import overlapping
 from .plan import (
     ArgumentBlocks,
     Made,

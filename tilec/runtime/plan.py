@@ -9,7 +9,10 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from ..backends.launch_limits import evaluate, names_in
+from ..backends.launcher.arrays import contiguous_strides
+from ..backends.launcher.expressions import evaluate, names_in
+from ..backends.launcher.limits import grid_of
+from ..backends.launcher.overlaps import Apart, kept_apart
 from ..backends.manifest import (
     DTYPE_BYTES,
     LaunchSpec,
@@ -20,12 +23,11 @@ from ..backends.manifest import (
 )
 from ..errors import ArgumentError, OutOfResources
 from .allocate import library_on_device
-from .arrays import ArrayDevice, ArrayView, Fingerprint, contiguous_strides
-from .check_args import Bound, bind_arguments, check_launch, pick_variant
+from .arrays import ArrayDevice, ArrayView, Fingerprint
+from .check_args import Bound, bind_arguments, pick_variant, told_of
 from .gpu_driver import GpuDriver
 from .kernel_call import KernelCall, Number
 from .modules import ModuleTable
-from .overlaps import Apart, kept_apart
 from .streams import current_stream_of
 from .tensor_maps import Encoder, TensorMapCache
 
@@ -169,8 +171,8 @@ def make_plan(
     current = current_stream_of(library, device.index)
     launches: list[tuple[int, LaunchSpec, tuple[int, int, int]]] = []
     for spec in variant.launches:
-        check_launch(manifest, spec, env)
-        x, y, z = grid = tuple(evaluate(extent, env) for extent in spec.grid)
+        with told_of(manifest.program):
+            x, y, z = grid = grid_of(manifest, spec, env)
         if min(grid) <= 0:
             continue
         handle = current() if stream is None else stream

@@ -14,6 +14,7 @@ from collections.abc import Callable, Hashable, Sequence
 from functools import cache
 from typing import Any
 
+from ..backends.launcher.overlaps import overlapping
 from ..config import DEVICE, TARGET, scope_in_force, variable
 from ..language.kernel import UNLIKE
 from ..language.staging import Binding
@@ -21,7 +22,6 @@ from ..language.trace import tracing
 from .arrays import Fingerprint, adapter_of
 from .devices import override
 from .launch import LOWER_BITS, MAX_PLANS, Loaded
-from .overlaps import overlapping
 from .plan import ArgumentBlocks, Plan, run_plan
 from .streams import stream_handle
 

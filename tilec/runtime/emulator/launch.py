@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from ...backends.launch_limits import evaluate
+from ...backends.launcher.expressions import evaluate
 from ...backends.manifest import MULTIPROCESSORS, Argument, LaunchSpec, TensorMapSpec
 from ...ir.dtypes import find_dtype
 from .counts import Counts

@@ -13,7 +13,7 @@ from tests.backends.hip.cdna.decode import Code, read_code
 from tests.backends.hip.cdna.launch import Launch, Order
 from tests.backends.hip.cdna.memory import GlobalMemory
 from tests.backends.hip.cdna.waves import Mode
-from tilec.backends.launch_limits import evaluate
+from tilec.backends.launcher.expressions import evaluate
 from tilec.backends.manifest import Argument, LaunchSpec
 from tilec.ir.dtypes import find_dtype
 from tilec.runtime.allocate import allocate, as_result

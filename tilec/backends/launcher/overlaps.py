@@ -8,10 +8,10 @@ not. Of arrays with gaps nothing is said: their elements may lie between one ano
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from ..backends.manifest import TensorParam
-from .arrays import ArrayView
+from .arrays import Strided
+from .unfit import Unfit
 
 
 class Apart(NamedTuple):
@@ -24,14 +24,14 @@ class Apart(NamedTuple):
     other_bytes: int
 
 
-def kept_apart(tensors: Sequence[TensorParam], views: Mapping[str, ArrayView]) -> tuple[Apart, ...]:
-    """The pairs among the arrays of a call, whose shapes `views` tells."""
-    whole = [(i, t, views[t.name]) for i, t in enumerate(tensors) if views[t.name].contiguous]
+def kept_apart(tensors: Sequence[Any], arrays: Mapping[str, Strided]) -> tuple[Apart, ...]:
+    """The pairs among the arrays of a call, by the names of its parameters `tensors`."""
+    whole = [(i, t, arrays[t.name]) for i, t in enumerate(tensors) if arrays[t.name].contiguous]
     return tuple(
-        Apart(i, view.extent_bytes, j, seen.extent_bytes)
-        for i, written, view in whole
+        Apart(i, array.extent_bytes, j, seen.extent_bytes)
+        for i, written, array in whole
         for j, _, seen in whole
-        if i != j and "w" in written.access and not (view.empty or seen.empty)
+        if i != j and "w" in written.access and not (array.empty or seen.empty)
     )
 
 
@@ -43,3 +43,13 @@ def overlapping(pairs: Sequence[Apart], addresses: Sequence[int]) -> Apart | Non
         if distance and -other_bytes < distance < written_bytes:
             return pair
     return None
+
+
+def check_overlaps(tensors: Sequence[Any], arrays: Mapping[str, Strided]) -> None:
+    """Raises Unfit for an array to be written that lies partly in the memory of another."""
+    addresses = [arrays[tensor.name].pointer for tensor in tensors]
+    found = overlapping(kept_apart(tensors, arrays), addresses)
+    if found is not None:
+        written, other = tensors[found.written].name, tensors[found.other].name
+        told = f"{written}, which the kernel writes, lies partly in the memory of {other}"
+        raise Unfit(told, "pass a copy, or one array for both")
