@@ -4,7 +4,7 @@ architecture by name.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
@@ -104,12 +104,6 @@ class Target:
         if self.capability is None or self.capability[0] != major:
             return False
         return self.capability[1] == minor or (not self.exact and self.capability[1] < minor)
-
-    def without(self, **features: bool) -> Target:
-        """The same machine with features left unused, e.g. `without(tma=False)` for arrays TMA
-        cannot read.
-        """
-        return replace(self, **features)  # type: ignore[arg-type]
 
 
 Shape = tuple[int, int, int]

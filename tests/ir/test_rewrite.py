@@ -7,6 +7,7 @@ import pytest
 from tests.ir.programs import GEMM_TEXT, handle
 from tilec.errors import IRError, Loc
 from tilec.ir.build import scalar
+from tilec.ir.clone import clone_block
 from tilec.ir.compare import same_block, same_program
 from tilec.ir.core import (
     Block,
@@ -29,7 +30,6 @@ from tilec.ir.print import print_program
 from tilec.ir.rewrite import (
     Answer,
     Replacement,
-    clone,
     defining_ops,
     free_values,
     rewrite,
@@ -180,13 +180,13 @@ def test_rules_that_undo_each_other_are_stopped() -> None:
 
 def test_a_clone_shares_nothing_that_it_defines() -> None:
     program = body()
-    copy = clone(program.body)
+    copy = clone_block(program.body, {})
     assert same_program(program.with_body(copy), program)
     assert same_block(copy, program.body)
     old = {v for op in walk(program.body) for v in op.results}
     new = {v for op in walk(copy) for v in op.results}
     assert len(new) == len(old) and not new & old
-    replaced = clone(program.body, {program.params[1]: constant(3, i32)})
+    replaced = clone_block(program.body, {program.params[1]: constant(3, i32)})
     assert "add 3, 1" in text_of(program, replaced)
 
 

@@ -424,6 +424,14 @@ def test_what_an_epilogue_reads_of_python_may_change(epilogue: Callable[..., Any
         check(ops.matmul(a, b, epilogue=epilogue), a, b, lambda x, f=factor: x * f)
 
 
+@pytest.mark.parametrize("length", [1, 5000])
+def test_epilogues_that_read_different_lists_are_different(length: int) -> None:
+    a, b = normal(4, 8), normal(8, 4, seed=1)
+    for table in ([2.0] * length, [3.0] * length):
+        found = ops.matmul(a, b, epilogue=lambda x, i, j, held=table: x * held[0])
+        check(found, a, b, lambda x, f=table[0]: x * f)
+
+
 A, B = normal(8, 16), normal(16, 8)
 REFUSED: list[tuple[Callable[[], Any], str, str]] = [
     (lambda: ops.matmul(A, A), "TLC0810", "16 columns and b 8 rows"),

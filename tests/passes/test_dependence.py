@@ -9,7 +9,8 @@ from tests.interpreter.programs import Sketch, number, tensor
 from tilec.ir.core import Access, Op, Value, walk
 from tilec.ir.dtypes import f16, f32
 from tilec.ir.ops.control import For, If, Parallel, Simt
-from tilec.passes.dependence import covers, definitions, reads, slice_of, writes
+from tilec.ir.rewrite import defining_ops
+from tilec.passes.dependence import covers, reads, slice_of, writes
 from tilec.passes.element_accesses import element_accesses
 
 
@@ -24,7 +25,7 @@ def test_a_strided_loop_of_threads_covers_a_buffer() -> None:
         with s.simt(32) as t, s.loop(0, trips) as i:
             flat = s.add(s.mul(i, 32), t)
             s.store(s.const(0.0, f32), buffer, s.floordiv(flat, 16), s.floormod(flat, 16))
-        assert covers(region(s, Simt), buffer, definitions(s.block())) is whole
+        assert covers(region(s, Simt), buffer, defining_ops(s.block())) is whole
 
 
 def test_conditions_of_threads_are_enumerated() -> None:
@@ -35,10 +36,10 @@ def test_conditions_of_threads_are_enumerated() -> None:
             s.store(s.const(0.0, f32), buffer, t)
         simt = region(s, Simt)
         assert isinstance(simt, Simt)
-        (accessed,) = element_accesses(simt, buffer, Access.WRITE, definitions(s.block()))
+        (accessed,) = element_accesses(simt, buffer, Access.WRITE, defining_ops(s.block()))
         assert accessed is not None
         assert np.array_equal(accessed.thread, np.arange(below))
-        assert covers(simt, buffer, definitions(s.block())) is whole
+        assert covers(simt, buffer, defining_ops(s.block())) is whole
 
 
 def test_a_condition_from_outside_is_certain_for_nobody() -> None:
@@ -46,7 +47,7 @@ def test_a_condition_from_outside_is_certain_for_nobody() -> None:
     buffer, n = s.shared("S", f32, 32), number("n")
     with s.simt(32) as t, s.when(s.compare("lt", n, 3)):
         s.store(s.const(0.0, f32), buffer, t)
-    simt, names = region(s, Simt), definitions(s.block())
+    simt, names = region(s, Simt), defining_ops(s.block())
     assert isinstance(simt, Simt)
     assert element_accesses(simt, buffer, Access.WRITE, names) == [None]
     (accessed,) = element_accesses(simt, buffer, Access.WRITE, names, certain=False)
@@ -63,7 +64,7 @@ def test_both_arms_together_cover() -> None:
             s.store(s.const(0.0, f32), buffer, t)
         with s.when(s.compare("ge", t, 8)):
             s.store(s.const(1.0, f32), buffer, t)
-    assert covers(region(s, Simt), buffer, definitions(s.block()))
+    assert covers(region(s, Simt), buffer, defining_ops(s.block()))
 
 
 def test_one_branch_alone_can_be_asked_for() -> None:
@@ -76,7 +77,7 @@ def test_one_branch_alone_can_be_asked_for() -> None:
     simt, branch = region(s, Simt), region(s, If)
     assert isinstance(simt, Simt) and isinstance(branch, If)
     (accessed,) = element_accesses(
-        simt, buffer, Access.WRITE, definitions(s.block()), branch=branch
+        simt, buffer, Access.WRITE, defining_ops(s.block()), branch=branch
     )
     assert accessed is not None and accessed.thread.tolist() == [5]
     assert accessed.coordinates[0].tolist() == [0]
@@ -95,7 +96,7 @@ def test_trips_of_the_loops_around_a_branch_are_told_apart() -> None:
     simt, branch = region(s, Simt), region(s, If)
     assert isinstance(simt, Simt) and isinstance(branch, If)
     (accessed,) = element_accesses(
-        simt, buffer, Access.WRITE, definitions(s.block()), branch=branch
+        simt, buffer, Access.WRITE, defining_ops(s.block()), branch=branch
     )
     assert accessed is not None
     found = zip(accessed.trip, accessed.thread, accessed.coordinates[1], strict=True)
@@ -114,7 +115,7 @@ def test_unknown_indices_and_repetitions_are_none() -> None:
     simt = region(s, Simt)
     assert isinstance(simt, Simt)
     for certain in (True, False):
-        names = definitions(s.block())
+        names = defining_ops(s.block())
         found = element_accesses(simt, buffer, Access.WRITE, names, certain=certain)
         assert found == [None, None]
 
@@ -132,7 +133,7 @@ def test_a_nest_covers_with_its_indices() -> None:
     buffer = s.shared("S", f32, 8, 4)
     with s.parallel(4, 8) as (i, j):
         s.store(s.const(0.0, f32), buffer, j, i)
-    assert covers(region(s, Parallel), buffer, definitions(s.block()))
+    assert covers(region(s, Parallel), buffer, defining_ops(s.block()))
 
 
 def test_slices_follow_values_and_not_memory() -> None:

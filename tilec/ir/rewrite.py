@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..errors import IRError
-from .clone import Renaming, clone_block
+from .clone import Renaming
 from .core import Block, Constant, Op, Value, walk
 
 STEP_LIMIT = 100_000
@@ -56,12 +56,6 @@ def rewrite(block: Block, rule: Callable[[Op], Answer], limit: int = STEP_LIMIT)
 def substitute(block: Block, mapping: Mapping[Value, Value]) -> Block:
     """`block` with the uses of some values replaced by others, all at once."""
     return _Rebuilder(lambda op: None, dict(mapping), once=True, chained=False).block(block)
-
-
-def clone(block: Block, mapping: Mapping[Value, Value] | None = None) -> Block:
-    """A copy of `block` in which everything that it defines is new. `mapping` substitutes free
-    values."""
-    return clone_block(block, dict(mapping or {}))
 
 
 class _Rebuilder:

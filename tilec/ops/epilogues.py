@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,7 +15,7 @@ import numpy as np
 from ..errors import LanguageError, TilecError
 from ..language.operand import Operand, is_number
 from ..parser.python_captures import is_given
-from ..parser.python_guard import closure_values, contents_of
+from ..parser.python_guard import closure_values, contents_of, is_looked_into
 
 
 @dataclass(frozen=True)
@@ -54,11 +53,6 @@ def epilogue_of(function: Callable[..., Any], names: tuple[str, ...]) -> Epilogu
     return Epilogue(function, names, _identity(function, set()))
 
 
-_CONTAINERS = (list, set, dict, deque, bytearray, np.ndarray)
-_LONGEST = 4096
-"""Elements of a container that is looked into, as kernels do (parser/python_captures.py)."""
-
-
 def _identity(value: object, seen: set[int], names: frozenset[str] = frozenset()) -> Hashable:
     """Equal for two values that trace to the same program: a function with what it reads, a
     container with what it holds, an object with those of its attributes that have `names` in the
@@ -72,7 +66,7 @@ def _identity(value: object, seen: set[int], names: frozenset[str] = frozenset()
         return value.__code__ if isinstance(value, FunctionType) else _Itself(value)
     seen.add(id(value))
     found = [_identity(part, seen, inner) for part, inner in _parts(value, names)]
-    plain = isinstance(value, (FunctionType, tuple, *_CONTAINERS)) and len(found) <= _LONGEST
+    plain = isinstance(value, tuple) or is_looked_into(value)
     if isinstance(value, FunctionType):
         return (value.__code__, *found)
     return (type(value) if plain else _Itself(value), *found)
@@ -92,9 +86,9 @@ def _parts(value: Any, names: frozenset[str]) -> Iterator[tuple[object, frozense
         inner = names | _names(_code(function))
         given = (value.args, value.keywords) if isinstance(value, partial) else (value.__self__,)
         yield from ((part, inner) for part in (function, *given))
-    elif isinstance(value, tuple) or isinstance(value, _CONTAINERS) and _length(value) <= _LONGEST:
+    elif isinstance(value, tuple) or is_looked_into(value):
         yield from ((part, names) for part in contents_of(value))
-    elif not isinstance(value, _CONTAINERS) and not is_given(type(value)):
+    elif not is_given(type(value)):
         found = _attributes(value, {*names, "__call__"})
         inner = names.union(found, *(_names(_code(part)) for part in found.values()))
         yield from ((part, inner) for item in found.items() for part in item)
@@ -117,10 +111,6 @@ def _attributes(value: object, names: Iterable[str]) -> dict[str, object]:
         found[name] = getattr(attribute, "__func__", attribute)
         pending += sorted(_names(_code(found[name])))
     return found
-
-
-def _length(container: Any) -> int:
-    return int(container.size) if isinstance(container, np.ndarray) else len(container)
 
 
 def _code(function: object) -> CodeType | None:

@@ -15,7 +15,6 @@ from __future__ import annotations
 import dis
 import functools
 import os
-from collections import deque
 from collections.abc import Callable, Iterator
 from types import (
     BuiltinFunctionType,
@@ -27,17 +26,13 @@ from types import (
 )
 from typing import Any
 
-import numpy as np
-
 from ..language.kernel import Kernel
 from ..language.macro import Macro
 from ..language.staging import Binding
-from .python_guard import contents_of, same_contents
+from .python_guard import contents_of, is_looked_into, same_contents
 
 _ROOT = __name__.partition(".")[0]
 _INSTALLED = (os.path.dirname(os.__file__) + os.sep, f"{os.sep}site-packages{os.sep}")
-_CONTAINERS = (list, set, dict, deque, bytearray, np.ndarray)
-_LONGEST = 4096
 _LOOK_UP = ("LOAD_GLOBAL", "LOAD_NAME")
 _ATTRIBUTE = ("LOAD_ATTR", "LOAD_METHOD")
 
@@ -72,9 +67,7 @@ class _Captures:
             self.take(getattr(value, "__wrapped__", None), containers)
         elif isinstance(value, MethodType | functools.partial):
             self.take(value.__func__ if isinstance(value, MethodType) else value.func, containers)
-        elif isinstance(value, tuple | frozenset) or (
-            containers and isinstance(value, _CONTAINERS) and _length(value) <= _LONGEST
-        ):
+        elif isinstance(value, tuple | frozenset) or containers and is_looked_into(value):
             parts = contents_of(value)
             if not isinstance(value, tuple | frozenset):
                 unless_changed = functools.partial(_unless_changed, value)
@@ -112,10 +105,6 @@ class _Captures:
             home = _home(value, attributes[0])
             if home is not None:
                 self._bind(home, attributes[0], attributes[1:], containers)
-
-
-def _length(container: Any) -> int:
-    return int(container.size) if isinstance(container, np.ndarray) else len(container)
 
 
 def _unless_changed(container: Any, parts: list[Any]) -> list[Any] | None:

@@ -17,6 +17,7 @@ import numpy as np
 from ..language.places import is_internal_type
 
 _LIMIT = 100_000  # objects looked at; beyond it a kernel's Python data is not followed
+_LONGEST = 4096  # elements of a container that is looked into
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, range, slice, type(Ellipsis))
 _OPAQUE = (type, ModuleType)
 
@@ -81,6 +82,13 @@ def same_contents(a: list[Any], b: list[Any]) -> bool:
         x is y or (isinstance(x, _PLAIN) and type(x) is type(y) and x == y)
         for x, y in zip(a, b, strict=True)
     )
+
+
+def is_looked_into(value: Any) -> bool:
+    """Whether what a value holds now is compared: a container that can be changed, and is not long."""
+    if not isinstance(value, list | set | dict | deque | bytearray | np.ndarray):
+        return False
+    return (value.size if isinstance(value, np.ndarray) else len(value)) <= _LONGEST
 
 
 def contents_of(container: Any) -> list[Any]:

@@ -28,10 +28,11 @@ from ..ir.ops.memory import Load, Store, memory_type
 from ..ir.ops.nvidia import WARPGROUP
 from ..ir.ops.pipeline import Commit, Pipeline, Put, Stage
 from ..ir.ops.tile import Copy, StoreTile
+from ..ir.rewrite import defining_ops
 from ..ir.types import MemoryType, TileType
 from ..target import Target
 from .context import PassContext, Remark
-from .dependence import definitions, is_global, is_harmless, is_shared, tile_type, writes
+from .dependence import is_global, is_harmless, is_shared, tile_type, writes
 from .engine_needs import (
     ASYNC_BYTES,
     alignment_refusal,
@@ -189,7 +190,7 @@ def _tell_of_other_widths(launch: Launch, context: PassContext) -> None:
     """A remark for each operand of a gemm that threads put together from shared memory of elements of
     another width, as a view of it is read.
     """
-    made = definitions(launch.body)
+    made = defining_ops(launch.body)
     for op in walk(launch.body):
         for side in SIDES if isinstance(op, Gemm) else ():
             nest = made.get(op.matrix(side).value)  # type: ignore[attr-defined]

@@ -18,11 +18,6 @@ from ..ir.types import InflightType, MemoryType, Space, TileType
 from .element_accesses import element_accesses
 
 
-def definitions(block: Block) -> dict[Value, Op]:
-    """The op that defines each value in the block and in the regions in it."""
-    return {result: op for op in walk(block) for result in op.results}
-
-
 def touched(op: Op, access: Access) -> dict[Value, None]:
     """Memory handles that `op`, or an op in its regions, accesses so, in order."""
     return {

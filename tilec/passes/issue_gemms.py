@@ -31,9 +31,9 @@ from ..ir.ops.control import If, Yield, map_launches
 from ..ir.ops.gemm import Gemm
 from ..ir.ops.pipeline import Free, Get, Pipeline, Stage, Wait, channel_type
 from ..ir.ops.tile import Splat, Undefined
+from ..ir.rewrite import defining_ops
 from ..ir.types import InflightType, TileType
 from .context import PassContext
-from .dependence import definitions
 from .variants import accumulator_type
 
 PENDING = (
@@ -44,7 +44,7 @@ PENDING = (
 def issue_gemms(program: Program, context: PassContext) -> Program:
     """Makes wgmma gemms asynchronous and places their waits."""
     return map_launches(
-        program, lambda launch: launch.replace(body=_block(launch.body, definitions(launch.body)))
+        program, lambda launch: launch.replace(body=_block(launch.body, defining_ops(launch.body)))
     )
 
 

@@ -23,9 +23,10 @@ from ..ir.ops.gemm import SIDES, Gemm
 from ..ir.ops.memory import Alloc
 from ..ir.ops.pipeline import Channel, Get, Put, Receive
 from ..ir.ops.tile import LoadTile, StoreTile
+from ..ir.rewrite import defining_ops
 from ..ir.types import MemoryType, Space, TileType
 from ..target import Target
-from .dependence import definitions, is_global
+from .dependence import is_global
 
 TRANSPOSED_BITS = 16  # of the elements that lanes can read transposed, where they can
 READ_BITS = 128  # of the widest read of LDS
@@ -45,7 +46,7 @@ class Packing:
 def packed_operands(launch: Launch, target: Target) -> dict[Value, Packing]:
     """Such buffers of a launch, allocs and channels, by their handles."""
     found: dict[Value, Packing] = {}
-    made = definitions(launch.body)
+    made = defining_ops(launch.body)
     users = _users(launch)
     for owner, ops in users.items():
         type_ = made[owner].type  # type: ignore[attr-defined]

@@ -34,8 +34,9 @@ from ..ir.ops.control import For, If, Launch, Role, Simt, While, Yield, map_laun
 from ..ir.ops.memory import Alloc, Slot
 from ..ir.ops.nvidia import BulkWait, CpAsyncCommit, CpAsyncWait, FenceProxyAsync
 from ..ir.ops.thread import Barrier
+from ..ir.rewrite import defining_ops
 from .context import PassContext
-from .dependence import definitions, is_global, is_shared, orders
+from .dependence import is_global, is_shared, orders
 from .private_elements import is_private
 from .protocols import ThreadCopies, thread_copies
 from .store_regions import StoreRegions, shared_tensors
@@ -158,7 +159,7 @@ class _Placer:
             for op in walk(launch.body)
             if isinstance(op, Alloc) and is_shared(op.result) and not op.managed
         }
-        self.defined_by = definitions(launch.body)
+        self.defined_by = defining_ops(launch.body)
         self.differing = differing(launch.body)
         self.regions = StoreRegions(launch, self.differing)
         self.tensors = shared_tensors(launch, self.regions)

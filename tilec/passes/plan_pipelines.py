@@ -31,12 +31,12 @@ from ..ir.ops.gemm import Gemm
 from ..ir.ops.memory import Alloc, memory_type
 from ..ir.ops.pipeline import Channel, Commit, Free, Get, Pipeline, Put, Stage
 from ..ir.ops.tile import Copy
+from ..ir.rewrite import defining_ops
 from ..ir.types import ChannelType, MemoryType
 from .context import PassContext, Remark
 from .dependence import (
     allocations,
     covers,
-    definitions,
     is_global,
     is_shared,
     is_statement,
@@ -176,7 +176,7 @@ def _buffers(loop: For, launch: Launch) -> dict[Value, _Buffer]:
     allocs = allocations(launch.body)
     inside = {id(op) for op in walk(loop.body)}
     outside = {v for op in walk(launch.body) if id(op) not in inside for v in op.inputs}
-    defined_by = definitions(launch.body)
+    defined_by = defining_ops(launch.body)
     found: dict[Value, _Buffer] = {}
     for handle, alloc in allocs.items():
         if not is_shared(handle) or handle in outside or id(alloc) in inside:

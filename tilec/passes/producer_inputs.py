@@ -13,8 +13,9 @@ from ..ir.core import Access, Op, Value, walk
 from ..ir.ops.control import Launch
 from ..ir.ops.memory import Load
 from ..ir.ops.pipeline import Pipeline, Stage
+from ..ir.rewrite import defining_ops
 from ..ir.types import ScalarType
-from .dependence import computes_alone, definitions, is_local, writes
+from .dependence import computes_alone, is_local, writes
 
 
 def producer_refusal(launch: Launch, loads: Iterable[Stage]) -> tuple[str, Loc] | None:
@@ -22,7 +23,7 @@ def producer_refusal(launch: Launch, loads: Iterable[Stage]) -> tuple[str, Loc] 
     can. The scalars that a loop or a branch around them carries count as needed.
     """
     written = writes(launch)
-    makers = definitions(launch.body)
+    makers = defining_ops(launch.body)
     around: dict[Op, Op] = {}
     stores: dict[Value, list[Op]] = {}
     for op in walk(launch.body):

@@ -13,7 +13,7 @@ import tempfile
 import traceback
 from pathlib import Path
 
-from ..errors import InternalError, Loc, TilecError
+from ..errors import InternalError, TilecError
 from ..ir.core import Program
 from ..ir.print import print_program
 from ..version import __version__
@@ -40,7 +40,6 @@ def failed_step(
     context: PassContext,
     cause: Exception,
     folder: Path | None = None,
-    loc: Loc | None = None,
 ) -> InternalError:
     """A pass, or the emission of text, that failed on a program. The reproducer goes into `folder`,
     or a new one."""
@@ -55,7 +54,7 @@ def failed_step(
     return InternalError(
         "TLC9001",
         f"{what} failed: {reason}",
-        loc=loc or program.loc,
+        loc=program.loc,
         hint=f"this is a bug of tilec: report it with the reproducer in {folder}, "
         f"which `tilec repro {folder}` replays",
     )

@@ -20,8 +20,9 @@ from ..ir.core import Access, Block, Op, Value, constant_of, walk
 from ..ir.ops.control import For, HardwareBlock, If, Launch, Parallel, Role, Simt, While
 from ..ir.ops.memory import Store
 from ..ir.ops.tile import Copy, StoreTile
+from ..ir.rewrite import defining_ops
 from .affine import Affine, affine, depends
-from .dependence import definitions, is_global
+from .dependence import is_global
 
 Known = bool | None
 """None: not known."""
@@ -62,7 +63,7 @@ class StoreRegions:
 
     def __init__(self, launch: Launch, differing: Set[Value]) -> None:
         """`differing`: the values that two threads may see differently."""
-        self.defined_by = definitions(launch.body)
+        self.defined_by = defining_ops(launch.body)
         self.differing = differing
         self.around: dict[Op, tuple[For | While, ...]] = {}
         self._boxes: dict[tuple[Op, Value], tuple[_Box, ...]] = {}

@@ -58,13 +58,6 @@ def find_compilers(backend: str | None = None) -> Iterator[tuple[str, str, Compi
                 yield name, kind, missing
 
 
-def available_compilers(backend: str | None = None) -> tuple[Compiler, ...]:
-    """Every compiler found, in order of preference, for one backend or for all."""
-    return tuple(
-        found for _, _, found in find_compilers(backend) if not isinstance(found, MissingTool)
-    )
-
-
 def assemble(text: str, name: str, target: Target) -> str:
     """`text` (called `name` in messages) as PTX, or as AMD assembly. Raises MissingTool,
     CompilerFailed."""

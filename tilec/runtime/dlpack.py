@@ -76,15 +76,13 @@ class RawTensor:
     capsule: object
 
 
-def view_dlpack(array: Any, stream: int | None = None) -> RawTensor:
-    """The memory of `array`, after its producer made it safe to use on `stream` (1 is the legacy
-    default stream; None leaves that to the producer). Raises ArgumentError where tilec cannot read
-    it."""
-    options: dict[str, Any] = {} if stream is None else {"stream": stream}
+def view_dlpack(array: Any) -> RawTensor:
+    """The memory of `array`, after its producer made it safe to use on a stream of its choice. Raises
+    ArgumentError where tilec cannot read it."""
     try:
-        capsule = array.__dlpack__(max_version=(1, 0), **options)
+        capsule = array.__dlpack__(max_version=(1, 0))
     except TypeError:
-        capsule = array.__dlpack__(**options)
+        capsule = array.__dlpack__()
     except (BufferError, RuntimeError, ValueError) as refusal:
         raise ArgumentError(
             "TLC0801", f"{type(array).__name__}.__dlpack__ refused: {refusal}"

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 
 from ..backends.manifest import Manifest, Variant
-from ..errors import UNKNOWN, ExecutionError, Loc, OutOfResources
+from ..errors import ExecutionError, OutOfResources
 from .binary import Binary
 from .gpu_driver import GpuDriver, LoadedModule
 
@@ -59,7 +59,7 @@ class ModuleTable:
         return self._modules[key]
 
 
-def refuse_capture(driver: GpuDriver, stream: int, program: str, loc: Loc = UNKNOWN) -> None:
+def refuse_capture(driver: GpuDriver, stream: int, program: str) -> None:
     """Raises ExecutionError where `stream` is being captured into a graph: compiling and loading
     are not allowed there, and would break the capture."""
     if driver.is_capturing(stream):
@@ -67,6 +67,5 @@ def refuse_capture(driver: GpuDriver, stream: int, program: str, loc: Loc = UNKN
             "TLC0903",
             f"{program} is not loaded yet, and its stream is being captured: compiling "
             "and loading would break the graph",
-            loc=loc,
             hint="before the capture, call it once with such arguments, or prepare it",
         )

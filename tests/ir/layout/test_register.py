@@ -210,9 +210,8 @@ def test_reduce_projects(layout: RegisterLayout, data: st.DataObject) -> None:
         part = layout.coords()[:, list(group)]
         assert (part[..., rest] == reduced.coords()[:, register][:, None]).all()
         assert (np.diff(part[..., dim], axis=1) > 0).all()
-    extent = math.prod(n for _, n in layout.thread_strides(dim))
+    extent = reduced.replication // layout.replication
     assert extent * len(groups[0]) == layout.shape[dim]
-    assert reduced.replication == layout.replication * extent
 
 
 @FAST
@@ -266,22 +265,6 @@ def test_vector_width_is_the_longest_run(layout: RegisterLayout, data: st.DataOb
     width = layout.vector_width(dim)
     assert runs(width)
     assert not runs(2 * width)
-
-
-@FAST
-@given(register_layouts(extents=(1, 2, 4)), st.sampled_from((1, 2, 4, 8)))
-def test_fold_threads(layout: RegisterLayout, threads: int) -> None:
-    if layout.threads < threads:
-        with pytest.raises(ValueError, match="fewer"):
-            layout.fold_threads(threads)
-        return
-    folded = layout.fold_threads(threads)
-    assert folded.threads == threads
-    if layout.replication == 1:
-        groups = layout.coords().reshape(-1, threads, layout.registers, layout.rank)
-        want = groups.swapaxes(0, 1).reshape(threads, -1, layout.rank)
-        assert np.array_equal(folded.coords(), want)
-    assert layout.replicate(2).fold_threads(layout.threads) == layout
 
 
 def test_replicate() -> None:

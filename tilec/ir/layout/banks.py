@@ -85,7 +85,6 @@ def conflict_degree(
     access: RegisterLayout,
     machine: Machine = "cuda",
     warp_size: int = 32,
-    banks: int = 32,
 ) -> int:
     """The worst number of times a bank is hit when threads access a tile by vectors; 1 is ideal.
 
@@ -96,7 +95,6 @@ def conflict_degree(
             both layouts allow along the last dimension, at most 16 bytes.
         machine: whose phases count.
         warp_size: lanes that access together.
-        banks: number of banks.
 
     Raises:
         ValueError: the shapes differ.
@@ -111,7 +109,7 @@ def conflict_degree(
     rows = offsets.reshape(-1, lanes, offsets.shape[1]).swapaxes(1, 2)
     width = max(1, vector * itemsize_bits // 8)
     phases = access_phases(machine, width, lanes)
-    return bank_conflicts(rows * itemsize_bits // 8, width, phases, banks)
+    return bank_conflicts(rows * itemsize_bits // 8, width, phases)
 
 
 @lru_cache(maxsize=1024)

@@ -373,10 +373,6 @@ class RegisterLayout:
                 folded = [r + step for r in folded for step in steps]
         return tuple(tuple(r + s for s in folded) for r in kept)
 
-    def thread_strides(self, dim: int) -> tuple[tuple[int, int], ...]:
-        """(stride, extent) of each digit of the thread that moves along `dim`, outermost first."""
-        return tuple((d.stride, d.extent) for d in self.digits(dim) if d.source == "thread")
-
     def broadcast(
         self, dim: int, extent: int, like: RegisterLayout | None = None
     ) -> RegisterLayout:
@@ -414,34 +410,6 @@ class RegisterLayout:
         if count < 1:
             raise ValueError(f"cannot make {count} copies")
         return RegisterLayout(self.shape, self.modes, (-count, *self.thread), self.reg)
-
-    def fold_threads(self, threads: int) -> RegisterLayout:
-        """The tile in the first `threads` threads only: higher digits become outer registers.
-
-        Raises:
-            ValueError: `threads` cuts a digit of the thread index unevenly.
-        """
-        f = self.factors()
-        rest = threads
-        kept: list[Entry] = []
-        moved: list[Entry] = []
-        for entry in reversed(f.thread):
-            size = f.extent(entry)
-            share = math.gcd(rest, size)
-            if rest > 1 and share != min(rest, size):
-                raise ValueError(f"{threads} threads cut a digit of {self} unevenly")
-            if isinstance(entry, int):
-                kept.insert(0, -share)
-            elif share in (1, size):
-                (kept if share == size else moved).insert(0, entry)
-            else:
-                f = f.split(entry, share)
-                kept.insert(0, (*entry, 1))
-                moved.insert(0, (*entry, 0))
-            rest //= share
-        if rest != 1:
-            raise ValueError(f"{self} has fewer than {threads} threads")
-        return RegisterLayout.of_factors(Factors(f.dims, f.extents, tuple(kept), (*moved, *f.reg)))
 
 
 @lru_cache(maxsize=4096)

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ...errors import HazardError
 from ...ir.core import Op, Program, Value, walk
 from ...ir.ops.control import If, Launch, Role
 from ...ir.ops.memory import Alloc, Load, Store, memory_type
@@ -90,7 +89,7 @@ class ExchangeMachine(Machine):
             self.scalar(everyone, op)
         for axis, param in enumerate(self.launch.body.params):
             everyone.env[param] = self.case.sizes["block", str(axis)]
-        run_together({everyone: self._whole(everyone)}, self.case)
+        run_together({everyone: self.outside_of_roles(everyone)}, self.case)
         roles = [op for op in self.part.ops[self.launch.body] if isinstance(op, Role)]
         for number, role in enumerate(roles, start=1):
             agent = self._agent(role.label, number, role.threads, role.first_thread)
@@ -102,11 +101,6 @@ class ExchangeMachine(Machine):
         agent = Agent(label, number, size, first, self.warp)
         agent.simt = True
         return agent
-
-    def _whole(self, agent: Agent) -> Steps:
-        for op in self.part.ops[self.launch.body]:
-            if not isinstance(op, Role):
-                yield from self.one(agent, op)
 
     def _if(self, agent: Agent, op: If) -> Steps:
         """Where a barrier stands inside, all threads go one way, known or not."""
@@ -124,7 +118,7 @@ class ExchangeMachine(Machine):
                 if not agent.full:
                     size = agent.sets.size
                     who = f"{agent.threads.count} of the {size} threads of {agent.label}"
-                    raise self._error("TLC0356", f"{who} come to a barrier of all", op)
+                    raise self.error("TLC0356", f"{who} come to a barrier of all", op)
                 for buffer in self.state.values():
                     buffer.met()
             case Load() | VectorLoad() if op.memory in self.buffers:
@@ -137,7 +131,7 @@ class ExchangeMachine(Machine):
         buffer, places, threads = self._touched(agent, op)
         if not buffer.written[places].all():
             message = f"{op.name} reads what nothing has been written to of {self._name(op)}"
-            raise self._error("TLC0351", message, op)
+            raise self.error("TLC0351", message, op)
         self._check(agent, op, buffer.writer[places], threads, buffer.last.get(True))
         others = (buffer.reader[places] != _NOBODY) & (buffer.reader[places] != threads)
         buffer.reader[places] = np.where(others, _SEVERAL, threads)
@@ -165,7 +159,7 @@ class ExchangeMachine(Machine):
             number = agent.number(index)
             if number is None:
                 message = f"where {op.name} touches {self._name(op)} is not known"
-                raise self._error("TLC0358", message, op)
+                raise self.error("TLC0358", message, op)
             linear = linear * int(extent) + np.asarray(number, dtype=np.int64)
         mask = agent.threads.mask
         for predicate in op.predicate:
@@ -185,11 +179,8 @@ class ExchangeMachine(Machine):
         made = f"{earlier.name} at {earlier.loc}"
         done = "wrote" if isinstance(earlier, (Store, VectorStore)) else "read"
         message = f"{op.name} in {agent.label} {verb} {self._name(op)} with no barrier since {made} {done} it"
-        raise self._error("TLC0353", message, op)
+        raise self.error("TLC0353", message, op)
 
     def _name(self, op: Op) -> str:
         assert isinstance(op, ElementAccess)
         return op.memory.hint or "an exchange buffer"
-
-    def _error(self, code: str, message: str, op: Op) -> HazardError:
-        return HazardError(code, message, loc=op.loc, hint=f"found with {self.case}")

@@ -28,7 +28,7 @@ from ...ir.types import Space
 from .cases import Case
 from .records import Place
 from .slicing import Slice, is_space
-from .walking import Agent, Blocked, Machine, Steps, run_together
+from .walking import Agent, Blocked, Machine, run_together
 
 
 def alternates(launch: Launch) -> bool:
@@ -97,12 +97,9 @@ class HalvesMachine(Machine):
                 self.scalar(half, op)
             for axis, param in enumerate(self.launch.body.params):
                 half.env[param] = self.case.sizes["block", str(axis)]
-        run_together({half: self._whole(half) for half in self.halves}, self.case)
+        run_together({half: self.block(half, self.launch.body) for half in self.halves}, self.case)
         for uses in self.uses.values():
             self._compare(uses)
-
-    def _whole(self, half: _Half) -> Steps:
-        yield from self.block(half, self.launch.body)
 
     def scalar(self, agent: Agent, op: Op) -> bool:
         if isinstance(op, ThreadId):
@@ -123,7 +120,7 @@ class HalvesMachine(Machine):
                 index = agent.uniform(op.index)
                 if index is None or not 0 <= index < int(memory_type(op.ring).shape[0]):
                     message = f"which slot of {ring.name} is taken is not known"
-                    raise self._error("TLC0358", message, op)
+                    raise self.error("TLC0358", message, op)
                 agent.env[op.result] = Place(ring.alloc, index)
             case Barrier():
                 return self._meet(agent, op)
@@ -137,7 +134,7 @@ class HalvesMachine(Machine):
     def _meet(self, half: _Half, op: Op) -> Blocked:
         if not half.full:
             message = f"some threads of {half.label} come to a barrier and others do not"
-            raise self._error("TLC0356", message, op)
+            raise self.error("TLC0356", message, op)
         half.arrivals += 1
         own, other = half.arrivals, self.halves[1 - half.index]
         ready: Callable[[], bool] = lambda: other.arrivals >= own  # noqa: E731
@@ -169,7 +166,4 @@ class HalvesMachine(Machine):
             f"{other.op.name} in {other.half.label} {verbs[0]} {other.place.name}, and no barrier "
             f"orders that with {one.op.name} in {one.half.label} at {one.op.loc}, which {verbs[1]} it"
         )
-        return self._error("TLC0353", message, other.op)
-
-    def _error(self, code: str, message: str, op: Op) -> HazardError:
-        return HazardError(code, message, loc=op.loc, hint=f"found with {self.case}")
+        return self.error("TLC0353", message, other.op)

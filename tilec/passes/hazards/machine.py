@@ -12,7 +12,6 @@ import dataclasses
 
 import numpy as np
 
-from ...errors import HazardError
 from ...ir.core import Access as Kind
 from ...ir.core import Op, Value
 from ...ir.ops.amd import COPY_BYTES, BufferCopyWait
@@ -71,7 +70,7 @@ class SyncMachine(Machine):
         """Runs the blocks of one cluster: what stands before the roles by all threads, then the roles
         together."""
         blocks = [self._block(rank, prefix) for rank in range(self.launch.cluster_blocks)]
-        run_together({block: self._before_roles(block) for block in blocks}, self.case)
+        run_together({block: self.outside_of_roles(block) for block in blocks}, self.case)
         agents = blocks
         if self.roles:
             programs: dict[Agent, Steps] = {}
@@ -97,11 +96,6 @@ class SyncMachine(Machine):
             everyone.env[param] = self.case.sizes["block", str(axis)]
         return everyone
 
-    def _before_roles(self, everyone: SyncAgent) -> Steps:
-        for op in self.part.ops[self.launch.body]:
-            if not isinstance(op, Role):
-                yield from self.one(everyone, op)
-
     def _agent(self, role: Role, number: int, block: SyncAgent) -> SyncAgent:
         label = role.label if self.launch.cluster_blocks == 1 else f"{role.label} of {block.label}"
         index, first = block.index + number, role.first_thread
@@ -114,7 +108,7 @@ class SyncMachine(Machine):
     def _at_end(self, agent: SyncAgent) -> None:
         if agent.gemms:
             op = agent.gemms[0][1][0].op if agent.gemms[0][1] else self.launch
-            raise self._error(
+            raise self.error(
                 "TLC0359",
                 f"{agent.label} ends with a {op.name} in flight that nobody waits for",
                 op,
@@ -123,20 +117,17 @@ class SyncMachine(Machine):
             for access in group:
                 name = access.place.name
                 message = f"{agent.label} ends while a copy engine may still be reading {name}"
-                raise self._error("TLC0359", message, access.op)
+                raise self.error("TLC0359", message, access.op)
         for access in self.memory.unlanded():
             key, phase = access.landing or ((), 0)
             if access.agent is agent and not any(
                 w.phase >= phase for w in self._barrier(key).waits
             ):
                 message = f"what {access.op.name} brings to {access.place.name} is never waited for"
-                raise self._error("TLC0351", message, access.op)
+                raise self.error("TLC0351", message, access.op)
 
     def _barrier(self, key: tuple[object, ...]) -> Mbarrier:
         return next(b for b in self.mbarriers.values() if b.key == key)
-
-    def _error(self, code: str, message: str, op: Op) -> HazardError:
-        return HazardError(code, message, loc=op.loc, hint=f"found with {self.case}")
 
     # Statements -----------------------------------------------------------------------------------
 
@@ -215,14 +206,14 @@ class SyncMachine(Machine):
         if index is None or not 0 <= index < slots:
             what = "not known" if index is None else str(index)
             name = ring.alloc.result.hint
-            raise self._error("TLC0358", f"the slot of {name} is {what}, and it has {slots}", op)
+            raise self.error("TLC0358", f"the slot of {name} is {what}, and it has {slots}", op)
         return Place(ring.alloc, index, agent.rank, op, agent.tick())
 
     def _need_all(self, agent: SyncAgent, op: Op) -> None:
         if not agent.full:
             who = f"{agent.threads.count} of the {agent.sets.size} threads of {agent.label}"
             message = f"{who} come to a barrier of all"
-            raise self._error("TLC0356", message, op)
+            raise self.error("TLC0356", message, op)
 
     def _meet(self, agent: SyncAgent, op: Barrier) -> Blocked | None:
         size = agent.sets.size
@@ -235,14 +226,14 @@ class SyncMachine(Machine):
             message = (
                 f"{agent.label} waits at the block's barrier, to which the other roles do not come"
             )
-            raise self._error("TLC0356", message, op)
+            raise self.error("TLC0356", message, op)
         if op.barrier and op.threads > size:
             return self._meet_roles(agent, op)
         if op.barrier and op.threads != size:
             message = (
                 f"barrier {op.barrier} is for {op.threads} threads, and {agent.label} has {size}"
             )
-            raise self._error("TLC0356", message, op)
+            raise self.error("TLC0356", message, op)
         self._own(agent, op)
         agent.meet()
         return None
@@ -252,20 +243,20 @@ class SyncMachine(Machine):
         other, threads = self.named.setdefault((agent.rank, op.barrier), (agent, agent.threads))
         if op.barrier and other is not agent:
             message = f"{agent.label} and {other.label} both use barrier {op.barrier}"
-            raise self._error("TLC0356", message, op)
+            raise self.error("TLC0356", message, op)
         if op.barrier and threads is not agent.threads:
             message = f"two sets of {op.threads} threads of {agent.label} use barrier {op.barrier}"
-            raise self._error("TLC0356", message, op)
+            raise self.error("TLC0356", message, op)
 
     def _meet_roles(self, agent: SyncAgent, op: Barrier) -> Blocked:
         """A named barrier of several roles: all that are to come are seen by all that came."""
         name = f"barrier {op.barrier}"
         key = (agent.rank, op.barrier)
-        made = Mbarrier(("named", *key), name, op.threads, agent, 0, agent.threads, agent.rank)
+        made = Mbarrier(("named", *key), name, op.threads, agent, agent.threads, agent.rank)
         barrier = self.shared.setdefault(key, made)
         if barrier.count != op.threads:
             message = f"{name} is for {op.threads} threads here, and elsewhere for {barrier.count}"
-            raise self._error("TLC0356", message, op)
+            raise self.error("TLC0356", message, op)
         agent.meet()
         phase = barrier.phase
         barrier.arrive(agent, op, self.case)
@@ -404,13 +395,13 @@ class SyncMachine(Machine):
         assert place is not None
         slots = int(memory_type(op.barriers).shape[0])
         if index is None or not 0 <= index < slots:
-            raise self._error("TLC0358", f"barrier {index} of {slots} is made", op)
+            raise self.error("TLC0358", f"barrier {index} of {slots} is made", op)
         if agent.threads.count != 1:
-            raise self._error("TLC0355", f"{agent.threads.count} threads make one mbarrier", op)
+            raise self.error("TLC0355", f"{agent.threads.count} threads make one mbarrier", op)
         name = f"{op.barriers.hint or 'mbarrier'}[{index}]"
         key = ("phase", agent.rank, place.alloc, index)
         self.mbarriers[agent.rank, place.alloc, index] = Mbarrier(
-            key, name, op.count, agent, agent.tick(), agent.threads, agent.rank
+            key, name, op.count, agent, agent.threads, agent.rank
         )
 
     def _arrive(self, agent: SyncAgent, op: MbarrierArrive) -> None:
@@ -424,7 +415,7 @@ class SyncMachine(Machine):
             if not 0 <= rank < self.launch.cluster_blocks:
                 which = "not known" if number is None else str(rank)
                 message = f"the block at whose {op.barriers.hint} {agent.label} arrives is {which}"
-                raise self._error("TLC0355", message, op)
+                raise self.error("TLC0355", message, op)
             agent.threads = agent.sets.split(running, ranks == rank)[0]
             self._find(agent, op.barriers, op.index, op, rank).arrive(agent, op, self.case)
         agent.threads = running
@@ -439,7 +430,7 @@ class SyncMachine(Machine):
         block = agent.rank if rank is None else rank
         found = self.mbarriers.get((block, place.alloc, number)) if number is not None else None
         if found is None:
-            raise self._error(
+            raise self.error(
                 "TLC0355", f"{op.name} uses {barriers.hint}[{number}], which nobody has made", op
             )
         seen = agent.barrier_time
@@ -447,7 +438,7 @@ class SyncMachine(Machine):
             seen = agent.seen(("threads", found.made_by.index, found.made_threads.number))
         seen = max(seen, agent.seen(("made", found.made_by.index)))
         if found.shown_at is None or seen < found.shown_at:
-            raise self._error(
+            raise self.error(
                 "TLC0355", f"{op.name} may use {found.name} before {agent.label} sees it made", op
             )
         return found
@@ -456,7 +447,7 @@ class SyncMachine(Machine):
         barrier = self._find(agent, op.barriers, op.index, op)
         parity = agent.uniform(op.parity)
         if parity not in (0, 1):
-            raise self._error("TLC0355", f"the parity waited for on {barrier.name} is {parity}", op)
+            raise self.error("TLC0355", f"the parity waited for on {barrier.name} is {parity}", op)
         return Blocked(lambda: barrier.passed(parity), lambda: barrier.describe(parity), op.loc)
 
 

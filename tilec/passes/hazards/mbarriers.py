@@ -71,7 +71,6 @@ class Mbarrier:
     name: str
     count: int
     made_by: SyncAgent
-    made_at: int
     made_threads: Threads
     rank: int  # of its block
     shown_at: int | None = None

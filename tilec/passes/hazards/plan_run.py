@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ...errors import HazardError
 from ...ir.core import Block, Op, Value, walk
 from ...ir.ops.control import Launch, Role, Simt
 from ...ir.ops.gemm import Gemm
@@ -105,22 +104,17 @@ class PlanMachine(Machine):
         self._at_end(agents)
 
     def _before_roles(self, everyone: PlanAgent) -> Steps:
-        for op in self.part.ops[self.launch.body]:
-            if not isinstance(op, Role):
-                yield from self.one(everyone, op)
+        yield from self.outside_of_roles(everyone)
         self._pay(everyone)
 
     def _at_end(self, agents: list[PlanAgent]) -> None:
         for agent in agents:
             for gemm, _ in agent.gemms:
-                raise self._error("TLC0359", f"{agent.label} ends with a gemm in flight", gemm)
+                raise self.error("TLC0359", f"{agent.label} ends with a gemm in flight", gemm)
         for ring in self.rings.values():
             counts = f"{ring.puts} puts, {ring.gets} gets and {ring.frees} frees"
             if not ring.puts == ring.commits == ring.gets == ring.frees:
-                raise self._error("TLC0350", f"{ring.label} ends after {counts}", self.launch)
-
-    def _error(self, code: str, message: str, op: Op) -> HazardError:
-        return HazardError(code, message, loc=op.loc, hint=f"found with {self.case}")
+                raise self.error("TLC0350", f"{ring.label} ends after {counts}", self.launch)
 
     # Pipelines ------------------------------------------------------------------------------------
 
@@ -214,7 +208,7 @@ class PlanMachine(Machine):
             what = (
                 f"{op.name} number {ring.puts} of {ring.label} overwrites what has not been freed"
             )
-            raise self._error(
+            raise self.error(
                 "TLC0352", f"{what}: {ring.slots} slots, {ring.frees} frees so far", op
             )
         return self._waiting(
@@ -229,7 +223,7 @@ class PlanMachine(Machine):
 
         if ring.alone and not ready():
             what = f"{op.name} number {ring.gets} of {ring.label} comes before its put"
-            raise self._error("TLC0351", f"{what}: {ring.commits} commits so far", op)
+            raise self.error("TLC0351", f"{what}: {ring.commits} commits so far", op)
         return self._waiting(ring, ready, f"data in {ring.label}", op)
 
     def _waiting(self, ring: _Ring, ready: Callable[[], bool], what: str, op: Op) -> Blocked:
@@ -259,5 +253,5 @@ class PlanMachine(Machine):
                 message = (
                     f"{ring.label} is freed while the gemm at {gemm.loc} may still be reading it"
                 )
-                raise self._error("TLC0352", message, op)
+                raise self.error("TLC0352", message, op)
         ring.frees += 1

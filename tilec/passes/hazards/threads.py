@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from ...ir.ops.nvidia import WARPGROUP
 
 Mask = NDArray[np.bool_]
-Times = NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)

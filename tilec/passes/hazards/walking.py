@@ -102,7 +102,17 @@ class Machine:
     def pipeline(self, agent: Agent, op: Pipeline) -> Steps:
         raise HazardError("TLC0350", "a pipeline stands in a lowered program", loc=op.loc)
 
+    def error(self, code: str, message: str, op: Op) -> HazardError:
+        """A hazard at an op, with the sizes that show it."""
+        return HazardError(code, message, loc=op.loc, hint=f"found with {self.case}")
+
     # Control flow ---------------------------------------------------------------------------------
+
+    def outside_of_roles(self, agent: Agent) -> Steps:
+        """Runs what stands in the launch itself."""
+        for op in self.part.ops[self.launch.body]:
+            if not isinstance(op, Role):
+                yield from self.one(agent, op)
 
     def block(self, agent: Agent, block: Block) -> Steps:
         """Runs a block."""
