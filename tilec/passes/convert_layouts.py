@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING
 
 from ..ir.core import Value
 from ..ir.dtypes import u32, u64
-from ..ir.layout import RegisterLayout, SharedLayout, ShuffleStep, classify
-from ..ir.ops.memory import Alloc, Load, Store
+from ..ir.layout import RegisterLayout, ShuffleStep, classify
+from ..ir.ops.memory import Load, Store
 from ..ir.ops.thread import ConvertRegisters, Shuffle, VectorLoad, VectorStore
 from ..ir.ops.tile import ConvertLayout
-from ..ir.types import MemoryType, Space
+from ..ir.types import MemoryType
 from .context import Remark
 from .coordinates import add_up, coordinates, primary, register_loops
 from .dependence import tile_type
@@ -147,11 +147,8 @@ def _through_shared(op: ConvertLayout, lowering: Lowering) -> None:
         )
     )
     pad = BANK_SHIFT_BYTES * 8 // tile.dtype.bits
-    layout = SharedLayout.row_major(tile.shape, pad=pad)
-    memory = b.emit(
-        Alloc(type=MemoryType(tile.dtype, tile.shape, Space.SHARED, layout), managed=True)
-    ).result
-    memory.hint = f"{name}_exchange" if op.tile.hint else "exchange"
+    own = f"{name}_exchange" if op.tile.hint else "exchange"
+    memory = lowering.exchange_buffer(tile.dtype, tile.shape, own, pad)
     lowering.barrier()  # the last round's reads are over
     source = lowering.layout(op.tile)
     first = primary(b, source, lowering.thread())

@@ -85,7 +85,7 @@ def guard(
     for position, (index, dim) in enumerate(zip(indices, type_.shape, strict=True)):
         span = extents[position] if extents else 1
         for condition in _inside(b, index, dim, span):
-            found = condition if found is None else b.both(found, condition)
+            found = both(b, found, condition)
     return found
 
 

@@ -20,6 +20,7 @@ from ..ir.core import Op, Value, constant_of
 from ..ir.dtypes import i32
 from ..ir.ops import arith
 from ..ir.ops.control import For, HardwareBlock, Launch, Role, Symbol, ThreadId, WarpUniform
+from ..ir.ops.memory import Load, Store
 from ..ir.types import ScalarType
 from .ranges import NO_PROMISES, SYMBOL_LIMIT, Range, bounds_of
 from .value_ranges import binary_range
@@ -212,6 +213,14 @@ class IndexBuilder(Builder):
         return self.const(form.constant) if total is None else self.add(total, form.constant)
 
     # Division -------------------------------------------------------------------------------------
+
+    def read(self, array: Value, *place: Value) -> Value:
+        """An element of an array, which has it."""
+        return self.emit(Load(array, place, in_bounds=True)).result
+
+    def write(self, value: Value, array: Value, *place: Value) -> None:
+        """Stores an element of an array, which has it."""
+        self.emit(Store(value, array, place, in_bounds=True))
 
     def floordiv(self, x: Number, y: Number) -> Value:
         divisor = self._divisor(x, y)

@@ -19,7 +19,7 @@ from ..errors import LayoutConflict
 from ..ir.core import Value, constant_of
 from ..ir.layout import ATOM_ROWS, SharedLayout, TmaBoxes, blocked, filled_by_waves, tma_boxes
 from ..ir.ops.amd import COPY_BYTES, BufferCopy
-from ..ir.ops.memory import Alloc, Flatten, Load, Slot, Store, memory_type
+from ..ir.ops.memory import Flatten, Load, Slot, Store, memory_type
 from ..ir.ops.nvidia import CpAsync, TensorMap, TmaLoad, TmaStore
 from ..ir.ops.thread import ConvertRegisters, FillRegisters, VectorStore
 from ..ir.ops.tile import Copy, Fill
@@ -381,7 +381,7 @@ def _fill_local(op: Fill, lowering: Lowering) -> None:
         b.emit(FillRegisters(rows, b.const(0), value, count=math.prod(shape)))
         return
     for place in places:
-        b.emit(Store(value, memory, tuple(b.const(i) for i in place), in_bounds=True))
+        b.write(value, memory, *(b.const(i) for i in place))
 
 
 def _fill_tensor(op: Fill, lowering: Lowering) -> None:
@@ -399,7 +399,7 @@ def _fill_tensor(op: Fill, lowering: Lowering) -> None:
         for extent in reversed(extents[1:]):
             place.append(b.floormod(index, extent))
             index = b.floordiv(index, extent)
-        b.emit(Store(value, memory, (index, *reversed(place)), in_bounds=True))
+        b.write(value, memory, index, *reversed(place))
 
 
 def _fill_spread(op: Fill, lowering: Lowering, type_: MemoryType) -> None:
@@ -411,10 +411,9 @@ def _fill_spread(op: Fill, lowering: Lowering, type_: MemoryType) -> None:
     width = lowering.access.width(memory, origin, shape[-1]) if shape else 1
     if width == 1:
         with spread(lowering, shape, 1) as place:
-            b.emit(Store(value, memory, place, in_bounds=True))
+            b.write(value, memory, *place)
         return
-    array = b.emit(Alloc(type=MemoryType(type_.dtype, (width,), Space.LOCAL))).result
-    array.hint = "fill"
+    array = lowering.scratch(type_.dtype, width, "fill")
     b.emit(FillRegisters(array, zero, value, count=width))
     with spread(lowering, shape, width) as place:
         b.emit(VectorStore(memory, place, array, zero, (), count=width))

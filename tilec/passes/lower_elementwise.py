@@ -11,7 +11,6 @@ from ..ir.core import Op, Value
 from ..ir.dtypes import ELEMENTS
 from ..ir.layout import RegisterLayout
 from ..ir.ops.arith import Cast, Elementwise, element_dtype
-from ..ir.ops.memory import Load, Store
 from ..ir.ops.thread import ConvertRegisters, FillRegisters, UndefinedRegisters
 from ..ir.ops.tile import (
     ExtractTile,
@@ -23,7 +22,7 @@ from ..ir.ops.tile import (
     Undefined,
     UnpackTile,
 )
-from .coordinates import mapping_terms
+from .coordinates import apply_map
 from .dependence import is_tile
 from .nibbles import packed, unpacked
 
@@ -52,10 +51,10 @@ def lower_elementwise(op: Elementwise, lowering: Lowering) -> None:
                 return lowering.splats[value]
             if not is_tile(value):
                 return lowering.value(value)
-            return b.emit(Load(lowering.registers(value), (register,), in_bounds=True)).result
+            return b.read(lowering.registers(value), register)
 
         scalar = b.pure(_scalar(op, [element(v) for v in op.inputs]))
-        b.emit(Store(scalar, result, (register,), in_bounds=True))
+        b.write(scalar, result, register)
 
 
 def _scalar(op: Elementwise, operands: Sequence[Value]) -> Elementwise:
@@ -140,13 +139,13 @@ def lower_regroup(op: RegroupTile, lowering: Lowering) -> None:
     with b.unrolled(lowering.layout(larger).registers, hint="r") as register:
         places = [b.add(b.mul(register, op.parts), number) for number in range(op.parts)]
         if op.joins:
-            parts = [b.emit(Load(source, (place,), in_bounds=True)).result for place in places]
-            b.emit(Store(joined(b, parts, op.dtype), target, (register,), in_bounds=True))
+            parts = [b.read(source, place) for place in places]
+            b.write(joined(b, parts, op.dtype), target, register)
             return
-        whole = b.emit(Load(source, (register,), in_bounds=True)).result
+        whole = b.read(source, register)
         for number, place in enumerate(places):
             part = part_of(b, whole, number, op.dtype)
-            b.emit(Store(part, target, (place,), in_bounds=True))
+            b.write(part, target, place)
 
 
 def lower_unpack(op: UnpackTile, lowering: Lowering) -> None:
@@ -154,11 +153,11 @@ def lower_unpack(op: UnpackTile, lowering: Lowering) -> None:
     b, pairs = lowering.b, lowering.registers(op.tile)
     dtype = ELEMENTS[element_dtype(op.tile)]
     with b.unrolled(lowering.layout(op.tile).registers, hint="r") as register:
-        pair = b.emit(Load(pairs, (register,), in_bounds=True)).result
+        pair = b.read(pairs, register)
         for half in (0, 1):
             place = b.add(b.mul(register, 2), half)
             part = unpacked(b, pair, half, dtype)
-            b.emit(Store(part, lowering.registers(op.result), (place,), in_bounds=True))
+            b.write(part, lowering.registers(op.result), place)
 
 
 def lower_pack(op: PackTile, lowering: Lowering) -> None:
@@ -166,11 +165,9 @@ def lower_pack(op: PackTile, lowering: Lowering) -> None:
     b, elements = lowering.b, lowering.registers(op.tile)
     with b.unrolled(lowering.layout(op.result).registers, hint="r") as register:
         places = (b.add(b.mul(register, 2), half) for half in (0, 1))
-        first, second = (
-            b.emit(Load(elements, (place,), in_bounds=True)).result for place in places
-        )
+        first, second = (b.read(elements, place) for place in places)
         pair = packed(b, first, second, op.dtype)
-        b.emit(Store(pair, lowering.registers(op.result), (register,), in_bounds=True))
+        b.write(pair, lowering.registers(op.result), register)
 
 
 def move_registers(
@@ -187,14 +184,8 @@ def move_registers(
     b = lowering.b
     run = _run_length(numbers)
     heads = numbers[::run]
-    terms = mapping_terms(heads)
     with b.unrolled(len(heads), hint="r") as index:
-        own = b.mul(index, run)
-        other: Value = b.const(heads[0])
-        for term in terms:
-            part = b.floordiv(index, term.divisor) if term.divisor > 1 else index
-            part = b.floormod(part, term.modulus) if term.modulus is not None else part
-            other = b.add(b.mul(part, term.scale), other)
+        own, other = b.mul(index, run), apply_map(b, index, heads)
         there, here = (other, own) if to is not None else (own, other)
         b.emit(ConvertRegisters(destination, there, source, here, count=run))
 

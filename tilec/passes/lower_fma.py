@@ -22,7 +22,8 @@ from ..ir.dtypes import tf32
 from ..ir.layout import RegisterLayout
 from ..ir.ops.arith import element_dtype
 from ..ir.ops.gemm import Gemm, Side
-from ..ir.ops.memory import Load, Store, memory_type
+from ..ir.ops.memory import memory_type
+from ..ir.ops.tile import Gemm, Side
 from .matrix_operands import (
     Operand,
     Tiling,
@@ -72,9 +73,9 @@ def _add(lowering: Lowering, accumulator: Value, place: Value, left: Value, righ
     b = lowering.b
     dtype = memory_type(accumulator).dtype
     product = b.mul(left, right)
-    before = b.emit(Load(accumulator, (place,), in_bounds=True)).result
+    before = b.read(accumulator, place)
     total = b.add(b.cast(before, element_dtype(product)), product)
-    b.emit(Store(b.cast(total, dtype), accumulator, (place,), in_bounds=True))
+    b.write(b.cast(total, dtype), accumulator, place)
 
 
 class _Fragments:
@@ -86,11 +87,7 @@ class _Fragments:
         self, op: Gemm, side: Side, lowering: Lowering, tiling: Tiling, unit: Value
     ) -> None:
         self.lowering, self.tiling, self.side, self.unit = lowering, tiling, side, unit
-        self.blocks, self.units, self.extent = (
-            (tiling.row_blocks, tiling.rows, tiling.m)
-            if side == "a"
-            else (tiling.column_blocks, tiling.columns, tiling.n)
-        )
+        self.blocks, self.units, self.extent = tiling.along(side)
         self.stored, self.dtype = op.dtype_of(side), taken_dtype(op, side, lowering)
         self.fragment = fragment_of("fma", side, tiling.shape, self.dtype.bits)
         self.operand = Operand.of(op, side, lowering)
@@ -127,6 +124,6 @@ class _Fragments:
         k_inner = self.operand.k_major or self.operand.in_registers
         at = b.add(b.mul(inner, k), p) if k_inner else b.add(b.mul(p, m), inner)
         place = b.add(b.mul(block, self.fragment.registers), at)
-        found = b.cast(b.emit(Load(self.registers, (place,), in_bounds=True)).result, self.dtype)
+        found = b.cast(b.read(self.registers, place), self.dtype)
         as_stored = self.stored == tf32 and self.operand.in_registers
         return read_as_tf32(b, found) if as_stored else found

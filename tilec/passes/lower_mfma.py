@@ -34,7 +34,8 @@ from ..ir.layout import RegisterLayout, mfma
 from ..ir.layout.pairs import packed_layout
 from ..ir.ops.amd import LoadTransposed, Mfma
 from ..ir.ops.gemm import SCALED, SIDES, Gemm, Side
-from ..ir.ops.memory import Load, Store, memory_type
+from ..ir.ops.memory import memory_type
+from ..ir.ops.tile import SCALED, SIDES, Gemm, Side
 from .matrix_operands import (
     Operand,
     Tiling,
@@ -116,11 +117,7 @@ class _Fragments:
         self, op: Gemm, side: Side, lowering: Lowering, tiling: Tiling, pack: int, unit: Value
     ) -> None:
         self.lowering, self.tiling, self.pack, self.unit = lowering, tiling, pack, unit
-        self.blocks, self.units = (
-            (tiling.row_blocks, tiling.rows)
-            if side == "a"
-            else (tiling.column_blocks, tiling.columns)
-        )
+        self.blocks, self.units, _ = tiling.along(side)
         dtype = taken_dtype(op, side, lowering)
         fragment = packed_fragment(side, tiling, dtype.code_bits, pack)
         if dtype in PAIRS:
@@ -172,8 +169,8 @@ class _Fragments:
         with b.unrolled(self.blocks, "s") as block:
             first = b.mul(b.add(b.mul(block, self.units), self.unit), extent)
             row = b.add(first, b.floormod(lane, extent))
-            scale = b.emit(Load(self.stored_scales, (row, k), in_bounds=True)).result
-            b.emit(Store(scale, self.scales, (block,), in_bounds=True))
+            scale = b.read(self.stored_scales, row, k)
+            b.write(scale, self.scales, block)
 
     def load(self, step: Value) -> None:
         """Loads the fragments of all blocks, and their scales, from `step` packs of k on."""

@@ -88,11 +88,7 @@ class _Fragments:
         self, op: Gemm, side: Side, lowering: Lowering, tiling: Tiling, unit: Value
     ) -> None:
         self.lowering, self.tiling, self.side, self.unit = lowering, tiling, side, unit
-        self.blocks, self.units, self.extent = (
-            (tiling.row_blocks, tiling.rows, tiling.m)
-            if side == "a"
-            else (tiling.column_blocks, tiling.columns, tiling.n)
-        )
+        self.blocks, self.units, self.extent = tiling.along(side)
         dtype = taken_dtype(op, side, lowering)
         self.fragment = fragment_of("mma", side, tiling.shape, dtype.bits)
         self.size = self.fragment.registers

@@ -9,7 +9,7 @@ parallel %i, %j <layout = #l> {        for 0, 4, 1 (%r) <unroll = 0> {     // di
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -154,25 +154,11 @@ class _Body:
             case Yield() if op is self.nest.body.terminator:
                 return
             case Load() if op.memory in self.tiles:
-                load = b.emit(
-                    Load(
-                        self._array(op.memory),
-                        (self._offset(op.memory, op.indices),),
-                        in_bounds=True,
-                    )
-                )
-                load.result.hint = op.result.hint
-                self.lowering.rename(op.result, load.result)
+                found = b.read(*self._register(op))
+                found.hint = op.result.hint
+                self.lowering.rename(op.result, found)
             case Store() if op.memory in self.tiles:
-                value = self.lowering.value(op.value)
-                b.emit(
-                    Store(
-                        value,
-                        self._array(op.memory),
-                        (self._offset(op.memory, op.indices),),
-                        in_bounds=True,
-                    )
-                )
+                b.write(self.lowering.value(op.value), *self._register(op))
             case Atomic() if self.primary is not None and op.fetch:
                 raise LayoutConflict(
                     "TLC0409",
@@ -215,17 +201,15 @@ class _Body:
         for old, result in zip(op.results, new.results, strict=True):
             lowering.rename(old, result)
 
-    def _array(self, handle: Value) -> Value:
-        return self.lowering.registers(self.tiles[handle])
-
-    def _offset(self, handle: Value, indices: Sequence[Value]) -> Value:
-        """The register of a fragment's element: the nest's register, mapped where the fragment has
-        other dimensions.
+    def _register(self, op: Load | Store) -> tuple[Value, Value]:
+        """The registers of a fragment, and which of them is the element that `op` accesses: the nest's
+        register, mapped where the fragment has other dimensions.
         """
         assert self.nest.layout is not None
-        dims = tuple(self.indices.index(i) if i in self.indices else None for i in indices)
-        numbers = register_map(self.nest.layout, self.lowering.layout(self.tiles[handle]), dims)
-        return apply_map(self.lowering.b, self.register, numbers)
+        tile = self.tiles[op.memory]
+        dims = tuple(self.indices.index(i) if i in self.indices else None for i in op.indices)
+        numbers = register_map(self.nest.layout, self.lowering.layout(tile), dims)
+        return self.lowering.registers(tile), apply_map(self.lowering.b, self.register, numbers)
 
 
 def op_block(op: Op) -> Block:

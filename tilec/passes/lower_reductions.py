@@ -18,11 +18,9 @@ from typing import TYPE_CHECKING
 
 from ..ir.core import Value
 from ..ir.dtypes import bool_
-from ..ir.layout import ReductionPlan, RegisterLayout, SharedLayout, plan_reduction
-from ..ir.ops.memory import Alloc, Load, Store
+from ..ir.layout import ReductionPlan, RegisterLayout, plan_reduction
 from ..ir.ops.reduce import Reduce
 from ..ir.ops.thread import ShuffleXor, VectorLoad, VectorStore
-from ..ir.types import MemoryType, Space
 from .coordinates import apply_map, coordinates, primary, register_loops
 
 if TYPE_CHECKING:
@@ -56,12 +54,6 @@ class _Reducing:
     def join(self, x: Value, y: Value) -> Value:
         return self.op.join(self.b.pure, x, y)
 
-    def load(self, array: Value, register: Value) -> Value:
-        return self.b.emit(Load(array, (register,), in_bounds=True)).result
-
-    def store(self, value: Value, array: Value, register: Value) -> None:
-        self.b.emit(Store(value, array, (register,), in_bounds=True))
-
     def fold(self) -> None:
         """Every thread's own registers, in CHAINS chains where there are enough."""
         first = tuple(folded[0] for folded in self.plan.folds)
@@ -74,12 +66,12 @@ class _Reducing:
             start = apply_map(self.b, register, first)
             with self.b.unrolled(chains, hint="c") as chain:
                 home = chain if chains > 1 else register
-                self.store(self._element(start, steps, chain), parts, home)
+                self.b.write(self._element(start, steps, chain), parts, home)
             if len(steps) > chains:
                 self._fold_rest(parts, register, start, steps, chains)
             if chains > 1:
-                found = [self.load(parts, self.b.const(c)) for c in range(chains)]
-                self.store(self._tree(found), self.result, register)
+                found = [self.b.read(parts, self.b.const(c)) for c in range(chains)]
+                self.b.write(self._tree(found), self.result, register)
 
     def _fold_rest(
         self, parts: Value, register: Value, start: Value, steps: tuple[int, ...], chains: int
@@ -92,12 +84,12 @@ class _Reducing:
             home = chain if chains > 1 else register
             place = b.add(b.mul(b.add(f, 1), chains), chain)
             found = self._element(start, steps, place)
-            self.store(self.join(self.load(parts, home), found), parts, home)
+            self.b.write(self.join(self.b.read(parts, home), found), parts, home)
 
     def _element(self, start: Value, steps: tuple[int, ...], place: Value) -> Value:
         """Element `place` of those that fold into one, as it is joined."""
         register = self.b.add(start, apply_map(self.b, place, steps))
-        return self.op.element(self.b.pure, self.load(self.source, register))
+        return self.op.element(self.b.pure, self.b.read(self.source, register))
 
     def _tree(self, found: list[Value]) -> Value:
         while len(found) > 1:
@@ -108,14 +100,15 @@ class _Reducing:
     def exchange(self, mask: int) -> None:
         """Joins every register with that of the lane across."""
         with register_loops(self.b, self.layout) as register:
-            mine = self.load(self.result, register)
+            mine = self.b.read(self.result, register)
             other = self.b.emit(ShuffleXor(mine, mask=mask)).result
-            self.store(self.join(mine, other), self.result, register)
+            self.b.write(self.join(mine, other), self.result, register)
 
     def through_shared(self) -> None:
         """The parts of all groups to shared memory, side by side; then every thread joins them."""
         b, lowering, groups = self.b, self.lowering, self.plan.groups
-        memory = self._exchange_buffer()
+        name = f"{self.op.source.hint or 'tile'}_parts"
+        memory = lowering.exchange_buffer(self.op.dtype, self.plan.partial.shape, name)
         if lowering.loops:
             lowering.barrier()  # the last round's reads are over
         writer = primary(b, self.plan.partial, lowering.thread())
@@ -132,12 +125,5 @@ class _Reducing:
             with b.unrolled(groups // width, hint="g") as g:
                 start = b.mul(g, width)
                 b.emit(VectorLoad(gathered, start, memory, (*place, start), (), count=width))
-            found = [self.load(gathered, b.const(g)) for g in range(groups)]
-            self.store(self._tree(found), self.result, register)
-
-    def _exchange_buffer(self) -> Value:
-        shape = self.plan.partial.shape
-        type_ = MemoryType(self.op.dtype, shape, Space.SHARED, SharedLayout.row_major(shape))
-        memory = self.b.emit(Alloc(type=type_, managed=True)).result
-        memory.hint = f"{self.op.source.hint or 'tile'}_parts"
-        return memory
+            found = [self.b.read(gathered, b.const(g)) for g in range(groups)]
+            self.b.write(self._tree(found), self.result, register)

@@ -19,11 +19,10 @@ from typing import TYPE_CHECKING
 
 from ..ir.core import Value
 from ..ir.dtypes import bool_
-from ..ir.layout import ScanStep, SharedLayout, plan_scan
-from ..ir.ops.memory import Alloc, Load, Store
+from ..ir.layout import ScanStep, plan_scan
+from ..ir.ops.memory import Load, Store
 from ..ir.ops.reduce import Scan
 from ..ir.ops.thread import Shuffle
-from ..ir.types import MemoryType, Space
 from .coordinates import apply_map, coordinates, primary
 
 if TYPE_CHECKING:
@@ -57,12 +56,6 @@ class _Scanning:
         self.count = lowering.layout(op.source).registers
         self.totals = lowering.scratch(op.dtype, self.count, "totals")
 
-    def load(self, array: Value, register: Value) -> Value:
-        return self.b.emit(Load(array, (register,), in_bounds=True)).result
-
-    def store(self, value: Value, array: Value, register: Value) -> None:
-        self.b.emit(Store(value, array, (register,), in_bounds=True))
-
     def join(self, before: Value, x: Value) -> Value:
         return self.op.join(self.b.pure, before, x)
 
@@ -70,9 +63,9 @@ class _Scanning:
         """Every element is a block."""
         source = self.lowering.registers(self.op.source)
         with self.b.unrolled(self.count, hint="r") as register:
-            found = self.op.element(self.b.pure, self.load(source, register))
-            self.store(found, self.result, register)
-            self.store(found, self.totals, register)
+            found = self.op.element(self.b.pure, self.b.read(source, register))
+            self.b.write(found, self.result, register)
+            self.b.write(found, self.totals, register)
 
     @contextmanager
     def _each(self, numbers: tuple[int, ...], hint: str) -> Iterator[Value]:
@@ -83,11 +76,11 @@ class _Scanning:
         """Joins `before` to all elements of a block, in threads where it applies."""
         with self._each(step.inside, "e") as element:
             place = self.b.add(block, element)
-            x = self.load(self.result, place)
+            x = self.b.read(self.result, place)
             joined = self.join(before, x)
             if applies is not None:
                 joined = self.b.select(applies, joined, x)
-            self.store(joined, self.result, place)
+            self.b.write(joined, self.result, place)
 
     def registers(self, step: ScanStep) -> None:
         """Blocks of one thread, one after the other; the total of all goes to the first's place."""
@@ -98,11 +91,11 @@ class _Scanning:
             home = b.add(base, first)
             with b.unrolled(step.extent - 1, hint="d") as digit:
                 block = b.add(home, b.mul(b.add(digit, 1), stride))
-                before = self.load(self.totals, home)
+                before = self.b.read(self.totals, home)
                 self._prepend(step, block, before, None)
-                self.store(self.join(before, self.load(self.totals, block)), self.totals, home)
+                self.b.write(self.join(before, self.b.read(self.totals, block)), self.totals, home)
             if first:
-                self.store(self.load(self.totals, home), self.totals, base)
+                self.b.write(self.b.read(self.totals, home), self.totals, base)
 
     def lanes(self, step: ScanStep, last: bool) -> None:
         """Blocks of the lanes of a warp; the last step needs no totals."""
@@ -112,7 +105,7 @@ class _Scanning:
             digit = b.sub(step.extent - 1, digit)
         sign = 1 if self.op.reverse else -1
         with self._each(step.blocks, "r") as base:
-            x = self.load(self.totals, base)
+            x = self.b.read(self.totals, base)
             distance = 1
             while distance < step.extent:
                 other, applies = self._from(x, lane, digit, sign * step.stride, distance)
@@ -122,7 +115,7 @@ class _Scanning:
             self._prepend(step, base, before, applies)
             if not last:
                 ahead = b.mul(b.sub(step.extent - 1, digit), -sign * step.stride)
-                self.store(b.emit(Shuffle(x, b.add(lane, ahead))).result, self.totals, base)
+                self.b.write(b.emit(Shuffle(x, b.add(lane, ahead))).result, self.totals, base)
 
     def _from(
         self, x: Value, lane: Value, digit: Value, stride: int, distance: int
@@ -136,14 +129,15 @@ class _Scanning:
     def threads(self, step: ScanStep) -> None:
         """Blocks of other warps: their totals through shared memory."""
         b, thread = self.b, self.lowering.thread()
-        memory = self._exchange_buffer(step)
+        name = f"{self.op.source.hint or 'tile'}_totals"
+        memory = self.lowering.exchange_buffer(self.op.dtype, step.partial.shape, name)
         if self.lowering.loops:
             self.lowering.barrier()  # the last round's reads are over
         writer = primary(b, step.partial, thread)
         writes = b.const(True, bool_) if writer is None else writer
         with b.when(writes), b.unrolled(len(step.blocks), hint="r") as number:
             place = coordinates(b, step.partial, thread, number)
-            total = self.load(self.totals, apply_map(b, number, step.blocks))
+            total = self.b.read(self.totals, apply_map(b, number, step.blocks))
             b.emit(Store(total, memory, place))
         self.lowering.barrier()
         with b.unrolled(len(step.blocks), hint="r") as number:
@@ -153,7 +147,7 @@ class _Scanning:
             base = apply_map(b, number, step.blocks)
             before, total = self._joined(memory, tuple(around), digit, step.extent)
             self._prepend(step, base, before, b.compare("gt", digit, 0))
-            self.store(total, self.totals, base)
+            self.b.write(total, self.totals, base)
 
     def _joined(
         self, memory: Value, place: tuple[Value, ...], digit: Value, extent: int
@@ -167,10 +161,3 @@ class _Scanning:
             total = self.join(total, x)
             before = b.select(b.compare("gt", digit, n), total, before)
         return before, total
-
-    def _exchange_buffer(self, step: ScanStep) -> Value:
-        shape = step.partial.shape
-        type_ = MemoryType(self.op.dtype, shape, Space.SHARED, SharedLayout.row_major(shape))
-        memory = self.b.emit(Alloc(type=type_, managed=True)).result
-        memory.hint = f"{self.op.source.hint or 'tile'}_totals"
-        return memory

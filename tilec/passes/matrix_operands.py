@@ -20,7 +20,7 @@ from ..ir.dtypes import DType, f32, i32, tf32, u32
 from ..ir.layout import RegisterLayout, SharedLayout, WgmmaOperand, wgmma_operand
 from ..ir.ops.arith import Reinterpret
 from ..ir.ops.gemm import SIDES, Gemm, Matrix, Side
-from ..ir.ops.memory import Load, Store, memory_type
+from ..ir.ops.memory import memory_type
 from ..ir.ops.thread import ConvertRegisters, FillRegisters, VectorLoad
 from ..ir.types import InflightType, TileType
 from .coordinates import coordinates, register_loops, shifted
@@ -88,6 +88,12 @@ class Tiling:
         if self.columns == 1:
             return row, b.const(0)
         return row, b.floormod(unit, self.columns) if self.rows > 1 else unit
+
+    def along(self, side: Side) -> tuple[int, int, int]:
+        """Of the rows of A, or the columns of B: blocks of a unit, units, and extent of a block."""
+        if side == "a":
+            return self.row_blocks, self.rows, self.m
+        return self.column_blocks, self.columns, self.n
 
     @property
     def accumulators(self) -> int:
@@ -276,9 +282,9 @@ def _convert(lowering: Lowering, to: Value, place: Value, registers: Value, coun
         b.emit(ConvertRegisters(to, place, registers, b.const(0), count=count))
         return
     with b.unrolled(count, "e") as element:
-        x = b.emit(Load(registers, (element,), in_bounds=True)).result
+        x = b.read(registers, element)
         index = b.add(place, element)
-        b.emit(Store(read_as_tf32(b, b.cast(x, f32)), to, (index,), in_bounds=True))
+        b.write(read_as_tf32(b, b.cast(x, f32)), to, index)
 
 
 def read_as_tf32(b: Builder, x: Value) -> Value:

@@ -182,7 +182,7 @@ class VectorAccess:
             b.emit(VectorAtomic(memory, at, registers, place, predicate_of(p), count=width))
 
         def element(at: tuple[Value, ...], step: Value, p: Value | None) -> None:
-            value = b.emit(Load(registers, (b.add(offset, step),), in_bounds=True)).result
+            value = b.read(registers, b.add(offset, step))
             b.emit(Atomic(value, memory, at, predicate_of(p), kind="add", in_bounds=True))
 
         self._runs(memory, indices, run, width, predicate, vector, element)
@@ -275,13 +275,13 @@ class VectorAccess:
     ) -> None:
         b = self.b
         element = Load(memory, at, predicate_of(p), safe_value=safe, in_bounds=True)
-        b.emit(Store(b.emit(element).result, registers, (offset,), in_bounds=True))
+        b.write(b.emit(element).result, registers, offset)
 
     def _store_element(
         self, memory: Value, at: tuple[Value, ...], registers: Value, offset: Value, p: Value | None
     ) -> None:
         b = self.b
-        element = b.emit(Load(registers, (offset,), in_bounds=True)).result
+        element = b.read(registers, offset)
         b.emit(Store(element, memory, at, predicate_of(p), in_bounds=True))
 
     def buffer(self, memory: Value) -> Value | None:
