@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
 
 import tilec
 import tilec.language as T
 from tests.kernels.legs import compile_texts, every_leg
-from tilec.errors import LanguageError
+from tests.language.refusals import refused
 
 
 @tilec.kernel
@@ -118,13 +116,6 @@ def test_compilers_take_them() -> None:
     for kernel in (turned, counted):
         compile_texts(kernel)
     assert "atomic_add_global<4>(C" in compile_texts(added)["cuda:sm_90a"]
-
-
-def refused(function: Any) -> str:
-    with pytest.raises(LanguageError) as caught:
-        tilec.kernel(function).lower_to_ir()
-    assert caught.value.loc.known
-    return caught.value.message
 
 
 def test_what_is_refused() -> None:

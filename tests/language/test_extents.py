@@ -10,7 +10,8 @@ import pytest
 import tilec
 import tilec.language as T
 from tests.kernels.legs import compile_texts, every_leg
-from tilec.errors import ArgumentError, LanguageError
+from tests.language.refusals import refused
+from tilec.errors import ArgumentError
 from tilec.language.extents import Computed, parse_extent
 from tilec.runtime.driver import lower
 
@@ -131,13 +132,6 @@ def test_the_body_computes_them_too(n: int) -> None:
     for leg, (_, b, c) in every_leg(in_the_body, a, *unset):
         assert np.array_equal(b.reshape(-1), a[: n // 2 * 2]), leg
         assert np.array_equal(c, a[n - n % 2 :]), leg
-
-
-def refused(function: Any) -> str:
-    with pytest.raises(LanguageError) as caught:
-        tilec.kernel(function).lower_to_ir()
-    assert caught.value.loc.known
-    return caught.value.message
 
 
 def test_what_is_refused() -> None:

@@ -9,6 +9,7 @@ import pytest
 
 import tilec
 import tilec.language as T
+from tests.language.refusals import refused
 from tilec.errors import LanguageError
 from tilec.language.reshape import _groups
 from tilec.runtime.driver import lower
@@ -191,13 +192,6 @@ def test_groups() -> None:
     assert found((4, 6), (2, 3, 4)) == [([0, 1], [0, 1, 2])]
     assert found((1, 8, 1), (8,)) == [([0, 1, 2], [0])]
     assert found((8,), (1, 8, 1)) == [([0], [0, 1]), ([], [2])]
-
-
-def refused(function: Any) -> str:
-    with pytest.raises(LanguageError) as caught:
-        tilec.kernel(function).lower_to_ir()
-    assert caught.value.loc.known
-    return caught.value.message
 
 
 def test_what_is_refused() -> None:

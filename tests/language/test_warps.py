@@ -10,7 +10,8 @@ import pytest
 import tilec
 import tilec.language as T
 from tests.kernels.legs import compile_texts, every_leg
-from tilec.errors import ExecutionError, LanguageError
+from tests.language.refusals import refused
+from tilec.errors import ExecutionError
 
 
 @tilec.kernel
@@ -102,13 +103,6 @@ def test_a_vote_of_a_part_of_a_warp_is_refused() -> None:
         parted(np.zeros(32, np.uint64))
     with pytest.raises(ExecutionError, match="uninitialised"):
         unwritten(np.zeros(32, np.uint64))
-
-
-def refused(function: Any) -> str:
-    with pytest.raises(LanguageError) as caught:
-        tilec.kernel(function).lower_to_ir()
-    assert caught.value.loc.known
-    return caught.value.message
 
 
 def test_what_is_refused() -> None:

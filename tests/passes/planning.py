@@ -5,7 +5,7 @@ pipeline, what is found in them, and whether they still mean the same.
 from __future__ import annotations
 
 import linecache
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -37,7 +37,7 @@ class Planned:
     facts: Facts
 
     def all(self, kind: type[OpT]) -> list[OpT]:
-        return list(found(self.program, kind))
+        return found(self.program, kind)
 
     def one(self, kind: type[OpT]) -> OpT:
         (op,) = self.all(kind)
@@ -57,8 +57,9 @@ class Planned:
         return remark
 
 
-def found(program: Program, kind: type[OpT]) -> Iterator[OpT]:
-    return (op for op in walk(program.body) if isinstance(op, kind))
+def found(program: Program, kind: type[OpT]) -> list[OpT]:
+    """The ops of a class, in order."""
+    return [op for op in walk(program.body) if isinstance(op, kind)]
 
 
 def specialised(kernel: Any, **constants: Any) -> Program:

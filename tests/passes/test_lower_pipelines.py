@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.passes import planned_kernels as kernels
-from tests.passes.planning import specialised
+from tests.passes.planning import found, specialised
 from tilec.ir.core import Op, Program, constant_of, walk
 from tilec.ir.dtypes import mbarrier
 from tilec.ir.ops.control import For, If, Launch, Role
@@ -45,12 +45,8 @@ def lowered(kernel: Any, target: str, after: str = "lower_pipelines", **constant
     return run_pipeline(specialised(kernel, **constants), context, after=after)
 
 
-def ops(program: Program, kind: type[Any]) -> list[Any]:
-    return [op for op in walk(program.body) if isinstance(op, kind)]
-
-
 def loop_over_k(program: Program) -> For:
-    return next(op for op in ops(program, For) if op.body.params[0].hint == "k")
+    return next(op for op in found(program, For) if op.body.params[0].hint == "k")
 
 
 def names(block: tuple[Op, ...], wanted: tuple[type[Op], ...]) -> list[str]:
@@ -68,7 +64,7 @@ def test_no_plan_is_left(kernel: Any, target: str) -> None:
 @pytest.mark.parametrize("depth", [2, 3, 4])
 def test_cp_async_has_a_prologue_of_one_group_a_step(depth: int) -> None:
     program = lowered(kernels.gemm_nt, "cuda:sm_80", stages=depth)
-    launch = ops(program, Launch)[0]
+    launch = found(program, Launch)[0]
     steady = loop_over_k(program)
     before = launch.body.ops[: launch.body.ops.index(steady)]
     kinds = (Copy, CpAsyncCommit, CpAsyncWait, Barrier)
@@ -76,7 +72,7 @@ def test_cp_async_has_a_prologue_of_one_group_a_step(depth: int) -> None:
     assert names(steady.body.ops, kinds) == [
         "cp_async_wait", "barrier", "copy", "copy", "cp_async_commit",
     ]  # fmt: skip
-    assert [op.pending for op in ops(program, CpAsyncWait)] == [depth - 2]
+    assert [op.pending for op in found(program, CpAsyncWait)] == [depth - 2]
     # a group is committed whether or not its iteration exists, so that counts stay what they are
     assert all(isinstance(op, CpAsyncCommit) or not names((op,), (CpAsyncCommit,)) for op in before)
 
@@ -92,8 +88,8 @@ def test_registers_are_carried_over_the_barrier() -> None:
 
 def test_roles_talk_by_mbarriers() -> None:
     program = lowered(kernels.gemm_nt, "cuda:sm_90a", stages=3)
-    full, empty = ops(program, MbarrierInit)
-    consumer, producer = ops(program, Role)
+    full, empty = found(program, MbarrierInit)
+    consumer, producer = found(program, Role)
     assert (full.count, empty.count) == (1, 1)  # one thread feeds TMA; one arrival a warpgroup
     (expect,) = [op for op in producer.walk() if isinstance(op, MbarrierExpect)]
     assert expect.size == 2 * 64 * 32 * 2  # the bytes of both tiles, f16
@@ -115,10 +111,10 @@ def test_roles_talk_by_mbarriers() -> None:
 def test_a_bundle_counts_the_warps_that_make_it() -> None:
     """Threads fill D_s in the role that reads it: barriers and a fence, no mbarrier of its own."""
     program = lowered(kernels.made_by_threads, "cuda:sm_90a")
-    assert len(ops(program, MbarrierInit)) == 2
-    assert [op.count for op in ops(program, MbarrierInit)] == [1, 4]  # read by four warps
-    assert ops(program, FenceProxyAsync)
-    consumer = ops(program, Role)[0]
+    assert len(found(program, MbarrierInit)) == 2
+    assert [op.count for op in found(program, MbarrierInit)] == [1, 4]  # read by four warps
+    assert found(program, FenceProxyAsync)
+    consumer = found(program, Role)[0]
     meets = [op for op in consumer.walk() if isinstance(op, Barrier)]
     assert meets and all((op.barrier, op.threads) == (1, 128) for op in meets)
 
@@ -127,9 +123,9 @@ def test_a_bundle_counts_the_warps_that_make_it() -> None:
 def test_buffers_lie_apart_and_aligned(target: str) -> None:
     for kernel in (kernels.gemm_nt, kernels.made_by_threads, kernels.address_from_shared):
         program = lowered(kernel, target, after="plan_shared")
-        (launch,) = ops(program, Launch)
+        (launch,) = found(program, Launch)
         places = []
-        for alloc in ops(program, Alloc):
+        for alloc in found(program, Alloc):
             if alloc.type.space is not Space.SHARED or "stage" in alloc.result.hint:
                 continue  # a result on its way out lies where operands did
             (extent,) = alloc.type.shape

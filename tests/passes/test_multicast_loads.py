@@ -294,7 +294,7 @@ def test_the_name_of_tilelang_means_the_same() -> None:
         with T.ClusterKernel(T.ceildiv(A.shape[0], 128), cluster_dims=(2,), threads=128) as bx:
             A[bx * 128 + T.get_thread_binding()] = 0.0
 
-    launch = next(found(specialised(tilec.kernel(kernel)), Launch))
+    (launch,) = found(specialised(tilec.kernel(kernel)), Launch)
     assert launch.cluster == (2, 1, 1) and "T.ClusterKernel" in line_of(launch.loc)
 
 

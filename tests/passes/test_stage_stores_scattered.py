@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from tests.interpreter.programs import Sketch, run, tensor
-from tilec.ir.core import Op, Program, walk
+from tests.passes.planning import found
+from tilec.ir.core import Program, walk
 from tilec.ir.dtypes import DType, f16, f32
 from tilec.ir.layout import RegisterLayout, blocked, mfma, mma_m16n8
 from tilec.ir.ops import builtin_registry
@@ -66,15 +67,11 @@ def staged(
     return program, remarks
 
 
-def ops_of(program: Program, kind: type[Op]) -> list[Op]:
-    return [op for op in walk(program.body) if isinstance(op, kind)]
-
-
 @pytest.mark.parametrize("room", [65536, 16384, 4096])
 def test_every_element_is_stored(room: int) -> None:
     program, remarks = staged(MMA, room=room)
-    assert not remarks and len(ops_of(program, Copy)) == 2  # slabs of 64 columns
-    assert len(ops_of(program, Alloc)) == 1 + min(2, room // (32 * 128))
+    assert not remarks and len(found(program, Copy)) == 2  # slabs of 64 columns
+    assert len(found(program, Alloc)) == 1 + min(2, room // (32 * 128))
     a = np.random.default_rng(room).standard_normal((32, 128)).astype(np.float16)
     c = np.full_like(a, np.nan)
     run(program, A=a, C=c)
@@ -84,8 +81,8 @@ def test_every_element_is_stored(room: int) -> None:
 def test_warps_side_by_side_store_slabs_of_rows() -> None:
     layout = MFMA.repeat((1, 4), "thread").repeat((4, 1), "register")  # 128 x 128
     program, remarks = staged(layout)
-    assert not remarks and len(ops_of(program, Copy)) == 2
-    stages = [op for op in ops_of(program, Alloc) if "stage" in op.results[0].hint]
+    assert not remarks and len(found(program, Copy)) == 2
+    stages = [op for op in found(program, Alloc) if "stage" in op.results[0].hint]
     assert [op.type.shape for op in stages if isinstance(op, Alloc)] == [(64, 128)] * 2
     a = np.random.default_rng(1).standard_normal((128, 128)).astype(np.float16)
     c = np.full_like(a, np.nan)
@@ -107,7 +104,7 @@ def test_all_slabs_that_have_room_are_written_before_the_first_is_copied() -> No
 )
 def test_without_a_buffer_past_its_use_the_store_is_direct(options: dict[str, int]) -> None:
     program, remarks = staged(MMA, **options)  # type: ignore[arg-type]
-    assert len(ops_of(program, StoreTile)) == 1 and not ops_of(program, Copy)
+    assert len(found(program, StoreTile)) == 1 and not found(program, Copy)
     assert [r.code for r in remarks] == ["TLC0425"]
     assert "no buffer of 4096 bytes is past its use" in remarks[0].message
 
@@ -115,13 +112,13 @@ def test_without_a_buffer_past_its_use_the_store_is_direct(options: dict[str, in
 def test_a_store_that_is_not_scattered_is_left_alone() -> None:
     for layout, dtype in ((MMA, f32), (blocked((32, 128), 64, 8), f16)):
         program, remarks = staged(layout, dtype)
-        assert not ops_of(program, Copy) and not remarks
+        assert not found(program, Copy) and not remarks
 
 
 def test_the_buffers_are_shared_and_unmanaged() -> None:
     """Their barriers are place_barriers', their places plan_shared's."""
     program, _ = staged(MMA)
-    stages = [op for op in ops_of(program, Alloc) if "stage" in op.results[0].hint]
+    stages = [op for op in found(program, Alloc) if "stage" in op.results[0].hint]
     assert len(stages) == 2
     for op in stages:
         assert isinstance(op, Alloc) and not op.managed and op.type.space is Space.SHARED

@@ -44,7 +44,7 @@ from .context import PassContext, Remark
 from .dependence import is_global, is_shared, touched, writes
 from .spread_copies import holds, unrolled_trips
 
-WORD = 4  # bytes: shorter reads take as long
+LEAST_READ = 4  # bytes: shorter reads take as long
 READ_CYCLES = 32  # of the LDS for a read of 16 bytes a lane by four waves, at 128 bytes a cycle
 LEAST_CYCLES = 128  # of products between barriers: fewer would not pay for meeting (not measured)
 
@@ -307,4 +307,4 @@ def _is_product(op: Op) -> int:
 
 def _read_cycles(op: Op) -> int:
     size = _read_bytes(op)
-    return READ_CYCLES * max(size, WORD) // 16 if size else 0
+    return READ_CYCLES * max(size, LEAST_READ) // 16 if size else 0

@@ -18,7 +18,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..ir.clone import clone_block
-from ..ir.core import Block, Op, Program, at, walk
+from ..ir.core import Block, Op, Program, at, walk, with_results
 from ..ir.ops.control import For, If, Launch, Role, Simt, While, Yield, map_launches
 from ..ir.ops.memory import Alloc
 from ..ir.ops.nvidia import WARPGROUP
@@ -119,6 +119,4 @@ def _without_tiles(op: Op) -> Op:
         if kind == "region":
             block: Block = getattr(op, name)
             changes[name] = Block(tuple(p for p in block.params if not is_tile(p)), block.ops)
-    new = op.replace(**changes)
-    object.__setattr__(new, "results", kept)
-    return new
+    return with_results(op.replace(**changes), kept)

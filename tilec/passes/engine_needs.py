@@ -20,7 +20,7 @@ from .context import PassContext
 from .matrix_operands import descriptors_of
 from .role_registers import wgmma_registers
 from .value_ranges import ValueRanges
-from .variants import WORD, accumulator_type, gemm_shape, is_converted, variants_of
+from .variants import REGISTER_BITS, accumulator_type, gemm_shape, is_converted, variants_of
 from .vector_access import is_aligned, rows_of
 
 BOX = 256  # most elements of a TMA box along one dimension
@@ -47,7 +47,7 @@ def gemm_refusal(
     m, n, k = gemm_shape(gemm)
     if not variants_of(gemm, "wgmma", threads, target):
         return f"wgmma cannot split {m} x {n} x {k} over {threads // WARPGROUP} warpgroups"
-    held = m * n * accumulator_type(gemm).dtype.bits // (WORD * threads)
+    held = m * n * accumulator_type(gemm).dtype.bits // (REGISTER_BITS * threads)
     if held > registers - BESIDE:
         return (
             f"a tile of {m} x {n} needs {held} accumulators a thread, and {threads} threads have "

@@ -27,7 +27,8 @@ from ..ir.ops.nvidia import MakeDescriptor, TensorMap, TmaLoad, TmaStore
 from ..ir.types import MemoryType, Space
 from .context import PassContext
 from .coordinates import add_up, extent_value
-from .index_builder import Form, IndexBuilder
+from .index_builder import IndexBuilder
+from .linear_forms import Linear
 from .rebuilder import Rebuilder
 from .vector_access import is_below
 
@@ -234,14 +235,14 @@ class _Flattening(Rebuilder):
         periods = form.where(swizzle.period, divides=True)
         rest = form.where(swizzle.period, divides=False)
         whole = form.constant // swizzle.period * swizzle.period
-        inside = Form(rest.terms, form.constant - whole)
+        inside = Linear(rest.terms, form.constant - whole)
         mixed = self._swizzled(inside, swizzle)
-        return b.add(b.build(Form(periods.terms, whole)), mixed)
+        return b.add(b.build(Linear(periods.terms, whole)), mixed)
 
-    def _swizzled(self, form: Form, swizzle: Swizzle) -> Value:
+    def _swizzled(self, form: Linear, swizzle: Swizzle) -> Value:
         b = self.b
-        fixed = Form(tuple(t for t in form.terms if not self._is_unrolled(t[0])), 0)
-        moving = Form(tuple(t for t in form.terms if self._is_unrolled(t[0])), form.constant)
+        fixed = Linear(tuple(t for t in form.terms if not self._is_unrolled(t[0])), 0)
+        moving = Linear(tuple(t for t in form.terms if self._is_unrolled(t[0])), form.constant)
         if (
             not fixed.terms
             or (not moving.terms and not moving.constant)
@@ -266,7 +267,7 @@ class _Flattening(Rebuilder):
         moved = b.bit_and(b.shift_right(offset, swizzle.shift), swizzle.mask)
         return b.bit_xor(offset, moved)
 
-    def _disjoint(self, form: Form) -> bool:
+    def _disjoint(self, form: Linear) -> bool:
         """Whether no two terms have a bit in common, so that their sum is their exclusive or."""
         taken = form.constant
         if taken < 0:

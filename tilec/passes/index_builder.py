@@ -13,7 +13,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 from ..ir.build import Builder, Number, OpT
 from ..ir.core import Op, Value, constant_of
@@ -22,36 +21,9 @@ from ..ir.ops import arith
 from ..ir.ops.control import For, HardwareBlock, Launch, Role, Symbol, ThreadId, WarpUniform
 from ..ir.ops.memory import Load, Store
 from ..ir.types import ScalarType
+from .linear_forms import Linear, division_of, remainder_of
 from .ranges import NO_PROMISES, SYMBOL_LIMIT, Range, bounds_of
 from .value_ranges import binary_range
-
-
-@dataclass(frozen=True)
-class Form:
-    """sum(factor * value) + constant, without repeated values or factors of 0."""
-
-    terms: tuple[tuple[Value, int], ...] = ()
-    constant: int = 0
-
-    def plus(self, other: Form, factor: int = 1) -> Form:
-        """self + factor * other."""
-        factors = dict(self.terms)
-        for value, count in other.terms:
-            factors[value] = factors.get(value, 0) + factor * count
-        kept = tuple((value, count) for value, count in factors.items() if count)
-        return Form(kept, self.constant + factor * other.constant)
-
-    def where(self, divisor: int, *, divides: bool) -> Form:
-        """The terms whose factors `divisor` divides (or does not), without the constant."""
-        return Form(tuple(term for term in self.terms if (term[1] % divisor == 0) == divides))
-
-    def over(self, divisor: int) -> Form:
-        """The form divided by a divisor of all its numbers."""
-        return Form(tuple((v, n // divisor) for v, n in self.terms), self.constant // divisor)
-
-    def factor_of(self, value: Value) -> int:
-        """How often `value` itself is counted."""
-        return dict(self.terms).get(value, 0)
 
 
 class IndexBuilder(Builder):
@@ -168,13 +140,6 @@ class IndexBuilder(Builder):
                 return binary_range(op, self.range_of(op.x), y)
         return None
 
-    def form_range(self, form: Form) -> Range:
-        """A range that holds what a form gives."""
-        total = Range.exactly(form.constant)
-        for value, factor in form.terms:
-            total = total.add(self.range_of(value).mul(Range.exactly(factor)))
-        return total
-
     def is_multiple(self, value: Value, divisor: int) -> bool:
         """Whether `value` is known to be a multiple of `divisor`."""
         form = self.form(value)
@@ -183,11 +148,11 @@ class IndexBuilder(Builder):
 
     # Forms ----------------------------------------------------------------------------------------
 
-    def form(self, value: Value) -> Form:
+    def form(self, value: Value) -> Linear:
         """`value` as a sum, seen through additions and multiplications by constants."""
         number = constant_of(value)
         if number is not None:
-            return Form((), int(number))
+            return Linear((), int(number))
         match self.definitions.get(value):
             case arith.Add(x=x, y=y):
                 return self.form(x).plus(self.form(y))
@@ -197,14 +162,14 @@ class IndexBuilder(Builder):
                 for a, b in ((x, y), (y, x)):
                     factor = constant_of(b)
                     if factor is not None:
-                        return Form().plus(self.form(a), int(factor))
+                        return self.form(a).times(int(factor))
             case arith.ShiftLeft(x=x, y=y):
                 amount = constant_of(y)
                 if amount is not None:
-                    return Form().plus(self.form(x), 1 << int(amount))
-        return Form(((value, 1),))
+                    return self.form(x).times(1 << int(amount))
+        return Linear(((value, 1),))
 
-    def build(self, form: Form) -> Value:
+    def build(self, form: Linear) -> Value:
         """The value of a form."""
         total: Value | None = None
         for value, factor in form.terms:
@@ -226,8 +191,8 @@ class IndexBuilder(Builder):
         divisor = self._divisor(x, y)
         if divisor is None or not isinstance(x, Value):
             return super().floordiv(x, y)
-        whole, rest = self._parts(x, divisor)
-        if self.form_range(rest).inside(0, divisor - 1):
+        whole, rest = self.form(x).split(divisor)
+        if rest.range(self.range_of).inside(0, divisor - 1):
             return self.build(whole)
         for unit, upper, _ in self._units(rest, divisor):
             return self.add(self.build(whole), self.floordiv(self.build(upper), divisor // unit))
@@ -242,8 +207,8 @@ class IndexBuilder(Builder):
         divisor = self._divisor(x, y)
         if divisor is None or not isinstance(x, Value):
             return super().floormod(x, y)
-        whole, rest = self._parts(x, divisor)
-        if self.form_range(rest).inside(0, divisor - 1):
+        whole, rest = self.form(x).split(divisor)
+        if rest.range(self.range_of).inside(0, divisor - 1):
             return self.build(rest)
         for unit, upper, lower in self._units(rest, divisor):
             high = self.floormod(self.build(upper), divisor // unit)
@@ -258,55 +223,25 @@ class IndexBuilder(Builder):
         number = y if isinstance(y, int) else constant_of(y)
         if number is None or number <= 1 or not isinstance(x, Value) or x.type != ScalarType(i32):
             return None
-        return int(number) if self.form_range(self.form(x)).inside(*bounds_of(i32)) else None
+        return int(number) if self.form(x).range(self.range_of).inside(*bounds_of(i32)) else None
 
     def as_division(self, value: Value) -> tuple[Value, int] | None:
-        """(x, n) where `value` is floor(x / n) of a positive number, spelled as a division or a
-        shift.
-        """
-        op = self.definitions.get(value)
-        number = constant_of(op.y) if isinstance(op, arith.Binary) else None
-        match op:
-            case arith.FloorDiv() if number is not None and number > 0:
-                return op.x, int(number)
-            case arith.TruncDiv() if number is not None and number > 0 <= self.range_of(op.x).low:
-                return op.x, int(number)
-            case arith.ShiftRight() if number is not None and 0 <= number < 31:
-                return op.x, 1 << int(number)
-        return None
+        """(x, n) where `value` is floor(x / n), n a positive constant."""
+        return division_of(self.definitions.get(value), self.range_of)
 
     def as_modulo(self, value: Value) -> tuple[Value, int] | None:
-        """(x, n) where `value` is x modulo a positive number, spelled as a remainder or a mask."""
-        op = self.definitions.get(value)
-        number = constant_of(op.y) if isinstance(op, arith.Binary) else None
-        match op:
-            case arith.FloorMod() if number is not None and number > 0:
-                return op.x, int(number)
-            case arith.TruncMod() if number is not None and number > 0 <= self.range_of(op.x).low:
-                return op.x, int(number)
-            case arith.BitAnd() if number is not None and number > 0 == int(number) & (
-                int(number) + 1
-            ):
-                return op.x, int(number) + 1
-        return None
+        """(x, n) where `value` is x modulo n, n a positive constant."""
+        return remainder_of(self.definitions.get(value), self.range_of)
 
-    def _parts(self, x: Value, divisor: int) -> tuple[Form, Form]:
-        """x = whole * divisor + rest, whatever can be told from the factors taken to the whole."""
-        form = self.form(x)
-        whole = form.where(divisor, divides=True).over(divisor)
-        rest = form.where(divisor, divides=False)
-        number, left = divmod(form.constant, divisor)
-        return Form(whole.terms, number), Form(rest.terms, left)
-
-    def _units(self, rest: Form, divisor: int) -> Iterator[tuple[int, Form, Form]]:
+    def _units(self, rest: Linear, divisor: int) -> Iterator[tuple[int, Linear, Linear]]:
         """Ways to see rest = unit * upper + lower, 0 <= lower < unit, with a unit that divides the
         divisor.
         """
         units = {math.gcd(factor, divisor) for _, factor in rest.terms} - {1, divisor}
         for unit in sorted(units, reverse=True):
-            lower = Form(rest.where(unit, divides=False).terms, rest.constant % unit)
-            if self.form_range(lower).inside(0, unit - 1):
-                upper = Form(rest.where(unit, divides=True).terms, rest.constant - lower.constant)
+            lower = Linear(rest.where(unit, divides=False).terms, rest.constant % unit)
+            if lower.range(self.range_of).inside(0, unit - 1):
+                upper = Linear(rest.where(unit, divides=True).terms, rest.constant - lower.constant)
                 yield unit, upper.over(unit), lower
 
     # Structure ------------------------------------------------------------------------------------

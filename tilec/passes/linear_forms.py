@@ -1,18 +1,19 @@
-"""Integers as sums: what an index is a combination of, where none of its steps can wrap."""
+"""Integers as sums of multiples, and divisions by constants however they are spelled."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ..ir.core import Constant, Op, Value
+from ..ir.core import Constant, Op, Value, constant_of
 from ..ir.dtypes import bool_
 from ..ir.ops import arith
 from ..ir.types import ScalarType
 from .ranges import Range, bounds_of
-from .value_ranges import Scope
+from .value_ranges import RangeOf, Scope
 
 MAX_TERMS = 16
+_BOOL = ScalarType(bool_)
 
 
 @dataclass(frozen=True)
@@ -42,12 +43,52 @@ class Linear:
         quotient, remainder = divmod(self.constant, divisor)
         return Linear(whole, quotient), Linear(rest, remainder)
 
-    def range(self, scope: Scope) -> Range:
-        """The range of the sum at a point."""
+    def where(self, divisor: int, *, divides: bool) -> Linear:
+        """The terms whose coefficients `divisor` divides (or does not), without the constant."""
+        return Linear(tuple(term for term in self.terms if (term[1] % divisor == 0) == divides))
+
+    def over(self, divisor: int) -> Linear:
+        """The sum divided by a divisor of all its numbers."""
+        return Linear(tuple((v, c // divisor) for v, c in self.terms), self.constant // divisor)
+
+    def factor_of(self, value: Value) -> int:
+        """How often `value` itself is counted."""
+        return dict(self.terms).get(value, 0)
+
+    def range(self, of: RangeOf) -> Range:
+        """The range of the sum, where `of` tells that of a value."""
         total = Range.exactly(self.constant)
         for value, coefficient in self.terms:
-            total = total.add(scope.of(value).mul(Range.exactly(coefficient)))
+            total = total.add(of(value).mul(Range.exactly(coefficient)))
         return total
+
+
+def division_of(op: Op | None, of: RangeOf) -> tuple[Value, int] | None:
+    """(x, c) where an op is floor(x / c), c a positive constant: a division or a shift."""
+    divisor = constant_of(op.y) if isinstance(op, arith.Binary) else None
+    match op:
+        case arith.FloorDiv() if divisor is not None and divisor > 0:
+            return op.x, int(divisor)
+        case arith.TruncDiv() if divisor is not None and divisor > 0 <= of(op.x).low:
+            return op.x, int(divisor)
+        case arith.ShiftRight() if divisor is not None and 0 <= divisor < 31:
+            return op.x, 1 << int(divisor)
+    return None
+
+
+def remainder_of(op: Op | None, of: RangeOf) -> tuple[Value, int] | None:
+    """(x, c) where an op is x modulo c, c a positive constant: a remainder or a mask."""
+    number = constant_of(op.y) if isinstance(op, arith.Binary) else None
+    if number is None or number < 1:
+        return None
+    match op:
+        case arith.FloorMod():
+            return op.x, int(number)
+        case arith.TruncMod() if of(op.x).low >= 0:
+            return op.x, int(number)
+        case arith.BitAnd() if int(number) & (int(number) + 1) == 0 and op.x.type != _BOOL:
+            return op.x, int(number) + 1
+    return None
 
 
 class Forms:
@@ -108,36 +149,8 @@ class Forms:
 
     def division(self, value: Value) -> tuple[Value, int] | None:
         """(x, c) where a value is floor(x / c), c a positive constant."""
-        op = self._scope.defined_by.get(value)
-        if not isinstance(op, (arith.FloorDiv, arith.TruncDiv, arith.ShiftRight)):
-            return None
-        divisor = self._constant(op.y)
-        if divisor is None or divisor < 0:
-            return None
-        if isinstance(op, arith.ShiftRight):
-            return (op.x, 1 << divisor) if divisor < 32 else None
-        if divisor == 0 or (isinstance(op, arith.TruncDiv) and self._scope.of(op.x).low < 0):
-            return None
-        return op.x, divisor
+        return division_of(self._scope.defined_by.get(value), self._scope.of)
 
     def remainder(self, value: Value) -> tuple[Value, int] | None:
         """(x, c) where a value is x modulo c, c a positive constant."""
-        op = self._scope.defined_by.get(value)
-        if not isinstance(op, (arith.FloorMod, arith.TruncMod, arith.BitAnd)):
-            return None
-        number = self._constant(op.y)
-        if number is None or number < 1:
-            return None
-        if isinstance(op, arith.BitAnd):
-            mask = number & (number + 1) == 0 and op.x.type != _BOOL
-            return (op.x, number + 1) if mask else None
-        if isinstance(op, arith.TruncMod) and self._scope.of(op.x).low < 0:
-            return None
-        return op.x, number
-
-    def _constant(self, value: Value) -> int | None:
-        integer = isinstance(value, Constant) and isinstance(value.value, int)
-        return int(value.value) if integer and isinstance(value, Constant) else None
-
-
-_BOOL = ScalarType(bool_)
+        return remainder_of(self._scope.defined_by.get(value), self._scope.of)

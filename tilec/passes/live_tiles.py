@@ -22,7 +22,7 @@ from ..ir.types import MemoryType
 from ..target import Target
 from .coalesce import outer_tiles, tied_pairs, tiles_used
 from .dependence import is_tile, tile_type
-from .variants import WORD, gemm_shape, multiplied_dtype, unit_threads, variants_of
+from .variants import REGISTER_BITS, gemm_shape, multiplied_dtype, unit_threads, variants_of
 
 VECTOR_COPIES = 4  # of a row's element: lanes that share a row of an accumulator each have one
 
@@ -83,7 +83,7 @@ class _Count:
         type_ = tile_type(value)
         copies = VECTOR_COPIES if len(type_.shape) == 1 else 1
         elements = -(-math.prod(type_.shape) * copies // self.threads)
-        return -(-elements * type_.dtype.bits // WORD)
+        return -(-elements * type_.dtype.bits // REGISTER_BITS)
 
 
 def _made_in(block: Block) -> Iterable[Value]:
@@ -103,4 +103,4 @@ def _fragments(gemm: Gemm, threads: int, target: Target) -> int:
     m, n, _ = gemm_shape(gemm)
     sides = ((gemm.a, m // rows), (gemm.b, n // columns))
     elements = sum(extent * step for side, extent in sides if isinstance(side.type, MemoryType))
-    return -(-elements * dtype.bits // (WORD * unit_threads(family, target)))
+    return -(-elements * dtype.bits // (REGISTER_BITS * unit_threads(family, target)))

@@ -2,7 +2,7 @@
 
 Needs: promoted fragments, lifted copies. Leaves: every pipelined loop as `pipeline` (or as a serial
 `for`, with a remark that names why), its shared buffers as channels at the top of the launch. Leads
-are 0: assign_roles chooses them.
+are 0: schedule_stages chooses them.
 
     for %lo, %n, 1, [%z]                       %ca = channel : channel<4> shared f16[128, 64]
         <kind = "pipelined", stages = 4>       pipeline %lo, %n, [%z] (%k, %acc) {
@@ -25,7 +25,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from ..ir.clone import Renaming, clone_op
-from ..ir.core import Block, Op, Program, Value, at, constant_of, walk
+from ..ir.core import Block, Op, Program, Value, at, constant_of, walk, with_results
 from ..ir.ops.control import For, Launch, Yield, map_launches
 from ..ir.ops.gemm import Gemm
 from ..ir.ops.memory import Alloc, memory_type
@@ -288,8 +288,7 @@ def _rebuild(plan: _Plan) -> Pipeline:
         pipeline = Pipeline(loop.start, loop.stop, loop.inits, Block(loop.body.params, tuple(ops)))
     for old, new in zip(loop.results, pipeline.results, strict=True):
         new.hint = old.hint
-    object.__setattr__(pipeline, "results", loop.results)
-    return pipeline
+    return with_results(pipeline, loop.results)  # type: ignore[return-value]
 
 
 def _used_beyond(plan: _Plan) -> set[Value]:

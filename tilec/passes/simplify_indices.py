@@ -192,14 +192,14 @@ class _Simplifier:
 
     def _range(self, form: Linear) -> Range:
         """The range of a form, and what its indices' bounds say of it."""
-        found = form.range(self._scope)
+        found = form.range(self._scope.of)
         low, high = -self._most(form.times(-1)), self._most(form)
         return found.clipped(low, high) if low <= high else found
 
     def _most(self, form: Linear) -> int:
         """An upper bound of a form. An index i < n // c of a loop or grid is at most n // c - 1: so
         c * i is at most n - c, whatever n is."""
-        found = form.range(self._scope).high
+        found = form.range(self._scope.of).high
         for value, coefficient in form.terms:
             for bound in self._scope.above(value) if coefficient > 0 else ():
                 division = self._forms.division(bound)
@@ -207,7 +207,7 @@ class _Simplifier:
                     form = form.plus(Linear(((value, coefficient),), coefficient), -1)
                     form = form.plus(self._forms.of(division[0]), coefficient // division[1])
                     break
-        return min(found, self._joined(form).range(self._scope).high)
+        return min(found, self._joined(form).range(self._scope.of).high)
 
     def _joined(self, form: Linear) -> Linear:
         """The form with one value for all those of a symbol."""
@@ -264,7 +264,7 @@ class _Simplifier:
         if inner is not None and inner[1] * divisor <= bounds_of(type_.dtype)[1]:
             return self._quotient(inner[0], inner[1] * divisor)
         whole, rest = self._forms.of(x).split(divisor)
-        small = rest.range(self._scope)
+        small = rest.range(self._scope.of)
         if small.inside(0, divisor - 1):
             built = self._built(whole, type_)
             if built is not None:
@@ -310,7 +310,7 @@ class _Simplifier:
         if inner is not None and inner[1] % divisor == 0:
             return self._remainder(inner[0], divisor)
         whole, rest = self._forms.of(x).split(divisor)
-        if rest.range(self._scope).inside(0, divisor - 1):
+        if rest.range(self._scope.of).inside(0, divisor - 1):
             built = self._built(rest, type_)
             if built is not None:
                 return built
@@ -354,7 +354,7 @@ class _Simplifier:
         for step in (*(Linear((term,)) for term in terms), Linear((), form.constant)):
             partial = partial.plus(step)
             for sum_ in (step, partial):
-                if not sum_.range(self._scope).inside(low, high):
+                if not sum_.range(self._scope.of).inside(low, high):
                     return None
         if any(not low <= abs(c) <= high for _, c in terms):
             return None

@@ -19,7 +19,8 @@ from ..ir.core import Block, Level, Op, Program, Value, at
 from ..ir.ops.control import Launch, map_launches
 from ..ir.ops.nvidia import LdMatrix
 from .context import PassContext
-from .index_builder import Form, IndexBuilder
+from .index_builder import IndexBuilder
+from .linear_forms import Linear
 from .uniformity import differing
 
 
@@ -47,7 +48,7 @@ def _block(block: Block, b: IndexBuilder, differ: set[Value]) -> Block:
 def _split(op: LdMatrix, b: IndexBuilder, differ: set[Value]) -> Op:
     (index,) = op.indices
     form = b.form(index)
-    lane = Form(tuple(term for term in form.terms if term[0] in differ))
+    lane = Linear(tuple(term for term in form.terms if term[0] in differ))
     rest = form.plus(lane, -1)
     if op.lane or not lane.terms or not rest.terms:
         return op

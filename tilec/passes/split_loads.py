@@ -30,10 +30,9 @@ from .context import PassContext, Remark
 from .dependence import is_statement, slice_of
 from .live_tiles import live_registers
 from .variants import ADDRESS_REGISTERS
-from .vector_access import is_aligned, is_below
+from .vector_access import FACT_BYTES, is_aligned, is_below
 
-WORD = 4  # bytes of a register
-FACT_BYTES = 16  # of the widest access
+REGISTER_BYTES = 4
 ADDRESS = 2  # registers of one of 64 bits
 
 
@@ -93,8 +92,8 @@ def _registers(copy: Copy, launch: Launch, context: PassContext) -> int:
     size, inner = type_.dtype.bytes, type_.shape[-1]
     words = _words(copy, launch)
     whole = type_.unit_stride and (not isinstance(inner, int) or inner * size % FACT_BYTES == 0)
-    if size < WORD and whole and is_aligned(copy.source, FACT_BYTES, context):
-        words = -(-words * size // WORD)
+    if size < REGISTER_BYTES and whole and is_aligned(copy.source, FACT_BYTES, context):
+        words = -(-words * size // REGISTER_BYTES)
     return words if is_below(copy.source, context) else words + _addresses(copy, launch)
 
 
@@ -105,7 +104,7 @@ def _most_registers(copy: Copy, launch: Launch) -> int:
 def _words(copy: Copy, launch: Launch) -> int:
     """Registers of elements that are loaded one by one: they are packed only once they are there."""
     elements = -(-math.prod(copy.shape) // launch.threads)
-    return elements * -(-memory_type(copy.source).dtype.bytes // WORD)
+    return elements * -(-memory_type(copy.source).dtype.bytes // REGISTER_BYTES)
 
 
 def _addresses(copy: Copy, launch: Launch) -> int:

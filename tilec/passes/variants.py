@@ -40,7 +40,7 @@ Variant = tuple[str, int, int, int, int, int] | tuple[str, int, int, int, int, i
 
 SWAPPED = "swapped"
 ADDRESS_REGISTERS = 48  # what a thread needs beside accumulators and fragments
-WORD = 32  # bits of a register
+REGISTER_BITS = 32
 MOST_ARRANGEMENTS = 8  # of threads that are offered to the choice of layouts
 CONVERTED = {
     **dict.fromkeys(("e4m3", "e5m2", "e4m3fnuz", "e5m2fnuz", "e2m3", "e3m2"), ("f16",)),
@@ -218,8 +218,8 @@ def _by_threads(gemm: Gemm, threads: int, target: Target) -> list[tuple[Variant,
             down, across = tile_m // rows, tile_n // columns
             m = math.gcd(down, vector) if gemm.transpose_a else 1
             n = 1 if gemm.transpose_b else math.gcd(across, vector)
-            held = -(-down * across * total.bits // WORD) + ADDRESS_REGISTERS
-            fragment = (down + across) * -(-wide.bits // WORD)
+            held = -(-down * across * total.bits // REGISTER_BITS) + ADDRESS_REGISTERS
+            fragment = (down + across) * -(-wide.bits // REGISTER_BITS)
             k = math.gcd(tile_k, vector)
             while k > 1 and held + k * fragment > limit * 3 // 4:
                 k //= 2

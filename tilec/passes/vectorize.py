@@ -28,7 +28,8 @@ from ..ir.types import MemoryType, Space
 from .affine import depends
 from .context import PassContext, Remark
 from .coordinates import both, guard, predicate_of
-from .index_builder import Form, IndexBuilder
+from .index_builder import IndexBuilder
+from .linear_forms import Linear
 from .rebuilder import Rebuilder
 from .vector_access import VectorAccess
 
@@ -67,7 +68,7 @@ class _Walk:
     """An access of a vectorised loop that goes `step` elements further in every iteration."""
 
     op: ElementAccess
-    forms: tuple[Form, ...]  # its indices at the loop's first iteration
+    forms: tuple[Linear, ...]  # its indices at the loop's first iteration
     step: int
 
     def follows(self, other: _Walk, by: int) -> bool:
@@ -313,7 +314,7 @@ class _Vectorizer(Rebuilder):
         *outer, step = (f.factor_of(index) for f in forms)
         if any(outer) or step < 1:
             return []
-        rests = [Form(tuple(t for t in f.terms if t[0] is not index), f.constant) for f in forms]
+        rests = [Linear(tuple(t for t in f.terms if t[0] is not index), f.constant) for f in forms]
         definitions = {value: op for op in made for value in op.results}
         atoms = [value for form in rests for value, _ in form.terms]
         if any(depends(value, frozenset(inside), definitions) for value in atoms):
