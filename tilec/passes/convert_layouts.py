@@ -148,7 +148,7 @@ def _through_shared(op: ConvertLayout, lowering: Lowering) -> None:
     )
     pad = BANK_SHIFT_BYTES * 8 // tile.dtype.bits
     own = f"{name}_exchange" if op.tile.hint else "exchange"
-    memory = lowering.exchange_buffer(tile.dtype, tile.shape, own, pad)
+    memory = b.exchange_buffer(tile.dtype, tile.shape, own, pad)
     lowering.barrier()  # the last round's reads are over
     source = lowering.layout(op.tile)
     first = primary(b, source, lowering.thread())

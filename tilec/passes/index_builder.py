@@ -16,11 +16,12 @@ from contextlib import contextmanager
 
 from ..ir.build import Builder, Number, OpT
 from ..ir.core import Op, Value, constant_of
-from ..ir.dtypes import i32
+from ..ir.dtypes import DType, i32
+from ..ir.layout import SharedLayout
 from ..ir.ops import arith
 from ..ir.ops.control import For, HardwareBlock, Launch, Role, Symbol, ThreadId, WarpUniform
-from ..ir.ops.memory import Load, Store
-from ..ir.types import ScalarType
+from ..ir.ops.memory import Alloc, Load, Store
+from ..ir.types import MemoryType, ScalarType, Space
 from .linear_forms import Linear, division_of, remainder_of
 from .ranges import NO_PROMISES, SYMBOL_LIMIT, Range, bounds_of
 from .value_ranges import binary_range
@@ -177,7 +178,7 @@ class IndexBuilder(Builder):
             total = part if total is None else self.add(total, part)
         return self.const(form.constant) if total is None else self.add(total, form.constant)
 
-    # Division -------------------------------------------------------------------------------------
+    # Memory ---------------------------------------------------------------------------------------
 
     def read(self, array: Value, *place: Value) -> Value:
         """An element of an array, which has it."""
@@ -186,6 +187,17 @@ class IndexBuilder(Builder):
     def write(self, value: Value, array: Value, *place: Value) -> None:
         """Stores an element of an array, which has it."""
         self.emit(Store(value, array, place, in_bounds=True))
+
+    def exchange_buffer(
+        self, dtype: DType, shape: tuple[int, ...], hint: str, pad: int = 0
+    ) -> Value:
+        """New shared memory: row-major, `pad` elements between rows."""
+        type_ = MemoryType(dtype, shape, Space.SHARED, SharedLayout.row_major(shape, pad=pad))
+        memory = self.emit(Alloc(type=type_, managed=True)).result
+        memory.hint = hint
+        return memory
+
+    # Division -------------------------------------------------------------------------------------
 
     def floordiv(self, x: Number, y: Number) -> Value:
         divisor = self._divisor(x, y)

@@ -108,7 +108,7 @@ class _Reducing:
         """The parts of all groups to shared memory, side by side; then every thread joins them."""
         b, lowering, groups = self.b, self.lowering, self.plan.groups
         name = f"{self.op.source.hint or 'tile'}_parts"
-        memory = lowering.exchange_buffer(self.op.dtype, self.plan.partial.shape, name)
+        memory = b.exchange_buffer(self.op.dtype, self.plan.partial.shape, name)
         if lowering.loops:
             lowering.barrier()  # the last round's reads are over
         writer = primary(b, self.plan.partial, lowering.thread())

@@ -130,7 +130,7 @@ class _Scanning:
         """Blocks of other warps: their totals through shared memory."""
         b, thread = self.b, self.lowering.thread()
         name = f"{self.op.source.hint or 'tile'}_totals"
-        memory = self.lowering.exchange_buffer(self.op.dtype, step.partial.shape, name)
+        memory = b.exchange_buffer(self.op.dtype, step.partial.shape, name)
         if self.lowering.loops:
             self.lowering.barrier()  # the last round's reads are over
         writer = primary(b, step.partial, thread)

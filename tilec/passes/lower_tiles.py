@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from ..errors import LayoutConflict, OutOfResources, TargetUnsupported
 from ..ir.core import Block, Level, Op, Program, Value, at, constant_of, walk
 from ..ir.dtypes import DType
-from ..ir.layout import RegisterLayout, SharedLayout
+from ..ir.layout import RegisterLayout
 from ..ir.ops.arith import Elementwise
 from ..ir.ops.control import (
     For,
@@ -290,15 +290,6 @@ class Lowering:
         array = self.b.emit(Alloc(type=MemoryType(dtype, (count,), Space.LOCAL))).result
         array.hint = hint
         return array
-
-    def exchange_buffer(
-        self, dtype: DType, shape: tuple[int, ...], hint: str, pad: int = 0
-    ) -> Value:
-        """New shared memory of the role, allocated here: row-major, `pad` elements between rows."""
-        type_ = MemoryType(dtype, shape, Space.SHARED, SharedLayout.row_major(shape, pad=pad))
-        memory = self.b.emit(Alloc(type=type_, managed=True)).result
-        memory.hint = hint
-        return memory
 
     def at_top(self, make: Callable[[], Value]) -> Value:
         """What `make` builds, put at the start of the role, where all of it sees it."""
