@@ -45,3 +45,33 @@ def test_extents_of_a_start_address(tile: tuple[int, ...], region: Any) -> None:
     expected = np.zeros((5, 8, 9), np.float32)
     expected[region] = 1
     np.testing.assert_array_equal(copied(expected.shape, (1, 2, 3), tile), expected)
+
+
+def past_the_end(dtype: str, safe: float) -> Any:
+    @tilec.kernel
+    def reads(
+        A: T.Tensor(("N", 64), dtype), B: T.Tensor((64, 64), dtype), C: T.Tensor((64, 64), dtype)
+    ):
+        with T.Kernel(1, threads=128):
+            T.annotate_safe_value({A: safe})
+            S = T.alloc_shared((64, 64), dtype)
+            T.copy(A[0, 0], S)
+            T.copy(S, B)
+            for i, j in T.Parallel(64, 64):
+                C[i, j] = A[i, j]
+
+    return reads
+
+
+@pytest.mark.emulator
+@pytest.mark.parametrize(
+    "device", ["interpreter", "emulator:cuda:sm_80", "emulator:cuda:sm_90a", "emulator:hip:gfx942"]
+)
+def test_safe_values_keep_their_bits(device: str) -> None:
+    """Also a zero that is not the machine's own, and an integer that no float is."""
+    for dtype, safe in (("float16", -0.0), ("int64", 2**63 - 1)):
+        a = np.ones((60, 64), dtype)
+        b, c = np.zeros((2, 64, 64), dtype)
+        past_the_end(dtype, safe)(a, b, c, device=device)
+        expected = np.concatenate([a, np.full((4, 64), safe, dtype)])
+        assert b.tobytes() == c.tobytes() == expected.tobytes()

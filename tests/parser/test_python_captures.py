@@ -192,6 +192,22 @@ def test_a_number_of_another_type_is_another_number(monkeypatch: pytest.MonkeyPa
     assert result(kernel) == 5
 
 
+def test_a_zero_of_another_sign_is_another_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = [0.0]
+
+    @tilec.kernel
+    def put(A: T.Tensor((3,), "float32"), zero: float = 0.0):
+        with T.Kernel(1, threads=32):
+            A[0], A[1], A[2] = FACTOR, table[0], zero
+
+    for zero in (0.0, -0.0, 0.0):
+        monkeypatch.setitem(globals(), "FACTOR", zero)
+        table[0] = zero
+        found = np.ones(3, np.float32)
+        put(found, zero=zero, device="interpreter")
+        assert not found.any() and (np.signbit(found) == np.signbit(zero)).all()
+
+
 def test_what_is_equal_or_not_read_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(globals(), "FACTOR", 10**6)
     kernel = times(lambda x: x * FACTOR)

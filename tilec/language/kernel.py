@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from types import FrameType, FunctionType
 from typing import Any
 
+import numpy as np
+
 from ..errors import ArgumentError, LanguageError, Loc
 from ..ir.core import Program
 from ..ir.dtypes import PAIRS
@@ -293,6 +295,8 @@ def _freeze(name: str, value: Any) -> object:
         return (type(value), *(_freeze(name, part) for part in value))
     if isinstance(value, dict):
         return (dict, *((key, _freeze(name, part)) for key, part in value.items()))
+    if isinstance(value, float | complex | np.inexact):
+        return (type(value), repr(value))  # 0.0 equals -0.0, and is not the same
     try:
         hash(value)
     except TypeError as error:

@@ -117,8 +117,9 @@ def annotate_safe_value(values: Mapping[Buffer, Any]) -> None:
                     f"the safe value of {buffer.label} is {value!r}",
                     hint="give a number, T.infinity or T.min_value, or a sum of such",
                 )
-            known = number_value(number, buffer.type.dtype)
-            launch.safe_values[buffer.handle()] = float(known.value)
+            known = number_value(number, buffer.type.dtype).value
+            rounds = isinstance(known, int) and float(known) != known  # large, of 64 bits
+            launch.safe_values[buffer.handle()] = known if rounds else float(known)
 
 
 def annotate_layout(layouts: Mapping[Buffer, Any]) -> None:

@@ -59,6 +59,11 @@ class Frontend(Protocol):
         """What the code of a kernel reads from outside, once it is traced."""
 
 
+def is_alike(a: Any, b: Any) -> bool:
+    """Whether a plain value is as good as another: of one type, equal, and of one sign if it is 0."""
+    return type(a) is type(b) and bool(a == b) and (a != 0 or repr(a) == repr(b))
+
+
 def as_they_are(bindings: tuple[Binding, ...]) -> tuple[Binding, ...] | None:
     """`bindings` itself where they are what they were; with the objects of now, where some are
     equal numbers or strings; None where something changed."""
@@ -71,7 +76,7 @@ def as_they_are(bindings: tuple[Binding, ...]) -> tuple[Binding, ...] | None:
             return None
         if now is not value:
             same = False
-            if not (isinstance(value, _PLAIN) and type(now) is type(value) and now == value):
+            if not (isinstance(value, _PLAIN) and is_alike(now, value)):
                 return None
         found.append((look_up, key, now))
     return bindings if same else tuple(found)

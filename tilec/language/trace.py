@@ -37,7 +37,7 @@ class LaunchState:
 
     thread_shape: tuple[int, ...]  # extents, the first dimension fastest
     bindings: dict[str, Any] = field(default_factory=dict)
-    safe_values: dict[Value, float] = field(default_factory=dict)  # by global tensor
+    safe_values: dict[Value, float | int] = field(default_factory=dict)  # by global tensor
     panel: int = 0
     order: str = "row"
     persistent: bool = True
@@ -178,7 +178,7 @@ class Trace:
             )
         return self.launch
 
-    def safe_value(self, memory: Value) -> float:
+    def safe_value(self, memory: Value) -> float | int:
         """What an element outside of a global tensor reads as."""
         return self.launch.safe_values.get(memory, 0.0) if self.launch is not None else 0.0
 

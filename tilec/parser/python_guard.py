@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..language.places import is_internal_type
+from ..language.staging import is_alike
 
 _LIMIT = 100_000  # objects looked at; beyond it a kernel's Python data is not followed
 _LONGEST = 4096  # elements of a container that is looked into
@@ -79,8 +80,7 @@ def _attributes(x: Any) -> list[Any] | None:
 
 def same_contents(a: list[Any], b: list[Any]) -> bool:
     return len(a) == len(b) and all(
-        x is y or (isinstance(x, _PLAIN) and type(x) is type(y) and x == y)
-        for x, y in zip(a, b, strict=True)
+        x is y or (isinstance(x, _PLAIN) and is_alike(x, y)) for x, y in zip(a, b, strict=True)
     )
 
 

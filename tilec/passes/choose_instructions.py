@@ -54,7 +54,7 @@ from .variants import (
     takes,
     variants_of,
 )
-from .vector_access import is_aligned, is_below, is_whole
+from .vector_access import is_aligned, is_below, is_whole, is_zeros
 
 MATRIX_ROW = 128  # bits of a matrix's row for ldmatrix
 LANE = 64  # bits of consecutive k that a lane of MFMA holds
@@ -257,7 +257,7 @@ def _by_threads(
     if (
         (target.async_copy or (by_buffer and _by_buffer(copy, stage, threads, ranges)))
         and source.dtype == destination.dtype
-        and copy.safe_value == 0
+        and is_zeros(copy.safe_value)
         and copy.source_dims[-1] == len(source.shape) - 1
         and inner % ASYNC_BYTES == 0
         and source.unit_stride

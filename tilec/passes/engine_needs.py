@@ -21,7 +21,7 @@ from .matrix_operands import descriptors_of
 from .role_registers import wgmma_registers
 from .value_ranges import ValueRanges
 from .variants import REGISTER_BITS, accumulator_type, gemm_shape, is_converted, variants_of
-from .vector_access import is_aligned, rows_of
+from .vector_access import is_aligned, is_zeros, rows_of
 
 BOX = 256  # most elements of a TMA box along one dimension
 BESIDE = 32  # registers of a consumer beside its accumulator, at least
@@ -96,7 +96,7 @@ def tma_refusal(
         buffer = memory_type(op.destination if tensor is op.source else op.source)
         if buffer.dtype != type_.dtype:
             return f"the copy of {name} converts {type_.dtype} to {buffer.dtype}"
-        if op.safe_value != 0:
+        if not is_zeros(op.safe_value):
             return f"{name} has a safe value other than 0"
         if op.shape != buffer.shape:
             return f"the copy of {name} fills a part of its buffer"

@@ -36,6 +36,7 @@ from .coordinates import (
     truth_of,
 )
 from .protocols import buffer_copies
+from .vector_access import is_zeros
 
 if TYPE_CHECKING:
     from .lower_tiles import Lowering
@@ -177,7 +178,7 @@ def _cp_async_width(op: Copy, lowering: Lowering) -> int:
         lowering.context.target.async_copy
         and source.dtype == destination.dtype
         and (source.space, destination.space) == (Space.GLOBAL, Space.SHARED)
-        and op.safe_value == 0
+        and is_zeros(op.safe_value)
     )
     if not fits:
         return 0

@@ -235,7 +235,7 @@ class VectorAccess:
         safe: float,
     ) -> None:
         b, buffer = self.b, self.buffer(memory)
-        if p is not None and (safe != 0 or memory_type(memory).space is Space.SHARED):
+        if p is not None and (not is_zeros(safe) or memory_type(memory).space is Space.SHARED):
             # Predicated accesses give zeros, and those of shared memory have no predicate.
             value = b.const(safe, memory_type(memory).dtype)
             b.emit(FillRegisters(registers, offset, value, count=width))
@@ -319,6 +319,11 @@ class VectorAccess:
 
 _Access = Callable[[tuple[Value, ...], Value, "Value | None"], None]
 """Emits the access at the given indices, for the registers `step` further, under a condition."""
+
+
+def is_zeros(number: float) -> bool:
+    """Whether all bits of a safe value are zero, as the machine's own is: those of -0.0 are not."""
+    return number == 0 and math.copysign(1, number) > 0
 
 
 def is_aligned(memory: Value, size: int, context: PassContext) -> bool:

@@ -63,7 +63,7 @@ class Load(Op, name="load"):
     memory: Value = operand()
     indices: tuple[Value, ...] = operands()
     predicate: tuple[Value, ...] = operands(default=())
-    safe_value: float = attribute(default=0.0)
+    safe_value: float | int = attribute(default=0.0)
     in_bounds: bool = attribute(default=False)
 
     def infer(self) -> tuple[Type, ...]:

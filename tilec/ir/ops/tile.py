@@ -51,7 +51,7 @@ class Copy(Op, name="copy", level=Level.TILE):
     shape: tuple[int, ...] = attribute(default=())
     source_dims: tuple[int, ...] = attribute(default=())
     destination_dims: tuple[int, ...] = attribute(default=())
-    safe_value: float = attribute(default=0.0)
+    safe_value: float | int = attribute(default=0.0)
     instruction: str = attribute(default="")
     multicast: tuple[int, ...] = attribute(default=())
 
@@ -90,7 +90,7 @@ class LoadTile(Op, name="load_tile", level=Level.TILE):
     predicate: tuple[Value, ...] = operands(default=())
     shape: tuple[int, ...] = attribute(default=())
     dims: tuple[int, ...] = attribute(default=())
-    safe_value: float = attribute(default=0.0)
+    safe_value: float | int = attribute(default=0.0)
     layout: RegisterLayout | None = attribute(default=None)
     within: tuple[int, ...] = attribute(default=())
 
