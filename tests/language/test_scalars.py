@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import ml_dtypes
@@ -137,3 +138,33 @@ def test_operands_that_have_no_meaning(use: Any, code: str, words: str, hint: st
     with pytest.raises(LanguageError, match=words) as caught:
         program.lower(target="cuda:sm_80")
     assert caught.value.code == code and hint in caught.value.hint
+
+
+@tilec.kernel
+def cut(
+    A: T.Tensor(("N",), "int32"), B: T.Tensor(("N",), "int32"),
+    quotients: T.Tensor(("N",), "int32"), rests: T.Tensor(("N",), "int32"),
+):  # fmt: skip
+    with T.Kernel(1, threads=32):
+        for i in T.serial(A.shape[0]):
+            quotients[i] = T.truncdiv(A[i], B[i])
+            rests[i] = T.truncmod(A[i], B[i])
+
+
+@pytest.mark.emulator
+@pytest.mark.parametrize("device", ["interpreter", "emulator:cuda:sm_80"])
+def test_quotients_without_their_fraction(device: str) -> None:
+    least = -(2**31)
+    pairs = [(x, y) for x in (least, least + 1, -7, 0, 7, 2**31 - 1) for y in (least, -3, 1, 2, 3)]
+    a, b = np.array(pairs, np.int32).T.copy()
+    quotients, rests = np.zeros((2, len(pairs)), np.int32)
+    cut(a, b, quotients, rests, device=device)
+    for x, y, quotient, rest in zip(a.tolist(), b.tolist(), quotients, rests, strict=True):
+        assert rest == math.fmod(x, y) and quotient * y + rest == x, (x, y)
+        assert (T.truncdiv(x, y), T.truncmod(x, y)) == (quotient, rest)
+
+
+def test_numbers_that_are_known_are_as_those_of_a_kernel() -> None:
+    for x, y in ((1.0, math.nan), (math.nan, 1.0)):
+        assert T.min(x, y) == T.max(x, y) == 1.0, "a NaN gives way"
+    assert math.copysign(1, T.abs(-0.0)) == 1

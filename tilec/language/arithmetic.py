@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -138,14 +139,14 @@ def _scalars(what: str, result: Any) -> Any:
 def min(x: Any, y: Any) -> Any:  # the name that users know
     """The smaller of two scalars; a NaN gives way to a number."""
     if _numbers(x, y):
-        return x if x <= y else y
+        return x if x <= y or y != y else y
     return _scalars("T.min", binary(arith.Min, x, y))
 
 
 def max(x: Any, y: Any) -> Any:  # the name that users know
     """The larger of two scalars; a NaN gives way to a number."""
     if _numbers(x, y):
-        return x if x >= y else y
+        return x if x >= y or y != y else y
     return _scalars("T.max", binary(arith.Max, x, y))
 
 
@@ -171,7 +172,7 @@ def narrowed(value: Value) -> Value:
 def abs(x: Any) -> Any:  # the name that users know
     """The absolute value."""
     if _numbers(x):
-        return x if x >= 0 else -x
+        return operator.abs(x)
     return unary(arith.Abs, x)
 
 

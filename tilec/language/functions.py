@@ -161,14 +161,17 @@ def _operand(what: str, x: Any) -> Expr:
 
 def truncdiv(x: Any, y: Any) -> Any:
     """x / y of integers without the fraction, as C has it."""
-    quotient = abs(x) // abs(y)
-    return if_then_else((x < 0) != (y < 0), -quotient, quotient)
+    return if_then_else(_is_cut_up(x, y), x // y + 1, x // y)
 
 
 def truncmod(x: Any, y: Any) -> Any:
     """What truncdiv leaves: it has the sign of x."""
-    rest = abs(x) % abs(y)
-    return if_then_else(x < 0, -rest, rest)
+    return if_then_else(_is_cut_up(x, y), x % y - y, x % y)
+
+
+def _is_cut_up(x: Any, y: Any) -> Any:
+    """Whether x / y is below zero, and no integer: then its floor is one below it without the fraction."""
+    return ((x < 0) != (y < 0)) & (x % y != 0)
 
 
 def align_up(x: Any, multiple: Any) -> Any:
