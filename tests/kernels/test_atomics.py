@@ -210,6 +210,38 @@ def test_reads_come_after_all_atomics() -> None:
         assert (y == 3 * a.sum()).all(), device
 
 
+@tilec.kernel
+def mixed(Y: T.Tensor((4,), "int32"), Z: T.Tensor(("N", 64), "float32"), x: T.int32):
+    """Atomics of several kinds, and plain accesses, change the same elements in turn."""
+    with T.Kernel(1, threads=128):
+        S = T.alloc_shared((1,), "int32")
+        F = T.alloc_fragment((64, 64), "float32")
+        T.clear(S)
+        for _ in T.Parallel(128):
+            T.atomic_add(S[0], 1)
+        for _ in T.Parallel(128):
+            T.atomic_max(S[0], 100)
+        Y[0] = S[0]
+        for _ in T.Parallel(128):
+            T.atomic_add(Y[1], 1)
+        for _ in T.Parallel(128):
+            T.atomic_max(Y[1], 100)
+        for _ in T.Parallel(128):
+            T.atomic_add(Y[2], 1)
+        Y[3] = Y[2]
+        T.fill(F, 1.0)
+        T.atomic_add(Z[x : x + 64, 0:64], F)
+        for i in T.Parallel(64):
+            Z[x + i, 3] = 7
+
+
+def test_atomics_are_in_order_with_those_of_other_kinds_and_with_plain_accesses() -> None:
+    z = np.zeros((100, 64), np.float32)
+    for device, (y, found, _) in every_leg(mixed, np.zeros(4, np.int32), z, 3):
+        assert y.tolist() == [128, 128, 128, 128], device
+        assert (found[3:67, 3] == 7).all() and found.sum() == 64 * 63 + 64 * 7, device
+
+
 # Refusals
 # -------------------------------------------------------------------------------------------------
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import cache
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -156,3 +159,34 @@ def test_shared_memory_is_not_found_where_it_is_not(device: str, part: int) -> N
         with pytest.raises(TilecError) as caught:
             picked(x, np.zeros(32, np.float32), k, m, part=part, device=device)
         assert caught.value.code in ("TLC0741", "TLC0780")
+
+
+@cache
+def make_unsigned(dtype: str) -> Any:
+    @tilec.kernel
+    def unsigned(
+        A: T.Tensor(("N", 4), "float16"), Y: T.Tensor((4, 4), "float16"), x: getattr(T, dtype)
+    ):
+        """Rows x and x + 1, by elements and by a region."""
+        with T.Kernel(1, threads=32):
+            F = T.alloc_fragment((2, 4), "float16")
+            for i in T.Parallel(4):
+                Y[0, i] = A[x, i]
+                Y[1, i] = A[x + 1, i]
+            T.copy(A[x : x + 2, :], F)
+            T.copy(F, Y[2, 0])
+
+    return unsigned
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize(
+    ("dtype", "x"),
+    [("uint32", 3), ("uint32", 2**32 - 8), ("uint64", 3), ("uint64", 2**32 + 3), ("uint8", 3)],
+)
+def test_unsigned_indices(device: str, dtype: str, x: int) -> None:
+    """None that 32 bits with a sign do not hold is taken for another one."""
+    a, y = np.arange(1, 33, dtype=np.float16).reshape(8, 4), np.ones((4, 4), np.float16)
+    make_unsigned(dtype)(a, y, x, device=device)
+    rows = a[x : x + 2] if x < 8 else np.zeros((2, 4))
+    assert np.array_equal(y, np.concatenate([rows, rows]))

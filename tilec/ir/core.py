@@ -81,13 +81,13 @@ class Effect:
     """What an op does to memory: `memory` is the operand touched (None: all memory of the block).
 
     `proxy` is "generic" for a thread's own loads and stores, "async" for engines (TMA, wgmma
-    reading shared memory). `atomic` effects need no order between themselves.
+    reading shared memory). `atomic` effects of one kind need no order between themselves.
     """
 
     access: Access
     memory: Value | None = None
     proxy: str = "generic"
-    atomic: bool = False
+    atomic: str = ""
 
 
 _FIELD_KIND = "tilec.kind"

@@ -8,7 +8,7 @@ from typing import Any
 from ..errors import LanguageError
 from ..ir.core import Value, constant, constant_of
 from ..ir.dtypes import i32
-from ..ir.ops.arith import Add, element_dtype
+from ..ir.ops.arith import Add
 from ..ir.ops.memory import Load, Slot, Store
 from ..ir.types import Space
 from .arithmetic import narrowed
@@ -104,19 +104,16 @@ def region_area(trace: Trace, region: Slice) -> Area:
             continue
         if key.step is not None and not (isinstance(key.step, int) and key.step == 1):
             raise LanguageError("TLC0117", f"a slice of {buffer.label} has a step")
-        start = index_value(buffer, d, 0 if key.start is None else key.start)
-        indices.append(narrowed(start))
-        extents.append(_extent(trace, buffer, d, dim, start, key.stop))
+        first = 0 if key.start is None else key.start
+        indices.append(narrowed(index_value(buffer, d, first)))
+        extents.append(_extent(trace, buffer, d, dim, value_of(first), key.stop))
     return Area(buffer, tuple(indices), tuple(extents))
 
 
 def _extent(
     trace: Trace, buffer: Buffer, dimension: int, dim: int | str, start: Value, stop: Any
 ) -> int:
-    if stop is None:
-        last: Value = value_of(_static(buffer, dim))
-    else:
-        last = convert(value_of(stop), element_dtype(start))
+    last = value_of(_static(buffer, dim) if stop is None else stop)
     extent = difference(last, start, trace.definitions)
     if extent is None:
         raise LanguageError(

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..errors import LanguageError
 from ..ir.core import Constant, Value
-from ..ir.dtypes import PAIRS, DType, i32, i64
+from ..ir.dtypes import PAIRS, DType, i32, i64, u32, u64
 from ..ir.ops.arith import element_dtype
 from ..ir.ops.memory import Load, Store, memory_type
 from ..ir.types import MemoryType, Space
@@ -325,7 +325,10 @@ def index_value(buffer: Buffer, dimension: int, key: Any) -> Value:
         )
     if isinstance(value, Constant):
         _check_constant(buffer, dimension, int(value.value))
-    return value if dtype in (i32, i64) else convert(value, i32)
+    if dtype in (i32, i64):
+        return value
+    # What 32 bits do not hold would else seem to be an index that there is.
+    return convert(value, i64 if dtype in (u32, u64) else i32)
 
 
 def _check_constant(buffer: Buffer, dimension: int, index: int) -> None:

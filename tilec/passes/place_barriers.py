@@ -4,7 +4,8 @@ Needs: pipelines lowered (managed buffers have their synchronisation already). L
 the role between any two statements that touch one shared buffer from different threads, at least
 one writing it; before it the wait for what cp.async writes, and a fence where an engine reads what
 threads wrote. A tensor that one statement writes and another reads or writes is such a buffer too,
-as far as the block goes; within a simt region it is the program's to order.
+as far as the block goes; within a simt region it is the program's to order. Atomics of one kind
+are unordered among themselves; those of another kind, and plain accesses, wait for them.
 
     copy %A[...] -> %As <instruction = "cp_async">     copy %A[...] -> %As
     %x = gemm %As, %Bs, %acc                     ->    cp_async_commit ; cp_async_wait <pending = 0> ; barrier
@@ -44,6 +45,8 @@ from .uniformity import differing
 
 Store = tuple[Value, Op]
 """A tensor, and the statement that writes it."""
+Update = tuple[Value, str]
+"""What atomics change, and their kind: those of one kind are unordered among themselves."""
 Outer = Literal["touches", "stores", "sends", "releases", "acquires"]
 """What is done to global memory. An engine `sends` what it stores until a bulk_wait says otherwise."""
 
@@ -66,7 +69,7 @@ class _Pending:
 
     reads: set[Value] = field(default_factory=set)
     writes: set[Value] = field(default_factory=set)
-    updates: set[Value] = field(default_factory=set)  # atomics, unordered among themselves
+    updates: set[Update] = field(default_factory=set)
     unfenced: set[Value] = field(default_factory=set)
     copies: set[Value] = field(default_factory=set)
     groups: set[Value] = field(default_factory=set)
@@ -101,14 +104,22 @@ class _Pending:
         self.merge(other)
 
     def conflict(self, effect: Effect, buffer: Value, op: Op, regions: StoreRegions) -> bool:
-        """Whether a statement's access to a buffer must come after what is open."""
+        """Whether a statement's access to a buffer must come after what is open, atomics of other kinds
+        aside."""
         stores = effect.access is Access.WRITE and not effect.atomic
         for tensor, other in self.stores:
             if tensor is buffer and not (stores and regions.unordered(other, op, tensor)):
                 return True
         if effect.atomic:
             return buffer in self.writes or buffer in self.reads
-        return buffer in self.writes or buffer in self.updates or (stores and buffer in self.reads)
+        updated = any(changed is buffer for changed, _ in self.updates)
+        return buffer in self.writes or updated or (stores and buffer in self.reads)
+
+    def mixes(self, effect: Effect, buffer: Value) -> bool:
+        """Whether a statement changes a buffer by another kind of atomics than are open."""
+        return bool(effect.atomic) and any(
+            changed is buffer and kind != effect.atomic for changed, kind in self.updates
+        )
 
     def is_open(self, does: set[Outer]) -> bool:
         """Whether what is done to global memory must come after what other threads did."""
@@ -124,7 +135,7 @@ class _Pending:
     def note(self, effect: Effect, buffer: Value, op: Op) -> None:
         """A statement's access to a buffer is open."""
         if effect.atomic:
-            self.updates.add(buffer)
+            self.updates.add((buffer, effect.atomic))
         elif effect.access is Access.READ:
             self.reads.add(buffer)
         elif is_global(buffer):
@@ -359,10 +370,11 @@ class _Placer:
         clashing = {
             buffer for e, buffer in accesses if pending.conflict(e, buffer, op, self.regions)
         }
-        tensors = clashing & self.tensors
+        mixed = {buffer for e, buffer in accesses if pending.mixes(e, buffer)}
+        tensors = (clashing | mixed) & self.tensors
         conflict = bool(clashing - tensors)
         if self.divergent is None:  # where threads have parted each orders what it does itself
-            conflict = conflict or bool(tensors)
+            conflict = conflict or bool(tensors | mixed)
             conflict = conflict or self.ordering and pending.is_open(self._outer(op))
         if not conflict and not fence:
             return

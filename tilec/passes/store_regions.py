@@ -202,20 +202,25 @@ class StoreRegions:
 
 def shared_tensors(launch: Launch, regions: StoreRegions) -> set[Value]:
     """The tensors of which a statement of the launch writes elements that another one, or itself in
-    another trip of a loop, reads or writes, other than by atomics."""
+    another trip of a loop, reads or writes; those of atomics alone where they are of several kinds."""
     reads: set[Value] = set()
+    updates: dict[Value, set[str]] = {}
     stores: dict[Value, list[Op]] = {}
     for op in _statements(launch.body):
         for inner in op.walk():
             for effect in inner.effects():
                 memory = effect.memory
-                if memory is None or not is_global(memory) or effect.atomic:
+                if memory is None or not is_global(memory):
                     continue
-                if effect.access is Access.READ:
+                if effect.atomic:
+                    updates.setdefault(memory, set()).add(effect.atomic)
+                elif effect.access is Access.READ:
                     reads.add(memory)
                 elif effect.access is Access.WRITE and op not in stores.setdefault(memory, []):
                     stores[memory].append(op)
-    return {
+    others = reads | stores.keys()
+    mixed = {tensor for tensor, kinds in updates.items() if tensor in others or len(kinds) > 1}
+    return mixed | {
         tensor
         for tensor, writers in stores.items()
         if tensor in reads

@@ -157,8 +157,9 @@ class Atomic(Op, name="atomic"):
         return (ScalarType(type_.dtype),) if gives else ()
 
     def effects(self) -> tuple[Effect, ...]:
-        read = Effect(Access.READ, self.memory, atomic=True)
-        write = Effect(Access.WRITE, self.memory, atomic=True)
+        kind = f"{self.kind}, fetched" if self.fetch else self.kind
+        read = Effect(Access.READ, self.memory, atomic=kind)
+        write = Effect(Access.WRITE, self.memory, atomic=kind)
         return (read,) if self.kind == "load" and not self.acquires else (read, write)
 
 

@@ -105,8 +105,8 @@ class VectorAtomic(Statement, name="vector_atomic", level=Level.THREAD):
 
     def effects(self) -> tuple[Effect, ...]:
         return (
-            Effect(Access.READ, self.memory, atomic=True),
-            Effect(Access.WRITE, self.memory, atomic=True),
+            Effect(Access.READ, self.memory, atomic="add"),
+            Effect(Access.WRITE, self.memory, atomic="add"),
             Effect(Access.READ, self.registers),
         )
 

@@ -276,10 +276,10 @@ class SyncMachine(Machine):
                 if place is None or effect.access not in (Kind.READ, Kind.WRITE):
                     continue
                 writes, engine = effect.access is Kind.WRITE, effect.proxy == "async"
-                key = (place, writes, engine, effect.atomic)
+                key = (place, writes, engine, bool(effect.atomic))
                 if key not in found:
                     found[key] = Access(agent, agent.threads, inner, writes, engine, None, place)
-                    found[key].atomic = effect.atomic
+                    found[key].atomic = bool(effect.atomic)
         accesses = list(found.values())
         now = agent.tick()
         for access in accesses:
