@@ -23,7 +23,6 @@ from ..ir.layout import RegisterLayout
 from ..ir.ops.arith import element_dtype
 from ..ir.ops.gemm import Gemm, Side
 from ..ir.ops.memory import memory_type
-from ..ir.ops.tile import Gemm, Side
 from .matrix_operands import (
     Operand,
     Tiling,

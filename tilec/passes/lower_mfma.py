@@ -35,7 +35,6 @@ from ..ir.layout.pairs import packed_layout
 from ..ir.ops.amd import LoadTransposed, Mfma
 from ..ir.ops.gemm import SCALED, SIDES, Gemm, Side
 from ..ir.ops.memory import memory_type
-from ..ir.ops.tile import SCALED, SIDES, Gemm, Side
 from .matrix_operands import (
     Operand,
     Tiling,

@@ -298,7 +298,7 @@ class _Simplifier:
         units = {math.gcd(c, divisor) for _, c in rest.terms} - {1, divisor}
         for unit in sorted(units, reverse=True):
             upper, lower = rest.split(unit)
-            if lower.range(self._scope).inside(0, unit - 1):
+            if lower.range(self._scope.of).inside(0, unit - 1):
                 return upper.times(unit)
         return rest
 
