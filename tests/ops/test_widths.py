@@ -11,6 +11,7 @@ from tilec import ops
 from tilec.ops.matmul import Options
 from tilec.ops.matmul import check as checked
 from tilec.ops.schedules import Problem, candidates
+from tilec.runtime.nvrtc import find_nvrtc
 from tilec.target import find_target
 
 H100 = find_target("cuda:sm_90a")
@@ -59,6 +60,8 @@ def test_the_widths_keep_to_tma_and_registers(rows: int, columns: int) -> None:
     )  # fmt: skip
     assert f"wgmma_ss<{columns}, " in lowered.source and "tma_store<2>" in lowered.source
     assert "matmul_kernel" in lowered.source and "cp_async<" not in lowered.source
+    (used,) = find_nvrtc().compile(lowered.source, "matmul.cu", "sm_90a").resources
+    assert (used.spill_stores, used.spill_loads) == (0, 0)
 
 
 def test_where_b_is_stored_by_rows_boxes_are_whole_lines() -> None:

@@ -41,6 +41,7 @@ _ASTRAY = 3.5  # for one that starts within a sector,
 _OUTSIDE = 7.9  # and for one outside of the matrix, which it fills with zeros
 _BESIDE = 0.16  # of work or memory, what takes less time, is not hidden behind the other,
 _ALSO = 0.05  # nor are so much of all that a step needs
+_AGREED = 1.03  # times as long, where three warpgroups of each of several blocks free a stage
 _FEW = 64  # rows that may be the columns of tiles
 _IN_FOURS = 0.88  # of the multiprocessors are in clusters of four
 _START = 7700  # before the first product: launch, descriptors, first loads
@@ -265,7 +266,8 @@ def _step_clocks(target: Target, p: Problem, s: Schedule) -> float:
     filled = min(s.block_M, p.M) / s.cluster_N + min(s.block_N, p.N) / s.cluster_M
     fills = filled * s.block_K * p.item_bytes / _L2
     terms = (arithmetic, operands, fills, _tma_clocks(p, s) if target.tma else 0)
-    return max(terms) + _ALSO * sum(terms)
+    agreed = _AGREED if s.threads > 256 and s.cluster_M * s.cluster_N > 1 else 1
+    return agreed * (max(terms) + _ALSO * sum(terms))
 
 
 def _tma_clocks(problem: Problem, schedule: Schedule) -> float:
