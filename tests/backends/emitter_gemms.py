@@ -195,7 +195,7 @@ class GemmSm90(Gemm):
 
         def step(index: Value, slot: Value, phase: Value) -> tuple[()]:
             b.emit(MbarrierWait(self.empty, slot, b.bit_xor(phase, 1)))
-            b.emit(MbarrierExpect(self.full, slot, size=32768))
+            b.emit(MbarrierExpect(self.full, slot, b.const(32768)))
             at_k = named(b.mul(index, 64), "at_k")
             for tile, map_, block in zip((self.a_s, self.b_s), self.maps, (pm, pn), strict=True):
                 place, corner = (b.mul(slot, 8192),), (at_k, b.mul(block, 128))

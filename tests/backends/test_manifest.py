@@ -24,7 +24,7 @@ from tilec.backends.manifest import (
     Variant,
 )
 
-TENSOR_MAP = TensorMapSpec("A", (128, 64), 128)
+TENSOR_MAP = TensorMapSpec("A", (128, 64), 128, clipped=(0,))
 LAUNCH = LaunchSpec(
     "scale_kernel",
     (
@@ -90,6 +90,11 @@ def test_inputs_are_the_parameters_that_are_not_outputs() -> None:
             ("variants", 0, "launches", 0, "arguments", 0, "tensor_map", "swizzle"),
             48,
             "swizzle of 48",
+        ),
+        (
+            ("variants", 0, "launches", 0, "arguments", 0, "tensor_map", "clipped"),
+            [1],
+            r"a box of rank 2 clipped along \(1,\)",
         ),
         (("variants", 0, "launches", 0, "arguments", 1, "kind"), "eval", "unknown kind 'eval'"),
         (("variants", 0, "launches", 0, "arguments", 1, "name"), "D", "undeclared argument 'D'"),

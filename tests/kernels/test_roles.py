@@ -116,10 +116,11 @@ UNCHECKED = ("five_dimensions", "convolution")
 
 
 def sizes(bk: int) -> Iterator[tuple[int, int, int]]:
-    """Every trip count, of whole tiles and of ragged ones in turn."""
+    """Every trip count, of whole tiles and of ragged ones in turn, and rows that fill no tile."""
     for number, trips in enumerate(TRIPS):
         ragged = number % 2 * 16 if trips else 0
         yield *((65, 72) if number % 2 else (128, 64)), trips * bk - ragged
+    yield 40, 24, (STAGES + 1) * bk  # lower than a tile, as far as tensors have no known extents
 
 
 @pytest.mark.emulator

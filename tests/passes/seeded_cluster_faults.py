@@ -49,12 +49,12 @@ CLUSTERS = (
     _fault(
         "only its own part of a tile is expected",
         "TLC0351 TLC0357",
-        E("<size = 32768>", "<size = 24576>"),
+        E("%slot_2, 32768", "%slot_2, 24576"),
     ),
     _fault(
         "every block is expected to bring all",
         "TLC0357",
-        E("<size = 32768>", "<size = 49152>"),
+        E("%slot_2, 32768", "%slot_2, 49152"),
     ),
     _fault(
         "barriers of other blocks used before they are made",

@@ -284,13 +284,31 @@ LOWERED = (
         "fewer bytes than copies bring",
         "lowered_sm_90a",
         "TLC0351",
-        E("<size = 32768>", "<size = 16384>"),
+        E("%slot_2, 32768", "%slot_2, 16384"),
     ),
     _fault(
         "more bytes than copies bring",
         "lowered_sm_90a",
         "TLC0357",
-        E("<size = 32768>", "<size = 65536>"),
+        E("%slot_2, 32768", "%slot_2, 65536"),
+    ),
+    _fault(
+        "whole boxes where the bytes of lower ones are expected",
+        "lowered_clipped_sm_90a",
+        "TLC0357",
+        E(", clipped = [0]", ""),
+    ),
+    _fault(
+        "lower boxes where the bytes of whole ones are expected",
+        "lowered_clipped_sm_90a",
+        "TLC0357",
+        E("%slot_2, %14", "%slot_2, 32768"),
+    ),
+    _fault(
+        "what lower boxes leave is never written",
+        "lowered_clipped_sm_90a",
+        "TLC0351",
+        E("      fill %5, 0.0:f16\n", ""),
     ),
     _fault(
         "two threads feed the engine",

@@ -97,6 +97,12 @@ def test_a_vector_and_five_dimensions(driver: CudaDriver) -> None:
     assert found.box == (8, 4, 3, 2, 1)
 
 
+@pytest.mark.parametrize(("rows", "box"), [(1, 1), (63, 63), (128, 128), (129, 128), (0, 1)])
+def test_a_clipped_box_ends_with_the_array(driver: CudaDriver, rows: int, box: int) -> None:
+    spec = TensorMapSpec("A", (2, 128, 64), 128, clipped=(1,))
+    assert made(driver, device_array((1, rows, 64)), spec).box == (64, box, 2)
+
+
 def test_the_stride_of_a_single_row_does_not_matter(driver: CudaDriver) -> None:
     view = device_array((3, 1, 24), strides=(48, 6, 2))
     found = made(driver, view, TensorMapSpec("A", (1, 1, 8)))
@@ -174,6 +180,8 @@ def test_the_cache_tells_apart_all_that_is_encoded(driver: CudaDriver) -> None:
         cache.find(driver, device_array((64, 32)), spec, 0x1000),
         cache.find(driver, device_array((64, 64), strides=(256, 2)), spec, 0x1000),
         cache.find(driver, view, TensorMapSpec("A", (16, 8)), 0x1000),
+        cache.find(driver, view, TensorMapSpec("A", (96, 8), clipped=(0,)), 0x1000),
+        cache.find(driver, view, TensorMapSpec("A", (96, 8)), 0x1000),
         cache.find(driver, view, TensorMapSpec("A", (8, 8), 32), 0x1000),
         cache.find(driver, view, TensorMapSpec("A", (8, 8), l2promotion=128), 0x1000),
     ]

@@ -238,7 +238,7 @@ def _tensor_maps(
     for op in live:
         if isinstance(op, TensorMap):
             tensor = outline.names[root_memory(op.memory, definitions)]
-            spec = TensorMapSpec(tensor, op.box, op.swizzle)
+            spec = TensorMapSpec(tensor, op.box, op.swizzle, clipped=op.clipped)
             names[spec] = names.get(spec) or body.writer.names.new(f"{tensor}_map")
             body.values.set(op.result, Expression(names[spec]))
     return [

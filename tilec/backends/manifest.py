@@ -112,7 +112,8 @@ class Fact:
 class TensorMapSpec:
     """A TMA descriptor of a whole parameter. `box` is in elements, outermost dimension first, as
     the parameter's shape; `swizzle` in bytes (0, 32, 64 or 128); `l2promotion`, in bytes too, is
-    the most: rows that start within a sector of 32 bytes take 128. Elements outside read as zero."""
+    the most: rows that start within a sector of 32 bytes take 128. Elements outside read as zero. Along
+    the dimensions in `clipped` the box is no longer than the array (launcher/tensor_maps.py)."""
 
     tensor: str
     box: tuple[int, ...]
@@ -120,6 +121,7 @@ class TensorMapSpec:
     interleave: Literal["none"] = "none"
     l2promotion: int = 256
     oob: Literal["zero"] = "zero"
+    clipped: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         _require(
@@ -130,6 +132,10 @@ class TensorMapSpec:
         )
         _require(1 <= len(self.box) <= 5, f"{self.tensor}: a box of rank {len(self.box)}")
         _require(all(1 <= n <= 256 for n in self.box), f"{self.tensor}: box {self.box} (1 to 256)")
+        _require(
+            all(0 <= d < len(self.box) - 1 for d in self.clipped),
+            f"{self.tensor}: a box of rank {len(self.box)} clipped along {self.clipped}",
+        )
         _require(self.interleave == "none", f"{self.tensor}: interleave {self.interleave!r}")
         _require(self.oob == "zero", f"{self.tensor}: fill {self.oob!r}")
 
@@ -361,6 +367,7 @@ def _read_tensor_map(data: object, path: str) -> TensorMapSpec:
         cast(Literal["none"], reader.text("interleave")),
         reader.integer("l2promotion"),
         cast(Literal["zero"], reader.text("oob")),
+        reader.items("clipped", read_integer) if reader.has("clipped") else (),
     )
     reader.done()
     return spec

@@ -140,8 +140,9 @@ def run_arrive(frame: Frame, op: Op) -> None:
 
 def run_expect(frame: Frame, op: Op) -> None:
     assert isinstance(op, MbarrierExpect)
+    size = frame.number(op.size, "the number of bytes of a phase")
     for barrier, threads in _chosen(frame, op.barriers, op.index):
-        barrier.expected += threads * op.size
+        barrier.expected += threads * size
         if op.arrives:
             barrier.arrive(frame, threads)
         barrier.complete(frame)

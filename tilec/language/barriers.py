@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import LanguageError
-from ..ir.core import Constant, Op, Value
+from ..ir.core import Constant, Op, Value, constant
 from ..ir.dtypes import bool_, i32, mbarrier
 from ..ir.ops.arith import element_dtype
 from ..ir.ops.memory import Alloc
@@ -202,7 +202,7 @@ def _expect(what: str, mbarrier: Any, tx: Any, arrives: bool) -> None:
 
     def make(_: Trace) -> Op:
         operands = barrier_operands(what, mbarrier)
-        return MbarrierExpect(*operands, size=int(tx), arrives=arrives)
+        return MbarrierExpect(*operands, constant(int(tx), i32), arrives=arrives)
 
     _emit(what, make)
 

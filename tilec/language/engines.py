@@ -90,7 +90,7 @@ def _load(trace: Trace, source: Area, target: Area, barrier: Any, expect_tx: boo
         thread = trace.builder.emit(ThreadId()).result
         condition = trace.pure(Compare(thread, constant(first, i32), predicate="eq"))
         with trace.builder.region() as ops:
-            trace.builder.emit(MbarrierExpect(*operands, size=size, arrives=False))
+            trace.builder.emit(MbarrierExpect(*operands, constant(size, i32), arrives=False))
         end = (Yield(()),)
         trace.builder.emit(If(condition, Block((), (*ops, *end)), Block((), end)))
     _emit(trace, source, target, operands)

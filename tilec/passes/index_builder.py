@@ -289,13 +289,14 @@ class IndexBuilder(Builder):
     def unrolled(
         self, count: int, hint: str = "i", limit: int = 1 << 30, by: int = 4
     ) -> Iterator[Value]:
-        """A loop of `count` iterations, unrolled (`by` at a time above `limit`); no loop where
-        there is one iteration.
+        """A loop of `count` iterations, unrolled (above `limit` `by` at a time, or as many of it as leave
+        no remainder); no loop where there is one iteration.
         """
         if count == 1:
             yield self.const(0)
             return
-        with self.loop(0, count, hint=hint, unroll=0 if count <= limit else by) as index:
+        unroll = 0 if count <= limit else math.gcd(count, by)
+        with self.loop(0, count, hint=hint, unroll=unroll) as index:
             yield index
 
     @contextmanager

@@ -107,8 +107,9 @@ def _move_boxes(
     box = [1] * len(memory_type(tensor).shape)
     for dim, extent in zip(dims, boxes.box, strict=True):
         box[dim] = extent
+    clipped = tuple(dims[dim] for dim in op.clipped)
     tensor_map = b.emit(
-        TensorMap(lowering.value(tensor), box=tuple(box), swizzle=boxes.span)
+        TensorMap(lowering.value(tensor), box=tuple(box), swizzle=boxes.span, clipped=clipped)
     ).result
     tensor_map.hint = f"{tensor.hint}_map"
     start = lowering.values(indices)

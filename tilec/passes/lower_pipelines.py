@@ -7,7 +7,7 @@ budgets set at the top of roles.
 
     pipeline %lo, %n, [] {                              for 0, %trips, 1 (%i) {
       stage <label = "load"> {                            mbarrier_wait %empty, %slot, %phase ^ 1
-        %s = put %ca                              ->      mbarrier_expect %full, %slot <size = 16384>
+        %s = put %ca                              ->      mbarrier_expect %full, %slot, 16384
         copy %A[...] -> %s ; commit %ca } }               copy %A[...] -> %ring[%slot], [%full, %slot] <"tma">
                                                           advance %slot, %phase }
 
@@ -376,9 +376,10 @@ class _Lowering:
             put = next(
                 p for p in stage.body.ops if isinstance(p, Put) and p.result is op.destination
             )
-            bundle = self.rings[put.channel].bundle
-            assert bundle is not None
-            return new.replace(barrier=(bundle.full.result, slots[bundle]))
+            ring = self.rings[put.channel]
+            assert ring.bundle is not None
+            barrier = (ring.bundle.full.result, slots[ring.bundle])
+            return new.replace(barrier=barrier, clipped=ring.clipped)
         return new
 
     # Ends of channels

@@ -135,8 +135,9 @@ def _lower_gemm(op: Gemm, lowering: Lowering) -> None:
 
 
 def _launch(launch: Launch, context: PassContext) -> Launch:
-    outer = Lowering(context, launch.threads, cluster=launch.cluster)
     roles = [op for op in launch.body.ops if isinstance(op, Role)]
+    threads = launch.launched_threads or launch.threads  # all of them, before roles part
+    outer = Lowering(context, threads, cluster=launch.cluster, parting=bool(roles))
     rest = launch.body.with_ops(
         [op for op in launch.body.ops if op not in roles and not op.terminator]
     )
@@ -163,11 +164,12 @@ class Lowering:
         role: Role | None = None,
         outer: Lowering | None = None,
         cluster: tuple[int, ...] = (),
+        parting: bool = False,
     ) -> None:
         self.b: IndexBuilder = IndexBuilder(context.multiples) if outer is None else outer.b.child()
         self.context: PassContext = context
         self.threads = threads
-        self.role = role
+        self.role, self.parting = role, parting
         self.cluster: tuple[int, ...] = outer.cluster if outer else cluster
         self.loops = 0  # around the op that is being lowered
         self.splats: dict[Value, Value] = {}  # what every element of a tile is
@@ -192,8 +194,9 @@ class Lowering:
     # What rules use -------------------------------------------------------------------------------
 
     def thread(self) -> Value:
-        """This thread's number in the role."""
-        return self._keep("t", lambda: self.b.emit(ThreadId()).result, self.threads)
+        """This thread's number in the role; before roles part, in the launched block."""
+        number = ThreadId(launched=self.parting)
+        return self._keep("t", lambda: self.b.emit(number).result, self.threads)
 
     def warp(self) -> Value:
         """The number of this thread's warp (wave) in the role."""

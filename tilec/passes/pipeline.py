@@ -18,6 +18,7 @@ from .alternate_waves import alternate_waves
 from .assign_roles import assign_roles
 from .canonicalize import canonicalize
 from .choose_instructions import choose_instructions
+from .clip_boxes import clip_boxes
 from .context import Pass, PassContext, Remark
 from .fit_resources import FULL, fit_resources
 from .flatten_memory import flatten_memory
@@ -64,6 +65,7 @@ PIPELINE: tuple[Pass, ...] = (
     plan_pipelines,  # target-independent; needs whole statements, so before anything is lowered
     choose_instructions,  # whether TMA feeds the launch decides persistence and roles
     multicast_loads,  # while blocks have their own indices, and before blocks go to clusters
+    clip_boxes,  # likewise: that a block's tile starts inside is told by its index and the grid
     make_persistent,  # before roles: every role gets its copy of the loop over blocks
     assign_roles,
     canonicalize,  # each role sheds the scalars that only the other needs

@@ -13,6 +13,9 @@ wait orders it: all four warps have issued it), else by one arrive a warp after 
 that lags behind by two phases would wait for ever. Channels with the same writer, reader and slots
 share their pair of barriers (a bundle) if nothing is read between one's free and the other's.
 
+A box may end with its tensor (clip_boxes.py): then fewer bytes are expected, and slots are zeroed before
+the barrier behind which roles part, since what is behind the box stays as it was.
+
 In a cluster a tile that blocks share comes to all of them in parts, one from each. So `full` is still
 this block's own: one arrival, and all bytes of the tile, whoever brings them. But a slot is empty once
 the readers of every block of the cluster have freed theirs: each arrives at the `empty` of all blocks.
@@ -25,6 +28,7 @@ copies); CDNA4 ISA, 4.4 (vmcnt) and 9.1.9.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,13 +36,13 @@ from dataclasses import dataclass, field
 
 from ..ir.build import Builder
 from ..ir.clone import Renaming, clone_op
-from ..ir.core import Block, Op, Value, walk
+from ..ir.core import Block, Op, Value, constant, walk
 from ..ir.dtypes import i32, mbarrier
-from ..ir.layout.shared import SharedLayout
+from ..ir.layout import SharedLayout, tma_boxes
 from ..ir.ops.amd import COPY_BYTES, BufferCopy, BufferCopyWait
 from ..ir.ops.control import Launch, Role, ThreadId
 from ..ir.ops.gemm import Gemm
-from ..ir.ops.memory import Alloc, Load, Slot, Store, memory_type
+from ..ir.ops.memory import Alloc, Flatten, Load, Slot, Store, memory_type
 from ..ir.ops.nvidia import (
     WARP,
     WARPGROUP,
@@ -55,8 +59,9 @@ from ..ir.ops.nvidia import (
 )
 from ..ir.ops.pipeline import Channel, Free, Get, Put, Stage
 from ..ir.ops.thread import Barrier, WarpSync
-from ..ir.ops.tile import Copy
+from ..ir.ops.tile import Copy, Fill
 from ..ir.types import ChannelType, MemoryType, Space
+from .coordinates import extent_value
 
 
 @dataclass(frozen=True)
@@ -129,22 +134,36 @@ class Ring:
     @property
     def landing(self) -> ThreadCopies | None:
         """How what threads copy into it asynchronously is awaited."""
-        found = (thread_copies(op) for op in self._copies())
+        found = (thread_copies(op) for op in self.loads)
         return next((kind for kind in found if kind is not None), None)
 
     @property
     def by_tma(self) -> bool:
-        return any(op.instruction == "tma" for op in self._copies())
+        return any(op.instruction == "tma" for op in self.loads)
 
-    def _copies(self) -> list[Copy]:
+    @property
+    def loads(self) -> list[Copy]:
+        """The copies that fill it."""
         handles = self._handles(Put)
         ops = self.writer.body.ops
         return [op for op in ops if isinstance(op, Copy) and op.destination in handles]
 
     @property
+    def clipped(self) -> tuple[int, ...]:
+        """The dimension along which boxes of a load end with the tensor: one that it allows, and of
+        which the layout leaves the rest of a box where it was.
+        """
+        type_ = self.channel.type.memory
+        if not isinstance(type_, MemoryType) or type_.layout is None:
+            return ()
+        boxes = tma_boxes(type_.layout, type_.dtype.bits)
+        dims = (dim for op in self.loads for dim in op.clipped)
+        return tuple(dim for dim in dims if boxes is not None and boxes.height == dim)
+
+    @property
     def multicast(self) -> bool:
         """Whether blocks of a cluster bring it to each other."""
-        return any(op.multicast for op in self._copies())
+        return any(op.multicast for op in self.loads)
 
     @property
     def read_by_engine(self) -> bool:
@@ -209,6 +228,7 @@ class Bundle:
     full: Alloc
     empty: Alloc
     blocks: int = 1  # of the cluster, where they bring each other tiles
+    expected: Value | None = None  # bytes that TMA brings a phase, from `initialise` on
     places: dict[str, Place] = field(default_factory=dict)
 
     @property
@@ -297,12 +317,45 @@ def making_barriers(b: Builder, in_cluster: bool = False) -> Iterator[None]:
 
 
 def initialise(b: Builder, bundles: list[Bundle]) -> None:
-    """Makes the barriers of bundles."""
+    """Makes the barriers of bundles; what boxes that end with their tensor leave of a slot is zeroed."""
+    for bundle in bundles:
+        for ring in bundle.rings:
+            _zero_rest(b, ring)
+        if bundle.by_tma:
+            bundle.expected = functools.reduce(b.add, [_brought(b, ring) for ring in bundle.rings])
     with making_barriers(b, any(bundle.blocks > 1 for bundle in bundles)):
         for bundle in bundles:
             with b.loop(0, bundle.slots, hint="slot") as slot:
                 b.emit(MbarrierInit(bundle.full.result, slot, count=bundle.full_count))
                 b.emit(MbarrierInit(bundle.empty.result, slot, count=bundle.empty_count))
+
+
+def _zero_rest(b: Builder, ring: Ring) -> None:
+    """Zeroes all slots where the tensor is lower than the tile: by all threads, and once, since nothing
+    but the load writes there.
+    """
+    for extent, rows in _heights(b, ring):
+        with b.when(b.compare("lt", extent, rows)):
+            flat = b.emit(Flatten(ring.alloc.result)).result
+            b.emit(Fill(flat, constant(0, memory_type(flat).dtype)))
+            b.emit(FenceProxyAsync())
+
+
+def _brought(b: Builder, ring: Ring) -> Value:
+    """The bytes that TMA brings to a slot: of a box that ends with its tensor so many rows, one at least."""
+    size: Value = b.const(ring.slot_bytes)
+    for extent, rows in _heights(b, ring):
+        size = b.mul(b.min(b.max(extent, 1), rows), ring.slot_bytes // rows)
+    return size
+
+
+def _heights(b: Builder, ring: Ring) -> list[tuple[Value, int]]:
+    """The extents of the tensor and of the tile along the dimension that boxes end in, if they do."""
+    return [
+        (extent_value(b, memory_type(load.source).shape[load.source_dims[dim]]), load.shape[dim])
+        for load in ring.loads
+        for dim in ring.clipped
+    ]
 
 
 def open_place(b: Builder, bundle: Bundle, label: str) -> Place:
@@ -331,9 +384,8 @@ def wait_empty(b: Builder, bundle: Bundle, place: Place, slot: Value) -> None:
     """Waits until the slot is free, and announces what TMA will bring."""
     phase = b.emit(Load(place.phase, ())).result
     b.emit(MbarrierWait(bundle.empty.result, slot, b.bit_xor(phase, 1)))
-    if bundle.by_tma:
-        size = sum(ring.slot_bytes for ring in bundle.rings)
-        b.emit(MbarrierExpect(bundle.full.result, slot, size=size))
+    if bundle.expected is not None:
+        b.emit(MbarrierExpect(bundle.full.result, slot, bundle.expected))
 
 
 def wait_full(b: Builder, bundle: Bundle, place: Place, slot: Value) -> None:

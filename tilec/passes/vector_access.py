@@ -50,6 +50,8 @@ class VectorAccess:
             return 1
         if type_.space is Space.SHARED and type_.layout is not None:
             return min(widest, type_.layout.vector_width())
+        if type_.space is Space.SHARED and len(type_.shape) == 1:
+            return widest  # in the order of the bytes, from the start of a buffer
         if not type_.unit_stride:
             return 1
         if type_.space is Space.GLOBAL:

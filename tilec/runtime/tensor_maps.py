@@ -23,7 +23,7 @@ class Encoder(Protocol):
 
 
 class TensorMapCache:
-    """Descriptors by (address, dtype, shape, strides, box, swizzle, L2 promotion), the least
+    """Descriptors by (address, dtype, shape, strides, what the specification says of boxes), the least
     recently used going first. Encoding is pure host work, so one cache serves all devices."""
 
     def __init__(self, limit: int = 1024) -> None:
@@ -45,6 +45,7 @@ class TensorMapCache:
             view.shape,
             view.strides,
             spec.box,
+            spec.clipped,
             spec.swizzle,
             spec.l2promotion,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -63,6 +64,34 @@ def test_boxes_write_the_layout(
     got = written_by_tma(boxes, layout.shape, itemsize)
     assert np.array_equal(got, layout.offsets() * itemsize)
     assert box_bytes(boxes, 8 * itemsize) == np.prod(box) * itemsize
+
+
+@pytest.mark.parametrize(
+    ("layout", "height"),
+    [
+        (SharedLayout.swizzled((64, 64), 16, 128), 0),
+        (SharedLayout.swizzled((16, 192), 16, 128), 0),
+        (SharedLayout.swizzled((512, 16), 16, 32), None),
+        (SharedLayout.swizzled((3, 16, 128), 16, 128), 1),
+        (SharedLayout.swizzled((2, 8, 64), 16, 128), 0),
+        (SharedLayout.swizzled((1, 24, 64), 16, 64), 1),
+        (SharedLayout.row_major((24, 40)), 0),
+        (SharedLayout.row_major((4, 512)), None),
+        (SharedLayout.row_major((64,)), None),
+    ],
+)
+def test_what_lower_boxes_hold_lies_as_in_whole_ones(
+    layout: SharedLayout, height: int | None
+) -> None:
+    boxes = tma_boxes(layout, 16)
+    assert boxes is not None and boxes.height == height
+    if height is None:
+        return
+    for rows in {1, layout.shape[height] // 2 + 1, layout.shape[height] - 1}:
+        box = tuple(rows if d == height else n for d, n in enumerate(boxes.box))
+        got = written_by_tma(replace(boxes, box=box), layout.shape, 2)
+        inside = tuple(slice(rows) if d == height else slice(None) for d in range(layout.rank))
+        assert np.array_equal(got[inside], layout.offsets()[inside] * 2)
 
 
 @pytest.mark.parametrize(

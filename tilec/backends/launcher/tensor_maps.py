@@ -7,6 +7,7 @@ value."""
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 from typing import Any
 
 from .arrays import Strided
@@ -53,7 +54,7 @@ def encoding(made: TensorMap, spec: Any, dtype: str, array: Strided, pointer: in
         ctypes.c_void_p(pointer),
         (ctypes.c_uint64 * rank)(*dims),
         (ctypes.c_uint64 * max(1, rank - 1))(*strides),
-        (ctypes.c_uint32 * rank)(*reversed(spec.box)),
+        (ctypes.c_uint32 * rank)(*reversed(clipped_box(spec, array.shape))),
         (ctypes.c_uint32 * rank)(*[1] * rank),
         ctypes.c_int(0),
         ctypes.c_int(_SWIZZLES[spec.swizzle]),
@@ -62,11 +63,17 @@ def encoding(made: TensorMap, spec: Any, dtype: str, array: Strided, pointer: in
     ]
 
 
+def clipped_box(spec: Any, shape: Sequence[int]) -> list[int]:
+    """The box over an array of `shape`: along the dimensions in `clipped` no longer than the array, but
+    an element at least. Kernels expect the bytes of exactly that box."""
+    return [min(n, max(1, shape[d])) if d in spec.clipped else n for d, n in enumerate(spec.box)]
+
+
 def refused(status: int, spec: Any, array: Strided) -> Unfit:
     """What cuTensorMapEncodeTiled did not take."""
     return _unfit(
         spec, f"cuTensorMapEncodeTiled gave {status} for shape {array.shape}, "
-        f"strides {array.strides}, box {tuple(spec.box)}, swizzle {spec.swizzle}"
+        f"strides {array.strides}, box {tuple(clipped_box(spec, array.shape))}, swizzle {spec.swizzle}"
     )  # fmt: skip
 
 

@@ -41,12 +41,20 @@ class TmaBoxes:
     counts: tuple[int, ...]
     steps: tuple[int, ...]
 
+    @property
+    def height(self) -> int | None:
+        """The outermost dimension of a box, if it holds all elements along it: what a box that ends
+        earlier there holds lies as in the whole one. None where boxes are rows, or stand along it.
+        """
+        dim = next((d for d, n in enumerate(self.box[:-1]) if n > 1), None)
+        return dim if dim is not None and self.counts[dim] == 1 else None
+
     def cut(self, parts: int) -> tuple[int, TmaBoxes] | None:
         """The dimension along which each box falls into `parts` that are boxes as well, of which
         `parts` in a row fill its place; and the first ones. None where it does not.
         """
-        dim = next((d for d, n in enumerate(self.box[:-1]) if n > 1 or self.counts[d] > 1), -1)
-        if dim < 0 or self.counts[dim] > 1 or self.box[dim] % (_SWIZZLED_ROWS * parts):
+        dim = self.height
+        if dim is None or self.box[dim] % (_SWIZZLED_ROWS * parts):
             return None
         box = (*self.box[:dim], self.box[dim] // parts, *self.box[dim + 1 :])
         return dim, replace(self, box=box)

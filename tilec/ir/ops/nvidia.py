@@ -206,7 +206,7 @@ class MbarrierExpect(Statement, name="mbarrier_expect"):
 
     barriers: Value = operand()
     index: Value = operand()
-    size: int = attribute()
+    size: Value = operand()
     arrives: bool = attribute(default=True)
 
     @property
@@ -240,16 +240,16 @@ class FenceProxyAsync(Statement, name="fence_proxy_async"):
 
 
 class TensorMap(Op, name="tensor_map", pure=True):
-    """The host's description of how boxes of a global tensor move: a kernel parameter made at
-    launch.
+    """How the host describes boxes of a global tensor: a kernel parameter made at launch.
 
-    `box`: extents along the tensor's dimensions, outermost first; `swizzle`: bytes of the pattern's
-    span (0 none).
+    `box`: extents along the tensor's dimensions, outermost first, along those in `clipped` at most the
+    tensor's own (but 1 at least); `swizzle`: bytes of the pattern's span (0 none).
     """
 
     memory: Value = operand()
     box: tuple[int, ...] = attribute()
     swizzle: int = attribute(default=0)
+    clipped: tuple[int, ...] = attribute(default=())
 
     def infer(self) -> tuple[Type, ...]:
         return (ScalarType(tensor_map),)

@@ -39,7 +39,8 @@ class Copy(Op, name="copy", level=Level.TILE):
     "buffer_copy", "tma". `barrier` operands: the mbarrier ring and slot that a TMA load completes
     on. Where `predicate` (at most one bool, of a buffer_copy) is false, all of the source counts as
     outside. `multicast`: dimensions of the launch's cluster along which all blocks copy the same; a
-    TMA load may then bring a part of it to each of them, and the others the rest.
+    TMA load may then bring a part of it to each of them, and the others the rest. `clipped`:
+    dimensions along which boxes may end with the tensor; behind them the destination has zeros.
     """
 
     source: Value = operand()
@@ -54,16 +55,15 @@ class Copy(Op, name="copy", level=Level.TILE):
     safe_value: float | int = attribute(default=0.0)
     instruction: str = attribute(default="")
     multicast: tuple[int, ...] = attribute(default=())
+    clipped: tuple[int, ...] = attribute(default=())
 
     def infer(self) -> tuple[Type, ...]:
         check_region(self.source, self.source_indices, self.source_dims, self.shape)
         check_region(self.destination, self.destination_indices, self.destination_dims, self.shape)
         if self.predicate and self.instruction != "buffer_copy":
             raise TypeMismatch("TLC0273", f"a copy by {self.instruction or 'any'} has a predicate")
-        if self.multicast and self.instruction != "tma":
-            raise TypeMismatch(
-                "TLC0274", f"a multicast copy by {self.instruction or 'any'}, not tma"
-            )
+        if (self.multicast or self.clipped) and self.instruction != "tma":
+            raise TypeMismatch("TLC0274", f"boxes copied by {self.instruction or 'any'}, not tma")
         return ()
 
     @property

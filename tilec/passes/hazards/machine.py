@@ -13,7 +13,7 @@ import dataclasses
 import numpy as np
 
 from ...ir.core import Access as Kind
-from ...ir.core import Op, Value
+from ...ir.core import Op, Value, walk
 from ...ir.ops.amd import COPY_BYTES, BufferCopyWait
 from ...ir.ops.control import Launch, Parallel, Role, Simt
 from ...ir.ops.gemm import Gemm
@@ -62,6 +62,7 @@ class SyncMachine(Machine):
         self.named: dict[tuple[int, int], tuple[SyncAgent, Threads]] = {}
         self.shared: dict[tuple[int, int], Mbarrier] = {}  # named barriers of several roles
         self.settled = settled
+        self.rings = {op.ring for op in walk(launch.body) if isinstance(op, Slot)}
         self.roles = [op for op in launch.body.ops if isinstance(op, Role)]
         self.size = launch.launched_threads or launch.threads
         self.meeting = Meeting(self.size * launch.cluster_blocks)
@@ -272,14 +273,15 @@ class SyncMachine(Machine):
         found: dict[tuple[Place, bool, bool, bool], Access] = {}
         for inner in op.walk() if isinstance(op, (Simt, Parallel)) else (op,):
             for effect in inner.effects():
-                place = resolve(agent, effect.memory) if effect.memory is not None else None
-                if place is None or effect.access not in (Kind.READ, Kind.WRITE):
+                if effect.memory is None or effect.access not in (Kind.READ, Kind.WRITE):
                     continue
                 writes, engine = effect.access is Kind.WRITE, effect.proxy == "async"
-                key = (place, writes, engine, bool(effect.atomic))
-                if key not in found:
-                    found[key] = Access(agent, agent.threads, inner, writes, engine, None, place)
-                    found[key].atomic = bool(effect.atomic)
+                for place in self._places(agent, effect.memory):
+                    key = (place, writes, engine, bool(effect.atomic))
+                    if key not in found:
+                        access = Access(agent, agent.threads, inner, writes, engine, None, place)
+                        access.atomic = bool(effect.atomic)
+                        found[key] = access
         accesses = list(found.values())
         now = agent.tick()
         for access in accesses:
@@ -294,6 +296,16 @@ class SyncMachine(Machine):
             return
         self.memory.touch(accesses)
         self._launch_engines(agent, op, accesses, now)
+
+    def _places(self, agent: SyncAgent, handle: Value) -> list[Place]:
+        """What a handle of shared memory stands for: of a whole ring, all slots."""
+        place = resolve(agent, handle)
+        if place is None:
+            return []
+        if place.slot >= 0 or place.alloc.result not in self.rings:
+            return [place]
+        slots = range(int(place.alloc.type.shape[0]))
+        return [dataclasses.replace(place, slot=slot) for slot in slots]
 
     def _launch_engines(self, agent: SyncAgent, op: Op, accesses: list[Access], now: int) -> None:
         agent.unshown += [a for a in accesses if a.writes and not a.engine]
@@ -316,19 +328,30 @@ class SyncMachine(Machine):
         ring, slot = op.barrier
         barriers = [self._find(agent, ring, slot, op, rank) for rank in blocks]
         part = blocks.index(agent.rank) if op.multicast else None
+        size, whole = self._brought(op), int(np.prod(op.shape))
+        partial = size < whole * memory_type(op.destination).dtype.bytes
         landing = []
         for barrier in barriers:
             for access in accesses:
                 place = dataclasses.replace(access.place, block=barrier.rank)
                 there = dataclasses.replace(access, place=place, part=part)
                 there.landing = (barrier.key, barrier.phase) if access.writes else None
+                there.partial = access.writes and partial
                 landing.append(there)
         self.memory.touch(landing)
-        size = memory_type(op.destination).dtype.bytes * int(np.prod(op.shape)) // len(blocks)
         for barrier in barriers:
             if op.multicast:
                 barrier.bring_part(agent, op, self.case)
-            barrier.bring(size * (1 if agent.full else agent.threads.count))
+            barrier.bring(size // len(blocks) * (1 if agent.full else agent.threads.count))
+
+    def _brought(self, op: Copy) -> int:
+        """The bytes of all boxes of a TMA load. Clipped ones end with the tensor, behind one row at least."""
+        shape = list(op.shape)
+        for dim in op.clipped:
+            extent = memory_type(op.source).shape[op.source_dims[dim]]
+            known = extent if isinstance(extent, int) else self.case.sizes["symbol", extent]
+            shape[dim] = max(1, min(shape[dim], known))
+        return memory_type(op.destination).dtype.bytes * int(np.prod(shape))
 
     def _land(self, agent: SyncAgent, op: CpAsyncWait | BufferCopyWait) -> None:
         now = agent.tick()
@@ -383,7 +406,13 @@ class SyncMachine(Machine):
                 self._arrive(agent, op)
             case MbarrierExpect():
                 barrier = self._find(agent, op.barriers, op.index, op)
-                barrier.announce(agent.threads.count * op.size)
+                size = agent.uniform(op.size)
+                if size is None:
+                    message = (
+                        f"the bytes that {agent.label} expects on {barrier.name} are not known"
+                    )
+                    raise self.error("TLC0355", message, op)
+                barrier.announce(agent.threads.count * size)
                 if op.arrives:
                     barrier.arrive(agent, op, self.case)
             case MbarrierWait():

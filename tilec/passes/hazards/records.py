@@ -55,7 +55,8 @@ class Access:
     `landing`: the mbarrier key and phase on which a copy engine completes it. `shown`: when a proxy
     fence showed it to the asynchronous proxy. `elements`: linear indices by thread, where they are
     known. `atomic` accesses need no order between themselves, nor do those to other parts (`part`
-    is the number of one, of a tile that several blocks bring).
+    is the number of one, of a tile that several blocks bring). A `partial` write leaves some of the place
+    as it was.
     """
 
     agent: SyncAgent
@@ -71,6 +72,7 @@ class Access:
     grouped: bool = False
     atomic: bool = False
     part: int | None = None
+    partial: bool = False
 
 
 class SyncAgent(Agent):
@@ -218,6 +220,7 @@ class Memory:
                     if _by_element(a, access)
                     or (a.atomic and access.atomic)
                     or _other_part(a, access)
+                    or (access.partial and not a.partial)
                 ]
                 self._writes[access.place] = [*kept, access]
                 own = [
@@ -237,6 +240,13 @@ class Memory:
             raise HazardError(
                 "TLC0351",
                 f"{access.op.name} reads {access.place.name}, to which nothing has been written",
+                loc=access.op.loc,
+                hint=f"found with {self.case}",
+            )
+        if access.partial and all(write.partial for write in writes):
+            raise HazardError(
+                "TLC0351",
+                f"{access.op.name} fills {access.place.name} in part, and nothing has been written to the rest",
                 loc=access.op.loc,
                 hint=f"found with {self.case}",
             )

@@ -14,12 +14,13 @@ from ...ir.ops.memory import Alloc, Load, Slot, Store
 from ...ir.ops.nvidia import MbarrierArrive, MbarrierExpect, MbarrierInit, MbarrierWait
 from ...ir.ops.pipeline import Channel, Pipeline, Stage
 from ...ir.ops.thread import VectorLoad, VectorStore
-from ...ir.ops.tile import Copy
+from ...ir.ops.tile import Copy, Fill
 from ...ir.rewrite import free_values
 from ...ir.types import MemoryType, ScalarType, Space
 from .numbers import TAKES_UNKNOWN, function_of
 
-_MBARRIER = (MbarrierArrive, MbarrierExpect, MbarrierInit, MbarrierWait)
+_FOLLOWED = (MbarrierArrive, MbarrierExpect, MbarrierInit, MbarrierWait, Fill)
+"""Ops of which every operand matters."""
 
 
 def is_space(value: Value | None, space: Space) -> bool:
@@ -152,7 +153,7 @@ class Slice:
                 self._need(*op.indices, *op.predicate)
                 if isinstance(op, Store) and is_space(op.memory, Space.LOCAL):
                     self._need(op.value)
-            case _ if isinstance(op, _MBARRIER) or (op.pure and not op.regions):
+            case _ if isinstance(op, _FOLLOWED) or (op.pure and not op.regions):
                 self._need(*op.inputs)
 
     def _follow(self, value: Value) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...backends.launcher.expressions import evaluate
+from ...backends.launcher.tensor_maps import clipped_box
 from ...backends.manifest import MULTIPROCESSORS, Argument, LaunchSpec, TensorMapSpec
 from ...ir.dtypes import find_dtype
 from .counts import Counts
@@ -171,5 +172,5 @@ def _describe_tensor_map(
         "writable": array.flags.writeable,
         "extents": list(shape),
         "strides": list(strides),
-        "box": list(box),
+        "box": clipped_box(spec, array.shape)[::-1],
     }
