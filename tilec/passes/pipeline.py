@@ -27,6 +27,7 @@ from .infer_layouts import infer_layouts
 from .interleave_reads import interleave_reads
 from .issue_gemms import issue_gemms
 from .lift_copies import lift_copies
+from .lift_stores import lift_stores
 from .lower_pipelines import lower_pipelines
 from .lower_tiles import lower_tiles
 from .make_persistent import make_persistent
@@ -61,6 +62,7 @@ PIPELINE: tuple[Pass, ...] = (
     promote_fragments,  # early: from here tiles are values, so that dependence is SSA
     pack_elements,  # what follows knows no element of less than a byte
     lift_copies,  # before planning, which looks for copies
+    lift_stores,  # the like, for what is computed before it is stored
     canonicalize,
     plan_pipelines,  # target-independent; needs whole statements, so before anything is lowered
     choose_instructions,  # whether TMA feeds the launch decides persistence and roles
