@@ -19,6 +19,8 @@ from .programs import HEAD, body_text, in_frame, load, traced
         ("m = 3\nL[0] = 1 if n is m else 0", "TLC0103", "by == and !="),
         ("m = 3\nif m is not n:\n    L[0] = 1", "TLC0103", "by == and !="),
         ("if n in range(65):\n    L[0] = 1", "TLC0103", "0 <= x < n"),
+        ("if n in {4: 1}:\n    L[0] = 1", "TLC0125", "keys must be compile-time"),
+        ("L[0] = {4: 1}.get(n, 7)", "TLC0125", "keys must be compile-time"),
         ("L[0] = len(A)", "TLC0112", "A.shape[0]"),
         ("import numpy\nL[0] = numpy.arange(3)[n]", "TLC0112", "a tensor of the kernel"),
         ("import numpy\nx = numpy.arange(3) * L[0]", "TLC0112", "a tensor of the kernel"),

@@ -157,6 +157,16 @@ def test_scalar_expressions(tmp_path: Path, expression: str, lines: list[str]) -
     assert found[: len(lines)] == lines
 
 
+@pytest.mark.parametrize(
+    "annotation", ["T.float32", "'float32'", "np.dtype('float32')", "np.float32"]
+)
+def test_an_annotation_that_is_a_dtype_converts(tmp_path: Path, annotation: str) -> None:
+    body = f"import numpy as np\nx: {annotation} = n\ny: int = 3\nL[0] = x + y"
+    assert body_text(tmp_path, body) == body_text(tmp_path, "x = T.float32(n)\nL[0] = x + 3")
+    body = f"import numpy as np\nx: {annotation} = T.alloc_var('float32')\nx = 3"
+    assert body_text(tmp_path, body) == body_text(tmp_path, "x = T.alloc_var('float32')\nx = 3")
+
+
 def test_macros_inline_with_control_flow(tmp_path: Path) -> None:
     text = (
         HEAD

@@ -69,7 +69,7 @@ class Operand:
         raise refuse(
             "TLC0125",
             f"Python asks for {what}, and this value is known only when the kernel runs",
-            hint="shapes, loop counts of Python loops and list indices must be compile-time values",
+            hint="shapes, counts of Python's loops, list indices and keys must be compile-time values",
         )
 
     def __index__(self) -> int:
@@ -84,7 +84,8 @@ class Operand:
     def __iter__(self) -> Any:
         self._no_number("a sequence")
 
-    __hash__ = object.__hash__
+    def __hash__(self) -> int:
+        self._no_number("a key of a dict, or a member of a set")
 
     # Arithmetic ----------------------------------------------------------------------------------
 

@@ -252,6 +252,7 @@ class _Rewriter(ast.NodeTransformer):
     visit_Import = visit_ImportFrom = _import
 
     def visit_Lambda(self, node: ast.Lambda) -> ast.expr:
+        self.visit(node.args)
         self._hidden.append(set(parameter_names(node.args)))
         body = self.visit(node.body)
         self._hidden.pop()
@@ -259,6 +260,7 @@ class _Rewriter(ast.NodeTransformer):
 
     def _comprehension(self, node: ast.AST) -> ast.AST:
         assert isinstance(node, _Comprehension)
+        node.generators[0].iter = self.visit(node.generators[0].iter)  # sees what is outside
         targets = [generator.target for generator in node.generators]
         self._hidden.append(set(bound_names(targets)))
         new = self.generic_visit(node)

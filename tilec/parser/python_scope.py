@@ -21,7 +21,7 @@ from ..language.arithmetic import cast
 from ..language.buffers import Buffer as Memory
 from ..language.buffers import Element, Variable, name_buffer
 from ..language.checks import device_assert
-from ..language.dtypes import ElementType
+from ..language.dtypes import spelled_dtype
 from ..language.loops import counted
 from ..language.operand import Expr, Operand, Poison
 from ..language.places import locate
@@ -235,12 +235,15 @@ class Scope:
         return _IN_PLACE[name](old, value)
 
     def typed(self, annotation: Callable[[], Any], value: Any) -> Any:
-        """The value of `x: annotation = value`: an element type converts."""
+        """The value of `x: annotation = value`: an element type converts; a new variable stays one."""
         try:
             kind = annotation()
         except NameError:
             return value  # a name that only type checkers know
-        return cast(value, kind) if isinstance(kind, ElementType) else value
+        dtype = spelled_dtype(kind)
+        if dtype is None or (isinstance(value, Variable) and value.buffer.elements == dtype):
+            return value
+        return cast(value, dtype)
 
     def parameter(self, name: str, annotation: Callable[[], Any]) -> Any:
         """The parameter that a statement of the body annotates."""
