@@ -312,16 +312,25 @@ def test_what_is_above_six_bits_moves_and_means_nothing() -> None:
         assert c.tobytes() == (values + values).tobytes()
 
 
-def test_bytes_stand_for_eight_bit_floats() -> None:
-    a = np.arange(128, dtype=np.uint8).reshape(2, 64)
-    kernel = moves(*["float8_e4m3fn"] * 4)
-    for kind in (np.uint8, np.int8, ml_dtypes.float8_e4m3fn):
-        arrays = [a.view(kind), *(np.zeros((2, 64), kind) for _ in range(2))] * 4
-        kernel(*arrays)
-        assert arrays[1].tobytes() == a.tobytes()
-    other = a.view(ml_dtypes.float8_e5m2)
-    with pytest.raises(tilec.TilecError, match="A0 has dtype e5m2, expected e4m3"):
-        kernel(*[other] * 12)
+@pytest.mark.parametrize(
+    ("dtype", "own", "bits", "other"),
+    [
+        ("float8_e4m3fn", ml_dtypes.float8_e4m3fn, (np.uint8, np.int8), ml_dtypes.float8_e5m2),
+        ("bfloat16", ml_dtypes.bfloat16, (np.uint16, np.int16), np.float16),
+    ],
+)
+def test_integers_hold_the_bits_of_other_dtypes(
+    dtype: str, own: Any, bits: Any, other: Any
+) -> None:
+    a = np.arange(128, dtype=own).reshape(2, 64)
+    kernel = moves(*[dtype] * 4)
+    for device in ("interpreter", f"emulator:{TARGETS[0]}"):
+        for kind in (own, *bits):
+            arrays = [a.view(kind), *(np.zeros((2, 64), kind) for _ in range(2))] * 4
+            kernel(*arrays, device=device)
+            assert arrays[1].tobytes() == a.tobytes()
+        with pytest.raises(tilec.TilecError, match=r"A0 has dtype .*, expected"):
+            kernel(*[a.view(other)] * 12, device=device)
 
 
 def unsaturated(target: str) -> Kernel:

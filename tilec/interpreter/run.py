@@ -10,7 +10,7 @@ import numpy as np
 from ..errors import ArgumentError
 from ..ir.conversion import pack_pairs, unpack_pairs
 from ..ir.core import Access, Program, Value, walk
-from ..ir.dtypes import PAIRS
+from ..ir.dtypes import HOLDERS, PAIRS
 from ..ir.ops.control import Define, Return
 from ..ir.registry import Registry
 from ..ir.types import MemoryType, ScalarType, Space
@@ -19,13 +19,6 @@ from .memory import Memory, Storage
 from .numbers import Array
 from .roles import finish
 from .rules import install
-
-_IN_BYTES = (
-    "e4m3", "e5m2", "e4m3fnuz", "e5m2fnuz", "e2m3", "e3m2",
-    *(d.name for d in (*PAIRS, *PAIRS.values())),
-)  # fmt: skip
-_HOLDERS = {"bf16": ("uint16",), **dict.fromkeys(_IN_BYTES, ("int8", "uint8"))}
-"""What arrays hold dtypes that NumPy itself lacks, as bits."""
 
 
 def _ignore(finding: Finding) -> None:
@@ -174,7 +167,7 @@ def _array(param: Value, type_: MemoryType, given: Any, written: bool) -> np.nda
             "TLC0733", f"{param.hint} is a {type(given).__name__}, not a NumPy array"
         )
     data = given
-    holder = data.dtype.name in _HOLDERS.get(type_.dtype.name, ())
+    holder = data.dtype in [holder.numpy for holder in HOLDERS.get(type_.dtype, ())]
     if holder:
         data = data.view(type_.dtype.numpy)
     if data.dtype != type_.dtype.numpy or type_.dtype in PAIRS and not holder:

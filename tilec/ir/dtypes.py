@@ -98,6 +98,12 @@ HELD = {i4: i8, u4: u8, e2m1: e2m1b}
 """What holds one in a register."""
 ELEMENTS = {pair: element for element, pair in PAIRS.items()}
 """What a pair consists of."""
+HOLDERS: dict[DType, tuple[DType, ...]] = {
+    bf16: (i16, u16), tf32: (f32,),
+    **dict.fromkeys((e4m3, e5m2, e4m3fnuz, e5m2fnuz, e2m3, e3m2, *ELEMENTS, i4, u4), (i8, u8)),
+    e2m1: (i8, u8, e2m1x2),
+}  # fmt: skip
+"""What keeps their bits in the arrays of libraries that lack them."""
 MIXED = ({e4m3, e5m2, e2m3, e3m2}, {e4m3fnuz, e5m2fnuz}, {i8, u8})
 """What a gemm multiplies with each other."""
 mbarrier = DType("mbarrier", 64, "opaque")
@@ -126,7 +132,7 @@ _LONG_NAMES = {
 _USERS_NAMES = {short: full for full, short in _LONG_NAMES.items() if full not in ("half", "float")}
 
 _CODE_BITS = {"e2m3": 6, "e3m2": 6, "e2m1b": 4}
-_HOLDERS = {
+_IN_NUMPY = {
     "tf32": "float32", "i4": "int8", "u4": "uint8", **{pair.name: "uint8" for pair in ELEMENTS},
 }  # fmt: skip
 _FROM_ML_DTYPES = {
@@ -163,8 +169,8 @@ def find_dtype(spec: object) -> DType:
 
 @cache
 def _numpy_dtype(name: str) -> np.dtype[Any]:
-    if name in _HOLDERS:
-        return np.dtype(_HOLDERS[name])
+    if name in _IN_NUMPY:
+        return np.dtype(_IN_NUMPY[name])
     if name in _FROM_ML_DTYPES:
         import ml_dtypes
 

@@ -22,14 +22,9 @@ from ..backends.launcher.arrays import PACKED, check_place, contiguous_strides
 from ..backends.launcher.unfit import Unfit
 from ..backends.manifest import MULTIPROCESSORS, Fact, Manifest, ScalarParam, TensorParam, Variant
 from ..errors import ArgumentError
+from ..ir.dtypes import DTYPES, HOLDERS
 from .arrays import ArrayDevice, ArrayView, is_array, view_array
 
-_BYTES = ("i8", "u8")
-# Libraries without these types keep them in others; between two of them nothing is reinterpreted.
-_HOLDERS = {
-    "e4m3": _BYTES, "e5m2": _BYTES, "e4m3fnuz": _BYTES, "e5m2fnuz": _BYTES, "e2m3": _BYTES,
-    "e3m2": _BYTES, "i4": _BYTES, "u4": _BYTES, "e2m1": (*_BYTES, "e2m1x2"), "tf32": ("f32",), "bf16": ("i16", "u16"),
-}  # fmt: skip
 _WIDE = ("f16", "bf16", "f32", "tf32", "f64")  # what a usual number fits without a closer look
 
 
@@ -160,7 +155,8 @@ def describe_fact(fact: Fact, view: ArrayView) -> str:
 
 def _check_element(program: str, param: TensorParam, view: ArrayView) -> None:
     name = param.name
-    if view.dtype != param.dtype and view.dtype not in _HOLDERS.get(param.dtype, ()):
+    holders = [holder.name for holder in HOLDERS.get(DTYPES[param.dtype], ())]
+    if view.dtype not in (param.dtype, *holders):
         raise _refuse(
             program,
             f"{name} has dtype {view.dtype}, expected {param.dtype}",
