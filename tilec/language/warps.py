@@ -14,14 +14,12 @@ from ..ir.core import Value, constant
 from ..ir.dtypes import i32, u32, u64
 from ..ir.ops.arith import Compare, FloorDiv, FloorMod, Not
 from ..ir.ops.control import ThreadId
+from ..ir.ops.nvidia import WARP, WARPGROUP
 from ..ir.ops.thread import Ballot
 from .arithmetic import bitwise_and, bitwise_or, max, min, truth
 from .operand import Expr, convert
 from .shuffles import FULL_WARP, shfl_xor
 from .trace import Trace, current, refuse
-
-WARP = 32
-WARPGROUP = 4  # warps
 
 
 def _add(x: Any, y: Any) -> Any:
@@ -151,7 +149,7 @@ get_warp_idx_sync = get_warp_idx
 def get_warp_group_idx(warp_size: int | None = None, warps_per_group: int | None = None) -> Any:
     """The number of the thread's warpgroup, four warps (or `warps_per_group`), in the block."""
     what = "T.get_warp_group_idx"
-    size = _size(what, warp_size, WARP) * _size(what, warps_per_group, WARPGROUP)
+    size = _size(what, warp_size, WARP) * _size(what, warps_per_group, WARPGROUP // WARP)
     return _index(current(what), what, FloorDiv, size)
 
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from ..ir.core import Value
 from ..ir.dtypes import u32, u64
-from ..ir.layout import RegisterLayout, ShuffleStep, classify
+from ..ir.layout import VECTOR_BITS, RegisterLayout, ShuffleStep, classify
 from ..ir.ops.memory import Load, Store
 from ..ir.ops.thread import ConvertRegisters, Shuffle, VectorLoad, VectorStore
 from ..ir.ops.tile import ConvertLayout
@@ -31,7 +31,6 @@ from .dependence import tile_type
 if TYPE_CHECKING:
     from .lower_tiles import Lowering
 
-VECTOR_BYTES = 16  # of one access to shared memory
 BANK_SHIFT_BYTES = 16  # added to rows, so that columns spread over the banks
 
 
@@ -171,9 +170,7 @@ def _move(
     b = lowering.b
     type_ = memory.type
     assert isinstance(type_, MemoryType) and type_.layout is not None
-    width = min(
-        layout.vector_width(), type_.layout.vector_width(), VECTOR_BYTES * 8 // type_.dtype.bits
-    )
+    width = min(layout.vector_width(), type_.layout.vector_width(), VECTOR_BITS // type_.dtype.bits)
     with register_loops(b, layout, width) as register:
         indices = coordinates(b, layout, lowering.thread(), register)
         if store:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from ..ir.core import walk
-from ..ir.layout import RegisterLayout, blocked, rows_over_warps
+from ..ir.layout import VECTOR_BITS, RegisterLayout, blocked, rows_over_warps
 from ..ir.ops.control import Parallel
 from ..ir.ops.memory import Load, Store, memory_type
 from ..ir.types import TileType
@@ -13,13 +13,12 @@ from ..target import Target
 from .affine import depends
 from .dependence import tile_type
 
-VECTOR_BYTES = 16
 MANY = 16  # registers of a tile in a thread, from which on fewer are worth more than wide vectors
 
 
 def default_layout(tile: TileType, threads: int, target: Target) -> RegisterLayout:
     """Rows over threads in vectors of 16 bytes, or as wide as the row divides."""
-    vector = VECTOR_BYTES * 8 // tile.dtype.bits
+    vector = VECTOR_BITS // tile.dtype.bits
     while vector > 1 and (tile.shape[-1] % vector or _too_wide(tile, vector, threads)):
         vector //= 2
     return _dealt(tile.shape, vector, threads, target)
@@ -43,7 +42,7 @@ def nest_vector(nest: Parallel) -> int:
     """
     tile = next((v for v in (*nest.updates, *nest.reads)), None)
     bits = tile_type(tile).dtype.bits if tile is not None else _element_bits(nest)
-    vector = max(1, VECTOR_BYTES * 8 // bits)
+    vector = max(1, VECTOR_BITS // bits)
     while vector > 1 and nest.extents[-1] % vector:
         vector //= 2
     return vector

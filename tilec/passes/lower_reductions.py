@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from ..ir.core import Value
 from ..ir.dtypes import bool_
-from ..ir.layout import ReductionPlan, RegisterLayout, plan_reduction
+from ..ir.layout import VECTOR_BITS, ReductionPlan, RegisterLayout, plan_reduction
 from ..ir.ops.reduce import Reduce
 from ..ir.ops.thread import ShuffleXor, VectorLoad, VectorStore
 from .coordinates import apply_map, coordinates, primary, register_loops
@@ -26,7 +26,6 @@ from .coordinates import apply_map, coordinates, primary, register_loops
 if TYPE_CHECKING:
     from .lower_tiles import Lowering
 
-VECTOR_BYTES = 16  # of one access to shared memory
 CHAINS = 4  # of joins that a thread runs side by side, so that one need not wait for the last
 
 
@@ -117,7 +116,7 @@ class _Reducing:
             place = coordinates(b, self.plan.partial, lowering.thread(), register)
             b.emit(VectorStore(memory, place, self.result, register, (), count=1))
         lowering.barrier()
-        width = math.gcd(groups, VECTOR_BYTES // self.op.dtype.bytes)
+        width = math.gcd(groups, VECTOR_BITS // self.op.dtype.bits)
         gathered = lowering.scratch(self.op.dtype, groups, "groups")
         whole = self.plan.partial.reduce(-1)
         with register_loops(b, self.layout) as register:

@@ -16,7 +16,7 @@ from .banks import (
     ldmatrix_rows,
     quietest_swizzle,
 )
-from .chunks import chunked, crosswise
+from .chunks import VECTOR_BITS, chunked, crosswise
 from .constraints import (
     Choice,
     Constraint,
@@ -64,6 +64,7 @@ __all__ = [
     "ATOM_ROWS",
     "FUEL",
     "MFMA_SHAPES",
+    "VECTOR_BITS",
     "Access",
     "Choice",
     "Constraint",

@@ -17,7 +17,7 @@ from .shared import SharedLayout
 from .swizzle import Swizzle
 
 LINE_BITS = 1024  # that the banks serve at once
-VECTOR_BITS = 128  # of the widest access
+VECTOR_BITS = 128  # of a thread's widest access
 WORD_BITS = 32  # of the narrowest store that pays
 
 
