@@ -11,7 +11,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 MILLISECONDS = 150
-HEAVY = ("cupy", "torch", "jax", "jinja2", "lark", "rich", "click", "hypothesis")
+HEAVY = ("cupy", "torch", "jax", "jinja2", "lark", "click", "hypothesis")
 PROGRAM = """
 import json, sys, time
 start = time.process_time()

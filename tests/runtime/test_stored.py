@@ -33,7 +33,7 @@ SM_80 = find_target("cuda:sm_80")
 UNUSED = ("tilec.passes.pipeline", "tilec.passes.lower_tiles", "tilec.backends.emitter",
           "tilec.backends.prelude", "tilec.runtime.lowering", "tilec.runtime.compilers",
           "tilec.runtime.nvrtc", "tilec.interpreter", "tilec.cli", "tilec.parser.text",
-          "lark", "jinja2", "click", "rich", "platformdirs", "ml_dtypes")  # fmt: skip
+          "lark", "jinja2", "click", "platformdirs", "ml_dtypes")  # fmt: skip
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from ..version import __version__
 from .output import Output, output
 
 PACKAGES = (
-    "numpy", "ml_dtypes", "jinja2", "lark", "click", "rich", "platformdirs", "filelock",
+    "numpy", "ml_dtypes", "jinja2", "lark", "click", "platformdirs",
     "cupy", "cupy-cuda12x", "cupy-cuda13x", "cupy-rocm-7-0", "nvidia-cuda-nvrtc",
     "nvidia-cuda-nvrtc-cu12", "ziglang", "torch", "jax",
 )  # fmt: skip
