@@ -21,6 +21,12 @@ from .programs import HEAD, body_text, in_frame, load, traced
         ("if n in range(65):\n    L[0] = 1", "TLC0103", "0 <= x < n"),
         ("if n in {4: 1}:\n    L[0] = 1", "TLC0125", "keys must be compile-time"),
         ("L[0] = {4: 1}.get(n, 7)", "TLC0125", "keys must be compile-time"),
+        (
+            "x = 0\nfor i in range(n):\n    f = lambda a=x: a + 1\n    x = f()",
+            "TLC0104",
+            "T.alloc_var",
+        ),
+        ("x = [0]\nfor i in range(n):\n    x = [x + 1 for x in x]", "TLC0104", "T.alloc_var"),
         ("L[0] = len(A)", "TLC0112", "A.shape[0]"),
         ("import numpy\nL[0] = numpy.arange(3)[n]", "TLC0112", "a tensor of the kernel"),
         ("import numpy\nx = numpy.arange(3) * L[0]", "TLC0112", "a tensor of the kernel"),

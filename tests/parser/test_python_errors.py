@@ -102,18 +102,6 @@ BODIES = [
         "`x`",
     ),
     (
-        "a name that a lambda's default reads",
-        "x = 0\nfor i in range(n):\n    f = lambda a=x: a + 1\n    ⟦x = f()⟧",
-        "TLC0104",
-        "`x`",
-    ),
-    (
-        "a name that a comprehension reads before it binds it",
-        "x = [0]\nfor i in range(n):\n    ⟦x = [x + 1 for x in x]⟧",
-        "TLC0104",
-        "`x`",
-    ),
-    (
         "a function of one arm",
         "if n > 1:\n    def f():\n        return 1\n"
         "else:\n    def f():\n        return 2\nL[0] = ⟦f⟧()",
