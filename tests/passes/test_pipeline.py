@@ -90,7 +90,7 @@ def test_a_dump_has_every_step(tmp_path: Path) -> None:
         assert f"{stem}.tir" in files and f"{stem}.diff" in files
     last = (folder / f"{len(PLANNING):02}_{PLANNING[-1].__name__}.tir").read_text()
     assert print_program(parse_program(last, REGISTRY, "last.tir")) == last
-    diff = (folder / "05_promote_fragments.diff").read_text()
+    diff = (folder / "06_promote_fragments.diff").read_text()
     assert "-    fill %acc, 0.0" in diff and "+    %acc = splat 0.0" in diff
     assert len((folder / "times.txt").read_text().splitlines()) == len(PLANNING)
 
@@ -138,7 +138,7 @@ def test_a_refusal_is_the_users_and_passes_through(tmp_path: Path) -> None:
 
 
 def test_passes_are_found_by_name() -> None:
-    assert find_passes(["promote_fragments", "canonicalize"]) == (PIPELINE[4], PIPELINE[0])
+    assert find_passes(["promote_fragments", "canonicalize"]) == (PIPELINE[5], PIPELINE[0])
     assert find_passes([]) == ()
     error = refused("TLC0214", lambda: find_passes(["promote_fragments", "promote"]))
     assert isinstance(error, IRError) and "'promote'" in error.message

@@ -20,6 +20,7 @@ from .canonicalize import canonicalize
 from .choose_instructions import choose_instructions
 from .clip_boxes import clip_boxes
 from .context import Pass, PassContext, Remark
+from .drop_guards import drop_guards
 from .fit_resources import FULL, fit_resources
 from .flatten_memory import flatten_memory
 from .gather_pairs import gather_pairs
@@ -56,6 +57,7 @@ from .wrap_integers import wrap_integers
 
 PIPELINE: tuple[Pass, ...] = (
     canonicalize,
+    drop_guards,  # first, so that nests are what they would be without guards
     gather_pairs,  # before promotion, since it makes fragments
     split_nests,  # and this, since it tells fragments from other memory by their handles
     publish_fragments,  # after it: a part of a nest may only read what the whole one writes
