@@ -8,9 +8,11 @@ import pytest
 import tilec
 import tilec.language as T
 from tests.kernels.legs import compile_texts, every_leg
+from tilec.ir.core import walk
 from tilec.ir.dtypes import f16, f32
+from tilec.ir.ops.control import Parallel
 from tilec.ir.types import TileType
-from tilec.passes.default_layouts import default_layout
+from tilec.passes.default_layouts import default_layout, nest_vector
 from tilec.target import find_target
 
 
@@ -60,3 +62,53 @@ def test_rows_of_a_thousand() -> None:
 
 def test_rows_of_a_thousand_do_not_spill() -> None:
     compile_texts(shares)
+
+
+@tilec.kernel
+def nest(
+    A: T.Tensor((64, 64), "float16"), B: T.Tensor((4096,), "int32"), C: T.Tensor((64, 64), "float16"),
+    how: str = "rows", rows: int = 64,
+):  # fmt: skip
+    with T.Kernel(1, threads=128):
+        for i, j in T.Parallel(rows, 64):
+            if how == "rows":
+                C[i, j] = A[i, j]
+            elif how == "columns":
+                C[j, i] = A[j, i]
+            elif how == "one of two":
+                C[i, j] = A[j, i]
+            elif how == "every other":
+                B[2 * j + i * 64] = 1
+            elif how == "both":
+                B[2 * j + i * 64] = 1
+                B[2 * j + i * 64 + 1] = 2
+            elif how == "table":
+                A[B[j], i] = 0
+            elif how == "condition":
+                if j > B[i]:
+                    C[i, j] = A[i, j]
+            elif how == "row's condition":
+                if i > B[i]:
+                    C[i, j] = A[i, j]
+            elif how == "divided":
+                C[(i * 64 + j) // 64, (i * 64 + j) % 64] = 0
+
+
+@pytest.mark.parametrize(
+    ("how", "vector"),
+    [
+        ("rows", 8), ("columns", 1), ("one of two", 8), ("every other", 1), ("both", 4), ("table", 4),
+        ("condition", 1), ("row's condition", 8), ("divided", 8),
+    ],
+)  # fmt: skip
+def test_threads_take_neighbours_where_there_are_no_vectors(how: str, vector: int) -> None:
+    program = nest.trace({"how": how, "rows": 64})
+    (found,) = [op for op in walk(program.body) if isinstance(op, Parallel)]
+    assert nest_vector(found, 128) == vector
+
+
+def test_no_thread_is_idle_for_the_sake_of_vectors() -> None:
+    for rows, vector in ((16, 8), (8, 4), (4, 2), (2, 1), (1, 8)):
+        program = nest.trace({"how": "rows", "rows": rows})
+        (found,) = [op for op in walk(program.body) if isinstance(op, Parallel)]
+        assert nest_vector(found, 128) == vector, rows

@@ -61,7 +61,7 @@ def scattered(
         own = T.alloc_fragment((40, 64), "float32")
         T.copy(A, own)
         for i, j in T.Parallel(40, 64):
-            if i < n:
+            if i < n and rows[i] >= 0:
                 if adds:
                     T.atomic_add(C[rows[i], j], own[i, j])
                 else:

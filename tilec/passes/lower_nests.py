@@ -62,7 +62,7 @@ def _iterations(
     b, layout = lowering.b, op.layout
     if layout is None:
         assert not fragments, "a nest that uses tiles has a layout"
-        vector = nest_vector(op)
+        vector = nest_vector(op, lowering.threads)
         with spread(lowering, op.extents, vector) as place:
             if vector == 1:
                 yield b.const(0), place, None

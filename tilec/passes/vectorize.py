@@ -162,8 +162,8 @@ class _Vectorizer(Rebuilder):
                 put(memory, run.indices, arrays[run], zero, length, self._predicate(run))
 
     def _hoisted(self, op: For) -> For:
-        """The loop without the pure ops and the loads at its top that are the same in every
-        iteration: they come before it. So a row that a table names is read as vectors.
+        """The loop without the ops at its top that compute or load the same in every iteration: they
+        come before it. So a row that a table names is read as vectors.
         """
         inside = {v for inner in walk(op.body) for v in inner.results} | set(op.body.params)
         effects = [e for inner in walk(op.body) for e in inner.effects()]
@@ -171,16 +171,21 @@ class _Vectorizer(Rebuilder):
         trips = [constant_of(v) for v in (op.start, op.stop)]
         runs = None not in trips and int(trips[0] or 0) < int(trips[1] or 0)
         still = runs and all(e.memory for e in effects)  # nobody is waited for
+
+        def is_same(part: Op) -> bool:
+            reads = still and isinstance(part, Load) and self._root(part.memory) not in changed
+            return part.pure or reads or isinstance(part, If | Yield)
+
         kept: list[Op] = []
         for inner in op.body.ops:
-            reads = still and isinstance(inner, Load) and self._root(inner.memory) not in changed
-            same = (inner.pure and not inner.regions) or reads
-            if same and inside.isdisjoint(inner.inputs):
-                with at(inner.loc):
-                    self.op(inner)
-                inside -= set(inner.results)
-            else:
+            made = {v for part in inner.walk() for v in part.results}
+            needed = {v for part in inner.walk() for v in part.inputs} - made
+            if inner.terminator or needed & inside or not all(map(is_same, inner.walk())):
                 kept.append(inner)
+                continue
+            with at(inner.loc):
+                self.op(inner)
+            inside -= made
         return op.replace(body=op.body.with_ops(kept))  # type: ignore[return-value]
 
     def _branch(self, op: For) -> If | None:
