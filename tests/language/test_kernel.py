@@ -316,8 +316,17 @@ def test_a_cooperative_launch_is_not_persistent() -> None:
 def test_specs() -> None:
     assert tilec.spec((4, 8), "float16").shape == (4, 8)
     assert tilec.spec(4, np.int8, align=1).dtype == DTYPES["i8"]
+    for shape in (("M", 3), "M", (2.5,), None, (-1,)):
+        with pytest.raises(ArgumentError, match="is no array"):
+            tilec.spec(shape, "int8")
     with pytest.raises(ArgumentError):
         tilec.spec((4,), "int8", align=3)
+
+
+def test_numpys_matrices_are_arrays() -> None:
+    a, c = np.asmatrix(np.ones((4, 64), np.float16)), np.zeros((4, 64), np.float16)
+    scale(a, 3, c, device="interpreter")
+    assert c[0, 0] == 3
 
 
 def test_the_public_names_have_docstrings() -> None:

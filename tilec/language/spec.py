@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import operator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,9 +30,16 @@ def spec(shape: Any, dtype: object, align: int = 16) -> ArraySpec:
         align: bytes that the address is a multiple of.
 
     Raises:
-        ArgumentError: an extent below 0, an alignment that is no power of two.
+        ArgumentError: an extent that is no integer of 0 or more, an alignment that is no power of two.
     """
-    dims = (shape,) if isinstance(shape, int) else tuple(int(n) for n in shape)
+    try:
+        dims = tuple(map(operator.index, shape if isinstance(shape, Iterable) else (shape,)))
+    except TypeError:
+        dims = (-1,)
     if any(n < 0 for n in dims) or align < 1 or align & (align - 1):
-        raise ArgumentError("TLC0304", f"spec({shape!r}, {dtype!r}, align={align}) is no array")
+        raise ArgumentError(
+            "TLC0304",
+            f"spec({shape!r}, {dtype!r}, align={align}) is no array",
+            hint="extents are numbers, of a symbol any that are as typical as the call's will be",
+        )
     return ArraySpec(dims, storage_of(element_type(dtype)), align)

@@ -72,6 +72,7 @@ def bind_arguments(manifest: Manifest, arguments: Sequence[object]) -> Bound:
             raise _refuse(
                 program,
                 f"{param.name} is {type(argument).__name__}, expected an array of {param.dtype}",
+                "pass an array of NumPy, cupy, torch or JAX, or anything with __dlpack__",
             )
         views[param.name] = view_array(argument)
         _check_element(program, param, views[param.name])
@@ -92,7 +93,9 @@ def check_scalar(program: str, param: ScalarParam, value: object) -> int | float
         return value
     if is_array(value) or not hasattr(value, "__index__") and not hasattr(value, "__float__"):
         raise _refuse(
-            program, f"{param.name} is {type(value).__name__}, expected a number ({param.dtype})"
+            program,
+            f"{param.name} is {type(value).__name__}, expected a number ({param.dtype})",
+            "x.item() is the number that an array of one element holds" if is_array(value) else "",
         )
     with told_of(program):
         return number_of(param, value)

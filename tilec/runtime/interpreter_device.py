@@ -52,9 +52,12 @@ class InterpreterDevice:
                     f"{name} is a {type(value).__module__} array; the interpreter takes NumPy's",
                     hint="copy it to the host first",
                 )
+        plain = {
+            n: v.view(np.ndarray) if isinstance(v, np.ndarray) else v for n, v in named.items()
+        }
         made = run_program(
             compiled.program,
-            named,
+            plain,  # a matrix, a recarray would index in its own way
             registry=compiled.registry,
             check_bounds="bounds" in config.current().check,
         )
