@@ -324,7 +324,7 @@ def test_specs() -> None:
 
 
 def test_numpys_matrices_are_arrays() -> None:
-    a, c = np.asmatrix(np.ones((4, 64), np.float16)), np.zeros((4, 64), np.float16)
+    a, c = np.ones((4, 64), np.float16).view(np.matrix), np.zeros((4, 64), np.float16)
     scale(a, 3, c, device="interpreter")
     assert c[0, 0] == 3
 
