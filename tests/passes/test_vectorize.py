@@ -104,6 +104,34 @@ def test_a_number_for_a_group_is_taken_once() -> None:
 
 
 @tilec.kernel
+def overwritten(
+    A: T.Tensor((16, 64), "float32"), rows: T.Tensor((16,), "int32"), C: T.Tensor((16, 64), "float32"),
+    adds: bool = False,
+):  # fmt: skip
+    """What was stored first may be stored again, of some columns."""
+    with T.Kernel(1, threads=128):
+        for i, j in T.Parallel(16, 64):
+            if adds:
+                T.atomic_add(C[i, j], A[i, j])
+            else:
+                C[i, j] = A[i, j]
+            if i >= 2 and j > rows[i]:
+                C[i, j] = A[rows[i], j]
+            elif i >= 1:
+                C[i, j] = 1
+
+
+@pytest.mark.parametrize("adds", [False, True])
+def test_the_last_of_several_stores_is_what_stays(adds: bool) -> None:
+    a = np.arange(16 * 64, dtype=np.float32).reshape(16, 64)
+    rows = np.arange(16, dtype=np.int32) * 3 % 16
+    later = (np.arange(16)[:, None] >= 2) & (np.arange(64) > rows[:, None])
+    expected = np.where(later, a[rows], np.where(np.arange(16)[:, None] >= 1, 1, a))
+    for leg, (_, _, c) in every_leg(overwritten, a, rows, np.zeros_like(a), adds=adds):
+        np.testing.assert_array_equal(c, expected, err_msg=leg)
+
+
+@tilec.kernel
 def moving(
     A: T.Tensor((8, 16), "float32"), at: T.Tensor((32,), "int32"), C: T.Tensor((32, 8), "float32"),
     first: int = 0, last: int = 8,

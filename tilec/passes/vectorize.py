@@ -291,7 +291,7 @@ class _Vectorizer(Rebuilder):
                 start = tuple(self.b.build(form) for form in first.forms)
                 if self._width(first.op, start, count * len(run)) > 1:
                     found.append(_Run(run, start))
-        return [run for run in found if not self._stored_twice(run, found)]
+        return [run for run in found if not self._stored_twice(run, op)]
 
     def _width(self, op: ElementAccess, start: Sequence[Value], count: int) -> int:
         memory = self.value(op.memory)
@@ -300,14 +300,17 @@ class _Vectorizer(Rebuilder):
         adds = op.kind == "add" and not op.fetch
         return self.access.atomic_width(memory, start, count) if adds else 1
 
-    def _stored_twice(self, run: _Run, runs: Sequence[_Run]) -> bool:
-        """Whether another store of the loop may write the same elements in between."""
-        others = [
-            o
-            for o in runs
-            if o is not run and isinstance(o.op, Store) and isinstance(run.op, Store)
-        ]
-        return any(self._root(o.op.memory) is self._root(run.op.memory) for o in others)
+    def _stored_twice(self, run: _Run, loop: For) -> bool:
+        """Whether another op of the loop, which stays in it, may write the same elements: the run is
+        written behind it.
+        """
+        root = self._root(run.op.memory)
+        return not isinstance(run.op, Load) and any(
+            effect.access is Access.WRITE and effect.memory and self._root(effect.memory) is root
+            for inner in walk(loop.body)
+            if inner not in run.ops
+            for effect in inner.effects()
+        )
 
     def _walk(self, op: ElementAccess, index: Value, inside: set[Value]) -> list[_Walk]:
         """An access that walks along the last dimension alone, what its indices at iteration 0 need
