@@ -157,3 +157,34 @@ def test_what_the_loop_changes_is_read_in_every_iteration(bounds: tuple[int, int
     given = {"first": bounds[0], "last": bounds[1]}
     for leg, (_, _, c) in every_leg(moving, a, at, np.full((32, 8), -1, np.float32), **given):
         np.testing.assert_array_equal(c, expected, err_msg=leg)
+
+
+@tilec.kernel
+def meeting(A: T.Tensor((8,), "float32"), how: str):
+    """Iterations of a loop that is to be vectorised read what others write."""
+    with T.Kernel(1, threads=32):
+        if T.get_thread_binding() == 0:
+            for v in T.vectorized(4):
+                if how == "before":
+                    A[v + 1] = A[v]
+                elif how == "one":
+                    A[v] = A[v + 1] + A[0]
+                elif how == "own":
+                    A[v] = A[v] * 2
+                else:
+                    A[v] = 5
+                    A[v + 1] = 6
+
+
+@pytest.mark.parametrize("how", ["before", "one", "own", "twice"])
+def test_iterations_that_meet_run_in_order(how: str) -> None:
+    expected = {
+        "before": [1, 1, 1, 1, 1],
+        "one": [3, 6, 7, 8, 5],
+        "own": [2, 4, 6, 8, 5],
+        "twice": [5] * 4 + [6],
+    }
+    a = np.arange(1, 9, dtype=np.float32)
+    for leg, (found,) in every_leg(meeting, a, how=how):
+        np.testing.assert_array_equal(found, [*expected[how], 6, 7, 8], err_msg=leg)
+    assert ("<4>(A_run" in compile_texts(meeting, how=how)["cuda:sm_90a"]) == (how == "own")

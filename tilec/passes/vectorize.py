@@ -260,7 +260,24 @@ class _Vectorizer(Rebuilder):
                     return f"{memory.hint or 'memory'} is written before it is read"
                 if effect.access is Access.WRITE:
                     written.add(root)
-        return ""
+        crossing = None if op.unroll == 0 else self._crossing(op, written)
+        return f"iterations may meet in {crossing.hint or 'memory'}" if crossing else ""
+
+    def _crossing(self, op: For, written: set[Value]) -> Value | None:
+        """Memory that iterations of a loop read and write, and not each at one place of its own. Those
+        of a Parallel nest never do.
+        """
+        places: dict[Value, set[object]] = {}
+        read: dict[Value, None] = {}
+        for inner in walk(op.body):
+            indices = inner.indices if isinstance(inner, ElementAccess) else ()
+            place = tuple(i if constant_of(i) is None else constant_of(i) for i in indices)
+            for effect in inner.effects():
+                root = self._root(effect.memory) if effect.memory else None
+                if root in written:
+                    places.setdefault(root, set()).add(place)
+                    read.update({root: None} if effect.access is Access.READ else {})
+        return next((memory for memory in read if len(places[memory]) > 1), None)
 
     def _root(self, memory: Value) -> Value:
         """The allocation or parameter that a handle is a part of."""
