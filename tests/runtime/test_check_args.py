@@ -218,6 +218,8 @@ def test_scalars_are_taken_as_declared() -> None:
     [
         ((1.5, 1.0, True), "matmul: n is 1.5, expected an integer (i32)"),
         ((1 << 31, 1.0, True), "matmul: n is 2147483648, which i32 cannot hold"),
+        ((10**9999, 1.0, True), "matmul: n is a number of very many digits, which i32 cannot hold"),
+        ((1, 10**9999, True), "matmul: x is a number of very many digits, which f32 cannot hold"),
         ((1, "1", True), "matmul: x is str, expected a number (f32)"),
         ((1, np.zeros(2), True), "matmul: x is ndarray, expected a number (f32)"),
         ((1, 1.0, 2), "matmul: flag is 2, which bool cannot hold"),

@@ -42,6 +42,7 @@ FLOATS = {
 }
 WITHOUT_INFINITY = ("e4m3", "e4m3fnuz", "e5m2fnuz", "e2m3", "e3m2")
 WITHOUT_NAN = ("e2m3", "e3m2")
+_VAST = "a number of very many digits"
 
 
 def number_of(param: Any, value: Any) -> int | float:
@@ -51,7 +52,10 @@ def number_of(param: Any, value: Any) -> int | float:
     if dtype == "bool" and isinstance(value, np.bool_):
         return int(value)
     if limits is None:
-        real = float(value)
+        try:
+            real = float(value)
+        except OverflowError:
+            raise Unfit(f"{name} is {_VAST}, which {dtype} cannot hold") from None
         outside = abs(real) >= FLOATS[dtype] and (math.isfinite(real) or dtype in WITHOUT_INFINITY)
         if outside or math.isnan(real) and dtype in WITHOUT_NAN:
             raise Unfit(f"{name} is {real:g}, which {dtype} cannot hold")
@@ -60,7 +64,8 @@ def number_of(param: Any, value: Any) -> int | float:
         raise Unfit(f"{name} is {value!r}, expected an integer ({dtype})")
     number = operator.index(value)
     if not limits[0] <= number < limits[1]:
-        raise Unfit(f"{name} is {number}, which {dtype} cannot hold")
+        told = number if abs(number) < 1 << 128 else _VAST
+        raise Unfit(f"{name} is {told}, which {dtype} cannot hold")
     return number
 
 
