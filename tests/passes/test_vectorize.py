@@ -160,6 +160,26 @@ def test_what_the_loop_changes_is_read_in_every_iteration(bounds: tuple[int, int
 
 
 @tilec.kernel
+def rotated(X: T.Tensor((40, 64), "float16"), angle: T.Tensor((40, 32), "float16")):
+    """The halves of a row as pairs, in place."""
+    with T.Kernel(1, threads=64):
+        for i, j in T.Parallel(40, 32):
+            x, y = X[i, j], X[i, j + 32]
+            X[i, j] = x - y * angle[i, j]
+            X[i, j + 32] = y + x * angle[i, j]
+
+
+def test_stores_that_are_apart_are_vectors() -> None:
+    for target, text in compile_texts(rotated).items():
+        assert text.count("<8>(X, ") + text.count("<8>(X_buffer, ") == 2, target
+    by = HALVES[:, ::2] % 4
+    x, y = HALVES[:, :32], HALVES[:, 32:]
+    expected = np.concatenate([x - y * by, y + x * by], 1)
+    for leg, (found, _) in every_leg(rotated, HALVES, by):
+        np.testing.assert_array_equal(found, expected, err_msg=leg)
+
+
+@tilec.kernel
 def meeting(A: T.Tensor((8,), "float32"), how: str):
     """Iterations of a loop that is to be vectorised read what others write."""
     with T.Kernel(1, threads=32):

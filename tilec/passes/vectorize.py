@@ -82,6 +82,14 @@ class _Walk:
             and (outer, last.terms, last.constant) == (others, first.terms, first.constant + by)
         )
 
+    def is_apart(self, other: _Walk, count: int) -> bool:
+        """Whether both are in one row, and in `count` iterations come to no element of each other."""
+        *outer, last = self.forms
+        *others, first = other.forms
+        alike = (self.op.memory, self.step) == (other.op.memory, other.step)
+        far = abs(last.constant - first.constant) >= count * self.step
+        return alike and far and (outer, last.terms) == (others, first.terms)
+
 
 class _Vectorizer(Rebuilder):
     def __init__(self, b: IndexBuilder, context: PassContext) -> None:
@@ -308,7 +316,11 @@ class _Vectorizer(Rebuilder):
                 start = tuple(self.b.build(form) for form in first.forms)
                 if self._width(first.op, start, count * len(run)) > 1:
                     found.append(_Run(run, start))
-        return [run for run in found if not self._stored_twice(run, op)]
+        return [
+            run
+            for run in found
+            if not self._stored_twice(run, op, _apart_from(run.op, walks, count))
+        ]
 
     def _width(self, op: ElementAccess, start: Sequence[Value], count: int) -> int:
         memory = self.value(op.memory)
@@ -317,15 +329,15 @@ class _Vectorizer(Rebuilder):
         adds = op.kind == "add" and not op.fetch
         return self.access.atomic_width(memory, start, count) if adds else 1
 
-    def _stored_twice(self, run: _Run, loop: For) -> bool:
+    def _stored_twice(self, run: _Run, loop: For, apart: set[Op]) -> bool:
         """Whether another op of the loop, which stays in it, may write the same elements: the run is
-        written behind it.
+        written behind it. Those of `apart` do not.
         """
         root = self._root(run.op.memory)
         return not isinstance(run.op, Load) and any(
             effect.access is Access.WRITE and effect.memory and self._root(effect.memory) is root
             for inner in walk(loop.body)
-            if inner not in run.ops
+            if inner not in run.ops and inner not in apart
             for effect in inner.effects()
         )
 
@@ -363,6 +375,12 @@ class _Vectorizer(Rebuilder):
         if type(op) not in makers:
             return value
         return makers[type(op)](self._rebuilt(op.x, inside), self._rebuilt(op.y, inside))
+
+
+def _apart_from(op: Op, walks: Sequence[_Walk], count: int) -> set[Op]:
+    """The accesses that come to no element that `op` comes to."""
+    own = [walk for walk in walks if walk.op is op]
+    return {other.op for mine in own for other in walks if other.is_apart(mine, count)}
 
 
 def _run_from(first: _Walk, walks: Sequence[_Walk]) -> tuple[ElementAccess, ...]:
