@@ -27,6 +27,8 @@ from .programs import HEAD, body_text, in_frame, load, traced
             "T.alloc_var",
         ),
         ("x = [0]\nfor i in range(n):\n    x = [x + 1 for x in x]", "TLC0104", "T.alloc_var"),
+        ("if n > 2 and (z := n) > 3:\n    L[0] = z", "TLC0108", "a statement of its own"),
+        ("while (z := L[0]) < 9:\n    L[0] = z + 1", "TLC0108", "a statement of its own"),
         ("L[0] = len(A)", "TLC0112", "A.shape[0]"),
         ("import numpy\nL[0] = numpy.arange(3)[n]", "TLC0112", "a tensor of the kernel"),
         ("import numpy\nx = numpy.arange(3) * L[0]", "TLC0112", "a tensor of the kernel"),

@@ -236,7 +236,13 @@ class _Rewriter(ast.NodeTransformer):
 
     def visit_NamedExpr(self, node: ast.NamedExpr) -> ast.expr:
         if self._hidden:
-            self._refuse(node, "TLC0108", "`:=` in a lambda or comprehension of a kernel")
+            self._refuse(
+                node,
+                "TLC0108",
+                "`:=` where it may run never or often: in a lambda, a comprehension, the condition of "
+                "a `while`, behind `and` or `or`, in a ternary",
+                hint="assign in a statement of its own",
+            )
         name = ast.Constant(node.target.id)
         value = self._call(node, "assign", name, self.visit(node.value))
         return _place(ast.NamedExpr(node.target, value), node)
@@ -333,7 +339,7 @@ class _Rewriter(ast.NodeTransformer):
         opening = self._call(
             test,
             "loop_while",
-            self._thunk(self.visit(test)),
+            self._lazy(test),
             _locals_call(),
             ast.Constant(bool(node.orelse)),
         )
