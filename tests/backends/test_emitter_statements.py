@@ -119,6 +119,18 @@ def test_a_trivial_expression_stands_wherever_it_is_used() -> None:
     assert "C[j + (t >> 5) + kept] = (t >> 5) + kept;" in text
 
 
+def test_a_name_given_in_a_block_ends_with_it() -> None:
+    """Bounds of loops have names; each of these loops stands in another block."""
+    c = memory(i32, ("N",), "C")
+    k = Kernel("bounds", c, symbols=("N", "M"))
+    end = k.b.mul(k.symbol("N"), k.symbol("M"))
+    for _ in range(2):
+        with k.b.loop(0, 3, hint="i"), k.b.loop(0, end, hint="j") as j:
+            k.store(j, c, j)
+    text = body(k)
+    assert text.count("    const i32 j_end = N * M;") == text.count("j < j_end") == 2
+
+
 def test_a_variable_is_declared_with_its_first_value() -> None:
     c = memory(i32, ("N",), "C")
     k = Kernel("variable", c, symbols=("N",))

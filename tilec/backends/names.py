@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from .dialect import all_prelude_names
@@ -58,6 +58,7 @@ class Names:
     def __init__(self) -> None:
         self._reserved = reserved_names()
         self._scopes: list[set[str]] = [set()]
+        self._ends: list[list[Callable[[], None]]] = [[]]
 
     def new(self, hint: str, default: str = "x", *, outside: bool = False) -> str:
         """A name like `hint` that nothing visible here has; `outside`: of the block around."""
@@ -73,7 +74,14 @@ class Names:
     def block(self) -> Iterator[None]:
         """Names made inside are free again after it."""
         self._scopes.append(set())
+        self._ends.append([])
         try:
             yield
         finally:
             self._scopes.pop()
+            for undo in reversed(self._ends.pop()):
+                undo()
+
+    def at_end(self, undo: Callable[[], None]) -> None:
+        """Has `undo` called where the block that is open now ends."""
+        self._ends[-1].append(undo)

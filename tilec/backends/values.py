@@ -74,9 +74,12 @@ class Values:
         return name
 
     def bind(self, value: Value, op: Op | None = None) -> None:
-        """Declares a constant that holds a waiting value, here."""
+        """Declares a constant that holds a value, here: where the block ends that it stands in, the
+        value is the expression again that it was before.
+        """
         expression = self._expressions[value]
         self._waiting.pop(value, None)
+        self._writer.names.at_end(lambda: self.set(value, expression))
         name = self.name(value)
         self._writer.line(f"const {type_text(value)} {name} = {expression.text};", op)
 
