@@ -71,3 +71,11 @@ def test_parameters_by_position_alone(tmp_path: Path) -> None:
     a = np.zeros(4, np.int32)
     load(tmp_path, HEAD + text + body).k(a, 5, by=1)
     assert a[0] == 11
+
+
+def test_an_assertion_of_an_extent_stands_in_the_launch(tmp_path: Path) -> None:
+    text = "@tilec.kernel\ndef k(A: T.Tensor('N', 'int32')):\n    assert A.shape[0] % 32 == 0\n"
+    with pytest.raises(TilecError, match="is asserted is known when the kernel runs") as caught:
+        traced(load(tmp_path, HEAD + text + "    with T.Kernel(1):\n        A[0] = 0\n").k)
+    assert (caught.value.code, caught.value.loc.column) == ("TLC0118", len("    assert "))
+    assert "multiple_of" in (caught.value.hint or "")

@@ -211,6 +211,13 @@ class Scope:
     def require(self, condition: Any, message: Callable[[], Any]) -> None:
         """`assert condition, message()`."""
         if isinstance(condition, Operand):
+            if self.trace.launch is None:
+                raise refuse(
+                    "TLC0118",
+                    "what is asserted is known when the kernel runs, and stands outside of "
+                    "`with T.Kernel(...)`",
+                    hint='put it inside; T.dynamic("K", multiple_of=32) has every call checked',
+                )
             device_assert(condition, str(message()))
         elif not condition:
             raise AssertionError(message())
