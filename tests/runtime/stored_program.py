@@ -13,7 +13,7 @@ import tilec.language as T
 @tilec.kernel
 def add(
     A: T.Tensor("N", "float32"), B: T.Tensor("N", "float32"), C: T.Tensor("N", "float32"),
-    block: int = 128,
+    block: int = 512,
 ):  # fmt: skip
     with T.Kernel(T.ceildiv(A.shape[0], block), threads=128) as bx:
         for i in T.Parallel(block):
