@@ -4,7 +4,8 @@ Needs: a tile-level program, fragments promoted. Leaves: `store_tile` for every 
 gemm that reads a tile of its own extents element by element, and whose only effect is one store to
 global memory at `base + loop variable`, each variable along one dimension, in the same order. So
 an epilogue that is written as a loop goes through shared memory or by TMA as a copy does. A nest that
-reads what it stores to stays: its elements are in memory in any case.
+reads what it stores to stays: its elements are in memory in any case. So do those of launches that
+release what they stored to other blocks, which would wait for the engine.
 
     parallel [%acc] <extents = [128, 64]> (%i, %j, %a) {
       %r = add %row, %i ; %c = add %col, %j        %u = undefined <type = tile f16[128, 64]>
@@ -26,7 +27,7 @@ from ..ir.ops.tile import StoreTile, Undefined
 from ..ir.types import MemoryType, Space, TileType
 from .affine import affine
 from .context import PassContext
-from .dependence import is_global
+from .dependence import is_global, orders
 from .lift_copies import find_corner
 
 
@@ -36,7 +37,8 @@ def lift_stores(program: Program, context: PassContext) -> Program:
 
 
 def _launch(launch: Launch) -> Launch:
-    if not any(isinstance(op, Gemm) for op in walk(launch.body)):
+    inside = list(walk(launch.body))
+    if not any(isinstance(op, Gemm) for op in inside) or any(map(orders, inside)):
         return launch
     return launch.replace(body=_block(launch.body))  # type: ignore[return-value]
 
