@@ -25,6 +25,7 @@ from ..ir.ops.control import Launch, map_launches
 from ..ir.ops.memory import memory_type
 from ..ir.ops.pipeline import Get, Put
 from ..ir.ops.tile import Copy
+from ..ir.rewrite import transform
 from .context import PassContext
 from .dependence import is_global
 from .value_ranges import ValueRanges, value_ranges
@@ -47,7 +48,7 @@ def _launch(launch: Launch, context: PassContext, ranges: ValueRanges) -> Launch
         dims = tuple(d for d in range(len(op.shape) - 1) if _may_end(op, d, context, ranges))
         if dims:
             clipped[op] = op.replace(clipped=dims)
-    return launch.replace(body=_replaced(launch.body, clipped)) if clipped else launch  # type: ignore[return-value]
+    return launch.replace(body=transform(launch.body, clipped.get))  # type: ignore[return-value]
 
 
 def _only_writers(body: Block) -> list[Copy]:
@@ -77,8 +78,3 @@ def _may_end(op: Copy, dim: int, context: PassContext, ranges: ValueRanges) -> b
     else:
         lower = extent != "*" and context.multiples.get(extent, 1) % rows != 0
     return lower and ranges.of(op.source_indices[along]).inside(0, _LAST)
-
-
-def _replaced(block: Block, new: dict[Op, Op]) -> Block:
-    ops = [new.get(op) or op.map_regions(lambda inner: _replaced(inner, new)) for op in block.ops]
-    return block.with_ops(ops)

@@ -9,6 +9,7 @@ from ..ir.core import Block, Op, Value, walk
 from ..ir.layout import VECTOR_BITS, RegisterLayout, blocked, rows_over_warps
 from ..ir.ops.control import If, Parallel
 from ..ir.ops.memory import Load, Store, memory_type
+from ..ir.rewrite import defining_ops
 from ..ir.types import Space, TileType
 from ..target import Target
 from .affine import affine, depends
@@ -60,7 +61,7 @@ def _element_bits(nest: Parallel) -> int:
     the others, an entry of a table of rows, are no parts of vectors.
     """
     last = frozenset({nest.body.params[len(nest.extents) - 1]})
-    made_by = {value: op for op in walk(nest.body) for value in op.results}
+    made_by = defining_ops(nest.body)
     every = [op for op in walk(nest.body) if isinstance(op, (Load, Store))]
     along = [op for op in every if any(depends(i, last, made_by) for i in op.indices)]
     tensors = [op for op in along if memory_type(op.memory).space is Space.GLOBAL]

@@ -35,6 +35,7 @@ from ..ir.ops.arith import (
 )
 from ..ir.ops.control import If, Parallel, Symbol
 from ..ir.ops.memory import Atomic, Load, Store, memory_type
+from ..ir.rewrite import defining_ops
 from ..ir.types import Space
 from .context import PassContext
 from .dependence import writes
@@ -51,7 +52,7 @@ class _Guards:
     """A program; `block` gives its blocks without them."""
 
     def __init__(self, program: Program) -> None:
-        self.made_by = {value: op for op in walk(program.body) for value in op.results}
+        self.made_by = defining_ops(program.body)
         self.written = {memory for op in walk(program.body) for memory in writes(op)}
         self.extents = {  # of what nests count
             index: extent

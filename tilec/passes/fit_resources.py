@@ -23,6 +23,7 @@ from ..ir.ops.gemm import Gemm
 from ..ir.ops.memory import Alloc, memory_type
 from ..ir.ops.pipeline import Channel, Put, Receive, Stage
 from ..ir.ops.tile import StoreTile
+from ..ir.rewrite import transform
 from ..ir.types import MemoryType, TileType
 from ..target import Target
 from .context import PassContext, Remark
@@ -295,12 +296,8 @@ def _wgmma(launch: Launch, target: Target) -> int:
 def _with_stores(launch: Launch, **attributes: int) -> Launch:
     """The launch with these attributes of its stores by TMA."""
 
-    def changed(block: Block) -> Block:
-        return block.with_ops([one(op) for op in block.ops])
+    def changed(op: Op) -> Op | None:
+        by_tma = isinstance(op, StoreTile) and op.instruction == "tma"
+        return op.replace(**attributes) if by_tma else None
 
-    def one(op: Op) -> Op:
-        if isinstance(op, StoreTile) and op.instruction == "tma":
-            return op.replace(**attributes)
-        return op.map_regions(changed)
-
-    return launch.replace(body=changed(launch.body))  # type: ignore[return-value]
+    return launch.replace(body=transform(launch.body, changed))  # type: ignore[return-value]

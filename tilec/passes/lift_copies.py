@@ -16,11 +16,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ..ir.build import Builder
-from ..ir.core import Block, Op, Program, Value, at, walk
+from ..ir.core import Op, Program, Value, at, walk
 from ..ir.ops.arith import Cast
 from ..ir.ops.control import Parallel, Yield
 from ..ir.ops.memory import Load, Store, memory_type
 from ..ir.ops.tile import Copy
+from ..ir.rewrite import defining_ops, transform
 from ..ir.types import Space
 from .affine import affine, depends
 from .context import PassContext
@@ -28,26 +29,20 @@ from .context import PassContext
 
 def lift_copies(program: Program, context: PassContext) -> Program:
     """Replaces element-moving Parallel nests by copies."""
-    return program.with_body(_block(program.body))
+    return program.with_body(transform(program.body, _lift))
 
 
-def _block(block: Block) -> Block:
-    ops: list[Op] = []
-    for op in block.ops:
-        lifted = _lift(op) if isinstance(op, Parallel) else None
-        ops.extend(lifted if lifted is not None else (op.map_regions(_block),))
-    return block.with_ops(ops)
-
-
-def _lift(nest: Parallel) -> tuple[Op, ...] | None:
-    """The ops that do the same as `nest` (index arithmetic, then a copy), or None."""
+def _lift(nest: Op) -> tuple[Op, ...] | None:
+    """The ops that do the same as a nest (index arithmetic, then a copy), or None."""
+    if not isinstance(nest, Parallel):
+        return None
     effectful = [op for op in walk(nest.body) if not op.pure and not isinstance(op, Yield)]
     if nest.reads or nest.updates or len(effectful) != 2 or any(op.regions for op in nest.body.ops):
         return None
     load, store = effectful
     if not isinstance(load, Load) or not isinstance(store, Store):
         return None
-    defined_by = {result: op for op in nest.body.ops for result in op.results}
+    defined_by = defining_ops(nest.body)
     value = store.value
     cast = defined_by.get(value)
     if isinstance(cast, Cast):

@@ -24,6 +24,7 @@ from ..ir.ops.control import Launch, Parallel, Yield, map_launches
 from ..ir.ops.gemm import Gemm
 from ..ir.ops.memory import Load, Store, memory_type
 from ..ir.ops.tile import StoreTile, Undefined
+from ..ir.rewrite import defining_ops, transform
 from ..ir.types import MemoryType, Space, TileType
 from .affine import affine
 from .context import PassContext
@@ -40,24 +41,18 @@ def _launch(launch: Launch) -> Launch:
     inside = list(walk(launch.body))
     if not any(isinstance(op, Gemm) for op in inside) or any(map(orders, inside)):
         return launch
-    return launch.replace(body=_block(launch.body))  # type: ignore[return-value]
+    return launch.replace(body=transform(launch.body, _lift))  # type: ignore[return-value]
 
 
-def _block(block: Block) -> Block:
-    ops: list[Op] = []
-    for op in block.ops:
-        lifted = _lift(op) if isinstance(op, Parallel) else None
-        ops.extend(lifted if lifted is not None else (op.map_regions(_block),))
-    return block.with_ops(ops)
-
-
-def _lift(nest: Parallel) -> tuple[Op, ...] | None:
-    """The ops that do the same as `nest`, or None."""
+def _lift(nest: Op) -> tuple[Op, ...] | None:
+    """The ops that do the same as a nest, or None."""
+    if not isinstance(nest, Parallel):
+        return None
     store = _only_store(nest)
     if store is None or not _reads_own_elements(nest):
         return None
     variables = nest.body.params[: len(nest.extents)]
-    defined_by = {result: op for op in nest.body.ops for result in op.results}
+    defined_by = defining_ops(nest.body)
     corner = find_corner(store.indices, variables, defined_by)
     if corner is None or len(corner[0]) != len(variables):
         return None
