@@ -22,7 +22,7 @@ from ..ir.ops.control import Parallel
 from ..ir.ops.memory import Alloc, Store, memory_type
 from ..ir.ops.tile import Copy
 from ..ir.types import MemoryType, Space
-from .affine import affine, depends
+from .affine import depends
 from .context import PassContext
 from .lift_copies import find_corner
 
@@ -81,7 +81,7 @@ def _gather(
     corner = find_corner(store.indices, variables, defined_by)
     if corner is None:
         return None
-    along, indices = corner
+    along, forms = corner
     moving = tuple(v for v in variables if v in along)
     extents = dict(zip(variables, nest.extents, strict=True))
     if any(extents[v] != 1 for v in variables if v not in along):
@@ -89,8 +89,7 @@ def _gather(
     shape = tuple(extents[v] for v in moving)
     alloc = b.emit(Alloc(type=MemoryType(memory_type(store.memory).dtype, shape, Space.FRAGMENT)))
     alloc.result.hint = store.memory.hint
-    forms = [affine(i, frozenset(variables), defined_by) for i in indices]
-    start = tuple(form.base(after) for form in forms if form is not None)
+    start = tuple(form.base(after) for form in forms)
     zero = after.const(0)
     after.emit(
         Copy(

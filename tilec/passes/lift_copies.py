@@ -23,7 +23,7 @@ from ..ir.ops.memory import Load, Store, memory_type
 from ..ir.ops.tile import Copy
 from ..ir.rewrite import defining_ops, transform
 from ..ir.types import Space
-from .affine import affine, depends
+from .affine import Affine, affine, depends
 from .context import PassContext
 
 
@@ -64,8 +64,8 @@ def _lift(nest: Op) -> tuple[Op, ...] | None:
     return _copy(nest, load, store, source, destination, defined_by)
 
 
-Corner = tuple[dict[Value, int], list[Value]]
-"""Which dimension each loop variable runs along, and the indices' values."""
+Corner = tuple[dict[Value, int], list[Affine]]
+"""Which dimension each loop variable runs along, and the indices as sums."""
 
 
 def find_corner(
@@ -73,16 +73,18 @@ def find_corner(
 ) -> Corner | None:
     """`indices` as base + loop variable, each variable along one dimension, in order; or None."""
     along: dict[Value, int] = {}
+    forms: list[Affine] = []
     for dim, index in enumerate(indices):
         form = affine(index, frozenset(variables), defined_by)
         if form is None or len(form.coefficients) > 1:
             return None
+        forms.append(form)
         for variable, factor in form.coefficients.items():
             if factor != 1 or variable in along:
                 return None
             along[variable] = dim
     in_order = [along[v] for v in variables if v in along]
-    return (along, list(indices)) if in_order == sorted(in_order) else None
+    return (along, forms) if in_order == sorted(in_order) else None
 
 
 def _copy(
@@ -106,10 +108,9 @@ def _copy(
         for op in nest.body.ops:
             if op.pure and not any(depends(r, known, defined_by) for r in op.results):
                 builder.emit(op)
-        corners = []
-        for indices in (load.indices, store.indices):
-            forms = [affine(i, known, defined_by) for i in indices]
-            corners.append(tuple(f.base(builder) for f in forms if f is not None))
+        corners = [
+            tuple(form.base(builder) for form in forms) for _, forms in (source, destination)
+        ]
         builder.emit(
             Copy(
                 load.memory,

@@ -26,7 +26,6 @@ from ..ir.ops.memory import Load, Store, memory_type
 from ..ir.ops.tile import StoreTile, Undefined
 from ..ir.rewrite import defining_ops, transform
 from ..ir.types import MemoryType, Space, TileType
-from .affine import affine
 from .context import PassContext
 from .dependence import is_global, orders
 from .lift_copies import find_corner
@@ -56,10 +55,10 @@ def _lift(nest: Op) -> tuple[Op, ...] | None:
     corner = find_corner(store.indices, variables, defined_by)
     if corner is None or len(corner[0]) != len(variables):
         return None
+    along, forms = corner
     before, inside = _apart(nest)
-    forms = [affine(index, frozenset(variables), defined_by) for index in store.indices]
     made = {result for op in inside for result in op.results}
-    if any(f is None or any(value in made for _, value in f.rest) for f in forms):
+    if any(value in made for form in forms for _, value in form.rest):
         return None  # a row that the nest itself looks up
     b = Builder()
     with at(nest.loc):
@@ -73,8 +72,8 @@ def _lift(nest: Op) -> tuple[Op, ...] | None:
         body = Block((*nest.body.params, handle), tuple(kept))
         result = b.emit(nest.replace(updates=(tile,), body=body)).result
         result.hint = "result"
-        indices = tuple(f.base(b) for f in forms if f is not None)
-        dims = tuple(corner[0][v] for v in variables)
+        indices = tuple(form.base(b) for form in forms)
+        dims = tuple(along[v] for v in variables)
         b.emit(StoreTile(result, store.memory, indices, dims=dims))
     return b.ops
 
