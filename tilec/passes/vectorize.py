@@ -173,7 +173,7 @@ class _Vectorizer(Rebuilder):
         """The loop without the ops at its top that compute or load the same in every iteration: they
         come before it. So a row that a table names is read as vectors.
         """
-        inside = {v for inner in walk(op.body) for v in inner.results} | set(op.body.params)
+        inside = _made_in(op.body)
         effects = [e for inner in walk(op.body) for e in inner.effects()]
         changed = {self._root(e.memory) for e in effects if e.access is Access.WRITE and e.memory}
         trips = [constant_of(v) for v in (op.start, op.stop)]
@@ -202,7 +202,7 @@ class _Vectorizer(Rebuilder):
         vectors.
         """
         *pure, last = op.body.ops[:-1] or (op.body.terminator,)
-        inside = {v for inner in walk(op.body) for v in inner.results} | set(op.body.params)
+        inside = _made_in(op.body)
         if not isinstance(last, If) or last.results or last.condition in inside or op.inits:
             return None
         if not all(p.pure and not p.regions for p in pure):
@@ -297,7 +297,7 @@ class _Vectorizer(Rebuilder):
         by it.
         """
         index = op.body.params[0]
-        inside = {v for inner in walk(op.body) for v in inner.results} | set(op.body.params)
+        inside = _made_in(op.body)
         for inner in walk(op.body):
             self.b.note(inner)
         walks: list[_Walk] = []
@@ -375,6 +375,11 @@ class _Vectorizer(Rebuilder):
         if type(op) not in makers:
             return value
         return makers[type(op)](self._rebuilt(op.x, inside), self._rebuilt(op.y, inside))
+
+
+def _made_in(block: Block) -> set[Value]:
+    """The parameters of a block, and what is computed in it."""
+    return {v for inner in walk(block) for v in inner.results} | set(block.params)
 
 
 def _apart_from(op: Op, walks: Sequence[_Walk], count: int) -> set[Op]:
