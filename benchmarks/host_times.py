@@ -52,7 +52,7 @@ def first_result() -> None:
     matmul(a, b, c)
     synchronise()
     first = time.perf_counter() - start
-    (found,) = matmul.remembered.found.values()
+    (found,) = matmul.remembered.plain.found.values()
     print(json.dumps([imported, first, found.compiled.lowered.seconds]))
 
 
@@ -92,7 +92,8 @@ def microseconds(call: Callable[[], Any], synchronise: Callable[[], None]) -> fl
 
 def launches() -> dict[str, float]:
     """Microseconds of a bare cuLaunchKernel by ctypes, a prepared launch and a checked call with
-    three arrays, of one kernel; and how many times the bare one."""
+    three arrays, of one kernel, without and with a parameter that is named; and how many times the
+    bare one."""
     _, synchronise, array = library()
     from examples.gemm import matmul
 
@@ -103,10 +104,12 @@ def launches() -> dict[str, float]:
     bare = microseconds(call.on(0), synchronise)
     ready = microseconds(prepared, synchronise)
     checked = microseconds(lambda: matmul(a, b, c), synchronise)
+    named = microseconds(lambda: matmul(a, b, c, block_K=64), synchronise)
     return {
         "bare_us": bare,
         "prepared_us": ready,
         "checked_us": checked,
+        "named_us": named,
         "prepared_ratio": ready / bare,
         "checked_ratio": checked / bare,
     }

@@ -42,7 +42,7 @@ def main(library: str) -> None:
         for i in range(3)
     ]  # fmt: skip
     add(*arrays)
-    (found,) = add.remembered.found.values()
+    (found,) = add.remembered.plain.found.values()
     symbol = found.compiled.loaded().manifest.variants[0].launches[0].symbol
     print(
         json.dumps(

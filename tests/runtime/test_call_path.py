@@ -57,7 +57,7 @@ def test_a_repeated_call_derives_nothing(stub: Stub, cupy: FakeCupy) -> None:
     assert stub.count("launches") == 3
     assert [stub.launch().parameter(i, "u8") for i in range(3)] == [x.data.ptr for x in (a, b, c)]
     assert (tuple(stub.launch().grid), stub.launch().stream) == ((8, 1, 1), 40)
-    prepared = next(iter(add.remembered.found.values())).compiled.prepare(a, b, c)
+    prepared = next(iter(add.remembered.plain.found.values())).compiled.prepare(a, b, c)
     prepared()
     assert len(calls_made(prepared)) <= 4
 
@@ -98,13 +98,13 @@ def test_a_captured_call_after_a_warm_up_makes_its_outputs_and_nothing_else(
     longer = CupyArray((2000,), 0x7F00_0000_0000)
     total(longer)
     assert stub.launch().parameter(0, "u8") != workspace
-    kept = next(iter(total.remembered.found.values())).compiled.loaded()._outgrown
+    kept = next(iter(total.remembered.plain.found.values())).compiled.loaded()._outgrown
     assert [x.data.ptr for x in kept] == [workspace]  # the graph that was captured first uses it
     stub.library.stub_capture(0)
     total(a)
     graphs = stub.launch().parameter(0, "u8")
     assert graphs not in (workspace, cupy.made[4].data.ptr), "calls share no memory with graphs"
-    compiled = next(iter(total.remembered.found.values())).compiled
+    compiled = next(iter(total.remembered.plain.found.values())).compiled
     prepared = compiled.prepare(a)
     made = len(cupy.made)
     stub.library.stub_capture(1)

@@ -37,7 +37,7 @@ def test_quick_calls_do_what_slow_calls_do() -> None:
         a, b = arrays(n)
         kernel(a, b)
         assert np.array_equal(b, a * 2)
-    assert len(kernel.remembered.found) == 1  # symbolic extents: one program for all of them
+    assert len(kernel.remembered.plain.found) == 1  # symbolic extents: one program for all of them
 
 
 def test_constants_and_devices_are_not_mixed_up() -> None:

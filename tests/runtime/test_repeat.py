@@ -224,7 +224,7 @@ def test_a_launch_that_fails_is_told(stub: Stub, cupy: FakeCupy) -> None:
     add = adder()
     arrays = vectors(1000)
     add(*arrays)
-    (plan,) = add.remembered.repeat._plans.values()
+    (plan,) = add.remembered.plain.repeat._plans.values()
     (blocks,) = plan.idle
     blocks.bound, blocks.ready = (40, (lambda: 700,)), (40, lambda: 700)
     with pytest.raises(ExecutionError, match="when launching add_kernel"):
@@ -254,7 +254,7 @@ def test_threads_have_argument_blocks_of_their_own(stub: Stub, cupy: FakeCupy) -
     stub.sizes(8, 8, 8, 4)
     add = adder()
     add(*vectors(1000))
-    loaded = add.remembered.repeat._loaded
+    loaded = add.remembered.plain.repeat._loaded
     seen: list[tuple[int, int]] = []
     wait = threading.Event().wait
 

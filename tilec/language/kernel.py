@@ -68,7 +68,7 @@ class Kernel:
         self.remembered: Any = None  # what the driver knows of earlier calls
         self.repeat: Callable[..., Any] | None = None  # its short way for calls like those
         functools.update_wrapper(self, function)
-        self._signature = inspect.Signature(
+        self.signature = inspect.Signature(
             [
                 inspect.Parameter(p.name, p.kind_of_argument, default=p.default)
                 for p in self.parameters
@@ -129,7 +129,7 @@ class Kernel:
 
     def _bind(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         try:
-            given = self._signature.bind_partial(*args, **kwargs).arguments
+            given = self.signature.bind_partial(*args, **kwargs).arguments
         except TypeError as error:
             names = [p.name for p in self.parameters]
             unknown = next((name for name in kwargs if name not in names), None)
@@ -289,12 +289,13 @@ def _need_frontend() -> None:
         _driver()
 
 
-def _freeze(name: str, value: Any) -> object:
-    """A hashable stand-in: numbers with their type, lists and dicts by content."""
+def freeze(name: str, value: Any) -> object:
+    """A hashable stand-in for the value of the compile-time parameter `name`: numbers with their
+    type, lists and dicts by content. Raises ArgumentError for what has none."""
     if isinstance(value, list | tuple):
-        return (type(value), *(_freeze(name, part) for part in value))
+        return (type(value), *(freeze(name, part) for part in value))
     if isinstance(value, dict):
-        return (dict, *((key, _freeze(name, part)) for key, part in value.items()))
+        return (dict, *((key, freeze(name, part)) for key, part in value.items()))
     if isinstance(value, float | complex | np.inexact):
         return (type(value), repr(value))  # 0.0 equals -0.0, and is not the same
     try:
@@ -308,12 +309,12 @@ def _freeze(name: str, value: Any) -> object:
     own = getattr(value, "__dict__", None)
     changeable = getattr(type(value), "__hash__", None) is vars(object)["__hash__"]
     if own and changeable and not callable(value):
-        return (type(value), value, _freeze(name, dict(own)))
+        return (type(value), value, freeze(name, dict(own)))
     return (type(value), value)
 
 
 def _key(name: str, constants: Mapping[str, Any]) -> object:
-    frozen = [(key, _freeze(f"{key} of {name}", value)) for key, value in constants.items()]
+    frozen = [(key, freeze(f"{key} of {name}", value)) for key, value in constants.items()]
     return tuple(sorted(frozen, key=lambda item: item[0]))
 
 

@@ -6,10 +6,8 @@ language/kernel.py).
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 from .. import config
@@ -19,12 +17,10 @@ from ..language.kernel import UNLIKE, Kernel
 from ..language.spec import ArraySpec
 from ..parser import python as _frontend  # installs itself as the language's frontend
 from ..target import Target, find_target
-from .arrays import ADAPTERS, adapter_of, is_array
+from .calls import Calls, Found, where
 from .compiled import CompiledKernel
-from .devices import Device, device, override, select_device, stated_target
-from .gpu_device import runs_in_place
+from .devices import Device, device, select_device, stated_target
 from .plugins import load_plugins
-from .repeat import Repeat, repeat_of
 
 __all__ = ["call", "compile", "compile_program", "device", "lower"]
 
@@ -52,22 +48,38 @@ def _place(error: ArgumentError, kernel: Kernel) -> None:
 
 def _call(kernel: Kernel, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     kernel.refresh()
-    memory: _Memory = kernel.remembered or _memory(kernel)
-    where = _where() if not kwargs or kwargs.keys() == _STREAM_ONLY else None
-    stream = kwargs.get("stream") if kwargs else None
-    if memory.repeat is not None and stream is not None and where is not None:
-        result = memory.repeat.call(tuple(args), stream)
+    calls: Calls = kernel.remembered or Calls(kernel)
+    kernel.remembered = calls
+    here = where()
+    taken = calls.take(kernel, args, kwargs) if here is not None else None
+    if taken is None:
+        return _long_way(kernel, args, kwargs)[0]
+    memory, runtime, stream = taken
+    plain = not kwargs and memory is calls.plain  # then the kernel itself has asked `repeat`
+    if memory.repeat is not None and not plain:
+        result = memory.repeat.call(runtime, stream)
         if result is not UNLIKE:
             return result
-    key = memory.key(args, where) if where is not None else None
+    key = memory.key(runtime, here)
     found = memory.found.get(key) if key is not None else None
     if found is not None:
-        result = found.run(args, stream)
-        _learn(kernel, memory, found, args)
-        return result
+        result = found.run(runtime, stream)
+    else:
+        result, found = _long_way(kernel, args, kwargs)
+        if key is None:
+            return result
+        memory.found[key] = found
+    memory.learn(kernel, found, runtime)
+    if memory is calls.plain:
+        kernel.repeat = memory.repeat.call if memory.repeat is not None else None
+    return result
+
+
+def _long_way(kernel: Kernel, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Any, Found]:
+    """The result of a call of which nothing is remembered, and what it came to."""
     load_plugins()
     given = dict(kwargs)
-    given.pop("stream", None)
+    stream = given.pop("stream", None)
     place = given.pop("device", None)
     target, check = given.pop("target", None), given.pop("check", None)
     with ExitStack() as stack:
@@ -82,10 +94,7 @@ def _call(kernel: Kernel, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any
         runtime, constants = kernel.specialise(args, given, aim)
         compiled = compile_program(_program(kernel, runtime, constants), aim)
         result = compiled.run_on(chosen, runtime, stream)
-        if key is not None:
-            found = memory.found[key] = _Found(chosen, compiled, args)
-            _learn(kernel, memory, found, args)
-        return result
+        return result, Found(chosen, compiled, runtime)
 
 
 def _tuned(
@@ -98,75 +107,6 @@ def _tuned(
         return compile_program(_program(kernel, runtime, constants), target)
 
     return tuned(kernel, args, given, device, compile_candidate)
-
-
-def _learn(kernel: Kernel, memory: _Memory, found: _Found, args: Sequence[Any]) -> None:
-    """The next call like this one takes the short way."""
-    if found.on_gpu:
-        loaded = found.compiled.loaded()
-        memory.repeat = repeat_of(loaded, args, memory.repeat, kernel.bindings)
-        kernel.repeat = memory.repeat.call if memory.repeat is not None else None
-
-
-class _Found:
-    """What a call came to. `run` makes the next one like it."""
-
-    __slots__ = ("compiled", "on_gpu", "run")
-
-    def __init__(self, device: Device, compiled: CompiledKernel, args: Sequence[Any]) -> None:
-        self.compiled = compiled
-        self.on_gpu = runs_in_place(device, args)
-        self.run = compiled.launch if self.on_gpu else partial(compiled.run_on, device)
-
-
-@dataclass(eq=False)
-class _Memory:
-    """What calls of one kernel came to, so that the next call like one of them is quick.
-
-    Only calls whose arguments are exactly the run-time ones are remembered: by where the first
-    array is, what the environment says and, where the program depends on them, the shapes.
-    """
-
-    runtime: int  # how many run-time parameters there are, all of them first; -1: not so
-    by_shape: bool
-    found: dict[Hashable, _Found] = field(default_factory=dict)
-    repeat: Repeat | None = None  # the short way for calls like the latest of them on a GPU
-
-    def key(self, args: Sequence[Any], where: Hashable) -> Hashable:
-        """What the outcome of the call depends on; None for a call that is not remembered."""
-        if len(args) != self.runtime:
-            return None
-        kind = type(args[0])
-        adapter = ADAPTERS.get(kind)
-        if adapter is None:
-            if not is_array(args[0]):
-                return None
-            adapter = adapter_of(args[0])
-        shapes = tuple(getattr(a, "shape", None) for a in args) if self.by_shape else None
-        return (where, kind, adapter.place(args[0]), shapes)
-
-
-_STREAM_ONLY = {"stream"}
-
-
-def _where() -> Hashable:
-    """What beside its arguments says where a call runs; None where that is too much to compare."""
-    if config.scope_in_force() is not None:
-        return None
-    return (override(), config.variable(config.DEVICE), config.variable(config.TARGET))
-
-
-def _memory(kernel: Kernel) -> _Memory:
-    kinds = [p.kind != "constant" for p in kernel.parameters]
-    runtime = sum(kinds)
-    first = runtime if runtime and all(kinds[:runtime]) else -1
-    kernel.remembered = _Memory(first, _chooses(kernel) or kernel.has_const_dims)
-    return kernel.remembered  # type: ignore[no-any-return]
-
-
-def _chooses(kernel: Kernel) -> bool:
-    """Whether compile-time parameters may follow from shapes."""
-    return kernel.heuristic is not None or kernel.tuning is not None
 
 
 def compile(

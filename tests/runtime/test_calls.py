@@ -1,0 +1,149 @@
+"""Calls that name parameters: those like an earlier one are not taken apart again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tilec
+import tilec.language as T
+from tilec.errors import ArgumentError
+from tilec.runtime import calls, driver
+
+from .conftest import CupyArray, FakeCupy, Stub
+
+BASE = 0x7F00_0000_0000
+
+
+def scaler() -> Any:
+    @tilec.kernel
+    def scale(A: T.Tensor("N", "float32"), B: T.Tensor("N", "float32"), block: int = 128,
+              factor: Any = 2):  # fmt: skip
+        with T.Kernel(T.ceildiv(A.shape[0], block), threads=block) as bx:
+            for i in T.Parallel(block):
+                B[bx * block + i] = A[bx * block + i] * factor
+
+    return scale
+
+
+def vectors(n: int) -> list[CupyArray]:
+    return [CupyArray((n,), BASE + 0x100000 * i) for i in range(2)]
+
+
+@pytest.fixture
+def remembered(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], Any]], bool]:
+    """Whether a call is like an earlier one for the driver."""
+    long = driver._long_way
+    went: list[int] = []
+
+    def count(*arguments: Any) -> Any:
+        went.append(1)
+        return long(*arguments)
+
+    monkeypatch.setattr(driver, "_long_way", count)
+
+    def ask(call: Callable[[], Any]) -> bool:
+        went.clear()
+        call()
+        return not went
+
+    return ask
+
+
+def test_parameters_by_keyword_and_by_position_are_one_call(
+    stub: Stub, cupy: FakeCupy, remembered: Any
+) -> None:
+    stub.sizes(8, 8, 4)
+    scale = scaler()
+    a, b = vectors(1000)
+    assert not remembered(lambda: scale(a, b, block=64))
+    for call in (
+        lambda: scale(a, b, block=64),
+        lambda: scale(a, b, 64),
+        lambda: scale(B=b, A=a, block=64),
+        lambda: scale(a, block=64, B=b, stream=7),
+    ):
+        assert remembered(call)
+        assert [stub.launch().parameter(i, "u8") for i in range(2)] == [a.data.ptr, b.data.ptr]
+        assert (stub.launch().grid[0], stub.launch().block[0]) == (16, 64)
+    assert stub.launch().stream == 7
+    assert not remembered(lambda: scale(a, b, block=32)) and stub.launch().grid[0] == 32
+    assert not remembered(lambda: scale(a, b)) and stub.launch().grid[0] == 8
+    for call, blocks in (
+        (lambda: scale(a, b, 64), 16),
+        (lambda: scale(a, b), 8),
+        (lambda: scale(b, a, block=32), 32),
+    ):
+        assert remembered(call) and stub.launch().grid[0] == blocks
+    assert stub.launch().parameter(0, "u8") == b.data.ptr
+    longer = vectors(2000)
+    assert remembered(lambda: scale(*longer, 64)) and stub.launch().grid[0] == 32
+
+
+def test_values_that_are_equal_and_not_the_same_have_programs_of_their_own() -> None:
+    scale = scaler()
+    a = np.array([3.0, -1.0], np.float32)
+    for _ in range(2):
+        for factor in (2, 2.0, True, 1, 0.0, -0.0, np.float32(0.1), 0.1):
+            b = np.zeros(2, np.float32)
+            scale(a, b, factor=factor)
+            expected = a * np.float32(factor)
+            assert np.array_equal(b, expected), factor
+            assert np.array_equal(np.signbit(b), np.signbit(expected)), factor
+
+
+def test_a_parameter_that_changes_makes_another_program() -> None:
+    class Choice:
+        def __init__(self) -> None:
+            self.factor = 2
+
+    @tilec.kernel
+    def scale(A: T.Tensor("N", "float32"), B: T.Tensor("N", "float32"), by: Any):
+        with T.Kernel(T.ceildiv(A.shape[0], 64), threads=64) as bx:
+            for i in T.Parallel(64):
+                B[bx * 64 + i] = A[bx * 64 + i] * (by.factor if isinstance(by, Choice) else by[0])
+
+    a, choice, several = np.ones(3, np.float32), Choice(), [2]
+    for by in (choice, several):
+        b = np.zeros(3, np.float32)
+        scale(a, b, by=by)
+        scale(a, b, by)
+        assert b[0] == 2
+    choice.factor, several[0] = 5, 6
+    for by, factor in ((choice, 5), (several, 6)):
+        scale(a, b, by)
+        assert b[0] == factor
+
+
+def test_wrong_calls_are_told_after_right_ones() -> None:
+    scale = scaler()
+    a, b = np.ones(4, np.float32), np.zeros(4, np.float32)
+    scale(a, b, block=64)
+    for call, message in (
+        (lambda: scale(a, b, blok=64), "blok"),
+        (lambda: scale(a, block=64), "not given: B"),
+        (lambda: scale(a, b, 64, block=64), "multiple values"),
+        (lambda: scale(a, b, 64, 2, 3), "too many positional"),
+        (lambda: scale(a, b, block={64}), "block of scale cannot be a set"),
+        (lambda: scale(a, b.astype(np.float64), block=64), "B has dtype f64"),
+    ):
+        with pytest.raises(ArgumentError, match=message) as caught:
+            call()
+        assert caught.value.loc == scale.loc
+    with pytest.raises(tilec.errors.TilecError, match="no device 'nothing'"):
+        scale(a, b, block=64, device="nothing")
+    scale(a, b, block=64, target="cuda:sm_90a", device="interpreter")
+    assert b[0] == 2
+
+
+def test_what_is_kept_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calls, "MAX_KEPT", 3)
+    scale = scaler()
+    a, b = np.ones(4, np.float32), np.zeros(4, np.float32)
+    for factor in (*range(8), *range(8)):
+        scale(a, b, factor=factor)
+        assert b[0] == factor
+    assert len(scale.remembered._memories) <= 3
