@@ -148,7 +148,12 @@ class GemmSm90(Gemm):
             self.role("consumer", 0, 256, self.consume)
             self.role("producer", 256, 128, self.produce)
         b.emit(Yield(()))
-        attributes = {"launched_threads": 384, "shared_bytes": 131136, "persistent_blocks": 1}
+        attributes = {
+            "launched_threads": 384,
+            "shared_bytes": 131136,
+            "in_turn": True,
+            "resident": 1,
+        }
         return self.program(self.grid, 256, **attributes)
 
     def role(self, label: str, first: int, threads: int, emit: Callable[[], None]) -> None:

@@ -175,7 +175,7 @@ def test_more_tiles_in_registers_than_the_channel_has() -> None:
 def test_resident_blocks_take_logical_blocks_in_turn() -> None:
     a = tensor("A", i32, 12)
     s = Sketch()
-    with s.launch(4, 3, persistent_blocks=1):
+    with s.launch(4, 3, in_turn=True, resident=1):
         first = s.emit(HardwareBlock()).result
         count = s.emit(HardwareBlock(count=True)).result
         tile = number("tile")

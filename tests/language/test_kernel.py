@@ -301,7 +301,7 @@ def test_several_launches_and_rasters() -> None:
     assert text.count("launch 4, 2, 3 <threads = 64, ") == 2
     assert text.count("store 64:i8, %A[%bz") == 2
     assert 'symbol = "two_launches_kernel", persistent = false' in text
-    assert 'symbol = "two_launches_kernel1", panel = 8, order = "column"' in text
+    assert 'symbol = "two_launches_kernel1", persistent, panel = 8, order = "column"' in text
 
 
 def test_a_cooperative_launch_is_not_persistent() -> None:

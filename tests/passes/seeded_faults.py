@@ -163,7 +163,7 @@ LOWERED = (
         "registers of one resident block for two",
         "lowered_sm_90a",
         "TLC0357",
-        E("persistent_blocks = 1", "persistent_blocks = 2"),
+        E("resident = 1", "resident = 2"),
     ),
     # One role, cp.async
     _fault("no barrier after the wait", "lowered_sm_80", "TLC0353", E("      barrier\n", "")),

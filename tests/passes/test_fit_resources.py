@@ -189,7 +189,7 @@ def test_roles_hold_what_the_block_started_with(threads: int, bk: int, bn: int) 
         kernels.gemm_nt, "cuda:sm_90a", bm=64 * groups, bn=bn, bk=bk, threads=threads, stages=3
     )
     consumer, producer = result.all(Role)
-    blocks = result.one(Launch).persistent_blocks
+    blocks = result.one(Launch).resident
     total = consumer.registers * threads + producer.registers * 128
     started = threads + 128
     at_start = find_target("cuda:sm_90a").registers // (blocks * started) // 8 * 8
@@ -217,7 +217,7 @@ def test_tiles_that_no_registers_hold_are_told(target: str, threads: int, takes:
 @pytest.mark.parametrize("target", ["cuda:sm_80", "hip:gfx942"])
 def test_without_roles_registers_are_the_compilers(target: str) -> None:
     result = fitted(kernels.gemm_nt, target)
-    assert not result.all(Role) and result.one(Launch).persistent_blocks == 0
+    assert not result.all(Role) and not result.one(Launch).in_turn
 
 
 @pytest.mark.parametrize("target", sorted(TARGETS))

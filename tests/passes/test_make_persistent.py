@@ -78,6 +78,43 @@ def in_a_chain(
             T.atomic_add(done[0], 1, "release")
 
 
+@tilec.kernel
+def triangle(
+    A: T.Tensor(("M", "K"), "float16"),
+    C: T.Tensor(("M", 64), "float32"),
+    ends: T.Tensor(("M",), "int32"),
+    kind: str = "all",
+    wanted: bool | None = None,
+):
+    """Blocks whose loops are alike ("all", "prologue"), or follow from the block."""
+    M, K = A.shape[0], A.shape[1]
+    with T.Kernel(T.ceildiv(M, 64), 2, threads=128, persistent=wanted) as (bx, by):
+        A_s = T.alloc_shared((64, 32), "float16")
+        acc = T.alloc_fragment((64, 64), "float32")
+        T.clear(acc)
+        if kind == "prologue":
+            for i in T.serial(bx):
+                C[bx * 64, i] = 0.0
+        first = 0
+        if kind == "by_start":
+            first = bx
+        steps = T.ceildiv(K, 32)
+        if kind == "causal":
+            steps = T.min(bx + 1, steps)
+        elif kind == "by_data":
+            steps = T.ceildiv(ends[by], 32)
+        if kind == "guarded":
+            if ends[bx] > 0:
+                for k in T.Pipelined(steps, num_stages=3):
+                    T.copy(A[bx * 64, k * 32], A_s)
+                    T.gemm(A_s, A_s, acc, transpose_B=True)
+        else:
+            for k in T.Pipelined(first, steps, num_stages=3):
+                T.copy(A[bx * 64, k * 32], A_s)
+                T.gemm(A_s, A_s, acc, transpose_B=True)
+        T.copy(acc, C[bx * 64, 0])
+
+
 def persistent(kernel: Any, target: str = "cuda:sm_90a", **constants: Any) -> Planned:
     return plan(specialised(kernel, **constants), "make_persistent", target)
 
@@ -85,13 +122,29 @@ def persistent(kernel: Any, target: str = "cuda:sm_90a", **constants: Any) -> Pl
 @pytest.mark.parametrize("wait", [False, True])
 def test_blocks_that_wait_for_each_other_are_all_there(wait: bool) -> None:
     launch = persistent(in_a_chain, wait=wait).one(Launch)
-    assert bool(launch.persistent_blocks) is not wait
+    assert launch.in_turn is not wait
+
+
+@pytest.mark.parametrize(
+    ("kind", "even"),
+    [("all", True), ("prologue", True), ("causal", False), ("by_start", False), ("by_data", False),
+     ("guarded", False)],
+)  # fmt: skip
+def test_blocks_of_different_work_are_given_out_by_the_gpu(kind: str, even: bool) -> None:
+    result = persistent(triangle, kind=kind)
+    assert result.one(Launch).in_turn is even
+    assert ("TLC0321" in result.codes, "TLC0337" in result.codes) == (even, not even)
+    if not even:
+        assert "differs" in result.remark("TLC0337").message
+    for wanted in (True, False):
+        result = persistent(triangle, kind=kind, wanted=wanted)
+        assert result.one(Launch).in_turn is wanted and "TLC0337" not in result.codes
 
 
 def test_a_launch_fed_by_tma_walks_the_grid() -> None:
     result = persistent(kernels.gemm_nt)
     launch = result.one(Launch)
-    assert launch.persistent_blocks == 1
+    assert launch.in_turn and launch.resident == 1
     memory = [op for op in launch.body.ops if isinstance(op, (Alloc, Channel))]
     assert memory == list(launch.body.ops[: len(memory)]), "memory is made once, outside the walk"
     walk = next(op for op in launch.body.ops if isinstance(op, For))
@@ -113,7 +166,7 @@ def test_the_meaning_stays(kernel: Any) -> None:
 )
 def test_other_launches_keep_a_block_for_each(kernel: Any, target: str) -> None:
     result = persistent(kernel, target)
-    assert result.one(Launch).persistent_blocks == 0
+    assert not result.one(Launch).in_turn
     assert not result.all(HardwareBlock) and "TLC0321" not in result.codes
 
 

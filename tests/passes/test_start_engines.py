@@ -126,6 +126,6 @@ def test_nothing_is_planned_a_second_time() -> None:
     found = planned(piped, "lower_pipelines")
     assert "the program itself says when" in found.remark("TLC0310").message
     launch = launch_of(found.program)
-    assert launch.explicit and not launch.persistent and not launch.persistent_blocks
+    assert launch.explicit and not launch.persistent and not launch.in_turn
     assert launch.launched_threads == 128
     assert not any(isinstance(op, Role) for op in launch.body.ops)

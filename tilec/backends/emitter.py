@@ -161,7 +161,7 @@ def _emit_launch(
         text,
         body.writer.needs.found,
         cluster=launch.cluster_blocks,
-        min_blocks=launch.persistent_blocks,
+        min_blocks=launch.resident,
         places=body.writer.places,
     )
     grid = launch_grid(launch, outline.host)
@@ -173,7 +173,7 @@ def _emit_launch(
         launch.shared_bytes,
         cluster=launch.cluster_blocks,
         cooperative=launch.cooperative,
-        blocks=launch_blocks(launch, outline.host) if launch.persistent_blocks else None,
+        blocks=launch_blocks(launch, outline.host) if launch.in_turn else None,
     )
 
 

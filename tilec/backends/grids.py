@@ -43,9 +43,9 @@ def launch_grid(launch: Launch, known: HostScalars) -> tuple[Expr, Expr, Expr]:
     and always whole clusters. Raises TargetUnsupported for an extent that the host cannot compute.
     """
     x, y, z = launch_blocks(launch, known)
-    if not launch.persistent_blocks:
+    if not launch.in_turn:
         return x, y, z
-    resident = _product(MULTIPROCESSORS, launch.persistent_blocks)
+    resident = _product(MULTIPROCESSORS, launch.resident)
     blocks = launch.cluster_blocks
     if blocks == 1:
         return ("min", _product(_product(x, y), z), resident), 1, 1

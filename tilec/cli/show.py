@@ -92,11 +92,7 @@ def draw_pipelines(program: Program, target: Target) -> Iterator[str]:
 
 
 def _launch(launch: Launch) -> Iterator[str]:
-    resident = (
-        f", {launch.persistent_blocks} resident blocks a multiprocessor"
-        if launch.persistent_blocks
-        else ""
-    )
+    resident = f", {launch.resident} resident blocks a multiprocessor" if launch.resident else ""
     along = " x ".join(map(str, launch.cluster))
     cluster = f", clusters of {along} blocks" if launch.cluster_blocks > 1 else ""
     threads = launch.launched_threads or launch.threads

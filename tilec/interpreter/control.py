@@ -55,9 +55,7 @@ def run_launch(frame: Frame, op: Op) -> None:
     run.smallest = smallest_elements(op.body)
     _settle(frame, op.body)
     launch = run.next_episode()
-    if (
-        op.persistent_blocks and count
-    ):  # a few blocks that take the grid's in turn: they number themselves
+    if op.in_turn and count:  # a few blocks that take the grid's: they number themselves
         clusters = math.prod(-(-g // n) for g, n in zip(grid, op.cluster, strict=True))
         count = op.cluster_blocks * int(run.random.integers(1, min(clusters, 8) + 1))
         grid = [count, 1, 1]

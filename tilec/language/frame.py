@@ -32,14 +32,14 @@ class LaunchFrame:
         self,
         grid: tuple[Value, ...],
         threads: tuple[int, ...],
-        persistent: bool,
+        persistent: bool | None,
         cooperative: bool,
         cluster: tuple[int, ...],
         loc: Loc,
     ) -> None:
         self.grid = grid
         self.threads = threads
-        self.persistent = persistent and not cooperative
+        self.persistent = False if cooperative else persistent
         self.cooperative = cooperative
         self.cluster = cluster
         self.loc = loc
@@ -90,7 +90,7 @@ class LaunchFrame:
                 Block(self.params, tuple(ops)),
                 threads=state.threads,
                 symbol=kernel_symbol(trace.name, trace.launches),
-                persistent=state.persistent and not explicit,
+                persistent=False if explicit else state.persistent,
                 explicit=explicit,
                 panel=state.panel,
                 order=state.order,
@@ -116,7 +116,7 @@ def kernel_symbol(name: str, number: int) -> str:
 def Kernel(
     *blocks: Any,
     threads: Any = None,
-    persistent: bool = True,
+    persistent: bool | None = None,
     cooperative: bool = False,
     cluster: Any = 1,
     prelude: str | None = None,
@@ -127,7 +127,11 @@ def Kernel(
         blocks: one to three extents of the grid.
         threads: of a block, 128 where not given: the program's threads, which bindings count. A
             tuple of up to three extents numbers them in as many dimensions, the first one fastest.
-        persistent: whether fewer blocks may be launched, each running several logical ones.
+        persistent: whether fewer blocks may be launched, each running several logical ones in turn:
+            True, False (never), or None for where the compiler finds that it pays: on machines
+            whose loads run beside the rest, where all blocks do the same work. Blocks of different
+            work are given out by the GPU as multiprocessors become free, in the order of the grid,
+            so that long ones should come first.
         cooperative: whether all blocks must run at the same time, as blocks do that wait for later
             ones (a barrier of the whole grid). A GPU that cannot hold them refuses the call
             (TLC0910) instead of waiting for ever. Blocks that wait for earlier ones alone, as in a

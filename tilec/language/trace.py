@@ -40,7 +40,7 @@ class LaunchState:
     safe_values: dict[Value, float | int] = field(default_factory=dict)  # by global tensor
     panel: int = 0
     order: str = "row"
-    persistent: bool = True
+    persistent: bool | None = None
     group: tuple[int, int] | None = None  # first thread and count of the T.ws that is open
 
     @property

@@ -161,7 +161,7 @@ def _grouped_product(form: Form) -> Kernel:
         table = T.alloc_global((tiles, 3), "int32")
         find_tiles(offsets, table, groups, M, rows)
         grid = (T.ceildiv(N, columns), tiles)
-        with T.Kernel(*grid, threads=threads, cluster=cluster) as (bx, by):
+        with T.Kernel(*grid, threads=threads, cluster=cluster, persistent=True) as (bx, by):
             group, start, stop = table[by, 0], table[by, 1], table[by, 2]
             n = bx * columns
             sums = T.alloc_fragment((block_M, block_N), form.sums)

@@ -88,7 +88,8 @@ def _in_tiles(form: Form, swapped: bool) -> Any:
             parts = T.alloc_global((batch * split, M, grid[0] * block_N), form.sums)
         if split > 1 or "C" in form.batched:
             grid = (*grid, batch * split)
-        with T.Kernel(*grid, threads=threads, cluster=(cluster_N, cluster_M)) as block:
+        clusters = {"cluster": (cluster_N, cluster_M), "persistent": True}
+        with T.Kernel(*grid, threads=threads, **clusters) as block:
             m, n = block[1] * block_M, block[0] * block_N
             z, part = (block[2] // split, block[2] % split) if len(grid) > 2 else (0, 0)
             sums = T.alloc_fragment((block_M, block_N), form.sums)

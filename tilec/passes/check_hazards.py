@@ -146,7 +146,7 @@ def _check_registers(launch: Launch, target: Target) -> None:
     threads = sum(role.threads for role in roles)
     if not held:
         return
-    resident = max(1, launch.persistent_blocks)
+    resident = max(1, launch.resident)
     start = min(256, target.registers // (resident * threads) // 8 * 8)
     if held > start * threads:
         raise HazardError(

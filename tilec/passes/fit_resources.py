@@ -266,9 +266,8 @@ def _budget_registers(launch: Launch, target: Target) -> Launch:
         if isinstance(op, Role):
             op = op.replace(registers=consumer if op.first_thread == 0 else producer)
         ops.append(op)
-    resident = blocks if launch.persistent_blocks else 0
     body = launch.body.with_ops(ops)
-    return launch.replace(body=body, persistent_blocks=resident)  # type: ignore[return-value]
+    return launch.replace(body=body, resident=blocks)  # type: ignore[return-value]
 
 
 def _resident(launch: Launch, target: Target) -> int:
@@ -276,7 +275,7 @@ def _resident(launch: Launch, target: Target) -> int:
     tiles that are live together.
     """
     fit = target.multiprocessor_shared_bytes // (shared_bytes(launch) + RESERVED_BYTES)
-    blocks = max(1, min(2, fit)) if launch.persistent_blocks else 1
+    blocks = max(1, min(2, fit))
     needed = live_registers(launch, target) + ADDRESS_REGISTERS
     if registers_at_start(launch.launched_threads, blocks, target) < _wgmma(launch, target):
         return 1

@@ -153,11 +153,8 @@ class _Lowering:
         self.role, self.depth = role, 0
         mine = [x for x in self.bundles if role in (x.rings[0].writer_role, x.rings[0].reader_role)]
         if role.registers:
-            entry = (
-                self.launch.launched_threads
-                * role.registers
-                * max(1, self.launch.persistent_blocks)
-            )
+            resident = max(1, self.launch.resident)
+            entry = self.launch.launched_threads * role.registers * resident
             b.emit(
                 SetRegisters(count=role.registers, increase=entry > self.context.target.registers)
             )

@@ -1,16 +1,18 @@
 """A launch that TMA feeds is run by a few resident blocks, each taking several logical blocks in
 turn.
 
-Needs: copy instructions chosen. Leaves: launches with persistent_blocks > 0, their body a loop over
+Needs: copy instructions chosen. Leaves: launches whose blocks run in turn, their body a loop over
 logical blocks whose order is the raster's; other launches keep one hardware block a logical block,
-with the raster that the program asked for: those whose blocks wait for each other among them, since
-a block that waits would keep its resident block from the others.
+with the raster that the program asked for. Among them are those whose blocks wait for each other,
+since a block that waits would keep its resident block from the others, and those whose blocks differ
+in work, where turns that are fixed ahead would leave multiprocessors without any (docs/decisions.md
+84).
 
 Blocks of a cluster take neighbouring blocks of the grid, in turns of whole clusters. Where the grid
 is no multiple, some have none: they load what their neighbour does, and leave out all effects.
 
     launch %gx, %gy, 1 (%bx, %by, %bz) { ... }
-      ->  launch %gx, %gy, 1 <persistent_blocks = 1> (...) {
+      ->  launch %gx, %gy, 1 <in_turn, resident = 1> (...) {
             for %first, %total, %count (%tile) { %bx, %by = raster of %tile ; ... } }
 """
 
@@ -20,7 +22,8 @@ from ..ir.build import Builder, scalar
 from ..ir.clone import Renaming, clone_op
 from ..ir.core import Block, Op, Program, Value, at, constant_of, walk
 from ..ir.dtypes import i32
-from ..ir.ops.control import For, HardwareBlock, Launch, Yield, map_launches
+from ..ir.ops.control import For, HardwareBlock, If, Launch, Yield, map_launches
+from ..ir.ops.gemm import Gemm
 from ..ir.ops.memory import Alloc
 from ..ir.ops.pipeline import Channel, Pipeline
 from ..ir.ops.tile import Copy
@@ -46,14 +49,33 @@ def make_persistent(program: Program, context: PassContext) -> Program:
 
 def _launch(launch: Launch, context: PassContext, ranges: ValueRanges) -> Launch:
     fed_by_tma = any(isinstance(op, Copy) and op.instruction == "tma" for op in walk(launch.body))
-    if launch.persistent and fed_by_tma and not waits_for_blocks(launch.body):
-        context.remark(
-            Remark("TLC0321", "resident blocks take the grid's blocks in turn", launch.loc)
-        )
-        return _persistent(launch, ranges)
+    if launch.persistent is not False and fed_by_tma and not waits_for_blocks(launch.body):
+        uneven = None if launch.persistent or launch.cluster_blocks > 1 else _uneven(launch)
+        if uneven is None:
+            message = "resident blocks take the grid's blocks in turn"
+            context.remark(Remark("TLC0321", message, launch.loc))
+            return _persistent(launch, ranges)
+        message = "the GPU gives out blocks one by one, since the work in this loop differs"
+        context.remark(Remark("TLC0337", message, uneven.loc))
     if launch.panel == 0 and _shares_operands(launch):
         launch = launch.replace(panel=PANEL)  # type: ignore[assignment]
     return _rasterized(launch, context.target.dies) if launch.panel else launch
+
+
+def _uneven(launch: Launch) -> Op | None:
+    """A loop with products or loads whose trips, or whether it runs at all, follow from which block
+    it is."""
+    of_block = set[Value]().union(*(_follows(launch.body, index) for index in launch.body.params))
+    for op in walk(launch.body):
+        loops: list[Op] = []
+        if isinstance(op, (For, Pipeline)) and not of_block.isdisjoint((op.start, op.stop)):
+            loops = [op]
+        elif isinstance(op, If) and op.condition in of_block:
+            loops = [inner for inner in op.walk() if isinstance(inner, (For, Pipeline))]
+        for loop in loops:
+            if any(isinstance(inner, (Copy, Gemm)) for inner in loop.walk()):
+                return loop
+    return None
 
 
 def _shares_operands(launch: Launch) -> bool:
@@ -111,7 +133,7 @@ def _persistent(launch: Launch, ranges: ValueRanges) -> Launch:
         b.emit(For(first, total, count, (), Block((tile,), tuple(inner))))
         b.emit(Yield(()))
     body = Block(launch.body.params, (*memory, *b.ops))
-    return launch.replace(body=body, persistent_blocks=1)  # type: ignore[return-value]
+    return launch.replace(body=body, in_turn=True, resident=1)  # type: ignore[return-value]
 
 
 def _panel(b: Builder, launch: Launch, one_wave: Value) -> Value | None:

@@ -60,7 +60,7 @@ def _refusal(launch: Launch, shares: _Shares, ranges: ValueRanges) -> str:
     """Why blocks of a cluster cannot load for each other."""
     if launch.explicit:
         return "the program itself says what each block loads"
-    if not launch.persistent:
+    if launch.persistent is False:
         return "the program forbids resident blocks (persistent=False)"
     if waits_for_blocks(launch.body):
         return "its blocks wait for each other"

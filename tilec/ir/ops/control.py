@@ -83,12 +83,13 @@ class Launch(Op, name="launch"):
     """One kernel: `body(bx, by, bz)` for every block of `grid` (three integers), by `threads`
     program threads.
 
-    `persistent` allows fewer blocks than the grid, each running several logical blocks
-    (`persistent_blocks` = how many are launched for each multiprocessor at most; 0: the whole
-    grid). `raster` (panel > 0) groups the logical blocks in panels of that many rows ("row") or
-    columns ("column"). `explicit`: the program itself says who does what and when, by roles,
-    barriers or asynchronous copies, so that nothing is pipelined, made persistent or given roles.
-    `cluster`: the extents along the grid of the groups of neighbouring blocks that run at the same
+    Fewer blocks than the grid may run, each several logical blocks `in_turn`, where `persistent`
+    allows it (None: where the compiler finds that it pays): `resident` for each multiprocessor at
+    most. `resident` is how many a multiprocessor is to hold at the same time, which decides their
+    registers (0: whatever fits). `raster` (panel > 0) groups the logical blocks in panels of that
+    many rows ("row") or columns ("column"). `explicit`: the program itself says who does what and
+    when, by roles, barriers or asynchronous copies, so that nothing is pipelined, made persistent
+    or given roles. `cluster`: the extents along the grid of the groups of neighbouring blocks that run at the same
     time and may reach each other's shared memory; what the blocks mean stays the same, and the grid
     need be no multiple of it. `cooperative`: the machine runs all blocks at the same time, or refuses
     the launch. `launched_threads` is what the hardware gets, set by assign_roles;
@@ -99,8 +100,9 @@ class Launch(Op, name="launch"):
     body: Block = region()
     threads: int = attribute()
     symbol: str = attribute(default="kernel")
-    persistent: bool = attribute(default=True)
-    persistent_blocks: int = attribute(default=0)
+    persistent: bool | None = attribute(default=None)
+    in_turn: bool = attribute(default=False)
+    resident: int = attribute(default=0)
     panel: int = attribute(default=0)
     order: str = attribute(default="row")
     explicit: bool = attribute(default=False)
