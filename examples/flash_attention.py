@@ -33,8 +33,11 @@ def choose_tiles(target: Any, shapes: Mapping[str, tuple[int, ...]]) -> dict[str
     if target.warp_size == 64:  # AMD: 64 KiB of LDS, and loads pass through registers
         rows = 64 if D > 128 else 128
         return {"block_M": rows, "block_N": 32 if D > 64 else 64, "threads": 256}
-    if target.warp_roles:  # sm_90a: a warpgroup takes 64 rows
-        return {"block_M": 128, "block_N": 64 if D > 128 else 128, "threads": 256}
+    if target.warp_roles:  # sm_90a: a warpgroup takes 64 rows, and two small blocks run at a time
+        if D <= 64:
+            return {"block_M": 64, "block_N": 128, "threads": 128}
+        keys = 128 if D <= 128 else 96 if D <= 192 else 64
+        return {"block_M": 128, "block_N": keys, "threads": 256}
     if not target.async_copy and D > 64:  # sm_75: keys and values on their way are in registers too
         return {"block_M": 64, "block_N": 16 if D > 128 else 32}
     if D > 128:
