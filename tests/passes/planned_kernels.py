@@ -127,7 +127,7 @@ def written_twice(A: IN, B: T.Tensor((64, "K"), "float16"), C: OUT, stages: int 
             T.copy(B[0, k * 32], B_s)
             T.copy(A[bx * 64, k * 32], A_s)
             T.gemm(A_s, B_s, acc, transpose_B=True)
-            T.fill(A_s, 2)
+            T.fill(A_s[0:8, :], 2)
             T.gemm(A_s, B_s, acc, transpose_B=True)
         T.copy(acc, C[bx * 64, 0])
 

@@ -14,7 +14,7 @@ from tilec.ir.ops.control import For, If, Simt
 from tilec.ir.ops.gemm import Gemm
 from tilec.ir.ops.memory import Alloc, Load
 from tilec.ir.ops.pipeline import Channel, Commit, Free, Get, Pipeline, Put, Stage
-from tilec.ir.ops.tile import Copy, Fill
+from tilec.ir.ops.tile import Copy
 from tilec.ir.types import MemoryType
 from tilec.passes.plan_pipelines import MADE_SLOTS
 
@@ -88,12 +88,11 @@ def test_a_buffer_used_after_the_loop_stays_a_buffer() -> None:
     assert stages(result)["mma"] == ["copy", "get", "gemm", "free"]
 
 
-def test_a_buffer_written_twice_stays_a_buffer() -> None:
+def test_a_buffer_written_twice_in_part_stays_a_buffer() -> None:
     result = planned(kernels.written_twice)
     assert slots(result) == {"B_s": 3} and buffers(result) == ["A_s"]
     # one get for the two products, freed after the last of them
-    assert stages(result)["mma"] == ["copy", "get", "gemm", "fill", "gemm", "free"]
-    assert len(result.all(Fill)) == 1
+    assert stages(result)["mma"] == ["copy", "get", "gemm", "parallel", "gemm", "free"]
 
 
 def test_two_products_of_one_buffer_are_one_stage() -> None:

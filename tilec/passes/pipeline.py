@@ -46,6 +46,7 @@ from .reproducer import failed_step
 from .schedule_stages import schedule_stages
 from .simplify_indices import simplify_indices
 from .split_addresses import split_addresses
+from .split_buffers import split_buffers
 from .split_loads import split_loads
 from .split_loops import split_loops
 from .split_nests import split_nests
@@ -66,6 +67,7 @@ PIPELINE: tuple[Pass, ...] = (
     lift_copies,  # before planning, which looks for copies
     lift_stores,  # the like, for what is computed before it is stored
     canonicalize,
+    split_buffers,  # what one loop loads is its own then, and so a channel
     plan_pipelines,  # target-independent; needs whole statements, so before anything is lowered
     choose_instructions,  # whether TMA feeds the launch decides persistence and roles
     multicast_loads,  # while blocks have their own indices, and before blocks go to clusters
