@@ -18,6 +18,61 @@ from tilec.passes.lift_copies import lift_copies
 A2 = T.Tensor(("M", "N"), "float16")
 
 
+TILE = T.Tensor((16, 8), "float16")
+
+
+@tilec.kernel
+def two_tiles(A: A2, B: A2, C: TILE, s: T.int32):
+    """A nest that loads two tiles, each from a tensor of its own."""
+    with T.Kernel(1, threads=32):
+        A_s = T.alloc_shared((16, 8), "float16")
+        B_s = T.alloc_shared((8, 16, 8), "float32")
+        for i, j in T.Parallel(16, 8):
+            A_s[i, j] = A[i + s * 2, j + s * 2]
+            B_s[2, i, j] = B[s * 2 + i, j]
+        for i, j in T.Parallel(16, 8):
+            C[i, j] = A_s[i, j] + B_s[2, i, j]
+
+
+@tilec.kernel
+def tile_and_more(A: A2, B: A2, C: TILE, D: T.Tensor((8,), "float32"), s: T.int32):
+    """Beside the tile a row that many iterations write alike, a sum in registers, and a store."""
+    with T.Kernel(1, threads=32):
+        A_s = T.alloc_shared((16, 8), "float16")
+        row = T.alloc_shared((8,), "float32")
+        both = T.alloc_fragment((16, 8), "float32")
+        for i, j in T.Parallel(16, 8):
+            A_s[i, j] = A[i + s, j]
+            row[j] = D[j]
+            both[i, j] = B[i, j] + s
+            C[i, j] = B[i, j]
+        for i, j in T.Parallel(16, 8):
+            C[i, j] = C[i, j] + A_s[i, j] + row[j] + both[i, j]
+
+
+@tilec.kernel
+def tile_read_beside(A: A2, B: A2, C: TILE):
+    """What the nest itself finds in the tile it has just loaded."""
+    with T.Kernel(1, threads=32):
+        A_s = T.alloc_shared((16, 8), "float16")
+        for i, j in T.Parallel(16, 8):
+            A_s[i, j] = A[i, j]
+            C[i, j] = A_s[i, j] + B[i, j]
+
+
+@tilec.kernel
+def parts_of_elements(A: T.Tensor(("M", 16), "float16"), C: TILE):
+    """Neighbours in memory, which are read together."""
+    with T.Kernel(1, threads=32):
+        A_s = T.alloc_shared((16, 8), "float16")
+        B_s = T.alloc_shared((16, 8), "float16")
+        for i, j in T.Parallel(16, 8):
+            A_s[i, j] = A[i, j]
+            B_s[i, j] = A[i, j + 8]
+        for i, j in T.Parallel(16, 8):
+            C[i, j] = A_s[i, j] + B_s[i, j]
+
+
 @tilec.kernel
 def offset(A: A2, B: T.Tensor((32, 8), "float16"), s: T.int32):
     with T.Kernel(2, threads=32) as bx:
@@ -209,3 +264,22 @@ def test_a_guarded_store_is_no_copy() -> None:
 
 def test_golden(golden: Any) -> None:
     assert run_pass(lift_copies, offset.lower_to_ir()).text == golden("tir")
+
+
+@pytest.mark.parametrize(
+    ("kernel", "copies", "nests"), [(two_tiles, 2, 1), (tile_and_more, 1, 2)], ids=str
+)
+def test_a_nest_is_relieved_of_the_tiles_it_loads(kernel: Any, copies: int, nests: int) -> None:
+    before = kernel.lower_to_ir()
+    after = run_pass(lift_copies, before)
+    assert (len(after.all(Copy)), len(after.all(Parallel))) == (copies, nests)
+    assert all(copy.loc.known for copy in after.all(Copy))
+    keeps_meaning(before, after.program)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "nests"), [(tile_read_beside, 1), (parts_of_elements, 2)], ids=str
+)
+def test_what_the_nest_needs_for_more_stays(kernel: Any, nests: int) -> None:
+    after = run_pass(lift_copies, kernel.lower_to_ir())
+    assert len(after.all(Parallel)) == nests and not after.all(Copy)

@@ -2,7 +2,9 @@
 
 Needs: a tile-level program. Leaves: `copy` for every nest whose body is one load and one store with
 indices `base + loop variable`, each variable along one dimension of both sides, in the same order,
-over the whole extent.
+over the whole extent. A nest that does more is relieved of the moves that would be such nests by
+themselves, from a tensor to a shared buffer that nothing else in it touches: loops can be pipelined
+whose nests fill several tiles.
 
     parallel (%i, %j) <extents = [128, 32]> {
       %r = add %row, %i ; %c = add %col, %j               copy %B[%row, %col], %Bs[0, 0]
@@ -16,7 +18,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ..ir.build import Builder
-from ..ir.core import Op, Program, Value, at, walk
+from ..ir.clone import clone_block
+from ..ir.core import Block, Op, Program, Value, at, walk
 from ..ir.ops.arith import Cast
 from ..ir.ops.control import Parallel, Yield
 from ..ir.ops.memory import Load, Store, memory_type
@@ -25,6 +28,7 @@ from ..ir.rewrite import defining_ops, transform
 from ..ir.types import Space
 from .affine import Affine, affine, depends
 from .context import PassContext
+from .dependence import is_global, is_shared, is_statement, reads, slice_of, writes
 
 
 def lift_copies(program: Program, context: PassContext) -> Program:
@@ -32,10 +36,50 @@ def lift_copies(program: Program, context: PassContext) -> Program:
     return program.with_body(transform(program.body, _lift))
 
 
-def _lift(nest: Op) -> tuple[Op, ...] | None:
-    """The ops that do the same as a nest (index arithmetic, then a copy), or None."""
-    if not isinstance(nest, Parallel):
+def _lift(op: Op) -> tuple[Op, ...] | None:
+    """What stands for a nest that moves elements, or None."""
+    if not isinstance(op, Parallel):
         return None
+    return _as_copy(op) or _relieved(op)
+
+
+def _relieved(nest: Parallel) -> tuple[Op, ...] | None:
+    """A nest's loads of shared buffers as copies, before the rest of it; None where it has none."""
+    ops = nest.body.ops
+    indices = nest.body.params[: len(nest.extents)]
+    copies: list[Op] = []
+    lifted: set[Value] = set()
+    for op in ops:
+        if not isinstance(op, Store) or not is_shared(op.memory):
+            continue
+        with at(op.loc):
+            body = clone_block(Block(indices, (*slice_of([op], ops), Yield(()))), {})
+            move = Parallel((), (), body, extents=nest.extents)
+        sources = list(reads(move))
+        if len(sources) == 1 and is_global(sources[0]) and not _meets(nest, op, sources[0]):
+            copy = _as_copy(move)
+            if copy is not None:
+                copies.extend(copy)
+                lifted.add(op.memory)
+    if not copies:
+        return None
+    rest = tuple(op for op in ops if not (isinstance(op, Store) and op.memory in lifted))
+    kept = [op for op in rest if is_statement(op)]
+    if kept:
+        body = nest.body.with_ops(slice_of([*kept, ops[-1]], rest))
+        copies.append(nest.replace(body=body))
+    return tuple(copies)
+
+
+def _meets(nest: Parallel, store: Store, source: Value) -> bool:
+    """Whether anything else in a nest touches what a store writes, or what it was loaded from."""
+    ends = {store.memory, source}
+    touching = [op for op in walk(nest.body) if ends & {*reads(op), *writes(op)}]
+    return len(touching) != 2
+
+
+def _as_copy(nest: Parallel) -> tuple[Op, ...] | None:
+    """The ops that do the same as a nest (index arithmetic, then a copy), or None."""
     effectful = [op for op in walk(nest.body) if not op.pure and not isinstance(op, Yield)]
     if nest.reads or nest.updates or len(effectful) != 2 or any(op.regions for op in nest.body.ops):
         return None
