@@ -184,7 +184,13 @@ def test_a_view_of_a_view_is_one_of_the_memory(device: str) -> None:
 
 def test_groups() -> None:
     def found(new: tuple[Any, ...], old: tuple[Any, ...]) -> list[tuple[list[int], list[int]]]:
-        return [(list(a), list(b)) for a, b in _groups(new, old)]
+        return [(list(a), list(b)) for a, b in _groups(factors(new), factors(old))]
+
+    def factors(dims: tuple[Any, ...]) -> list[tuple[int, tuple[str, ...]]]:
+        return [
+            d if isinstance(d, tuple) else (1, (d,)) if isinstance(d, str) else (d, ())
+            for d in dims
+        ]
 
     assert found(("M", 2, 32), ("M", 64)) == [([0], [0]), ([1, 2], [1])]
     assert found((64, "N"), (8, 8, "N")) == [([0], [0, 1]), ([1], [2])]
@@ -192,6 +198,60 @@ def test_groups() -> None:
     assert found((4, 6), (2, 3, 4)) == [([0, 1], [0, 1, 2])]
     assert found((1, 8, 1), (8,)) == [([0, 1, 2], [0])]
     assert found((8,), (1, 8, 1)) == [([0], [0, 1]), ([], [2])]
+    flat = (1, ("B", "H", "W"))
+    assert found((flat, "F"), ("B", "H", "W", "F")) == [([0], [0, 1, 2]), ([1], [3])]
+    assert found(("B", "H", "W", "F"), (flat, "F")) == [([0, 1, 2], [0]), ([3], [1])]
+    assert found(((2, ("M",)), "N"), ("M", 2, "N")) == [([0], [0, 1]), ([1], [2])]
+
+
+@tilec.kernel
+def flat_rows(X: T.Tensor(("B", "H", "W", 20), "int32"), P: T.Tensor(("B * H",), "int32"),
+              Y: T.Tensor(("B", "H", "W", 20), "int32"), Z: T.Tensor(("B * H * W", 20), "int32"),
+              rows: int = 16):  # fmt: skip
+    """Y = X with the number of its row added, Z = X + P: four dimensions as two, and back."""
+    B, H, W, _ = X.shape
+    X2, Y2 = T.reshape(X, (B * H * W, 20)), T.reshape(Y, (B * H * W, 20))
+    Z4, P2 = T.reshape(Z, (B, H, W, 20)), T.view(P, (B, H))
+    with T.Kernel(T.ceildiv(B * H * W, rows) + 1, threads=64) as bx:
+        tile = T.alloc_shared((rows, 24), "int32")
+        T.copy(X2[bx * rows, 0], tile)
+        for i, j in T.Parallel(rows, 24):
+            Y2[bx * rows + i, j] = tile[i, j] + bx * rows + i
+    with T.Kernel(W + 1, H + 1, B + 1, threads=32) as (w, h, b):
+        for j in T.Parallel(32):
+            Z4[b, h, w, j] = X[b, h, w, j] + P2[b, h]
+
+
+@pytest.mark.emulator
+@pytest.mark.parametrize("shape", [(2, 3, 5), (1, 1, 1), (3, 1, 16), (2, 0, 3), (0, 2, 2)], ids=str)
+def test_products_of_symbols_are_extents(shape: tuple[int, int, int]) -> None:
+    b, h, w = shape
+    x = np.random.default_rng(0).integers(-99, 99, (*shape, 20)).astype(np.int32)
+    p = np.arange(b * h, dtype=np.int32) * 1000
+    numbers = np.arange(b * h * w, dtype=np.int32).reshape(*shape, 1)
+    for device in DEVICES:
+        y, z = np.zeros_like(x), np.zeros((b * h * w, 20), np.int32)
+        with tilec.device(device):
+            flat_rows(x, p, y, z)
+        np.testing.assert_array_equal(y, x + numbers, err_msg=device)
+        expected = x + p.reshape(b, h, 1, 1)
+        np.testing.assert_array_equal(z, expected.reshape(-1, 20), err_msg=device)
+
+
+def test_products_that_are_refused() -> None:
+    def another_product(A: T.Tensor(("M", "N", 4), "int32")):
+        T.reshape(A, (A.shape[0] * A.shape[0], 4))
+
+    def a_sum(A: T.Tensor(("M", 4), "int32")):
+        T.reshape(A, (A.shape[0] + 0 * A.shape[0] + 1, 4))
+
+    def in_the_launch(A: T.Tensor(("M", "N", 4), "int32")):
+        with T.Kernel(A.shape[0]) as bx:
+            T.reshape(A, (A.shape[0] * A.shape[1] * (bx // bx), 4))
+
+    assert refused(another_product) == "`A` of shape (M, N, 4) has not the elements of (M * M, 4)"
+    assert "has not the elements of" in refused(a_sum)
+    assert refused(in_the_launch) == "T.view with an extent that is computed in a launch"
 
 
 def test_what_is_refused() -> None:

@@ -85,12 +85,13 @@ def test_without_cp_async_there_is_nothing_to_wait_for() -> None:
 
 
 def test_what_threads_write_is_shown_to_wgmma() -> None:
-    """written_twice: A_s is no channel; a product reads it after the threads' fill."""
+    """written_twice: A_s is no channel; a product reads it after the threads' stores."""
     program = placed(kernels.written_twice, "cuda:sm_90a")
     (consumer, _) = [op for op in walk(program.body) if isinstance(op, Role)]
     flat = names(consumer.body)
-    fill = flat.index("fill")
-    assert flat[fill : fill + 4] == ["fill", "fence_proxy_async", "barrier", "gemm"]
+    filled = flat.index("parallel[")
+    shown = ["parallel[", "store", "]", "fence_proxy_async", "barrier", "gemm"]
+    assert flat[filled : filled + 6] == shown
     meets = [op for op in walk(consumer.body) if isinstance(op, Barrier)]
     assert meets and all((op.barrier, op.threads) == (1, 128) for op in meets)
     assert count(program, FenceProxyAsync) >= 2

@@ -34,11 +34,15 @@ from .arithmetic import (
     part_of_bits,
     reinterpret_scalar,
 )
+from .arithmetic import max as larger
 from .buffers import Buffer, Element, full_keys, indices_of
 from .dtypes import ElementType, element_type, storage_of
+from .global_memory import extent
 from .operand import Operand, value_of, wrap
-from .tensors import Dynamic
 from .trace import Trace, current, refuse
+
+Factors = tuple[int, tuple[str, ...]]
+"""What a dimension is the product of: a number, and symbols in order."""
 
 Group = tuple[range, range]
 """Dimensions of the new shape, and those of the buffer that have the same elements."""
@@ -59,8 +63,9 @@ class Reshaped(Buffer):
         self.source = source
         self.parts = max(dtype.bits // source.dtype.bits, 1)
         self.shares = max(source.dtype.bits // dtype.bits, 1)
-        old = source.type.shape
-        self._groups = tuple(_groups(_cut(shape, self.parts), _cut(old, self.shares)))
+        new, old = _cut(shape, self.parts), _cut(source.type.shape, self.shares)
+        trace = current("T.view")
+        self._groups = tuple(_groups(_factors(trace, new), _factors(trace, old)))
         super().__init__(source.value, source.region, source.name, dtype.ir)
 
     @property
@@ -203,27 +208,28 @@ def _joined(trace: Trace, parts: Sequence[tuple[Any, Any]]) -> Any:
     """The row-major number of an index; below 0 where an index but the first is outside."""
     number: Any = 0
     inside: Any = True
-    for place, (index, extent) in enumerate(parts):
-        number = number * extent + index if place else index
-        if place and not _is_inside(trace, index, extent):
-            here = (index >= 0) & (index < extent)
+    for place, (index, size) in enumerate(parts):
+        number = number * size + index if place else index
+        if place and not _is_inside(trace, index, size):
+            here = (index >= 0) & (index < size)
             inside = here if inside is True else inside & here
     return number if inside is True else if_then_else(inside, number, -1)
 
 
 def _split(number: Any, extents: Sequence[Any]) -> list[Any]:
     found: list[Any] = []
-    for extent in reversed(extents[1:]):
-        found.append(number % extent)
-        number = number // extent
+    for size in reversed(extents[1:]):
+        divisor = size if isinstance(size, int) else larger(size, 1)
+        found.append(number % divisor)  # of no elements none is inside, whatever the divisor
+        number = number // divisor
     return [number, *reversed(found)] if extents else []
 
 
-def _is_inside(trace: Trace, index: Any, extent: Any) -> bool:
-    if not isinstance(extent, int):
+def _is_inside(trace: Trace, index: Any, size: Any) -> bool:
+    if not isinstance(size, int):
         return False
     low, high = _span(trace, value_of(index))
-    return low is not None and high is not None and low >= 0 and high < extent
+    return low is not None and high is not None and low >= 0 and high < size
 
 
 def _span(trace: Trace, value: Value) -> tuple[int | None, int | None]:
@@ -250,14 +256,36 @@ def _span(trace: Trace, value: Value) -> tuple[int | None, int | None]:
 # Shapes -------------------------------------------------------------------------------------------
 
 
-def _groups(new: Sequence[Dim], old: Sequence[Dim]) -> Iterator[Group]:
+def _factors(trace: Trace, dims: Sequence[Dim]) -> tuple[Factors, ...]:
+    """Of each dimension the number and the symbols that it is the product of."""
+    return tuple(
+        _of_value(trace, trace.symbols.get(d), d) if isinstance(d, str) else (d, ()) for d in dims
+    )
+
+
+def _of_value(trace: Trace, value: Value | None, name: str) -> Factors:
+    if isinstance(value, Constant):
+        return int(value.value), ()
+    op = None if value is None else trace.definitions.get(value)
+    if isinstance(op, arith.Mul):
+        return _count([_of_value(trace, x, _name_of(trace, x)) for x in (op.x, op.y)])
+    return 1, (name,)
+
+
+def _name_of(trace: Trace, value: Value) -> str:
+    """The symbol that a value is, or a name that no symbol has."""
+    named = (name for name, known in trace.symbols.items() if known is value)
+    return next(named, f"%{id(value)}")
+
+
+def _groups(new: Sequence[Factors], old: Sequence[Factors]) -> Iterator[Group]:
     """The shortest runs of dimensions, from the left, that have as many elements in both."""
     i = j = 0
     while i < len(new) or j < len(old):
         first, second = i, j
         i, j = min(i + 1, len(new)), min(j + 1, len(old))
         while _count(new[first:i]) != _count(old[second:j]):
-            fewer = _numbers(new[first:i]) <= _numbers(old[second:j])
+            fewer = _size(new[first:i]) <= _size(old[second:j])
             if i < len(new) and (fewer or j == len(old)):
                 i += 1
             elif j < len(old):
@@ -274,19 +302,29 @@ def _cut(shape: tuple[Any, ...], parts: int) -> tuple[Any, ...]:
     return (*shape, parts) if parts > 1 else shape
 
 
+def _products(trace: Trace, dims: Sequence[Dim]) -> str:
+    """The dimensions, those that were computed as what they are the products of."""
+    shown = []
+    for dim, (number, names) in zip(dims, _factors(trace, dims), strict=True):
+        plain = len(names) < 2 or any(name.startswith("%") for name in names)
+        shown.append(dim if plain else " * ".join([str(number)] * (number > 1) + list(names)))
+    return _times(shown)
+
+
 def _times(dims: Sequence[Dim]) -> str:
     return f"({', '.join(map(str, dims))})"
 
 
-def _count(dims: Sequence[Dim]) -> tuple[int, tuple[str, ...]]:
-    return _numbers(dims), tuple(sorted(d for d in dims if isinstance(d, str)))
+def _count(dims: Sequence[Factors]) -> Factors:
+    """What the dimensions are together."""
+    names = sorted(name for _, factors in dims for name in factors)
+    return math.prod(number for number, _ in dims), tuple(names)
 
 
-def _numbers(dims: Sequence[Dim]) -> int:
-    product = 1
-    for dim in dims:
-        product *= dim if isinstance(dim, int) else 1
-    return product
+def _size(dims: Sequence[Factors]) -> tuple[int, int]:
+    """What tells which of two runs of dimensions is to be longer: symbols, then the number."""
+    number, names = _count(dims)
+    return len(names), number
 
 
 def reshape(src: Buffer, shape: Any) -> Buffer:
@@ -294,7 +332,7 @@ def reshape(src: Buffer, shape: Any) -> Buffer:
 
     Args:
         src: a tensor, or a shared, local or fragment buffer.
-        shape: extents, ints and symbols; as many elements as `src` has.
+        shape: extents, ints, symbols and their products; as many elements as `src` has.
 
     Raises:
         LanguageError: another number of elements, or symbols that `src` does not have.
@@ -308,8 +346,8 @@ def view(src: Buffer, shape: Any = None, dtype: Any = None) -> Buffer:
 
     Args:
         src: a tensor, or a shared, local or fragment buffer.
-        shape: extents, ints and symbols, with as many bits as `src`; by default those of `src`, the
-            last one as many times larger as the elements are smaller.
+        shape: extents, ints, symbols and their products, with as many bits as `src`; by default those
+            of `src`, the last one as many times larger as the elements are smaller.
         dtype: of the elements; by default that of `src`. Elements smaller than those of `src` can only
             be read, or all be copied to, but for a fragment's.
 
@@ -324,12 +362,15 @@ def view(src: Buffer, shape: Any = None, dtype: Any = None) -> Buffer:
         kind = src.dtype if dtype is None else ElementType(element_type(dtype))
         _check_width(src, kind)
         parts, shares = max(kind.bits // src.dtype.bits, 1), max(src.dtype.bits // kind.bits, 1)
-        dims = tuple(map(_dim, _listed(shape))) if shape is not None else _scaled(src, kind)
-        if _count(_cut(dims, parts)) != _count(_cut(src.type.shape, shares)):
+        listed = None if shape is None else _listed(shape)
+        dims = _scaled(src, kind) if listed is None else tuple(_dim(trace, d) for d in listed)
+        given, held = (_cut(dims, parts), _cut(src.type.shape, shares))
+        if _count(_factors(trace, given)) != _count(_factors(trace, held)):
             raise LanguageError(
                 "TLC0117",
                 f"{src.label} of shape {_times(src.type.shape)} has not the elements of "
-                f"{_times(dims)}" + (f", {src.dtype} seen as {kind}" if parts * shares > 1 else ""),
+                f"{_products(trace, dims)}"
+                + (f", {src.dtype} seen as {kind}" if parts * shares > 1 else ""),
                 hint="a view has as many bits; a part is a region: S[0:5, 0:5]",
             )
         if src.type.space is Space.FRAGMENT:
@@ -410,22 +451,14 @@ def _listed(shape: Any) -> tuple[Any, ...]:
     return tuple(shape) if isinstance(shape, tuple | list) else (shape,)
 
 
-def _dim(dim: Any) -> Dim:
-    if isinstance(dim, Dynamic):
-        return dim.name
-    if isinstance(dim, Operand):
-        trace = current("T.view")
-        value = value_of(dim)
-        named = (name for name, known in trace.symbols.items() if known is value)
-        found = next(named, None)
-        if found is not None:
-            return found
-    elif isinstance(dim, str):
+def _dim(trace: Trace, dim: Any) -> Dim:
+    """An extent of a view: a number, a symbol, or one made of what was computed before the launches."""
+    if isinstance(dim, str):
         return dim
-    elif isinstance(dim, int | np.integer) and not isinstance(dim, bool) and dim > 0:
-        return int(dim)
+    if isinstance(dim, Operand) or isinstance(dim, int | np.integer) and dim > 0:
+        return extent(trace, "T.view", dim)
     raise LanguageError(
         "TLC0129",
         f"{dim!r} is no extent of a view",
-        hint="extents are ints, and symbols of tensors",
+        hint="extents are positive ints, symbols of tensors, and products of these",
     )
