@@ -332,7 +332,7 @@ def test_a_call_like_an_earlier_one_is_not_checked_again(monkeypatch: pytest.Mon
                 ops.matmul(a, b, out=out)
                 a[...], b[...] = normal(m, k, seed=2), normal(k, n, seed=3)
                 with monkeypatch.context() as context:
-                    context.setattr(matmul, "check", None)
+                    context.setattr(matmul, "read_shape", None)  # which every check asks
                     found = ops.matmul(a, b, out=out)
                 assert out is None or found is out
                 check(found, a, b)

@@ -18,11 +18,13 @@ from ..language.kernel import Kernel, kernel
 from ..runtime.arrays import view_array
 from ..runtime.streams import stream_handle
 from ..target import Target
+from .calls import Call
 from .forms import SHORT_SUMS, Form
-from .matmul import Call, form_of, is_tiled, laid_out, matmul
+from .matmul import form_of, is_tiled, laid_out, matmul, remembered
 from .operands import (
     AtTheCall,
     Options,
+    as_number,
     check_apart,
     check_place,
     make_result,
@@ -85,7 +87,10 @@ def grouped_matmul(
             if (schedule.split, schedule.workers) != (1, 0):
                 cut = f"split={schedule.split} and workers={schedule.workers}"
                 raise refuse(f"{cut}, and K of groups is not cut", "split=1, workers=0")
-        return _check(a, b, offsets, options).run(schedule, stream, device)
+        if device is not None:
+            return _check(a, b, offsets, options).run(schedule, stream, device)
+        beside = (offsets, *map(as_number, operands.values()))
+        return remembered.run(_check, (a, b, out), beside, options, schedule, stream)
 
 
 def _each(a: Any, b: Any, out: Any, given: Mapping[str, Any]) -> list[Any]:
@@ -127,11 +132,9 @@ def _check(a: Any, b: Any, offsets: Any, options: Options) -> Call:
         Form(dtypes, out_dtype, exact=exact, epilogue=epilogue, extras=extras), left, right, made
     )
     form = replace(form, packed="", batched="B", c="rows" if made.layout == "rows" else "any")
-    launches = []
-    if 0 not in (*shape, right.view.shape[0]):
-        arrays = [m.argument for m in laid_out(left, right, made)]
-        launches = [(*arrays, offsets, *values)]
-    return Call(_grouped_product(form), launches, result)
+    empty = 0 in (*shape, right.view.shape[0])
+    launches = [] if empty else [laid_out(left, right, made)]
+    return Call(_grouped_product(form), launches, result, (offsets, *values))
 
 
 def _chosen(form: Form, target: Target, shapes: Mapping[str, Sequence[int]]) -> dict[str, Any]:

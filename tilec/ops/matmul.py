@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, fields, replace
 from typing import Any
 
 import numpy as np
 
-from ..language.kernel import Kernel
 from ..runtime.streams import stream_handle
+from .calls import Call, Memory
 from .forms import SHORT_SUMS, Extra, Form
 from .matrices import Matrix, collapse
-from .memory import Memory, Passed, Remembered
 from .operands import (
     AtTheCall,
     Options,
+    as_number,
     check_apart,
     check_place,
     make_result,
@@ -89,26 +89,14 @@ def matmul(
         handle = None if stream is None else stream_handle(stream)
         tiled = is_tiled(schedule)
         options = Options(out, out_dtype, in_dtype, epilogue, exact, operands, handle, tiled)
-        if tiled or device is not None or epilogue is not None or operands:
+        if device is not None:
             return check(a, b, options).run(schedule, stream, device)
-        return _run_again(a, b, options, stream)
+        beside = tuple(map(as_number, operands.values()))
+        return remembered.run(check, (a, b, out), beside, options, schedule, stream)
 
 
-def _run_again(a: Any, b: Any, options: Options, stream: Any) -> Any:
-    """The result of a call that may be like an earlier one."""
-    arrays = (a, b) if options.out is None else (a, b, options.out)
-    key, pointers = _memory.key(arrays, (options.out_dtype, options.in_dtype, options.exact))
-    found = _memory.find(key)
-    result = None if found is None else found.repeat(arrays, pointers, stream, options.stream)
-    if result is None:
-        call = check(a, b, options)
-        result = call.run(None, stream, None)
-        if key is not None and call.passed is not None:
-            _memory.keep(key, Remembered.of(call.passed, a, b, result))
-    return result
-
-
-_memory = Memory()
+remembered = Memory()
+"""Products of this process."""
 
 
 def prepare_matmul(a: Any, b: Any, *, schedule: Schedule | None = None, **options: Any) -> Any:
@@ -134,27 +122,6 @@ def prepare_matmul(a: Any, b: Any, *, schedule: Schedule | None = None, **option
     return again
 
 
-@dataclass(frozen=True)
-class Call:
-    """A product that was checked: a kernel, its arguments for each launch, and the result. `passed`
-    where another call may pass its arrays likewise."""
-
-    kernel: Kernel
-    launches: list[tuple[Any, ...]]
-    result: Any
-    passed: Passed | None = None
-
-    def run(self, schedule: Schedule | None, stream: Any, device: str | None) -> Any:
-        """Launches, and gives the result."""
-        named = {"stream": stream, "device": device}
-        given = {name: value for name, value in named.items() if value is not None}
-        if schedule is not None:
-            given |= asdict(schedule)
-        for arguments in self.launches:
-            self.kernel(*arguments, **given)
-        return self.result
-
-
 def check(a: Any, b: Any, options: Options) -> Call:
     """The launches of a product. Raises ArgumentError for what does not fit."""
     left, right = read_matrix("a", a), read_matrix("b", b)
@@ -173,26 +140,24 @@ def check(a: Any, b: Any, options: Options) -> Call:
         )
     exact = options.exact and dtypes[0] in SHORT_SUMS
     form = Form(dtypes, out_dtype, exact=exact, epilogue=epilogue, extras=extras)
+    fixed: tuple[int, ...] = ()
     if epilogue is not None and parts and len(shape) > 2 and not parts[0][2].batch:
         form = replace(form, folded=True, extras=(*extras, Extra("rows", "i32", 0)))
-        values.append(left.rows)
+        fixed = (left.rows,)
     plain = len(parts) == 1 and len(left.view.shape) == len(right.view.shape) == 2
     along = _vector_along(*parts[0]) if len(parts) == 1 and not options.tiled else ""
     if along:
-        kernel = vector_product(form, along)
-        arrays = _as_vectors(along, *parts[0])
-        passed = Passed(kernel, _VECTORS_PASSED[along]) if plain else None
-        return Call(kernel, [(*arrays, *values)], result, passed)
-    launches = [(*(m.argument for m in laid_out(*part)), *values) for part in parts]
-    if parts:
-        form = form_of(form, *parts[0])
-    kernel = product(form)
-    ways = ("T" if m.layout == "columns" else "" for m in (left, right))
-    passed = Passed(kernel, (*enumerate(ways), (2, ""))) if plain else None
-    return Call(kernel, launches, result, passed)
+        kernel, launches = vector_product(form, along), [_as_vectors(along, *parts[0])]
+        turns = _VECTORS_TURNED[along]
+    else:
+        kernel = product(form_of(form, *parts[0]) if parts else form)
+        launches = [laid_out(*part) for part in parts]
+        ways = ("T" if m.layout == "columns" else "" for m in (left, right))
+        turns = (*enumerate(ways), (2, ""))
+    return Call(kernel, launches, result, tuple(values), fixed, turns if plain else None)
 
 
-_VECTORS_PASSED = {
+_VECTORS_TURNED: dict[str, tuple[tuple[int, str], ...]] = {
     "rows": ((0, ""), (1, "column"), (2, "column")),
     "columns": ((1, "T"), (0, "row"), (2, "row")),
 }
@@ -211,16 +176,12 @@ def _vector_along(a: Matrix, b: Matrix, c: Matrix) -> str:
     return ""
 
 
-def _as_vectors(along: str, a: Matrix, b: Matrix, c: Matrix) -> tuple[Any, Any, Any]:
+def _as_vectors(along: str, a: Matrix, b: Matrix, c: Matrix) -> tuple[Matrix, ...]:
     """The matrix, the vector and the result as the kernel takes them."""
     if along == "columns":
         a, b, c = b.transposed, a.transposed, c.transposed
     line = (b.rows,), (b.view.strides[0],)
-    return (
-        a.argument,
-        b.reshaped(*line).argument,
-        c.reshaped((c.rows,), (c.view.strides[0],)).argument,
-    )
+    return a, b.reshaped(*line), c.reshaped((c.rows,), (c.view.strides[0],))
 
 
 def is_tiled(schedule: object) -> bool:
@@ -265,7 +226,7 @@ def form_of(form: Form, a: Matrix, b: Matrix, c: Matrix) -> Form:
     return replace(form, packed=packed, astray=astray)
 
 
-def laid_out(*matrices: Matrix) -> list[Matrix]:
+def laid_out(*matrices: Matrix) -> tuple[Matrix, ...]:
     """A, B and C as the kernel of their form takes them."""
     *read, written = matrices
-    return [*(m.transposed if m.layout == "columns" else m for m in read), written]
+    return (*(m.transposed if m.layout == "columns" else m for m in read), written)

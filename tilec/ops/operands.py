@@ -181,7 +181,7 @@ def read_extras(operands: Mapping[str, Any], a: Matrix) -> tuple[tuple[Extra, ..
     for name, value in operands.items():
         if not is_array(value):
             extras.append(Extra(name, _number(name, value), 0))
-            values.append(value.item() if isinstance(value, np.generic) else value)
+            values.append(as_number(value))
             continue
         view = _read_array(name, value)
         check_place(view, a, name)
@@ -249,16 +249,28 @@ def _read_array(name: str, array: Any) -> ArrayView:
     return view if strides == view.strides else replace(view, strides=strides)
 
 
-def _number(name: str, value: object) -> str:
-    """The dtype that a number is passed as."""
+def as_number(value: Any) -> Any:
+    """A number of NumPy's as one of Python's; all else as it is."""
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def number_dtype(value: object) -> str | None:
+    """The dtype that a number is passed as; None for what is no number of a kernel's."""
     if isinstance(value, bool | np.bool_):
         return "bool"
     if isinstance(value, int | np.integer):
         if not -(1 << 63) <= value < 1 << 63:
-            raise refuse(f"{name} is {value}, which 64 bits cannot hold", "pass a float")
+            return None
         return "i32" if -(1 << 31) <= value < 1 << 31 else "i64"
-    if isinstance(value, float | np.floating):
-        return "f32"
+    return "f32" if isinstance(value, float | np.floating) else None
+
+
+def _number(name: str, value: object) -> str:
+    dtype = number_dtype(value)
+    if dtype is not None:
+        return dtype
+    if isinstance(value, int | np.integer):
+        raise refuse(f"{name} is {value}, which 64 bits cannot hold", "pass a float")
     raise refuse(
         f"{name} is {type(value).__name__}, expected an array or a number",
         "what the epilogue's own code computes with may also be read from outside of it",
