@@ -17,6 +17,7 @@ import tilec
 import tilec.language as T
 from tilec.errors import ArgumentError, ExecutionError, LanguageError
 from tilec.runtime import driver
+from tilec.runtime.arrays import view_array
 
 from .conftest import CupyArray, FakeCupy, Stub, adder
 
@@ -161,6 +162,18 @@ def test_strides_count_where_rows_have_gaps(stub: Stub, cupy: FakeCupy, short: A
         assert short(lambda: copy(a, b))
         assert stub.launch().parameter(2, "i4") == stride // 4
         assert addresses(stub, 2) == [a.data.ptr, b.data.ptr]
+
+
+def test_arrays_of_several_types(stub: Stub, cupy: FakeCupy) -> None:
+    """Each is read in its own way, whichever comes first; views of them are a type of their own."""
+    stub.sizes(8, 8, 8, 4)
+    add = adder()
+    for n in (1000, 2000):
+        a, b, c = vectors(n, BASE + 0x1000000 * n)
+        for arrays in ((a, view_array(b), c), (view_array(a), b, view_array(c)), (a, b, c)) * 2:
+            add(*arrays)
+            assert addresses(stub) == [a.data.ptr, b.data.ptr, c.data.ptr]
+            assert stub.launch().parameter(3, "i4") == n
 
 
 def test_settings_are_heard(

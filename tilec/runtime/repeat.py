@@ -32,8 +32,9 @@ class Repeat:
     """Calls of a kernel under the settings of the moment that it is made in: `with
     tilec.device(...)`, and the environment.
 
-    `read` reads the arrays, where arrays are all that calls differ in; it is None for a kernel that
-    takes numbers or makes arrays, whose calls go to `loaded` without asking what that is."""
+    `read` reads the arrays, where arrays of one type are all that calls differ in; it is None for a
+    kernel that takes numbers or makes arrays, and for arrays of several types, whose calls go to
+    `loaded` without asking what that is."""
 
     __slots__ = (
         "_bindings", "_device", "_last", "_loaded", "_override", "_plans", "_read", "_target",
@@ -149,8 +150,11 @@ def _key(seen: list[Fingerprint]) -> tuple[tuple[int, ...], Hashable]:
     return addresses, (tuple([address & LOWER_BITS for address in addresses]), *forms)
 
 
-def _reader(arguments: Sequence[Any], several_devices: bool) -> Reader:
-    """What reads arrays like these, all of one library, as far as a plan depends on it."""
+def _reader(arguments: Sequence[Any], several_devices: bool) -> Reader | None:
+    """What reads arrays like these as far as a plan depends on it; None where they are of several
+    types, each read its own way."""
+    if len(set(map(type, arguments))) > 1:
+        return None
     adapter = adapter_of(arguments[0])
     if adapter.dense and all(map(operator.attrgetter(adapter.dense[1]), arguments)):
         return _getter(adapter.dense[: None if several_devices else -1])
