@@ -114,7 +114,7 @@ class Repeat:
         """Whether calls of `loaded` that are read so, under the settings of now, belong here."""
         settings = (self._override, self._device, self._target)
         now = (override(), variable(DEVICE), variable(TARGET))
-        same = self._loaded is loaded if read is None else self._read is read
+        same = self._read is read and (read is not None or self._loaded is loaded)
         unchanged = all(a is b for a, b in zip(settings, now, strict=True))
         return same and unchanged and self._bindings is bindings
 
