@@ -30,20 +30,10 @@ def _copy(dtype: str, bytes_: int, item: int) -> Probe:
 
 
 def _rows(name: str, x: int, dtype: str = "f16") -> Probe:
-    """Y[lane][e] of ldmatrix from X, whose rows of 16 bytes lie at a stride of 80 bytes; then stmatrix to Z."""
+    """Y[lane][e] of ldmatrix from X, whose rows of 16 bytes lie at a stride of 80 bytes; then stmatrix to Z, which
+    has the rows again."""
     per = 16 // (1 if dtype == "i8" else 2)
     stride, own = 5 * per, x * per // 4
-    store = (
-        f"""
-  shared<{dtype}> T = shared_buffer<{dtype}>(4096, {32 * stride});
-  stmatrix<{x}>(T, t % {8 * x} * {stride}, r, 0);
-  warp_sync();
-  load_shared<{per}>(line, 0, T, t % {8 * x} * {stride});
-  store_global<{per}>(Z, t * {per}, line, 0);
-"""
-        if name == "ldmatrix"
-        else f"  store_global<{per}>(Z, t * {per}, line, 0);"
-    )
     body = f"""
   shared<{dtype}> S = shared_buffer<{dtype}>(0, {32 * stride});
   const i32 t = thread_id();
@@ -54,15 +44,18 @@ def _rows(name: str, x: int, dtype: str = "f16") -> Probe:
   regs<{dtype}, {own}> r;
   {name}<{x}>(r, 0, S, t % {8 * x} * {stride});
   for (i32 e = 0; e < {own}; ++e) {{ Y[t * {own} + e] = r[e]; }}
-{store}
+  shared<{dtype}> T = shared_buffer<{dtype}>(4096, {32 * stride});
+  {name.replace("ld", "st")}<{x}>(T, t % {8 * x} * {stride}, r, 0);
+  warp_sync();
+  load_shared<{per}>(line, 0, T, t % {8 * x} * {stride});
+  store_global<{per}>(Z, t * {per}, line, 0);
 """
-    arch = "sm_90a" if name == "ldmatrix" else "sm_80"
     return Probe(
         body,
         needs_of(body),
         {"X": f"const {dtype}", "Y": dtype, "Z": dtype},
         shared_bytes=8192,
-        arch=arch,
+        arch="sm_90a",
     )
 
 

@@ -72,8 +72,7 @@ def test_ldmatrix_and_back(name: str) -> None:
         matrix = rows[i].T if kind.endswith("trans") else rows[i]
         for e in range(2):
             assert y[:, 2 * i + e].tolist() == matrix[lane // 4, lane % 4 * 2 + e].tolist()
-    if kind == "ldmatrix":
-        assert z.tolist() == rows.reshape(32, 8)[lane % (8 * x)].tolist()
+    assert z.tolist() == rows.reshape(32, 8)[lane % (8 * x)].tolist()
 
 
 def test_ldmatrix_of_bytes() -> None:

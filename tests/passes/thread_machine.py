@@ -332,9 +332,10 @@ class Machine:
         self.memory[op.accumulator][at[2]] += product.reshape(at[2][0].shape[0], 4)
 
     def _stmatrix(self, op: nvidia.StMatrix, mask: np.ndarray) -> None:
-        self.memory[op.memory][self._rows(op, mask)] = self.memory[op.registers][
-            self._lanes(op, mask)
-        ]
+        data = self.memory[op.registers][self._lanes(op, mask)]
+        self.memory[op.memory][self._rows(op, mask)] = (
+            data.swapaxes(-1, -2) if op.transposed else data
+        )
 
     def _tensor_map(self, op: nvidia.TensorMap, mask: np.ndarray) -> None:
         self.scalars[op.result] = 0

@@ -73,8 +73,16 @@ def lower_store_tile(op: StoreTile, lowering: Lowering) -> None:
     orientation = (
         "" if op.within else _matrices(op.destination, op.indices, op.dims, layout, lowering)
     )
-    if orientation == "rows" and lowering.context.target.stmatrix and layout.replication == 1:
-        _by_matrices(op.destination, op.indices, op.dims, op.tile, False, lowering, load=False)
+    if orientation and lowering.context.target.stmatrix and layout.replication == 1:
+        _by_matrices(
+            op.destination,
+            op.indices,
+            op.dims,
+            op.tile,
+            orientation == "transposed",
+            lowering,
+            load=False,
+        )
         return
     destination = lowering.value(op.destination)
     columns = None if op.within else _columns(op, layout, lowering)
@@ -232,4 +240,6 @@ def _by_matrices(
                 LdMatrix(registers, offset, handle, at, matrices=matrices, transposed=transposed)
             )
         else:
-            b.emit(StMatrix(handle, at, registers, offset, matrices=matrices))
+            b.emit(
+                StMatrix(handle, at, registers, offset, matrices=matrices, transposed=transposed)
+            )

@@ -93,6 +93,7 @@ TABLE = make_table(
     Entry("ldmatrix", "matrix.j2", ("matrix_rows",)),
     Entry("ldmatrix_trans", "matrix.j2", ("matrix_rows",)),
     Entry("stmatrix", "matrix.j2", ("matrix_rows",)),
+    Entry("stmatrix_trans", "matrix.j2", ("matrix_rows",)),
     Entry("matrix_values", "matrix.j2", ("regs",)),
     Entry("mma", "matrix.j2", ("matrix_values",)),
     # sm_90a

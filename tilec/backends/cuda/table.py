@@ -90,6 +90,7 @@ TABLE = make_table(
     Entry("ldmatrix", "matrix.j2", ("words", "shared_address")),
     Entry("ldmatrix_trans", "matrix.j2", ("words", "shared_address")),
     Entry("stmatrix", "matrix.j2", ("words", "shared_address")),
+    Entry("stmatrix_trans", "matrix.j2", ("words", "shared_address")),
     Entry("mma", "matrix.j2", ("words",)),
     # sm_90a
     Entry("mbarrier", "barriers.j2", ("shared_address",)),

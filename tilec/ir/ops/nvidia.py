@@ -100,12 +100,17 @@ class StMatrix(Statement, name="stmatrix", level=Level.THREAD):
     9.7.14.5.16.
     """
 
-    text = "stmatrix<{matrices}>({memory}, {indices}, {registers}, {offset})"
     memory: Value = operand()
     indices: tuple[Value, ...] = operands()
     registers: Value = operand()
     offset: Value = operand()
     matrices: int = attribute()
+    transposed: bool = attribute(default=False)
+
+    @property
+    def text(self) -> str:  # type: ignore[override]
+        name = "stmatrix_trans" if self.transposed else "stmatrix"
+        return name + "<{matrices}>({memory}, {indices}, {registers}, {offset})"
 
     def infer(self) -> tuple[Type, ...]:
         check_registers(self.registers)
