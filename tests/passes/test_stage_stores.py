@@ -283,13 +283,33 @@ def test_warps_side_by_side_store_slabs_of_rows() -> None:
 
 def test_slabs_of_a_few_rows_are_not_swizzled() -> None:
     """Two boxes of 64 columns side by side, of 4 rows, would start within a swizzle."""
-    program, remarks, context = staged([blocked((8, 128), 256, 2)])
+    program, remarks, context = staged([blocked((4, 128), 256, 2)])
     assert not remarks
     buffers = [op for op in ops_of(program, Alloc) if isinstance(op, Alloc)]
-    assert [b.type.shape for b in buffers] == [(4, 128), (4, 128)]
+    assert [b.type.shape for b in buffers] == [(4, 128)]
     for buffer in buffers:
         assert buffer.type.layout is not None and tma_boxes(buffer.type.layout, 16) is not None
     check_synchronisation(program, context)
+
+
+@pytest.mark.parametrize("dtype", [f16, f32, i8], ids=str)
+@pytest.mark.parametrize("columns", [256, 64, 24, 8])
+def test_of_a_transposed_product_warpgroups_store_their_columns(columns: int, dtype: DType) -> None:
+    program, remarks, context = staged([transposed(columns)], dtype)
+    assert not remarks
+    a = np.random.default_rng(columns).integers(-99, 100, (3 * columns, 128)).astype(dtype.numpy)
+    c = np.full_like(a, 100)
+    run_as(program, 0, A0=a, C0=c)
+    of_the_first = c != 100
+    # Of bytes 64 columns are half a box: there the first thread stores all.
+    assert np.all(of_the_first[:, :64]) and np.all(of_the_first[:, 64:] == (dtype is i8))
+    run_by_warpgroups(program, A0=a, C0=c)
+    assert np.array_equal(a, c)
+    check_synchronisation(program, context)
+
+
+def transposed(columns: int) -> RegisterLayout:
+    return wgmma_accumulator(columns).repeat((2, 1), "thread").transpose((1, 0))
 
 
 def test_programs_without_such_stores_are_unchanged() -> None:
@@ -354,8 +374,8 @@ def of_both(op: Op) -> Op:
     return op.replace(threads=256) if isinstance(op, Barrier) else op
 
 
-def from_the_first_row(op: Op) -> Op:
-    """Every warpgroup sends the first one's rows."""
+def from_the_first(op: Op) -> Op:
+    """Every warpgroup sends the first one's part."""
     if not isinstance(op, Copy):
         return op
     return op.replace(source_indices=(constant(0, i32), constant(0, i32)))
@@ -363,10 +383,13 @@ def from_the_first_row(op: Op) -> Op:
 
 @pytest.mark.parametrize(
     ("fault", "code"),
-    [(on_one_barrier, "TLC0356"), (of_both, "TLC0356"), (from_the_first_row, "TLC0353")],
+    [(on_one_barrier, "TLC0356"), (of_both, "TLC0356"), (from_the_first, "TLC0353")],
 )
-def test_each_warpgroup_meets_and_sends_its_own(fault: Callable[[Op], Op], code: str) -> None:
-    program, _, context = staged([TALL])
+@pytest.mark.parametrize("layout", ["rows", "columns"])
+def test_each_warpgroup_meets_and_sends_its_own(
+    layout: str, fault: Callable[[Op], Op], code: str
+) -> None:
+    program, _, context = staged([TALL if layout == "rows" else transposed(256)])
     with pytest.raises(HazardError) as caught:
         check_synchronisation(changed(program, fault), context)
     assert caught.value.code == code

@@ -37,7 +37,7 @@ from .role_registers import (
     widest_wgmma,
 )
 from .schedule_stages import LOADS
-from .slabs import NARROW_SLAB_BYTES, slab_columns
+from .slabs import NARROW_SLAB_BYTES, slab_bytes
 from .variants import ADDRESS_REGISTERS, gemm_shape
 
 ALIGNMENT = 1024  # of every shared buffer: the period of the widest swizzle
@@ -142,7 +142,7 @@ def _staging_bytes(launch: Launch) -> int:
     """The buffers of the widest slabs that TMA stores. Layouts may ask for other slabs (slabs.py),
     which are hardly ever larger."""
     slabs = [
-        op.staging * _up(_slab_bytes(op.tile.type, op.slab))
+        op.staging * _up(slab_bytes(op.tile.type.shape, op.tile.type.dtype.bits, op.slab))
         for op in _tma_stores(launch.body)
         if isinstance(op.tile.type, TileType)
     ]
@@ -153,11 +153,6 @@ def _tma_stores(body: Block) -> Iterator[StoreTile]:
     for op in walk(body):
         if isinstance(op, StoreTile) and op.instruction == "tma":
             yield op
-
-
-def _slab_bytes(tile: TileType, widest: int) -> int:
-    columns, _ = slab_columns(tile.shape[-1], tile.dtype.bits, widest)
-    return tile.shape[0] * (columns * tile.dtype.bits // 8 or widest)
 
 
 def buffer_bytes(type_: MemoryType) -> int:

@@ -12,12 +12,11 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ..errors import LayoutConflict
 from ..ir.core import Value, constant_of
-from ..ir.layout import ATOM_ROWS, SharedLayout, TmaBoxes, blocked, filled_by_waves, tma_boxes
+from ..ir.layout import SharedLayout, TmaBoxes, blocked, filled_by_waves, tma_boxes
 from ..ir.ops.amd import COPY_BYTES, BufferCopy
 from ..ir.ops.memory import Flatten, Load, Slot, Store, memory_type
 from ..ir.ops.nvidia import CpAsync, TensorMap, TmaLoad, TmaStore
@@ -129,8 +128,8 @@ def _move_boxes(
 
 
 def _boxes(op: Copy, tile: Value, start: Sequence[Value], lowering: Lowering) -> TmaBoxes:
-    """The boxes of a shared tile, or of some of its rows where those stand together. Raises
-    LayoutConflict where its layout has none.
+    """The boxes of a shared tile, or of a part of it. Raises LayoutConflict where its layout has
+    none.
     """
     type_ = memory_type(tile)
     boxes = tma_boxes(type_.layout, type_.dtype.bits) if type_.layout is not None else None
@@ -140,14 +139,14 @@ def _boxes(op: Copy, tile: Value, start: Sequence[Value], lowering: Lowering) ->
             f"the layout of {tile.hint or 'a tile'} is not one that the copy engine can write",
             hint="leave the layout to the compiler, or use a swizzle of 32, 64 or 128 bytes",
         )
-    whole_rows = op.shape[1:] == type_.shape[1:] and all(constant_of(i) == 0 for i in start[1:])
-    if op.shape == type_.shape:
-        assert whole_rows and constant_of(start[0]) == 0, "a tile starts where it starts"
-        return boxes
-    rows = op.shape[0]
-    assert whole_rows and boxes.counts[0] == 1 and rows % ATOM_ROWS == 0, "some whole rows"
-    assert lowering.b.is_multiple(start[0], ATOM_ROWS), "rows that the swizzle begins anew at"
-    return replace(boxes, box=(rows, *boxes.box[1:]))
+    for index, extent, whole in zip(start, op.shape, type_.shape, strict=True):
+        if extent == whole:
+            assert constant_of(index) == 0, "a tile starts where it starts"
+        else:
+            assert lowering.b.is_multiple(index, extent), "a part starts at multiples of its shape"
+    part = boxes.part(op.shape)
+    assert part is not None, "a part of a tile is boxes of it, or rows of them"
+    return part
 
 
 @contextmanager

@@ -12,15 +12,15 @@ that has room; what cannot be cut so, or has none, is stored directly, with a re
                                      if (thread 0) { copy %stage_q -> %C[%m, %n + 64 q]
                                                        <instruction = "tma"> ; bulk_commit }
 
-Where the threads of each warpgroup hold rows of their own of every slab, and nothing else lets all of the
-role meet in shared memory, each warpgroup meets by itself (on barriers that the program leaves) and stores its
-rows: one may be in the next tile's products while another stores.
+Where the threads of each warpgroup hold rows of their own of every slab (columns, of a product that is stored
+transposed), and nothing else lets all of the role meet in shared memory, each warpgroup meets by itself (on
+barriers that the program leaves) and stores its part: one may be in the next tile's products while another stores.
 
 A buffer is written again two slabs later, when at most one younger slab is still being read. Where
 the number of slabs is odd, the first slab of the next round meets the buffer of the last one, so it
 waits for all. At the end of the role there is a wait for the engine. The waits count slabs of every
 dtype and shape, so all stores of a role take turns at two places (`Alloc.place`), each a buffer of its
-own there; of warpgroups by themselves those whose rows lie at the same bytes.
+own there; of warpgroups by themselves those whose parts lie at the same bytes.
 
 A store is scattered where one store instruction of a warp leaves the sectors that it touches in part
 unwritten, or moves less than a register a lane: the accumulators of mma hold 8 rows of 16 bytes of
@@ -42,7 +42,7 @@ import numpy as np
 from ..ir.build import Builder
 from ..ir.core import Block, Op, Program, Value, at, walk
 from ..ir.dtypes import DType
-from ..ir.layout import RegisterLayout, SharedLayout
+from ..ir.layout import RegisterLayout
 from ..ir.ops.arith import Cast
 from ..ir.ops.control import If, Launch, Role, ThreadId, WarpUniform, Yield, map_launches
 from ..ir.ops.memory import Alloc, memory_type
@@ -54,7 +54,7 @@ from ..ir.types import MemoryType, Space, TileType
 from .context import PassContext, Remark
 from .dependence import is_global, is_shared
 from .fit_resources import buffer_bytes
-from .slabs import ROW_UNIT, Slabs, are_apart, cut_slabs
+from .slabs import ROW_UNIT, Slabs, apart_along, cut_slabs, own_part
 
 SECTOR = 32  # bytes: what global memory writes whole
 REGISTER = 4  # bytes
@@ -159,7 +159,7 @@ class _Stager:
         b = Builder()
         end = block.terminator
         b.extend(block.ops[:-1] if end is not None else block.ops)
-        groups = max(self._groups(op) for op in by_engine)
+        groups = max(self._groups(op)[0] for op in by_engine)
         with at(by_engine[-1].loc), b.when(_first_thread(b, groups)):
             b.emit(BulkWait(pending=0))  # shared memory is given back when the block ends
         b.emit(end if end is not None else Yield(()))
@@ -196,8 +196,7 @@ class _Stager:
         while len(buffers) < most and (op.instruction or self._take(slab_bytes)):
             place = staging.first + len(buffers) if op.instruction else -1
             with at(op.loc):
-                layout = SharedLayout.swizzled(slabs.shape, tile.dtype.bits, slabs.span)
-                type_ = MemoryType(tile.dtype, slabs.shape, Space.SHARED, layout)
+                type_ = MemoryType(tile.dtype, slabs.shape, Space.SHARED, slabs.buffer)
                 alloc = Alloc(type=type_, managed=bool(op.instruction), place=place)
             alloc.result.hint = f"{op.destination.hint or 'tile'}_stage"
             buffers.append(alloc)
@@ -210,11 +209,11 @@ class _Stager:
         """The places where the slabs of a store lie.
 
         Threads that all meet put slabs of any kind there. Warpgroups that do not meet each other need
-        their rows at the same bytes of each: as many rows, as wide.
+        their parts at the same bytes of each: as many rows, as wide, cut along the same dimension.
         """
-        groups = self._groups(op)
+        groups, dim = self._groups(op)
         rows, columns = slabs.shape
-        key = (groups, *((rows, columns * dtype.bytes) if groups > 1 else ()))
+        key = (groups, *((dim, rows, columns * dtype.bytes) if groups > 1 else ()))
         if not op.instruction:
             return self.staging.setdefault((0,), _Staging(-1))
         if key not in self.staging:
@@ -265,7 +264,7 @@ class _Stager:
                 for memory, (corner, _) in zip(buffers, parts, strict=False):
                     self._send(b, op, memory, corner)
             return b.ops
-        groups = self._groups(op)
+        groups, _ = self._groups(op)
         group = _warpgroup(b) if groups > 1 else None
         first = _first_thread(b, groups)
         with b.when(first):
@@ -277,17 +276,19 @@ class _Stager:
             b.emit(FenceProxyAsync())
             self._meet(b, group, groups)
             with b.when(first):
-                self._send(b, op, buffer, corner, group, groups)
+                self._send(b, op, buffer, corner, group)
                 b.emit(BulkCommit())
                 if number + 1 < len(slabs.parts):  # the next slab's buffer has been read
                     b.emit(BulkWait(pending=op.staging - 1, read=True))
         return b.ops
 
-    def _groups(self, op: StoreTile) -> int:
-        """How many warpgroups store their own rows of a tile; 1: all threads do it together."""
-        slabs = self.slabs[op]
-        apart = slabs is not None and are_apart(slabs, self.warpgroups)
-        return self.warpgroups if apart else 1
+    def _groups(self, op: StoreTile) -> tuple[int, int]:
+        """How many warpgroups store their own part of a tile, and the dimension along which they hold
+        it; 1 where all threads do it together.
+        """
+        slabs, bits = self.slabs[op], memory_type(op.destination).dtype.bits
+        dim = None if slabs is None else apart_along(slabs, bits, self.warpgroups)
+        return (1, 0) if dim is None else (self.warpgroups, dim)
 
     def _meet(self, b: Builder, group: Value | None, groups: int) -> None:
         """All threads of the role meet, or those of each of its warpgroups."""
@@ -327,21 +328,22 @@ class _Stager:
         buffer: Value,
         corner: tuple[int, int],
         group: Value | None = None,
-        groups: int = 1,
     ) -> None:
-        """A slab's copy to global memory, or that of a warpgroup's rows."""
+        """A slab's copy to global memory, or that of a warpgroup's part of it."""
         indices = list(op.indices)
         for dim, start in zip(op.dims, corner, strict=True):
             indices[dim] = b.add(indices[dim], start)
-        rows, columns = (int(d) for d in memory_type(buffer).shape)
-        row: Value = b.const(0)
+        rows, columns = memory_type(buffer).shape
+        shape = (int(rows), int(columns))
+        place: list[Value] = [b.const(0), b.const(0)]
         if group is not None:
-            row = b.mul(group, rows // groups)
-            indices[op.dims[0]] = b.add(indices[op.dims[0]], row)
+            groups, dim = self._groups(op)
+            shape = own_part(shape, dim, groups)
+            place[dim] = b.mul(group, shape[dim])
+            indices[op.dims[dim]] = b.add(indices[op.dims[dim]], place[dim])
         b.emit(
             Copy(
-                buffer, (row, b.const(0)), op.destination, tuple(indices),
-                shape=(rows // groups, columns),
+                buffer, tuple(place), op.destination, tuple(indices), shape=shape,
                 source_dims=(0, 1), destination_dims=op.dims, instruction=op.instruction,
             )
         )  # fmt: skip

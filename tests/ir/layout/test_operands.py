@@ -95,6 +95,33 @@ def test_what_lower_boxes_hold_lies_as_in_whole_ones(
 
 
 @pytest.mark.parametrize(
+    ("layout", "part", "box"),
+    [
+        (SharedLayout.swizzled((64, 192), 16, 128), (64, 192), (64, 64)),
+        (SharedLayout.swizzled((64, 192), 16, 128), (32, 192), (32, 64)),
+        (SharedLayout.swizzled((64, 192), 16, 128), (64, 64), (64, 64)),
+        (SharedLayout.swizzled((64, 192), 16, 128), (8, 128), (8, 64)),
+        (SharedLayout.swizzled((64, 192), 16, 128), (64, 32), None),
+        (SharedLayout.swizzled((64, 192), 16, 128), (4, 192), None),
+        (SharedLayout.row_major((64, 192)), (64, 96), None),
+        (SharedLayout.swizzled((2, 16, 64), 16, 128), (1, 16, 64), None),
+        (SharedLayout.swizzled((512, 16), 16, 32), (256, 16), (256, 16)),
+        (SharedLayout.swizzled((512, 16), 16, 32), (128, 16), None),
+    ],
+)
+def test_a_part_of_a_tile_is_boxes_where_they_lie_in_it(
+    layout: SharedLayout, part: tuple[int, ...], box: tuple[int, ...] | None
+) -> None:
+    boxes = tma_boxes(layout, 16)
+    assert boxes is not None
+    found = boxes.part(part)
+    assert (found and found.box) == box
+    if found is not None:
+        inside = tuple(slice(n) for n in part)
+        assert np.array_equal(written_by_tma(found, part, 2), layout.offsets()[inside] * 2)
+
+
+@pytest.mark.parametrize(
     ("layout", "bits"),
     [
         (SharedLayout.row_major((64, 64), pad=8), 16),

@@ -59,6 +59,20 @@ class TmaBoxes:
         box = (*self.box[:dim], self.box[dim] // parts, *self.box[dim + 1 :])
         return dim, replace(self, box=box)
 
+    def part(self, shape: tuple[int, ...]) -> TmaBoxes | None:
+        """The boxes of a part of the tile, of this shape, that starts at multiples of it: some of
+        the boxes, or some rows of each. None where those are not boxes.
+        """
+        box, counts = list(self.box), list(self.counts)
+        for dim, extent in enumerate(shape):
+            if extent % box[dim] == 0:
+                counts[dim] = extent // box[dim]
+            elif dim == self.height and extent % _SWIZZLED_ROWS == 0:
+                box[dim] = extent
+            else:
+                return None
+        return replace(self, box=tuple(box), counts=tuple(counts))
+
 
 @dataclass(frozen=True, slots=True)
 class WgmmaOperand:
