@@ -127,6 +127,14 @@ def transposed(A: A2, B: T.Tensor((16, 8), "float16")):
 
 
 @tilec.kernel
+def both_transposed(A: A2, B: T.Tensor((24, 8), "float16"), s: T.int32):
+    """The loops in another order than both memories' dimensions."""
+    with T.Kernel(1, threads=32):
+        for i, j in T.Parallel(8, 16):
+            B[j + s, i] = A[j + 2, i]
+
+
+@tilec.kernel
 def strided(A: A2, B: T.Tensor((16, 8), "float16")):
     with T.Kernel(1, threads=32):
         for i, j in T.Parallel(16, 8):
@@ -198,6 +206,7 @@ LIFTED = {
     fewer_dimensions: ((16, 8), (1, 2), (0, 1)),
     row: ((16,), (1,), (0,)),
     one_of_a_dimension: ((16, 8), (0, 1), (0, 1)),
+    both_transposed: ((16, 8), (0, 1), (0, 1)),
 }
 LEFT = [
     transposed, strided, diagonal, reversed_rows, broadcast, computing, conditional, table,

@@ -67,6 +67,15 @@ def transposed(A: A1, C: C1):
 
 
 @tilec.kernel
+def transposed_in_a_batch(A: A1, bias: T.Tensor(("N",), F16), C: T.Tensor((40, 2, 40), F16)):
+    with T.Kernel(2, threads=128) as bx:
+        acc = T.alloc_fragment((32, 32), "float32")
+        product(A, acc)
+        for i, j in T.Parallel(32, 32):
+            C[j + 3, bx, i] = acc[i, j] + bias[i] - j
+
+
+@tilec.kernel
 def conditional(A: A1, C: C1):
     with T.Kernel(1, threads=128):
         acc = T.alloc_fragment((32, 32), "float32")
@@ -153,9 +162,12 @@ def released(A: A1, C: C1, done: T.Tensor((1,), "int32")):
             T.atomic_add(done[0], 1, memory_order="release")
 
 
-LIFTED = {activated: (0, 1), of_a_batch: (1, 2), of_two_tiles: (0, 1)}
+LIFTED = {
+    activated: (0, 1), of_a_batch: (1, 2), of_two_tiles: (0, 1), transposed: (0, 1),
+    transposed_in_a_batch: (0, 2),
+}  # fmt: skip
 KEPT = [
-    transposed, conditional, in_place, in_rows_of_a_table, behind_an_entry, every_second, to_two,
+    conditional, in_place, in_rows_of_a_table, behind_an_entry, every_second, to_two,
     without_a_gemm, of_other_elements, released,
 ]  # fmt: skip
 

@@ -82,11 +82,10 @@ def _gather(
     if corner is None:
         return None
     along, forms = corner
-    moving = tuple(v for v in variables if v in along)
     extents = dict(zip(variables, nest.extents, strict=True))
     if any(extents[v] != 1 for v in variables if v not in along):
         return None
-    shape = tuple(extents[v] for v in moving)
+    shape = tuple(extents[v] for v in along)
     alloc = b.emit(Alloc(type=MemoryType(memory_type(store.memory).dtype, shape, Space.FRAGMENT)))
     alloc.result.hint = store.memory.hint
     start = tuple(form.base(after) for form in forms)
@@ -94,7 +93,7 @@ def _gather(
     after.emit(
         Copy(
             alloc.result, (zero,) * len(shape), store.memory, start, shape=shape,
-            source_dims=tuple(range(len(shape))), destination_dims=tuple(along[v] for v in moving),
+            source_dims=tuple(range(len(shape))), destination_dims=tuple(along.values()),
         )
     )  # fmt: skip
-    return Store(store.value, alloc.result, moving)
+    return Store(store.value, alloc.result, tuple(along))

@@ -103,19 +103,19 @@ def _as_copy(nest: Parallel) -> tuple[Op, ...] | None:
     variables = nest.body.params
     source = find_corner(load.indices, variables, defined_by)
     destination = find_corner(store.indices, variables, defined_by)
-    if source is None or destination is None or source[0].keys() != destination[0].keys():
+    if source is None or destination is None or [*source[0]] != [*destination[0]]:
         return None
     return _copy(nest, load, store, source, destination, defined_by)
 
 
 Corner = tuple[dict[Value, int], list[Affine]]
-"""Which dimension each loop variable runs along, and the indices as sums."""
+"""Which dimension each loop variable runs along, in the order of dimensions; the indices as sums."""
 
 
 def find_corner(
     indices: tuple[Value, ...], variables: tuple[Value, ...], defined_by: Mapping[Value, Op]
 ) -> Corner | None:
-    """`indices` as base + loop variable, each variable along one dimension, in order; or None."""
+    """`indices` as base + loop variable, each variable along one dimension; or None."""
     along: dict[Value, int] = {}
     forms: list[Affine] = []
     for dim, index in enumerate(indices):
@@ -127,8 +127,7 @@ def find_corner(
             if factor != 1 or variable in along:
                 return None
             along[variable] = dim
-    in_order = [along[v] for v in variables if v in along]
-    return (along, forms) if in_order == sorted(in_order) else None
+    return along, forms
 
 
 def _copy(
@@ -143,7 +142,7 @@ def _copy(
     extents = dict(zip(variables, nest.extents, strict=True))
     if any(v not in source[0] and extents[v] != 1 for v in variables):
         return None  # an iteration variable that moves nothing: many writes to one place
-    moving = [v for v in variables if v in source[0]]
+    moving = [*source[0]]
     builder = Builder()
     known = frozenset(variables)
     with at(nest.loc):

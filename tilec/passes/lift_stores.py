@@ -2,8 +2,9 @@
 
 Needs: a tile-level program, fragments promoted. Leaves: `store_tile` for every nest of a launch with a
 gemm that reads a tile of its own extents element by element, and whose only effect is one store to
-global memory at `base + loop variable`, each variable along one dimension, in the same order. So
-an epilogue that is written as a loop goes through shared memory or by TMA as a copy does. A nest that
+global memory at `base + loop variable`, each variable along one dimension. The tile has its dimensions
+in the order of the memory's: a nest that stores transposed makes a transposed tile. So an epilogue that
+is written as a loop goes through shared memory or by TMA as a copy does. A nest that
 reads what it stores to stays: its elements are in memory in any case. So do those of launches that
 release what they stored to other blocks, which would wait for the engine.
 
@@ -64,17 +65,18 @@ def _lift(nest: Op) -> tuple[Op, ...] | None:
     with at(nest.loc):
         b.extend(before)
         dtype = memory_type(store.memory).dtype
-        tile = b.emit(Undefined(type=TileType(dtype, nest.extents))).result
-        handle = Value(MemoryType(dtype, nest.extents, Space.FRAGMENT), hint="result")
+        extents = dict(zip(variables, nest.extents, strict=True))
+        shape = tuple(extents[v] for v in along)
+        tile = b.emit(Undefined(type=TileType(dtype, shape))).result
+        handle = Value(MemoryType(dtype, shape, Space.FRAGMENT), hint="result")
         kept = [
-            op.replace(memory=handle, indices=variables) if op is store else op for op in inside
+            op.replace(memory=handle, indices=tuple(along)) if op is store else op for op in inside
         ]
         body = Block((*nest.body.params, handle), tuple(kept))
         result = b.emit(nest.replace(updates=(tile,), body=body)).result
         result.hint = "result"
         indices = tuple(form.base(b) for form in forms)
-        dims = tuple(along[v] for v in variables)
-        b.emit(StoreTile(result, store.memory, indices, dims=dims))
+        b.emit(StoreTile(result, store.memory, indices, dims=tuple(along.values())))
     return b.ops
 
 
