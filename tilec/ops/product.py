@@ -183,7 +183,7 @@ def _finish(form: Form, swapped: bool = False) -> Any:
         if form.epilogue is None and not swapped:
             T.copy(sums, C[form.at("C", z, m, n)])
         else:
-            result = T.alloc_fragment(sums.shape, form.out)
+            result = T.alloc_fragment(sums.shape[::-1] if swapped else sums.shape, form.out)
             for i, j in T.Parallel(*sums.shape):
                 index = (n + j, m + i) if swapped else (m + i, n + j)
                 if form.folded:
@@ -193,12 +193,9 @@ def _finish(form: Form, swapped: bool = False) -> Any:
                 value = sums[i, j]
                 if form.epilogue is not None:
                     value = form.epilogue.apply(value, index, extras)
-                result[i, j] = T.cast(value, form.out)
-            if swapped:
-                for i, j in T.Parallel(*sums.shape):
-                    C[form.at("C", z, n + j, m + i)] = result[i, j]
-            else:
-                T.copy(result, C[form.at("C", z, m, n)])
+                place = (j, i) if swapped else (i, j)
+                result[place] = T.cast(value, form.out)
+            T.copy(result, C[form.at("C", z, *((n, m) if swapped else (m, n)))])
 
     return finish
 
