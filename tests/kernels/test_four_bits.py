@@ -157,6 +157,7 @@ def quantized_product(dtype: str) -> Kernel:
         B: T.Tensor((32, 64), "float16"),
         C: T.Tensor(("M", 64), dtype),
         D: T.Tensor((64, "M"), dtype),
+        E: T.Tensor((64, "M"), dtype),
     ):
         M = A.shape[0]
         with T.Kernel(T.ceildiv(M, 64), threads=128) as bx:
@@ -172,6 +173,8 @@ def quantized_product(dtype: str) -> Kernel:
             for i, j in T.Parallel(64, 64):
                 f[j, i] = acc[i, j]
             T.copy(f, D[0, bx * 64])
+            for i, j in T.Parallel(64, 64):
+                E[j, bx * 64 + i] = acc[i, j]
 
     return product
 
@@ -182,14 +185,15 @@ def test_accumulators_become_pairs() -> None:
     m = 66
     random = np.random.default_rng(2)
     a, b = (random.integers(-1, 2, s).astype(np.float16) for s in ((m, 32), (32, 64)))
-    _, _, c, d = run_everywhere(
+    transposed = np.zeros((64, m // 2), np.int8)
+    _, _, c, d, e = run_everywhere(
         quantized_product,
         ("int4",),
-        lambda: (a, b, np.zeros((m, 32), np.int8), np.zeros((64, m // 2), np.int8)),
+        lambda: (a, b, np.zeros((m, 32), np.int8), transposed.copy(), transposed.copy()),
     )
     expected = np.clip(a.astype(int) @ b.astype(int), -8, 7)
     assert unpack(c, signed=True).tolist() == expected.tolist()
-    assert unpack(d, signed=True).tolist() == expected.T.tolist()
+    assert unpack(d, signed=True).tolist() == expected.T.tolist() and np.array_equal(d, e)
 
 
 def test_packed_memory_moves_by_sixteen_bytes() -> None:
