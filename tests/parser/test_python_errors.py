@@ -209,7 +209,7 @@ BODIES = [
     ("negative index", "L[0] = ⟦S[-1, 0]⟧", "TLC0116", "index 0 of `S` is -1"),
     ("index too large", "⟦L[8]⟧ = 0", "TLC0116", "its extent is 8"),
     ("fragment element", "L[0] = ⟦F[n, 0]⟧", "TLC0119", "`F` is a fragment"),
-    ("fragment element written", "⟦F[0, 0]⟧ = 1", "TLC0119", "T.Parallel"),
+    ("fragment element written", "⟦F[n, 0]⟧ = 1", "TLC0119", "T.Parallel"),
     ("region assigned", "⟦S[0:4, :]⟧ = 0", "TLC0128", "a region of `S`"),
     (
         "copy of two shapes",
@@ -300,6 +300,15 @@ def test_refused_bodies(tmp_path: Path, body: str, code: str, fragment: str) -> 
     assert found == (marked.line, marked.column, marked.end), str(error)
     caret = " " * marked.column + "^" * (marked.end - marked.column)
     assert f"| {caret}\n" in str(error) + "\n"
+
+
+@pytest.mark.parametrize(
+    ("body", "hint"),
+    [("x = int(n)", 'T.cast(x, "int32")'), ("x = float(n)", "T.exp is math.exp")],
+)
+def test_conversions_of_python_are_told_what_to_write(tmp_path: Path, body: str, hint: str) -> None:
+    error = refusal(tmp_path, in_frame(body))
+    assert error.code == "TLC0125" and hint in error.hint
 
 
 KERNEL = "@tilec.kernel\ndef k(A: T.Tensor('N', 'int8')):\n"

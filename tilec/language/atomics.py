@@ -17,8 +17,9 @@ from ..ir.ops.thread import MemoryFence
 from ..ir.types import Space
 from .areas import Area, area_of, paired_areas, shifted, times
 from .buffers import Buffer, Element, Slice, stored_value
+from .nests import each_in_parallel
 from .operand import convert, wrap
-from .tile import each_in_parallel, each_in_series
+from .tile import each_in_series
 from .trace import Trace, current, refuse
 
 

@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 
 from ..errors import LanguageError
-from ..ir.core import Constant, Value
+from ..ir.core import Constant, Value, constant_of
 from ..ir.dtypes import PAIRS, DType, i32, i64, u32, u64
 from ..ir.ops.arith import element_dtype
 from ..ir.ops.memory import Load, Store, memory_type
 from ..ir.types import MemoryType, Space
 from .dtypes import ElementType, StoredType
 from .four_bits import check_element_store
+from .nests import store_to_part
 from .operand import Expr, Operand, convert, is_number, number_value, plain, value_of
 from .shown import shown_to_all
 from .trace import Region, Trace, current, refuse
@@ -243,19 +244,19 @@ def name_buffer(buffer: Buffer, name: str) -> None:
 
 
 def element_refusal(
-    trace: Trace, buffer: Buffer, read: tuple[Value, ...] = ()
+    trace: Trace, buffer: Buffer, indices: tuple[Value, ...]
 ) -> LanguageError | None:
-    """Why an element of the buffer cannot be read (at the indices `read`) or written here, if so."""
+    """Why the element of the buffer at these indices cannot be read or written here, if so."""
     if trace.launch is None:
         return refuse(
             "TLC0118", f"an element of {buffer.label} stands outside of `with T.Kernel(...)`"
         )
-    known = bool(read) and all(isinstance(index, Constant) for index in read)
+    known = all(isinstance(index, Constant) for index in indices)
     if _is_spread(trace, buffer) and not (known and buffer.type.dtype not in PAIRS):
         return refuse(
             "TLC0119",
             f"{buffer.label} is a fragment, spread over the threads: outside of T.Parallel its "
-            "elements can only be read, at compile-time indices",
+            "elements are at compile-time indices",
             hint="for i, j in T.Parallel(...): …; or T.copy it to shared memory",
         )
     return None
@@ -267,13 +268,19 @@ def _is_spread(trace: Trace, buffer: Buffer) -> bool:
 
 
 def store(trace: Trace, buffer: Buffer, indices: tuple[Value, ...], value: Any) -> None:
-    """Emits a store, converting the value to the buffer's dtype."""
-    refusal = element_refusal(trace, buffer)
+    """Emits a store, converting the value to the buffer's dtype. What all threads say of an element
+    of a fragment is done by those that have it.
+    """
+    refusal = element_refusal(trace, buffer, indices)
     if refusal is not None:
         raise refusal
     check_element_store(trace, buffer.type)
-    stored = stored_value(value, buffer.elements)
-    trace.builder.emit(Store(stored, buffer.handle(bits=True), indices))
+    stored, memory = stored_value(value, buffer.elements), buffer.handle(bits=True)
+    if not _is_spread(trace, buffer):
+        trace.builder.emit(Store(stored, memory, indices))
+        return
+    starts = [int(n) for n in map(constant_of, indices) if n is not None]
+    store_to_part(trace, memory, starts, (1,) * len(starts), stored)
 
 
 def stored_value(value: Any, dtype: DType) -> Value:

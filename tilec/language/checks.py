@@ -12,8 +12,9 @@ from ..ir.types import Space
 from .areas import area_of
 from .arithmetic import truth
 from .buffers import Buffer
+from .nests import each_in_parallel
 from .operand import Operand, value_of
-from .tile import each_in_parallel, each_in_series
+from .tile import each_in_series
 from .trace import Trace, current, refuse
 
 

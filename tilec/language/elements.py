@@ -13,8 +13,9 @@ from .areas import Area, area_of, times
 from .arithmetic import truth
 from .buffers import Element
 from .memory import alloc_var
+from .nests import each_in_parallel
 from .operand import convert, value_of, wrap
-from .tile import each_in_parallel, each_in_series
+from .tile import each_in_series
 from .trace import Trace, current
 
 

@@ -65,21 +65,22 @@ class Operand:
             "T.min or T.max",
         )
 
-    def _no_number(self, what: str) -> NoReturn:
+    def _no_number(self, what: str, instead: str = "") -> NoReturn:
         raise refuse(
             "TLC0125",
             f"Python asks for {what}, and this value is known only when the kernel runs",
-            hint="shapes, counts of Python's loops, list indices and keys must be compile-time values",
+            hint=f"{instead}shapes, counts of Python's loops, list indices and keys must be compile-time "
+            "values",
         )
 
     def __index__(self) -> int:
         self._no_number("an integer")
 
     def __int__(self) -> int:
-        self._no_number("an integer")
+        self._no_number("an integer", 'T.cast(x, "int32") converts; ')
 
     def __float__(self) -> float:
-        self._no_number("a float")
+        self._no_number("a float", 'T.cast(x, "float32") converts, and T.exp is math.exp; ')
 
     def __iter__(self) -> Any:
         self._no_number("a sequence")

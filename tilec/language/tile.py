@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 from ..errors import LanguageError
 from ..ir.build import scalar
 from ..ir.core import Block, Value, constant, constant_of
-from ..ir.dtypes import bool_, i32
-from ..ir.ops.arith import BitAnd, Compare
-from ..ir.ops.control import For, If, Parallel, Yield
-from ..ir.ops.memory import Alloc, Store
+from ..ir.dtypes import i32
+from ..ir.ops.control import For, Yield
+from ..ir.ops.memory import Alloc
 from ..ir.ops.tile import Copy, Fill
 from ..ir.types import MemoryType, Space
 from .areas import Area, area_of, in_memory, paired_areas
 from .buffers import Buffer, name_buffer, stored_value
 from .four_bits import check_region
+from .nests import each_in_parallel, store_to_part
 from .operand import convert
 from .reshape import Reshaped, view
 from .trace import Trace, current
@@ -220,39 +220,10 @@ def fill(buffer: Any, value: Any) -> None:
             return
         starts = [constant_of(index) for index in area.indices]
         if area.buffer.type.space is Space.FRAGMENT and None not in starts:
-            _fill_part(trace, area, [int(n) for n in starts if n is not None], stored)
+            begin = [int(n) for n in starts if n is not None]
+            store_to_part(trace, area.memory, begin, area.extents, stored)
             return
         each_in_parallel(trace, area.shape, write)
-
-
-def _fill_part(trace: Trace, area: Area, starts: Sequence[int], value: Value) -> None:
-    """A region of a fragment, by a nest over all of it: an iteration has the element that it is at."""
-    whole = area_of(trace, "T.fill", area.buffer)
-    extents = area.extents or ()
-
-    def write(indices: tuple[Value, ...]) -> None:
-        inside: Value = constant(True, bool_)
-        for index, start, extent in zip(indices, starts, extents, strict=True):
-            for bound, predicate in ((start, "ge"), (start + extent, "lt")):
-                within = Compare(index, constant(bound, i32), predicate=predicate)
-                inside = trace.pure(BitAnd(inside, trace.pure(within)))
-        with trace.builder.region() as ops:
-            trace.builder.emit(Store(value, area.memory, indices))
-        end = (Yield(()),)
-        trace.builder.emit(If(inside, Block((), (*ops, *end)), Block((), end)))
-
-    each_in_parallel(trace, whole.extents or (), write)
-
-
-def each_in_parallel(
-    trace: Trace, shape: tuple[int, ...], body: Callable[[tuple[Value, ...]], None]
-) -> None:
-    """`body` for every index of `shape`, in a Parallel nest."""
-    extents = shape or (1,)
-    indices = tuple(scalar(i32, name) for name, _ in zip("ijklmnop", extents, strict=False))
-    with trace.builder.region() as ops:
-        body(indices if shape else ())
-    trace.builder.emit(Parallel((), (), Block(indices, (*ops, Yield(()))), extents=extents))
 
 
 def clear(buffer: Any) -> None:
