@@ -240,6 +240,11 @@ def test_heuristics_fill_what_is_not_given() -> None:
     k.heuristic = lambda target, shapes: {"blok": 1}
     with pytest.raises(ArgumentError, match="blok"):
         k.specialise((small,), {})
+    k.heuristic = lambda target, shapes: [("block", 1)]
+    with pytest.raises(ArgumentError, match=r"TLC0302.*gives \[\('block', 1\)\], expected"):
+        k.specialise((np.zeros(3, np.float32),), {}, None)
+    with pytest.raises(LanguageError, match="takes a function"):
+        tilec.heuristic({"block": 1})  # type: ignore[arg-type]
 
 
 def test_decorators_may_stand_above() -> None:

@@ -155,6 +155,19 @@ def test_what_is_no_search_is_refused() -> None:
         tilec.autotune([{"blok": 1}])(scaled())(*a)
     with pytest.raises(ArgumentError, match="TLC0305"):
         tilec.autotune([])(scaled())(*a)
+    for configs, found in (
+        ([4], "gives 4, expected"), ({"block": [32]}, "has the configurations {'block'"),
+        (lambda target, shapes: None, "has the configurations None"),
+    ):  # fmt: skip
+        with pytest.raises(ArgumentError, match=f"TLC0302.*{found}"):
+            tilec.autotune(configs)(scaled())(*a)
+
+
+def test_configurations_that_are_made_once_serve_every_call() -> None:
+    kernel = tilec.autotune((config for config in blocks(32, 64)), key="N")(scaled())
+    assert kernel.tuning.key == ("N",)
+    for _ in range(2):
+        kernel(*arguments())
 
 
 def test_an_unknown_name_in_the_key_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ..errors import ArgumentError
 from .kernel import Kernel
-from .trace import close_matches, refuse
+from .trace import refuse
 
 Config = Mapping[str, Any]
 Configs = Sequence[Config] | Callable[[Any, Mapping[str, tuple[int, ...]]], Sequence[Config]]
@@ -29,23 +29,19 @@ class Tuning:
         none, or one names what is no compile-time parameter.
         """
         made = self.configs(target, shapes) if callable(self.configs) else self.configs
-        found = [dict(config) for config in made]
-        known = [p.name for p in kernel.parameters if p.kind == "constant"]
-        for config in found:
-            for name in config:
-                if name not in known:
-                    raise ArgumentError(
-                        "TLC0302",
-                        f"autotune of {kernel.name} gives {name!r}, which is no compile-time "
-                        "parameter",
-                        hint=close_matches(name, known),
-                    )
+        if isinstance(made, Mapping) or not isinstance(made, Iterable):
+            raise ArgumentError(
+                "TLC0302",
+                f"autotune of {kernel.name} has the configurations {made!r}",
+                hint='give a list of dicts: [{"block_M": 64}, {"block_M": 128}]',
+            )
+        found = [dict(kernel.check_choice(config, "autotune")) for config in made]
         if not found:
             raise ArgumentError("TLC0305", f"autotune of {kernel.name} has no configuration")
         return found
 
 
-def autotune(configs: Configs, key: Sequence[str] = ()) -> Any:
+def autotune(configs: Configs, key: str | Sequence[str] = ()) -> Any:
     """Decorates a kernel with a search for the compile-time parameters that a call does not give.
 
     The first call for each `key` on a GPU compiles every candidate, checks that all give the same
@@ -56,19 +52,23 @@ def autotune(configs: Configs, key: Sequence[str] = ()) -> Any:
     Args:
         configs: the candidates, each a dict of values by parameter name; or a function of target
             and shapes by tensor, as of `tilec.heuristic`, that gives them.
-        key: names of symbols; for other values of them the choice is made anew. By default all
-            shapes.
+        key: names of symbols, or one; for other values of them the choice is made anew. By default
+            all shapes.
 
     Raises:
         LanguageError: it stands below tilec.kernel, not above it.
     """
+
+    if isinstance(configs, Iterator):
+        configs = tuple(configs)  # every call asks for them
 
     def decorate(kernel: Any) -> Any:
         if not isinstance(kernel, Kernel):
             raise refuse(
                 "TLC0113", "tilec.autotune decorates a kernel", hint="put it above tilec.kernel"
             )
-        kernel.tuning = Tuning(configs, tuple(key))
+        names = (key,) if isinstance(key, str) else tuple(key)
+        kernel.tuning = Tuning(configs, names)
         return kernel
 
     return decorate

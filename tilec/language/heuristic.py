@@ -17,8 +17,15 @@ def heuristic(choose: Callable[[Any, Mapping[str, tuple[int, ...]]], Mapping[str
             parameter name; gives values by parameter name.
 
     Raises:
-        LanguageError: it stands below tilec.kernel, not above it.
+        LanguageError: it stands below tilec.kernel, not above it; `choose` is no function.
     """
+
+    if not callable(choose):
+        raise refuse(
+            "TLC0113",
+            f"tilec.heuristic takes a function, not {choose!r}",
+            hint="it is called with the target and the shapes of the tensors, and gives a dict",
+        )
 
     def decorate(kernel: Any) -> Any:
         if not isinstance(kernel, Kernel):

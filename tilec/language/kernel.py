@@ -147,15 +147,25 @@ class Kernel:
             for p in self.parameters
             if p.kind == "tensor" and hasattr(given[p.name], "shape")
         }
-        chosen = self.heuristic(target, shapes)
+        return self.check_choice(self.heuristic(target, shapes), "the heuristic")
+
+    def check_choice(self, chosen: Any, who: str) -> Mapping[str, Any]:
+        """What `who` chose of the compile-time parameters. Raises ArgumentError where it names another,
+        or is no dict.
+        """
+        if not isinstance(chosen, Mapping):
+            raise ArgumentError(
+                "TLC0302",
+                f"{who} of {self.name} gives {chosen!r}, expected compile-time parameters by name",
+                hint='give a dict: {"block_M": 128}; an empty one leaves all as they are',
+            )
         known = [p.name for p in self.parameters if p.kind == "constant"]
         for name in chosen:
             if name not in known:
                 raise ArgumentError(
                     "TLC0302",
-                    f"the heuristic of {self.name} chooses {name!r}, which is no compile-time "
-                    "parameter",
-                    hint=close_matches(name, known),
+                    f"{who} of {self.name} gives {name!r}, which is no compile-time parameter",
+                    hint=close_matches(str(name), known),
                 )
         return chosen
 

@@ -49,7 +49,11 @@ def read_parameters(function: FunctionType, parsed: Parsed) -> tuple[Parameter, 
         kind, annotation = _kind(function, p, parsed, loc)
         if kind != "constant" and p.default is not inspect.Parameter.empty:
             raise LanguageError(
-                "TLC0113", f"the {kind} {p.name} has a default: it is a run-time argument", loc=loc
+                "TLC0113",
+                f"the {kind} {p.name} has a default: it is a run-time argument",
+                loc=loc,
+                hint="pass it at each call; a number that is annotated int or float is compiled in, "
+                "and may have a default",
             )
         found.append(Parameter(p.name, kind, annotation, p.default, p.kind, loc))
     return tuple(found)
