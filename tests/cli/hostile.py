@@ -120,11 +120,11 @@ PROGRAMS: dict[str, str] = {
     "index of text": kernel("B['a', 0] = 1"),
     "index too few": kernel("B[0] = 1"),
     "slice that is assigned to": kernel("B[0:32, 0:32] = A[0:32, 0:32]"),
-    "diagonal of a fragment": kernel(FRAGMENT + "for i in T.Parallel(32):\n    F[i, i] = 1\n"
+    "diagonal of a fragment": kernel(FRAGMENT + "for i, j in T.Parallel(32, 2):\n    F[i, i] = j\n"
                                      "T.copy(F, B[0, 0])"),
     "fragment that is shifted": kernel(
         FRAGMENT + "G = T.alloc_fragment((32, 32), 'float32')\nT.clear(F)\n"
-        "for i, j in T.Parallel(32, 32):\n    G[i, (j + 1) % 32] = F[i, j]\nT.copy(G, B[0, 0])"),
+        "for i, j in T.Parallel(32, 32):\n    G[i, (j + 1) // 2] = F[i, j]\nT.copy(G, B[0, 0])"),
     "division by zero": kernel("B[bx % 0, 0] = 1"),
     "sum of 1500 terms": kernel(
         "x = 1\nB[0, 0] = (\n    " + "\n    + ".join(["A[0, 0]"] * 1500) + ")"),

@@ -319,8 +319,8 @@ def part(A: T.Tensor((16, 16), "float32")):
     with T.Kernel(1, threads=32):
         F = T.alloc_fragment((16, 16), "float32")
         T.copy(A, F)
-        for i, j in T.Parallel(8, 16):  # HERE
-            F[i, j] = 0
+        for i, j, k in T.Parallel(8, 16, 2):  # HERE
+            F[i, j] = k
         T.copy(F, A)
 
 
@@ -329,8 +329,8 @@ def diagonal(A: T.Tensor((16, 16), "float32")):
     with T.Kernel(1, threads=32):
         F = T.alloc_fragment((16, 16), "float32")
         T.copy(A, F)
-        for i in T.Parallel(16):  # HERE
-            F[i, i] = 0
+        for i, k in T.Parallel(16, 2):  # HERE
+            F[i, i] = k
         T.copy(F, A)
 
 

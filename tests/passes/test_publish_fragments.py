@@ -1,4 +1,4 @@
-"""Fragments of which a nest reads other elements than its iterations own."""
+"""Fragments of which a nest accesses other elements than its iterations own."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ from tests.kernels.legs import compile_texts, every_leg
 from tilec.errors import LayoutConflict
 from tilec.ir.core import walk
 from tilec.ir.ops.memory import Alloc, memory_type
+from tilec.ir.ops.tile import Copy
 from tilec.ir.types import Space
 from tilec.passes.context import Facts, PassContext
+from tilec.passes.dependence import is_shared, space_of
 from tilec.passes.publish_fragments import publish_fragments
 from tilec.runtime.driver import lower
 from tilec.runtime.lowering import standard_registry
@@ -83,6 +85,102 @@ def test_only_what_others_read_is_published() -> None:
     assert found == {how: int(how != "own") for how in READS}
 
 
+def halves_of_rows(F: Any, X: Any, i: Any, j: Any) -> None:
+    F[i, j] = X[i, j] - X[i, j + 32]
+    F[i, j + 32] = X[i, j + 32] + X[i, j]
+
+
+def halves_in_place(F: Any, X: Any, i: Any, j: Any) -> None:
+    low = F[i, j]
+    F[i, j] = low - F[i, j + 32]
+    F[i, j + 32] = F[i, j + 32] + low
+
+
+def reversed_columns(F: Any, X: Any, i: Any, j: Any) -> None:
+    F[i, 31 - j] = X[i, j]
+
+
+def every_other_row(F: Any, X: Any, i: Any, j: Any) -> None:
+    if i < 8:
+        F[i * 2, j] += X[i, j]
+
+
+def a_part(F: Any, X: Any, i: Any, j: Any) -> None:
+    F[i, j] = F[i, j] * 2 + X[i, j] + i
+
+
+WRITES = [halves_of_rows, halves_in_place, reversed_columns, every_other_row, a_part]
+
+
+def writing(statements: Callable[..., None]) -> Any:
+    run = T.macro(statements)
+
+    @tilec.kernel
+    def written(X: T.Tensor(("M", COLUMNS), "float32"), Y: T.Tensor(("M", COLUMNS), "float32")):
+        with T.Kernel(T.ceildiv(X.shape[0], ROWS), threads=128) as b:
+            F = T.alloc_fragment((ROWS, COLUMNS), "float32")
+            S = T.alloc_shared((ROWS, COLUMNS), "float32")
+            T.copy(X[b * ROWS, 0], F)
+            T.copy(X[b * ROWS, 0], S)
+            for _ in T.serial(2):
+                for i, j in T.Parallel(ROWS, 32):
+                    run(F, S, i, j)
+            T.copy(F, Y[b * ROWS, 0])
+
+    return written
+
+
+@pytest.mark.emulator
+@pytest.mark.parametrize("statements", WRITES, ids=lambda f: f.__name__)
+def test_a_nest_writes_any_element(statements: Callable[..., None]) -> None:
+    x = np.random.default_rng(2).integers(-3, 4, (ROWS + 3, COLUMNS)).astype(np.float32)
+    y = np.zeros((2, ROWS, COLUMNS), np.float32)
+    y.reshape(-1, COLUMNS)[: len(x)] = x
+    for tile, start in zip(y, y.copy(), strict=True):
+        for _ in range(2):
+            for i, j in np.ndindex(ROWS, 32):
+                statements(tile, start, i, j)
+    expected = y.reshape(-1, COLUMNS)[: len(x)]
+    for device, (_, found) in every_leg(writing(statements), x, np.full_like(x, np.nan)):
+        assert np.array_equal(found, expected), device
+
+
+def copies_to_shared(kernel: Any) -> int:
+    context = PassContext(find_target("cuda:sm_80"), standard_registry(), Facts())
+    done = publish_fragments(kernel.lower_to_ir(), context)
+    return sum(
+        isinstance(op, Copy) and space_of(op.source) is Space.FRAGMENT and is_shared(op.destination)
+        for op in walk(done.body)
+    )
+
+
+@tilec.kernel
+def all_written(X: T.Tensor((ROWS, COLUMNS), "float32"), Y: T.Tensor((ROWS, COLUMNS), "float32")):
+    with T.Kernel(1, threads=128):
+        F = T.alloc_fragment((ROWS, COLUMNS), "float32")
+        for i, j in T.Parallel(ROWS, COLUMNS):
+            F[ROWS - 1 - i, j] = X[i, j]
+        T.copy(F, Y)
+
+
+def test_what_is_written_whole_is_not_copied_before() -> None:
+    """Its elements need not have been written either."""
+    assert copies_to_shared(all_written) == 0 and copies_to_shared(writing(a_part)) == 1
+    x = np.arange(ROWS * COLUMNS, dtype=np.float32).reshape(ROWS, COLUMNS)
+    for device, (_, found) in every_leg(all_written, x, 0 * x):
+        assert np.array_equal(found, x[::-1]), device
+
+
+@tilec.kernel
+def written_twice(X: T.Tensor((ROWS, COLUMNS), "float32")):
+    with T.Kernel(1, threads=128):
+        F = T.alloc_fragment((ROWS, COLUMNS), "float32")
+        T.copy(X, F)
+        for i, j in T.Parallel(ROWS, COLUMNS):
+            F[i, j // 2] = X[i, j]
+        T.copy(F, X)
+
+
 @tilec.kernel
 def overwritten(X: T.Tensor((ROWS, COLUMNS), "float32")):
     with T.Kernel(1, threads=128):
@@ -93,10 +191,11 @@ def overwritten(X: T.Tensor((ROWS, COLUMNS), "float32")):
         T.copy(F, X)
 
 
-def test_what_iterations_overwrite_is_refused() -> None:
-    assert shared_buffers(overwritten.lower_to_ir()) == 0
+@pytest.mark.parametrize("kernel", [overwritten, written_twice], ids=lambda k: k.name)
+def test_what_iterations_overwrite_is_refused(kernel: Any) -> None:
+    assert shared_buffers(kernel.lower_to_ir()) == 0
     with pytest.raises(LayoutConflict, match="TLC0403"):
-        lower(overwritten, (), "cuda:sm_80", {}).lowered  # noqa: B018
+        lower(kernel, (), "cuda:sm_80", {}).lowered  # noqa: B018
 
 
 @tilec.kernel

@@ -46,8 +46,8 @@ def along(access: Load | Store, nest: Parallel) -> tuple[int | None, ...]:
                 "TLC0403",
                 f"fragment {fragment.hint!r} is indexed by something else than the loop variables",
                 loc=access.loc,
-                hint="let what the nest writes be indexed by its loop variables; what it only reads "
-                "may be indexed in any way",
+                hint="what the nest only reads may be indexed in any way; an element that it writes is "
+                "written by one iteration, as is known at compile time, and read by no other",
             )
         dims.append(indices.index(index) if index in indices else None)
     varied = [d for d in dims if d is not None]

@@ -1,10 +1,10 @@
-"""Fragments of which a Parallel nest reads other elements than its iterations own go through shared
-memory.
+"""Fragments of which a Parallel nest accesses other elements than its iterations own go through
+shared memory.
 
-Needs: a program as the frontend leaves it, fragments as handles. Leaves: no load of a fragment that
-its nest does not write but at loop variables, each along the whole of a dimension: the owner of an
-element runs the iteration that is at it, and no other thread sees its registers. Other loads are
-from a copy in shared memory.
+Needs: a program as the frontend leaves it, fragments as handles. Leaves: loads and stores of
+fragments at loop variables, each along the whole of a dimension: the owner of an element runs the
+iteration that is at it, and no other thread sees its registers. Other loads are from a copy in shared
+memory; where there are other stores, the fragment is in shared memory throughout the nest.
 
                                              %s = alloc : shared i8[32, 32]
     parallel <extents = [32, 64]> {          copy %B[0, 0], %s[0, 0] <shape = [32, 32], …>
@@ -13,20 +13,27 @@ from a copy in shared memory.
       … }                                      %x = load %s[%i, %h]
                                                … }
 
-A fragment that the nest writes, too, stays: what another iteration finds there has no order.
+A fragment that the nest writes stays (and is refused where a layout is sought) unless each element is
+seen to be written, and what it was to be read, by one iteration: iterations have no order.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
+
 from ..errors import LayoutConflict
-from ..ir.core import Block, Op, Program, Value, at, constant, walk
+from ..ir.core import Access, Block, Op, Program, Value, at, constant, walk
 from ..ir.dtypes import i32
 from ..ir.ops.control import Parallel
-from ..ir.ops.memory import Alloc, Load, View, memory_type
+from ..ir.ops.memory import Alloc, Load, Store, View, memory_type
 from ..ir.ops.tile import Copy
+from ..ir.rewrite import defining_ops
 from ..ir.types import MemoryType, Space
 from .context import PassContext
-from .dependence import writes
+from .dependence import covers, reads
+from .element_accesses import Accessed, element_accesses
 from .fragment_tiles import Tiles, is_fragment
 from .nest_accesses import along
 
@@ -41,25 +48,47 @@ class _Publisher:
     """A program's fragments that are published, each with the alloc of its copy."""
 
     def __init__(self, program: Program) -> None:
-        self.tiles = Tiles({}, {op.result: op for op in walk(program.body) if isinstance(op, View)})
+        self.defined_by = defining_ops(program.body)
+        views = {value: op for value, op in self.defined_by.items() if isinstance(op, View)}
+        self.tiles = Tiles({}, views)
         self.copies: dict[Value, Alloc] = {}
         for nest in walk(program.body):
             if isinstance(nest, Parallel):
-                for load in self.from_others(nest):
-                    self.copies[load.memory] = _alloc(load.memory)
+                for access in self.of_others(nest):
+                    self.copies[access.memory] = _alloc(access.memory)
 
-    def from_others(self, nest: Parallel) -> list[Load]:
-        """Loads of what an iteration's thread may not hold, from fragments that the nest only
-        reads."""
-        written = {self.tiles.fragment(memory) for memory in writes(nest)}
-        return [
-            op
-            for op in walk(nest.body)
-            if isinstance(op, Load)
-            and is_fragment(op.memory)
-            and self.tiles.fragment(op.memory) not in written
-            and not _is_own(op, nest)
-        ]
+    def of_others(self, nest: Parallel) -> list[Load | Store]:
+        """Accesses that go to shared memory: loads of what an iteration's thread may not hold, and
+        all of a fragment that is stored to so."""
+        by_fragment: dict[Value, list[Load | Store]] = {}
+        for op in walk(nest.body):
+            if isinstance(op, (Load, Store)) and is_fragment(op.memory):
+                by_fragment.setdefault(self.tiles.fragment(op.memory), []).append(op)
+        found: list[Load | Store] = []
+        for accesses in by_fragment.values():
+            others = [op for op in accesses if not _is_own(op, nest)]
+            if not any(isinstance(op, Store) for op in accesses):
+                found += others
+            elif others and self.are_apart(nest, accesses):
+                found += accesses
+        return found
+
+    def are_apart(self, nest: Parallel, accesses: Sequence[Load | Store]) -> bool:
+        """Whether each element is written by one iteration, and read by no other."""
+        stores = [op for op in accesses if isinstance(op, Store)]
+        (memory, *others) = {op.memory for op in accesses}
+        if others or not {op.indices for op in accesses} <= {op.indices for op in stores}:
+            return False
+        found = element_accesses(nest, memory, Access.WRITE, self.defined_by, certain=False)
+        if len(found) != len(stores):  # there are atomics
+            return False
+        shape = tuple(int(n) for n in memory_type(memory).shape)
+        count = np.zeros(shape, dtype=np.int64)
+        for accessed in {op.indices: x for op, x in zip(stores, found, strict=True)}.values():
+            if accessed is None or not _inside(accessed, shape):
+                return False
+            np.add.at(count, accessed.coordinates, 1)
+        return bool((count <= 1).all())
 
     def block(self, block: Block) -> Block:
         ops: list[Op] = []
@@ -72,9 +101,9 @@ class _Publisher:
         return block.with_ops(ops)
 
     def nest(self, nest: Parallel) -> list[Op]:
-        """The nest on copies, which are made before it."""
-        loads = self.from_others(nest)
-        copies = {id(load): self.copies[load.memory].result for load in loads}
+        """The nest on copies, which are made before it, and loaded behind it where it writes them."""
+        accesses = self.of_others(nest)
+        copies = {id(op): self.copies[op.memory].result for op in accesses}
 
         def on_copies(block: Block) -> Block:
             return block.with_ops([one(op) for op in block.ops])
@@ -83,15 +112,22 @@ class _Publisher:
             copy = copies.get(id(op))
             return op.map_regions(on_copies) if copy is None else op.replace(memory=copy)
 
+        fragments = dict.fromkeys(op.memory for op in accesses)
+        written = dict.fromkeys(op.memory for op in accesses if isinstance(op, Store))
+        whole = {f for f in written if f not in reads(nest) and covers(nest, f, self.defined_by)}
         with at(nest.loc):
-            made = [_copy(fragment, self.copies[fragment].result)
-                    for fragment in dict.fromkeys(load.memory for load in loads)]  # fmt: skip
-        return [*made, nest.replace(body=on_copies(nest.body))]
+            before = [_copy(f, self.copies[f].result) for f in fragments if f not in whole]
+            after = [_copy(self.copies[f].result, f) for f in written]
+        return [*before, nest.replace(body=on_copies(nest.body)), *after]
 
 
-def _is_own(load: Load, nest: Parallel) -> bool:
+def _inside(accessed: Accessed, shape: tuple[int, ...]) -> bool:
+    return all(((x >= 0) & (x < n)).all() for x, n in zip(accessed.coordinates, shape, strict=True))
+
+
+def _is_own(access: Load | Store, nest: Parallel) -> bool:
     try:
-        along(load, nest)
+        along(access, nest)
     except LayoutConflict:
         return False
     return True
@@ -105,7 +141,9 @@ def _alloc(fragment: Value) -> Alloc:
     return alloc
 
 
-def _copy(fragment: Value, copy: Value) -> Copy:
-    shape = tuple(int(extent) for extent in memory_type(fragment).shape)
+def _copy(source: Value, destination: Value) -> Copy:
+    shape = tuple(int(extent) for extent in memory_type(source).shape)
     start, dims = (constant(0, i32),) * len(shape), tuple(range(len(shape)))
-    return Copy(fragment, start, copy, start, shape=shape, source_dims=dims, destination_dims=dims)
+    return Copy(
+        source, start, destination, start, shape=shape, source_dims=dims, destination_dims=dims
+    )
