@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from itertools import pairwise
 
 import numpy as np
@@ -14,6 +15,7 @@ from tilec import ops
 from tilec.errors import ArgumentError
 from tilec.ops.matmul import Options
 from tilec.ops.matmul import check as checked
+from tilec.runtime.nvrtc import find_nvrtc
 
 SWAPPED = ops.Schedule(64, 16, 32, 3, 128, swapped=True)
 PARTS = ops.Schedule(64, 16, 32, 3, 128, split=3, swapped=True)
@@ -79,6 +81,31 @@ def test_groups_of_few_rows(device: str, layout: str) -> None:
     for group, (first, last) in enumerate(pairwise(offsets)):
         rows = np.arange(first, last)[:, None]
         check(found[first:last], a[first:last], b[group], lambda x, g=group, r=rows: x + 4 * g + r)
+
+
+@pytest.mark.emulator
+@pytest.mark.parametrize(("rows", "columns", "threads"), [(128, 208, 256), (192, 40, 384)])
+def test_a_tile_of_several_warpgroups(rows: int, columns: int, threads: int) -> None:
+    schedule = ops.Schedule(rows, columns, 64, 3, threads, swapped=True)
+    a, b = normal(columns + 1, 136), normal(rows + 8, 136, seed=1).T
+    bias = normal(rows + 8, seed=2)
+    with tilec.device("emulator:cuda:sm_90a"):
+        found = ops.matmul(a, b, schedule=schedule, epilogue=lambda x, i, j, y: x + y[j], y=bias)
+    check(found, a, b, lambda x: x + wide(bias))
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "threads", "slabs"),
+    [(64, 8, 128, 1), (64, 24, 128, 1), (128, 208, 256, 2), (128, 256, 256, 4), (192, 160, 384, 4)],
+)
+def test_results_are_stored_by_tma(rows: int, columns: int, threads: int, slabs: int) -> None:
+    call = checked(np.zeros((512, 512), np.float16), np.zeros((512, 512), np.float16).T, Options())
+    schedule = ops.Schedule(rows, columns, 64, 4, threads, swapped=True)
+    lowered = call.kernel.lower(*call.launches[0], target="cuda:sm_90a", **asdict(schedule))
+    assert lowered.source.count("  tma_store<2>(C_map, C_stage") == slabs
+    assert lowered.source.count("  stmatrix_trans<") == slabs and "C_stage[" not in lowered.source
+    (used,) = find_nvrtc().compile(lowered.source, "matmul.cu", "sm_90a").resources
+    assert (used.spill_stores, used.spill_loads) == (0, 0)
 
 
 def test_few_rows_are_swapped_where_wgmma_multiplies() -> None:
