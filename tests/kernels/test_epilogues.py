@@ -150,15 +150,13 @@ def test_transposed_results_are_stored_in_whole_rows() -> None:
     hopper = texts["cuda:sm_90a"]
     assert "stmatrix_trans<4>(C_stage" in hopper and "tma_store<2>(C_map" in hopper
     assert "named_barrier<2, 128>" in hopper, "each warpgroup stores its own columns"
-    for out in ("float32", "int8"):
-        assert "tma_store<2>(C_map" in compile_texts(transposed(out), **sizes)["cuda:sm_90a"]
+    assert "tma_store<2>(C_map" in compile_texts(transposed("float32"), **sizes)["cuda:sm_90a"]
+    texts = compile_texts(transposed("int8"), **sizes)
+    assert {target for target, text in texts.items() if "C_stage" in text} == set(texts)
 
 
-@pytest.mark.parametrize(
-    ("target", "out"),
-    [(t, out) for t in ("cuda:sm_80", "cuda:sm_90a") for out in ("float16", "float32")]
-    + [("cuda:sm_90a", "int8")],
-)
+@pytest.mark.parametrize("out", ["float16", "float32", "int8"])
+@pytest.mark.parametrize("target", ["cuda:sm_80", "cuda:sm_90a"])
 def test_transposed_results_meet_in_no_bank(target: str, out: str) -> None:
     a, b = integers(128, 64), integers(64, 64, seed=1)
     bias, c = np.zeros(64, np.float32), np.zeros((64, 128), out)

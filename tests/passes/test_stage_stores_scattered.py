@@ -8,7 +8,7 @@ import pytest
 from tests.interpreter.programs import Sketch, run, tensor
 from tests.passes.planning import found
 from tilec.ir.core import Program, walk
-from tilec.ir.dtypes import DType, f16, f32
+from tilec.ir.dtypes import DType, f16, f32, i8
 from tilec.ir.layout import RegisterLayout, blocked, mfma, mma_m16n8
 from tilec.ir.ops import builtin_registry
 from tilec.ir.ops.memory import Alloc
@@ -24,6 +24,7 @@ MFMA = mfma("c", 32, 32, 8, 16)
 SCATTERED = [
     (MMA, 16, 32, True),  # 4 bytes a lane, 16 a row
     (MMA, 32, 32, False),  # 8 bytes a lane, 32 a row: a sector
+    (MMA, 8, 32, True),  # 2 bytes a lane
     (MFMA, 16, 64, True),  # 2 bytes a lane
     (MFMA, 32, 64, False),  # 4 bytes a lane, 128 a row
     (blocked((64, 64), 64, 8), 16, 64, False),  # 16 bytes a lane
@@ -67,13 +68,14 @@ def staged(
     return program, remarks
 
 
+@pytest.mark.parametrize(("dtype", "slabs"), [(f16, 2), (i8, 1)], ids=str)  # of 128 bytes
 @pytest.mark.parametrize("room", [65536, 16384, 4096])
-def test_every_element_is_stored(room: int) -> None:
-    program, remarks = staged(MMA, room=room)
-    assert not remarks and len(found(program, Copy)) == 2  # slabs of 64 columns
-    assert len(found(program, Alloc)) == 1 + min(2, room // (32 * 128))
-    a = np.random.default_rng(room).standard_normal((32, 128)).astype(np.float16)
-    c = np.full_like(a, np.nan)
+def test_every_element_is_stored(room: int, dtype: DType, slabs: int) -> None:
+    program, remarks = staged(MMA, dtype, room=room)
+    assert not remarks and len(found(program, Copy)) == slabs
+    assert len(found(program, Alloc)) == 1 + min(slabs, room // (32 * 128))
+    a = np.random.default_rng(room).integers(-99, 99, (32, 128)).astype(dtype.numpy)
+    c = np.full_like(a, 100)
     run(program, A=a, C=c)
     assert np.array_equal(a, c)
 

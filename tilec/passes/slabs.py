@@ -69,7 +69,7 @@ def cut_slabs(tile: TileType, by_engine: bool, widest: int) -> Slabs | None:
     Rows are as many as take no more than `slab_bytes`; else, but not for the copy engine, more.
     """
     layout = tile.layout
-    if layout is None or tile.dtype.bits < (8 if by_engine else 16) or len(tile.shape) != 2:
+    if layout is None or tile.dtype.bits < 8 or len(tile.shape) != 2:
         return None
     bits, (rows, row) = tile.dtype.bits, tile.shape
     columns, span = slab_columns(row, bits, widest)
