@@ -1,0 +1,131 @@
+"""Operands that threads gather from global memory, an iteration ahead of their store: right on every machine,
+at the trip counts and extents where a schedule goes wrong."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import tilec
+import tilec.language as T
+from tests.kernels.legs import compile_texts
+from tests.kernels.machines import SCHEDULES, TARGETS
+from tilec.runtime.driver import lower
+from tilec.runtime.emulator_device import EmulatorDevice
+
+pytestmark = pytest.mark.emulator
+
+
+@tilec.kernel
+def experts(
+    X: T.Tensor(("R", "K"), "float16"),
+    rows: T.Tensor(("M",), "int32"),
+    B: T.Tensor(("N", "K"), "float16"),
+    C: T.Tensor(("M", "N"), "float32"),
+    stages: int = 3,
+    both: bool = False,
+):
+    """Rows of X that a table names, zeros where it names none, times B^T, which may be gathered too."""
+    M, N, K = C.shape[0], C.shape[1], X.shape[1]
+    with T.Kernel(T.ceildiv(N, 64), T.ceildiv(M, 64), threads=128) as (bx, by):
+        X_s = T.alloc_shared((64, 32), "float16")
+        B_s = T.alloc_shared((64, 32), "float16")
+        acc = T.alloc_fragment((64, 64), "float32")
+        T.clear(acc)
+        for k in T.Pipelined(T.ceildiv(K, 32), num_stages=stages):
+            for i, j in T.Parallel(64, 32):
+                at = T.if_then_else(by * 64 + i < M, rows[by * 64 + i], -1)
+                X_s[i, j] = T.if_then_else(at >= 0, X[at, k * 32 + j], 0)
+            if both:
+                for i, j in T.Parallel(64, 32):
+                    B_s[i, j] = B[N - 1 - (bx * 64 + i), k * 32 + j]
+            else:
+                T.copy(B[bx * 64, k * 32], B_s)
+            T.gemm(X_s, B_s, acc, transpose_B=True)
+        T.copy(acc, C[by * 64, bx * 64])
+
+
+def expected(x: np.ndarray, rows: np.ndarray, b: np.ndarray, both: bool) -> np.ndarray:
+    picked = np.where(rows[:, None] >= 0, x[rows], 0).astype(np.float32)
+    return picked @ (b[::-1] if both else b).astype(np.float32).T
+
+
+# M, N, K and R: trips from none to more than there are slots
+SIZES = (
+    (64, 64, 96, 40),
+    (1, 8, 32, 1),
+    (63, 72, 64, 9),
+    (65, 64, 128, 70),
+    (127, 8, 160, 33),
+    (7, 9, 0, 5),
+    (3, 65, 37, 8),
+)
+
+
+@pytest.mark.parametrize("both", [False, True], ids=["one", "both"])
+@pytest.mark.parametrize("stages", [1, 2, 4])
+@pytest.mark.parametrize("target", TARGETS)
+def test_rows_that_a_table_names(target: str, stages: int, both: bool) -> None:
+    compiled = lower(experts, (), target, {"stages": stages, "both": both})
+    for number, (m, n, k, r) in enumerate(SIZES):
+        rng = np.random.default_rng(number)
+        x, b = (rng.integers(-3, 4, s).astype(np.float16) for s in ((r, k), (n, k)))
+        rows = rng.integers(-1, r, m).astype(np.int32)
+        c = np.full((m, n), np.nan, np.float32)
+        mode, order = SCHEDULES[(number + stages) % len(SCHEDULES)]
+        compiled.run_on(EmulatorDevice(target, "a test", mode, order), (x, rows, b, c))
+        assert np.array_equal(c, expected(x, rows, b, both)), (m, n, k, r, mode, order)
+
+
+def test_the_interpreter_says_the_same() -> None:
+    for number, (m, n, k, r) in enumerate(SIZES):
+        rng = np.random.default_rng(number)
+        x, b = (rng.integers(-3, 4, s).astype(np.float16) for s in ((r, k), (n, k)))
+        rows = rng.integers(-1, r, m).astype(np.int32)
+        for both in (False, True):
+            c = np.full((m, n), np.nan, np.float32)
+            experts(x, rows, b, c, both=both)
+            assert np.array_equal(c, expected(x, rows, b, both))
+
+
+def test_loads_come_behind_the_products_that_they_hide_behind() -> None:
+    """And what they bring is stored behind the next ones."""
+    products = {"cuda:sm_80": "mma<", "cuda:sm_90a": "wgmma_commit", "hip:gfx942": "mfma<"}
+    for target, text in compile_texts(experts).items():
+        loop = text[text.index("for (i32 k = 0") :]
+        words = (products[target], "store_shared<8>(X_s", "load_global<8>(X_run")
+        order = [loop.index(word) for word in words]
+        assert order == sorted(order), target
+
+
+@tilec.kernel
+def through_memory(
+    X: T.Tensor(("M", "K"), "float16"), B: T.Tensor((64, "K"), "float16"), C: T.Tensor(("M", 64), "float16"),
+):  # fmt: skip
+    """Each step reads, element by element, what the step before wrote."""
+    M, K = X.shape
+    with T.Kernel(T.ceildiv(M, 64), threads=128) as by:
+        X_s = T.alloc_shared((64, 32), "float16")
+        B_s = T.alloc_shared((64, 32), "float16")
+        acc = T.alloc_fragment((64, 64), "float32")
+        T.clear(acc)
+        for k in T.Pipelined(T.ceildiv(K, 32), num_stages=3):
+            T.copy(B[0, k * 32], B_s)
+            for i, j in T.Parallel(64, 32):
+                X_s[i, j] = X[by * 64 + i, k * 32 + j] + C[by * 64 + i, j]
+            T.gemm(X_s, B_s, acc, transpose_B=True)
+            T.copy(acc, C[by * 64, 0])
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_what_the_loop_writes_is_not_read_ahead(target: str) -> None:
+    rng = np.random.default_rng(0)
+    x, b = (rng.integers(-1, 2, s).astype(np.float16) for s in ((70, 96), (64, 96)))
+    c = np.zeros((70, 64), np.float16)
+    want, acc = c.astype(np.float32), np.zeros((70, 64), np.float32)
+    for k in range(0, 96, 32):
+        made = (x[:, k : k + 32] + want[:, :32]).astype(np.float16)
+        acc += made.astype(np.float32) @ b[:, k : k + 32].astype(np.float32).T
+        want = acc.astype(np.float16)
+    through_memory(x, b, c, device=f"emulator:{target}")
+    assert np.array_equal(c, want)
