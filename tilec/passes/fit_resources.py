@@ -14,7 +14,7 @@ plan_shared has the last word, and where it refuses, run_pipeline begins again w
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from ..errors import OutOfResources
 from ..ir.core import Block, Op, Program, Value, walk
@@ -79,28 +79,74 @@ def _warn_of_spills(launch: Launch, context: PassContext) -> None:
         )
 
 
+def buffer_bytes(type_: MemoryType) -> int:
+    """What a shared buffer takes, up to where the next one may start."""
+    return _up(_bytes(type_))
+
+
+def _up(size: int) -> int:
+    return -(-size // ALIGNMENT) * ALIGNMENT
+
+
+def _bytes(type_: MemoryType) -> int:
+    size = math.prod(int(extent) for extent in type_.shape)
+    if type_.layout is not None:
+        size = type_.layout.size
+    return size * type_.dtype.bytes
+
+
 def shared_bytes(launch: Launch) -> int:
-    """Dynamic shared memory of the launch as planned: channels, buffers, staging, barriers."""
-    total = BARRIER_BYTES if any(isinstance(op, Role) for op in launch.body.ops) else 0
-    for op in walk(launch.body):
+    """Dynamic shared memory of the launch as planned: channels, buffers, staging, barriers. Without
+    roles and engines those whose lives are apart share a place, as in plan_shared."""
+    roles = any(isinstance(op, Role) for op in launch.body.ops)
+    sizes = buffer_sizes(launch.body)
+    apart = not (roles or launch.explicit) and not any(
+        _runs_by_itself(op) for op in walk(launch.body)
+    )
+    total = live_bytes(launch.body, sizes) if apart else sum(sizes.values())
+    return total + BARRIER_BYTES * roles + _staging_bytes(launch)
+
+
+def buffer_sizes(body: Block, size: Callable[[MemoryType], int] = buffer_bytes) -> dict[Value, int]:
+    """What each buffer and channel takes, by what its memory takes once."""
+    sizes: dict[Value, int] = {}
+    for op in walk(body):
         match op:
             case Alloc() if is_shared(op.result) and not op.arrivals:
-                total += buffer_bytes(memory_type(op.result))
+                sizes[op.result] = size(memory_type(op.result))
             case Channel() if isinstance(op.type.memory, MemoryType):
-                total += op.type.slots * buffer_bytes(op.type.memory)
-    return total + _staging_bytes(launch)
+                sizes[op.result] = op.type.slots * size(op.type.memory)
+    return sizes
+
+
+def _runs_by_itself(op: Op) -> bool:
+    """Whether an engine does it, at a time that the order of statements does not tell."""
+    return any(effect.proxy != "generic" for effect in op.effects())
+
+
+def live_bytes(body: Block, sizes: Mapping[Value, int]) -> int:
+    """What those buffers take that live at one time: each from the first to the last statement of the
+    launch that uses it."""
+    lives: dict[Value, tuple[int, int]] = {}
+    made_of = {value: value for value in sizes}
+    for number, statement in enumerate(body.ops):
+        for buffer in {made_of[v]: None for v in used_values(statement) if v in made_of}:
+            lives[buffer] = (lives.get(buffer, (number,))[0], number)
+            handles = [v for v in statement.results if isinstance(v.type, MemoryType)]
+            made_of.update(dict.fromkeys(handles, buffer))
+    return max(
+        (
+            sum(sizes[v] for v, (first, last) in lives.items() if first <= number <= last)
+            for number in range(len(body.ops))
+        ),
+        default=0,
+    )
 
 
 def _least_bytes(launch: Launch) -> int:
     """What the launch takes at least: the buffers of a statement live together, of an `if` those of the
     larger branch, of roles all."""
-    sizes: dict[Value, int] = {}
-    for op in walk(launch.body):
-        match op:
-            case Alloc() if is_shared(op.result) and not op.arrivals:
-                sizes[op.result] = _bytes(memory_type(op.result))
-            case Channel() if isinstance(op.type.memory, MemoryType):
-                sizes[op.result] = op.type.slots * _bytes(op.type.memory)
+    sizes = buffer_sizes(launch.body, _bytes)
     if any(isinstance(op, Role) for op in launch.body.ops):
         return sum(sizes.values())
 
@@ -153,22 +199,6 @@ def _tma_stores(body: Block) -> Iterator[StoreTile]:
     for op in walk(body):
         if isinstance(op, StoreTile) and op.instruction == "tma":
             yield op
-
-
-def buffer_bytes(type_: MemoryType) -> int:
-    """What a shared buffer takes, up to where the next one may start."""
-    return _up(_bytes(type_))
-
-
-def _up(size: int) -> int:
-    return -(-size // ALIGNMENT) * ALIGNMENT
-
-
-def _bytes(type_: MemoryType) -> int:
-    size = math.prod(int(extent) for extent in type_.shape)
-    if type_.layout is not None:
-        size = type_.layout.size
-    return size * type_.dtype.bytes
 
 
 def _fit_slots(launch: Launch, context: PassContext) -> Launch:

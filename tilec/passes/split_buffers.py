@@ -24,12 +24,13 @@ from collections.abc import Iterable, Mapping
 from ..ir.clone import clone_op
 from ..ir.core import Block, Op, Program, Value, walk
 from ..ir.ops.control import For, If, Launch, Parallel, Simt, map_launches
-from ..ir.ops.memory import Alloc, memory_type
+from ..ir.ops.memory import Alloc
 from ..ir.ops.tile import Copy
 from ..ir.rewrite import defining_ops, substitute
+from ..target import Target
 from .context import PassContext
 from .dependence import allocations, covers, is_global, is_shared, reads, used_values, writes
-from .fit_resources import buffer_bytes
+from .fit_resources import buffer_sizes, live_bytes
 
 
 def split_buffers(program: Program, context: PassContext) -> Program:
@@ -44,19 +45,24 @@ def _launch(launch: Launch, context: PassContext) -> Launch:
     if not loaded:
         return launch
     contents = _Contents(loaded, launch.body)
-    shared = {h: a for h, a in allocations(launch.body).items() if is_shared(h) and not a.arrivals}
-    room = context.target.shared_bytes - sum(buffer_bytes(memory_type(h)) for h in shared)
+    allocs = allocations(launch.body)
     parts: dict[Value, dict[int, Alloc]] = {}
+    split = launch.body
     for handle in loaded:
         first, *others = contents.of(handle)
-        more = len(others) * buffer_bytes(memory_type(handle))
-        if others and more <= room:
-            room -= more
-            alloc = shared[handle]
-            parts[handle] = {first: alloc, **{other: _another(alloc) for other in others}}
-    if not parts:
-        return launch
-    return launch.replace(body=_renamed(launch.body, parts, contents))  # type: ignore[return-value]
+        alloc = allocs[handle]
+        more = {**parts, handle: {first: alloc, **{n: _another(alloc) for n in others}}}
+        body = _renamed(launch.body, more, contents)
+        if others and _fits(body, context.target):
+            parts, split = more, body
+    return launch.replace(body=split) if parts else launch  # type: ignore[return-value]
+
+
+def _fits(body: Block, target: Target) -> bool:
+    """Whether there is room for the buffers. Where roles run side by side, all live throughout."""
+    sizes = buffer_sizes(body)
+    needed = sum(sizes.values()) if target.warp_roles else live_bytes(body, sizes)
+    return needed <= target.shared_bytes
 
 
 def _another(alloc: Alloc) -> Alloc:
