@@ -166,6 +166,20 @@ def guarded(A: IN, mask: T.Tensor(("P",), "int32"), C: OUT, stages: int = 3):
 
 
 @tilec.kernel
+def loaded_in_a_branch(A: IN, mask: T.Tensor(("P",), "int32"), C: OUT, stages: int = 3):
+    """An iteration loads and multiplies only where a mask says so."""
+    with T.Kernel(T.ceildiv(A.shape[0], 64), threads=128) as bx:
+        A_s = T.alloc_shared((64, 32), "float16")
+        acc = T.alloc_fragment((64, 64), "float32")
+        T.clear(acc)
+        for k in T.Pipelined(T.ceildiv(A.shape[1], 32), num_stages=stages):
+            if mask[k] > 3:
+                T.copy(A[bx * 64, k * 32], A_s)
+                T.gemm(A_s, A_s, acc, transpose_B=True)
+        T.copy(acc, C[bx * 64, 0])
+
+
+@tilec.kernel
 def from_table(A: IN, table: T.Tensor(("P",), "int32"), C: OUT, n: T.int32, stages: int = 3):
     """Rows of A by a table in global memory, a number of iterations that the call gives."""
     with T.Kernel(T.ceildiv(C.shape[0], 64), threads=128) as bx:
@@ -295,6 +309,6 @@ def mixed(A: IN, B: T.Tensor((64, "K"), "int8"), table: T.Tensor(("P",), "int32"
 
 ALL = [
     gemm_nt, made_by_threads, partly_made, covered_in_half, half_made, used_after, written_twice,
-    two_gemms, guarded, from_table, nested, through_global, no_load, address_from_shared,
+    two_gemms, guarded, loaded_in_a_branch, from_table, nested, through_global, no_load, address_from_shared,
     carried_address, kept_running, mixed,
 ]  # fmt: skip

@@ -163,6 +163,12 @@ def test_a_loop_without_a_load_of_its_own_is_serial_and_remarked(kernel: Any) ->
     assert "T.Pipelined" in line_of(remark.loc)
 
 
+def test_loads_in_a_branch_are_named() -> None:
+    result = planned(kernels.loaded_in_a_branch)
+    assert not result.all(Pipeline)
+    assert "its loads stand in a branch" in result.remark("TLC0310").message
+
+
 def test_no_stages_asked_for_is_no_remark() -> None:
     result = planned(kernels.gemm_nt, stages=0)
     assert not result.all(Pipeline) and not result.remarks

@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 
 from ..ir.clone import Renaming, clone_op
 from ..ir.core import Block, Op, Program, Value, at, constant_of, walk, with_results
-from ..ir.ops.control import For, Launch, Yield, map_launches
+from ..ir.ops.control import For, If, Launch, Yield, map_launches
 from ..ir.ops.gemm import Gemm
 from ..ir.ops.memory import Alloc, memory_type
 from ..ir.ops.pipeline import Channel, Commit, Free, Get, Pipeline, Put, Stage
@@ -93,9 +93,7 @@ def _plan_launch(launch: Launch, context: PassContext) -> Launch:
         )
         plan = None if reason else _plan(op, launch)
         if plan is None or not plan.loads:
-            reason = (
-                reason or "no statement of it only loads a buffer of its own from global memory"
-            )
+            reason = reason or _without_loads(op)
             if op.stages > 0:
                 context.remark(Remark("TLC0310", f"the loop runs unpipelined: {reason}", op.loc))
             return op.replace(kind="serial", stages=0)
@@ -130,6 +128,18 @@ def _refusal(loop: For) -> str:
     if any(orders(op) for op in walk(loop.body)):
         return "an atomic in it orders memory, and loads would run ahead of it"
     return ""
+
+
+def _without_loads(loop: For) -> str:
+    """Why no statement of a loop runs ahead as a load."""
+    branches = [op for op in loop.body.ops if isinstance(op, If)]
+    inside = [op for branch in branches for op in branch.walk() if isinstance(op, Copy)]
+    if any(is_global(op.source) and is_shared(op.destination) for op in inside):
+        return (
+            "its loads stand in a branch, and would run ahead of what decides; a loop over a list of the "
+            "trips that load runs pipelined"
+        )
+    return "no statement of it only loads a buffer of its own from global memory"
 
 
 def _channel(buffer: _Buffer) -> Channel:
