@@ -17,12 +17,13 @@ import tilec
 import tilec.language as T
 
 
-def one_each(target: Any, shapes: dict[str, tuple[int, ...]]) -> dict[str, int]:
-    """A block for every multiprocessor."""
-    return {"workers": target.multiprocessors}
+def choose(target: Any, shapes: dict[str, tuple[int, ...]]) -> dict[str, int]:
+    """A block for every multiprocessor; wide tiles where a producer feeds them."""
+    wide = {"block_N": 256, "stages": 4} if target.warp_roles else {}
+    return {"workers": target.multiprocessors, **wide}
 
 
-@tilec.heuristic(one_each)
+@tilec.heuristic(choose)
 @tilec.kernel
 def stream_k(
     A: T.Tensor(("M", "K"), "float16"),
@@ -36,7 +37,7 @@ def stream_k(
     threads: int = 256,
 ):
     M, N, K = C.shape[0], C.shape[1], A.shape[1]
-    columns = T.ceildiv(N, block_N)
+    columns = T.max(T.ceildiv(N, block_N), 1)
     tiles = T.ceildiv(M, block_M) * columns
     steps = T.max(T.ceildiv(K, block_K), 1)  # of a tile; one that adds nothing where K is 0
     share = T.ceildiv(tiles * steps, workers)
@@ -47,7 +48,8 @@ def stream_k(
         B_s = T.alloc_shared((block_N, block_K), "float16")
         sums = T.alloc_fragment((block_M, block_N), "float32")
         begin, end = worker * share, T.min((worker + 1) * share, tiles * steps)
-        for tile in T.serial(begin // steps, T.ceildiv(end, steps)):
+        # never below 0, which TMA asks of what it stores, and sizes of 32 bits do not say
+        for tile in T.serial(T.max(begin // steps, 0), T.ceildiv(end, steps)):
             m, n = tile // columns * block_M, tile % columns * block_N
             first, last = T.max(begin - tile * steps, 0), T.min(end - tile * steps, steps)
             T.clear(sums)
@@ -59,7 +61,7 @@ def stream_k(
                 T.copy(sums, C[m, n])
             else:
                 T.copy(sums, parts[worker, T.if_then_else(first > 0, 0, 1), 0, 0])
-    with T.Kernel(tiles, threads=threads) as tile:
+    with T.Kernel(tiles, threads=2 * threads) as tile:
         begin = tile * steps
         first, last = begin // share, (begin + steps - 1) // share
         if first < last:

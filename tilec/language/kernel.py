@@ -299,9 +299,15 @@ def _need_frontend() -> None:
         _driver()
 
 
+_PLAIN = (int, bool, str, type(None))
+"""Types whose values are equal only where they are the same."""
+
+
 def freeze(name: str, value: Any) -> object:
     """A hashable stand-in for the value of the compile-time parameter `name`: numbers with their
     type, lists and dicts by content. Raises ArgumentError for what has none."""
+    if type(value) in _PLAIN:
+        return (type(value), value)
     if isinstance(value, list | tuple):
         return (type(value), *(freeze(name, part) for part in value))
     if isinstance(value, dict):
