@@ -6,8 +6,6 @@ from typing import Any
 
 import pytest
 
-import tilec
-import tilec.language as T
 from tests.passes import planned_kernels as kernels
 from tests.passes.planning import Planned, keeps_meaning, plan, specialised
 from tilec.ir.ops.memory import Load
@@ -120,63 +118,3 @@ def test_an_address_is_read_where_it_is_needed_and_nowhere_else() -> None:
             s.label for s in result.all(Stage) if any(isinstance(op, Load) for op in s.walk())
         ]
         assert readers == ["fetch"], target
-
-
-@tilec.kernel
-def gathered(
-    X: T.Tensor(("R", "K"), "float32"),
-    rows: T.Tensor(("M",), "int32"),
-    B: T.Tensor(("N", "K"), "float16"),
-    C: T.Tensor(("M", "N"), "float32"),
-    kind: str = "rows",
-    bm: int = 64,
-):
-    """Rows of X that a table names, as 16-bit floats, times B^T."""
-    M, K = C.shape[0], X.shape[1]
-    with T.Kernel(T.ceildiv(C.shape[1], 64), T.ceildiv(M, bm), threads=128) as (bx, by):
-        X_s = T.alloc_shared((bm, 32), "float16")
-        B_s = T.alloc_shared((64, 32), "float16")
-        acc = T.alloc_fragment((bm, 64), "float32")
-        T.clear(acc)
-        for k in T.Pipelined(T.ceildiv(K, 32), num_stages=3):
-            T.copy(B[bx * 64, k * 32], B_s)
-            if kind == "rows":
-                for i, j in T.Parallel(bm, 32):
-                    at = rows[by * bm + i]
-                    X_s[i, j] = T.if_then_else(at >= 0, X[at, k * 32 + j], 0)
-            elif kind == "swapped":
-                for j, i in T.Parallel(32, bm):
-                    X_s[i, j] = X[rows[by * bm + i], k * 32 + j]
-            elif kind == "part":
-                for i, j in T.Parallel(bm - 1, 32):
-                    X_s[i, j] = X[rows[by * bm + i], k * 32 + j]
-            elif kind == "made":
-                for i, j in T.Parallel(bm, 32):
-                    X_s[i, j] = by * bm + i + k * 32 + j
-            T.gemm(X_s, B_s, acc, transpose_B=True)
-        T.copy(acc, C[by * bm, bx * 64])
-
-
-@pytest.mark.parametrize("target", ["cuda:sm_80", "cuda:sm_90a", "hip:gfx942"])
-def test_what_a_nest_gathers_is_fetched_an_iteration_before_it_is_stored(target: str) -> None:
-    result = split(gathered, target)
-    assert stage(result, "fetch to make") == ["parallel", "send"]
-    assert stage(result, "make") == ["put", "receive", "store_tile", "commit"]
-    (tile,) = [c for c in result.all(Channel) if c.label == "X_s_registers"]
-    assert str(tile.type.memory) == "tile f16[64, 32]", "converted on its way"
-    keeps_meaning(specialised(gathered), result.program)
-
-
-@pytest.mark.parametrize("kind", ["swapped", "part", "made"])
-def test_other_nests_are_one_stage(kind: str) -> None:
-    result = split(gathered, "cuda:sm_80", kind=kind)
-    assert "make" in labels(result) and "fetch to make" not in labels(result)
-    assert stage(result, "make") == ["put", "parallel", "commit"]
-
-
-def test_what_is_gathered_needs_registers() -> None:
-    """320 x 64 sums are 160 registers of each of 128 threads, and 320 x 32 halves 40 more."""
-    assert "fetch to make" in labels(split(gathered, "cuda:sm_80", bm=192))
-    result = split(gathered, "cuda:sm_80", bm=320)
-    assert "fetch to make" not in labels(result)
-    assert "40 registers a thread" in result.remark("TLC0325").message

@@ -48,8 +48,8 @@ def _lift(nest: Op) -> tuple[Op, ...] | None:
     """The ops that do the same as a nest, or None."""
     if not isinstance(nest, Parallel):
         return None
-    store = only_store(nest)
-    if store is None or not is_global(store.memory) or not _reads_own_elements(nest):
+    store = _only_store(nest)
+    if store is None or not _reads_own_elements(nest):
         return None
     variables = nest.body.params[: len(nest.extents)]
     defined_by = defining_ops(nest.body)
@@ -80,8 +80,9 @@ def _lift(nest: Op) -> tuple[Op, ...] | None:
     return b.ops
 
 
-def only_store(nest: Parallel) -> Store | None:
-    """The nest's only effect but loads, where that is a store to memory that it does not read."""
+def _only_store(nest: Parallel) -> Store | None:
+    """The nest's only effect but loads, where that is a store to a global memory that it does not
+    read."""
     if nest.updates or any(op.regions for op in nest.body.ops):
         return None
     effects = [op for op in nest.body.ops if not op.pure and not isinstance(op, Yield)]
@@ -90,7 +91,7 @@ def only_store(nest: Parallel) -> Store | None:
         return None
     store = stores[0]
     read = any(isinstance(op, Load) and op.memory is store.memory for op in effects)
-    return None if read else store
+    return None if read or not is_global(store.memory) else store
 
 
 def _reads_own_elements(nest: Parallel) -> bool:

@@ -116,13 +116,14 @@ def _channels(stage: Stage, kind: type[Op]) -> list[Value]:
 
 def _ordered(pipeline: Pipeline, stages: list[Stage], leads: dict[int, int]) -> Pipeline:
     """Loads (deposits before fetches, which refill their registers), then the rest by rising
-    lead, with the fetches for them.
+    lead.
     """
-    receivers = {c: stage for stage in stages for c in _channels(stage, Receive)}
 
     def rank(stage: Stage) -> tuple[int, int]:
-        ends = [receivers[c] for c in _channels(stage, Send)] or [stage]
-        return (0 if all(map(_is_load, ends)) else 1, leads[id(stage)])
+        lead = leads[id(stage)]
+        if _is_load(stage):
+            return (0, lead)
+        return (1, lead)
 
     placed = [s.replace(lead=leads[id(s)]) for s in sorted(stages, key=rank)]
     rest = [op for op in pipeline.body.ops if not isinstance(op, (Stage, Yield))]

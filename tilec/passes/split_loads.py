@@ -7,10 +7,6 @@ and registers are split apart by copy. Where the registers do not suffice for al
 tiles that are live, the largest that fit are fetched ahead; the others are copied as they are by the
 deposit stage, some elements at a time.
 
-On every machine a nest that does nothing but fill a buffer with what it loads from global memory
-element by element (rows that a table names, patches of an image) is split likewise: it fills a tile in
-a fetch stage, and its own stage stores that.
-
     stage <label = "load"> {                 stage <label = "fetch"> {
       %s = put %ca                             %t = load_tile %A[...] ; send %ra, %t }
       copy %A[...], %s                 ->    stage <label = "deposit"> {
@@ -22,19 +18,16 @@ from __future__ import annotations
 
 import math
 
-from ..ir.build import Builder
 from ..ir.clone import Renaming, clone_op
-from ..ir.core import Block, Op, Program, Value, at, walk
+from ..ir.core import Block, Op, Program, at, walk
 from ..ir.ops.arith import Cast
-from ..ir.ops.control import Launch, Parallel, Yield, map_launches
-from ..ir.ops.memory import Load, memory_type
+from ..ir.ops.control import Launch, Yield, map_launches
+from ..ir.ops.memory import memory_type
 from ..ir.ops.pipeline import Channel, Commit, Put, Receive, Send, Stage
-from ..ir.ops.tile import Copy, LoadTile, StoreTile, Undefined
-from ..ir.rewrite import transform
-from ..ir.types import ChannelType, MemoryType, Space, TileType
+from ..ir.ops.tile import Copy, LoadTile, StoreTile
+from ..ir.types import ChannelType, TileType
 from .context import PassContext, Remark
-from .dependence import is_global, is_statement, slice_of
-from .lift_stores import only_store
+from .dependence import is_statement, slice_of
 from .live_tiles import live_registers
 from .variants import ADDRESS_REGISTERS
 from .vector_access import FACT_BYTES, is_aligned, is_below
@@ -57,8 +50,6 @@ def _launch(launch: Launch, context: PassContext) -> Launch:
         for op in body.ops:
             if isinstance(op, Stage) and _through_registers(op):
                 ops.extend(_split(op, channels, ahead))
-            elif isinstance(op, Stage) and (nest := _gather(op)) is not None and nest in ahead:
-                ops.extend(_split_gather(op, nest, channels))
             else:
                 ops.append(op.map_regions(block))
         return body.with_ops(ops)
@@ -71,40 +62,28 @@ def _fetched_ahead(launch: Launch, context: PassContext) -> set[Op]:
     """The copies whose data may wait in registers while an iteration is computed: the largest
     first, as long as there are registers. The others are remarked on.
     """
-    stages = [op for op in walk(launch.body) if isinstance(op, Stage)]
     copies = [
         op
-        for stage in stages
-        if _through_registers(stage)
+        for stage in walk(launch.body)
+        if isinstance(stage, Stage) and _through_registers(stage)
         for op in stage.body.ops
         if isinstance(op, Copy) and op.instruction == "registers"
     ]
-    gathers = [nest for stage in stages if (nest := _gather(stage)) is not None]
     limit = min(context.target.max_registers, context.target.registers // launch.threads)
     spare = limit - live_registers(launch, context.target) - ADDRESS_REGISTERS
-    most = sum(_most_registers(copy, launch) for copy in copies)
-    if most + sum(_gathered_registers(nest, launch) for nest in gathers) <= spare:
-        return {*copies, *gathers}  # whatever holds of the arguments: they are not asked
+    if sum(_most_registers(copy, launch) for copy in copies) <= spare:
+        return set(copies)  # whatever holds of the arguments: they are not asked
     found: set[Op] = set()
-    sizes: dict[Op, int] = {copy: _registers(copy, launch, context) for copy in copies}
-    sizes |= {nest: _gathered_registers(nest, launch) for nest in gathers}
-    for op, needed in sorted(sizes.items(), key=lambda item: -item[1]):
+    sizes = {copy: _registers(copy, launch, context) for copy in copies}
+    for copy, needed in sorted(sizes.items(), key=lambda item: -item[1]):
         if needed <= spare:
             spare -= needed
-            found.add(op)
+            found.add(copy)
         else:
-            name = (op.source.hint if isinstance(op, Copy) else "") or "a tile"
+            name = copy.source.hint or "a tile"
             text = f"{name} is not loaded ahead: {needed} registers a thread, {max(spare, 0)} left"
-            context.remark(Remark("TLC0325", text, op.loc))
+            context.remark(Remark("TLC0325", text, copy.loc))
     return found
-
-
-def _gathered_registers(nest: Parallel, launch: Launch) -> int:
-    """Registers a thread that hold what a nest gathers."""
-    store = only_store(nest)
-    assert store is not None
-    size = math.prod(nest.extents) * memory_type(store.memory).dtype.bytes
-    return -(-size // (launch.threads * REGISTER_BYTES))
 
 
 def _registers(copy: Copy, launch: Launch, context: PassContext) -> int:
@@ -144,59 +123,6 @@ def _through_registers(stage: Stage) -> bool:
     return loads and any(
         isinstance(op, Copy) and op.instruction == "registers" for op in stage.body.ops
     )
-
-
-def _gather(stage: Stage) -> Parallel | None:
-    """The nest of a stage that does nothing but fill a buffer with what it loads from global memory,
-    element by element in the order of its variables."""
-    statements = [op for op in stage.body.ops if is_statement(op) and not isinstance(op, Yield)]
-    if stage.results or [type(op) for op in statements] != [Put, Parallel, Commit]:
-        return None
-    put, nest, _ = statements
-    assert isinstance(put, Put) and isinstance(nest, Parallel)
-    store = only_store(nest)
-    loads = [op for op in nest.body.ops if isinstance(op, Load)]
-    if store is None or nest.reads or not loads or not all(is_global(op.memory) for op in loads):
-        return None
-    whole = memory_type(put.result).shape == nest.extents
-    return (
-        nest if whole and store.memory is put.result and store.indices == nest.body.params else None
-    )
-
-
-def _split_gather(stage: Stage, nest: Parallel, channels: list[Op]) -> list[Op]:
-    """A stage that gathers, as a nest that fills a tile in a fetch stage, and a store of that in the
-    stage itself."""
-    store = only_store(nest)
-    assert store is not None
-    buffer = memory_type(store.memory)
-    fetch, deposit = Builder(), Builder()
-    with at(nest.loc):
-        shape = nest.extents
-        type_ = TileType(buffer.dtype, shape)
-        channel = Channel(type=ChannelType(type_, 1), label=store.memory.hint + "_registers")
-        channel.result.hint = channel.label
-        channels.append(channel)
-        fetch.extend([op for op in stage.body.ops if not is_statement(op)])
-        tile = fetch.emit(Undefined(type=type_)).result
-        handle = Value(MemoryType(buffer.dtype, shape, Space.FRAGMENT), hint="gathered")
-        filled = transform(nest.body, lambda op: op.replace(memory=handle) if op is store else None)
-        body = Block((*nest.body.params, handle), filled.ops)
-        fetch.emit(
-            Send(channel.result, fetch.emit(nest.replace(updates=(tile,), body=body)).result)
-        )
-        put, commit = (op for op in stage.body.ops if isinstance(op, (Put, Commit)))
-        deposit.emit(put)
-        received = deposit.emit(Receive(channel.result)).result
-        corner = tuple(deposit.const(0) for _ in shape)
-        deposit.emit(StoreTile(received, store.memory, corner, dims=tuple(range(len(shape)))))
-        deposit.emit(commit)
-    stages: list[Op] = []
-    with at(stage.loc):
-        for label, part in ((f"fetch to {stage.label}", fetch), (stage.label, deposit)):
-            ops = (*_needed(list(part.ops)), Yield(()))
-            stages.append(Stage(Block((), ops), label=label))
-    return stages
 
 
 def _split(stage: Stage, channels: list[Op], ahead: set[Op]) -> list[Op]:
