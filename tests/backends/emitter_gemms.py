@@ -12,12 +12,10 @@ from tilec.ir.dtypes import bool_, f16, f32, i32, mbarrier
 from tilec.ir.ops.amd import BufferLoad, BufferStore, MakeBuffer, Mfma, SetPriority
 from tilec.ir.ops.control import For, HardwareBlock, Role, ThreadId, WarpUniform, Yield
 from tilec.ir.ops.nvidia import (
-    AdvanceDescriptor,
     CpAsync,
     CpAsyncCommit,
     CpAsyncWait,
     LdMatrix,
-    MakeDescriptor,
     MbarrierArrive,
     MbarrierExpect,
     MbarrierInit,
@@ -27,12 +25,16 @@ from tilec.ir.ops.nvidia import (
     SetRegisters,
     TensorMap,
     TmaLoad,
+)
+from tilec.ir.ops.thread import Barrier, ConvertRegisters, FillRegisters, VectorStore
+from tilec.ir.ops.wgmma import (
+    AdvanceDescriptor,
+    MakeDescriptor,
     Wgmma,
     WgmmaCommit,
     WgmmaFence,
     WgmmaWait,
 )
-from tilec.ir.ops.thread import Barrier, ConvertRegisters, FillRegisters, VectorStore
 
 Step = Callable[..., Iterable[Value]]
 

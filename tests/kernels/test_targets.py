@@ -24,7 +24,8 @@ from tests.kernels.test_vendor_compilers import check_amd, check_nvidia
 from tilec.ir.core import walk
 from tilec.ir.dtypes import find_dtype, long_name
 from tilec.ir.ops.amd import Mfma
-from tilec.ir.ops.nvidia import CpAsync, Mma, Wgmma
+from tilec.ir.ops.nvidia import CpAsync, Mma
+from tilec.ir.ops.wgmma import Wgmma
 from tilec.runtime.clang import find_amd_clang
 from tilec.runtime.compiled import CompiledKernel
 from tilec.runtime.driver import lower

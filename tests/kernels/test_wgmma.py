@@ -20,7 +20,7 @@ from tests.kernels.test_targets import TRANSPOSES, check, lowered, operands, pro
 from tests.kernels.test_vendor_compilers import check_nvidia
 from tilec.ir.core import walk
 from tilec.ir.dtypes import find_dtype
-from tilec.ir.ops.nvidia import Wgmma
+from tilec.ir.ops.wgmma import Wgmma
 from tilec.runtime.driver import lower
 from tilec.runtime.emulator_device import EmulatorDevice
 from tilec.runtime.interpreter_device import InterpreterDevice

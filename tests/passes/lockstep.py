@@ -16,7 +16,7 @@ import numpy as np
 
 from tilec.ir.core import Constant, Op, Value
 from tilec.ir.layout import SharedLayout
-from tilec.ir.ops import amd, arith, nvidia, thread
+from tilec.ir.ops import amd, arith, nvidia, thread, wgmma
 from tilec.ir.ops.control import For, If, ThreadId, WarpUniform, Yield
 from tilec.ir.ops.memory import Alloc, Load, Slot, Store, memory_type
 from tilec.ir.types import MemoryType, Space
@@ -306,13 +306,13 @@ def _mfma_places(name: str, lane: Array, register: Array, op: amd.Mfma) -> tuple
     return 8 * (register // 4) + 4 * (lane // 32) + register % 4, lane % 32
 
 
-def _make_descriptor(m: Machine, op: nvidia.MakeDescriptor) -> None:
+def _make_descriptor(m: Machine, op: wgmma.MakeDescriptor) -> None:
     handle, at = m.place(op.memory, op.indices)
     size = handle.type.dtype.bytes  # type: ignore[attr-defined]
     m.env[op.result] = Descriptor(handle, at * size, op.swizzle, op.lbo, op.sbo)
 
 
-def _advance(m: Machine, op: nvidia.AdvanceDescriptor) -> None:
+def _advance(m: Machine, op: wgmma.AdvanceDescriptor) -> None:
     d = m.env[op.descriptor]
     m.env[op.result] = Descriptor(
         d.memory, d.address + 16 * m.all(op.units), d.swizzle, d.lbo, d.sbo
@@ -342,8 +342,8 @@ def _described(m: Machine, d: Descriptor, first: int, mn: int, k: int, transpose
     return m.memory[d.memory].astype(np.float64)[at // 2]
 
 
-def _wgmma(m: Machine, op: nvidia.Wgmma | nvidia.WgmmaRegisters) -> None:
-    in_registers = isinstance(op, nvidia.WgmmaRegisters)
+def _wgmma(m: Machine, op: wgmma.Wgmma | wgmma.WgmmaRegisters) -> None:
+    in_registers = isinstance(op, wgmma.WgmmaRegisters)
     for first in range(0, m.threads, 128):
         own = slice(first, first + 128)
         t = np.arange(128)
@@ -368,7 +368,7 @@ def _wgmma(m: Machine, op: nvidia.Wgmma | nvidia.WgmmaRegisters) -> None:
     m.inflight.add(op.accumulator)
 
 
-def _wgmma_wait(m: Machine, op: nvidia.WgmmaWait) -> None:
+def _wgmma_wait(m: Machine, op: wgmma.WgmmaWait) -> None:
     if op.pending == 0:
         m.inflight -= set(op.registers)
 
@@ -405,11 +405,11 @@ RULES: dict[type[Op], Callable[[Machine, Any], None]] = {
     nvidia.LdMatrix: _ldmatrix,
     nvidia.Mma: lambda m, op: _product(m, op, 32, _mma_places),
     amd.Mfma: lambda m, op: _product(m, op, 64, _mfma_places),
-    nvidia.MakeDescriptor: _make_descriptor,
-    nvidia.AdvanceDescriptor: _advance,
-    nvidia.WgmmaFence: _nothing,
-    nvidia.WgmmaCommit: _nothing,
-    nvidia.WgmmaWait: _wgmma_wait,
-    nvidia.Wgmma: _wgmma,
-    nvidia.WgmmaRegisters: _wgmma,
+    wgmma.MakeDescriptor: _make_descriptor,
+    wgmma.AdvanceDescriptor: _advance,
+    wgmma.WgmmaFence: _nothing,
+    wgmma.WgmmaCommit: _nothing,
+    wgmma.WgmmaWait: _wgmma_wait,
+    wgmma.Wgmma: _wgmma,
+    wgmma.WgmmaRegisters: _wgmma,
 }

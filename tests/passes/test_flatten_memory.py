@@ -16,7 +16,8 @@ from tilec.ir.layout import SharedLayout, Swizzle
 from tilec.ir.ops.arith import BitXor
 from tilec.ir.ops.control import For
 from tilec.ir.ops.memory import Alloc, Flatten, Load, Slot, Store, memory_type
-from tilec.ir.ops.nvidia import LdMatrix, MakeDescriptor
+from tilec.ir.ops.nvidia import LdMatrix
+from tilec.ir.ops.wgmma import MakeDescriptor
 from tilec.ir.types import MemoryType, Space
 from tilec.passes.flatten_memory import memory_fields
 from tilec.passes.index_builder import IndexBuilder

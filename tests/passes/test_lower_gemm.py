@@ -31,9 +31,10 @@ from tilec.ir.layout import SharedLayout, choose_swizzle
 from tilec.ir.ops.amd import Mfma
 from tilec.ir.ops.gemm import Gemm
 from tilec.ir.ops.memory import Slot
-from tilec.ir.ops.nvidia import LdMatrix, MakeDescriptor, Mma, Wgmma, WgmmaRegisters
+from tilec.ir.ops.nvidia import LdMatrix, Mma
 from tilec.ir.ops.pipeline import Wait
 from tilec.ir.ops.thread import VectorLoad
+from tilec.ir.ops.wgmma import MakeDescriptor, Wgmma, WgmmaRegisters
 from tilec.ir.types import InflightType, MemoryType, ScalarType, Space, TileType
 from tilec.passes.lower_fma import lower_fma
 from tilec.passes.lower_mfma import lower_mfma

@@ -21,7 +21,8 @@ from ..ir.ops.control import (
     Yield,
 )
 from ..ir.ops.memory import Alloc, Atomic, Flatten, Load, Store, memory_type
-from ..ir.ops.nvidia import TensorMap, WgmmaWait
+from ..ir.ops.nvidia import TensorMap
+from ..ir.ops.wgmma import WgmmaWait
 from ..ir.registry import Registry
 from ..ir.types import MemoryType, ScalarType, Space
 from . import control_flow

@@ -23,7 +23,8 @@ from ..ir.layout import SharedLayout, Swizzle
 from ..ir.ops.arith import Elementwise, element_dtype
 from ..ir.ops.control import Assume, For, If, Launch, Role, map_launches
 from ..ir.ops.memory import Alloc, Flatten, Slot, memory_type
-from ..ir.ops.nvidia import MakeDescriptor, TensorMap, TmaLoad, TmaStore
+from ..ir.ops.nvidia import TensorMap, TmaLoad, TmaStore
+from ..ir.ops.wgmma import MakeDescriptor
 from ..ir.types import MemoryType, Space
 from .context import PassContext
 from .coordinates import add_up, extent_value

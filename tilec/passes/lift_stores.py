@@ -4,9 +4,9 @@ Needs: a tile-level program, fragments promoted. Leaves: `store_tile` for every 
 gemm that reads a tile of its own extents element by element, and whose only effect is one store to
 global memory at `base + loop variable`, each variable along one dimension. The tile has its dimensions
 in the order of the memory's: a nest that stores transposed makes a transposed tile. So an epilogue that
-is written as a loop goes through shared memory or by TMA as a copy does. A nest that
-reads what it stores to stays: its elements are in memory in any case. So do those of launches that
-release what they stored to other blocks, which would wait for the engine.
+is written as a loop goes through shared memory or by TMA as a copy does. A nest that reads what it
+stores to stays: its elements are in memory in any case. So do those of launches that release what they
+stored to other blocks, which would wait for the engine.
 
     parallel [%acc] <extents = [128, 64]> (%i, %j, %a) {
       %r = add %row, %i ; %c = add %col, %j        %u = undefined <type = tile f16[128, 64]>

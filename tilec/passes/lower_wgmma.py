@@ -28,8 +28,10 @@ from ..ir.layout import WgmmaOperand
 from ..ir.ops.control import WarpUniform
 from ..ir.ops.gemm import Gemm, Side
 from ..ir.ops.memory import Slot, memory_type
-from ..ir.ops.nvidia import (
-    WARPGROUP,
+from ..ir.ops.nvidia import WARPGROUP
+from ..ir.ops.pipeline import InFlight, Wait
+from ..ir.ops.thread import HoldRegisters
+from ..ir.ops.wgmma import (
     AdvanceDescriptor,
     MakeDescriptor,
     Wgmma,
@@ -38,8 +40,6 @@ from ..ir.ops.nvidia import (
     WgmmaRegisters,
     WgmmaWait,
 )
-from ..ir.ops.pipeline import InFlight, Wait
-from ..ir.ops.thread import HoldRegisters
 from ..ir.types import TileType
 from .coordinates import add_up, apply_map
 from .matrix_operands import (

@@ -4,14 +4,27 @@ from __future__ import annotations
 
 from ..core import Op
 from ..registry import Registry
-from . import amd, arith, control, functions, gemm, memory, nvidia, pipeline, reduce, thread, tile
+from . import (
+    amd,
+    arith,
+    control,
+    functions,
+    gemm,
+    memory,
+    nvidia,
+    pipeline,
+    reduce,
+    thread,
+    tile,
+    wgmma,
+)
 
 
 def builtin_ops() -> tuple[type[Op], ...]:
     """All op classes of tilec, in the order of the families."""
     return (
         *arith.OPS, *functions.OPS, *memory.OPS, *control.OPS, *tile.OPS, *gemm.OPS, *reduce.OPS, *pipeline.OPS,
-        *thread.OPS, *nvidia.OPS, *amd.OPS,
+        *thread.OPS, *nvidia.OPS, *wgmma.OPS, *amd.OPS,
     )  # fmt: skip
 
 
