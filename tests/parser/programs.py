@@ -9,7 +9,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import pytest
+
 from tests.modules import load_module
+from tilec.errors import TilecError
 from tilec.ir.core import Program
 from tilec.ir.ops import builtin_registry
 from tilec.ir.print import print_program
@@ -74,3 +77,14 @@ def body_text(folder: Path, body: str) -> list[str]:
     text = print_program(traced(load(folder, in_frame(body)).k))
     lines = text.split("launch ", 1)[1].split("\n")[1:-3]
     return [line.strip() for line in lines if " = alloc <" not in line]
+
+
+def refusal(folder: Path, text: str) -> TilecError:
+    """The error that a module, or the tracing of its kernel `k`, gives."""
+    with pytest.raises(TilecError) as caught:
+        load_and_trace(folder, text)
+    return caught.value
+
+
+def load_and_trace(folder: Path, text: str) -> None:
+    traced(load(folder, text).k)

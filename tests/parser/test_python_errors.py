@@ -9,9 +9,9 @@ import pytest
 
 import tilec
 import tilec.language as T
-from tilec.errors import Loc, TilecError
+from tilec.errors import TilecError
 
-from .programs import FRAME, HEAD, in_frame, load, read_marks, traced
+from .programs import FRAME, HEAD, in_frame, read_marks, refusal
 
 # (name, body of the launch with the place of the error in ⟦ ⟧, code, fragment of the message)
 BODIES = [
@@ -278,17 +278,6 @@ BODIES = [
 ]
 
 
-def refusal(folder: Path, text: str) -> TilecError:
-    """The error that a module, or the tracing of its kernel `k`, gives."""
-    with pytest.raises(TilecError) as caught:
-        load_and_trace(folder, text)
-    return caught.value
-
-
-def load_and_trace(folder: Path, text: str) -> None:
-    traced(load(folder, text).k)
-
-
 @pytest.mark.parametrize(
     ("body", "code", "fragment"), [c[1:] for c in BODIES], ids=[c[0] for c in BODIES]
 )
@@ -441,47 +430,6 @@ def test_refused_modules(tmp_path: Path, text: str, code: str, fragment: str) ->
     assert error.code == code and fragment in error.message, str(error)
     found = (error.loc.line, error.loc.column, error.loc.end_column)
     assert found == (marked.line, marked.column, marked.end), str(error)
-
-
-def chain(loc: Loc) -> list[tuple[str, int]]:
-    found = []
-    at: Loc | None = loc
-    while at is not None:
-        found.append((at.function, at.line))
-        at = at.call_site
-    return found
-
-
-def test_the_chain_of_inlined_calls(tmp_path: Path) -> None:
-    text = HEAD + (
-        "def plain(x):\n"
-        "    return [x / 2 for _ in range(2)]\n"
-        "@T.macro\n"
-        "def inner(x):\n"
-        "    if x > 1:\n"
-        "        plain(x)\n"
-        "@T.macro\n"
-        "def outer(x):\n"
-        "    inner(x=x)\n"
-        "@tilec.kernel\n"
-        "def k(A: T.Tensor('N', 'int8')):\n"
-        "    with T.Kernel(4) as b:\n"
-        "        outer(b)\n"
-    )
-    error = refusal(tmp_path, text)
-    assert error.code == "TLC0123"
-    assert chain(error.loc) == [("plain", 5), ("inner", 9), ("outer", 12), ("k", 16)]
-    assert "in plain, called from inner at " in str(error)
-
-
-def test_a_plain_function_that_never_ends(tmp_path: Path) -> None:
-    text = HEAD + (
-        "def f(x):\n    return f(x)\n" + KERNEL + "    with T.Kernel(4) as b:\n        f(b)\n"
-    )
-    error = refusal(tmp_path, text)
-    assert error.code == "TLC0112" and "RecursionError" in error.message
-    assert chain(error.loc)[-1] == ("k", 9)
-    assert len(chain(error.loc)) <= 16
 
 
 def test_a_user_exception_keeps_its_cause(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from tilec.ir.types import InflightType, TileType
 
 ROLES = [
     k for k in kernels.ALL
-    if k.name not in ("no_load", "address_from_shared", "carried_address", "mixed")
+    if k.name not in ("no_load", "loaded_in_a_branch", "address_from_shared", "carried_address", "mixed")
 ]  # fmt: skip
 
 
