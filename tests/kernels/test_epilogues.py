@@ -16,6 +16,19 @@ from tilec.runtime import emulator
 pytestmark = pytest.mark.emulator
 
 
+@T.macro
+def multiply(A, B, acc, m, n):
+    """acc = the rows of A from m on, times those of B from n on."""
+    rows, columns = acc.shape
+    A_s = T.alloc_shared((rows, 32), "float16")
+    B_s = T.alloc_shared((columns, 32), "float16")
+    T.clear(acc)
+    for k in T.Pipelined(T.ceildiv(A.shape[1], 32), num_stages=3):
+        T.copy(A[m, k * 32], A_s)
+        T.copy(B[n, k * 32], B_s)
+        T.gemm(A_s, B_s, acc, transpose_B=True)
+
+
 @tilec.kernel
 def dense(
     A: T.Tensor(("M", "K"), "float16"), B: T.Tensor(("N", "K"), "float16"),
@@ -23,16 +36,10 @@ def dense(
     C: T.Tensor(("M", "N"), "float16"), block_M: int = 64, block_N: int = 64, threads: int = 128,
 ):  # fmt: skip
     """max(A @ B.T + bias, 0) + R."""
-    M, N, K = C.shape[0], C.shape[1], A.shape[1]
+    M, N = C.shape
     with T.Kernel(T.ceildiv(N, block_N), T.ceildiv(M, block_M), threads=threads) as (bx, by):
-        A_s = T.alloc_shared((block_M, 32), "float16")
-        B_s = T.alloc_shared((block_N, 32), "float16")
         acc = T.alloc_fragment((block_M, block_N), "float32")
-        T.clear(acc)
-        for k in T.Pipelined(T.ceildiv(K, 32), num_stages=3):
-            T.copy(A[by * block_M, k * 32], A_s)
-            T.copy(B[bx * block_N, k * 32], B_s)
-            T.gemm(A_s, B_s, acc, transpose_B=True)
+        multiply(A, B, acc, by * block_M, bx * block_N)
         for i, j in T.Parallel(block_M, block_N):
             m, n = by * block_M + i, bx * block_N + j
             C[m, n] = T.max(acc[i, j] + bias[n], 0) + R[m, n]
@@ -68,16 +75,10 @@ def transposed(out: str) -> Any:
         bias: T.Tensor(("N",), "float32"), C: T.Tensor(("N", "M"), out),
         block_M: int = 128, block_N: int = 32, threads: int = 256,
     ):  # fmt: skip
-        M, N, K = A.shape[0], B.shape[0], A.shape[1]
+        M, N = A.shape[0], B.shape[0]
         with T.Kernel(T.ceildiv(N, block_N), T.ceildiv(M, block_M), threads=threads) as (bx, by):
-            A_s = T.alloc_shared((block_M, 32), "float16")
-            B_s = T.alloc_shared((block_N, 32), "float16")
             acc = T.alloc_fragment((block_M, block_N), "float32")
-            T.clear(acc)
-            for k in T.Pipelined(T.ceildiv(K, 32), num_stages=3):
-                T.copy(A[by * block_M, k * 32], A_s)
-                T.copy(B[bx * block_N, k * 32], B_s)
-                T.gemm(A_s, B_s, acc, transpose_B=True)
+            multiply(A, B, acc, by * block_M, bx * block_N)
             for i, j in T.Parallel(block_M, block_N):
                 m, n = by * block_M + i, bx * block_N + j
                 C[n, m] = T.cast(acc[i, j] + bias[n] - m % 5, out)

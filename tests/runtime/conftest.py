@@ -7,7 +7,7 @@ import ctypes
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -171,6 +171,27 @@ def cupy(stub: Stub, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureReq
         monkeypatch.setattr(module, "driver_of", lambda kind: driver)
     monkeypatch.setattr(compiled_module.CompiledKernel, "compiled", lambda *_: Binary(b"cubin", ""))
     return fake
+
+
+def does_without(
+    monkeypatch: pytest.MonkeyPatch, module: ModuleType, name: str
+) -> Callable[[Callable[[], Any]], bool]:
+    """What says of a call whether a function of a module has no part in it."""
+    real = getattr(module, name)
+    went: list[int] = []
+
+    def count(*arguments: Any) -> Any:
+        went.append(1)
+        return real(*arguments)
+
+    monkeypatch.setattr(module, name, count)
+
+    def ask(call: Callable[[], Any]) -> bool:
+        went.clear()
+        call()
+        return not went
+
+    return ask
 
 
 def adder() -> Any:

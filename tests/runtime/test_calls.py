@@ -13,7 +13,7 @@ import tilec.language as T
 from tilec.errors import ArgumentError
 from tilec.runtime import calls, driver
 
-from .conftest import CupyArray, FakeCupy, Stub
+from .conftest import CupyArray, FakeCupy, Stub, does_without
 
 BASE = 0x7F00_0000_0000
 
@@ -36,21 +36,7 @@ def vectors(n: int) -> list[CupyArray]:
 @pytest.fixture
 def remembered(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], Any]], bool]:
     """Whether a call is like an earlier one for the driver."""
-    long = driver._long_way
-    went: list[int] = []
-
-    def count(*arguments: Any) -> Any:
-        went.append(1)
-        return long(*arguments)
-
-    monkeypatch.setattr(driver, "_long_way", count)
-
-    def ask(call: Callable[[], Any]) -> bool:
-        went.clear()
-        call()
-        return not went
-
-    return ask
+    return does_without(monkeypatch, driver, "_long_way")
 
 
 def test_parameters_by_keyword_and_by_position_are_one_call(

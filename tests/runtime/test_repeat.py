@@ -19,7 +19,7 @@ from tilec.errors import ArgumentError, ExecutionError, LanguageError
 from tilec.runtime import driver
 from tilec.runtime.arrays import view_array
 
-from .conftest import CupyArray, FakeCupy, Stub, adder
+from .conftest import CupyArray, FakeCupy, Stub, adder, does_without
 
 BASE = 0x7F00_0000_0000
 OVERLAP = "C, which the kernel writes, lies partly in the memory of A"
@@ -36,21 +36,7 @@ def addresses(stub: Stub, count: int = 3) -> list[object]:
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], Any]], bool]:
     """Whether a call of a kernel takes the short way."""
-    long = driver.call
-    went: list[int] = []
-
-    def count(*arguments: Any) -> Any:
-        went.append(1)
-        return long(*arguments)
-
-    monkeypatch.setattr(driver, "call", count)
-
-    def ask(call: Callable[[], Any]) -> bool:
-        went.clear()
-        call()
-        return not went
-
-    return ask
+    return does_without(monkeypatch, driver, "call")
 
 
 def test_shapes_in_turn_are_all_found_the_short_way(stub: Stub, cupy: FakeCupy, short: Any) -> None:

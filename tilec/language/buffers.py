@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import LanguageError
-from ..ir.core import Constant, Value, constant_of
+from ..ir.core import Constant, Value
 from ..ir.dtypes import PAIRS, DType, i32, i64, u32, u64
 from ..ir.ops.arith import element_dtype
 from ..ir.ops.memory import Load, Store, memory_type
@@ -279,8 +279,7 @@ def store(trace: Trace, buffer: Buffer, indices: tuple[Value, ...], value: Any) 
     if not _is_spread(trace, buffer):
         trace.builder.emit(Store(stored, memory, indices))
         return
-    starts = [int(n) for n in map(constant_of, indices) if n is not None]
-    store_to_part(trace, memory, starts, (1,) * len(starts), stored)
+    store_to_part(trace, memory, indices, (1,) * len(indices), stored)
 
 
 def stored_value(value: Any, dtype: DType) -> Value:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from ..ir.build import scalar
-from ..ir.core import Block, Value, constant
+from ..ir.core import Block, Value, constant, constant_of
 from ..ir.dtypes import bool_, i32
 from ..ir.ops.arith import BitAnd, Compare
 from ..ir.ops.control import If, Parallel, Yield
@@ -25,9 +25,12 @@ def each_in_parallel(
 
 
 def store_to_part(
-    trace: Trace, memory: Value, starts: Sequence[int], extents: Sequence[int], value: Value
+    trace: Trace, memory: Value, corner: Sequence[Value], extents: Sequence[int], value: Value
 ) -> None:
-    """Sets a part of a fragment, by a nest over all of it: an iteration has the element that it is at."""
+    """Sets a part of a fragment, from a corner of constant indices on, by a nest over all of it: an
+    iteration has the element that it is at.
+    """
+    starts = [int(number) for number in map(constant_of, corner) if number is not None]
     shape = tuple(int(n) for n in memory_type(memory).shape)
 
     def where_inside(indices: tuple[Value, ...]) -> None:

@@ -218,10 +218,9 @@ def fill(buffer: Any, value: Any) -> None:
         if area.whole and not isinstance(area.buffer, Reshaped):
             trace.builder.emit(Fill(area.memory, stored))
             return
-        starts = [constant_of(index) for index in area.indices]
-        if area.buffer.type.space is Space.FRAGMENT and None not in starts:
-            begin = [int(n) for n in starts if n is not None]
-            store_to_part(trace, area.memory, begin, area.extents, stored)
+        known = None not in map(constant_of, area.indices)
+        if area.buffer.type.space is Space.FRAGMENT and known:
+            store_to_part(trace, area.memory, area.indices, area.extents, stored)
             return
         each_in_parallel(trace, area.shape, write)
 

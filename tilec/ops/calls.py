@@ -15,7 +15,7 @@ from typing import Any
 
 from ..language.kernel import Kernel
 from ..runtime.allocate import allocate
-from ..runtime.arrays import ADAPTERS, ArrayView, adapter_of, is_array, view_array
+from ..runtime.arrays import ArrayView, adapter_if_array, adapter_of, is_array, view_array
 from .epilogues import epilogue_of
 from .matrices import Matrix
 from .operands import Options, number_dtype
@@ -169,8 +169,7 @@ class Remembered:
         if out is None:
             made = self.made
             out = allocate(made.library, made.device, made.shape, made.dtype, handle)
-            if any(isinstance(way, Placed) and way.place == 2 for x in self.launches for way in x):
-                pointers[2] = view_array(out).pointer
+            pointers[2] = adapter_of(out).fingerprint(out)[0]
         else:
             start, end = pointers[2], pointers[2] + self.bytes[2]
             for first, size in zip(pointers[:2], self.bytes[:2], strict=True):
@@ -240,9 +239,7 @@ def _key(
         parts.append(epilogue_of(options.epilogue, tuple(options.operands)))
     for value in (*arrays, *beside):
         pointer = 0
-        adapter = ADAPTERS.get(type(value))
-        if adapter is None and is_array(value):
-            adapter = adapter_of(value)
+        adapter = adapter_if_array(value)
         if adapter is not None:
             if adapter.library not in _LIBRARIES:
                 return None, []

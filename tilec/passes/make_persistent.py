@@ -18,6 +18,8 @@ is no multiple, some have none: they load what their neighbour does, and leave o
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from ..ir.build import Builder, scalar
 from ..ir.clone import Renaming, clone_op
 from ..ir.core import Block, Op, Program, Value, at, constant_of, walk
@@ -65,7 +67,7 @@ def _launch(launch: Launch, context: PassContext, ranges: ValueRanges) -> Launch
 def _uneven(launch: Launch) -> Op | None:
     """A loop with products or loads whose trips, or whether it runs at all, follow from which block
     it is."""
-    of_block = set[Value]().union(*(_follows(launch.body, index) for index in launch.body.params))
+    of_block = _follows(launch.body, launch.body.params)
     for op in walk(launch.body):
         loops: list[Op] = []
         if isinstance(op, (For, Pipeline)) and not of_block.isdisjoint((op.start, op.stop)):
@@ -91,17 +93,17 @@ def _shares_operands(launch: Launch) -> bool:
         for op in pipeline.walk()
         if isinstance(op, Copy) and is_global(op.source)
     ]
-    by_x, by_y = (_follows(launch.body, index) for index in launch.body.params[:2])
+    by_x, by_y = (_follows(launch.body, (index,)) for index in launch.body.params[:2])
     return any(by_x.isdisjoint(op.source_indices) for op in loads) and any(
         by_y.isdisjoint(op.source_indices) for op in loads
     )
 
 
-def _follows(block: Block, root: Value) -> set[Value]:
-    """The values that are computed from `root`, itself included. What a region is given counts as
-    computed from all that its op takes.
+def _follows(block: Block, roots: Iterable[Value]) -> set[Value]:
+    """The values that are computed from any of `roots`, themselves included. What a region is given
+    counts as computed from all that its op takes.
     """
-    found = {root}
+    found = set(roots)
     for op in walk(block):
         if not found.isdisjoint(op.inputs):
             found.update(op.results)

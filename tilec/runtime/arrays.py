@@ -120,6 +120,12 @@ def adapter_of(array: object) -> Adapter:
     return found
 
 
+def adapter_if_array(value: object) -> Adapter | None:
+    """How to read `value`; None for what is no array."""
+    found = ADAPTERS.get(type(value))
+    return adapter_of(value) if found is None and is_array(value) else found
+
+
 def view_array(array: object) -> ArrayView:
     """`array` as the runtime sees it. Raises ArgumentError for what is no array."""
     return adapter_of(array).view(array)

@@ -13,7 +13,7 @@ from typing import Any
 
 from .. import config
 from ..language.kernel import RESERVED, Kernel, freeze
-from .arrays import ADAPTERS, adapter_of, is_array
+from .arrays import adapter_if_array
 from .compiled import CompiledKernel
 from .devices import Device, override
 from .gpu_device import runs_in_place
@@ -49,16 +49,11 @@ class Memory:
     def key(self, args: Sequence[Any], where: Hashable) -> Hashable:
         """What the outcome of a call with these run-time arguments depends on; None for a call that
         is not remembered."""
-        if not args:
-            return None
-        kind = type(args[0])
-        adapter = ADAPTERS.get(kind)
+        adapter = adapter_if_array(args[0]) if args else None
         if adapter is None:
-            if not is_array(args[0]):
-                return None
-            adapter = adapter_of(args[0])
+            return None
         shapes = tuple(getattr(a, "shape", None) for a in args) if self.by_shape else None
-        return (where, kind, adapter.place(args[0]), shapes)
+        return (where, type(args[0]), adapter.place(args[0]), shapes)
 
     def learn(self, kernel: Kernel, found: Found, args: Sequence[Any]) -> None:
         """The next call like this one takes the short way."""

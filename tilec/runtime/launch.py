@@ -16,7 +16,7 @@ from ..errors import UNKNOWN, ArgumentError, Loc
 from ..language.kernel import UNLIKE
 from ..target import find_target
 from .allocate import allocate, as_result, hand_over
-from .arrays import ADAPTERS, Fingerprint, adapter_of, is_array, view_array
+from .arrays import Fingerprint, adapter_if_array, is_array, view_array
 from .check_args import bind_arguments, check_scalar
 from .cuda import cuda_driver
 from .gpu_driver import GpuDriver
@@ -156,11 +156,9 @@ class Loaded:
                 if param.name in self._deciding:
                     deciding.append(number)
                 continue
-            adapter = ADAPTERS.get(type(argument))
+            adapter = adapter_if_array(argument)
             if adapter is None:
-                if not is_array(argument):
-                    self._refuse(arguments)
-                adapter = adapter_of(argument)
+                self._refuse(arguments)
             seen.append(adapter.fingerprint(argument))
         return seen, scalars, self._key(seen, deciding)
 
