@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import unittest.mock
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -16,6 +17,7 @@ import tilec
 import tilec.language as T
 from tilec.errors import LanguageError
 from tilec.language.kernel import Kernel
+from tilec.parser.python_captures import identity_of
 
 Change = Callable[[], AbstractContextManager[Any]]
 
@@ -40,6 +42,81 @@ class Slotted:
 
 
 SLOTS = Slotted()
+
+
+class Given:
+    """An object whose factor is read in all the ways that there are."""
+
+    factor = 2
+
+    def __init__(self) -> None:
+        self.own, self.held = FACTOR, {"factor": 2}
+
+    @property
+    def computed(self) -> int:
+        return self.own
+
+    @classmethod
+    def of_class(cls) -> int:
+        return cls.factor
+
+    def method(self) -> int:
+        return self.own
+
+    def __call__(self) -> int:
+        return self.own
+
+    def __getitem__(self, key: str) -> int:
+        return self.held[key]
+
+    def __getattr__(self, name: str) -> int:
+        return self.__dict__["held"][name.removeprefix("the_")]
+
+    def __len__(self) -> int:
+        return self.own
+
+    def __iter__(self) -> Iterator[int]:
+        yield self.own
+
+    def __enter__(self) -> int:
+        return self.own
+
+    def __exit__(self, *problem: object) -> None:
+        pass
+
+    def __rmul__(self, x: Any) -> Any:
+        return x * self.own
+
+    @T.macro
+    def times(self, x):
+        return x * self.own
+
+
+class Inherits(Given):
+    pass
+
+
+class Named(dict[str, Any]):
+    __getattr__ = dict.__getitem__
+
+
+OBJECT: Any = Given()
+OBJECTS = [OBJECT]
+NAMED = Named(factor=2)
+
+
+def factor_of(x: Any) -> Any:
+    return x.own
+
+
+def aliased(x: Any) -> Any:
+    options = OBJECT
+    with options as factor:
+        return x * factor
+
+
+def by_default(x: Any, factors: Any = [2]) -> Any:  # noqa: B006
+    return x * factors[0]
 
 
 def helper(x: Any) -> Any:
@@ -86,6 +163,15 @@ def item(owner: Any, key: Any, value: Any) -> Iterator[None]:
     owner[key] = before
 
 
+@contextmanager
+def uncached(owner: Any, key: Any, value: Any) -> Iterator[None]:
+    """As `item`, and forgotten by the function that is cached."""
+    with item(owner, key, value):
+        cached.cache_clear()
+        yield
+    cached.cache_clear()
+
+
 def put(owner: Any, name: str, value: Any) -> Change:
     return lambda: unittest.mock.patch.object(owner, name, value)
 
@@ -97,6 +183,11 @@ def put_item(owner: Any, key: Any, value: Any) -> Change:
 def rebind(name: str, value: Any) -> Change:
     return put_item(globals(), name, value)
 
+
+PARTIAL = functools.partial(factor_of, OBJECT)
+METHOD = OBJECT.method
+own = put(OBJECT, "own", 3)
+held = put_item(OBJECT.held, "factor", 3)
 
 CASES: dict[str, tuple[Callable[[Any], Any], Change]] = {
     "a global": (lambda x: x * FACTOR, rebind("FACTOR", 3)),
@@ -120,6 +211,38 @@ CASES: dict[str, tuple[Callable[[Any], Any], Change]] = {
     ),
     "an attribute of a class": (lambda x: x * Options.factor, put(Options, "factor", 3)),
     "an attribute in a slot": (lambda x: x * SLOTS.factor, put(SLOTS, "factor", 3)),
+    "a list of a function that is cached": (lambda x: x * cached(2), lambda: uncached(TABLE, 0, 3)),
+    "a dictionary's methods": (lambda x: x * OBJECT.held.get("factor"), held),
+    "names of a dictionary": (lambda x: x * NAMED.factor, put_item(NAMED, "factor", 3)),
+    "an attribute that only the class had": (lambda x: x * OBJECT.factor, put(OBJECT, "factor", 3)),
+    "an attribute that only the parent had": (
+        lambda x: x * Inherits.factor,
+        put(Inherits, "factor", 3),
+    ),
+    "what a method of a class reads": (
+        lambda x: x * Inherits.of_class(),
+        put(Inherits, "factor", 3),
+    ),
+    "what a method reads": (lambda x: x * OBJECT.method(), own),
+    "what a method of a variable reads": (lambda x: x * METHOD(), own),
+    "what a macro that is a method reads": (lambda x: OBJECT.times(x), own),
+    "what a property reads": (lambda x: x * OBJECT.computed, own),
+    "an attribute by getattr": (lambda x: x * getattr(OBJECT, "own"), own),  # noqa: B009
+    "an attribute by __getattr__": (lambda x: x * OBJECT.the_factor, held),
+    "an item by __getitem__": (lambda x: x * OBJECT["factor"], held),
+    "an object's call": (lambda x: x * OBJECT(), own),
+    "an object's length": (lambda x: x * len(OBJECT), own),
+    "an object's iteration": (lambda x: x * sum(OBJECT), own),
+    "an object's arithmetic": (lambda x: x * OBJECT, own),
+    "an object by another name": (aliased, own),
+    "an object in a list": (lambda x: x * OBJECTS[0].own, own),
+    "an object as an argument": (lambda x: x * factor_of(OBJECT), own),
+    "an object of a partial": (lambda x: x * PARTIAL(), own),
+    "an object that is made": (lambda x: x * Given().own, rebind("FACTOR", 3)),
+    "a default that is changed": (
+        lambda x: by_default(x),
+        put_item(by_default.__defaults__[0], 0, 3),  # type: ignore[index]
+    ),
     "a name in a comprehension": (lambda x: x * sum(FACTOR for _ in range(1)), rebind("FACTOR", 3)),
 }  # fmt: skip
 
@@ -134,6 +257,102 @@ def test_a_change_gives_a_new_program(case: str) -> None:
         assert result(kernel) == result(kernel) == 3
         assert len(kernel._programs) == 1
     assert result(kernel) == 2
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_change_gives_a_function_another_identity(case: str) -> None:
+    read, change = CASES[case]
+    before = identity_of(read)
+    assert before == identity_of(read) and hash(before) == hash(identity_of(read))
+    with change():
+        assert identity_of(read) != before
+    assert identity_of(read) == before
+
+
+def test_arrays_of_equal_bytes_are_not_the_same() -> None:
+    one, other = np.zeros(4, np.float32), np.zeros(2, np.float64)
+
+    def reader(table: Any) -> Callable[[Any], Any]:
+        return lambda x: x * len(table) + float(table[0])
+
+    assert identity_of(reader(one)) == identity_of(reader(one.copy()))
+    assert identity_of(reader(one)) != identity_of(reader(other))
+    kernel = times(lambda x: x * len(one))
+    assert result(kernel) == 4
+    one.shape = (2, 2)
+    assert result(kernel) == 2
+
+
+def test_functions_of_an_installed_package_are_told_by_what_they_hold() -> None:
+    """One that is made for each call is the same function, wherever its text lies."""
+    place = f"{os.path.dirname(os.__file__)}/site-packages/acme/epilogues.py"
+    scope: dict[str, Any] = {}
+    text = "def scaled(factor):\n    return lambda x, i, j: x * factor"
+    exec(compile(text, place, "exec"), scope)  # noqa: S102
+    scaled = scope["scaled"]
+    assert identity_of(scaled(2)) == identity_of(scaled(2)) != identity_of(scaled(3))
+    assert identity_of(T.max) == identity_of(T.max) != identity_of(T.min)
+
+
+@pytest.mark.parametrize("kind", ["function", "closure", "macro", "class", "object", "module"])
+def test_what_a_compile_time_parameter_reads_may_change(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @tilec.kernel
+    def kernel(A: T.Tensor(("N",), "float32"), B: T.Tensor(("N",), "float32"), read: Any = None):
+        with T.Kernel(1, threads=32):
+            for i in T.Parallel(4):
+                B[i] = read(A[i]) if callable(read) and read is not Options else A[i] * read.factor
+
+    cell = SimpleNamespace(factor=2)
+    read, change = {
+        "function": (helper, lambda: monkeypatch.setitem(globals(), "FACTOR", 3)),
+        "closure": (lambda x: x * cell.factor, lambda: monkeypatch.setattr(cell, "factor", 3)),
+        "macro": (scaled, lambda: monkeypatch.setitem(globals(), "FACTOR", 3)),
+        "class": (Options, lambda: monkeypatch.setattr(Options, "factor", 3)),
+        "object": (SLOTS, lambda: monkeypatch.setattr(SLOTS, "factor", 3)),
+        "module": (SETTINGS_MODULE, lambda: monkeypatch.setattr(SETTINGS_MODULE, "factor", 3)),
+    }[kind]
+    assert result(kernel, read=read) == result(kernel, read=helper) == 2
+    change()
+    assert result(kernel, read=read) == 3
+
+
+def test_books_that_a_heuristic_and_a_trace_keep_are_no_changes() -> None:
+    class Books:
+        def __init__(self) -> None:
+            self.asked, self.factor = 0, 2
+
+        def choose(self, target: object, shapes: object) -> dict[str, int]:
+            self.asked += 1
+            return {"factor": self.factor}
+
+    books, traced = Books(), []
+
+    @tilec.heuristic(books.choose)
+    @tilec.kernel
+    def kernel(
+        A: T.Tensor(("N",), "float32"), B: T.Tensor(("N",), "float32"), factor: int, more: int = 0
+    ):
+        traced.append(more)
+        with T.Kernel(1, threads=32):
+            for i in T.Parallel(4):
+                B[i] = A[i] * factor + more
+
+    assert [result(kernel, more=m) for m in (0, 1, 0, 1, 1)] == [2, 3, 2, 3, 3]
+    assert (books.asked, traced) == (2, [0, 1])
+    books.factor = 3
+    assert result(kernel) == 3
+
+
+def test_the_kernels_of_tilec_are_compared_with_nothing() -> None:
+    from tilec.ops.forms import Form
+    from tilec.ops.product import product
+
+    made = product(Form(("f32", "f32"), "f32"))
+    a = np.ones((16, 16), np.float32)
+    made(a, a, np.zeros_like(a))
+    assert made.bindings == ()
 
 
 def test_a_closure_cell_may_change() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -102,6 +104,37 @@ def test_a_parameter_that_changes_makes_another_program() -> None:
     for by, factor in ((choice, 5), (several, 6)):
         scale(a, b, by)
         assert b[0] == factor
+
+
+def test_parameters_may_be_objects_that_compare_by_value_and_lead_to_themselves() -> None:
+    @dataclass
+    class Options:
+        factor: int = 2
+        whole: Any = None
+
+    @dataclass(slots=True)
+    class Slotted:
+        factor: int = 2
+
+    @tilec.kernel
+    def scale(A: T.Tensor("N", "float32"), B: T.Tensor("N", "float32"), by: Any):
+        with T.Kernel(1, threads=64):
+            for i in T.Parallel(3):
+                B[i] = A[i] * by.factor
+
+    ring, namespace = Options(), SimpleNamespace(factor=2)
+    ring.whole, namespace.parts = [ring], {"first": namespace}
+    for by in (Options(), Slotted(), ring, namespace):
+        for factor in (2, 5, 2):
+            by.factor = factor
+            b = np.zeros(3, np.float32)
+            scale(np.ones(3, np.float32), b, by=by)
+            assert b[0] == factor
+    a = np.ones(3, np.float32)
+    for wrong, hint in ((a, "has an annotation"), ({1}, "pass numbers")):
+        with pytest.raises(ArgumentError, match="by of scale cannot be") as caught:
+            scale(a, a.copy(), by=wrong)
+        assert hint in caught.value.hint
 
 
 def test_wrong_calls_are_told_after_right_ones() -> None:

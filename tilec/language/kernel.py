@@ -6,7 +6,7 @@ import functools
 import inspect
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from types import FrameType, FunctionType
 from typing import Any
 
@@ -64,6 +64,7 @@ class Kernel:
         self.staged: Staged | None = None
         self._programs: dict[object, Program] = {}
         self._heads: dict[object, Mapping[str, TensorSpec]] = {}
+        self.traced_for: list[Any] = []  # compile-time parameters of its programs that may change
         self.bindings: tuple[Binding, ...] = ()  # what its programs rely on
         self.remembered: Any = None  # what the driver knows of earlier calls
         self.repeat: Callable[..., Any] | None = None  # its short way for calls like those
@@ -234,6 +235,7 @@ class Kernel:
             if self.staged is None:
                 self.staged = frontend().stage(self.function, self._scope)
             self._programs[key] = build_program(self, self.staged, constants, dims)
+            self.traced_for += [v for v in constants.values() if type(v) not in _PLAIN]
             self.bindings = frontend().bindings(self)
         return self._programs[key]
 
@@ -245,6 +247,7 @@ class Kernel:
         if now is None:
             self._programs.clear()
             self._heads.clear()
+            self.traced_for.clear()
             self.remembered = None
             now = ()
         self.bindings = now
@@ -303,30 +306,47 @@ _PLAIN = (int, bool, str, type(None))
 """Types whose values are equal only where they are the same."""
 
 
-def freeze(name: str, value: Any) -> object:
+def freeze(name: str, value: Any, within: tuple[Any, ...] = ()) -> object:
     """A hashable stand-in for the value of the compile-time parameter `name`: numbers with their
-    type, lists and dicts by content. Raises ArgumentError for what has none."""
+    type, lists, dicts and objects that may change by content. `within` is what `value` is a part of,
+    which it may lead back to. Raises ArgumentError for what has none."""
     if type(value) in _PLAIN:
         return (type(value), value)
+    for depth, whole in enumerate(within):
+        if whole is value:
+            return (type(value), depth)
     if isinstance(value, list | tuple):
-        return (type(value), *(freeze(name, part) for part in value))
+        return (type(value), *(freeze(name, part, (*within, value)) for part in value))
     if isinstance(value, dict):
-        return (dict, *((key, freeze(name, part)) for key, part in value.items()))
+        return (dict, *((key, freeze(name, v, (*within, value))) for key, v in value.items()))
     if isinstance(value, float | complex | np.inexact):
         return (type(value), repr(value))  # 0.0 equals -0.0, and is not the same
+    own = _content(value)
     try:
         hash(value)
     except TypeError as error:
+        array = hasattr(value, "dtype")
+        if own is not None and not array:
+            return (type(value), freeze(name, own, (*within, value)))
         raise ArgumentError(
             "TLC0301",
             f"the compile-time parameter {name} cannot be a {type(value).__name__}",
-            hint='what is an array has an annotation: A: T.Tensor(("M", "N"), "float16")',
+            hint='what is an array has an annotation: A: T.Tensor(("M", "N"), "float16")'
+            if array
+            else "pass numbers, strings, tuples, lists, dicts, functions or objects with attributes",
         ) from error
-    own = getattr(value, "__dict__", None)
     changeable = getattr(type(value), "__hash__", None) is vars(object)["__hash__"]
     if own and changeable and not callable(value):
-        return (type(value), value, freeze(name, dict(own)))
+        return (type(value), value, freeze(name, own, (*within, value)))
     return (type(value), value)
+
+
+def _content(value: Any) -> dict[str, Any] | None:
+    """The attributes of an object by name, where it has any that can be listed."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {part.name: getattr(value, part.name, None) for part in fields(value)}
+    own = getattr(value, "__dict__", None)
+    return dict(own) if isinstance(own, dict) else None
 
 
 def _key(name: str, constants: Mapping[str, Any]) -> object:

@@ -2,12 +2,15 @@
 
 A program is made of the values that globals, closure cells and attributes had when it was traced. A
 name that is bound anew afterwards (a constant in a notebook, a helper that was edited) must give a
-new program, never silently the old one. Which names are read follows from the bytecode of the
-kernel, of its macros and of the user's own functions that it reaches. Lists, sets, dictionaries and
-arrays are watched for what they hold.
+new program, never silently the old one. What is read follows from the bytecode of the kernel, of its
+macros, of the user's own functions and methods that it reaches, and of those that it was given as
+compile-time parameters: globals and cells by name, and of every object those attributes that any of
+this code names, whichever way it came by the object. Lists, sets, dictionaries and arrays are
+watched for what they hold.
 
-Not watched: names of modules, what tilec and installed packages define, attributes that a property
-computes, and what containers of more than 4096 elements hold, which every call would go through.
+Not watched: names of modules, what tilec and installed packages define, what is found by a name that
+is computed (`globals()[name]`) or imported in the code itself, what a comparison of objects reads, and
+what containers of more than 4096 elements hold, which every call would go through.
 """
 
 from __future__ import annotations
@@ -15,7 +18,10 @@ from __future__ import annotations
 import dis
 import functools
 import os
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from types import (
     BuiltinFunctionType,
     CodeType,
@@ -26,85 +32,236 @@ from types import (
 )
 from typing import Any
 
+import numpy as np
+
 from ..language.kernel import Kernel
 from ..language.macro import Macro
 from ..language.staging import Binding
-from .python_guard import contents_of, is_looked_into, same_contents
+from .python_guard import closure_values, contents_of, is_looked_into, same_contents
 
 _ROOT = __name__.partition(".")[0]
 _INSTALLED = (os.path.dirname(os.__file__) + os.sep, f"{os.sep}site-packages{os.sep}")
 _LOOK_UP = ("LOAD_GLOBAL", "LOAD_NAME")
-_ATTRIBUTE = ("LOAD_ATTR", "LOAD_METHOD")
+_ARITHMETIC = (
+    "add", "sub", "mul", "matmul", "truediv", "floordiv", "mod", "divmod", "pow", "lshift", "rshift",
+    "and", "or", "xor", "neg", "pos", "invert", "abs",
+)  # fmt: skip
+_IMPLIED = (
+    "__call__", "__wrapped__", "__get__", "__getattr__", "__getattribute__", "__getitem__", "__len__",
+    "__iter__", "__next__", "__contains__", "__index__", "__int__", "__float__", "__bool__",
+    "__enter__", "__exit__",
+    *(f"__{reflected}{name}__" for name in _ARITHMETIC for reflected in ("", "r")),
+)  # fmt: skip
+"""Attributes that code reads without naming them."""
+_MADE_BY = ("__init__", "__new__", "__post_init__")  # of a class that is called
+
+_PLAIN = (bool, int, float, complex, str, bytes, type(None), np.generic)
+_MOST_CODE = 4096  # functions whose bytecode is not read again
 
 
 def bindings_of(kernel: Kernel) -> tuple[Binding, ...]:
-    """What a kernel that was just traced reads from outside, its macros, helpers and heuristic
-    included; of the heuristic not what containers hold, since it may keep books in one."""
-    captures = _Captures()
-    captures.take(kernel, containers=True)
-    captures.take(kernel.heuristic, containers=False)
-    return tuple(captures.found.values())
+    """What a kernel that was just traced reads from outside, its macros, helpers, heuristic and the
+    compile-time parameters that it was traced for included; of the heuristic not what containers hold,
+    nor what it assigns to objects, since it may keep books in them."""
+    configs = kernel.tuning.configs if kernel.tuning is not None else None
+    chosen_by = [kernel.heuristic, configs if callable(configs) else None]
+    found = _Captures(chosen_by, books=True).found
+    return tuple({**found, **_Captures([kernel, *kernel.traced_for]).found}.values())
+
+
+def identity_of(function: object) -> Hashable:
+    """Equal for two callables that trace to the same program: of one text, with equal values of all
+    that they read, looked at as deeply as it is watched. Other objects, and what is long, stand for
+    themselves."""
+    return tuple(_Captures([function]).form)
+
+
+@dataclass(frozen=True)
+class _Names:
+    """Of code and the code in it: the globals that it reads, every name that may be an attribute's,
+    and the attributes that it assigns."""
+
+    globals: frozenset[str]
+    attributes: frozenset[str]
+    assigned: frozenset[str]
+
+
+@functools.lru_cache(maxsize=_MOST_CODE)
+def _names_of(code: CodeType) -> _Names:
+    instructions = list(dis.get_instructions(code))
+    loaded = frozenset(i.argval for i in instructions if i.opname in _LOOK_UP)
+    assigned = frozenset(i.argval for i in instructions if i.opname == "STORE_ATTR")
+    attributes = frozenset(code.co_names)
+    if "getattr" in attributes:
+        attributes |= {c for c in code.co_consts if isinstance(c, str) and c.isidentifier()}
+    inner = [_names_of(constant) for constant in code.co_consts if isinstance(constant, CodeType)]
+    return _Names(
+        loaded.union(*(part.globals for part in inner)),
+        attributes.union(*(part.attributes for part in inner)),
+        assigned.union(*(part.assigned for part in inner)),
+    )
 
 
 class _Captures:
-    """The bindings that functions read, collected."""
+    """What functions and objects depend on: `found`, bindings that tell whether it changed, and
+    `form`, which is equal where it is the same. `books`: what code changes itself is not looked at.
 
-    def __init__(self) -> None:
-        self.found: dict[object, Binding] = {}
-        self._seen: set[int] = set()
+    Functions are followed that the user wrote, and `roots` whoever wrote them.
+    """
 
-    def take(self, value: Any, containers: bool) -> None:
-        """Follows a value: into the code of functions, and into containers if these count."""
-        if id(value) in self._seen:
-            return
-        self._seen.add(id(value))
+    def __init__(self, roots: Sequence[object], books: bool = False) -> None:
+        self._roots = {id(root) for root in roots}
+        self._books = books
+        self._names = set(_IMPLIED)
+        self._assigned: set[str] = set()
+        self._too_early = True
+        while self._too_early:
+            self._too_early, self._looked_at = False, False
+            self.found: dict[object, Binding] = {}
+            self.form: list[object] = []
+            self._follow(roots)
+
+    def _follow(self, roots: Iterable[object]) -> None:
+        pending, seen = [*roots], dict[int, tuple[int, object]]()
+        while pending:
+            value = pending.pop()
+            if isinstance(value, _PLAIN):
+                self.form.append((type(value), repr(value)))
+            elif id(value) in seen:
+                self.form.append(seen[id(value)][0])
+            else:
+                seen[id(value)] = (len(seen), value)
+                parts = self._parts(value)
+                self.form.append((self._stand_in(value), len(parts)))
+                pending += parts
+
+    def _stand_in(self, value: Any) -> object:
+        """What a value is beside its parts."""
         if isinstance(value, Kernel | Macro):
+            return _Itself(value) if is_own(value.function) else value.function.__code__
+        if isinstance(value, FunctionType):
+            return value.__code__ if self._is_followed(value) else _Itself(value)
+        plain = isinstance(value, tuple | MethodType | functools.partial) or is_looked_into(value)
+        return type(value) if plain else _Itself(value)
+
+    def _is_followed(self, function: FunctionType) -> bool:
+        return not is_given(function) or id(function) in self._roots and not is_own(function)
+
+    def _parts(self, value: Any) -> list[object]:
+        """What the meaning of a value depends on, all that may change of it bound."""
+        if isinstance(value, Kernel | Macro):
+            if is_own(value.function):
+                return []
             staged = value.staged.run.__code__ if value.staged is not None else None
-            self._follow(value.function, staged, containers)
-        elif isinstance(value, FunctionType):
-            if not is_given(value):
-                self._follow(value, None, containers)
-            self.take(getattr(value, "__wrapped__", None), containers)
-        elif isinstance(value, MethodType | functools.partial):
-            self.take(value.__func__ if isinstance(value, MethodType) else value.func, containers)
-        elif isinstance(value, tuple | frozenset) or containers and is_looked_into(value):
+            return self._function(value.function, staged)
+        if isinstance(value, FunctionType):
+            own = self._function(value, None) if self._is_followed(value) else []
+            return [*own, getattr(value, "__wrapped__", None)]
+        if isinstance(value, MethodType):
+            return [value.__func__, value.__self__]
+        if isinstance(value, functools.partial):
+            return [value.func, *value.args, *contents_of(value.keywords)]
+        if isinstance(value, BuiltinFunctionType):
+            return [value.__self__]
+        if is_given(value) or is_given(type(value)):
+            return []
+        self._looked_at = True
+        if isinstance(value, ModuleType):
+            home = vars(value)
+            found = sorted(self._names & home.keys())
+            return [self._bind(home, home.get, name, home[name]) for name in found]
+        parts = []
+        if isinstance(value, tuple | frozenset):
             parts = contents_of(value)
-            if not isinstance(value, tuple | frozenset):
-                unless_changed = functools.partial(_unless_changed, value)
-                self.found[unless_changed] = (unless_changed, parts, parts)
-            for part in parts:
-                self.take(part, containers)
+        elif is_looked_into(value) and not self._books:
+            parts = contents_of(value)
+            unless_changed = functools.partial(_unless_changed, value)
+            self.found[id(value), None] = (unless_changed, parts, parts)
+        return [*parts, *self._attributes(value)]
 
-    def _follow(self, function: FunctionType, staged: CodeType | None, containers: bool) -> None:
-        """The names that a function reads; `staged` reads those of annotations too."""
-        cells = dict(zip(function.__code__.co_freevars, function.__closure__ or (), strict=True))
+    def _function(self, function: FunctionType, staged: CodeType | None) -> list[object]:
+        """What a function reads; `staged` reads the names of annotations too."""
+        parts: list[object] = []
+        home = function.__globals__
         for code in filter(None, (function.__code__, staged)):
-            for is_global, name, attributes in _reads(code):
-                if is_global and name in function.__globals__:
-                    self._bind(function.__globals__.get, name, attributes, containers)
-                elif not is_global and name in cells:
-                    look_up = cells[name].__getattribute__
-                    self._bind(look_up, "cell_contents", attributes, containers)
+            names = _names_of(code)
+            self._assigned |= names.assigned
+            if not names.attributes <= self._names:
+                self._names |= names.attributes
+                self._too_early = self._looked_at  # by fewer names
+            for name in sorted(names.globals & home.keys()):
+                parts.append(self._bind(home, home.get, name, home[name]))
+        for cell in function.__closure__ or ():
+            for held in closure_values([cell]):
+                parts.append(self._bind(cell, cell.__getattribute__, "cell_contents", held))
+        parts += function.__defaults__ or ()
+        parts += contents_of(function.__kwdefaults__ or {})
+        return parts
 
-    def _bind(
-        self,
-        look_up: Callable[[Any], Any],
-        name: str,
-        attributes: tuple[str, ...],
-        containers: bool,
-    ) -> None:
-        """A name and, as far as they are looked up and not computed, the attributes read of it."""
-        try:
-            value = look_up(name)
-        except ValueError:  # a cell that holds nothing yet
-            return
+    def _bind(self, home: object, look_up: Callable[[Any], Any], name: str, value: Any) -> Any:
+        """The value of a name, which is watched from now on."""
+        self.form.append(name)
         if not isinstance(value, ModuleType) and not is_given(value):
-            self.found[look_up, name] = (look_up, name, value)
-            self.take(value, containers and not attributes)
-        if attributes:
-            home = _home(value, attributes[0])
-            if home is not None:
-                self._bind(home, attributes[0], attributes[1:], containers)
+            self.found[id(home), name] = (look_up, name, value)
+        return value
+
+    def _attributes(self, value: object) -> list[object]:
+        """Those attributes of an object, or of a class, that code names, found without running code
+        of the user's."""
+        kind = value if isinstance(value, type) else type(value)
+        classes: list[_Home] = [(c, vars(c)) for c in kind.__mro__ if not _is_installed(c)]
+        names = self._names - self._assigned if self._books else {*self._names}
+        if kind is value:
+            names.update(_MADE_BY)
+        own = None if kind is value else _own_attributes(value)
+        homes = classes if own is None else [(own, own), *classes]
+        parts = []
+        for name in sorted(names.intersection(*[[key for _, table in homes for key in table]])):
+            of_class = next((table[name] for _, table in classes if name in table), None)
+            if isinstance(of_class, MemberDescriptorType) and kind is not value:
+                look_up = functools.partial(object.__getattribute__, value)
+                with suppress(AttributeError):
+                    parts.append(self._bind(value, look_up, name, look_up(name)))
+                continue
+            # A place that has no such name now is looked at again: it would come before the others.
+            by_class = isinstance(of_class, property) or name in _IMPLIED and of_class is not None
+            for home, table in classes if by_class else homes:
+                parts.append(_behind(self._bind(home, table.get, name, table.get(name))))
+                if name in table:
+                    break
+        return parts
+
+
+@dataclass(frozen=True, eq=False)
+class _Itself:
+    """Equal to the same object alone, which it keeps alive."""
+
+    value: object
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Itself) and self.value is other.value
+
+    def __hash__(self) -> int:
+        return id(self.value)
+
+
+_Home = tuple[object, Mapping[str, Any]]
+
+
+def _own_attributes(value: object) -> dict[str, Any] | None:
+    """The dictionary of an object's own attributes."""
+    try:
+        found = object.__getattribute__(value, "__dict__")
+    except AttributeError:
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _behind(attribute: Any) -> object:
+    """The function behind a property or method of a class; all else as it is."""
+    if isinstance(attribute, property):
+        return attribute.fget
+    return attribute.__func__ if isinstance(attribute, staticmethod | classmethod) else attribute
 
 
 def _unless_changed(container: Any, parts: list[Any]) -> list[Any] | None:
@@ -112,48 +269,27 @@ def _unless_changed(container: Any, parts: list[Any]) -> list[Any] | None:
     return parts if same_contents(parts, contents_of(container)) else None
 
 
+def is_own(value: Any) -> bool:
+    """Whether tilec defines a function, class or module."""
+    name = value.__name__ if isinstance(value, ModuleType) else str(value.__module__)
+    return name.partition(".")[0] == _ROOT
+
+
 def is_given(value: Any) -> bool:
     """Whether a function, class or module comes with tilec, Python or an installed package."""
     if isinstance(value, ModuleType):
-        name, file = value.__name__, getattr(value, "__file__", None) or ""
+        file = getattr(value, "__file__", None) or ""
     elif isinstance(value, FunctionType | BuiltinFunctionType | type):
-        name = str(value.__module__)
         file = value.__code__.co_filename if isinstance(value, FunctionType) else ""
     else:
         return False
-    return name.partition(".")[0] == _ROOT or any(place in file for place in _INSTALLED)
+    return is_own(value) or any(place in file for place in _INSTALLED)
 
 
-def _home(value: Any, name: str) -> Callable[[Any], Any] | None:
-    """What looks up an attribute of a value without running code of the user's; None where nothing
-    does, or the value is no business of the user's."""
-    if is_given(value) or is_given(type(value)):
-        return None
-    own = getattr(value, "__dict__", None)
-    if isinstance(own, dict) and name in own:
-        return own.get
-    for owner in (value if isinstance(value, type) else type(value)).__mro__:
-        found = vars(owner).get(name)
-        if isinstance(found, MemberDescriptorType):
-            return value.__getattribute__ if hasattr(value, name) else None
-        if found is not None:
-            return None if isinstance(found, property) else vars(owner).get
-    return None
-
-
-def _reads(code: CodeType) -> Iterator[tuple[bool, str, tuple[str, ...]]]:
-    """The names from outside that code reads, each with the attributes that are read of it right
-    then: whether it is a global, the name, the attributes."""
-    instructions = list(dis.get_instructions(code))
-    for i, instruction in enumerate(instructions):
-        is_global = instruction.opname in _LOOK_UP
-        if is_global or instruction.opname == "LOAD_DEREF":
-            attributes = []
-            for following in instructions[i + 1 :]:
-                if following.opname not in _ATTRIBUTE:
-                    break
-                attributes.append(following.argval)
-            yield is_global, instruction.argval, tuple(attributes)
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            yield from _reads(constant)
+def _is_installed(kind: type) -> bool:
+    """Whether a class comes with Python or an installed package: its attributes do not change."""
+    name = str(kind.__module__).partition(".")[0]
+    file = getattr(sys.modules.get(name), "__file__", None) or ""
+    return (
+        name in sys.stdlib_module_names and name != "__main__" or any(p in file for p in _INSTALLED)
+    )

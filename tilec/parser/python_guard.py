@@ -34,7 +34,8 @@ def _contents(x: Any, module: Mapping[str, Any]) -> list[Any] | None:
     if isinstance(x, bytearray):
         return [bytes(x)]
     if isinstance(x, np.ndarray):
-        return [x.tobytes()] if x.dtype != object else list(x.flat)
+        data = [x.tobytes()] if x.dtype != object else list(x.flat)
+        return [x.dtype, repr(x.shape), *data]
     if isinstance(x, FunctionType | MethodType | BuiltinFunctionType):
         return _function_contents(x, module)
     if isinstance(x, GeneratorType):
