@@ -76,6 +76,7 @@ def chained(X: T.Tensor(("M", 128), "float16"), V: T.Tensor(("H", 128), "float16
             G: T.Tensor(("H", 128), "float16"), W: T.Tensor((96, "H"), "float16"),
             Y: T.Tensor(("M", 96), "float16"), stages: int = 3):  # fmt: skip
     """Between the products and behind them layouts change, which takes shared memory too."""
+    by_columns = T.GemmWarpPolicy.FullCol
     with T.Kernel(T.ceildiv(X.shape[0], 64), threads=256) as b:
         X_s = T.alloc_shared((64, 128), "float16")
         V_s = T.alloc_shared((32, 128), "float16")
@@ -91,8 +92,8 @@ def chained(X: T.Tensor(("M", 128), "float16"), V: T.Tensor(("H", 128), "float16
             T.copy(V[k * 32, 0], V_s)
             T.copy(G[k * 32, 0], G_s)
             T.copy(W[0, k * 32], W_s)
-            T.gemm(X_s, V_s, h, transpose_B=True, clear_accum=True)
-            T.gemm(X_s, G_s, g, transpose_B=True, clear_accum=True)
+            T.gemm(X_s, V_s, h, transpose_B=True, clear_accum=True, policy=by_columns)
+            T.gemm(X_s, G_s, g, transpose_B=True, clear_accum=True, policy=by_columns)
             for i, j in T.Parallel(64, 32):
                 gated[i, j] = h[i, j] * g[i, j]
             T.gemm(gated, W_s, y, transpose_B=True)

@@ -240,6 +240,34 @@ def test_a_disagreement_is_converted_and_remarked() -> None:
     keeps_meaning(two_products.lower_to_ir(), result.program, (0,))
 
 
+@tilec.kernel
+def gated(A: kernels.IN, W: T.Tensor((64, 64), "float16"), C: T.Tensor(("M", 64), "float32")):
+    """The second product may lie in any way, but what it is multiplied with has to lie in rows."""
+    with T.Kernel(T.ceildiv(A.shape[0], 128), threads=256) as b:
+        A_s = T.alloc_shared((128, 64), "float16")
+        W_s = T.alloc_shared((64, 64), "float16")
+        c = T.alloc_fragment((128, 64), "float32")
+        d = T.alloc_fragment((128, 64), "float32")
+        both = T.alloc_fragment((128, 64), "float16")
+        T.copy(A[b * 128, 0], A_s)
+        T.copy(W, W_s)
+        T.gemm(A_s, W_s, c, transpose_B=True, clear_accum=True)
+        T.gemm(A_s, W_s, d, clear_accum=True)
+        for i, j in T.Parallel(128, 64):
+            both[i, j] = c[i, j] * d[i, j]
+        T.gemm(both, W_s, c)
+        T.copy(c, C[b * 128, 0])
+
+
+@pytest.mark.parametrize("target", ["cuda:sm_80", "hip:gfx942"])
+def test_products_read_more_rather_than_go_through_shared_memory(target: str) -> None:
+    """By eight warps in rows a product of 128 x 64 reads a quarter more than by four times two."""
+    result = inferred(gated, target)
+    check(result)
+    assert not result.all(ConvertLayout)
+    keeps_meaning(gated.lower_to_ir(), result.program, (0,))
+
+
 # Shared memory
 # -------------------------------------------------------------------------------------------------
 

@@ -103,7 +103,8 @@ def variants_of(
     gemm: Gemm, family: str, threads: int, target: Target
 ) -> list[tuple[Variant, float]]:
     """Every variant of a gemm with instructions of `family`, cheapest first: what the program's
-    tile and threads allow. The cost is operand rows and columns read for one step of k.
+    tile and threads allow. The cost is what a thread reads of the operands, in registers: the unit of
+    conversions, against which it is weighed.
 
     The policy "full_row" ("full_col") puts as many units as fit along the rows (columns).
     """
@@ -116,6 +117,7 @@ def variants_of(
     if left is None or right is None or threads % unit_threads(family, target):
         return found
     total = accumulator_type(gemm).dtype.name
+    unit = tile_k * left.bits / (REGISTER_BITS * threads)  # a thread's registers for one row
     for i in _instructions(family, (left.name, right.name), total, target):
         m, n, k = i.m, i.n, i.k
         if gemm.scales and not i.scaled:
@@ -133,10 +135,10 @@ def variants_of(
                 reads = tile_m // m * (tile_n // width) * float(m + width)
             else:  # a unit keeps what it read in registers
                 reads = float(columns * tile_m + rows * tile_n)
-            cost = reads * (1.0 + 0.1 * _smallness(i, width)) + _bias(gemm, rows, columns)
+            cost = unit * reads * (1.0 + 0.1 * _smallness(i, width)) + _bias(gemm, rows, columns)
             found.append(((family, m, width, k, rows, columns), cost))
             if family == "mfma":  # the plain form where nothing asks for the other
-                found.append(((family, m, width, k, rows, columns, SWAPPED), cost + 1.0))
+                found.append(((family, m, width, k, rows, columns, SWAPPED), cost + unit))
     return sorted(found, key=lambda pair: pair[1])
 
 
