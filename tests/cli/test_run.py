@@ -72,3 +72,26 @@ def test_arrays_that_memory_does_not_hold(capfd: Capture, tmp_path: Path) -> Non
     path.write_text(COPY.replace("DTYPE", "'float32'").replace("(48, 64)", "('N', 64)"))
     status, out, err = tilec(capfd, "run", path, "-D", f"N={10**12}")
     assert status == 1 and not out and "ArgumentError [TLC0807]" in err
+
+
+@pytest.mark.parametrize("marked", [True, False], ids=["with __init__", "without"])
+def test_a_module_of_a_package_imports_from_it(
+    tmp_path: Path, capfd: Capture, marked: bool
+) -> None:
+    inner = tmp_path / f"outer_{marked}" / "inner"
+    inner.mkdir(parents=True)
+    (inner.parent / "sizes.py").write_text("DTYPE = 'float32'\n")
+    (inner / "more.py").write_text("from ..sizes import DTYPE\n")
+    file = inner / "kernels.py"
+    file.write_text("from ..sizes import DTYPE\nfrom . import more\n" + COPY)
+    if marked:
+        (inner / "__init__.py").write_text("")
+        (inner.parent / "__init__.py").write_text("from .inner import kernels\n")
+    status, found, _ = tilec(capfd, "run", file)
+    assert status == 0 and "copied" in found
+    file.write_text("from ..nothing import DTYPE\n" + COPY)
+    elsewhere = tmp_path / "elsewhere" / inner.parent.name / "inner"
+    elsewhere.mkdir(parents=True)
+    (elsewhere / "kernels.py").write_text(file.read_text())
+    status, _, problem = tilec(capfd, "run", elsewhere / "kernels.py")
+    assert status == 1 and "a name that no other package has" in problem

@@ -4,6 +4,8 @@ made for them.
 
 from __future__ import annotations
 
+import ast
+import importlib
 import importlib.util
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -73,23 +75,70 @@ def load_file(path: Path) -> Source:
     file, for what it raises.
     """
     load_plugins()
+    file = path.resolve()
+    levels = _levels_of_imports(file)
+    folders = [str(file.parent)]
     # a name that no other file has: two files called gemm.py, or one called json.py, are no matter
-    name = f"{path.stem} at {path.resolve()}"
+    name = f"{path.stem} at {file}"
+    if levels:
+        root = _root_of_package(file, levels)
+        folders.append(str(root))
+        name = ".".join(file.relative_to(root).with_suffix("").parts)
+    sys.path[:0] = folders
+    try:
+        module = _import(name, path) if levels else _execute(name, path)
+    finally:
+        for folder in folders:
+            sys.path.remove(folder)
+    kernels = {name: value for name, value in vars(module).items() if isinstance(value, Kernel)}
+    return Source(module, kernels)
+
+
+def _execute(name: str, path: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise LanguageError("TLC0190", f"{path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
-    sys.path.insert(0, str(path.resolve().parent))
+    run_users(lambda: spec.loader.exec_module(module), path)  # type: ignore[union-attr]
+    return module
+
+
+def _import(name: str, path: Path) -> ModuleType:
+    """A file that is a module of a package, by its name there."""
+    run_users(lambda: importlib.import_module(name), path)
+    module = sys.modules[name]
+    if not Path(str(module.__file__)).samefile(path):
+        raise LanguageError(
+            "TLC0191",
+            f"{path.name} imports from its package, and {name} is {module.__file__}",
+            hint="give the folder of the package a name that no other package has",
+        )
+    return module
+
+
+def _levels_of_imports(file: Path) -> int:
+    """How many packages up a file imports from: 0 where it does not say `from .`, or is no Python."""
     try:
-        run_users(lambda: spec.loader.exec_module(module), path)  # type: ignore[union-attr]
-    finally:
-        sys.path.pop(0)
-    kernels = {name: value for name, value in vars(module).items() if isinstance(value, Kernel)}
-    return Source(module, kernels)
+        nodes = ast.walk(ast.parse(file.read_bytes()))
+    except (SyntaxError, ValueError):
+        return 0
+    return max((node.level for node in nodes if isinstance(node, ast.ImportFrom)), default=0)
 
 
-def run_users(function: Callable[[], object], path: Path) -> None:
+def _root_of_package(file: Path, levels: int) -> Path:
+    """The folder in which the outermost package of a file lies."""
+    folders = file.parents
+    depth = min(levels, len(folders) - 1)
+    while depth < len(folders) - 1 and (folders[depth] / "__init__.py").exists():
+        depth += 1
+    return folders[depth]
+
+
+AT_THE_TOP = "the file is executed before its kernels are found: mend what it does at the top"
+
+
+def run_users(function: Callable[[], object], path: Path, hint: str = AT_THE_TOP) -> None:
     """Calls code of the user's file. Raises LanguageError, at the line of the file, for what it
     raises itself; an exception that comes out of tilec is tilec's own.
     """
@@ -114,7 +163,7 @@ def run_users(function: Callable[[], object], path: Path) -> None:
             "TLC0191",
             f"{path.name} raises {what}",
             loc=_place(cause, path),
-            hint="the file is executed before its kernels are found: mend what it does at the top",
+            hint=hint,
         ) from cause
 
 

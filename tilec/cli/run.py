@@ -101,7 +101,7 @@ def _run_file(file: Path, defines: tuple[str, ...]) -> list[dict[str, object]]:
                     param_hint="-D",
                 )
             start = time.perf_counter()
-            run_users(source.main, file)
+            run_users(source.main, file, "main is called without arguments: mend what it does")
             seconds = time.perf_counter() - start
             out.note(f"main: {seconds:.2f} s")
             return [{"main": str(file), "seconds": seconds}]
