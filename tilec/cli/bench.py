@@ -14,6 +14,7 @@ from ..runtime.driver import compile_program
 from ..runtime.timing import clock_of, measure
 from .output import output
 from .programs import (
+    DEFAULT_EXTENT,
     DEFINES,
     FILE,
     load_file,
@@ -37,7 +38,7 @@ def command(file: Path, device: str, rounds: int, defines: tuple[str, ...]) -> i
         chosen = select_device([])
         values = read_defines(defines)
         for name, kernel in need_kernels(load_file(file), file, values).items():
-            program = trace(kernel, values, chosen.target)
+            program = trace(kernel, values, chosen.target, DEFAULT_EXTENT)
             arrays = on_device(chosen, make_inputs(program, values))
             compiled = compile_program(program, chosen.target)
             timing = measure(partial(compiled.run_on, chosen, arrays), clock_of(arrays), rounds)

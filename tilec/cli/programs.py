@@ -24,6 +24,7 @@ from ..ir.core import Program, Value
 from ..ir.dtypes import PAIRS
 from ..ir.types import MemoryType, ScalarType
 from ..language.kernel import Kernel
+from ..language.tensors import ConstDim
 from ..language.trace import close_matches
 from ..runtime.devices import Device
 from ..runtime.gpu_device import GpuDevice
@@ -234,22 +235,64 @@ def _number(text: str) -> Any:
     return text
 
 
-def trace(kernel: Kernel, defines: dict[str, Any], target: Any) -> Program:
-    """The kernel's program for the compile-time parameters among `defines`; T.const dimensions come
-    from them too.
+def trace(
+    kernel: Kernel, defines: dict[str, Any], target: Any, extent: int | None = None
+) -> Program:
+    """The kernel's program for the compile-time parameters among `defines`. Dimensions of T.const come
+    from them too, else they are `extent`; where that is None, ArgumentError is raised.
     """
-    constants = {
-        p.name: defines.get(p.name, p.default) for p in kernel.parameters if p.kind == "constant"
-    }
-    if kernel.heuristic is not None:
-        shapes = {
-            name: tuple(_extent(d, defines, LARGE_EXTENT) for d in spec.shape)
-            for name, spec in kernel.tensor_specs(constants).items()
-        }
-        constants = {**constants, **kernel.heuristic(target, shapes)}
-        constants.update({n: v for n, v in defines.items() if n in constants})
+    constants = _constants(kernel, defines, target)
     dims = {n: v for n, v in defines.items() if isinstance(v, int) and n not in constants}
+    for spec in kernel.tensor_specs(constants).values():
+        for name in (d.name for d in spec.shape if isinstance(d, ConstDim) and d.name not in dims):
+            if extent is None:
+                raise _missing(
+                    kernel, f"the dimension {name}, for whose value it is compiled,", name
+                )
+            dims[name] = extent
     return kernel.trace(constants, dims)
+
+
+def _constants(kernel: Kernel, defines: dict[str, Any], target: Any) -> dict[str, Any]:
+    """Compile-time parameters: of `defines`, else of the first configuration that is searched, else
+    the heuristic's, else the defaults."""
+    path = Path(kernel.function.__code__.co_filename)
+    shapes = {
+        name: tuple(_extent(d, defines, LARGE_EXTENT) for d in spec.shape)
+        for name, spec in kernel.tensor_specs(kernel.constants_with(defines)).items()
+    }
+    chosen: dict[str, Any] = {}
+
+    def choose() -> None:
+        try:
+            ask()
+        except ArgumentError as error:
+            error.loc = error.loc if error.loc.known else kernel.loc
+            raise
+
+    def ask() -> None:
+        if kernel.heuristic is not None:
+            found = kernel.heuristic(target, shapes)
+            chosen.update(kernel.check_choice(found, "the heuristic"))
+        if kernel.tuning is not None:
+            chosen.update(kernel.tuning.candidates(kernel, target, shapes)[0])
+
+    run_users(choose, path, "it is called with the target and the shapes of the tensors: mend it")
+    found = kernel.constants_with({**chosen, **defines})
+    for p in kernel.parameters:
+        if p.kind == "constant" and p.name not in {*chosen, *defines} and not p.has_default:
+            problem = _missing(kernel, f"the compile-time parameter {p.name}", p.name)
+            if p.name not in kernel.function.__annotations__:
+                problem.hint += f', or annotate an array: {p.name}: T.Tensor(("M", "N"), "float16")'
+            raise problem
+    return found
+
+
+def _missing(kernel: Kernel, what: str, name: str) -> ArgumentError:
+    hint = f"add -D {name}=VALUE"
+    return ArgumentError(
+        "TLC0301", f"{kernel.name}: {what} is not given", hint=hint, loc=kernel.loc
+    )
 
 
 def _extent(dim: Any, defines: dict[str, Any], unknown: int = DEFAULT_EXTENT) -> int:

@@ -27,6 +27,7 @@ from ..runtime.driver import compile_program
 from ..runtime.emulator import Counts, counted
 from .output import output
 from .programs import (
+    DEFAULT_EXTENT,
     DEFINES,
     FILE,
     Source,
@@ -114,7 +115,7 @@ def _run(name: str, kernel: Kernel, source: Source, defines: dict[str, Any]) -> 
     """Runs one kernel; what there is to say of it."""
     out = output()
     chosen = select_device([])
-    program = trace(kernel, defines, chosen.target)
+    program = trace(kernel, defines, chosen.target, DEFAULT_EXTENT)
     arrays = make_inputs(program, defines)
     before = {n: a.copy() if isinstance(a, np.ndarray) else a for n, a in arrays.items()}
     compiled: CompiledKernel = compile_program(program, chosen.target)

@@ -22,6 +22,7 @@ from ..runtime.timing import clock_of
 from ..runtime.tuning import Trial, fastest, search
 from .output import output
 from .programs import (
+    DEFAULT_EXTENT,
     DEFINES,
     FILE,
     load_file,
@@ -57,10 +58,11 @@ def command(file: Path, device: str, defines: tuple[str, ...]) -> int:
 
 def _tune(name: str, kernel: Kernel, device: Device, defines: dict[str, Any]) -> dict[str, object]:
     def compile_candidate(config: Mapping[str, Any]) -> CompiledKernel:
-        program = trace(kernel, {**defines, **config}, device.target)
+        program = trace(kernel, {**defines, **config}, device.target, DEFAULT_EXTENT)
         return compile_program(program, device.target)
 
-    inputs = make_inputs(trace(kernel, defines, device.target), defines)
+    program = trace(kernel, defines, device.target, DEFAULT_EXTENT)
+    inputs = make_inputs(program, defines)
     arrays = on_device(device, inputs)
     shapes = {n: tuple(x.shape) for n, x in inputs.items() if hasattr(x, "shape")}
     candidates = kernel.tuning.candidates(kernel, device.target, shapes)
