@@ -246,9 +246,9 @@ def trace(
     for spec in kernel.tensor_specs(constants).values():
         for name in (d.name for d in spec.shape if isinstance(d, ConstDim) and d.name not in dims):
             if extent is None:
-                raise _missing(
-                    kernel, f"the dimension {name}, for whose value it is compiled,", name
-                )
+                what = f"the dimension {name}, for whose value it is compiled, is not given"
+                hint = f"add -D {name}=VALUE"
+                raise ArgumentError("TLC0301", f"{kernel.name}: {what}", hint=hint, loc=kernel.loc)
             dims[name] = extent
     return kernel.trace(constants, dims)
 
@@ -281,18 +281,14 @@ def _constants(kernel: Kernel, defines: dict[str, Any], target: Any) -> dict[str
     found = kernel.constants_with({**chosen, **defines})
     for p in kernel.parameters:
         if p.kind == "constant" and p.name not in {*chosen, *defines} and not p.has_default:
-            problem = _missing(kernel, f"the compile-time parameter {p.name}", p.name)
-            if p.name not in kernel.function.__annotations__:
-                problem.hint += f', or annotate an array: {p.name}: T.Tensor(("M", "N"), "float16")'
-            raise problem
+            an_array = f'{p.name}: T.Tensor(("M", "N"), "float16")'
+            raise LanguageError(
+                "TLC0113",
+                f"the compile-time parameter {p.name} is not given",
+                loc=p.loc,
+                hint=f"add -D {p.name}=VALUE, or annotate it where it is an array: {an_array}",
+            )
     return found
-
-
-def _missing(kernel: Kernel, what: str, name: str) -> ArgumentError:
-    hint = f"add -D {name}=VALUE"
-    return ArgumentError(
-        "TLC0301", f"{kernel.name}: {what} is not given", hint=hint, loc=kernel.loc
-    )
 
 
 def _extent(dim: Any, defines: dict[str, Any], unknown: int = DEFAULT_EXTENT) -> int:
