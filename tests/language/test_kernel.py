@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+import importlib.util
 import inspect
+import pickle  # noqa: TID251  (what users do)
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -343,3 +348,80 @@ def test_the_public_names_have_docstrings() -> None:
         if not isinstance(getattr(T, name), ElementType) and not inspect.getdoc(getattr(T, name))
     ]
     assert bare == []
+
+
+MODULE = """\
+import tilec, tilec.language as T
+
+
+@T.macro
+def put(X, i):
+    X[i] = 4
+
+
+@tilec.kernel
+def fill(X: T.Tensor((8,), "float32")):
+    with T.Kernel(1, threads=32):
+        for i in T.Parallel(8):
+            put(X, i)
+
+
+@tilec.kernel
+def plain(X: T.Tensor((8,), "float32")):
+    with T.Kernel(1, threads=32):
+        for i in T.Parallel(8):
+            X[i] = 4
+"""
+
+
+@pytest.mark.parametrize("edit", [lambda s: s.replace("= 4", "= 777"), lambda s: "\n\n" + s])
+def test_what_was_loaded_runs_though_its_file_was_edited(
+    edit: Callable[[str], str], tmp_path: Path
+) -> None:
+    path = tmp_path / "edited.py"
+    path.write_text(MODULE)
+    spec = importlib.util.spec_from_file_location("edited", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    path.write_text(edit(MODULE))
+    for kernel in (module.fill, module.plain):
+        found = np.zeros(8, np.float32)
+        kernel(found)
+        assert (found == 4).all()
+
+
+@tilec.kernel
+def pickled(X: T.Tensor((8,), "float32")):
+    with T.Kernel(1, threads=32):
+        for i in T.Parallel(8):
+            twice(X, i)
+
+
+@T.macro
+def twice(X, i):
+    X[i] = X[i] * 2
+
+
+@pytest.mark.parametrize("handle", [pickled, twice], ids=["kernel", "macro"])
+def test_kernels_and_macros_are_pickled_and_copied_by_name(handle: Any) -> None:
+    assert pickle.loads(pickle.dumps(handle)) is handle  # noqa: S301
+    assert copy.deepcopy({"of a model": handle})["of a model"] is copy.copy(handle) is handle
+
+
+def test_a_kernel_that_is_a_method_is_told_of_self() -> None:
+    class Layer:
+        scale = 2
+
+        @tilec.kernel
+        def run(self, X: T.Tensor((8,), "float32")):
+            with T.Kernel(1, threads=32):
+                for i in T.Parallel(8):
+                    X[i] = X[i] * self.scale
+
+    layer, found = Layer(), np.ones(8, np.float32)
+    layer.run(layer, found)
+    assert (found == 2).all()
+    with pytest.raises(ArgumentError, match="not given: X") as caught:
+        layer.run(found)
+    assert "pass the object too" in caught.value.hint

@@ -81,6 +81,9 @@ class Kernel:
         """Where its name stands."""
         return self._parsed.loc
 
+    def __reduce__(self) -> str:
+        return self.function.__qualname__  # pickled and copied as the function that it replaces
+
     def __repr__(self) -> str:
         return f"<tilec kernel {self.function.__qualname__}>"
 
@@ -138,7 +141,10 @@ class Kernel:
             raise ArgumentError("TLC0301", f"{self.name}: {error}", hint=hint) from error
         missing = [p.name for p in self.parameters if p.kind != "constant" and p.name not in given]
         if missing:
-            raise ArgumentError("TLC0301", f"{self.name}: not given: {', '.join(missing)}")
+            hint = "self is a parameter as any other: pass the object too" * ("self" in given)
+            raise ArgumentError(
+                "TLC0301", f"{self.name}: not given: {', '.join(missing)}", hint=hint
+            )
         return dict(given)
 
     def _ask_heuristic(self, given: Mapping[str, Any], target: object) -> Mapping[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..errors import LanguageError
 from .places import locate
-from .staging import Staged, frontend
+from .staging import Staged, frontend, keep_source
 from .trace import current, refuse
 
 
@@ -40,6 +40,7 @@ class Macro:
         self.function = function
         self._scope = scope
         self.staged: Staged | None = None
+        keep_source(function)
         functools.update_wrapper(self, function)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -61,6 +62,9 @@ class Macro:
 
     def __get__(self, instance: object, owner: type | None = None) -> Any:
         return self if instance is None else MethodType(self, instance)
+
+    def __reduce__(self) -> str:
+        return self.function.__qualname__  # pickled and copied as the function that it replaces
 
     def __repr__(self) -> str:
         return f"<tilec macro {self.function.__qualname__}>"

@@ -46,6 +46,9 @@ class Parsed:
 class Frontend(Protocol):
     """What the Python frontend offers."""
 
+    def keep(self, function: FunctionType) -> None:
+        """Reads the source, where there is one: what is edited later is not what was loaded."""
+
     def parse(self, function: FunctionType, scope: Mapping[str, Any]) -> Parsed:
         """Reads the source. Raises LanguageError where there is none."""
 
@@ -83,11 +86,22 @@ def as_they_are(bindings: tuple[Binding, ...]) -> tuple[Binding, ...] | None:
 
 
 _frontend: list[Frontend] = []
+_unread: list[FunctionType] = []  # decorated before there was one
 
 
 def install(frontend: Frontend) -> None:
     """Makes `frontend` the one that is used from now on."""
     _frontend[:] = [frontend]
+    while _unread:
+        frontend.keep(_unread.pop())
+
+
+def keep_source(function: FunctionType) -> None:
+    """Has the source of a function read now, or as soon as there is a frontend."""
+    if _frontend:
+        _frontend[0].keep(function)
+    else:
+        _unread.append(function)
 
 
 def installed() -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import functools
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from types import CellType, FunctionType
 from typing import Any
 
@@ -22,6 +23,11 @@ from .python_source import build_function, expression_function, find_definition,
 
 class PythonFrontend:
     """What `language.staging.Frontend` asks for."""
+
+    def keep(self, function: FunctionType) -> None:
+        """Reads the source of a function now, where there is one."""
+        with suppress(LanguageError):  # which is told where the function is used
+            find_definition(function)
 
     def parse(self, function: FunctionType, scope: Mapping[str, Any]) -> Parsed:
         """What the source says of the parameters. Raises LanguageError where there is none."""

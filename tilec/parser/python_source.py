@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from types import CellType, CodeType, FunctionType
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from ..errors import LanguageError, Loc
 from ..language.places import characters
@@ -42,11 +43,23 @@ def node_loc(node: ast.AST, file: str, function: str = "") -> Loc:
     return Loc(file, line, column, stop, function)
 
 
+_found: WeakKeyDictionary[FunctionType, ast.FunctionDef] = WeakKeyDictionary()
+"""The definitions of functions as they were when they were first asked for: their files may be edited
+while they are loaded, and what runs is what Python loaded."""
+
+
 def find_definition(function: FunctionType) -> ast.FunctionDef:
-    """The definition of a function, with the positions that it has in its file.
+    """The definition of a function, with the positions that it has in its file; the same one whenever
+    it is asked for.
 
     Raises LanguageError where the source is not to be had, or is no `def`.
     """
+    if function not in _found:
+        _found[function] = _read_definition(function)
+    return _found[function]
+
+
+def _read_definition(function: FunctionType) -> ast.FunctionDef:
     code = function.__code__
     name = function.__name__
     try:
@@ -67,7 +80,8 @@ def find_definition(function: FunctionType) -> ast.FunctionDef:
         "TLC0100",
         f"{name} is no function written with `def`",
         loc=Loc(code.co_filename, code.co_firstlineno, 0, None, name),
-        hint="a lambda or an async function cannot be a kernel",
+        hint="a lambda or an async function cannot be a kernel, nor one whose file was edited since it "
+        "was loaded",
     )
 
 
