@@ -38,11 +38,12 @@ _MEMORY = 15.3  # bytes from memory, where all ask: 3.6 TB/s
 _ALONE = 40  # bytes from memory, where few ask: half of all get as much as all
 _LINE = 0.8  # the TMA unit, for a line of 128 bytes,
 _ASTRAY = 3.5  # for one that starts within a sector,
-_OUTSIDE = 7.9  # and for one outside of the matrix, which it fills with zeros
+_OUTSIDE = 12  # and for one outside of the matrix, of all that the GPU fills with zeros
 _BESIDE = 0.16  # of work or memory, what takes less time, is not hidden behind the other,
 _ALSO = 0.05  # nor are so much of all that a step needs
 _AGREED = 1.03  # times as long, where three warpgroups of each of several blocks free a stage
-_FEW = 64  # rows that may be the columns of tiles
+_NARROW = 512  # rows that may be the columns of tiles
+_FEW = 32  # rows that blocks in clusters load for each other
 _IN_FOURS = 0.88  # of the multiprocessors are in clusters of four
 _START = 7700  # before the first product: launch, descriptors, first loads
 _END = 500  # after the last one, beside the stores:
@@ -162,7 +163,7 @@ def choose_schedule(target: Target, problem: Problem) -> Schedule:
 def candidates(target: Target, problem: Problem) -> Iterator[Schedule]:
     """Every schedule that is considered: tiles from large to small, parts from few to many."""
     yield from _unswapped(target, problem)
-    if problem.M <= _FEW and problem.M < problem.N and _by_wgmma(target, problem):
+    if problem.M <= _NARROW and problem.M < problem.N and _by_wgmma(target, problem):
         for schedule in _unswapped(target, problem.swapped):
             if not schedule.workers:
                 yield replace(schedule, swapped=True)
@@ -214,7 +215,7 @@ def _clusters(target: Target, problem: Problem) -> list[tuple[int, int]]:
     """The clusters that are considered, none first."""
     if not (target.clusters and _by_wgmma(target, problem)):
         return [(1, 1)]
-    few, astray = problem.M <= _FEW // 2, bool(problem.astray)
+    few, astray = problem.M <= _FEW, bool(problem.astray)
     return [(1, 1), *[(2, 1)] * astray, *[(1, 2)] * (astray or few), *[(1, 4)] * few]
 
 
@@ -274,12 +275,14 @@ def _step_clocks(target: Target, p: Problem, s: Schedule) -> float:
 
 def _tma_clocks(problem: Problem, schedule: Schedule) -> float:
     """What the TMA unit takes for a step: each block of a cluster loads its part of what is shared.
-    A line is a row of a box, which is as wide as the swizzle."""
+    A line is a row of a box, which is as wide as the swizzle, and no higher than the matrix. Those
+    outside of it hold up all multiprocessors, so that each is charged the mean of its tiles."""
     p, s = problem, schedule
 
     def rows(name: str, block: int, extent: int, along_k: bool) -> float:
-        inside = min(block, extent)
-        lines = inside * (_ASTRAY if name in p.astray else _LINE) + (block - inside) * _OUTSIDE
+        outside = -extent % block / ceil(extent / block) if extent > block else 0
+        inside = min(block, extent) - outside
+        lines = inside * (_ASTRAY if name in p.astray else _LINE) + outside * _OUTSIDE
         return lines if along_k else lines * _SWIZZLES[0] / _span(block * p.item_bytes)
 
     a = rows("A", s.block_M, p.M, p.a == "rows") / s.cluster_N
