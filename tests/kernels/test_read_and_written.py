@@ -163,6 +163,14 @@ def windows(
                 for m in T.serial(2):
                     for i, j in T.Parallel(8, 64):
                         Y[n * step + m * 8 + i, j] = X[n, j] + (m * 8 + i)
+        elif how == "branched":
+            for n in T.serial(K):
+                if n % 2 == 0:
+                    for i, j in T.Parallel(16, 64):
+                        Y[n * step + i, j] = X[n, j] + i
+                else:
+                    for j, i in T.Parallel(64, 16):
+                        Y[n * step + i, j] = X[n, j] + i
         else:
             while k < K:
                 for i, j in T.Parallel(16, 64):
@@ -171,7 +179,7 @@ def windows(
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("how", ["serial", "unrolled", "nested", "while"])
+@pytest.mark.parametrize("how", ["serial", "unrolled", "nested", "branched", "while"])
 def test_the_last_of_several_writes_stays(device: str, how: str) -> None:
     for step in (8, 3, 16):
         x = np.random.default_rng(step).integers(-9, 9, (3, 64)).astype(np.float16)
@@ -187,12 +195,56 @@ def test_the_last_of_several_writes_stays(device: str, how: str) -> None:
 def test_trips_that_are_apart_do_not_meet() -> None:
     for how, step, meets in (
         ("serial", 16, 0), ("nested", 16, 0), ("nested", 24, 0), ("serial", 15, 1), ("nested", 15, 1),
-        ("while", 16, 1),
+        ("while", 16, 1), ("branched", 16, 0), ("branched", 15, 2),
     ):  # fmt: skip
         text = windows.lower(target="cuda:sm_80", step=step, how=how).source
         assert text.count("  barrier_for_stores();") == meets, (how, step)
 
 
+@tilec.kernel
+def some_rows(
+    A: T.Tensor(("M", "K"), "float16"),
+    B: T.Tensor(("N", "K"), "float16"),
+    bounds: T.Tensor(("G",), "int32"),
+    C: T.Tensor(("M", "N"), "float16"),
+):
+    """Rows bounds[g] to bounds[g + 1] of A @ B.T, 64 at most, for each g: stored whole where they are 64."""
+    N, K = B.shape
+    with T.Kernel(T.ceildiv(N, 64), bounds.shape[0] - 1, threads=128, persistent=True) as (bx, g):
+        start, stop = T.max(bounds[g], 0), bounds[g + 1]
+        A_s = T.alloc_shared((64, 64), "float16")
+        B_s = T.alloc_shared((64, 64), "float16")
+        sums = T.alloc_fragment((64, 64), "float32")
+        T.clear(sums)
+        for k in T.Pipelined(T.ceildiv(K, 64), num_stages=3):
+            T.copy(A[start, k * 64], A_s)
+            T.copy(B[bx * 64, k * 64], B_s)
+            T.gemm(A_s, B_s, sums, transpose_B=True)
+        if start + 64 <= stop:
+            T.copy(sums, C[start, bx * 64])
+        else:
+            for i, j in T.Parallel(64, 64):
+                if start + i < stop:
+                    C[start + i, bx * 64 + j] = sums[i, j]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_tiles_that_are_stored_whole_or_in_part(device: str) -> None:
+    rng = np.random.default_rng(0)
+    a, b = (rng.integers(-3, 4, (rows, 72)).astype(np.float16) for rows in (200, 136))
+    c = np.full((200, 136), np.nan, np.float16)
+    with tilec.device(device):
+        some_rows(a, b, np.array([0, 64, 64, 65, 128, 192], np.int32), c)
+    assert np.array_equal(c[:192], a[:192].astype(np.float32) @ b.astype(np.float32).T)
+    assert np.isnan(c[192:]).all()
+
+
+def test_a_block_waits_for_no_stores_of_another_arm() -> None:
+    text = some_rows.lower(target="cuda:sm_90a").source
+    text = text[text.index('extern "C"') :]
+    assert "tma_store" in text and text.count("bulk_wait<0>") == 1, "the last, of the role"
+
+
 def test_texts_compile() -> None:
-    for kernel in (transposed, rotated):
+    for kernel in (transposed, rotated, some_rows):
         compile_texts(kernel)

@@ -58,6 +58,24 @@ def test_loops_of_every_kind(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+def test_a_plain_function_has_names_of_its_own(tmp_path: Path) -> None:
+    """What it calls i and k are no names of the kernel's, which binds those anew."""
+    body = """
+    i, k, first = 1, 2, 2
+    def f(i, j=first):
+        k = i + j
+        return k
+    for m in range(n):
+        for i in range(2): L[i] = f(i)
+        k = m
+        L[k] = 1
+    """
+    lines = simt(body_text(tmp_path, body))
+    assert [line for line in lines if "store" in line] == [
+        "store 2.0, %L[0]", "store 3.0, %L[1]", "store 1.0, %L[%m]",
+    ]  # fmt: skip
+
+
 def test_branches_take_the_names_of_before(tmp_path: Path) -> None:
     body = """
     x = 1

@@ -165,7 +165,8 @@ def _grouped_product(form: Form) -> Kernel:
         find_tiles(offsets, table, groups, M, rows)
         grid = (T.ceildiv(N, columns), tiles)
         with T.Kernel(*grid, threads=threads, cluster=cluster, persistent=True) as (bx, by):
-            group, start, stop = table[by, 0], table[by, 1], table[by, 2]
+            # What comes from memory could be negative, for all that TMA knows.
+            group, start, stop = table[by, 0], T.max(table[by, 1], 0), table[by, 2]
             n = bx * columns
             sums = T.alloc_fragment((block_M, block_N), form.sums)
             T.clear(sums)
@@ -212,17 +213,27 @@ def _finding() -> Any:
 
 
 def _finishing(form: Form) -> Any:
-    """A macro: stores the rows of a tile that are its group's, through the epilogue."""
+    """A macro: stores the rows of a tile that are its group's, through the epilogue. Where all are,
+    the tile is stored whole."""
 
     @T.macro
     @no_type_check
     def finish(sums, C, extras, group, start, stop, n, swapped):
-        for i, j in T.Parallel(*sums.shape):
-            row, column = (start + j, n + i) if swapped else (start + i, n + j)
-            if row < stop:
-                value = sums[i, j]
-                if form.epilogue is not None:
-                    value = form.epilogue.apply(value, (group, row, column), extras)
-                C[row, column] = T.cast(value, form.out)
+        def place(i, j):
+            return (start + j, n + i) if swapped else (start + i, n + j)
+
+        def value(i, j):
+            found = sums[i, j]
+            if form.epilogue is not None:
+                found = form.epilogue.apply(found, (group, *place(i, j)), extras)
+            return T.cast(found, form.out)
+
+        if start + sums.shape[1 if swapped else 0] <= stop:
+            for i, j in T.Parallel(*sums.shape):
+                C[place(i, j)] = value(i, j)
+        else:
+            for i, j in T.Parallel(*sums.shape):
+                if place(i, j)[0] < stop:
+                    C[place(i, j)] = value(i, j)
 
     return finish

@@ -85,6 +85,19 @@ def parameter_names(arguments: ast.arguments) -> list[str]:
     return [arg.arg for arg in every]
 
 
+def _free(function: ast.FunctionDef) -> set[str]:
+    """The names that a function takes from around it, and at times some that one in it binds."""
+    arguments, body = function.args, ast.Module(function.body, [])
+    around = [*function.decorator_list, *arguments.defaults, *filter(None, arguments.kw_defaults)]
+    shared = {n for node in ast.walk(body) if isinstance(node, ast.Nonlocal) for n in node.names}
+    own = {*parameter_names(arguments), *bound_names(function.body)} - shared
+    return _names_in(body) - own | {name for node in around for name in _names_in(node)}
+
+
+def _names_in(tree: ast.AST) -> set[str]:
+    return {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+
+
 def rewrite_definition(definition: ast.FunctionDef, file: str) -> ast.FunctionDef:
     """A new definition that traces. Raises LanguageError for what has no meaning in a kernel.
 
@@ -121,13 +134,8 @@ class _Rewriter(ast.NodeTransformer):
 
     def _captured(self) -> ast.expr:
         """The names of this function that plain functions in it read."""
-        inner = {
-            name.id
-            for node in ast.walk(self._definition)
-            if isinstance(node, ast.FunctionDef) and node is not self._definition
-            for name in ast.walk(node)
-            if isinstance(name, ast.Name)
-        }
+        nested = (node for node in ast.walk(self._definition) if isinstance(node, ast.FunctionDef))
+        inner = {name for node in nested if node is not self._definition for name in _free(node)}
         return ast.Tuple([ast.Constant(n) for n in sorted(inner & self._names)], ast.Load())
 
     # Making nodes -------------------------------------------------------------------------------

@@ -66,15 +66,18 @@ class StoreRegions:
         self.defined_by = defining_ops(launch.body)
         self.differing = differing
         self.around: dict[Op, tuple[For | While, ...]] = {}
+        self.arms: dict[Op, dict[Op, int]] = {}
+        """Of the branches around a statement that all threads take alike: which arm it is in."""
         self._boxes: dict[tuple[Op, Value], tuple[_Box, ...]] = {}
-        self._enter(launch.body, ())
+        self._enter(launch.body, (), {})
 
-    def _enter(self, block: Block, loops: tuple[For | While, ...]) -> None:
+    def _enter(self, block: Block, loops: tuple[For | While, ...], arms: dict[Op, int]) -> None:
         for op in block.ops:
-            self.around[op] = loops
+            self.around[op], self.arms[op] = loops, arms
             inner = (*loops, op) if isinstance(op, (For, While)) else loops
-            for region in op.regions:
-                self._enter(region, inner)
+            alike = isinstance(op, If) and op.condition not in self.differing
+            for number, region in enumerate(op.regions):
+                self._enter(region, inner, {**arms, op: number} if alike else arms)
 
     def apart(self, first: Op, second: Op, tensor: Value) -> Known:
         """Whether no element of a tensor is written by both, in the same trips of the loops around
@@ -82,11 +85,17 @@ class StoreRegions:
         """
         if self.around[first] != self.around[second]:
             return None
+        alone = first is second or self._one_is_taken(first, second)
         return _all(
-            _all([first is second or _in_a_trip(a, b), *self._from_trip_to_trip(a, b, first)])
+            _all([alone or _in_a_trip(a, b), *self._from_trip_to_trip(a, b, first)])
             for a in self.boxes(first, tensor)
             for b in self.boxes(second, tensor)
         )
+
+    def _one_is_taken(self, first: Op, second: Op) -> bool:
+        """Whether two statements with the same loops around are in two arms of a branch."""
+        arms = self.arms[second]
+        return any(arms.get(branch, arm) != arm for branch, arm in self.arms[first].items())
 
     def unordered(self, first: Op, second: Op, tensor: Value) -> bool:
         """Whether two statements may write a tensor in any order, or one in any order of its trips:
