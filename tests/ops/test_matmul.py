@@ -381,6 +381,35 @@ def test_functions_of_equal_text_and_values_share_a_kernel() -> None:
         check(ops.matmul(a, b, epilogue=scaled(factor)), a, b, lambda x, f=factor: x * f)
 
 
+def test_of_equal_functions_the_calls_own_is_traced() -> None:
+    """What the first of them reads may have changed, when a tile of another size is traced."""
+
+    def scaled(factor: float) -> tuple[Callable[..., Any], Callable[[float], None]]:
+        def change(value: float) -> None:
+            nonlocal factor
+            factor = value
+
+        return lambda x, i, j: x * factor, change
+
+    a, b = normal(4, 8), normal(8, 4, seed=1)
+    (first, change), (second, _) = scaled(2.5), scaled(2.5)
+    check(ops.matmul(a, b, epilogue=first), a, b, lambda x: x * 2.5)
+    change(7.0)
+    for schedule in (None, ops.Schedule(16, 16, 16, 2, 32)):
+        found = ops.matmul(a, b, epilogue=second, schedule=schedule)
+        check(found, a, b, lambda x: x * 2.5)
+
+
+def test_numbers_of_64_bits_keep_them_beside_sums_that_have_them() -> None:
+    a, b = normal(4, 8, dtype="float64"), normal(8, 4, seed=1, dtype="float64")
+    for third in (1 / 3, np.float64(1 / 3)):
+        found = ops.matmul(a, b, by=third, epilogue=lambda x, i, j, by: x * 0 + by)
+        assert (found == 1 / 3).all()
+    a, b = a.astype(np.float32), b.astype(np.float32)
+    with pytest.raises(ArgumentError, match=r"by is 1e\+300, which f32 cannot hold"):
+        ops.matmul(a, b, by=1e300, epilogue=lambda x, i, j, by: x * by)
+
+
 def test_a_number_of_the_module_that_changes_is_seen() -> None:
     a, b = normal(4, 8), normal(8, 4, seed=1)
     for factor in (1.0, 5.0):

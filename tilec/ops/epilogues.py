@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Hashable, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..errors import LanguageError, TilecError
+from ..errors import LanguageError
 from ..language.operand import Operand, is_number
 from ..parser.python_captures import identity_of
+
+in_force: ContextVar[Callable[..., Any] | None] = ContextVar("in_force", default=None)
+"""The epilogue of the call that is made."""
 
 
 @dataclass(frozen=True)
 class Epilogue:
     """A function of the sum, its indices and operands by name. Equal where the functions are:
     of one text, with equal values of the names that it uses.
+
+    Of equal ones the call's own is traced: what another reads may have changed since it was equal.
     """
 
     function: Callable[..., Any] = field(compare=False)
@@ -24,11 +30,10 @@ class Epilogue:
 
     def apply(self, value: Any, index: Sequence[Any], operands: Sequence[Any]) -> Any:
         """The value that is stored at `index`. Raises LanguageError for what is no scalar."""
-        try:
-            result = self.function(value, *index, **dict(zip(self.names, operands, strict=False)))
-        except TilecError as error:  # the kernel calls its operands X0, X1, …
-            error.message, error.hint = map(self._in_its_names, (error.message, error.hint))
-            raise
+        given = in_force.get()
+        same = given is not None and identity_of(given) == self.identity
+        function = given if given is not None and same else self.function
+        result = function(value, *index, **dict(zip(self.names, operands, strict=False)))
         if not isinstance(result, Operand) and not is_number(result):
             raise LanguageError(
                 "TLC0813",
@@ -37,9 +42,11 @@ class Epilogue:
             )
         return result
 
-    def _in_its_names(self, text: str) -> str:
-        slots = {f"X{n}": name for n, name in enumerate(self.names)}
-        return re.sub(r"\bX\d\b", lambda found: slots.get(found[0], found[0]), text)
+
+def in_their_names(text: str, names: Sequence[str]) -> str:
+    """What is said of a kernel's operands X0, X1, … with the names that the caller gave them."""
+    slots = {f"X{n}": name for n, name in enumerate(names)}
+    return re.sub(r"\bX\d\b", lambda found: slots.get(found[0], found[0]), text)
 
 
 def epilogue_of(function: Callable[..., Any], names: tuple[str, ...]) -> Epilogue:

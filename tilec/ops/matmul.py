@@ -85,7 +85,7 @@ def matmul(
     With few tiles, or few in the last wave, K is divided among blocks, whose partial sums are added
     in one order: equal inputs give equal bits, on every call.
     """
-    with AtTheCall():
+    with AtTheCall(epilogue, operands):
         handle = None if stream is None else stream_handle(stream)
         tiled = is_tiled(schedule)
         options = Options(out, out_dtype, in_dtype, epilogue, exact, operands, handle, tiled)
@@ -107,8 +107,9 @@ def prepare_matmul(a: Any, b: Any, *, schedule: Schedule | None = None, **option
     Takes what `matmul` does but `device`. Raises what it does, and ArgumentError for a batch that
     takes more than one launch.
     """
-    with AtTheCall():
-        call = check(a, b, replace(Options.among(options), tiled=is_tiled(schedule)))
+    given = Options.among(options)
+    with AtTheCall(given.epilogue, given.operands):
+        call = check(a, b, replace(given, tiled=is_tiled(schedule)))
         if len(call.launches) != 1:
             raise refuse(f"this product takes {len(call.launches)} launches, and one is prepared")
         (arguments,) = call.launches

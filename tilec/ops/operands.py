@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextvars import Token
 from dataclasses import dataclass, field, replace
 from inspect import signature
 from pathlib import Path
@@ -17,7 +18,7 @@ from ..language.dtypes import element_type
 from ..language.places import locate_outside
 from ..runtime.allocate import allocate, hand_over
 from ..runtime.arrays import ArrayView, is_array, view_array
-from .epilogues import Epilogue, epilogue_of
+from .epilogues import Epilogue, epilogue_of, in_force, in_their_names
 from .forms import EXTRAS, Extra
 from .matrices import Matrix, collide
 
@@ -55,10 +56,19 @@ class Options:
 
 
 class AtTheCall:
-    """Context: what is wrong with arguments is wrong at the call, whoever notices."""
+    """Context of a call with an epilogue and its operands: what is wrong with arguments is wrong at
+    the call, in its names, whoever notices."""
+
+    def __init__(
+        self, epilogue: Callable[..., Any] | None = None, operands: Iterable[str] = ()
+    ) -> None:
+        self._epilogue = epilogue
+        self._operands = operands
+        self._token: Token[Callable[..., Any] | None] | None = None
 
     def __enter__(self) -> None:
-        return None
+        if self._epilogue is not None:
+            self._token = in_force.set(self._epilogue)
 
     def __exit__(
         self,
@@ -66,9 +76,14 @@ class AtTheCall:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if isinstance(error, TilecError) and (
-            isinstance(error, ArgumentError) or _is_ours(error.loc)
-        ):
+        if self._token is not None:
+            in_force.reset(self._token)
+        if not isinstance(error, TilecError):
+            return
+        names = tuple(self._operands)
+        error.message = in_their_names(error.message, names)
+        error.hint = in_their_names(error.hint, names)
+        if isinstance(error, ArgumentError) or _is_ours(error.loc):
             error.loc = locate_outside(str(__package__))
 
 
@@ -180,7 +195,10 @@ def read_extras(operands: Mapping[str, Any], a: Matrix) -> tuple[tuple[Extra, ..
     extras, values = [], []
     for name, value in operands.items():
         if not is_array(value):
-            extras.append(Extra(name, _number(name, value), 0))
+            dtype = _number(name, value)
+            # Beside sums of 64 bits a number keeps its own.
+            dtype = "f64" if (dtype, a.view.dtype) == ("f32", "f64") else dtype
+            extras.append(Extra(name, dtype, 0))
             values.append(as_number(value))
             continue
         view = _read_array(name, value)
