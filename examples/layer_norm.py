@@ -1,5 +1,5 @@
-"""Layer normalisation of every row, with a weight and a bias a column: each element read once, mean
-and variance taken from registers.
+"""Layer normalisation of every row, with a weight and a bias a column: mean and variance are taken
+from registers, or of long rows part by part.
 """
 
 from __future__ import annotations
@@ -11,15 +11,74 @@ import numpy as np
 import tilec
 import tilec.language as T
 
+MOST = 8192
+"""Elements of a row that is kept in registers."""
 
-def row_tiles(target: Any, shapes: Any) -> dict[str, int]:
-    """Whole rows in registers: 32 elements a thread, four 16-byte loads in flight."""
-    block_N = max(128, 1 << (shapes["X"][1] - 1).bit_length())
-    return {
-        "block_M": max(1, 4096 // block_N),
-        "block_N": block_N,
-        "threads": min(1024, max(128, block_N // 32)),
-    }
+
+def row_tiles(target: Any, shapes: Any) -> dict[str, Any]:
+    """Whole rows in registers, 16 elements a thread, and several short ones a block; parts of longer ones."""
+    N = shapes["X"][1]
+    if N > MOST:
+        return {"block_M": 1, "block_N": MOST, "threads": 512, "whole": False}
+    block_N = max(128, 1 << (N - 1).bit_length())
+    block_M = max(1, 2048 // block_N)
+    return {"block_M": block_M, "block_N": block_N, "threads": block_M * block_N // 16}
+
+
+@T.macro
+def rows_in_registers(X, W, B, Y, eps, first, block_M, block_N):
+    """Each element is read once."""
+    N = X.shape[1]
+    x = T.alloc_fragment((block_M, block_N), "float32")
+    square = T.alloc_fragment((block_M, block_N), "float32")
+    mean = T.alloc_fragment((block_M,), "float32")
+    scale = T.alloc_fragment((block_M,), "float32")
+    T.copy(X[first, 0], x)
+    T.reduce_sum(x, mean, dim=1)
+    for i in T.Parallel(block_M):
+        mean[i] = mean[i] / N
+    for i, j in T.Parallel(block_M, block_N):
+        x[i, j] = T.if_then_else(j < N, x[i, j] - mean[i], 0)
+        square[i, j] = x[i, j] * x[i, j]
+    T.reduce_sum(square, scale, dim=1)
+    for i in T.Parallel(block_M):
+        scale[i] = T.rsqrt(scale[i] / N + eps)
+    for i, j in T.Parallel(block_M, block_N):
+        x[i, j] = x[i, j] * scale[i] * W[j] + B[j]
+    T.copy(x, Y[first, 0])
+
+
+@T.macro
+def rows_in_parts(X, W, B, Y, eps, first, block_M, block_N):
+    """Each element is read three times, mostly from the L2 cache."""
+    N = X.shape[1]
+    x = T.alloc_fragment((block_M, block_N), "float32")
+    sums = T.alloc_fragment((block_M, block_N), "float32")
+    mean = T.alloc_fragment((block_M,), "float32")
+    scale = T.alloc_fragment((block_M,), "float32")
+    T.clear(sums)
+    for k in T.serial(T.ceildiv(N, block_N)):
+        T.copy(X[first, k * block_N], x)
+        for i, j in T.Parallel(block_M, block_N):
+            sums[i, j] += x[i, j]
+    T.reduce_sum(sums, mean, dim=1)
+    for i in T.Parallel(block_M):
+        mean[i] = mean[i] / N
+    T.clear(sums)
+    for k in T.serial(T.ceildiv(N, block_N)):
+        T.copy(X[first, k * block_N], x)
+        for i, j in T.Parallel(block_M, block_N):
+            centred = T.if_then_else(k * block_N + j < N, x[i, j] - mean[i], 0)
+            sums[i, j] += centred * centred
+    T.reduce_sum(sums, scale, dim=1)
+    for i in T.Parallel(block_M):
+        scale[i] = T.rsqrt(scale[i] / N + eps)
+    for k in T.serial(T.ceildiv(N, block_N)):
+        T.copy(X[first, k * block_N], x)
+        for i, j in T.Parallel(block_M, block_N):
+            n = k * block_N + j
+            x[i, j] = (x[i, j] - mean[i]) * scale[i] * W[n] + B[n]
+        T.copy(x, Y[first, k * block_N])
 
 
 @tilec.heuristic(row_tiles)
@@ -32,31 +91,12 @@ def layer_norm(
     eps: float = 1e-5,
     block_M: int = 1,
     block_N: int = 4096,
-    threads: int = 128,
+    threads: int = 256,
+    whole: bool = True,
 ):
-    M, N = X.shape
-    with T.Kernel(T.ceildiv(M, block_M), threads=threads) as bx:
-        x = T.alloc_fragment((block_M, block_N), "float32")
-        square = T.alloc_fragment((block_M, block_N), "float32")
-        w = T.alloc_fragment((block_N,), "float16")
-        b = T.alloc_fragment((block_N,), "float16")
-        mean = T.alloc_fragment((block_M,), "float32")
-        scale = T.alloc_fragment((block_M,), "float32")
-        T.copy(X[bx * block_M, 0], x)
-        T.copy(W[0], w)
-        T.copy(B[0], b)
-        T.reduce_sum(x, mean, dim=1)
-        for i in T.Parallel(block_M):
-            mean[i] = mean[i] / N
-        for i, j in T.Parallel(block_M, block_N):
-            x[i, j] = T.if_then_else(j < N, x[i, j] - mean[i], 0)
-            square[i, j] = x[i, j] * x[i, j]
-        T.reduce_sum(square, scale, dim=1)
-        for i in T.Parallel(block_M):
-            scale[i] = T.rsqrt(scale[i] / N + eps)
-        for i, j in T.Parallel(block_M, block_N):
-            x[i, j] = x[i, j] * scale[i] * w[j] + b[j]
-        T.copy(x, Y[bx * block_M, 0])
+    with T.Kernel(T.ceildiv(X.shape[0], block_M), threads=threads) as bx:
+        normalise = rows_in_registers if whole else rows_in_parts
+        normalise(X, W, B, Y, eps, bx * block_M, block_M, block_N)
 
 
 def reference(X: np.ndarray, W: np.ndarray, B: np.ndarray, eps: float = 1e-5) -> np.ndarray:

@@ -50,7 +50,7 @@ def shipped() -> list[Shipped]:
 
 
 _HEADS = (64, 96, 128, 256)
-_ROWS = [{"N": n} for n in (256, 1000, 4096, 8192, 16384)]
+_ROWS = [{"N": n} for n in (256, 1000, 4096, 8192, 16384, 32768)]
 _FORMS: dict[str, list[dict[str, Any]]] = {
     "demo": [],  # a script without a kernel
     "flash_attention": [

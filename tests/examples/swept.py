@@ -84,9 +84,11 @@ GEMM_TILE = {"block_M": 64, "block_N": 64, "block_K": 32, "threads": 128}
 
 def rows() -> Iterator[Swept]:
     """Whole rows in registers, or piece by piece."""
-    for name, weights, columns in (
-        ("softmax", 0, COLUMNS), ("rms_norm", 1, COLUMNS), ("layer_norm", 2, (2, *COLUMNS[1:])),
-        ("online_softmax", 0, MORE_COLUMNS), ("cumsum", 0, MORE_COLUMNS),
+    parts = {"whole": False}
+    for name, weights, columns, how in (
+        ("softmax", 0, COLUMNS, {}), ("rms_norm", 1, COLUMNS, {}), ("rms_norm", 1, MORE_COLUMNS, parts),
+        ("layer_norm", 2, (2, *COLUMNS[1:]), {}), ("layer_norm", 2, (2, *MORE_COLUMNS[1:]), parts),
+        ("online_softmax", 0, MORE_COLUMNS, {}), ("cumsum", 0, MORE_COLUMNS, {}),
     ):  # fmt: skip
         module = example(name)
         dtype = np.float32 if name == "cumsum" else np.float16
@@ -99,7 +101,8 @@ def rows() -> Iterator[Swept]:
             exact = module.reference(*inputs) if m else np.zeros((m, n))
             return [*inputs, empty(m, n, dtype=dtype)], lambda a: close(a[-1], exact, 8 + n + m)
 
-        yield Swept(name, getattr(module, name), (ROWS, columns), prepare, ROW_TILE)
+        label = f"{name} in parts" if how else ""
+        yield Swept(name, getattr(module, name), (ROWS, columns), prepare, ROW_TILE | how, label)
 
 
 def sums() -> Swept:

@@ -244,7 +244,7 @@ def trace(
     constants = _constants(kernel, defines, target)
     dims = {n: v for n, v in defines.items() if isinstance(v, int) and n not in constants}
     for spec in kernel.tensor_specs(constants).values():
-        for name in (d.name for d in spec.shape if isinstance(d, ConstDim) and d.name not in dims):
+        for name in (d.name for d in spec.shape if type(d) is ConstDim and d.name not in dims):
             if extent is None:
                 what = f"the dimension {name}, for whose value it is compiled, is not given"
                 hint = f"add -D {name}=VALUE"

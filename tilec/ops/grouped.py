@@ -38,6 +38,8 @@ from .product import summing
 from .schedules import Schedule, choose_schedule
 
 _THREADS = 128  # of the launch that finds the tiles
+_SHORT = 64
+"""Rows of a group that are read in one tile, however few there are on average."""
 
 
 def grouped_matmul(
@@ -138,10 +140,11 @@ def _check(a: Any, b: Any, offsets: Any, options: Options) -> Call:
 
 
 def _chosen(form: Form, target: Target, shapes: Mapping[str, Sequence[int]]) -> dict[str, Any]:
-    """The compile-time parameters for groups of the same number of rows."""
+    """The compile-time parameters for groups of the same number of rows; as if they had 64 where they
+    are shorter, for some are longer than others, and a group of several tiles reads its matrix as often."""
     groups = max(1, shapes["B"][0])
     problem = form.problem(shapes)
-    rows = -(-problem.M // groups)
+    rows = max(-(-problem.M // groups), min(problem.M, _SHORT))
     even = replace(problem, M=rows, batch=groups, whole=True)
     return {**asdict(choose_schedule(target, even)), **form.unused()}
 

@@ -12,8 +12,8 @@ fills most of the last wave, those of few tiles smaller ones, and those of few r
 as it takes to stream B at the memory's rate. Few rows are the columns of a tile (`swapped`), which
 may be as few as eight, while its rows are 64: TMA is slow to fill what lies outside of a matrix.
 Blocks are in a cluster, and load for each other, where TMA would hold them up. The constants are
-fitted to times of 751 candidates at 63 shapes on an H200, from which the estimates differ by 8 %
-(docs/decisions.md 74, 75).
+fitted to times of 751 candidates at 63 shapes on an H200, from which the estimates differ by 8 %,
+and since to those of 640 more, mostly of few rows (docs/decisions.md 74, 75, 89).
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ _MEMORY = 15.3  # bytes from memory, where all ask: 3.6 TB/s
 _ALONE = 40  # bytes from memory, where few ask: half of all get as much as all
 _LINE = 0.8  # the TMA unit, for a line of 128 bytes,
 _ASTRAY = 3.5  # for one that starts within a sector,
-_OUTSIDE = 12  # and for one outside of the matrix, of all that the GPU fills with zeros
+_OUTSIDE = 5  # for one outside of the matrix, which it fills with zeros: all multiprocessors,
+_OWN = 2  # and besides the one whose tile it is in
 _BESIDE = 0.16  # of work or memory, what takes less time, is not hidden behind the other,
 _ALSO = 0.05  # nor are so much of all that a step needs
 _AGREED = 1.03  # times as long, where three warpgroups of each of several blocks free a stage
@@ -233,7 +234,9 @@ def estimate(target: Target, problem: Problem, schedule: Schedule) -> float:
     step = _step_clocks(target, p, s) + _STEP
     stored = s.block_N * (p.sum_bytes if s.split > 1 else 2)
     end = _END + s.block_M * stored / _L2 + _SLAB * stored / _span(stored)
-    busy = waves * (steps * step + end) + _START
+    # The last tile along M or N is slowest where it is not full, and some block has it last.
+    slowest = _step_clocks(target, p, s, last=True) + _STEP
+    busy = waves * (steps * step + end) + steps * (slowest - step) + _START
     if s.workers:
         rest = tiles % s.workers
         wave = LastWave.of(rest, max(steps, 1), s.workers)
@@ -255,8 +258,8 @@ def _tiles_along(extent: int, block: int, cluster: int) -> int:
     return ceil(ceil(extent / block) / cluster) * cluster
 
 
-def _step_clocks(target: Target, p: Problem, s: Schedule) -> float:
-    """What a step along K takes a multiprocessor, but for its barriers."""
+def _step_clocks(target: Target, p: Problem, s: Schedule, last: bool = False) -> float:
+    """What a step along K takes a multiprocessor, but for its barriers; of the last tile or others."""
     arithmetic = s.block_M * s.block_N * s.block_K * p.item_bytes / _MULTIPLIES
     if p.exact:  # a thread adds a product in each clock
         arithmetic += s.block_M * s.block_N / 128
@@ -268,21 +271,24 @@ def _step_clocks(target: Target, p: Problem, s: Schedule) -> float:
     operands = read / (_BY_THREE if s.threads > 256 else _SHARED)
     filled = min(s.block_M, p.M) / s.cluster_N + min(s.block_N, p.N) / s.cluster_M
     fills = filled * s.block_K * p.item_bytes / _L2
-    terms = (arithmetic, operands, fills, _tma_clocks(p, s) if target.tma else 0)
+    terms = (arithmetic, operands, fills, _tma_clocks(p, s, last) if target.tma else 0)
     agreed = _AGREED if s.threads > 256 and s.cluster_M * s.cluster_N > 1 else 1
     return agreed * (max(terms) + _ALSO * sum(terms))
 
 
-def _tma_clocks(problem: Problem, schedule: Schedule) -> float:
+def _tma_clocks(problem: Problem, schedule: Schedule, last: bool) -> float:
     """What the TMA unit takes for a step: each block of a cluster loads its part of what is shared.
     A line is a row of a box, which is as wide as the swizzle, and no higher than the matrix. Those
-    outside of it hold up all multiprocessors, so that each is charged the mean of its tiles."""
+    outside of it hold up all multiprocessors: each is charged the mean of all tiles, and who has
+    them, in the last tile along M or N, some more."""
     p, s = problem, schedule
 
     def rows(name: str, block: int, extent: int, along_k: bool) -> float:
-        outside = -extent % block / ceil(extent / block) if extent > block else 0
-        inside = min(block, extent) - outside
-        lines = inside * (_ASTRAY if name in p.astray else _LINE) + outside * _OUTSIDE
+        outside = -extent % block if extent > block else 0
+        inside = min(block, extent) - outside * last
+        lines = inside * (_ASTRAY if name in p.astray else _LINE)
+        if outside:
+            lines += outside * (_OUTSIDE / ceil(extent / block) + _OWN * last)
         return lines if along_k else lines * _SWIZZLES[0] / _span(block * p.item_bytes)
 
     a = rows("A", s.block_M, p.M, p.a == "rows") / s.cluster_N
