@@ -118,6 +118,32 @@ def test_a_product_added_to_what_was_there(device: str) -> None:
         assert np.array_equal(c, expected), (m, n, k)
 
 
+@tilec.kernel
+def stepped(X: T.Tensor((8,), "float32"), N: T.Tensor((2,), "int32")):
+    """Statements that all threads run alike: X[0] is doubled while it is below 100, every other one
+    that is above 0 becomes 2 x - 3, N counts both, and what one thread of a few writes all find."""
+    with T.Kernel(1, threads=128):
+        while X[0] < 100:
+            X[0] = X[0] * 2
+            N[0] = N[0] + 1
+        for i in T.serial(1, 8):
+            if X[i] > 0:
+                X[i] = X[i] * 2 - 3
+                N[1] += 1
+        if T.get_thread_binding() == 77:
+            X[1] = X[2] - 8
+        X[2] = X[1]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_what_all_threads_do_alike_is_done_once(device: str) -> None:
+    x, n = np.array([3, 1, 1, -2, 5, 0, 2, 2], np.float32), np.zeros(2, np.int32)
+    with tilec.device(device):
+        stepped(x, n)
+    np.testing.assert_array_equal(x, [192, -9, -9, -2, 7, 0, 1, 1])
+    np.testing.assert_array_equal(n, [6, 5])
+
+
 def test_a_statement_alone_meets_nobody() -> None:
     """In place, each element by one thread: no barrier."""
 
@@ -259,5 +285,5 @@ def test_a_block_waits_for_no_stores_of_another_arm() -> None:
 
 
 def test_texts_compile() -> None:
-    for kernel in (transposed, rotated, some_rows):
+    for kernel in (transposed, rotated, some_rows, stepped):
         compile_texts(kernel)

@@ -4,7 +4,8 @@ Needs: pipelines lowered (managed buffers have their synchronisation already). L
 the role between any two statements that touch one shared buffer from different threads, at least
 one writing it; before it the wait for what cp.async writes, and a fence where an engine reads what
 threads wrote. A tensor that one statement writes and another reads or writes is such a buffer too,
-as far as the block goes; within a simt region it is the program's to order. Atomics of one kind
+as far as the block goes; within a simt region that holds of elements that are the same for all
+threads, while those of a thread are the program's to order. Atomics of one kind
 are unordered among themselves; those of another kind, and plain accesses, wait for them.
 
     copy %A[...] -> %As <instruction = "cp_async">     copy %A[...] -> %As
@@ -32,7 +33,7 @@ from ..errors import HazardError
 from ..ir.core import Access, Block, Effect, Level, Op, Program, Value, at, walk
 from ..ir.ops.amd import BufferCopyWait
 from ..ir.ops.control import For, If, Launch, Role, Simt, While, Yield, map_launches
-from ..ir.ops.memory import Alloc, Slot
+from ..ir.ops.memory import Alloc, Load, Slot, Store
 from ..ir.ops.nvidia import BulkWait, CpAsyncCommit, CpAsyncWait, FenceProxyAsync
 from ..ir.ops.thread import Barrier
 from ..ir.rewrite import defining_ops
@@ -43,7 +44,7 @@ from .protocols import ThreadCopies, thread_copies
 from .store_regions import StoreRegions, shared_tensors
 from .uniformity import differing
 
-Store = tuple[Value, Op]
+Written = tuple[Value, Op]
 """A tensor, and the statement that writes it."""
 Update = tuple[Value, str]
 """What atomics change, and their kind: those of one kind are unordered among themselves."""
@@ -73,8 +74,8 @@ class _Pending:
     unfenced: set[Value] = field(default_factory=set)
     copies: set[Value] = field(default_factory=set)
     groups: set[Value] = field(default_factory=set)
-    stores: set[Store] = field(default_factory=set)  # to tensors
-    sent: set[Store] = field(default_factory=set)  # those of engines
+    stores: set[Written] = field(default_factory=set)  # to tensors
+    sent: set[Written] = field(default_factory=set)  # those of engines
     outer: set[Outer] = field(default_factory=set)  # of global memory
 
     def _sets(self) -> tuple[set[Any], ...]:
@@ -352,9 +353,16 @@ class _Placer:
                         self.simt is None
                         or isinstance(op, Simt)
                         or buffer not in self.private | self.tensors
+                        or self._is_the_blocks(inner)
                     ):
                         found.append((effect, buffer))
         return found
+
+    def _is_the_blocks(self, op: Op) -> bool:
+        """Whether an op of a simt region accesses one element, the same whichever thread does."""
+        if not isinstance(op, (Load, Store)) or not is_global(op.memory):
+            return False
+        return self.differing.isdisjoint(op.indices)
 
     def _buffer(self, handle: Value) -> Value | None:
         op = self.defined_by.get(handle)
