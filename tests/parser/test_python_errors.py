@@ -220,6 +220,12 @@ BODIES = [
     ("copy of two elements", "⟦T.copy(A[0, 0], S[0, 0])⟧", "TLC0117", "two elements"),
     ("copy of all of a dynamic tensor", "⟦T.copy(A, S)⟧", "TLC0117", "the extent M of `A`"),
     ("copy of a slice of unknown extent", "⟦T.copy(A[0:n, 0:64], S)⟧", "TLC0117", "dimension 0"),
+    (
+        "copy to an end of unknown extent",
+        "⟦T.copy(A[0:64, :], S)⟧",
+        "TLC0117",
+        "ends with it, at N",
+    ),
     ("copy of a number", "⟦T.copy(3, S)⟧", "TLC0117", "not 3"),
     ("copy in T.Parallel", "for i in T.Parallel(4):\n    ⟦T.copy(S, F)⟧", "TLC0120", "T.Parallel"),
     (
@@ -319,6 +325,12 @@ MODULES = [
         "@tilec.kernel\ndef k(⟦A: T.Tensor(('M', 'W'), 'int8')⟧, W: T.Tensor('M', 'int8')):\n    pass\n",
         "TLC0113",
         "a dimension of A is called W, as a parameter is",
+    ),
+    (
+        "a dimension named as a compile-time parameter is",
+        "@tilec.kernel\ndef k(⟦A: T.Tensor(('M', 'D'), 'int8')⟧, D: int = 64):\n    pass\n",
+        "TLC0113",
+        "a dimension of A is called D, as a parameter is",
     ),
     (
         "no shape",

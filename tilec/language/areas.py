@@ -114,7 +114,14 @@ def region_area(trace: Trace, region: Slice) -> Area:
 def _extent(
     trace: Trace, buffer: Buffer, dimension: int, dim: int | str, start: Value, stop: Any
 ) -> int:
-    last = value_of(_static(buffer, dim) if stop is None else stop)
+    if stop is None and not isinstance(dim, int):
+        raise LanguageError(
+            "TLC0117",
+            f"the slice in dimension {dimension} of {buffer.label} ends with it, at {dim}, which is known "
+            "only at run time: a tile has a fixed shape",
+            hint=f'write it as [start : start + extent], or give {dim} by T.const("{dim}")',
+        )
+    last = value_of(dim if stop is None else stop)
     extent = difference(last, start, trace.definitions)
     if extent is None:
         raise LanguageError(

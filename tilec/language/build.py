@@ -75,17 +75,20 @@ class _Parameters:
         )
 
     def _check_dimensions(self, name: str, type_: MemoryType) -> None:
-        """Raises LanguageError where a symbol has a run-time parameter's name: a launch is told
-        both by name.
+        """Raises LanguageError where a symbol has a parameter's name: a launch is told both by name,
+        and a compile-time parameter would not be the dimension, which may have any extent.
         """
-        parameters = {p.name: p for p in self.kernel.parameters if p.kind != "constant"}
+        parameters = {p.name: p for p in self.kernel.parameters}
         for dim in (*type_.shape, *(type_.strides or ())):
             if dim in parameters:
+                hint = f"give the dimension another name, {dim}_size"
+                if parameters[dim].kind == "constant":
+                    hint += f"; for the parameter's value annotate {name} in the body, with {dim} unquoted"
                 raise LanguageError(
                     "TLC0113",
                     f"a dimension of {name} is called {dim}, as a parameter is",
                     loc=parameters[name].loc,
-                    hint=f"give the dimension another name, {dim}_size",
+                    hint=hint,
                 )
 
     def annotate(self, name: str, annotation: Any) -> Any:
