@@ -9,7 +9,7 @@ import pytest
 
 import tilec
 from tests import modules
-from tests.kernels.legs import every_leg
+from tests.kernels.legs import one_leg, turns
 from tests.kernels.machines import TARGETS
 from tilec.ir.core import walk
 from tilec.ir.dtypes import find_dtype
@@ -53,17 +53,14 @@ def operands(case: tuple[Any, ...], heads: int = 2) -> tuple[np.ndarray, ...]:
 
 
 @pytest.mark.emulator
-@pytest.mark.parametrize("case", CASES, ids=str)
-def test_attention(case: tuple[Any, ...]) -> None:
+@pytest.mark.parametrize(("device", "case"), turns(CASES))
+def test_attention(device: str, case: tuple[Any, ...]) -> None:
     *_, causal, dtype, heads_first = case
     given = operands(case)
     expected = example.reference(*given[:3], causal, heads_first)
     constants = {"causal": causal, "dtype": dtype, "heads_first": heads_first}
-    for leg, (*_, found) in every_leg(example.attention, *given, **constants):
-        try:
-            example.check(found, expected, given[2])
-        except AssertionError as wrong:
-            raise AssertionError(f"{leg}: {wrong}") from wrong
+    *_, found = one_leg(device, example.attention, *given, **constants)
+    example.check(found, expected, given[2])
 
 
 def test_the_check_finds_a_wrong_element() -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.kernels.legs import every_leg
+from tests.kernels.legs import one_leg, turns
 from tests.modules import example
 from tilec.runtime.driver import lower
 from tilec.runtime.nvrtc import find_nvrtc
@@ -20,13 +20,13 @@ SIZES = ((65, 63, 127), (1, 1, 1), (64, 64, 32), (3, 130, 67), (5, 7, 0))
 
 
 @pytest.mark.emulator
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_every_leg(dtype: str) -> None:
+@pytest.mark.parametrize(("device", "dtype"), turns(DTYPES))
+def test_every_leg(device: str, dtype: str) -> None:
     for m, n, k in SIZES:
         a, b = EXAMPLE.operands(dtype, m, n, k)
         c = np.full((m, n), -77, EXAMPLE.numpy_dtype(EXAMPLE.RESULTS[dtype][1]))
-        for _, (_, _, result) in every_leg(EXAMPLE.matmul(dtype), a, b, c):
-            EXAMPLE.check(dtype, a, b, result)
+        *_, result = one_leg(device, EXAMPLE.matmul(dtype), a, b, c)
+        EXAMPLE.check(dtype, a, b, result)
 
 
 def test_the_check_can_fail() -> None:

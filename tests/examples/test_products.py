@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
 import pytest
 
 import tilec.language as T
-from tests.kernels.legs import every_leg
+from tests.kernels.legs import every_leg, one_leg, turns
 from tests.modules import example
 from tilec.ir.dtypes import find_dtype
 
@@ -23,11 +24,11 @@ SIZES = [(72, 88, 72), (65, 1, 31), (67, 71, 0)]
 
 
 @pytest.mark.emulator
-@pytest.mark.parametrize("transposes", TRANSPOSES, ids=str)
-@pytest.mark.parametrize("size", SIZES, ids=str)
-def test_gemm_transposes(size: tuple[int, int, int], transposes: tuple[bool, bool]) -> None:
+@pytest.mark.parametrize(("device", "case"), turns(itertools.product(SIZES, TRANSPOSES)))
+def test_gemm_transposes(device: str, case: tuple[tuple[int, int, int], tuple[bool, bool]]) -> None:
     module = example("gemm_transposes")
-    (m, n, k), (ta, tb) = size, transposes
+    size, transposes = case
+    (m, n, k), (ta, tb) = case
     turn = SIZES.index(size) + TRANSPOSES.index(transposes)
     dtype = ("float16", "bfloat16")[turn % 2]
     policy = list(T.GemmWarpPolicy)[turn % 3]
@@ -35,12 +36,10 @@ def test_gemm_transposes(size: tuple[int, int, int], transposes: tuple[bool, boo
     b = normal((n, k) if tb else (k, n), dtype, 1)
     c = np.full((m, n), np.nan, np.float32).astype(a.dtype)
     constants = {"block_M": 64, "block_N": 64, "block_K": 32, "dtype": dtype, "policy": policy}
-    found = every_leg(module.matmul, a, b, c, transpose_A=ta, transpose_B=tb, **constants)
-    for leg, (*_, result) in found:
-        try:
-            module.check(a, b, result, ta, tb)
-        except AssertionError as wrong:
-            raise AssertionError(f"{leg}: {wrong}") from wrong
+    *_, result = one_leg(
+        device, module.matmul, a, b, c, transpose_A=ta, transpose_B=tb, **constants
+    )
+    module.check(a, b, result, ta, tb)
 
 
 # M, N, K and blocks: fewer blocks than tiles, more, tiles that four share, blocks with no step, one

@@ -68,8 +68,9 @@ def targets_of_a_run(case: int) -> tuple[str, ...]:
     targets = KERNELS[case].targets
     if targets != EMULATED:
         return targets
-    left_out = {alike[case % len(alike)] for alike in ALIKE}
-    return tuple(target for target in targets if target not in left_out)
+    taken = {alike[case % len(alike)] for alike in ALIKE}
+    others = {target for alike in ALIKE for target in alike} - taken
+    return tuple(target for target in targets if target not in others)
 
 
 def dealt(case: int, target: str) -> list[Size]:

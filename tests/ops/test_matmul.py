@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -13,26 +13,13 @@ import pytest
 
 import tilec
 import tilec.language as T
-from tests.kernels.legs import DEVICES
+from tests.kernels.legs import DEVICES, turns
 from tilec import ops
 from tilec.errors import ArgumentError, TilecError
 from tilec.ir.dtypes import find_dtype
 from tilec.ops.forms import Form
 from tilec.ops.matrices import Matrix
 from tilec.ops.operands import read_matrix
-
-
-def turns(values: Iterable[Any]) -> list[Any]:
-    """Each value on the interpreter and on one machine in turn, nightly on all."""
-    return [
-        pytest.param(
-            device, value, id=f"{value}-{device}", marks=pytest.mark.nightly if late else ()
-        )
-        for i, value in enumerate(values)
-        for n, device in enumerate(DEVICES)
-        for late in [n not in (0, 1 + i % 3)]
-    ]
-
 
 matmul = importlib.import_module("tilec.ops.matmul")  # the name in the package is the function
 SMALL = ops.Schedule(64, 64, 32, 3, 128)

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import tilec
-from tests.kernels.legs import DEVICES
-from tests.ops.test_matmul import check, layouts, normal, turns, wide
+from tests.kernels.legs import DEVICES, turns
+from tests.ops.test_matmul import check, layouts, normal, wide
 from tilec import ops
 from tilec.errors import ArgumentError
 from tilec.ops.matmul import Options
