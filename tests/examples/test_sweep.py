@@ -131,9 +131,9 @@ def test_any_two_extents_meet() -> None:
 
 
 def test_every_run_has_every_target_often() -> None:
-    """Each on half of the kernels that it can run, sm_80 and sm_90a on all of them."""
+    """Each on its share of the kernels that it can run, sm_80 and sm_90a on all of them."""
+    shares = {target: len(alike) for alike in ALIKE for target in alike}
     for target in EMULATED:
         able = [pair for pair in PAIRS if pair[1] == target]
         taken = [pair for pair in able if pair in IN_A_RUN]
-        assert 2 * len(taken) >= len(able) > 0, target
-        assert taken == able or any(target in alike for alike in ALIKE)
+        assert able and len(taken) >= len(able) // shares.get(target, 1), target
