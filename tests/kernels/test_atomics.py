@@ -250,7 +250,16 @@ def test_atomics_are_in_order_with_those_of_other_kinds_and_with_plain_accesses(
 def read_beside(X: T.Tensor((64,), "int32"), Y: T.Tensor((2,), "int32")):
     with T.Kernel(2, threads=64):
         T.atomic_add(Y[0], X[T.get_thread_binding()])
+        T.sync_threads()
         Y[1] = Y[0]
+
+
+@tilec.kernel
+def read_by_others(X: T.Tensor((64,), "int32"), Y: T.Tensor((64,), "int32")):
+    with T.Kernel(1, threads=64):
+        n = T.get_thread_binding()
+        T.atomic_add(Y[(n + 1) % 64], 1)
+        X[n] = Y[n]
 
 
 @tilec.kernel
@@ -263,11 +272,13 @@ def written_in_a_nest(X: T.Tensor((64,), "int32"), Y: T.Tensor((2,), "int32")):
 
 
 @pytest.mark.parametrize(
-    ("kernel", "code"), [(read_beside, "TLC0747"), (written_in_a_nest, "TLC0744")]
+    ("kernel", "code"),
+    [(read_beside, "TLC0747"), (read_by_others, "TLC0744"), (written_in_a_nest, "TLC0744")],
 )
 def test_atomics_and_plain_accesses_conflict(kernel: Any, code: str) -> None:
+    y = np.zeros(64 if kernel is read_by_others else 2, np.int32)
     with pytest.raises(ExecutionError, match=code):
-        kernel(np.arange(64, dtype=np.int32), np.zeros(2, np.int32), device="interpreter")
+        kernel(np.arange(64, dtype=np.int32), y, device="interpreter")
 
 
 @tilec.kernel

@@ -52,3 +52,38 @@ def test_elements_that_others_write_are_found(device: str) -> None:
     with pytest.raises(TilecError, match=r"with no order between them|data race") as caught:
         by_elements(x, x, back=True, device=device)
     assert caught.value.code in ("TLC0744", "TLC0780")
+
+
+@tilec.kernel
+def by_turns(
+    X: T.Tensor((64,), "int32"),
+    Y: T.Tensor((64,), "int32"),
+    Z: T.Tensor((64,), "int32"),
+    how: str = "tiles",
+):
+    """Y = 7, Z = X: of one array, what is read was written by another name."""
+    with T.Kernel(1, threads=64):
+        seen = T.alloc_fragment((64,), "int32")
+        if how == "atomics":
+            T.atomic_add(Y[T.get_thread_binding()], 1)
+        elif how == "tiles":
+            T.fill(Y, 7)
+        else:
+            for i in T.Parallel(64):
+                Y[i] = 7
+        if how == "written":
+            for i in T.Parallel(64):
+                X[63 - i] = i
+        else:
+            T.copy(X, seen)
+            T.copy(seen, Z)
+
+
+@pytest.mark.parametrize("how", ["tiles", "elements", "atomics", "written"])
+def test_what_was_written_by_another_name_is_not_read_or_written(how: str) -> None:
+    """The compiler orders nothing between names, and may read what is only read by another way."""
+    x, z = np.ones((2, 64), np.int32)
+    by_turns(x, x.copy(), z, how=how, device="interpreter")
+    with pytest.raises(TilecError, match=r"was written as Y\[\d+\]") as caught:
+        by_turns(x, x, z, how=how, device="interpreter")
+    assert caught.value.code == "TLC0744"

@@ -9,6 +9,7 @@ import pytest
 import tilec
 import tilec.language as T
 from tests.kernels.legs import DEVICES, compile_texts
+from tilec.errors import TilecError
 
 pytestmark = pytest.mark.emulator
 
@@ -287,3 +288,68 @@ def test_a_block_waits_for_no_stores_of_another_arm() -> None:
 def test_texts_compile() -> None:
     for kernel in (transposed, rotated, some_rows, stepped):
         compile_texts(kernel)
+
+
+@tilec.kernel
+def stored_again(X: T.Tensor((4,), "int32"), N: T.Tensor((1,), "int32")):
+    """Every thread stores the same again and again: what comes last stays."""
+    with T.Kernel(1, threads=128):
+        X[0] = 1
+        X[0] = 2
+        X[1] = 7
+        for i in T.serial(N[0]):
+            X[2] = i
+        if N[0] > 2:
+            X[1] = 8
+        if T.get_thread_binding() < 40:
+            X[3] = 5
+        X[3] = 6
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_the_last_of_several_stores_by_all_threads_stays(device: str) -> None:
+    for n in (0, 1, 3):
+        x = np.full(4, -1, np.int32)
+        stored_again(x, np.array([n], np.int32), device=device)
+        assert x.tolist() == [2, 8 if n > 2 else 7, n - 1, 6]
+
+
+@tilec.kernel
+def met(X: T.Tensor((64,), "int32"), Y: T.Tensor((64,), "int32"), how: str = "nothing"):
+    """Y[n] is what another thread has written to X."""
+    with T.Kernel(1, threads=64):
+        n = T.get_thread_binding()
+        if how == "divergent":
+            if n < 60:
+                X[n] = n
+                Y[n] = X[63 - n]
+        elif how == "loop":
+            for _ in T.serial(2):
+                Y[n] = X[63 - n]
+                X[n] = n
+        elif how == "alike":
+            X[n] = n
+            Y[n] = X[3]
+        else:
+            X[n] = n
+            if how == "barrier":
+                T.sync_threads()
+            if how == "warp":
+                T.sync_warp()
+            Y[n] = X[n ^ 1]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("how", ["nothing", "divergent", "loop", "alike"])
+def test_threads_that_meet_in_a_tensor_without_a_barrier_are_found(device: str, how: str) -> None:
+    with pytest.raises(TilecError, match=r"with no order between them|data race") as caught:
+        met(*np.zeros((2, 64), np.int32), device=device, how=how)
+    assert caught.value.code in ("TLC0744", "TLC0780")
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("how", ["barrier", "warp"])
+def test_threads_that_wait_for_each_other_may_meet_in_a_tensor(device: str, how: str) -> None:
+    x, y = np.zeros((2, 64), np.int32)
+    met(x, y, device=device, how=how)
+    assert y.tolist() == [n ^ 1 for n in range(64)]

@@ -33,6 +33,8 @@ def run_atomic(frame: Frame, op: Op) -> Generator[Waiting, None, None]:
     memory = frame.memory(op.memory)
     if frame.run.order is not None and memory.space is Space.GLOBAL:
         yield from again(frame, op, memory.name)
+    if op.order != "relaxed":
+        frame.meet()
     _change(frame, op, memory)
 
 

@@ -179,6 +179,7 @@ def note_order(frame: Frame, op: Atomic, storage: Storage, places: list[int]) ->
 
 def run_fence(frame: Frame, op: Op) -> None:
     assert isinstance(op, MemoryFence)
+    frame.meet()
     if frame.run.order is not None and frame.place is not None:
         frame.run.order.fence(frame.place.number)
 

@@ -71,6 +71,10 @@ class AccessLog:
         """Where another party's atomic has changed an element; None where no atomic has run."""
         return None if self.updater is None else self._others(self.updater, index, party)
 
+    def touched(self, index: Index, party: Array | int) -> Bits:
+        """Where another party has read."""
+        return self._others(self.reader, index, party)
+
     def update(self, index: Index, party: Array | int) -> tuple[Bits, Bits]:
         """Notes an atomic. Gives where another party has written, and where another has read."""
         if self.updater is None:
@@ -102,3 +106,43 @@ class AccessLog:
             if self._base <= found < self._many:
                 return found - self._base
         return -1
+
+
+class Stretch:
+    """What threads did to a tensor since they met: `alone` what a thread does to elements of its own
+    choice, `alike` what statements do to an element that is the same for all. The compiler orders the
+    latter among themselves, and nothing else.
+    """
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self.alone, self.alike = AccessLog(shape), AccessLog(shape)
+
+    def enter(
+        self, episode: int, threads: int, alike: bool
+    ) -> tuple[AccessLog, tuple[AccessLog, ...]]:
+        """The log of an access, and those of accesses that nothing orders with it."""
+        self.alone.enter(episode, threads)
+        self.alike.enter(episode, threads)
+        return (self.alike, (self.alone,)) if alike else (self.alone, (self.alone, self.alike))
+
+
+class Names:
+    """By which of its names each element of an array was written, which is passed for several
+    parameters."""
+
+    def __init__(self, shape: tuple[int, ...], names: list[str]) -> None:
+        self._names = names
+        self._written = np.full(shape, -1, np.int8)
+
+    def others(self, name: str, index: Index) -> Bits:
+        """Which elements were written by another name."""
+        found = self._written[index]
+        return np.asarray((found >= 0) & (found != self._names.index(name)))
+
+    def write(self, name: str, index: Index) -> None:
+        """Notes a write."""
+        self._written[index] = self._names.index(name)
+
+    def writer(self, index: Index) -> str:
+        """By which name an element was written."""
+        return self._names[int(self._written[index])]

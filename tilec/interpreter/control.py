@@ -32,7 +32,7 @@ from ..ir.ops.thread import MemoryFence
 from ..ir.types import MemoryType, ScalarType, Space
 from .blocks import BlockOrder, OrderedLog, run_together
 from .clocks import Clocks
-from .conflicts import AccessLog
+from .conflicts import AccessLog, Names
 from .frame import Frame, Pair, Place, Waiting
 from .lanes import Lanes
 from .mbarriers import check_idle, check_landed, new_mbarriers
@@ -99,15 +99,19 @@ def _blocks_meet(launch: Launch) -> bool:
 
 def _settle(frame: Frame, body: Block) -> None:
     """Finds out which global memory the launch writes: only there can blocks be in conflict."""
-    memories = {id(m.storage): m for m in frame.run.globals_.values()}
+    memories: dict[int, list[Memory]] = {}
+    for memory in frame.run.globals_.values():
+        memories.setdefault(id(memory.storage), []).append(memory)
     written = {id(m.storage) for m in _memories(frame, written_by(frame, body))}
     unknown = any(
         e.access is Access.WRITE and e.memory is None for o in walk(body) for e in o.effects()
     )
-    for key, memory in memories.items():
-        storage = memory.storage
+    for key, held in memories.items():
+        storage = held[0].storage
         storage.settled = not unknown and key not in written
         storage.blocks = None if storage.settled else _log(frame, storage)
+        twice = len(held) > 1 and not storage.settled
+        storage.names = Names(storage.shape, [m.name for m in held]) if twice else None
         storage.renew()
 
 
@@ -270,11 +274,17 @@ def run_simt(frame: Frame, op: Op) -> Steps:
             f"simt is code of the whole block, and stands in one {frame.lanes.kind}'s code",
         )
     frame.lanes = Lanes("thread", (op.threads,))
+    frame.meet()
+    frame.written = frozenset(
+        id(m.storage)
+        for m in _memories(frame, written_by(frame, op.body))
+        if m.space is Space.GLOBAL
+    )
     for param in op.body.params[:1]:
         frame.run.lasting.keep(frame.lanes.indices()[0])
         frame.define(param, frame.lanes.indices()[0])
     yield from frame.execute(op.body)
-    frame.lanes = None
+    frame.lanes = frame.written = None
 
 
 def run_parallel(frame: Frame, op: Op) -> Steps:

@@ -120,7 +120,8 @@ class Frame:
         self.launch = 0  # its number, the episode of accesses between blocks
         self.role = ""
         self.clock: Clock | None = None  # present where roles run
-        self.written: frozenset[int] | None = None  # ids of storages that the current nest writes
+        self.written: frozenset[int] | None = None  # ids of storages that the nest or region writes
+        self.stretch = 0  # the episode of accesses between threads that have not met
         self.groups: list[Any] = []  # asynchronous matrix products in flight, oldest first
         self.stores: list[list[Any]] = []  # groups of stores by the engine, oldest first
         self.open_stores: list[Any] = []  # of no group yet
@@ -229,6 +230,10 @@ class Frame:
         if self.run.divided is not None:
             hint = f"a division by zero, which gives no value, was made at {self.run.divided}"
         raise self.fault("TLC0743", f"an uninitialised value reaches {use}{where}", hint=hint)
+
+    def meet(self) -> None:
+        """Threads meet, or something else orders what they do."""
+        self.stretch = self.run.next_episode()
 
     # Running -----------------------------------------------------------------------------------
 

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import ExecutionError
-from ..ir.types import Space
-from .addressing import Access, spread
+from .addressing import Access, chosen, spread
 from .conflicts import AccessLog, Index
 from .frame import Frame, element
 from .memory import Memory, Storage
@@ -32,6 +31,16 @@ def note_read(frame: Frame, memory: Memory, access: Access) -> None:
         if clash.any():
             raise _conflict(frame, memory, log, index, party, clash, "reads", "writes")
         _refuse_updated(frame, memory, log, index, party, "reads")
+    if _between_meetings(frame, storage):
+        index = access.spread(frame.lanes.shape)
+        party = chosen(frame.lanes.numbers, frame.lanes.shape, access.keep)
+        log, others = storage.threads_log(frame.stretch, frame.lanes.count, access.uniform)
+        for other in others:
+            clash = other.written(index, party)
+            if clash.any():
+                raise _conflict(frame, memory, other, index, party, clash, "reads", "writes")
+            _refuse_updated(frame, memory, other, index, party, "reads")
+        log.read(index, party, True)
     if storage.blocks is not None or storage.clocks is not None:
         index = access.index
         if access.keep is not None:
@@ -55,6 +64,13 @@ def note_write(
         episode = frame.run.next_episode() if together else frame.run.episode
         log = storage.lane_log(episode, lanes.count)
         _check_write(frame, memory, log, index, value, party, repeats)
+    if lanes is not None and _between_meetings(frame, storage):
+        if not isinstance(party, np.ndarray):  # all of them write the same
+            index, party = access.spread(lanes.shape), lanes.numbers
+        log, others = storage.threads_log(frame.stretch, lanes.count, access.uniform)
+        for other in others:
+            _check_order(frame, memory, other, index, value, party)
+        log.write(index, party)
     if storage.blocks is not None or storage.clocks is not None:
         note_region(frame, memory, index, True, value, repeats)
 
@@ -71,11 +87,45 @@ def note_update(
     if lanes is not None and not (lanes.kind == "thread" and frame.mask is None):
         log = storage.lane_log(frame.run.episode, lanes.count)
         _check_update(frame, memory, log, index, party)
+    if lanes is not None and _between_meetings(frame, storage):
+        log, others = storage.threads_log(frame.stretch, lanes.count, False)
+        for other in others:
+            found = (other.written(index, party), other.touched(index, party))
+            for clash, before in zip(found, ("writes", "reads"), strict=True):
+                if clash.any():
+                    raise _conflict(frame, memory, other, index, party, clash, "changes", before)
+        log.update(index, party)
     if storage.clocks is not None and frame.clock is not None:
         storage.clocks.note(frame, memory, index, True)
     if storage.blocks is not None and frame.place is not None:
+        _check_names(frame, memory, index, True)
         storage.blocks.enter(frame.launch, frame.place.count)
         _check_update(frame, memory, storage.blocks, index, frame.place.number)
+
+
+def _between_meetings(frame: Frame, storage: Storage) -> bool:
+    """Whether threads access a tensor that their region writes, which nothing orders until they meet."""
+    lanes = frame.lanes
+    return (
+        lanes is not None
+        and lanes.kind == "thread"
+        and frame.written is not None
+        and id(storage) in frame.written
+    )
+
+
+def _check_order(
+    frame: Frame, memory: Memory, log: AccessLog, index: Index, value: Any, party: Array
+) -> None:
+    """A write beside what other threads did that nothing orders with it."""
+    _refuse_updated(frame, memory, log, index, party, "writes")
+    readers = log.touched(index, party)
+    if readers.any():
+        raise _conflict(frame, memory, log, index, party, readers, "writes", "reads")
+    before = log.written(index, party)
+    if before.any():
+        old = memory.storage.data[index]
+        _same_or_conflict(frame, memory, log, index, party, before, old, value)
 
 
 def _check_atomic_read(frame: Frame, memory: Memory, index: Index, party: Array | int) -> None:
@@ -195,6 +245,7 @@ def note_region(
     log = storage.blocks
     if log is None or frame.place is None:
         return
+    _check_names(frame, memory, index, write)
     log.enter(frame.launch, frame.place.count)
     party = frame.place.number
     frame.run.changes += write
@@ -209,6 +260,28 @@ def note_region(
         raise _conflict(frame, memory, log, index, party, readers, "writes", "reads")
     if before.any():
         _same_or_conflict(frame, memory, log, index, party, before, storage.data[index], value)
+
+
+def _check_names(frame: Frame, memory: Memory, index: Index, write: bool) -> None:
+    """Refuses an element that was written by another parameter's name: the compiler, which knows
+    parameters apart, orders nothing between the two.
+    """
+    names = memory.storage.names
+    if names is None:
+        return
+    clash = names.others(memory.name, index)
+    if clash.any():
+        first = tuple(int(i) for i in np.argwhere(clash)[0]) if clash.ndim else ()
+        at = _element_of(index, first, memory.shape)
+        other = names.writer(at)
+        raise frame.fault(
+            "TLC0744",
+            f"{memory.name}{element(at)} is {'written' if write else 'read'} here, and was written as "
+            f"{other}{element(at)}, with no order between them: one array is passed for both",
+            hint="pass a copy; or write and read it by one name",
+        )
+    if write:
+        names.write(memory.name, index)
 
 
 def _kind(frame: Frame, log: AccessLog, memory: Memory) -> str:
@@ -243,10 +316,13 @@ def _conflict(
         me, other = frame.lanes.describe(number), f"another {frame.lanes.kind}"
     verb = f"{now} too" if now == before else before
     place = f"{memory.space.value} {memory.name}{element(at)}"
+    hint = "" if between_blocks else "an atomic, or one writer for each element"
+    if not between_blocks and frame.lanes is not None and frame.lanes.kind == "thread":
+        hint += "; or T.sync_threads() between the two, where all threads come"
     return frame.fault(
         "TLC0747" if between_blocks else "TLC0744",
         f"{me} {now} {place}, which {other} {verb}, with no order between them",
-        hint="" if memory.space is Space.GLOBAL else "an atomic, or one writer for each element",
+        hint=hint,
     )
 
 

@@ -12,7 +12,7 @@ from ..ir.core import Block, Value, walk
 from ..ir.dtypes import DType
 from ..ir.ops.memory import View, memory_type
 from ..ir.types import Space
-from .conflicts import AccessLog, Index
+from .conflicts import AccessLog, Index, Names, Stretch
 from .numbers import Array, Bits, garbage_value, widened
 
 
@@ -40,9 +40,11 @@ class Storage:
         "data",
         "lanes",
         "log",
+        "names",
         "parts",
         "poison",
         "settled",
+        "stretch",
         "uniform",
         "viewed",
     )
@@ -58,7 +60,9 @@ class Storage:
         self.settled = False  # nobody writes it during this launch
         self.viewed = False  # another storage shares these elements
         self.log: AccessLog | None = None  # between lanes
+        self.stretch: Stretch | None = None  # between threads, until they meet
         self.blocks: AccessLog | None = None  # between blocks
+        self.names: Names | None = None  # of parameters that are given this one array
         self.clocks: Any = None  # between roles
         self._wide: Array | None = None
         self._origin: tuple[Storage, Index] | None = None
@@ -159,6 +163,14 @@ class Storage:
             self.log = AccessLog(self.shape)
         self.log.enter(episode, parties)
         return self.log
+
+    def threads_log(
+        self, episode: int, threads: int, alike: bool
+    ) -> tuple[AccessLog, tuple[AccessLog, ...]]:
+        """What `Stretch.enter` gives."""
+        if self.stretch is None:
+            self.stretch = Stretch(self.shape)
+        return self.stretch.enter(episode, threads, alike)
 
 
 class Memory:

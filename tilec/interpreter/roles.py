@@ -118,6 +118,7 @@ def run_barrier(frame: Frame, op: Op) -> Generator[Waiting, None, None]:
             "a barrier stands where only some threads come",
             hint="move it out of the condition that depends on the thread",
         )
+    frame.meet()
     needed = op.threads or sum(r.threads for r in frame.run.roles)
     if not frame.role or needed <= frame.threads:
         return
@@ -135,6 +136,11 @@ def run_barrier(frame: Frame, op: Op) -> Generator[Waiting, None, None]:
 
 def run_nothing(frame: Frame, op: Op) -> None:
     """What matters to the machine alone: registers, and the order of accesses that here have one."""
+
+
+def run_warp_sync(frame: Frame, op: Op) -> None:
+    """The threads of a warp meet. Whether others do too where they must is not looked at."""
+    frame.meet()
 
 
 def run_shuffle(frame: Frame, op: Op) -> None:

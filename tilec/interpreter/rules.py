@@ -71,7 +71,7 @@ RULES: dict[type[Op], Rule] = {
     nvidia.BulkWait: mbarriers.run_bulk_wait,
     nvidia.FenceProxyAsync: roles.run_nothing,
     nvidia.SetRegisters: roles.run_nothing,
-    thread.WarpSync: roles.run_nothing,
+    thread.WarpSync: roles.run_warp_sync,
     thread.Barrier: roles.run_barrier,
     thread.Shuffle: roles.run_shuffle,
     thread.Ballot: roles.run_ballot,

@@ -33,7 +33,7 @@ from ..errors import HazardError
 from ..ir.core import Access, Block, Effect, Level, Op, Program, Value, at, walk
 from ..ir.ops.amd import BufferCopyWait
 from ..ir.ops.control import For, If, Launch, Role, Simt, While, Yield, map_launches
-from ..ir.ops.memory import Alloc, Load, Slot, Store
+from ..ir.ops.memory import Alloc, Slot
 from ..ir.ops.nvidia import BulkWait, CpAsyncCommit, CpAsyncWait, FenceProxyAsync
 from ..ir.ops.thread import Barrier
 from ..ir.rewrite import defining_ops
@@ -353,16 +353,11 @@ class _Placer:
                         self.simt is None
                         or isinstance(op, Simt)
                         or buffer not in self.private | self.tensors
-                        or self._is_the_blocks(inner)
+                        or buffer in self.tensors
+                        and self.regions.is_the_blocks(inner, buffer)
                     ):
                         found.append((effect, buffer))
         return found
-
-    def _is_the_blocks(self, op: Op) -> bool:
-        """Whether an op of a simt region accesses one element, the same whichever thread does."""
-        if not isinstance(op, (Load, Store)) or not is_global(op.memory):
-            return False
-        return self.differing.isdisjoint(op.indices)
 
     def _buffer(self, handle: Value) -> Value | None:
         op = self.defined_by.get(handle)

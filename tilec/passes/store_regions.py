@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 
 from ..ir.core import Access, Block, Op, Value, constant_of, walk
 from ..ir.ops.control import For, HardwareBlock, If, Launch, Parallel, Role, Simt, While
-from ..ir.ops.memory import Store
+from ..ir.ops.memory import Load, Store
 from ..ir.ops.tile import Copy, StoreTile
 from ..ir.rewrite import defining_ops
 from .affine import Affine, affine, depends
@@ -111,6 +111,14 @@ class StoreRegions:
             if effect.memory is tensor and effect.access is Access.WRITE
         )
         return apart is not False if sent else apart is True
+
+    def is_the_blocks(self, op: Op, tensor: Value) -> bool:
+        """Whether an op of a simt region loads or stores an element of a tensor, the same whichever
+        thread does.
+        """
+        if not isinstance(op, (Load, Store)) or op.memory is not tensor:
+            return False
+        return self.differing.isdisjoint(op.indices)
 
     def _from_trip_to_trip(self, a: _Box, b: _Box, statement: Op) -> Iterator[Known]:
         loops = self.around[statement]
@@ -211,7 +219,8 @@ class StoreRegions:
 
 def shared_tensors(launch: Launch, regions: StoreRegions) -> set[Value]:
     """The tensors of which a statement of the launch writes elements that another one, or itself in
-    another trip of a loop, reads or writes; those of atomics alone where they are of several kinds."""
+    another trip of a loop, reads or writes; those of atomics alone where they are of several kinds.
+    In a simt region each store that all threads do alike is such a statement, too."""
     reads: set[Value] = set()
     updates: dict[Value, set[str]] = {}
     stores: dict[Value, list[Op]] = {}
@@ -227,11 +236,17 @@ def shared_tensors(launch: Launch, regions: StoreRegions) -> set[Value]:
                     reads.add(memory)
                 elif effect.access is Access.WRITE and op not in stores.setdefault(memory, []):
                     stores[memory].append(op)
+    alike = [
+        (tensor, [op for op in _stores(region) if regions.is_the_blocks(op, tensor)])
+        for tensor, statements in stores.items()
+        for region in statements
+        if isinstance(region, Simt)
+    ]
     others = reads | stores.keys()
     mixed = {tensor for tensor, kinds in updates.items() if tensor in others or len(kinds) > 1}
     return mixed | {
         tensor
-        for tensor, writers in stores.items()
+        for tensor, writers in (*stores.items(), *alike)
         if tensor in reads
         or not all(
             regions.unordered(a, b, tensor) for n, a in enumerate(writers) for b in writers[n:]
@@ -247,6 +262,10 @@ def _statements(block: Block) -> Iterator[Op]:
                 yield from _statements(region)
         else:
             yield op
+
+
+def _stores(statement: Op) -> Iterator[Op]:
+    return (op for op in statement.walk() if isinstance(op, Store))
 
 
 def _extents(statement: Op) -> dict[Value, int | None]:
