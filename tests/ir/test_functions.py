@@ -192,3 +192,39 @@ def test_special_values(dtype: str) -> None:
         assert np.array_equal(y, exact, equal_nan=True), device
         assert not np.signbit(y[5, :6]).any(), device
     compile_texts(kind)
+
+
+@tilec.kernel
+def in_f64(X: T.Tensor((32,), "float64"), Y: T.Tensor((7, 32), "float64")):
+    with T.Kernel(1, threads=32):
+        for i in T.Parallel(32):
+            Y[0, i] = T.sqrt(X[i])
+            Y[1, i] = T.rsqrt(X[i])
+            Y[2, i] = T.floor(X[i])
+            Y[3, i] = T.ceil(X[i])
+            Y[4, i] = T.round(X[i])
+            Y[5, i] = T.trunc(X[i])
+            Y[6, i] = T.copysign(X[i], -X[31 - i])
+
+
+def test_what_machines_round_themselves_they_have_in_f64() -> None:
+    x = np.random.default_rng(0).standard_normal(32) * 100
+    x[:12] = 0.0, -0.0, np.inf, -np.inf, np.nan, 2.5, -2.5, 0.5, 1e300, 2**53 + 1, 1e-310, 4
+    with np.errstate(all="ignore"):
+        other = np.copysign(x, -x[::-1])
+        exact = [
+            np.sqrt(x),
+            1 / np.sqrt(x),
+            np.floor(x),
+            np.ceil(x),
+            np.rint(x),
+            np.trunc(x),
+            other,
+        ]
+    for device, (_, y) in every_leg(in_f64, x, np.zeros((7, 32))):
+        for row, want in zip(y, exact, strict=True):
+            np.testing.assert_array_equal(row, want, device)
+            np.testing.assert_array_equal(
+                np.signbit(row[~np.isnan(row)]), np.signbit(want[~np.isnan(want)])
+            )
+    compile_texts(in_f64)

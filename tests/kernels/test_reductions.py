@@ -9,6 +9,7 @@ import pytest
 
 import tilec
 import tilec.language as T
+from tests.kernels.legs import every_leg
 from tests.kernels.machines import SCHEDULES, TARGETS
 from tilec.errors import TilecError
 from tilec.runtime.driver import lower
@@ -388,3 +389,39 @@ def test_layouts_in_turn() -> None:
         x, y = x - m[:, None], y + s
     for found in results(in_turn, (given,), np.zeros(32, np.float32)):
         assert np.array_equal(found, s)
+
+
+@tilec.kernel
+def signed_zeros(
+    X: T.Tensor((8, 33), "float32"),
+    Y: T.Tensor((2, 8), "float32"),
+    Z: T.Tensor((2, 8, 33), "float32"),
+):
+    """1 / x of extremes: of all in a row, of those so far, and of neighbours."""
+    with T.Kernel(1, threads=64):
+        tile = T.alloc_fragment((8, 33), "float32")
+        most, least = T.alloc_fragment((8,), "float32"), T.alloc_fragment((8,), "float32")
+        T.copy(X, tile)
+        T.reduce_max(tile, most, dim=1)
+        T.reduce_min(tile, least, dim=1)
+        for i in T.Parallel(8):
+            Y[0, i] = 1 / most[i]
+            Y[1, i] = 1 / least[i]
+        T.cummax(tile, dim=1)
+        for i, j in T.Parallel(8, 33):
+            Z[0, i, j] = 1 / tile[i, j]
+            Z[1, i, j] = 1 / T.min(X[i, j], X[i, 32 - j])
+
+
+def test_extremes_of_zeros_have_a_sign() -> None:
+    """-0 is less than 0, in whichever order they come."""
+    x = np.where(np.random.default_rng(0).random((8, 33)) < 0.9, np.float32(-0.0), np.float32(0))
+    x[0], x[1], x[2, 7] = 0, -0.0, np.nan
+    ends = np.where(np.signbit(x), -np.inf, np.inf)
+    high, low = (np.where(np.isnan(x), end, ends) for end in (-np.inf, np.inf))
+    for device, (_, y, z) in every_leg(
+        signed_zeros, x, np.zeros((2, 8), x.dtype), np.zeros((2, 8, 33), x.dtype)
+    ):
+        assert np.array_equal(y, [high.max(1), low.min(1)]), device
+        assert np.array_equal(z[0], np.maximum.accumulate(high, axis=1)), device
+        assert np.array_equal(z[1], np.minimum(low, low[:, ::-1])), device

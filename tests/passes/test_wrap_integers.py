@@ -103,3 +103,51 @@ def test_indices_and_counters_stay_signed_and_generators_do_not() -> None:
         assert any(re.search(r"\* 1664525u \+ 1013904223u", line) for line in lines), body
         assert all("count" not in line or "state" in line for line in lines), lines
         assert not re.search(r"u32.*\b(bx|by|M|K)\b", body), lines
+
+
+def shifts(dtype: str) -> Any:
+    @tilec.kernel
+    def shifted(
+        A: T.Tensor((N,), dtype),
+        B: T.Tensor((N,), "int32"),
+        left: T.Tensor((N,), dtype),
+        right: T.Tensor((N,), dtype),
+    ):
+        with T.Kernel(1, threads=32):
+            for i in T.Parallel(N):
+                left[i] = A[i] << B[i]
+                right[i] = A[i] >> B[i]
+
+    return shifted
+
+
+@pytest.mark.emulator
+@pytest.mark.parametrize("dtype", ["int8", "int32", "uint64"])
+def test_what_is_shifted_out_is_gone_on_every_machine(dtype: str) -> None:
+    """C says nothing of such amounts; of x86, NVIDIA and AMD each does something else."""
+    a, bits = extremes(dtype, 1), np.iinfo(dtype).bits
+    b = np.random.default_rng(2).choice([0, 1, bits - 1, bits, 31, 32, 33, 64, 100, -1, -31], N)
+    exact = [int(x) for x in a]
+    out = (b < 0) | (b >= bits)
+    left = np.array(
+        [0 if o else x << int(n) for x, n, o in zip(exact, b, out, strict=True)], object
+    )
+    left = (left % 2**bits).astype(f"uint{bits}").astype(dtype)
+    right = np.array(
+        [x >> (bits if o else int(n)) for x, n, o in zip(exact, b, out, strict=True)], object
+    )
+    for device, found in every_leg(shifts(dtype), a, b.astype(np.int32), a * 0, a * 0):
+        assert np.array_equal(found[2], left), device
+        assert np.array_equal(found[3], right.astype(dtype)), device
+
+
+def test_amounts_that_are_known_are_left_as_they_are() -> None:
+    @tilec.kernel
+    def unpacked(A: T.Tensor((N,), "uint32"), C: T.Tensor((8, N), "uint32")):
+        with T.Kernel(1, threads=32):
+            for j, i in T.Parallel(8, N):
+                C[j, i] = A[i] >> (4 * j) & 15
+
+    text = unpacked.lower(target="cuda:sm_80").source
+    text = text[text.index("unpacked_kernel") :]
+    assert ">>" in text and "min(" not in text and "? " not in text

@@ -241,12 +241,16 @@ def _call(op: arith.Elementwise, operands: dict[str, Expression]) -> Expression:
     result = element_dtype(op.result)
     wide = op.computed_in_f32 and result != f32
     if wide and result == f64:
-        raise TargetUnsupported(
-            "TLC0512",
-            f"{op.name} is computed in f32; its operand is f64",
-            loc=op.loc,
-            hint="cast it to f32",
-        )
+        if not op.known_in_f64:
+            raise TargetUnsupported(
+                "TLC0512",
+                f"{op.name} is computed in f32; its operand is f64",
+                loc=op.loc,
+                hint="cast it to f32",
+            )
+        text = op.text.replace("(", "<f64>(", 1)
+        typed = {name: e.typed(f64) for name, e in operands.items()}
+        return Expression(spell(text, op, lambda v: "", typed), CALL)
     literal = not any(e.exact for e in operands.values())  # which overload is meant?
     texts = {
         name: f"convert<f32>({e.text})"

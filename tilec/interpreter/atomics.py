@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from ..ir.core import Op
+from ..ir.ops.arith import extremum
 from ..ir.ops.memory import Atomic
 from ..ir.types import Space
 from .addressing import chosen, locate, spread
@@ -19,8 +21,8 @@ from .numbers import Array
 
 _COMBINE: dict[str, Callable[[Any, Any], Any]] = {
     "add": np.add,
-    "max": np.fmax,
-    "min": np.fmin,
+    "max": partial(extremum, np.fmax),
+    "min": partial(extremum, np.fmin),
     "or": np.bitwise_or,
     "load": lambda held, _: held,
     "store": lambda _, given: given,

@@ -216,12 +216,14 @@ def floormod(x: Any, y: Any) -> Any:
 
 
 def shift_left(x: Any, y: Any) -> Any:
-    """x << y."""
+    """x << y. A number of bits outside of x's width shifts all of x out: 0."""
     return x << y if _numbers(x, y) else _scalars("T.shift_left", shift(arith.ShiftLeft, x, y))
 
 
 def shift_right(x: Any, y: Any) -> Any:
-    """x >> y: arithmetic for signed x, logical for unsigned."""
+    """x >> y: arithmetic for signed x, logical for unsigned. A number of bits outside of x's width
+    shifts all of x out: 0, or -1 for a negative x.
+    """
     return x >> y if _numbers(x, y) else _scalars("T.shift_right", shift(arith.ShiftRight, x, y))
 
 

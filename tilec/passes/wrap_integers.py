@@ -15,6 +15,14 @@ Indices made of symbols, block and thread numbers and loop counters stay signed,
 widen them: extents are below `SYMBOL_LIMIT` and tensors as large as their launch class says, hence
 nothing overflows in them that the ranges here could not see. A product with a constant larger than
 any tile is no index (a generator of random numbers multiplies so).
+
+Shifts by amounts that may be no bit's number, which mean nothing in C either and differ between
+machines, are by one that is: what is shifted out leaves 0, or the sign.
+
+    %0 = shift_left %a, %n : u32           |   %0 = compare %n, 32 <"lt"> : bool
+                                           |   %1 = bit_and %n, 31 : u32
+                                           |   %2 = shift_left %a, %1 : u32
+                                           |   %3 = select %0, %2, 0 : u32
 """
 
 from __future__ import annotations
@@ -37,12 +45,14 @@ _MAY_OVERFLOW = (arith.Add, arith.Sub, arith.Mul, arith.Neg, arith.Abs)
 
 
 def wrap_integers(program: Program, context: PassContext) -> Program:
-    """The program with integers that may overflow computed as unsigned ones."""
+    """The program with integers that may overflow computed as unsigned ones, and total shifts."""
     data = _data_of(program)
     ranges = value_ranges(program.body, program.multiples)
     unsigned: dict[Value, Value] = {}  # of what this pass has made signed again
 
     def rule(op: Op) -> Answer:
+        if isinstance(op, (arith.ShiftLeft, arith.ShiftRight)):
+            return _total_shift(op, ranges)
         if not isinstance(op, _MAY_OVERFLOW) or not isinstance(op.result.type, ScalarType):
             return None
         if op.result not in data or not _overflows(op, ranges):
@@ -62,6 +72,29 @@ def wrap_integers(program: Program, context: PassContext) -> Program:
 
     body = transform(program.body, rule)
     return program if body is program.body else program.with_body(body)
+
+
+def _total_shift(op: arith.ShiftLeft | arith.ShiftRight, ranges: ValueRanges) -> Answer:
+    """A shift by an amount that C knows, and what is left of x where all of it is shifted out."""
+    dtype = element_dtype(op.result)
+    if not isinstance(op.result.type, ScalarType):
+        return None
+    width, amounts = max(dtype.bits, 32), ranges.of(op.y)  # C computes with narrow types as int
+    if amounts.low >= 0 and amounts.high < width:
+        return None
+    known = _unsigned(dtype)
+    amount = arith.Cast(op.y, dtype=known)
+    last = constant(width - 1, known)
+    if dtype.kind == "int" and isinstance(op, arith.ShiftRight):
+        nearest = arith.Min(amount.result, last)
+        by = arith.Cast(nearest.result, dtype=dtype)
+        return [amount, nearest, by, arith.ShiftRight(op.x, by.result)]
+    inside = arith.Compare(amount.result, last, predicate="le")
+    masked = arith.BitAnd(amount.result, last)
+    by = arith.Cast(masked.result, dtype=dtype)
+    shifted = type(op)(op.x, by.result)
+    kept = arith.Select(inside.result, shifted.result, constant(0, dtype))
+    return [amount, inside, masked, by, shifted, kept]
 
 
 def _unsigned(dtype: DType) -> DType:

@@ -26,6 +26,7 @@ class Elementwise(Op):
     text: ClassVar[str] = ""
     precedence: ClassVar[int] = CALL
     computed_in_f32: ClassVar[bool] = False  # the prelude has it for f32 alone
+    known_in_f64: ClassVar[bool] = False  # but by another name for f64, too
 
 
 def element_dtype(value: Value) -> DType:
@@ -83,6 +84,19 @@ def _wrapping(function: Any, x: Any, y: Any) -> Any:
     with np.errstate(all="ignore"):
         result = function(x, y)
     return result.astype(np.asarray(x).dtype) if hasattr(result, "astype") else result
+
+
+def extremum(ufunc: np.ufunc, x: Any, y: Any) -> Any:
+    """fmin, fmax, minimum or maximum of NumPy, with an order of zeros: which of them those give is
+    not stated."""
+    found = ufunc(x, y)
+    zeros = np.equal(found, 0)
+    if found.dtype.kind in "iub" or not np.any(zeros):
+        return found
+    least = ufunc in (np.fmin, np.minimum)
+    negative = (np.logical_or if least else np.logical_and)(np.signbit(x), np.signbit(y))
+    signed = np.where(negative, -0.0, 0.0).astype(found.dtype)
+    return np.where(zeros & np.equal(x, y), signed, found)[()]
 
 
 class Add(Binary, name="add", pure=True):
@@ -196,25 +210,25 @@ DIVISIONS = (FloorDiv, FloorMod, TruncDiv, TruncMod)
 
 
 class Min(Binary, name="min", pure=True):
-    """The smaller. For floats a NaN gives way to a number."""
+    """The smaller. For floats a NaN gives way to a number, and -0 is less than 0."""
 
     text = "min({x}, {y})"
     x: Value = operand()
     y: Value = operand()
 
     def evaluate(self, *inputs: Any) -> Any:
-        return np.fmin(*inputs)
+        return extremum(np.fmin, *inputs)
 
 
 class Max(Binary, name="max", pure=True):
-    """The larger. For floats a NaN gives way to a number."""
+    """The larger. For floats a NaN gives way to a number, and 0 is more than -0."""
 
     text = "max({x}, {y})"
     x: Value = operand()
     y: Value = operand()
 
     def evaluate(self, *inputs: Any) -> Any:
-        return np.fmax(*inputs)
+        return extremum(np.fmax, *inputs)
 
 
 class BitAnd(Binary, name="bit_and", pure=True):
@@ -254,7 +268,7 @@ class BitXor(Binary, name="bit_xor", pure=True):
 
 
 class ShiftLeft(Binary, name="shift_left", pure=True):
-    """x << y. Amounts outside 0 ... bits-1 are undefined."""
+    """x << y. Amounts outside 0 ... bits-1 shift everything out: 0."""
 
     text, precedence = "{x} << {y}", 11
     accepts = ("int", "uint")
@@ -266,8 +280,8 @@ class ShiftLeft(Binary, name="shift_left", pure=True):
 
 
 class ShiftRight(Binary, name="shift_right", pure=True):
-    """x >> y: arithmetic for signed x, logical for unsigned. Amounts outside 0 ... bits-1 are
-    undefined.
+    """x >> y: arithmetic for signed x, logical for unsigned. Amounts outside 0 ... bits-1 shift
+    everything out: 0, or -1 for what is negative.
     """
 
     text, precedence = "{x} >> {y}", 11

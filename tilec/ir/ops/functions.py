@@ -1,7 +1,8 @@
 """Functions of floats and of the bits of integers, element by element.
 
 Each is a function of the prelude of the same name, so that a class, a name in the language and a
-macro of each prelude are all it takes. Functions of floats are computed in f32 for 16-bit floats;
+macro of each prelude are all it takes. Functions of floats are computed in f32 for 16-bit floats,
+and for f64 there are those that machines round correctly themselves;
 docs/prelude.md says how exact they are. Outside its domain a function gives NaN.
 """
 
@@ -117,6 +118,7 @@ class Sqrt(Function, name="sqrt", pure=True):
     """The square root."""
 
     text, numpy = "sqrt({x})", np.sqrt
+    known_in_f64 = True
     x: Value = operand()
 
 
@@ -124,6 +126,7 @@ class Rsqrt(Function, name="rsqrt", pure=True):
     """1 / sqrt(x)."""
 
     text, numpy = "rsqrt({x})", staticmethod(_rsqrt)
+    known_in_f64 = True
     x: Value = operand()
 
 
@@ -229,6 +232,7 @@ class Floor(Function, name="floor", pure=True):
     """The greatest whole number not above x."""
 
     text, numpy = "floor({x})", np.floor
+    known_in_f64 = True
     x: Value = operand()
 
 
@@ -236,6 +240,7 @@ class Ceil(Function, name="ceil", pure=True):
     """The least whole number not below x."""
 
     text, numpy = "ceil({x})", np.ceil
+    known_in_f64 = True
     x: Value = operand()
 
 
@@ -243,6 +248,7 @@ class Round(Function, name="round", pure=True):
     """The nearest whole number, of two the even one."""
 
     text, numpy = "round({x})", np.rint
+    known_in_f64 = True
     x: Value = operand()
 
 
@@ -250,6 +256,7 @@ class Trunc(Function, name="trunc", pure=True):
     """x without its fraction."""
 
     text, numpy = "trunc({x})", np.trunc
+    known_in_f64 = True
     x: Value = operand()
 
 
@@ -289,6 +296,7 @@ class Copysign(Function2, name="copysign", pure=True):
     """x with the sign of y."""
 
     text, numpy = "copysign({x}, {y})", np.copysign
+    known_in_f64 = True
     x: Value = operand()
     y: Value = operand()
 

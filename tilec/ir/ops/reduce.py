@@ -13,7 +13,20 @@ from ..core import Access, Effect, Level, Op, Value, attribute, operand, operand
 from ..dtypes import DType, f32, i32, u32
 from ..layout.register import RegisterLayout
 from ..types import MemoryType, TileType, Type
-from .arith import Abs, Add, Binary, BitAnd, BitOr, BitXor, Cast, Compare, Max, Min, Select
+from .arith import (
+    Abs,
+    Add,
+    Binary,
+    BitAnd,
+    BitOr,
+    BitXor,
+    Cast,
+    Compare,
+    Max,
+    Min,
+    Select,
+    extremum,
+)
 from .arith import element_dtype as scalar_dtype
 
 KINDS: dict[str, tuple[type[Binary], bool]] = {
@@ -103,6 +116,21 @@ class Reduction(Op):
         x = convert_array(np.asarray(x), self.dtype)
         return np.abs(x) if KINDS[self.kind][1] else x
 
+    def _joined(self, x: Any, y: Any) -> Any:
+        """`join` in NumPy."""
+        extreme = KINDS[self.kind][0] in (Max, Min)
+        return extremum(self.ufunc, x, y) if extreme else self.ufunc(x, y)
+
+    def _signed(self, found: Any, x: Any, some: Any, **how: Any) -> Any:
+        """The zeros of what is `found` in x, as `extremum` has them: `some` says where there is one
+        that wins."""
+        zeros, least = np.equal(found, 0), KINDS[self.kind][0] is Min
+        if KINDS[self.kind][0] not in (Max, Min) or x.dtype.kind in "iub" or not zeros.any():
+            return found
+        wins = np.equal(x, 0) & (np.signbit(x) == least)
+        negative = some(wins, axis=self.dim, **how) == least
+        return np.where(zeros, np.where(negative, -0.0, 0.0).astype(found.dtype), found)
+
     @property
     def ufunc(self) -> np.ufunc:
         """`join` in NumPy."""
@@ -152,8 +180,9 @@ class Reduce(Reduction, name="reduce", level=Level.TILE):
         with np.errstate(all="ignore"):
             x = self.elements(inputs[0])
             found = self.ufunc.reduce(x, axis=self.dim, keepdims=self.keep, dtype=x.dtype)
+            found = self._signed(found, x, np.logical_or.reduce, keepdims=self.keep)
             for old in inputs[1:]:
-                found = self.ufunc(self.elements(old), found)
+                found = self._joined(self.elements(old), found)
         return found
 
 
@@ -179,6 +208,7 @@ class Scan(Reduction, name="scan", level=Level.TILE):
             x = self.elements(inputs[0])
             x = np.flip(x, self.dim) if self.reverse else x
             found = self.ufunc.accumulate(x, axis=self.dim, dtype=x.dtype)
+            found = self._signed(found, x, np.logical_or.accumulate)
         return np.flip(found, self.dim) if self.reverse else found
 
 
