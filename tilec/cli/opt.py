@@ -19,7 +19,7 @@ from .output import output
 
 
 @click.command("opt")
-@click.argument("file", type=click.File())
+@click.argument("file", type=click.File(encoding="utf-8"))
 @click.option(
     "--passes",
     default="",

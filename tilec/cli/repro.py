@@ -11,6 +11,7 @@ import click
 
 from .. import config
 from ..backends.emitter import emit_program
+from ..backends.names import mangle
 from ..errors import IRError, TilecError
 from ..ir.core import Program
 from ..ir.print import print_program
@@ -51,9 +52,10 @@ def _replay(folder: Path) -> int:
     """Runs the step that failed. The same failure is raised again; no failure is status 0."""
     load_plugins()
     try:
-        about = json.loads((folder / ABOUT).read_text())
+        about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
         step, target = str(about["pass"]), find_target(str(about["target"]))
-        text, assume = (folder / TEXT).read_text(), Assume(about.get("assume", "all"))
+        text = (folder / TEXT).read_text(encoding="utf-8")
+        assume = Assume(about.get("assume", "all"))
     except (OSError, ValueError, KeyError) as wrong:
         raise IRError(
             "TLC0194",
@@ -92,13 +94,13 @@ def _pack(path: Path, folder: Path, target_name: str, defines: tuple[str, ...]) 
             kernels = need_kernels(load_file(path), path, values)
         for name, kernel in kernels.items():
             program = trace(kernel, values, target)
-            (folder / f"{name}.tir").write_text(print_program(program))
+            (folder / f"{mangle(name)}.tir").write_text(print_program(program), encoding="utf-8")
             _lower(program, folder, target_name)
     except TilecError as error:
         about["error"] = str(error)
         raise
     finally:
-        (folder / "about.json").write_text(json.dumps(about, indent=2) + "\n")
+        (folder / "about.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
         output().say(str(folder))
         output().result({"folder": str(folder), **about})
     return 0

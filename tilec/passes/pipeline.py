@@ -159,7 +159,7 @@ def run_pipeline(
     lowered = _until_it_fits(attempt, context)
     if dump is not None:
         lines = [f"{seconds * 1e3:9.2f} ms  {name}" for name, seconds in run.times]
-        (dump / "times.txt").write_text("\n".join(lines) + "\n")
+        (dump / "times.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return lowered
 
 
@@ -241,7 +241,7 @@ def _write(folder: Path, name: str, program: Program, before: Program | None) ->
     text = print_program(program)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{name}.tir").write_text(text)
+        (folder / f"{name}.tir").write_text(text, encoding="utf-8")
     except OSError as error:
         raise TilecError(
             "TLC0603",
@@ -252,4 +252,4 @@ def _write(folder: Path, name: str, program: Program, before: Program | None) ->
         diff = difflib.unified_diff(
             print_program(before).splitlines(), text.splitlines(), "before", name, lineterm=""
         )
-        (folder / f"{name}.diff").write_text("\n".join(diff) + "\n")
+        (folder / f"{name}.diff").write_text("\n".join(diff) + "\n", encoding="utf-8")

@@ -70,7 +70,7 @@ def _write(
     folder = folder or Path(tempfile.mkdtemp(prefix="tilec-reproducer-"))
     folder.mkdir(parents=True, exist_ok=True)
     if program is not None:
-        (folder / TEXT).write_text(print_program(program))
+        (folder / TEXT).write_text(print_program(program), encoding="utf-8")
         about["replay"] = "tilec repro ."
     about |= {
         "error": "".join(traceback.format_exception(cause)),
@@ -78,5 +78,5 @@ def _write(
         "python": platform.python_version(),
         "platform": platform.platform(),
     }
-    (folder / ABOUT).write_text(json.dumps(about, indent=2) + "\n")
+    (folder / ABOUT).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
     return folder

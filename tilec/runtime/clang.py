@@ -96,7 +96,7 @@ class AmdClang:
         return Binary(code, binary.log, binary.resources, binary.findings + scalar, binary.compiler)
 
     def _assemble(self, text: str, name: str, arch: str, folder: Path) -> Assembled:
-        (folder / "kernel.hip").write_text(text)
+        (folder / "kernel.hip").write_text(text, encoding="utf-8")
         command = (
             *self.driver,
             *_OPTIONS,
@@ -106,7 +106,7 @@ class AmdClang:
             "kernel.hip",
         )
         log = self._run(command, name, str(folder)).replace("kernel.hip", name)
-        assembly = (folder / "kernel.s").read_text()
+        assembly = (folder / "kernel.s").read_text(encoding="utf-8")
         return Assembled(assembly, log, read_isa(assembly))
 
     def _run(self, command: tuple[str, ...], name: str, folder: str) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from .. import config
 from ..backends.emitter import EmittedProgram, emit_program, render
 from ..backends.manifest import Fact, Variant
+from ..backends.names import mangle
 from ..errors import IRError, TilecError
 from ..ir.core import Program
 from ..ir.ops import builtin_registry
@@ -99,7 +100,7 @@ def lower_program(
     dump = settings.dump_dir()
     if dump is not None:
         kind = _SUFFIXES[assume].replace("_", "-")
-        dump = dump / f"{program.name}-{target.backend}-{target.arch}{kind}"
+        dump = dump / f"{mangle(program.name)}-{target.backend}-{target.arch}{kind}"
     if settings.check == "1":
         observers = (*observers, MeaningCheck(registry))
     start = time.perf_counter()
@@ -121,7 +122,7 @@ def lower_program(
         _SUFFIXES[assume],
     )
     if dump is not None:
-        (dump / result.file_name).write_text(result.text)
+        (dump / result.file_name).write_text(result.text, encoding="utf-8")
     return result
 
 

@@ -116,7 +116,7 @@ def _candidates() -> Iterator[str]:
 def _loaded() -> Iterator[str]:
     """Libraries mapped into this process (Linux); elsewhere none is known."""
     try:
-        maps = Path("/proc/self/maps").read_text()
+        maps = os.fsdecode(Path("/proc/self/maps").read_bytes())
     except OSError:
         return
     for line in maps.splitlines():

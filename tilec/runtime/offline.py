@@ -47,7 +47,7 @@ class OfflineCompiler:
         with tempfile.TemporaryDirectory(prefix="tilec-") as folder:
             source = Path(folder) / f"source{self.suffix}"
             result = Path(folder) / "result.bin"
-            source.write_text(text)
+            source.write_text(text, encoding="utf-8")
             command = (
                 self.where, *self.options, self.arch_option.format(arch),
                 "-o", str(result), str(source),

@@ -202,7 +202,7 @@ def compiled(text: Path, backend: str, arch: str) -> bytes:
     that change numbers, and take sm_90 for sm_90a."""
     from cupy_backends.cuda.libs import nvrtc
 
-    program = nvrtc.createProgram(text.read_text(), text.name, (), ())
+    program = nvrtc.createProgram(text.read_text(encoding="utf-8"), text.name, (), ())
     if backend == "hip":
         nvrtc.compileProgram(program, (f"--offload-arch={arch}", "-std=c++17"))
         return bytes(nvrtc.getPTX(program))

@@ -74,7 +74,8 @@ def _compile(host: HostCompiler, source_text: str, library: Path) -> None:
                 command,
                 cwd=work,
                 capture_output=True,
-                text=True,
+                encoding="utf-8",
+                errors="replace",
                 timeout=TIMEOUT_SECONDS,
                 check=False,
             )

@@ -71,7 +71,12 @@ def _probe(command: str) -> HostCompiler | None:
         return None
     try:
         done = subprocess.run(
-            (*words, "--version"), capture_output=True, text=True, timeout=60, check=False
+            (*words, "--version"),
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=60,
+            check=False,
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
