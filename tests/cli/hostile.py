@@ -184,6 +184,19 @@ PROGRAMS: dict[str, str] = {
     "shuffle beyond the warp": roles("T.shfl_down(A[0, 0], 32)"),
     "shuffle of 4 bits": roles("T.shfl_xor(T.cast(A[0, 0], 'int4'), 1)"),
     "tiles in groups of none": roles("for i, j in T.Persistent([4, 4], 2, bx, 0):\n    pass"),
+    # NumPy's ways
+    "region times two": kernel(FRAGMENT + "F[0, :] = F[1, :] * 2"),
+    "region that is doubled": kernel(FRAGMENT + "F[0, :] *= 2"),
+    "buffer plus one": kernel(FRAGMENT + "G = 1 + F"),
+    "reduction without a result": kernel(FRAGMENT + "s = T.reduce_sum(F, dim=1)"),
+    "reduction into a dimension": kernel(FRAGMENT + "s = T.reduce_max(F, 1)"),
+    "product without a result": kernel(SHARED + "C = T.gemm(S, S)"),
+    "two names for one index": launch("T.Kernel(1) as (a, b)"),
+    "three names for two indices": launch("T.Kernel(1, 2) as (a, b, c)"),
+    "one name for two indices": kernel("A[a, 0] = 1", launch="T.Kernel(1, 2) as a"),
+    "ceildiv by a float": launch("T.Kernel(T.ceildiv(A.shape[0], 16.0)) as bx"),
+    "ceildiv of floats": launch("T.Kernel(T.ceildiv(100, 0.5)) as bx"),
+    "dimension over a float": kernel("pass", 'A: T.Tensor((T.ceildiv("M", 16.0),), "int8")', ONE),
     # Python
     "name of nothing": kernel("T.copy(Aa, B)"),
     "parameters without annotation": whole("def k(A, B):\n    with T.Kernel(1):\n        A[0] = B[0]\n"),
@@ -192,6 +205,7 @@ PROGRAMS: dict[str, str] = {
     "dimension named as a parameter": kernel(
         "pass", 'N: T.int32, A: T.Tensor(("N",), "float16")', ONE),
     "parameter called stream": kernel("pass", 'stream: T.Tensor((4,), "int8")', ONE),
+    "constant dimension in the signature": kernel("pass", 'A: T.Tensor((T.const("N"),), "int8")', ONE),
     "dimension that no tensor has": whole(f"def k({VECTOR}):\n    M = T.const('M')\n{WRITE}"),
     "coroutine": HEAD + f"\n@tilec.kernel\nasync def k({VECTOR}):\n{WRITE}",
     "lambda": HEAD + "\nk = tilec.kernel(lambda A: 1)\n",

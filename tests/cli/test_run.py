@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.test_cli import Capture, tilec
+from tilec.cli.programs import _names, load_file
 
 COPY = """\
 import tilec
@@ -37,6 +38,22 @@ def test_a_name_that_is_defined_for_nothing(capfd: Capture, tmp_path: Path, comm
     path.write_text(text.replace("):\n    with", ", step: int = 4):\n    with", 1))
     status, out, err = tilec(capfd, command, path, "-D", "N=100", "-D", "stpe=3")
     assert status == 2 and not out and "'stpe': did you mean step?" in err
+
+
+def test_what_is_computed_of_dimensions_is_no_name(capfd: Capture, tmp_path: Path) -> None:
+    path = tmp_path / "derived.py"
+    heads = (
+        'N, K = T.const("N, K")\n    A: T.Tensor((N, "M"), "int8")\n    B: T.Tensor(DIMS, "int8")'
+    )
+    dims = '(N * 2, K, (3 * K - 1) // 2, "M // 2", 16)'
+    text = COPY[: COPY.index("def")] + f"def copied(A, B):\n    {heads.replace('DIMS', dims)}\n"
+    path.write_text(text + "    with T.Kernel(1):\n        A[0, 0] = B[0, 0, 0, 0, 0]\n")
+    names = set(_names(load_file(path).kernels["copied"], {}))
+    assert names == {"A", "B", "M", "N", "K"}
+    shown = str(load_file(path).kernels["copied"].tensor_specs({})["B"])
+    assert "(N * 2, K, ((3 * K) - 1) // 2, M // 2, 16)" in shown
+    status, _, err = tilec(capfd, "check", path, "-D", "N2=8", "-D", "K=3")
+    assert status == 2 and "'N2': did you mean N?" in err
 
 
 def test_a_file_named_from_its_own_folder(

@@ -415,7 +415,10 @@ def test_reading_a_source_asks_no_other_module(monkeypatch: pytest.MonkeyPatch) 
     ("body", "hint"),
     [
         ("T.gemm(S, S, F, trans_B=True)", "did you mean transpose_B or transpose_A?"),
-        ("T.print(S, colour=1)", "it takes obj, msg, warp_group_id, warp_id"),
+        (
+            "T.print(S, colour=1)",
+            "it is T.print(obj=…, msg=…, warp_group_id=…, warp_id=…), and gives nothing back",
+        ),
         ("x = S.shap[0]", "did you mean shape?"),
         ("L[0] = round(S[0, 0])", "T.round"),
         ("L[0] = np.exp(S[0, 0])", "T.exp"),

@@ -26,6 +26,7 @@ from tilec.runtime.devices import (
     target_for_capability,
 )
 from tilec.runtime.gpu_device import GpuDevice
+from tilec.runtime.hip import HipDriver
 from tilec.runtime.launch import load
 from tilec.target import Target, find_target
 
@@ -123,16 +124,21 @@ def test_a_kind_whose_module_is_absent_is_no_device(monkeypatch: pytest.MonkeyPa
         open_device("quantum")
 
 
-def test_a_machine_without_a_driver_says_what_else_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    devices._factories.pop("cuda")
+@pytest.mark.parametrize(("kind", "extra"), [("cuda", "cuda13"), ("hip", "rocm7")])
+def test_a_machine_without_a_driver_says_what_else_to_do(
+    kind: str, extra: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    devices._factories.pop(kind)
     monkeypatch.delitem(
         sys.modules, "tilec.runtime.gpu_device"
     )  # so that it registers itself again
     monkeypatch.setattr(devices, "cuda_driver", lambda: CudaDriver("libabsent.so"))
-    with pytest.raises(NoDevice, match="no cuda driver: libabsent") as caught:
-        open_device("cuda")
+    monkeypatch.setattr(devices, "hip_driver", lambda: HipDriver("libabsent.so"))
+    with pytest.raises(NoDevice, match=f"no {kind} driver: libabsent") as caught:
+        open_device(kind)
     assert caught.value.exit_status == 4
-    assert "interpreter" in caught.value.hint
+    hint = caught.value.hint
+    assert "interpreter" in hint and f"--target {kind}:" in hint and f"tilec[{extra}]" in hint
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from ..ir.core import Program, Value
 from ..ir.dtypes import PAIRS
 from ..ir.types import MemoryType, ScalarType
 from ..language.kernel import Kernel
-from ..language.tensors import ConstDim
+from ..language.tensors import ConstDim, Dynamic
 from ..language.trace import close_matches
 from ..runtime.devices import Device
 from ..runtime.gpu_device import GpuDevice
@@ -210,7 +210,11 @@ def _names(kernel: Kernel, defines: dict[str, Any]) -> Iterator[str]:
     """What can be defined for a kernel: its parameters and the dimensions and strides of tensors."""
     yield from (p.name for p in kernel.parameters)
     for spec in kernel.tensor_specs(kernel.constants_with(defines)).values():
-        yield from (str(getattr(d, "name", d)) for d in (*spec.shape, *(spec.strides or ())))
+        for dim in (*spec.shape, *(spec.strides or ())):
+            if isinstance(dim, str):
+                yield dim
+            elif isinstance(dim, Dynamic) or type(dim) is ConstDim:
+                yield dim.name
 
 
 def read_defines(defines: tuple[str, ...]) -> dict[str, Any]:

@@ -180,6 +180,12 @@ def ceildiv(x: Any, y: Any) -> Any:
     """x / y of integers, rounded up. Works on Python numbers, and outside kernels too; x may also be
     the name of a dimension.
     """
+    for number in (plain(z) for z in (x, y) if is_number(z)):
+        if isinstance(number, float):
+            hint = f"write {number:.0f}" if number.is_integer() else "T.ceil(x / y) of floats"
+            raise refuse(
+                "TLC0123", f"T.ceildiv is for integers, and {number} is a float", hint=hint
+            )
     if isinstance(x, str) and isinstance(y, int):
         return rounded_up(parse_extent(x), y)
     if _numbers(x, y):

@@ -319,7 +319,11 @@ def index_value(buffer: Buffer, dimension: int, key: Any) -> Value:
     """One index as an i32 or i64 value."""
     if not (isinstance(key, Operand | int | np.integer)) or isinstance(key, bool):
         raise LanguageError(
-            "TLC0115", f"{key!r} is no index into {buffer.label}", hint="indices are integers"
+            "TLC0115",
+            f"{key!r} is no index into {buffer.label}",
+            hint="`with T.Kernel(m, n) as (bx, by)` gives each index a name of its own"
+            if isinstance(key, tuple)
+            else "indices are integers",
         )
     value = value_of(key)
     dtype = element_dtype(value)

@@ -225,12 +225,13 @@ def _way_out(error: Exception, kernel: Kernel) -> str:
             error
         ):
             return "make the array a tensor of the kernel, or take its elements by compile-time indices"
-        case TypeError() if "'Buffer'" in str(error):
+        case TypeError() if "'Buffer'" in str(error) or "'Slice'" in str(error):
             return (
-                "take elements, A[i, j], in T.Parallel; or give whole buffers to T.copy and others"
+                "buffers and their regions are no operands: compute with elements, "
+                "`for i, j in T.Parallel(m, n): C[i, j] = A[i, j] * 2`; or give them to T.copy and others"
             )
-        case TypeError() if "unexpected keyword argument" in str(error):
-            return _keywords(str(error))
+        case TypeError() if "() " in str(error) and "argument" in str(error):
+            return _signature(str(error), kernel)
         case TypeError() if "__array_ufunc__" in str(error) or "__round__" in str(error):
             return "functions of values of the kernel are the language's: T.exp, T.sqrt, T.round, …"
         case AttributeError(name=str(name), obj=obj) if "has no attribute" in str(error):
@@ -244,15 +245,23 @@ def _way_out(error: Exception, kernel: Kernel) -> str:
     return OWN_PYTHON
 
 
-def _keywords(message: str) -> str:
-    """What a function of the language calls the argument that it does not know."""
+def _signature(message: str, kernel: Kernel) -> str:
+    """How a function of the language is called, where Python says that it was called wrong."""
     function, _, rest = message.partition("(")
     language = sys.modules[__package__ or ""]
-    known = getattr(language, function.rpartition(".")[2], None)
-    if not callable(known):
+    known = getattr(language, function, None)
+    if not callable(known) or kernel.function.__globals__.get(function, known) is not known:
         return OWN_PYTHON
-    names = [*inspect.signature(known).parameters]
-    return close_matches(rest.split("'")[1], names) or "it takes " + ", ".join(names)
+    signature = inspect.signature(known)
+    if "unexpected keyword argument" in message:
+        close = close_matches(rest.split("'")[1], [*signature.parameters])
+        if close:
+            return close
+    told = (
+        p.name if p.default is p.empty else f"{p.name}=…" for p in signature.parameters.values()
+    )
+    nothing = ", and gives nothing back" if signature.return_annotation == "None" else ""
+    return f"it is T.{function}({', '.join(told)}){nothing}"
 
 
 def build_program(

@@ -83,7 +83,8 @@ class Operand:
         self._no_number("a float", 'T.cast(x, "float32") converts, and T.exp is math.exp; ')
 
     def __iter__(self) -> Any:
-        self._no_number("a sequence")
+        instead = "one name takes one value: `with T.Kernel(n) as bx`, `for i in T.Parallel(n)`; "
+        self._no_number("several values", instead)
 
     def __hash__(self) -> int:
         self._no_number("a key of a dict, or a member of a set")

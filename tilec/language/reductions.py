@@ -102,7 +102,12 @@ def _reduced(what: str, buffer: Any, out: Any, reduce_type: str, dim: int) -> tu
 def extents(what: str, x: Any) -> tuple[int, ...]:
     """The shape of an argument, which must be a fragment or shared memory, whole."""
     if not isinstance(x, Buffer):
-        raise LanguageError("TLC0133", f"{what} takes whole fragments and shared memory, not {x!r}")
+        raise LanguageError(
+            "TLC0133",
+            f"{what} takes whole fragments and shared memory, not {x!r}",
+            hint="the result has a fragment of its own, and a dimension is given by its name: "
+            f"{what}(A, out, dim=1)",
+        )
     if x.type.space not in (Space.FRAGMENT, Space.SHARED):
         raise LanguageError(
             "TLC0133",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,40 +63,44 @@ class ConstDim:
 
     name: str
 
-    def _derive(self, other: Any, function: Callable[[int, int], int], swap: bool) -> Derived:
-        return Derived(self, other, function, swap)
+    def __str__(self) -> str:
+        return self.name
 
     def __mul__(self, other: Any) -> Derived:
-        return self._derive(other, lambda a, b: a * b, False)
+        return _derived("*", self, other)
 
-    __rmul__ = __mul__
+    def __rmul__(self, other: Any) -> Derived:
+        return _derived("*", other, self)
 
     def __add__(self, other: Any) -> Derived:
-        return self._derive(other, lambda a, b: a + b, False)
+        return _derived("+", self, other)
 
-    __radd__ = __add__
+    def __radd__(self, other: Any) -> Derived:
+        return _derived("+", other, self)
 
     def __sub__(self, other: Any) -> Derived:
-        return self._derive(other, lambda a, b: a - b, False)
+        return _derived("-", self, other)
 
     def __rsub__(self, other: Any) -> Derived:
-        return self._derive(other, lambda a, b: a - b, True)
+        return _derived("-", other, self)
 
     def __floordiv__(self, other: Any) -> Derived:
-        return self._derive(other, lambda a, b: a // b, False)
+        return _derived("//", self, other)
 
     def __neg__(self) -> Derived:
-        return self._derive(-1, lambda a, b: a * b, False)
+        return Derived(f"-{self.name}")
 
 
 @dataclass(frozen=True)
 class Derived(ConstDim):
-    """A dimension computed from others. It binds nothing; the trace computes it again."""
+    """A dimension computed from others, its name the text of that. It binds nothing; the trace
+    computes it again, from values.
+    """
 
-    name: ConstDim | int  # type: ignore[assignment]
-    other: Any
-    function: Callable[[int, int], int]
-    swap: bool
+
+def _derived(operator: str, left: Any, right: Any) -> Derived:
+    inner = (f"({x})" if isinstance(x, Derived) else str(x) for x in (left, right))
+    return Derived(f" {operator} ".join(inner))
 
 
 DimSpec = int | str | Dynamic | ConstDim | Computed | Operand
@@ -250,7 +253,11 @@ def const(names: str) -> Any:
 
     The kernel is compiled anew for each combination of their values.
     """
-    trace = current("T.const")
+    trace = current(
+        "T.const",
+        'in the body, which also annotates what has it: N = T.const("N"), then '
+        'A: T.Tensor((N,), "float16") of a parameter that the signature only names',
+    )
     wanted = [part.strip() for part in names.split(",") if part.strip()]
     found = tuple(_constant(trace.const_dims, name) for name in wanted)
     if not found:

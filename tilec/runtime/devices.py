@@ -21,7 +21,7 @@ from ..errors import NoDevice, TilecError
 from ..target import TARGETS, Target, find_target
 from .arrays import ArrayDevice, is_array, view_array
 from .cuda import cuda_driver
-from .gpu_driver import REMEDIES, GpuDriver
+from .gpu_driver import GpuDriver, remedies
 from .hip import hip_driver
 from .launch import Loaded
 
@@ -93,7 +93,7 @@ def open_device(name: str, why: str = "it was asked for") -> Device:
         except ModuleNotFoundError as absent:
             if absent.name is None or not absent.name.endswith(module):
                 raise
-            raise NoDevice("TLC0901", f"this tilec has no {kind}", hint=REMEDIES) from absent
+            raise NoDevice("TLC0901", f"this tilec has no {kind}", hint=remedies()) from absent
     factory = _factories.get(kind)
     if factory is None:
         kinds = ", ".join(device_kinds())
@@ -138,7 +138,7 @@ def _device_of(place: ArrayDevice) -> Device:
     if place.kind == "cpu":
         return open_device("interpreter", "the arrays are in the host's memory")
     if place.kind not in ("cuda", "hip"):
-        raise NoDevice("TLC0901", f"tilec runs nothing on {place}", hint=REMEDIES)
+        raise NoDevice("TLC0901", f"tilec runs nothing on {place}", hint=remedies())
     return open_device(str(place), f"the arrays are on {place}")
 
 

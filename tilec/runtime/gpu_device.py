@@ -25,7 +25,7 @@ from .devices import (
     stated_target,
     target_for_capability,
 )
-from .gpu_driver import REMEDIES, GpuDriver
+from .gpu_driver import GpuDriver, remedies
 
 
 class GpuDevice:
@@ -142,7 +142,7 @@ def _import_cupy(kind: str) -> Any:
 def _open(kind: str, argument: str, why: str) -> GpuDevice:
     driver = driver_of(kind)
     if argument and not (argument.isdigit() and int(argument) < driver.count):
-        raise NoDevice("TLC0901", f"there is no {kind}:{argument} here", hint=REMEDIES)
+        raise NoDevice("TLC0901", f"there is no {kind}:{argument} here", hint=remedies(kind))
     return GpuDevice(kind, int(argument or 0), driver, why)
 
 

@@ -17,13 +17,18 @@ from typing import Any, Protocol
 
 from ..errors import ExecutionError, NoDevice, TargetUnsupported
 
-REMEDIES = (
-    'run it without a GPU: pass NumPy arrays, or `with tilec.device("interpreter")`; '
-    "or only compile it: `tilec build --target cuda:sm_90a FILE.py`; "
-    "or install the vendor's driver and cupy: pip install 'tilec[cuda13]'"
-)
 _CAPTURE_IMPLICIT = 906  # CUDA_ERROR_STREAM_CAPTURE_IMPLICIT, hipErrorStreamCaptureImplicit
 DEFAULT_SHARED_BYTES = 48 * 1024  # what a kernel may ask for without saying so first
+
+
+def remedies(kind: str = "cuda") -> str:
+    """What can be done where no device of a kind is: the hint of such errors."""
+    target, extra = ("hip:gfx942", "rocm7") if kind == "hip" else ("cuda:sm_90a", "cuda13")
+    return (
+        'run it without a GPU: pass NumPy arrays, or `with tilec.device("interpreter")`; '
+        f"or only compile it: `tilec build --target {target} FILE.py`; "
+        f"or install the vendor's driver and cupy: pip install 'tilec[{extra}]'"
+    )
 
 
 class LoadedModule(Protocol):
@@ -133,7 +138,9 @@ class CtypesDriver(ABC):
         if status or count.value == 0:
             reason = self._describe(status) if status else "it has none"
             raise NoDevice(
-                "TLC0901", f"the {names.kind} driver offers no device: {reason}", hint=REMEDIES
+                "TLC0901",
+                f"the {names.kind} driver offers no device: {reason}",
+                hint=remedies(names.kind),
             )
         self.count = count.value
 
@@ -328,4 +335,6 @@ def _open(names: DriverNames, libraries: tuple[str, ...]) -> ctypes.CDLL:
             return ctypes.CDLL(library)
         except OSError as problem:
             problems.append(str(problem))
-    raise NoDevice("TLC0901", f"no {names.kind} driver: {'; '.join(problems)}", hint=REMEDIES)
+    raise NoDevice(
+        "TLC0901", f"no {names.kind} driver: {'; '.join(problems)}", hint=remedies(names.kind)
+    )
