@@ -160,6 +160,21 @@ def test_groups_like_earlier_ones(launched: list[Any], monkeypatch: pytest.Monke
         assert [seen(args) for _, args, _ in launched] == list(map(seen, call.launches))
 
 
+def test_groups_whose_offsets_lie_in_out_are_refused_in_every_call(launched: list[Any]) -> None:
+    a, b, memory = array(50, 40), array(3, 40, 24), array(50 * 24 + 128)
+    out = OnGpu(memory.own[: 50 * 24].reshape(50, 24))
+    apart = OnGpu(memory.own[19 * 64 :][:8].view("int32"))
+    inside = OnGpu(memory.own[64:72].view("int32"))
+    assert apart.data.ptr % 128 == inside.data.ptr % 128, "they have one key"
+    with pytest.raises(ArgumentError, match="in the memory of offsets"):
+        ops.grouped_matmul(a, b, inside, out=out)
+    ops.grouped_matmul(a, b, apart, out=out)
+    ops.grouped_matmul(a, b, apart, out=out)
+    with pytest.raises(ArgumentError, match="in the memory of offsets"):
+        ops.grouped_matmul(a, b, inside, out=out)
+    assert len(launched) == 2
+
+
 def test_what_a_call_depends_on(launched: list[Any]) -> None:
     """Each of these is checked anew, and comes to another kernel or other arguments."""
     a, b, bias = array(2, 16, 40), array(2, 40, 24), array(24)

@@ -411,6 +411,16 @@ def test_an_error_in_an_epilogue_is_at_its_line() -> None:
     assert caught.value.loc.line == wrong.__code__.co_firstlineno + 1
 
 
+def test_prepare_takes_arrays_of_the_host_too() -> None:
+    a, b = normal(5, 16), normal(16, 3, seed=1)
+    prepared = ops.prepare_matmul(a, b, out_dtype="float32", epilogue=lambda x, i, j: x + j)
+    for factor in (1, 2):
+        a *= factor
+        result = prepared()
+        assert result is prepared()
+        check(result - np.arange(3, dtype=np.float32), a, b)
+
+
 def test_prepare_takes_one_launch() -> None:
     a, b = np.zeros((2, 1, 4, 8), "f2"), np.zeros((1, 3, 8, 4), "f2")
     with pytest.raises(ArgumentError, match="2 launches"):

@@ -141,19 +141,26 @@ class Remembered:
     kernel: Kernel
     launches: list[tuple[Way, ...]]
     constants: Mapping[str, Any]
-    bytes: tuple[int, ...]  # that a, b and out reach over
+    read: tuple[
+        tuple[int, int], ...
+    ]  # what `out` lies apart from: its place, bytes it reaches over
+    bytes: int  # that `out` reaches over
     made: ArrayView  # what is allocated where the caller has no `out`
 
     @classmethod
-    def of(cls, call: Call, arrays: Sequence[Any], schedule: Schedule | None) -> Remembered | None:
-        """A call that was made on a, b and out; None for one that is not repeated so."""
+    def of(
+        cls, call: Call, arrays: Sequence[Any], more: Sequence[Any], schedule: Schedule | None
+    ) -> Remembered | None:
+        """A call that was made on a, b and out, and on `more` arrays that are no operands of an
+        epilogue; None for one that is not repeated so."""
         launches = call.ways(arrays)
         if launches is None:
             return None
-        views = [view_array(x) for x in arrays]
+        out = view_array(arrays[2])
         constants = {} if schedule is None else asdict(schedule)
-        reach = tuple(view.extent_bytes for view in views)
-        return cls(call.kernel, launches, constants, reach, without_memory(views[2]))
+        read = {0: arrays[0], 1: arrays[1], **dict(enumerate(more, len(_OPERANDS)))}
+        reach = tuple((place, view_array(x).extent_bytes) for place, x in read.items())
+        return cls(call.kernel, launches, constants, reach, out.extent_bytes, without_memory(out))
 
     def repeat(
         self,
@@ -171,8 +178,9 @@ class Remembered:
             out = allocate(made.library, made.device, made.shape, made.dtype, handle)
             pointers[2] = adapter_of(out).fingerprint(out)[0]
         else:
-            start, end = pointers[2], pointers[2] + self.bytes[2]
-            for first, size in zip(pointers[:2], self.bytes[:2], strict=True):
+            start, end = pointers[2], pointers[2] + self.bytes
+            for place, size in self.read:
+                first = pointers[place]
                 if first < end and start < first + size:
                     return None
         given = (arrays[0], arrays[1], out, *beside)
@@ -209,7 +217,7 @@ class Memory:
         more = beside[: len(beside) - len(options.operands)]
         call = check(*arrays[:2], *more, options)
         result = call.run(schedule, stream, None)
-        new = None if key is None else Remembered.of(call, (*arrays[:2], result), schedule)
+        new = None if key is None else Remembered.of(call, (*arrays[:2], result), more, schedule)
         if new is not None:
             while len(self._calls) >= _MOST:
                 self._calls.pop(next(iter(self._calls)), None)

@@ -128,7 +128,7 @@ def _check(a: Any, b: Any, offsets: Any, options: Options) -> Call:
     extras, values = read_extras(options.operands, left)
     shape = (left.rows, right.columns)
     result, made, out_dtype = make_result(left, shape, dtypes[0], options)
-    check_apart(made, left, right)
+    check_apart(made, a=left.view, b=right.view, offsets=bounds)
     exact = options.exact and dtypes[0] in SHORT_SUMS
     form = form_of(
         Form(dtypes, out_dtype, exact=exact, epilogue=epilogue, extras=extras), left, right, made

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, fields, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -102,7 +103,8 @@ remembered = Memory()
 def prepare_matmul(a: Any, b: Any, *, schedule: Schedule | None = None, **options: Any) -> Any:
     """A `matmul` of arrays on a GPU with everything computed: a callable without arguments (or with
     `stream`) that launches, does nothing else, and returns the same array at every call. Keep it as
-    long as a graph that has captured it, which uses its workspaces.
+    long as a graph that has captured it, which uses its workspaces. Of NumPy arrays it is a `matmul`
+    into that array.
 
     Takes what `matmul` does but `device`. Raises what it does, and ArgumentError for a batch that
     takes more than one launch.
@@ -114,7 +116,11 @@ def prepare_matmul(a: Any, b: Any, *, schedule: Schedule | None = None, **option
             raise refuse(f"this product takes {len(call.launches)} launches, and one is prepared")
         (arguments,) = call.launches
         constants = {} if schedule is None else asdict(schedule)
-        launch = call.kernel.compile(*arguments, **constants).prepare(*arguments)
+        launch: Callable[[Any], object]
+        if call.matrices[0][0].view.device.kind == "cpu":
+            launch = partial(call.run, schedule, device=None)
+        else:
+            launch = call.kernel.compile(*arguments, **constants).prepare(*arguments)
 
     def again(stream: Any = None) -> Any:
         launch(stream)
@@ -132,7 +138,7 @@ def check(a: Any, b: Any, options: Options) -> Call:
     epilogue = read_epilogue(options, "zij" if len(shape) > 2 else "ij")
     extras, values = read_extras(options.operands, left)
     result, made, out_dtype = make_result(left, shape, dtypes[0], options)
-    check_apart(made, left, right)
+    check_apart(made, a=left.view, b=right.view)
     parts = collapse(shape[:-2], left, right, made) if 0 not in shape else []
     if epilogue is not None and len(parts) > 1:
         raise refuse(

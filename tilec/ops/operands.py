@@ -151,12 +151,12 @@ def check_place(view: ArrayView, a: Matrix, name: str) -> None:
         )
 
 
-def check_apart(made: Matrix, *operands: Matrix) -> None:
-    """Refuses a result in the memory of what is multiplied."""
-    for operand in operands:
-        if collide(operand.view, made.view):
+def check_apart(made: Matrix, **read: ArrayView) -> None:
+    """Refuses a result in the memory of what is read while it is written, by name."""
+    for name, view in read.items():
+        if collide(view, made.view):
             raise refuse(
-                f"out lies in the memory of {operand.name}, which is read while out is written",
+                f"out lies in the memory of {name}, which is read while out is written",
                 "pass another array",
             )
 
