@@ -26,6 +26,22 @@ def row_tiles(target: Any, shapes: Any) -> dict[str, Any]:
 
 
 @T.macro
+def take_mean(sums, mean, N):
+    """The mean of each row of N elements, whose sum is that of a row of `sums`."""
+    T.reduce_sum(sums, mean, dim=1)
+    for i in T.Parallel(mean.shape[0]):
+        mean[i] = mean[i] / N
+
+
+@T.macro
+def take_scale(squares, scale, N, eps):
+    """What each row is multiplied by, from the squares of its N centred elements."""
+    T.reduce_sum(squares, scale, dim=1)
+    for i in T.Parallel(scale.shape[0]):
+        scale[i] = T.rsqrt(scale[i] / N + eps)
+
+
+@T.macro
 def rows_in_registers(X, W, B, Y, eps, first, block_M, block_N):
     """Each element is read once."""
     N = X.shape[1]
@@ -34,15 +50,11 @@ def rows_in_registers(X, W, B, Y, eps, first, block_M, block_N):
     mean = T.alloc_fragment((block_M,), "float32")
     scale = T.alloc_fragment((block_M,), "float32")
     T.copy(X[first, 0], x)
-    T.reduce_sum(x, mean, dim=1)
-    for i in T.Parallel(block_M):
-        mean[i] = mean[i] / N
+    take_mean(x, mean, N)
     for i, j in T.Parallel(block_M, block_N):
         x[i, j] = T.if_then_else(j < N, x[i, j] - mean[i], 0)
         square[i, j] = x[i, j] * x[i, j]
-    T.reduce_sum(square, scale, dim=1)
-    for i in T.Parallel(block_M):
-        scale[i] = T.rsqrt(scale[i] / N + eps)
+    take_scale(square, scale, N, eps)
     for i, j in T.Parallel(block_M, block_N):
         x[i, j] = x[i, j] * scale[i] * W[j] + B[j]
     T.copy(x, Y[first, 0])
@@ -61,18 +73,14 @@ def rows_in_parts(X, W, B, Y, eps, first, block_M, block_N):
         T.copy(X[first, k * block_N], x)
         for i, j in T.Parallel(block_M, block_N):
             sums[i, j] += x[i, j]
-    T.reduce_sum(sums, mean, dim=1)
-    for i in T.Parallel(block_M):
-        mean[i] = mean[i] / N
+    take_mean(sums, mean, N)
     T.clear(sums)
     for k in T.serial(T.ceildiv(N, block_N)):
         T.copy(X[first, k * block_N], x)
         for i, j in T.Parallel(block_M, block_N):
             centred = T.if_then_else(k * block_N + j < N, x[i, j] - mean[i], 0)
             sums[i, j] += centred * centred
-    T.reduce_sum(sums, scale, dim=1)
-    for i in T.Parallel(block_M):
-        scale[i] = T.rsqrt(scale[i] / N + eps)
+    take_scale(sums, scale, N, eps)
     for k in T.serial(T.ceildiv(N, block_N)):
         T.copy(X[first, k * block_N], x)
         for i, j in T.Parallel(block_M, block_N):

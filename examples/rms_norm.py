@@ -27,6 +27,14 @@ def row_tiles(target: Any, shapes: Any) -> dict[str, Any]:
 
 
 @T.macro
+def take_scale(squares, scale, N, eps):
+    """What each row is multiplied by, from the squares of its N elements."""
+    T.reduce_sum(squares, scale, dim=1)
+    for i in T.Parallel(scale.shape[0]):
+        scale[i] = T.rsqrt(scale[i] / N + eps)
+
+
+@T.macro
 def rows_in_registers(X, W, Y, eps, first, block_M, block_N):
     """Each element is read once."""
     x = T.alloc_fragment((block_M, block_N), "float32")
@@ -37,9 +45,7 @@ def rows_in_registers(X, W, Y, eps, first, block_M, block_N):
     T.copy(W[0], w)
     for i, j in T.Parallel(block_M, block_N):
         square[i, j] = x[i, j] * x[i, j]
-    T.reduce_sum(square, scale, dim=1)
-    for i in T.Parallel(block_M):
-        scale[i] = T.rsqrt(scale[i] / X.shape[1] + eps)
+    take_scale(square, scale, X.shape[1], eps)
     for i, j in T.Parallel(block_M, block_N):
         x[i, j] = x[i, j] * scale[i] * w[j]
     T.copy(x, Y[first, 0])
@@ -57,9 +63,7 @@ def rows_in_parts(X, W, Y, eps, first, block_M, block_N):
         T.copy(X[first, k * block_N], x)
         for i, j in T.Parallel(block_M, block_N):
             squares[i, j] += x[i, j] * x[i, j]
-    T.reduce_sum(squares, scale, dim=1)
-    for i in T.Parallel(block_M):
-        scale[i] = T.rsqrt(scale[i] / N + eps)
+    take_scale(squares, scale, N, eps)
     for k in T.serial(T.ceildiv(N, block_N)):
         T.copy(X[first, k * block_N], x)
         for i, j in T.Parallel(block_M, block_N):
