@@ -78,6 +78,15 @@ def test_cpu_file_holds_the_same_body() -> None:
         assert silent in re.sub(r"^ *here\(.*\n", "", told, flags=re.MULTILINE)
 
 
+def test_targets_of_equal_kernels_have_one_text_for_the_emulator() -> None:
+    old, new = (
+        emit_program(programs.scale(), find_target(target), builtin_registry())
+        for target in ("cuda:sm_80", "cuda:sm_90a")
+    )
+    assert render(old) != render(new), "each says what it is for"
+    assert render(old, "cpu") == render(new, "cpu")
+
+
 def test_each_statement_of_the_emulated_text_has_its_line() -> None:
     """Also behind a loop or a branch, which a thread may come from another line of."""
     body = "  a();\n  b();\n  if (x) {\n    b();\n  }\n  b();"
