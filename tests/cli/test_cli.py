@@ -85,7 +85,7 @@ def test_run_without_a_reference_says_what_was_checked(capfd: Capture, tmp_path:
 
 
 def test_a_wrong_result_is_5(capfd: Capture, double: Path) -> None:
-    double.write_text(KERNEL.replace("FACTOR", "3"), encoding="utf-8")
+    double.write_text(KERNEL.replace("FACTOR", "3"))
     status, _, err = tilec(capfd, "run", double, "--device", "interpreter")
     assert status == 5 and "TLC0760" in err and "double's B is wrong" in err
 
@@ -147,11 +147,7 @@ def test_show_pipelines(capfd: Capture, example: str) -> None:
 
 
 def test_show_says_what_a_cluster_shares(capfd: Capture, tmp_path: Path) -> None:
-    text = (
-        Path(GEMM)
-        .read_text(encoding="utf-8")
-        .replace("threads=threads)", "threads=threads, cluster=(1, 2))")
-    )
+    text = Path(GEMM).read_text().replace("threads=threads)", "threads=threads, cluster=(1, 2))")
     (tmp_path / "clustered.py").write_text(text)
     status, out, err = tilec(capfd, "show", "pipeline", tmp_path / "clustered.py")
     assert status == 0, err
@@ -222,7 +218,7 @@ def test_usage_is_2(capfd: Capture, double: Path, tmp_path: Path) -> None:
 
 def test_a_refusal_is_1_with_its_place(capfd: Capture, double: Path) -> None:
     text = KERNEL.replace("FACTOR", "2").replace("T.Parallel(step)", "T.Paralel(step)")
-    double.write_text(text, encoding="utf-8")
+    double.write_text(text)
     status, out, err = tilec(capfd, "check", double)
     line = text.splitlines().index("        for i in T.Paralel(step):") + 1
     assert status == 1 and not out
@@ -231,10 +227,7 @@ def test_a_refusal_is_1_with_its_place(capfd: Capture, double: Path) -> None:
 
 @pytest.mark.parametrize("spelled", [["--format", "json"], ["--format=json"]])
 def test_errors_as_json(capfd: Capture, double: Path, spelled: list[str]) -> None:
-    double.write_text(
-        KERNEL.replace("FACTOR", "2").replace("T.Parallel(step)", "T.Paralel(step)"),
-        encoding="utf-8",
-    )
+    double.write_text(KERNEL.replace("FACTOR", "2").replace("T.Parallel(step)", "T.Paralel(step)"))
     status, _, err = tilec(capfd, *spelled, "check", double)
     error = json.loads(err)
     assert status == 1 and error["code"] == "TLC0101" and error["kind"] == "UnknownName"
@@ -435,7 +428,7 @@ def test_repro_packs_a_file_and_replays_a_failed_pass(
     folder = tmp_path / "packed"
     status, out, _ = tilec(capfd, "repro", double, "-o", folder, "--target", "hip:gfx942")
     assert status == 0 and out == f"{folder}\n"
-    assert (folder / "double.py").read_text() == double.read_text(encoding="utf-8")
+    assert (folder / "double.py").read_text() == double.read_text()
     assert (folder / "double-hip-gfx942" / "00_input.tir").read_text() == (
         folder / "double.tir"
     ).read_text()
@@ -461,10 +454,7 @@ def test_repro_packs_a_file_and_replays_a_failed_pass(
 
 
 def test_repro_keeps_the_error_of_a_file(capfd: Capture, double: Path, tmp_path: Path) -> None:
-    double.write_text(
-        KERNEL.replace("FACTOR", "2").replace("T.Parallel(step)", "T.Paralel(step)"),
-        encoding="utf-8",
-    )
+    double.write_text(KERNEL.replace("FACTOR", "2").replace("T.Parallel(step)", "T.Paralel(step)"))
     status, _, err = tilec(capfd, "repro", double, "-o", tmp_path / "p")
     assert status == 1 and "TLC0101" in err
     assert "TLC0101" in json.loads((tmp_path / "p" / "about.json").read_text())["error"]
@@ -473,7 +463,7 @@ def test_repro_keeps_the_error_of_a_file(capfd: Capture, double: Path, tmp_path:
 def test_every_product_as_json(capfd: Capture, double: Path, tmp_path: Path) -> None:
     """stdout is one document and nothing else; each line of stderr is one."""
     noisy = double.with_name("noisy.py")
-    noisy.write_text(double.read_text(encoding="utf-8") + "\nprint('hello')\n")
+    noisy.write_text(double.read_text() + "\nprint('hello')\n")
     traced = tmp_path / "double.tir"
     traced.write_text(tilec(capfd, "show", "ir", double)[1])
     for arguments in (

@@ -273,7 +273,7 @@ def failing(device: str, name: str, folder: Path) -> tuple[TilecError | None, li
             getattr(module, fault.name)(a, b, c, **TILES[fault.name])
             module.check(a, b, c)
         except TilecError as error:
-            return error, Path(module.__file__ or "").read_text(encoding="utf-8").splitlines()
+            return error, Path(module.__file__ or "").read_text().splitlines()
         except AssertionError as wrong:
             return ExecutionError("", f"wrong: {wrong}"), []
     return None, []
