@@ -210,3 +210,22 @@ def test_annotations_that_are_refused() -> None:
     assert str(T.StridedTensor(("M", 4), ("ld", 1), "float32")) == (
         "T.StridedTensor((M, 4), (ld, 1), float32)"
     )
+
+
+@tilec.kernel
+def counted(X: T.Tensor((6, 5), "int32"), Y: T.StridedTensor((6, 5), ("s0", "s1"), "int32")):
+    """Y[i, j] += X[i, j], twice."""
+    with T.Kernel(2, threads=32):
+        for i, j in T.Parallel(6, 5):
+            T.atomic_add(Y[i, j], X[i, j])
+
+
+@pytest.mark.emulator
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("view", ["rows", "columns", "transposed"])
+def test_atomics_change_arrays_with_gaps(device: str, view: str) -> None:
+    x, whole = np.arange(30, dtype=np.int32).reshape(6, 5), np.zeros((12, 10), np.int32)
+    y = {"rows": whole[::2, :5], "columns": whole[:6, ::2], "transposed": whole[:5, :6].T}[view]
+    with tilec.device(device):
+        counted(x, y)
+    assert np.array_equal(y, 2 * x) and whole.sum() == 2 * x.sum()

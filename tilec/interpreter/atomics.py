@@ -86,18 +86,20 @@ def _apply(frame: Frame, op: Atomic, storage: Storage, index: Any, values: Array
     places = flat[order]
     first = np.flatnonzero(np.r_[True, places[1:] != places[:-1]][: places.size])
     turns = np.arange(places.size) - np.repeat(first, np.diff(np.r_[first, places.size]))
-    row, own = storage.data.reshape(-1), values.reshape(-1)[order]
+    data, own = storage.data, values.reshape(-1)[order]  # data may have gaps
+    at = np.unravel_index(places, storage.shape)
     found = np.zeros(flat.size, values.dtype)
     with np.errstate(all="ignore"):
         for turn in range(int(turns.max(initial=-1)) + 1):
             mine = turns == turn
-            seen = row[places[mine]]
+            here = tuple(axis[mine] for axis in at)
+            seen = data[here]
             found[order[mine]] = seen
-            row[places[mine]] = _COMBINE[op.kind](seen, own[mine]).astype(values.dtype)
+            data[here] = _COMBINE[op.kind](seen, own[mine]).astype(values.dtype)
     if op.kind == "load":
         return found.reshape(values.shape)
     storage.renew()
-    changed = row[places].tobytes() != found[order].tobytes()
+    changed = data[at].tobytes() != found[order].tobytes()
     if frame.run.order is not None and changed:
         frame.run.changes += 1
     return found.reshape(values.shape)
