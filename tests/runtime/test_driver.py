@@ -140,3 +140,32 @@ def test_memories_do_not_keep_kernels_alive() -> None:
     del kernel
     gc.collect()
     assert gone() is None
+
+
+def test_examples_are_like_arguments() -> None:
+    @tilec.kernel
+    def scaled(
+        A: T.Tensor(("M", "N"), "float16"),
+        B: T.Tensor(("N",), "int32"),
+        C: T.Tensor((4, 8), "int4"),
+        n: T.int32,
+    ):
+        with T.Kernel(1, threads=32):
+            B[0] = n
+
+    a, b, c = tilec.spec((4, 6), "float16"), tilec.spec((6,), "int32"), tilec.spec((4, 8), "int4")
+    for good in (c, tilec.spec((4, 4), "int8"), np.zeros((4, 4), np.uint8)):
+        scaled.lower(a, b, good, 1, target="cuda:sm_80")
+    for examples, told in (
+        ((tilec.spec((4, 6), "float32"), b, c, 1), "A has dtype f32, expected f16"),
+        ((np.zeros((4, 6), np.float32), b, c, 1), "A has dtype f32, expected f16"),
+        ((a, tilec.spec((6,), "int64"), c, 1), "B has dtype i64, expected i32"),
+        ((a, tilec.spec((7,), "int32"), c, 1), r"B has shape \(7,\), expected \(N,\) = \(6,\)"),
+        ((tilec.spec((4,), "float16"), b, c, 1), "expected 2 dimensions"),
+        ((a, b, tilec.spec((4, 8), "int8"), 1), "C has shape"),
+        ((a, b, c, 1.5), "n is 1.5"),
+        ((a, b, c, a), "n is ArraySpec, expected a number"),
+    ):
+        with pytest.raises(ArgumentError, match=told) as caught:
+            scaled.lower(*examples, target="cuda:sm_80")
+        assert caught.value.code == "TLC0803" and caught.value.loc == scaled.loc

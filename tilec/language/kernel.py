@@ -287,7 +287,9 @@ class Kernel:
         return _driver().call(self, args, kwargs)
 
     def compile(self, *examples: Any, target: Any = None, **constants: Any) -> Any:
-        """A compiled kernel for arguments like `examples` (arrays, or tilec.spec)."""
+        """A compiled kernel for arguments like `examples` (arrays, or tilec.spec), which are checked as
+        those of a call are.
+        """
         return _driver().compile(self, examples, target, constants)
 
     def lower(self, *examples: Any, target: Any = None, **constants: Any) -> Any:

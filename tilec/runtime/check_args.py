@@ -20,10 +20,19 @@ from ..backends.launcher.arguments import (
 )
 from ..backends.launcher.arrays import PACKED, check_place, contiguous_strides
 from ..backends.launcher.unfit import Unfit
-from ..backends.manifest import MULTIPROCESSORS, Fact, Manifest, ScalarParam, TensorParam, Variant
+from ..backends.manifest import (
+    MULTIPROCESSORS,
+    Fact,
+    Manifest,
+    Param,
+    ScalarParam,
+    TensorParam,
+    Variant,
+)
 from ..errors import ArgumentError
 from ..ir.dtypes import DTYPES, HOLDERS
-from .arrays import ArrayDevice, ArrayView, is_array, view_array
+from ..language.spec import ArraySpec
+from .arrays import ArrayDevice, ArrayView, is_array, item_bytes, view_array
 
 _WIDE = ("f16", "bf16", "f32", "tf32", "f64")  # what a usual number fits without a closer look
 
@@ -62,6 +71,40 @@ def bind_arguments(manifest: Manifest, arguments: Sequence[object]) -> Bound:
     if len(arguments) != len(inputs):
         names = ", ".join(p.name for p in inputs)
         raise _refuse(program, f"takes {len(inputs)} arguments ({names}), {len(arguments)} came")
+    views, scalars = _read(program, inputs, arguments)
+    device, library = _check_places(program, views)
+    env = {name: value for name, value in scalars.items() if isinstance(value, int)}
+    with told_of(program):
+        return Bound(bind_names(manifest, views, env), views, scalars, device, library)
+
+
+def check_examples(manifest: Manifest, examples: Sequence[object]) -> None:
+    """Raises ArgumentError for what no call could be like: examples are arguments, or
+    `tilec.spec`, from anywhere."""
+    inputs = manifest.inputs
+    given = [
+        _view_of(e) if isinstance(e, ArraySpec) and isinstance(p, TensorParam) else e
+        for p, e in zip(inputs, examples, strict=True)
+    ]
+    views, scalars = _read(manifest.program, inputs, given)
+    env = {name: value for name, value in scalars.items() if isinstance(value, int)}
+    with told_of(manifest.program):
+        bind_names(manifest, views, env)
+
+
+def _view_of(spec: ArraySpec) -> ArrayView:
+    """An array like it, at no address."""
+    shape, dtype = spec.shape, spec.dtype.name
+    if dtype in PACKED and shape:  # arrives as bytes of two elements
+        shape, dtype = (*shape[:-1], -(-shape[-1] // 2)), "u8"
+    strides = contiguous_strides(shape, item_bytes(dtype))
+    return ArrayView(0, shape, strides, dtype, ArrayDevice("cpu"), False, "", spec)
+
+
+def _read(
+    program: str, inputs: Sequence[Param], arguments: Sequence[object]
+) -> tuple[dict[str, ArrayView], dict[str, int | float]]:
+    """The arrays and the numbers among arguments, by name, checked each by itself."""
     views: dict[str, ArrayView] = {}
     scalars: dict[str, int | float] = {}
     for param, argument in zip(inputs, arguments, strict=True):
@@ -76,10 +119,7 @@ def bind_arguments(manifest: Manifest, arguments: Sequence[object]) -> Bound:
             )
         views[param.name] = view_array(argument)
         _check_element(program, param, views[param.name])
-    device, library = _check_places(program, views)
-    env = {name: value for name, value in scalars.items() if isinstance(value, int)}
-    with told_of(program):
-        return Bound(bind_names(manifest, views, env), views, scalars, device, library)
+    return views, scalars
 
 
 def check_scalar(program: str, param: ScalarParam, value: object) -> int | float:

@@ -18,6 +18,7 @@ from ..language.spec import ArraySpec
 from ..parser import python as _frontend  # installs itself as the language's frontend
 from ..target import Target, find_target
 from .calls import Calls, Found, where
+from .check_args import check_examples
 from .compiled import CompiledKernel
 from .devices import Device, device, select_device, stated_target
 from .plugins import load_plugins
@@ -131,6 +132,8 @@ def lower(
     try:
         runtime, chosen = _specialise(kernel, examples, constants, aim)
         compiled = compile_program(_program(kernel, runtime, chosen), aim)
+        if examples:
+            check_examples(compiled.interface, runtime)
     except ArgumentError as error:
         _place(error, kernel)
         raise
