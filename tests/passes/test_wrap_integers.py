@@ -151,3 +151,20 @@ def test_amounts_that_are_known_are_left_as_they_are() -> None:
     text = unpacked.lower(target="cuda:sm_80").source
     text = text[text.index("unpacked_kernel") :]
     assert ">>" in text and "min(" not in text and "? " not in text
+
+
+@tilec.kernel
+def divided(A: T.Tensor((N,), "int32"), B: T.Tensor((N,), "int32"), C: T.Tensor((2, N), "int32")):
+    with T.Kernel(1, threads=32):
+        for i in T.Parallel(N):
+            C[0, i] = A[i] // B[i]
+            C[1, i] = A[i] % B[i]
+
+
+@pytest.mark.emulator
+def test_the_least_integer_is_divided_by_minus_one() -> None:
+    a = np.array([-(2**31), 7, -7, 0] * 16, np.int32)
+    b = np.array([-1] * 32 + [2] * 16 + [-3] * 16, np.int32)
+    exact = a.astype(np.int64) // b
+    for device, (_, _, c) in every_leg(divided, a, b, np.zeros((2, N), np.int32)):
+        assert np.array_equal(c, [exact.astype(np.int32), a - exact * b]), device
