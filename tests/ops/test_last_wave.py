@@ -14,7 +14,8 @@ import tilec.language as T
 from tests.ops.test_matmul import SMALL, check, matmul, normal
 from tilec import ops
 from tilec.errors import ArgumentError
-from tilec.ops.schedules import HELPERS, LastWave, Problem, choose_schedule
+from tilec.ops.schedules import Problem, choose_schedule
+from tilec.passes.last_wave import HELPERS, LastWave, Numbers
 from tilec.runtime.emulator import ORDERS
 from tilec.runtime.emulator_device import EmulatorDevice
 from tilec.target import find_target
@@ -32,7 +33,7 @@ def test_every_step_is_done_once(workers: int) -> None:
         range(workers)
     ):
         for steps in (1, 2, 3, 7, 64, 129):
-            wave = LastWave.of(rest, steps, workers)
+            wave = LastWave.of(Numbers(), rest, steps, workers)
             assert 0 < wave.own <= steps and wave.own + wave.given == steps
             assert rest + wave.helpers <= workers
             parts: list[list[tuple[int, int]]] = [[] for _ in range(rest)]
@@ -52,9 +53,9 @@ def test_every_step_is_done_once(workers: int) -> None:
 
 def test_who_is_idle_helps() -> None:
     """Of 8192^3: 68 tiles of 128 x 256 are left for 132 blocks; 64 do half of each."""
-    wave = LastWave.of(68, 128, 132)
+    wave = LastWave.of(Numbers(), 68, 128, 132)
     assert wave.helpers == 64 and 58 <= wave.given <= 62
-    few = LastWave.of(8, 80, 132)
+    few = LastWave.of(Numbers(), 8, 80, 132)
     assert few.for_each == HELPERS and few.helpers == 24 and few.own < 80 / 3
 
 

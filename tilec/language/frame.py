@@ -13,7 +13,7 @@ from ..ir.build import scalar
 from ..ir.core import Block, Value
 from ..ir.dtypes import i32, i64
 from ..ir.ops.arith import element_dtype
-from ..ir.ops.control import Launch, ThreadId, cluster_problem
+from ..ir.ops.control import WHOLE_GPU, Launch, ThreadId, cluster_problem
 from .arithmetic import is_wide
 from .arithmetic import max as most
 from .operand import Expr, Operand, convert, is_number, value_of, wrap
@@ -35,6 +35,7 @@ class LaunchFrame:
         persistent: bool | None,
         cooperative: bool,
         cluster: tuple[int, ...],
+        stream_k: int | None,
         loc: Loc,
     ) -> None:
         self.grid = grid
@@ -42,6 +43,7 @@ class LaunchFrame:
         self.persistent = False if cooperative else persistent
         self.cooperative = cooperative
         self.cluster = cluster
+        self.stream_k = stream_k
         self.loc = loc
         self.region: Region | None = None
 
@@ -96,6 +98,7 @@ class LaunchFrame:
                 order=state.order,
                 cluster=self.cluster,
                 cooperative=self.cooperative,
+                stream_k=self.stream_k,
             )
             trace.builder.emit(op)
         trace.launches += 1
@@ -119,6 +122,7 @@ def Kernel(
     persistent: bool | None = None,
     cooperative: bool = False,
     cluster: Any = 1,
+    stream_k: bool | int | None = None,
     prelude: str | None = None,
 ) -> LaunchFrame:
     """One launch: `with T.Kernel(grid_x, grid_y, threads=128) as (bx, by)`.
@@ -140,6 +144,12 @@ def Kernel(
             on multiprocessors that reach each other's shared memory, 8 in all at most: (2, 1). They
             mean what they mean without; data that several of them load is brought once. The grid
             need be no multiple of it. On a target without clusters the kernel is refused.
+        stream_k: whether blocks that would have no tile in the last wave do some of the steps along
+            K of the others' tiles (Stream-K): True, an int (so many blocks), False (never), or None
+            for where the compiler finds that it pays, which it can where extents are known to it.
+            The launch's products must be sums of one loop, whose steps do nothing else; they are
+            added in an order that the extents alone decide. It takes a workspace of a tile or two
+            a block.
     """
     trace = current("T.Kernel")
     if prelude:
@@ -153,7 +163,10 @@ def Kernel(
     with trace.here() as loc:
         grid = tuple(_extent(block) for block in blocks)
         extents = _cluster(cluster, len(grid))
-        return LaunchFrame(grid, _threads(threads), persistent, cooperative, extents, loc)
+        blocks_at_once = _stream_k(stream_k)
+        return LaunchFrame(
+            grid, _threads(threads), persistent, cooperative, extents, blocks_at_once, loc
+        )
 
 
 def ClusterKernel(
@@ -211,6 +224,19 @@ def _threads(threads: Any) -> tuple[int, ...]:
             else "e.g. 128",
         )
     return tuple(int(n) for n in extents)
+
+
+def _stream_k(asked: Any) -> int | None:
+    """How many blocks share the last wave, as a launch says it."""
+    if asked is None or isinstance(asked, bool):
+        return WHOLE_GPU if asked else asked if asked is None else 0
+    if not isinstance(asked, int) or asked < 0:
+        raise LanguageError(
+            "TLC0118",
+            f"stream_k={asked!r} is no compile-time number of blocks, nor True, False or None",
+            hint="stream_k=True: as many blocks as the GPU has multiprocessors",
+        )
+    return asked
 
 
 def _cluster(cluster: Any, dimensions: int) -> tuple[int, ...]:

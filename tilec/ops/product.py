@@ -20,7 +20,6 @@ from ..language.heuristic import heuristic
 from ..language.kernel import Kernel, kernel
 from ..target import Target
 from .forms import Form
-from .last_wave import sharing
 from .matrices import LINE_BYTES
 from .schedules import choose_schedule
 
@@ -40,7 +39,6 @@ def chosen(form: Form, target: Target, shapes: Mapping[str, Sequence[int]]) -> d
 def product(form: Form) -> Kernel:
     """The kernel C = epilogue(A @ B) of a form; the same object for the same form."""
     in_tiles = {swapped: _in_tiles(form, swapped) for swapped in (False, True)}
-    share_last_wave = sharing(form, summing(form), _finish(form))
     rows_of, move = _rows_of(form), _move(form)
 
     @no_type_check
@@ -55,14 +53,10 @@ def product(form: Form) -> Kernel:
             move("A", A, left)
         if "B" in form.packed:
             move("B", B, right)
-        if workers > 0:
-            share_last_wave(left, right, result, M, N, K, batch, extras, block_M, block_N, block_K,
-                            stages, threads, workers)  # fmt: skip
-        else:
-            if swapped:
-                left, right, M, N = right, left, N, M
-            in_tiles[swapped](left, right, result, M, N, K, batch, extras, block_M, block_N, block_K,
-                              stages, threads, split, cluster_M, cluster_N)  # fmt: skip
+        if swapped:
+            left, right, M, N = right, left, N, M
+        in_tiles[swapped](left, right, result, M, N, K, batch, extras, block_M, block_N, block_K,
+                          stages, threads, split, cluster_M, cluster_N, workers)  # fmt: skip
         if "C" in form.packed:
             move("C", result, C)
 
@@ -81,15 +75,15 @@ def _in_tiles(form: Form, swapped: bool) -> Any:
     @T.macro
     @no_type_check
     def in_tiles(A, B, C, M, N, K, batch, extras, block_M, block_N, block_K, stages, threads, split,
-                 cluster_M, cluster_N):  # fmt: skip
+                 cluster_M, cluster_N, workers):  # fmt: skip
         grid = (T.ceildiv(N, block_N), T.ceildiv(M, block_M))
         if split > 1:
             # Rows of whole tiles: they are stored in vectors, whatever N is.
             parts = T.alloc_global((batch * split, M, grid[0] * block_N), form.sums)
         if split > 1 or "C" in form.batched:
             grid = (*grid, batch * split)
-        clusters = {"cluster": (cluster_N, cluster_M), "persistent": True}
-        with T.Kernel(*grid, threads=threads, **clusters) as block:
+        blocks = {"cluster": (cluster_N, cluster_M), "persistent": True, "stream_k": workers}
+        with T.Kernel(*grid, threads=threads, **blocks) as block:
             m, n = block[1] * block_M, block[0] * block_N
             z, part = (block[2] // split, block[2] % split) if len(grid) > 2 else (0, 0)
             sums = T.alloc_fragment((block_M, block_N), form.sums)

@@ -22,10 +22,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import ceil
-from typing import Any
 
-from .. import language as T
 from ..ir.dtypes import find_dtype
+from ..passes.last_wave import LastWave, Numbers
 from ..target import Target
 
 # What a multiprocessor of an H200 does in a clock of 1.76 GHz; others differ by a factor that is
@@ -59,10 +58,7 @@ _SWIZZLES = (128, 64, 32)
 _STAGES = 12
 _ENOUGH = 4  # of which one more is not worth narrow slabs
 _BARRIERS = 1024  # bytes
-_LEAD = 4  # steps that a helper does less: what it stores is there when the owner is done
 
-HELPERS = 3
-"""So many help with a tile at most: its owner adds their sums one after another."""
 _PARTS = (1, 2, 3, 4, 6, 8, 12, 16)
 
 
@@ -112,7 +108,7 @@ class Problem:
 class Schedule:
     """The compile-time parameters of the kernel. K is cut into `split` parts. Neighbouring tiles,
     `cluster_M` along M by `cluster_N` along N, are of one cluster (`T.Kernel`).
-    With `workers`, so many blocks take all tiles in turn and share the last of them (last_wave.py);
+    With `workers`, so many blocks take all tiles in turn and share the last of them (`stream_k` of T.Kernel);
     `split` and clusters are 1 then. `swapped`: the transposed product is computed, M and N of tiles
     and clusters are its rows and columns.
     """
@@ -127,33 +123,6 @@ class Schedule:
     cluster_N: int = 1
     workers: int = 0
     swapped: bool = False
-
-
-@dataclass(frozen=True)
-class LastWave:
-    """How the tiles of the last wave are shared; numbers, or expressions of a program.
-
-    Of each tile the owner does `own` steps, from the first on. The other `given` are dealt out:
-    each helper takes `share` in a row, of one tile or of several. A tile has parts of `for_each`
-    helpers, or, where they are fewer than the tiles, of one or two.
-    """
-
-    for_each: Any
-    helpers: Any
-    own: Any
-    given: Any
-    share: Any
-
-    @staticmethod
-    def of(rest: Any, steps: Any, workers: int) -> LastWave:
-        """`rest` tiles of `steps` steps each, shared by `workers` blocks."""
-        idle = workers - rest
-        for_each = T.max(T.min(idle // T.max(rest, 1), HELPERS), 1)
-        helpers = T.min(idle, for_each * rest)
-        even = T.ceildiv(rest * (steps + _LEAD), T.max(rest + helpers, 1))
-        given = T.min(helpers, 1) * (T.max(steps - even, 0) // for_each * for_each)
-        share = T.max(T.ceildiv(rest * given, T.max(helpers, 1)), 1)
-        return LastWave(for_each, helpers, steps - given, given, share)
 
 
 def choose_schedule(target: Target, problem: Problem) -> Schedule:
@@ -239,7 +208,7 @@ def estimate(target: Target, problem: Problem, schedule: Schedule) -> float:
     busy = waves * (steps * step + end) + steps * (slowest - step) + _START
     if s.workers:
         rest = tiles % s.workers
-        wave = LastWave.of(rest, max(steps, 1), s.workers)
+        wave = LastWave.of(Numbers(), rest, steps, s.workers)
         busy += _CLEARED - wave.given * step
         if wave.given:
             busy += wave.for_each * s.block_M * s.block_N * p.sum_bytes / _PART

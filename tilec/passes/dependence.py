@@ -117,6 +117,18 @@ def used_values(op: Op) -> set[Value]:
     return {v for inner in op.walk() for v in inner.inputs}
 
 
+def follows(block: Block, roots: Iterable[Value]) -> set[Value]:
+    """The values that are computed from any of `roots`, themselves included. What a region is given
+    counts as computed from all that its op takes.
+    """
+    found = set(roots)
+    for op in walk(block):
+        if not found.isdisjoint(op.inputs):
+            found.update(op.results)
+            found.update(param for region in op.regions for param in region.params)
+    return found
+
+
 def slice_of(targets: Iterable[Op], body: tuple[Op, ...]) -> list[Op]:
     """The ops of `body` that `targets` (some of them) need, themselves included, in order."""
     defined_by = {result: op for op in body for result in op.results}

@@ -18,11 +18,9 @@ is no multiple, some have none: they load what their neighbour does, and leave o
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from ..ir.build import Builder, scalar
 from ..ir.clone import Renaming, clone_op
-from ..ir.core import Block, Op, Program, Value, at, constant_of, walk
+from ..ir.core import Block, Op, Program, Value, at, walk
 from ..ir.dtypes import i32
 from ..ir.ops.control import For, HardwareBlock, If, Launch, Yield, map_launches
 from ..ir.ops.gemm import Gemm
@@ -31,16 +29,15 @@ from ..ir.ops.pipeline import Channel, Pipeline
 from ..ir.ops.tile import Copy
 from .clusters import block_rank, place_in_cluster, without_effects
 from .context import PassContext, Remark
-from .dependence import is_global, waits_for_blocks
-from .rasters import gathered_by_die, rasterize
+from .dependence import follows, waits_for_blocks
+from .rasters import (
+    PANEL,
+    PANEL_OF_ONE_WAVE,
+    gathered_by_die,
+    rasterize,
+    shares_operands,
+)
 from .value_ranges import ValueRanges, value_ranges
-
-PANEL = 16
-"""Rows of a panel where the program asks for none: sqrt(multiprocessors * 256 / 128), rounded to a
-power of 2."""
-PANEL_OF_ONE_WAVE = 8
-"""The same where all blocks run at once, so that it only matters which of them are neighbours on the
-machine (docs/decisions.md 78)."""
 
 
 def make_persistent(program: Program, context: PassContext) -> Program:
@@ -59,7 +56,7 @@ def _launch(launch: Launch, context: PassContext, ranges: ValueRanges) -> Launch
             return _persistent(launch, ranges)
         message = "the GPU gives out blocks one by one, since the work in this loop differs"
         context.remark(Remark("TLC0337", message, uneven.loc))
-    if launch.panel == 0 and _shares_operands(launch):
+    if launch.panel == 0 and shares_operands(launch):
         launch = launch.replace(panel=PANEL)  # type: ignore[assignment]
     return _rasterized(launch, context.target.dies) if launch.panel else launch
 
@@ -67,7 +64,7 @@ def _launch(launch: Launch, context: PassContext, ranges: ValueRanges) -> Launch
 def _uneven(launch: Launch) -> Op | None:
     """A loop with products or loads whose trips, or whether it runs at all, follow from which block
     it is."""
-    of_block = _follows(launch.body, launch.body.params)
+    of_block = follows(launch.body, launch.body.params)
     for op in walk(launch.body):
         loops: list[Op] = []
         if isinstance(op, (For, Pipeline)) and not of_block.isdisjoint((op.start, op.stop)):
@@ -78,37 +75,6 @@ def _uneven(launch: Launch) -> Op | None:
             if any(isinstance(inner, (Copy, Gemm)) for inner in loop.walk()):
                 return loop
     return None
-
-
-def _shares_operands(launch: Launch) -> bool:
-    """Whether pipelines load the same data in blocks of one row of the grid, and the same in blocks
-    of one column, so that it matters in which order the plane is taken.
-    """
-    if constant_of(launch.grid[0]) == 1 or constant_of(launch.grid[1]) == 1:
-        return False
-    loads = [
-        op
-        for pipeline in walk(launch.body)
-        if isinstance(pipeline, Pipeline)
-        for op in pipeline.walk()
-        if isinstance(op, Copy) and is_global(op.source)
-    ]
-    by_x, by_y = (_follows(launch.body, (index,)) for index in launch.body.params[:2])
-    return any(by_x.isdisjoint(op.source_indices) for op in loads) and any(
-        by_y.isdisjoint(op.source_indices) for op in loads
-    )
-
-
-def _follows(block: Block, roots: Iterable[Value]) -> set[Value]:
-    """The values that are computed from any of `roots`, themselves included. What a region is given
-    counts as computed from all that its op takes.
-    """
-    found = set(roots)
-    for op in walk(block):
-        if not found.isdisjoint(op.inputs):
-            found.update(op.results)
-            found.update(param for region in op.regions for param in region.params)
-    return found
 
 
 def _persistent(launch: Launch, ranges: ValueRanges) -> Launch:
@@ -143,7 +109,7 @@ def _panel(b: Builder, launch: Launch, one_wave: Value) -> Value | None:
     rows = launch.cluster[1 if launch.order == "row" else 0]
     if launch.panel:
         return b.const(-(-launch.panel // rows))
-    if not _shares_operands(launch):
+    if not shares_operands(launch):
         return None
     of_one, of_many = (b.const(-(-panel // rows)) for panel in (PANEL_OF_ONE_WAVE, PANEL))
     panel = b.select(one_wave, of_one, of_many)

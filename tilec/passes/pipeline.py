@@ -44,6 +44,7 @@ from .promote_fragments import promote_fragments
 from .publish_fragments import publish_fragments
 from .reproducer import failed_step
 from .schedule_stages import schedule_stages
+from .share_last_wave import share_last_wave
 from .simplify_indices import simplify_indices
 from .split_addresses import split_addresses
 from .split_buffers import split_buffers
@@ -72,6 +73,7 @@ PIPELINE: tuple[Pass, ...] = (
     choose_instructions,  # whether TMA feeds the launch decides persistence and roles
     multicast_loads,  # while blocks have their own indices, and before blocks go to clusters
     clip_boxes,  # likewise: that a block's tile starts inside is told by its index and the grid
+    share_last_wave,  # before it, which leaves launches whose blocks wait for each other
     make_persistent,  # before roles: every role gets its copy of the loop over blocks
     assign_roles,
     canonicalize,  # each role sheds the scalars that only the other needs

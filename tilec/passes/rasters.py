@@ -3,7 +3,18 @@
 from __future__ import annotations
 
 from ..ir.build import Builder
-from ..ir.core import Value, constant_of
+from ..ir.core import Value, constant_of, walk
+from ..ir.ops.control import Launch
+from ..ir.ops.pipeline import Pipeline
+from ..ir.ops.tile import Copy
+from .dependence import follows, is_global
+
+PANEL = 16
+"""Rows of a panel where the program asks for none: sqrt(multiprocessors * 256 / 128), rounded to a
+power of 2."""
+PANEL_OF_ONE_WAVE = 8
+"""The same where all blocks run at once, so that it only matters which of them are neighbours on the
+machine (docs/decisions.md 78)."""
 
 
 def gathered_by_die(b: Builder, index: Value, grid: tuple[Value, Value, Value], dies: int) -> Value:
@@ -52,3 +63,22 @@ def rasterize(
     row = b.add(first, b.floormod(within, rows))
     column = b.floordiv(within, rows)
     return (column, row, z) if order == "row" else (row, column, z)
+
+
+def shares_operands(launch: Launch) -> bool:
+    """Whether pipelines load the same data in blocks of one row of the grid, and the same in blocks
+    of one column, so that it matters in which order the plane is taken.
+    """
+    if constant_of(launch.grid[0]) == 1 or constant_of(launch.grid[1]) == 1:
+        return False
+    loads = [
+        op
+        for pipeline in walk(launch.body)
+        if isinstance(pipeline, Pipeline)
+        for op in pipeline.walk()
+        if isinstance(op, Copy) and is_global(op.source)
+    ]
+    by_x, by_y = (follows(launch.body, (index,)) for index in launch.body.params[:2])
+    return any(by_x.isdisjoint(op.source_indices) for op in loads) and any(
+        by_y.isdisjoint(op.source_indices) for op in loads
+    )

@@ -79,6 +79,10 @@ class If(Op, name="if"):
         return _types(end.inputs) if end is not None else ()
 
 
+WHOLE_GPU = -1
+"""As many blocks as there are multiprocessors."""
+
+
 class Launch(Op, name="launch"):
     """One kernel: `body(bx, by, bz)` for every block of `grid` (three integers), by `threads`
     program threads.
@@ -92,7 +96,9 @@ class Launch(Op, name="launch"):
     or given roles. `cluster`: the extents along the grid of the groups of neighbouring blocks that run at the same
     time and may reach each other's shared memory; what the blocks mean stays the same, and the grid
     need be no multiple of it. `cooperative`: the machine runs all blocks at the same time, or refuses
-    the launch. `launched_threads` is what the hardware gets, set by assign_roles;
+    the launch. `stream_k`: so many blocks take the grid's in turn, and share the last of them; WHOLE_GPU
+    as many as there are multiprocessors, 0 never (None: where the compiler knows that it pays).
+    `launched_threads` is what the hardware gets, set by assign_roles;
     `shared_bytes` by plan_shared.
     """
 
@@ -108,6 +114,7 @@ class Launch(Op, name="launch"):
     explicit: bool = attribute(default=False)
     cluster: tuple[int, ...] = attribute(default=(1, 1, 1))
     cooperative: bool = attribute(default=False)
+    stream_k: int | None = attribute(default=None)
     launched_threads: int = attribute(default=0)
     shared_bytes: int = attribute(default=0)
 
