@@ -195,9 +195,12 @@ def test_workspaces_are_shared_by_the_calls_of_a_stream(stub: Stub, driver: Cuda
         "two", (Argument("pointer", "partial"), Argument("pointer", "A")), (1, 1, 1), 32, 0
     )
     variant = Variant(
-        (Fact("aligned", "partial", 16),), "s.cu", (two, replace(two, symbol="second"))
+        (Fact("aligned", "partial", 16),),
+        "s.cu",
+        (two, replace(two, symbol="second")),
+        (partial,),
     )
-    loaded = load(CODE, manifest(workspaces=(partial,), variants=(variant,)), driver)
+    loaded = load(CODE, manifest(variants=(variant,)), driver)
     stub.sizes(8, 8)
 
     def address(stream: int) -> int:

@@ -85,6 +85,7 @@ def bundle(variants: Sequence[tuple[EmittedProgram, tuple[Fact, ...], str]]) -> 
             taken.add(name)
             frames.append(replace(frame, name=name))
             launches.append(replace(launch, symbol=name))
-        made.append(Variant(requires, first.source_name, tuple(launches)))
+        workspaces = emitted.interface.workspaces()
+        made.append(Variant(requires, first.source_name, tuple(launches), workspaces))
     manifest = replace(first.manifest(), variants=tuple(made))
     return Bundle(first.source_name, render(replace(first, frames=tuple(frames))), manifest)

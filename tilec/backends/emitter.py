@@ -49,7 +49,8 @@ class EmittedProgram:
 
     def variant(self, requires: tuple[Fact, ...] = (), source: str = "") -> Variant:
         """This text as one variant of a program."""
-        return Variant(requires, source or self.source_name, self.launches)
+        workspaces = self.interface.workspaces()
+        return Variant(requires, source or self.source_name, self.launches, workspaces)
 
     def manifest(self, *variants: Variant) -> Manifest:
         """The manifest of a program that has these variants, or this text alone."""

@@ -26,7 +26,7 @@ from .manifest import (
 class Interface:
     """Parameters, outputs, workspaces and symbols of a program, at either level.
 
-    `allocated` is the global memory that a call makes: `outputs` of it are returned, `workspaces`
+    `allocated` is the global memory that a call makes: `outputs` of it are returned, workspaces
     last as long as the call. `derived` are the symbols that no shape tells, from those that one
     does.
     """
@@ -41,7 +41,6 @@ class Interface:
         )
         end = program.body.terminator
         self.outputs = end.values if isinstance(end, Return) else ()
-        self.workspaces = tuple(v for v in self.allocated if v not in self.outputs)
         self.names = self._names()
         scalars = {v: self.names[v] for v in program.params if isinstance(v.type, ScalarType)}
         self.derived: dict[str, Expr] = {}
@@ -56,9 +55,10 @@ class Interface:
         )
 
     def _names(self) -> dict[Value, str]:
+        # What the caller knows first: it is called the same before and after the passes.
         names: dict[Value, str] = {}
         taken = set(self.program.symbols)
-        for value in (*self.program.params, *self.allocated):
+        for value in dict.fromkeys((*self.program.params, *self.outputs, *self.allocated)):
             name = base = value.hint or "arg"
             count = 0
             while name in taken:
@@ -79,10 +79,13 @@ class Interface:
             tuple(s for s in program.symbols if s not in self.derived),
             variants,
             tuple(self.names[value] for value in self.outputs),
-            tuple(self._tensor(value) for value in self.workspaces),
             tuple(self.derived.items()),
             tuple((s, n) for s, n in program.multiples.items() if s not in self.derived),
         )
+
+    def workspaces(self) -> tuple[TensorParam, ...]:
+        """The global memory of a call that is not returned."""
+        return tuple(self._tensor(value) for value in self.allocated if value not in self.outputs)
 
     def _param(self, value: Value) -> Param:
         if isinstance(value.type, ScalarType):

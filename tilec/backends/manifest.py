@@ -7,7 +7,7 @@ is launched.
 
 The meaning, in one example:
 
-    Manifest(version=1, program="scale", target="cuda:sm_90a", symbols=("M", "N"),
+    Manifest(version=2, program="scale", target="cuda:sm_90a", symbols=("M", "N"),
              params=(TensorParam("A", "f16", ("M", "N"), "r"), TensorParam("C", "f16", ("M", "N"),
              "w")), variants=(Variant((Fact("aligned", "A", 16),), "scale.cu",
                                (LaunchSpec("scale_kernel", (Argument("pointer", "A"), ...),
@@ -25,7 +25,7 @@ from ..ir.dtypes import DTYPES
 from .launcher.expressions import OPERATIONS, names_in
 from .manifest_json import Reader, read_integer, read_text, to_data
 
-MANIFEST_VERSION = 1
+MANIFEST_VERSION = 2
 
 Expr: TypeAlias = "int | str | tuple[str, Expr, Expr]"
 """An int; a symbol, an integer scalar parameter or `@multiprocessors`; or (operation, left,
@@ -207,11 +207,13 @@ class LaunchSpec:
 
 @dataclass(frozen=True)
 class Variant:
-    """One compiled form of the program: what it requires, the file of its text, its launches."""
+    """One compiled form of the program: what it requires, the file of its text, its launches, and the
+    global memory that these share for the time of a call, the program's and what the compiler added."""
 
     requires: tuple[Fact, ...]
     source: str
     launches: tuple[LaunchSpec, ...]
+    workspaces: tuple[TensorParam, ...] = ()
 
     def __post_init__(self) -> None:
         plain = (
@@ -234,9 +236,8 @@ class Variant:
 class Manifest:
     """A program as its launcher sees it. Variants stand in order of preference: the first whose
     facts all hold runs. `outputs` names parameters that the caller does not pass: they are
-    allocated and returned. `workspaces` are allocated for the time of a call. `derived` are names
-    of values that the launcher computes from the others, in order. `multiples` is what symbols must
-    be multiples of."""
+    allocated and returned. `derived` are names of values that the launcher computes from the others,
+    in order. `multiples` is what symbols must be multiples of."""
 
     version: int
     program: str
@@ -245,7 +246,6 @@ class Manifest:
     symbols: tuple[str, ...]
     variants: tuple[Variant, ...]
     outputs: tuple[str, ...] = ()
-    workspaces: tuple[TensorParam, ...] = ()
     derived: tuple[tuple[str, Expr], ...] = ()
     multiples: tuple[tuple[str, int], ...] = ()
 
@@ -267,6 +267,11 @@ class Manifest:
         for tensor in self.tensors + self.workspaces:
             for expr in (*tensor.shape, *(tensor.strides or ())):
                 _check_names(expr, known, tensor.name)
+
+    @property
+    def workspaces(self) -> tuple[TensorParam, ...]:
+        """What a call allocates for its time: the workspaces of all variants, by name."""
+        return tuple({w.name: w for v in self.variants for w in v.workspaces}.values())
 
     @property
     def tensors(self) -> tuple[TensorParam, ...]:
@@ -298,7 +303,6 @@ class Manifest:
             reader.items("symbols", read_text),
             reader.items("variants", _read_variant),
             reader.items("outputs", read_text),
-            reader.items("workspaces", _read_tensor),
             reader.items("derived", _read_derived),
             reader.items("multiples", _read_multiple),
         )
@@ -414,6 +418,7 @@ def _read_variant(data: object, path: str) -> Variant:
         reader.items("requires", _read_fact),
         reader.text("source"),
         reader.items("launches", _read_launch),
+        reader.items("workspaces", _read_tensor),
     )
     reader.done()
     return variant

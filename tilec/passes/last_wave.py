@@ -12,6 +12,7 @@ from ..ir.build import Builder
 
 HELPERS = 3
 """So many help with a tile at most: its owner adds their sums one after another."""
+_MOST = 2**20  # steps of which some are given, so that no sum here needs more than 31 bits
 _LEAD = 4  # steps that a helper does less: what it stores is there when the owner is done
 
 
@@ -63,8 +64,9 @@ class LastWave:
         for_each = n.max(n.min(n.floordiv(idle, n.max(rest, 1)), HELPERS), 1)
         helpers = n.min(idle, n.mul(for_each, rest))
         blocks = n.max(n.add(rest, helpers), 1)
-        even = n.ceildiv(n.mul(rest, n.add(steps, _LEAD)), blocks)
-        each = n.floordiv(n.max(n.sub(steps, even), 0), for_each)
+        counted = n.min(steps, _MOST)
+        even = n.ceildiv(n.mul(rest, n.add(counted, _LEAD)), blocks)
+        each = n.floordiv(n.max(n.sub(counted, even), 0), for_each)
         given = n.mul(n.min(helpers, 1), n.mul(each, for_each))
         share = n.max(n.ceildiv(n.mul(rest, given), n.max(helpers, 1)), 1)
         return LastWave(for_each, helpers, n.max(n.sub(steps, given), 0), given, share)

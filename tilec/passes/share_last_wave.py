@@ -207,8 +207,9 @@ class _Sharing:
         worker, *others = (scalar(i32, hint) for hint in ("worker", "by", "bz"))
         wave = self.wave
         # What a helper does of the steps that are given, and the first tile of that.
-        begin = m.min(m.mul(worker, wave.share), self.dealt)
-        end = m.min(m.mul(m.add(worker, 1), wave.share), self.dealt)
+        helper = m.min(worker, wave.helpers)
+        begin = m.min(m.mul(helper, wave.share), self.dealt)
+        end = m.min(m.mul(m.add(helper, 1), wave.share), self.dealt)
         head = m.floordiv(begin, self.each)
         owned = m.sub(worker, wave.helpers)  # among the last tiles; below 0 for a helper
         is_helper = m.compare("lt", owned, 0)

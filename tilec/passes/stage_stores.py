@@ -26,7 +26,7 @@ A store is scattered where one store instruction of a warp leaves the sectors th
 unwritten, or moves less than a register a lane: the accumulators of mma hold 8 rows of 16 bytes of
 halves. Its slabs are written by the threads and copied by the threads, in rows of 128 bytes, as many at a
 time as there are buffers past their use (plan_shared puts the slabs there, so no other block loses
-its place on the multiprocessor); the barriers between are place_barriers', as for any buffer.
+its place on the multiprocessor), or, in loops, as a block leaves room for that is alone there; the barriers between are place_barriers', as for any buffer.
 
     store_tile %c, %C[%m, %n]    ->  store_tile (extract_tile %c <offsets = [0, 64 q]>), %stage_q  ...
                                      copy %stage_q -> %C[%m, %n + 64 q]                            ...
@@ -51,9 +51,10 @@ from ..ir.ops.pipeline import Channel, Put
 from ..ir.ops.thread import NAMED_BARRIERS, Barrier
 from ..ir.ops.tile import Copy, ExtractTile, StoreTile
 from ..ir.types import MemoryType, Space, TileType
+from ..target import Target
 from .context import PassContext, Remark
 from .dependence import is_global, is_shared
-from .fit_resources import buffer_bytes
+from .fit_resources import buffer_bytes, shared_bytes
 from .slabs import ROW_UNIT, Slabs, apart_along, cut_slabs, own_part
 
 SECTOR = 32  # bytes: what global memory writes whole
@@ -147,7 +148,7 @@ class _Stager:
         """The body of a role, or of a launch without roles, whose threads meet at `barrier`."""
         self.barrier, self.staging = barrier, {}
         stores = [op for op in walk(body) if isinstance(op, StoreTile) and self._is_staged(op)]
-        self.holes = _holes(self.launch.body, stores)
+        self.holes = _holes(self.launch, stores, self.context.target)
         for op in stores:
             self._plan(op)
         if not stores:
@@ -349,17 +350,21 @@ class _Stager:
         )  # fmt: skip
 
 
-def _holes(body: Block, stores: Sequence[StoreTile]) -> list[int]:
-    """Bytes of each shared buffer of a launch that is past its use where the first scattered store
-    stands; plan_shared can give them to another buffer.
-
-    None in a launch of roles and where that store is in a loop or branch: plan_shared knows the
-    lives of buffers by the statements of the launch.
+def _holes(launch: Launch, stores: Sequence[StoreTile], target: Target) -> list[int]:
+    """Bytes of each part of shared memory that the slabs of scattered stores may have: buffers that
+    are past their use where the first of those stands, which plan_shared can give to another one.
+    Where all stand in loops or branches, what a block leaves that is alone on its multiprocessor:
+    plan_shared knows the lives of buffers by the statements of the launch. None in a launch of roles.
     """
+    body = launch.body
     scattered: set[Op] = {op for op in stores if not op.instruction}
-    starts = [n for n, op in enumerate(body.ops) if op in scattered]
-    if not starts or any(isinstance(op, Role) for op in body.ops):
+    if not scattered or any(isinstance(op, Role) for op in body.ops):
         return []
+    starts = [n for n, op in enumerate(body.ops) if op in scattered]
+    if not starts:
+        taken = shared_bytes(launch)
+        alone = 2 * taken > target.multiprocessor_shared_bytes
+        return [target.shared_bytes - taken] if alone else []
     later = {value for op in walk(body.with_ops(body.ops[starts[0] :])) for value in op.inputs}
     sizes = []
     for op in walk(body):
