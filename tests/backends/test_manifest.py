@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from tilec.backends.launcher.expressions import OPERATIONS
 from tilec.backends.manifest import (
+    MANIFEST_VERSION,
     MOST_ALIGNED,
     MULTIPROCESSORS,
     Argument,
@@ -37,8 +38,9 @@ LAUNCH = LaunchSpec(
     256,
     49152,
 )
+PARTIAL = TensorParam("partial", "f32", (MULTIPROCESSORS, "N"), "rw")
 MANIFEST = Manifest(
-    1,
+    MANIFEST_VERSION,
     "scale",
     "cuda:sm_90a",
     (
@@ -48,11 +50,15 @@ MANIFEST = Manifest(
     ),
     ("M", "N", "ldc"),
     (
-        Variant((Fact("aligned", "A", 16), Fact("below", "C", 1 << 31)), "scale.cu", (LAUNCH,)),
-        Variant((), "scale.1.cu", (replace(LAUNCH, threads=64, block=(32, 2, 1)),)),
+        Variant(
+            (Fact("aligned", "A", 16), Fact("below", "C", 1 << 31)),
+            "scale.cu",
+            (LAUNCH,),
+            (PARTIAL,),
+        ),
+        Variant((), "scale.1.cu", (replace(LAUNCH, threads=64, block=(32, 2, 1)),), (PARTIAL,)),
     ),
     ("C",),
-    (TensorParam("partial", "f32", (MULTIPROCESSORS, "N"), "rw"),),
 )
 
 
@@ -68,10 +74,15 @@ def test_inputs_are_the_parameters_that_are_not_outputs() -> None:
     assert LAUNCH.block_extents == (256, 1, 1)
 
 
+def test_workspaces_are_those_of_all_variants_by_name() -> None:
+    assert MANIFEST.workspaces == (PARTIAL,)
+    assert replace(MANIFEST, variants=()).workspaces == ()
+
+
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        (("version",), 2, "manifest version 2; this tilec reads 1"),
+        (("version",), 1, "manifest version 1; this tilec reads 2"),
         (("program",), 3, r"manifest\.program: a string was expected, not an integer"),
         (("params", 0, "dtype"), "f17", "unknown dtype 'f17'"),
         (("params", 0, "shape"), ["M", ["pow", "N", 2]], "not an operation: 'pow'"),
@@ -134,7 +145,7 @@ expressions = st.recursive(
 @given(expressions)
 def test_expressions_survive_json(expr: Expr) -> None:
     tensor = TensorParam("A", "f16", (expr,), "r")
-    manifest = Manifest(1, "p", "cuda:sm_80", (tensor,), ("M", "N"), ())
+    manifest = Manifest(MANIFEST_VERSION, "p", "cuda:sm_80", (tensor,), ("M", "N"), ())
     assert Manifest.from_json(manifest.to_json()) == manifest
 
 

@@ -1,5 +1,5 @@
-"""Products whose last tiles are shared among all blocks: how the steps are dealt out, and that any
-number of blocks gives the product, to the bit in every order."""
+"""Products whose last tiles are shared among all blocks: when, and that any number of blocks gives the
+product, to the bit in every order."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from tests.ops.test_matmul import SMALL, check, matmul, normal
 from tilec import ops
 from tilec.errors import ArgumentError
 from tilec.ops.schedules import Problem, choose_schedule
-from tilec.passes.last_wave import HELPERS, LastWave, Numbers
 from tilec.runtime.emulator import ORDERS
 from tilec.runtime.emulator_device import EmulatorDevice
 from tilec.target import find_target
@@ -25,38 +24,6 @@ H100 = find_target("cuda:sm_90a")
 
 def shared(workers: int) -> ops.Schedule:
     return replace(SMALL, workers=workers)
-
-
-@pytest.mark.parametrize("workers", [1, 2, 5, 8, 132])
-def test_every_step_is_done_once(workers: int) -> None:
-    for rest in {0, 1, 2, 3, workers // 3, workers // 2, workers // 2 + 1, workers - 1} & set(
-        range(workers)
-    ):
-        for steps in (1, 2, 3, 7, 64, 129):
-            wave = LastWave.of(Numbers(), rest, steps, workers)
-            assert 0 < wave.own <= steps and wave.own + wave.given == steps
-            assert rest + wave.helpers <= workers
-            parts: list[list[tuple[int, int]]] = [[] for _ in range(rest)]
-            for helper in range(wave.helpers):
-                begin = min(helper * wave.share, rest * wave.given)
-                end = min((helper + 1) * wave.share, rest * wave.given)
-                for tile in range(rest):
-                    first, last = tile * wave.given, (tile + 1) * wave.given
-                    if max(begin, first) < min(end, last):
-                        parts[tile].append((max(begin, first) - first, min(end, last) - first))
-            for found in parts:
-                edges = [0, *(last for _, last in found)]
-                assert [first for first, _ in found] == edges[:-1]
-                assert edges[-1] == wave.given or not wave.helpers
-                assert len(found) <= min(HELPERS, max(wave.for_each, 2))
-
-
-def test_who_is_idle_helps() -> None:
-    """Of 8192^3: 68 tiles of 128 x 256 are left for 132 blocks; 64 do half of each."""
-    wave = LastWave.of(Numbers(), 68, 128, 132)
-    assert wave.helpers == 64 and 58 <= wave.given <= 62
-    few = LastWave.of(Numbers(), 8, 80, 132)
-    assert few.for_each == HELPERS and few.helpers == 24 and few.own < 80 / 3
 
 
 @pytest.mark.parametrize(

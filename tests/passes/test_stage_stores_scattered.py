@@ -80,6 +80,18 @@ def test_every_element_is_stored(room: int, dtype: DType, slabs: int) -> None:
     assert np.array_equal(a, c)
 
 
+def test_in_a_loop_a_block_that_is_alone_has_room() -> None:
+    """122880 bytes let no other block onto the multiprocessor, 163840 leave less than a slab."""
+    program, remarks = staged(MMA, room=122880, in_loop=True)
+    assert not remarks and len(found(program, Copy)) == 2 and len(found(program, Alloc)) == 3
+    a = np.random.default_rng(2).standard_normal((32, 128)).astype(np.float16)
+    c = np.full_like(a, np.nan)
+    run(program, A=a, C=c)
+    assert np.array_equal(a, c)
+    program, remarks = staged(MMA, room=163840, in_loop=True)
+    assert not found(program, Copy) and [r.code for r in remarks] == ["TLC0425"]
+
+
 def test_warps_side_by_side_store_slabs_of_rows() -> None:
     layout = MFMA.repeat((1, 4), "thread").repeat((4, 1), "register")  # 128 x 128
     program, remarks = staged(layout)

@@ -13,7 +13,16 @@ from ..ir.ops.memory import Alloc, Load, Store, View
 from ..ir.ops.pipeline import Pipeline, Put, Stage
 from ..ir.ops.tile import Splat
 from ..ir.rewrite import defining_ops
-from .dependence import covers, is_global, is_statement, orders, reads, used_values, writes
+from .dependence import (
+    covers,
+    is_global,
+    is_statement,
+    orders,
+    reads,
+    used_values,
+    writes,
+)
+from .fragment_tiles import is_fragment
 
 
 @dataclass(frozen=True)
@@ -150,8 +159,8 @@ def _seen_within(loop: For | Pipeline, launch: Launch) -> str:
     defined_by = defining_ops(launch.body)
     statements = list(_statements(loop.body))
     for memory in writes(loop):
-        if memory in buffers:
-            continue  # of a channel: who gets it was written in the same step
+        if memory in buffers or is_fragment(memory):
+            continue  # of a channel: who gets it was written in the same step; a tile in a nest
         first = next(op for op in statements if memory in used_values(op))
         whole = covers(first, memory, defined_by) and memory not in reads(first)
         own = isinstance(defined_by.get(memory), Alloc) and memory not in outside | viewed

@@ -36,9 +36,9 @@ from ..ir.core import Block, Op, Program, Value, at, constant_of
 from ..ir.dtypes import i32
 from ..ir.ops.arith import Add
 from ..ir.ops.control import WHOLE_GPU, For, If, Launch, Parallel, Simt, While, Yield
-from ..ir.ops.gemm import SIDES, Gemm
+from ..ir.ops.gemm import Gemm
 from ..ir.ops.memory import Alloc, Atomic, Load, Store
-from ..ir.ops.pipeline import Channel
+from ..ir.ops.pipeline import Channel, Pipeline
 from ..ir.types import MemoryType, Space
 from .context import PassContext, Remark
 from .dependence import tile_type, waits_for_blocks
@@ -48,7 +48,9 @@ from .partial_sums import SummingLoop, summing_loop
 from .rasters import PANEL, rasterize, shares_operands
 
 _CLEARERS = 128  # threads of a block that clears counters
-_WORTH_IT = 512  # steps times their depth that the last wave is shorter by
+_WORTH_IT = (
+    2**26
+)  # products: what leaving and taking the parts takes as long as, with the first launch
 
 
 def share_last_wave(program: Program, context: PassContext) -> Program:
@@ -132,17 +134,23 @@ def _pays(
     launch: Launch, found: SummingLoop, steps: Value, context: PassContext, workers: int
 ) -> bool:
     """Whether sharing is known to be faster, for a launch whose extents are known: who helps has
-    one or two tiles to help with, blocks are alone on their multiprocessors, and the steps that the
-    last wave is shorter by take longer than leaving and taking the parts."""
+    one or two tiles to help with, blocks are alone on their multiprocessors, and the products that
+    the last wave is shorter by take longer than leaving and taking the parts. Measured by code for
+    sm_80 and sm_90a alone, on an H200 (docs/decisions.md 91)."""
     extents = [constant_of(extent) for extent in launch.grid]
     known = constant_of(steps)
-    if known is None or None in extents:
+    if known is None or None in extents or not context.target.async_copy:
         return False
     rest = math.prod(int(e or 0) for e in extents) % workers
     wave = LastWave.of(Numbers(), rest, int(known), workers)
     alone = 2 * shared_bytes(launch) > context.target.multiprocessor_shared_bytes
-    depth = max(op.matrix(SIDES[0]).k for op in found.loop.walk() if isinstance(op, Gemm))
-    return alone and 3 * rest <= 2 * workers and wave.given * depth >= _WORTH_IT * wave.for_each
+    return alone and 3 * rest <= 2 * workers and wave.given * _products(found.loop) >= _WORTH_IT
+
+
+def _products(loop: For | Pipeline) -> int:
+    """How many products a step adds up."""
+    gemms = [op for op in loop.walk() if isinstance(op, Gemm)]
+    return sum(op.matrix("a").mn * op.matrix("a").k * op.matrix("b").mn for op in gemms)
 
 
 @dataclass

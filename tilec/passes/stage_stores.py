@@ -26,7 +26,8 @@ A store is scattered where one store instruction of a warp leaves the sectors th
 unwritten, or moves less than a register a lane: the accumulators of mma hold 8 rows of 16 bytes of
 halves. Its slabs are written by the threads and copied by the threads, in rows of 128 bytes, as many at a
 time as there are buffers past their use (plan_shared puts the slabs there, so no other block loses
-its place on the multiprocessor), or, in loops, as a block leaves room for that is alone there; the barriers between are place_barriers', as for any buffer.
+its place on the multiprocessor), or, in loops, as a block leaves room for that is alone there; the
+barriers between are place_barriers', as for any buffer.
 
     store_tile %c, %C[%m, %n]    ->  store_tile (extract_tile %c <offsets = [0, 64 q]>), %stage_q  ...
                                      copy %stage_q -> %C[%m, %n + 64 q]                            ...

@@ -53,7 +53,7 @@ def launch(*arguments: Any, stream: Any = None) -> Any:
     names["@multiprocessors"] = multiprocessors
     made = [param for param in MANIFEST.params if param.name in MANIFEST.outputs]
     with stream or nullcontext():
-        for tensor in (*made, *MANIFEST.workspaces):
+        for tensor in (*made, *workspaces()):
             shape = tuple(evaluate(extent, names) for extent in tensor.shape)
             arrays[tensor.name] = cupy.empty(shape, numpy_dtype(tensor.dtype))
         variant = pick(arrays, names)
@@ -130,9 +130,14 @@ def view(param: Any, array: Any) -> View:
     return found
 
 
+def workspaces() -> list[Any]:
+    """What a call allocates for its time: the workspaces of all variants, by name."""
+    return list({w.name: w for v in MANIFEST.variants for w in v.workspaces}.values())
+
+
 def pick(arrays: dict[str, Any], names: dict[str, Any]) -> Any:
     """The first variant whose facts hold, or whose grids are empty."""
-    tensors = (*MANIFEST.params, *MANIFEST.workspaces)
+    tensors = (*MANIFEST.params, *workspaces())
     views = {t.name: View(t, arrays[t.name]) for t in tensors if hasattr(t, "shape")}
     for variant in MANIFEST.variants:
         if launches_nothing(variant, names) or not failed_facts(variant, views):
@@ -154,7 +159,7 @@ def argument(spec: Any, arrays: dict[str, Any], names: dict[str, Any]) -> Any:
 
 def tensor_map(spec: Any, array: Any) -> Any:
     """A TMA descriptor of a whole array, 128 bytes by value."""
-    param = next(p for p in (*MANIFEST.params, *MANIFEST.workspaces) if p.name == spec.tensor)
+    param = next(p for p in (*MANIFEST.params, *workspaces()) if p.name == spec.tensor)
     made, seen = TensorMap(), View(param, array)
     encode = driver_library().cuTensorMapEncodeTiled
     status = encode(*encoding(made, spec, param.dtype, seen, seen.pointer))
