@@ -76,7 +76,8 @@ class Target:
     schedule_groups: bool = False  # its compiler issues groups of instructions in a given order
     simds: int = 0  # of a multiprocessor, to which a block's waves go in turn, one program each
     dies: int = 1  # each with an L2 cache of its own; hardware blocks go to them in turn
-    multiprocessors: int = 0  # of the usual part; a device's target has its own
+    multiprocessors: int = 0  # of the usual part, or of the GPU
+    present: bool = False  # that is here, and for which alone the code is
     exact: bool = False  # it has instructions that later minor versions have not (CUDA)
 
     @property

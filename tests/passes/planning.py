@@ -18,7 +18,7 @@ from tilec.ir.print import print_program
 from tilec.passes.context import Assume, Facts, Pass, PassContext, Remark
 from tilec.passes.pipeline import PIPELINE, run_pipeline
 from tilec.runtime.lowering import standard_registry
-from tilec.target import find_target
+from tilec.target import Target, find_target
 
 REGISTRY = standard_registry()
 NAMES = [p.__name__ for p in PIPELINE]
@@ -72,7 +72,7 @@ def specialised(kernel: Any, **constants: Any) -> Program:
 def plan(
     program: Program,
     after: str,
-    target: str = "cuda:sm_80",
+    target: str | Target = "cuda:sm_80",
     *,
     assume: bool = True,
     passes: Sequence[Pass] = PLANNING,
@@ -80,7 +80,8 @@ def plan(
     """The program after the (last) planning pass of that name, verified between passes."""
     remarks: list[Remark] = []
     facts = Facts(Assume.ALL if assume else Assume.NOTHING)
-    context = PassContext(find_target(target), REGISTRY, facts, remarks.append)
+    aim = find_target(target) if isinstance(target, str) else target
+    context = PassContext(aim, REGISTRY, facts, remarks.append)
     result = run_pipeline(program, context, passes, after=after)
     return Planned(result, remarks, facts)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import no_type_check
+
 import pytest
 
 import tilec
@@ -14,8 +16,72 @@ from tilec.passes.partial_sums import SummingLoop, summing_loop
 TILE = (32, 32)
 
 
+@T.macro
+@no_type_check
+def before(kind, bx, A, A_s, D, kept, sums, more):
+    """What stands in front of the loop."""
+    if kind == "begins at one":
+        T.fill(sums, 1.0)
+    else:
+        T.clear(sums)
+    T.clear(more)
+    if kind == "stores before":
+        D[0] = 1
+    elif kind == "prints before":
+        T.print(bx)
+    elif kind == "asserts before":
+        T.device_assert(bx < 2)
+    elif kind == "fills before":
+        T.fill(kept, 2.0)
+    elif kind == "two loops":
+        T.copy(A[0, 0], A_s)
+        T.gemm(A_s, A_s, more, transpose_B=True)
+
+
+@T.macro
+@no_type_check
+def step(kind, k, A_s, sums, more, part):
+    """What is done with a part of A."""
+    if kind in ("promoted", "moved"):
+        T.gemm(A_s, A_s, part, transpose_B=True, clear_accum=True)
+    elif kind == "kept":
+        T.gemm(A_s, A_s, more, transpose_B=True, clear_accum=True)
+    elif kind == "in a branch":
+        if k > 0:
+            T.gemm(A_s, A_s, sums, transpose_B=True)
+    else:
+        T.gemm(A_s, A_s, sums, transpose_B=True, clear_accum=kind == "cleared")
+    if kind == "two sums":
+        T.gemm(A_s, A_s, more, transpose_B=True)
+    elif kind == "unrolled":
+        for _ in T.unroll(2):
+            T.gemm(A_s, A_s, sums, transpose_B=True)
+    for i, j in T.Parallel(*TILE):
+        if kind == "promoted":
+            sums[i, j] += part[i, j] * 0.5
+        elif kind == "doubled":
+            sums[i, j] = sums[i, j] + sums[i, j]
+        elif kind == "scaled":
+            sums[i, j] = sums[i, j] * 0.5
+        elif kind == "moved":
+            sums[i, j] = sums[i, 31 - j] + part[i, j]
+
+
+@T.macro
+@no_type_check
+def seen(kind, k, A_s, D, kept):
+    """What a step leaves behind beside sums."""
+    if kind == "stores":
+        D[0] = k
+    elif kind == "keeps":
+        for i in T.Parallel(32):
+            kept[i] = A_s[i, 0]
+    elif kind == "counts":
+        T.atomic_add(D[0], 1)
+
+
 @tilec.kernel
-def product(  # noqa: C901  one case a kind
+def product(
     A: T.Tensor((64, "K"), "float16"),
     C: T.Tensor((64, 32), "float32"),
     D: T.Tensor((1,), "int32"),
@@ -26,70 +92,16 @@ def product(  # noqa: C901  one case a kind
     with T.Kernel(2, threads=32) as bx:
         A_s = T.alloc_shared(TILE, "float16")
         kept = T.alloc_shared((32,), "float32")
-        sums = T.alloc_fragment(TILE, "float32")
-        more = T.alloc_fragment(TILE, "float32")
-        part = T.alloc_fragment(TILE, "float32")
-        if kind == "begins at one":
-            T.fill(sums, 1.0)
-        else:
-            T.clear(sums)
-        T.clear(more)
-        if kind == "stores before":
-            D[0] = 1
-        elif kind == "prints before":
-            T.print(bx)
-        elif kind == "asserts before":
-            T.device_assert(bx < 2)
-        elif kind == "fills before":
-            T.fill(kept, 2.0)
-        elif kind == "two loops":
-            T.copy(A[0, 0], A_s)
-            T.gemm(A_s, A_s, more, transpose_B=True)
+        sums, more, part = (T.alloc_fragment(TILE, "float32") for _ in range(3))
+        before(kind, bx, A, A_s, D, kept, sums, more)
         for k in T.Pipelined(T.ceildiv(A.shape[1], 32), num_stages=stages):
             T.copy(A[bx * 32, k * 32], A_s)
-            if kind == "in a branch":
-                if k > 0:
-                    T.gemm(A_s, A_s, sums, transpose_B=True)
-            elif kind == "unrolled":
-                for _ in T.unroll(2):
-                    T.gemm(A_s, A_s, sums, transpose_B=True)
-            elif kind == "promoted":
-                T.gemm(A_s, A_s, part, transpose_B=True, clear_accum=True)
-                for i, j in T.Parallel(*TILE):
-                    sums[i, j] += part[i, j] * 0.5
-            elif kind == "doubled":
-                T.gemm(A_s, A_s, sums, transpose_B=True)
-                for i, j in T.Parallel(*TILE):
-                    sums[i, j] = sums[i, j] + sums[i, j]
-            elif kind == "scaled":
-                T.gemm(A_s, A_s, sums, transpose_B=True)
-                for i, j in T.Parallel(*TILE):
-                    sums[i, j] = sums[i, j] * 0.5
-            elif kind == "moved":
-                T.gemm(A_s, A_s, part, transpose_B=True, clear_accum=True)
-                for i, j in T.Parallel(*TILE):
-                    sums[i, j] = sums[i, 31 - j] + part[i, j]
-            elif kind == "kept":
-                T.gemm(A_s, A_s, more, transpose_B=True, clear_accum=True)
-            elif kind == "cleared":
-                T.gemm(A_s, A_s, sums, transpose_B=True, clear_accum=True)
-            elif kind == "two sums":
-                T.gemm(A_s, A_s, sums, transpose_B=True)
-                T.gemm(A_s, A_s, more, transpose_B=True)
-            else:
-                T.gemm(A_s, A_s, sums, transpose_B=True)
-            if kind == "stores":
-                D[0] = k
-            elif kind == "keeps":
-                for i in T.Parallel(32):
-                    kept[i] = A_s[i, 0]
-            elif kind == "counts":
-                T.atomic_add(D[0], 1)
-        if kind == "keeps":
-            for i, j in T.Parallel(*TILE):
-                sums[i, j] += kept[i]
+            step(kind, k, A_s, sums, more, part)
+            seen(kind, k, A_s, D, kept)
         for i, j in T.Parallel(*TILE):
             C[bx * 32 + i, j] = sums[i, j] + more[i, j]
+            if kind == "keeps":
+                C[bx * 32 + i, j] += kept[i]
 
 
 def found(kind: str, stages: int = 2) -> SummingLoop | str:

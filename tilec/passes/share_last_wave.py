@@ -48,9 +48,9 @@ from .partial_sums import SummingLoop, summing_loop
 from .rasters import PANEL, rasterize, shares_operands
 
 _CLEARERS = 128  # threads of a block that clears counters
-_WORTH_IT = (
-    2**26
-)  # products: what leaving and taking the parts takes as long as, with the first launch
+# Products that take as long as leaving and taking the parts, and the launch before,
+_WORTH_IT = 5 * 2**23
+_TORN = 2**25  # and more where a helper does steps of two tiles.
 
 
 def share_last_wave(program: Program, context: PassContext) -> Program:
@@ -133,18 +133,21 @@ def _steps(b: Builder, found: SummingLoop, launch: Launch) -> Value | None:
 def _pays(
     launch: Launch, found: SummingLoop, steps: Value, context: PassContext, workers: int
 ) -> bool:
-    """Whether sharing is known to be faster, for a launch whose extents are known: who helps has
-    one or two tiles to help with, blocks are alone on their multiprocessors, and the products that
-    the last wave is shorter by take longer than leaving and taking the parts. Measured by code for
-    sm_80 and sm_90a alone, on an H200 (docs/decisions.md 91)."""
+    """Whether sharing is known to be faster, for a launch whose extents are known, on the GPU that is
+    here: who helps has one or two tiles to help with, blocks are alone on their multiprocessors, and
+    the products that the last wave is shorter by take longer than leaving and taking the parts.
+    Measured by code for sm_80 and sm_90a alone, on an H200 (docs/decisions.md 91)."""
+    target = context.target
     extents = [constant_of(extent) for extent in launch.grid]
     known = constant_of(steps)
-    if known is None or None in extents or not context.target.async_copy:
+    if known is None or None in extents or not (target.present and target.async_copy):
         return False
     rest = math.prod(int(e or 0) for e in extents) % workers
     wave = LastWave.of(Numbers(), rest, int(known), workers)
-    alone = 2 * shared_bytes(launch) > context.target.multiprocessor_shared_bytes
-    return alone and 3 * rest <= 2 * workers and wave.given * _products(found.loop) >= _WORTH_IT
+    torn = wave.for_each == 1 and wave.share % max(wave.given, 1) != 0
+    alone = 2 * shared_bytes(launch) > target.multiprocessor_shared_bytes
+    gained = wave.given * _products(found.loop)
+    return alone and 3 * rest <= 2 * workers and gained >= _WORTH_IT + _TORN * torn
 
 
 def _products(loop: For | Pipeline) -> int:

@@ -45,7 +45,8 @@ class GpuDevice:
     def target(self) -> Target:
         """TILEC_TARGET where it is of this kind, else what the GPU is, with as many multiprocessors
         as this one has: heuristics count on them. Raises NoDevice."""
-        return replace(self._listed(), multiprocessors=self.driver.multiprocessors(self.index))
+        count = self.driver.multiprocessors(self.index)
+        return replace(self._listed(), multiprocessors=count, present=True)
 
     def _listed(self) -> Target:
         stated = stated_target()
