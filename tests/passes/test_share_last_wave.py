@@ -302,6 +302,15 @@ def test_it_is_shared_where_that_pays(arguments: dict[str, Any], shared: bool) -
     assert "TLC0338" not in anywhere.codes  # a GPU of the same kind may have fewer multiprocessors
 
 
+def test_blocks_that_would_not_run_in_turn_have_more_to_gain() -> None:
+    program = specialised(known(16384, 16384, 4096))  # 0.75 of one of 63 waves
+    assert "TLC0338" in here(program, "cuda:sm_90a").codes
+    sm80 = replace(find_target("cuda:sm_80"), present=True, multiprocessors=132)
+    assert "TLC0338" not in plan(program, "share_last_wave", sm80).codes
+    program = specialised(known(5120, 5120, 5120))
+    assert "TLC0338" in plan(program, "share_last_wave", sm80).codes
+
+
 def here(program: Program, target: str) -> Planned:
     """The program after the pass, for a GPU that is here."""
     return plan(program, "share_last_wave", replace(find_target(target), present=True))

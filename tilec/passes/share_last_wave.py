@@ -135,19 +135,22 @@ def _pays(
 ) -> bool:
     """Whether sharing is known to be faster, for a launch whose extents are known, on the GPU that is
     here: who helps has one or two tiles to help with, blocks are alone on their multiprocessors, and
-    the products that the last wave is shorter by take longer than leaving and taking the parts.
-    Measured by code for sm_80 and sm_90a alone, on an H200 (docs/decisions.md 91)."""
+    the products that the last wave is shorter by take longer than leaving and taking the parts, and,
+    where blocks would not run in turn otherwise, than a fiftieth of all. Measured by code for sm_80
+    and sm_90a alone, on an H200 (docs/decisions.md 91)."""
     target = context.target
     extents = [constant_of(extent) for extent in launch.grid]
     known = constant_of(steps)
     if known is None or None in extents or not (target.present and target.async_copy):
         return False
-    rest = math.prod(int(e or 0) for e in extents) % workers
+    waves, rest = divmod(math.prod(int(e or 0) for e in extents), workers)
     wave = LastWave.of(Numbers(), rest, int(known), workers)
     torn = wave.for_each == 1 and wave.share % max(wave.given, 1) != 0
     alone = 2 * shared_bytes(launch) > target.multiprocessor_shared_bytes
     gained = wave.given * _products(found.loop)
-    return alone and 3 * rest <= 2 * workers and gained >= _WORTH_IT + _TORN * torn
+    worth_it = gained >= _WORTH_IT + _TORN * torn
+    in_turn = target.warp_roles or 50 * wave.given >= (waves + 1) * int(known)
+    return alone and 3 * rest <= 2 * workers and worth_it and in_turn
 
 
 def _products(loop: For | Pipeline) -> int:
