@@ -16,7 +16,7 @@ import pytest
 
 TESTS = Path(__file__).parent
 GOLDEN = TESTS / "golden"
-QUICK_COMPILER = "clang++-19 -nostdlib++"  # no C++ library to look through at the link
+QUICK_COMPILER = "quick_cxx"  # tests/quick_cxx
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -73,10 +73,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, object, object]:
-    """What collecting makes lives to the end, and to look for garbage among it takes seconds."""
+    """What collecting makes lives to the end, and to look for garbage among it takes seconds; so
+    does most of what tests compile: the collector comes less often.
+    """
     gc.disable()
     result = yield
     gc.freeze()
+    gc.set_threshold(10_000, 10, 40)
     gc.enable()
     return result
 
@@ -105,14 +108,15 @@ def tilec_env(
     """No TILEC_* but a cache of this run's own, and quick builds for the emulator, whose launches
     here are small but for tests marked `optimised`; what a test sets is undone after it.
 
-    Clang builds in two thirds of g++'s time. g++, which users get, builds what is `optimised`, and
-    every function of the prelude (`tests.backends.emulation.Probes`).
+    Clang builds in half of g++'s time. g++, which users get, builds what is `optimised`, and every
+    function of the prelude (`tests.backends.emulation.Probes`).
     """
     for name in [name for name in os.environ if name.startswith("TILEC_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("TILEC_CACHE_DIR", str(session_cache))
     optimised = request.node.get_closest_marker("optimised")
     monkeypatch.setenv("TILEC_EMULATOR_LEVEL", "1" if optimised else "0")
+    monkeypatch.setenv("PATH", f"{TESTS}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("TILEC_CXX", "g++" if optimised else QUICK_COMPILER)
     monkeypatch.setenv("NO_COLOR", "1")
     # A process that a test starts finds tilec compiled, but never beside the source.
