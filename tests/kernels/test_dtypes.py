@@ -326,9 +326,9 @@ def test_integers_hold_the_bits_of_other_dtypes(
     kernel = moves(*[dtype] * 4)
     for device in ("interpreter", f"emulator:{TARGETS[0]}"):
         for kind in (own, *bits):
-            arrays = [a.view(kind), *(np.zeros((2, 64), kind) for _ in range(2))] * 4
-            kernel(*arrays, device=device)
-            assert arrays[1].tobytes() == a.tobytes()
+            moved = [[a.view(kind), *np.zeros((2, 2, 64), kind)] for _ in range(4)]
+            kernel(*itertools.chain(*moved), device=device)
+            assert [x.tobytes() for _, x, _ in moved] == [a.tobytes()] * 4
         with pytest.raises(tilec.TilecError, match=r"A0 has dtype .*, expected"):
             kernel(*[a.view(other)] * 12, device=device)
 
