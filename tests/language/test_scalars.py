@@ -168,3 +168,21 @@ def test_numbers_that_are_known_are_as_those_of_a_kernel() -> None:
     for x, y in ((1.0, math.nan), (math.nan, 1.0)):
         assert T.min(x, y) == T.max(x, y) == 1.0, "a NaN gives way"
     assert math.copysign(1, T.abs(-0.0)) == 1
+    for x, y in ((0.0, -0.0), (-0.0, 0.0)):
+        assert (math.copysign(1, T.min(x, y)), math.copysign(1, T.max(x, y))) == (-1, 1)
+
+
+@tilec.kernel
+def rounded_up(A: T.Tensor((6,), "int32"), C: T.Tensor((3, 6), "int32")):
+    with T.Kernel(1, threads=32):
+        for i in T.Parallel(6):
+            C[0, i] = T.ceildiv(A[i], 3)
+            C[1, i] = T.ceildiv(A[i], -3)
+            C[2, i] = T.ceildiv(A[i], -1)
+
+
+def test_quotients_are_rounded_up_by_negative_numbers_too() -> None:
+    a, c = np.array([7, -7, 0, 6, -6, 1], np.int32), np.zeros((3, 6), np.int32)
+    rounded_up(a, c, device="interpreter")
+    expected = [[T.ceildiv(x, y) for x in a.tolist()] for y in (3, -3, -1)]
+    assert c.tolist() == expected

@@ -137,15 +137,19 @@ def _scalars(what: str, result: Any) -> Any:
 
 
 def min(x: Any, y: Any) -> Any:  # the name that users know
-    """The smaller of two scalars; a NaN gives way to a number."""
+    """The smaller of two scalars; a NaN gives way to a number, and -0 is less than 0."""
     if _numbers(x, y):
+        if x == y == 0:
+            return x if math.copysign(1, x) < 0 else y
         return x if x <= y or y != y else y
     return _scalars("T.min", binary(arith.Min, x, y))
 
 
 def max(x: Any, y: Any) -> Any:  # the name that users know
-    """The larger of two scalars; a NaN gives way to a number."""
+    """The larger of two scalars; a NaN gives way to a number, and 0 is more than -0."""
     if _numbers(x, y):
+        if x == y == 0:
+            return y if math.copysign(1, x) < 0 else x
         return x if x >= y or y != y else y
     return _scalars("T.max", binary(arith.Max, x, y))
 
@@ -177,8 +181,8 @@ def abs(x: Any) -> Any:  # the name that users know
 
 
 def ceildiv(x: Any, y: Any) -> Any:
-    """x / y of integers, rounded up. Works on Python numbers, and outside kernels too; x may also be
-    the name of a dimension.
+    """x / y of integers, rounded up; a y that is known only when the kernel runs is above 0. Works on
+    Python numbers, and outside kernels too; x may also be the name of a dimension.
     """
     for number in (plain(z) for z in (x, y) if is_number(z)):
         if isinstance(number, float):
@@ -203,6 +207,10 @@ def ceildiv(x: Any, y: Any) -> Any:
             )
         if constant_of(b) == 0:
             raise LanguageError("TLC0123", "division by zero", hint=BY_ZERO)
+        divisor = constant_of(b)
+        if divisor is not None and divisor < 0:
+            positive = value_of(-int(divisor), arith.element_dtype(a))
+            return wrap(trace, trace.pure(arith.Neg(trace.pure(arith.FloorDiv(a, positive)))))
         one = value_of(1, arith.element_dtype(a))
         above = trace.pure(arith.Add(a, trace.pure(arith.Sub(b, one))))
         return wrap(trace, trace.pure(arith.FloorDiv(above, b)))
