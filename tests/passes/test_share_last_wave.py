@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,12 +11,10 @@ import pytest
 import tilec
 import tilec.language as T
 from tests.kernels.legs import one_leg, turns
-from tests.passes.planning import Planned, keeps_meaning, plan, refused, run_pass, specialised
-from tilec.ir.core import Program
-from tilec.ir.ops.control import Launch
+from tests.passes.planning import keeps_meaning, plan, refused, run_pass, specialised
+from tilec.ir.ops.control import IF_POSSIBLE, Launch
 from tilec.ir.ops.memory import Alloc
 from tilec.passes.share_last_wave import share_last_wave
-from tilec.target import find_target
 
 F16, F32 = "float16", "float32"
 A_TYPE, B_TYPE = T.Tensor(("M", "K"), F16), T.Tensor(("N", "K"), F16)
@@ -258,59 +255,19 @@ def test_a_number_of_blocks_or_none(asked: Any) -> None:
     assert repr(asked) in error.message and "stream_k=True" in error.hint
 
 
-# Whether it pays
-
-
-def known(M: int, N: int, K: int, stages: int = 4, block: int = 256, asked: Any = None) -> Any:
-    """A product whose extents are known when it is compiled."""
-
-    @tilec.kernel
-    def known(A: T.Tensor((M, K), F16), B: T.Tensor((N, K), F16), C: T.Tensor((M, N), F16)) -> None:
-        grid = (T.ceildiv(N, block), T.ceildiv(M, 128))
-        with T.Kernel(*grid, threads=256, stream_k=asked) as (bx, by):
-            A_s, B_s = T.alloc_shared((128, 64), F16), T.alloc_shared((block, 64), F16)
-            acc = T.alloc_fragment((128, block), F32)
-            T.clear(acc)
-            for k in T.Pipelined(T.ceildiv(K, 64), num_stages=stages):
-                T.copy(A[by * 128, k * 64], A_s)
-                T.copy(B[bx * block, k * 64], B_s)
-                T.gemm(A_s, B_s, acc, transpose_B=True)
-            T.copy(acc, C[by * 128, bx * block])
-
-    return known
-
-
-@pytest.mark.parametrize(
-    ("arguments", "shared"),
-    [
-        ({"M": 8192, "N": 8192, "K": 8192}, True),  # 68 of 132 tiles in the last wave
-        ({"M": 5120, "N": 5120, "K": 5120}, True),  # 8
-        ({"M": 150, "N": 150, "K": 8192}, True),  # two tiles in all
-        ({"M": 8192, "N": 8192, "K": 8192, "asked": False}, False),
-        ({"M": 8192, "N": 8192, "K": 2048}, False),  # the parts cost more than the steps
-        ({"M": 4096, "N": 4096, "K": 4096}, False),  # 116: a helper would have seven of them
-        ({"M": 8448, "N": 8192, "K": 8192}, False),  # nothing is left
-        ({"M": 0, "N": 8192, "K": 8192}, False),
-        ({"M": 5120, "N": 5120, "K": 5120, "stages": 2, "block": 128}, False),  # two blocks fit
-    ],
-)
-def test_it_is_shared_where_that_pays(arguments: dict[str, Any], shared: bool) -> None:
-    program = specialised(known(**arguments))
-    assert ("TLC0338" in here(program, "cuda:sm_90a").codes) == shared
-    assert "TLC0338" not in here(program, "hip:gfx942").codes  # nobody has measured it
-    anywhere = plan(program, "share_last_wave", "cuda:sm_90a")
-    assert "TLC0338" not in anywhere.codes  # a GPU of the same kind may have fewer multiprocessors
-
-
-def test_blocks_that_would_not_run_in_turn_have_more_to_gain() -> None:
-    program = specialised(known(16384, 16384, 4096))  # 0.75 of one of 63 waves
-    assert "TLC0338" in here(program, "cuda:sm_90a").codes
-    sm80 = replace(find_target("cuda:sm_80"), present=True, multiprocessors=132)
-    assert "TLC0338" not in plan(program, "share_last_wave", sm80).codes
-    program = specialised(known(5120, 5120, 5120))
-    assert "TLC0338" in plan(program, "share_last_wave", sm80).codes
-
-
-def here(program: Program, target: str) -> Planned:
-    """The program after the pass, for a GPU that is here."""
-    return plan(program, "share_last_wave", replace(find_target(target), present=True))
+def test_if_possible_is_no_demand() -> None:
+    for kind in ("pinned", "uneven", "waiting"):
+        program = specialised(special, kind=kind)
+        ops = [
+            op.replace(stream_k=IF_POSSIBLE) if isinstance(op, Launch) else op
+            for op in program.body.ops
+        ]
+        asked = program.with_body(program.body.with_ops(ops))
+        assert "TLC0338" not in plan(asked, "share_last_wave", "cuda:sm_90a").codes
+    program = specialised(product, stream_k=None)
+    ops = [
+        op.replace(stream_k=IF_POSSIBLE) if isinstance(op, Launch) else op
+        for op in program.body.ops
+    ]
+    asked = program.with_body(program.body.with_ops(ops))
+    assert "TLC0338" in plan(asked, "share_last_wave", "cuda:sm_90a").codes

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -166,3 +167,33 @@ def test_what_is_kept_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
         scale(a, b, factor=factor)
         assert b[0] == factor
     assert len(scale.remembered._memories) <= 3
+
+
+def test_a_call_is_like_one_of_its_own_sizes(stub: Stub, cupy: FakeCupy, remembered: Any) -> None:
+    """Whether the last wave is shared, in two launches, follows from the sizes, of 132 multiprocessors."""
+
+    @tilec.kernel
+    def rows(A: T.Tensor(("M", "K"), "float32"), C: T.Tensor(("M", 128), "float32")):
+        with T.Kernel(T.ceildiv(A.shape[0], 128), threads=256) as bx:
+            A_s, B_s = (T.alloc_shared((128, 32), "float32") for _ in range(2))
+            sums = T.alloc_fragment((128, 128), "float32")
+            T.clear(sums)
+            for k in T.Pipelined(T.ceildiv(A.shape[1], 32), num_stages=4):
+                T.copy(A[bx * 128, k * 32], A_s)
+                T.copy(A[0, k * 32], B_s)
+                T.gemm(A_s, B_s, sums, transpose_B=True)
+            T.copy(sums, C[bx * 128, 0])
+
+    def launches(tiles: int) -> int:
+        before = stub.count("launches")
+        rows(CupyArray((128 * tiles, 8192), BASE), CupyArray((128 * tiles, 128), BASE + 2**40))
+        return stub.count("launches") - before
+
+    stub.sizes(8)
+    for tiles, count in ((140, 2), (132, 1), (16, 2), (264, 1), (0, 0)):
+        assert not remembered(partial(launches, tiles)), tiles
+        assert launches(tiles) == count
+    for tiles, count in ((140, 2), (132, 1), (16, 2), (0, 0)):
+        assert remembered(partial(launches, tiles)), tiles
+        assert launches(tiles) == count
+    assert len({id(found.compiled) for found in rows.remembered.plain.found.values()}) == 2

@@ -146,7 +146,7 @@ def Kernel(
             need be no multiple of it. On a target without clusters the kernel is refused.
         stream_k: whether blocks that would have no tile in the last wave do some of the steps along
             K of the others' tiles (Stream-K): True, an int (so many blocks), False (never), or None
-            for where the compiler finds that it pays, which it can where it knows the extents and the GPU.
+            for calls whose sizes gain by it on the GPU that is here.
             The launch's products must be sums of one loop, whose steps do nothing else; they are
             added in an order that the extents alone decide. It takes a workspace of a tile or two
             a block.

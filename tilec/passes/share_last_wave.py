@@ -1,7 +1,7 @@
 """Blocks that have no tile of the last wave do some of the steps of the others' tiles (Stream-K).
 
-Needs: pipelines planned, copies chosen. Leaves: of a launch that asks for it (`stream_k`), or that is
-known to gain by it, two. The first clears counters; in the second so many blocks as run at once take
+Needs: pipelines planned, copies chosen. Leaves: of a launch that asks for it (`stream_k`), or is
+asked to do it if it can (wave_gains), two. The first clears counters; in the second so many blocks as run at once take
 the grid's blocks in turn, and share the last of them as `LastWave` says. Who helps with a tile leaves
 its sums in a workspace; the tile's owner waits for them and adds them, helper after helper, so that
 equal inputs give equal bits. Helpers come first in the grid and wait for nobody, so that owners wait
@@ -24,7 +24,6 @@ for blocks that have started: there is no deadlock, however few of them run at o
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
@@ -32,29 +31,24 @@ from dataclasses import dataclass, fields
 from ..errors import TargetUnsupported
 from ..ir.build import Builder, scalar
 from ..ir.clone import Renaming, clone_op
-from ..ir.core import Block, Op, Program, Value, at, constant_of
+from ..ir.core import Block, Op, Program, Value, at
 from ..ir.dtypes import i32
 from ..ir.ops.arith import Add
-from ..ir.ops.control import WHOLE_GPU, For, If, Launch, Parallel, Simt, While, Yield
-from ..ir.ops.gemm import Gemm
+from ..ir.ops.control import IF_POSSIBLE, For, If, Launch, Parallel, Simt, While, Yield
 from ..ir.ops.memory import Alloc, Atomic, Load, Store
-from ..ir.ops.pipeline import Channel, Pipeline
+from ..ir.ops.pipeline import Channel
 from ..ir.types import MemoryType, Space
 from .context import PassContext, Remark
 from .dependence import tile_type, waits_for_blocks
-from .fit_resources import shared_bytes
-from .last_wave import LastWave, Numbers
+from .last_wave import LastWave
 from .partial_sums import SummingLoop, summing_loop
 from .rasters import PANEL, rasterize, shares_operands
 
 _CLEARERS = 128  # threads of a block that clears counters
-# Products that take as long as leaving and taking the parts, and the launch before,
-_WORTH_IT = 5 * 2**23
-_TORN = 2**25  # and more where a helper does steps of two tiles.
 
 
 def share_last_wave(program: Program, context: PassContext) -> Program:
-    """Shares the last wave of the launches that ask for it, and of those that gain by it."""
+    """Shares the last wave of the launches that ask for it."""
     ops: list[Op] = []
     for op in program.body.ops:
         ops += _shared(op, context) if isinstance(op, Launch) else (op,)
@@ -64,14 +58,14 @@ def share_last_wave(program: Program, context: PassContext) -> Program:
 
 def _shared(launch: Launch, context: PassContext) -> Sequence[Op]:
     """What stands for the launch; itself where nothing is shared."""
-    if launch.stream_k == 0:
+    if not launch.stream_k:
         return (launch,)
     found = _refusal(launch, context) or summing_loop(launch)
     b = Builder()
     with at(launch.loc):
         steps = None if isinstance(found, str) else _steps(b, found, launch)
     if isinstance(found, str) or steps is None:
-        if launch.stream_k is None:
+        if launch.stream_k == IF_POSSIBLE:
             return (launch,)
         why = (
             found if isinstance(found, str) else "how many steps a tile has follows from the block"
@@ -82,11 +76,7 @@ def _shared(launch: Launch, context: PassContext) -> Sequence[Op]:
             loc=launch.loc,
             hint="leave out stream_k; T.atomic_add and a workspace say the same by hand",
         )
-    workers = launch.stream_k
-    if workers is None or workers == WHOLE_GPU:
-        workers = context.target.multiprocessors
-    if launch.stream_k is None and not _pays(launch, found, steps, context, workers):
-        return (launch,)
+    workers = launch.stream_k if launch.stream_k > 0 else context.target.multiprocessors
     message = f"{workers} blocks take the tiles in turn, and share those of the last wave"
     context.remark(Remark("TLC0338", message, launch.loc))
     with at(launch.loc):
@@ -128,35 +118,6 @@ def _steps(b: Builder, found: SummingLoop, launch: Launch) -> Value | None:
     if not (outside(start) and outside(stop)):
         return None
     return b.max(b.sub(moved.get(stop, stop), moved.get(start, start)), 0)
-
-
-def _pays(
-    launch: Launch, found: SummingLoop, steps: Value, context: PassContext, workers: int
-) -> bool:
-    """Whether sharing is known to be faster, for a launch whose extents are known, on the GPU that is
-    here: who helps has one or two tiles to help with, blocks are alone on their multiprocessors, and
-    the products that the last wave is shorter by take longer than leaving and taking the parts, and,
-    where blocks would not run in turn otherwise, than a fiftieth of all. Measured by code for sm_80
-    and sm_90a alone, on an H200 (docs/decisions.md 91)."""
-    target = context.target
-    extents = [constant_of(extent) for extent in launch.grid]
-    known = constant_of(steps)
-    if known is None or None in extents or not (target.present and target.async_copy):
-        return False
-    waves, rest = divmod(math.prod(int(e or 0) for e in extents), workers)
-    wave = LastWave.of(Numbers(), rest, int(known), workers)
-    torn = wave.for_each == 1 and wave.share % max(wave.given, 1) != 0
-    alone = 2 * shared_bytes(launch) > target.multiprocessor_shared_bytes
-    gained = wave.given * _products(found.loop)
-    worth_it = gained >= _WORTH_IT + _TORN * torn
-    in_turn = target.warp_roles or 50 * wave.given >= (waves + 1) * int(known)
-    return alone and 3 * rest <= 2 * workers and worth_it and in_turn
-
-
-def _products(loop: For | Pipeline) -> int:
-    """How many products a step adds up."""
-    gemms = [op for op in loop.walk() if isinstance(op, Gemm)]
-    return sum(op.matrix("a").mn * op.matrix("a").k * op.matrix("b").mn for op in gemms)
 
 
 @dataclass

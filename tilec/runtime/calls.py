@@ -27,11 +27,15 @@ UNKEPT = frozenset(RESERVED) - {STREAM}
 
 
 class Found:
-    """What a call came to. `run` makes the next one like it."""
+    """What a call came to. `run` makes the next one like it; `by_shape`, one of other shapes may be
+    unlike it."""
 
-    __slots__ = ("compiled", "on_gpu", "run")
+    __slots__ = ("by_shape", "compiled", "on_gpu", "run")
 
-    def __init__(self, device: Device, compiled: CompiledKernel, args: Sequence[Any]) -> None:
+    def __init__(
+        self, device: Device, compiled: CompiledKernel, args: Sequence[Any], by_shape: bool
+    ) -> None:
+        self.by_shape = by_shape
         self.compiled = compiled
         self.on_gpu = runs_in_place(device, args)
         self.run = compiled.launch if self.on_gpu else partial(compiled.run_on, device)

@@ -13,9 +13,11 @@ from typing import Any
 from .. import config
 from ..errors import ArgumentError
 from ..ir.core import Program
+from ..ir.types import MemoryType
 from ..language.kernel import UNLIKE, Kernel
 from ..language.spec import ArraySpec
 from ..parser import python as _frontend  # installs itself as the language's frontend
+from ..passes.wave_gains import sizes_matter, with_last_waves
 from ..target import Target, find_target
 from .calls import Calls, Found, where
 from .check_args import check_examples
@@ -69,6 +71,9 @@ def _call(kernel: Kernel, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any
         result, found = _long_way(kernel, args, kwargs)
         if key is None:
             return result
+        if found.by_shape and not memory.by_shape:
+            memory.by_shape = True
+            key = memory.key(runtime, here)
         memory.found[key] = found
     memory.learn(kernel, found, runtime)
     if memory is calls.plain:
@@ -93,9 +98,10 @@ def _long_way(kernel: Kernel, args: Sequence[Any], kwargs: Mapping[str, Any]) ->
         if kernel.tuning is not None:
             given = {**_tuned(kernel, args, given, chosen, aim), **given}
         runtime, constants = kernel.specialise(args, given, aim)
-        compiled = compile_program(_program(kernel, runtime, constants), aim)
+        program = _program(kernel, runtime, constants)
+        compiled = compile_program(for_sizes(program, runtime, aim), aim)
         result = compiled.run_on(chosen, runtime, stream)
-        return result, Found(chosen, compiled, runtime)
+        return result, Found(chosen, compiled, runtime, by_shape=sizes_matter(program))
 
 
 def _tuned(
@@ -105,7 +111,7 @@ def _tuned(
 
     def compile_candidate(config: Mapping[str, Any]) -> CompiledKernel:
         runtime, constants = kernel.specialise(args, {**config, **given}, target)
-        return compile_program(_program(kernel, runtime, constants), target)
+        return _compiled_for(kernel, runtime, constants, target)
 
     return tuned(kernel, args, given, device, compile_candidate)
 
@@ -131,7 +137,7 @@ def lower(
     aim = _target(target, examples)
     try:
         runtime, chosen = _specialise(kernel, examples, constants, aim)
-        compiled = compile_program(_program(kernel, runtime, chosen), aim)
+        compiled = _compiled_for(kernel, runtime, chosen, aim)
         if examples:
             check_examples(compiled.interface, runtime)
     except ArgumentError as error:
@@ -139,6 +145,26 @@ def lower(
         raise
     _ = compiled.lowered
     return compiled
+
+
+def _compiled_for(
+    kernel: Kernel, runtime: Sequence[Any], constants: Mapping[str, Any], target: Target
+) -> CompiledKernel:
+    program = _program(kernel, runtime, constants)
+    return compile_program(for_sizes(program, runtime, target), target)
+
+
+def for_sizes(program: Program, arguments: Sequence[Any], target: Target) -> Program:
+    """The program with what its launches leave to the sizes of the arguments: right for any, and
+    fast for these."""
+    sizes: dict[str, int] = {}
+    for param, value in zip(program.params, arguments, strict=False):
+        if isinstance(param.type, MemoryType):
+            names = zip(param.type.shape, getattr(value, "shape", ()), strict=False)
+            sizes |= {dim: int(extent) for dim, extent in names if isinstance(dim, str)}
+        elif isinstance(value, int):
+            sizes[param.hint] = value
+    return with_last_waves(program, sizes, target)
 
 
 def compile_program(program: Program, target: Target) -> CompiledKernel:

@@ -80,7 +80,9 @@ class If(Op, name="if"):
 
 
 WHOLE_GPU = -1
-"""As many blocks as there are multiprocessors."""
+"""As many blocks as there are multiprocessors,"""
+IF_POSSIBLE = -2
+"""and so many if the launch can be shared, else as it is."""
 
 
 class Launch(Op, name="launch"):
@@ -97,7 +99,7 @@ class Launch(Op, name="launch"):
     time and may reach each other's shared memory; what the blocks mean stays the same, and the grid
     need be no multiple of it. `cooperative`: the machine runs all blocks at the same time, or refuses
     the launch. `stream_k`: so many blocks take the grid's in turn, and share the last of them; WHOLE_GPU
-    as many as there are multiprocessors, 0 never (None: where the compiler knows that it pays).
+    and IF_POSSIBLE as many as there are multiprocessors, 0 never (None: left to who makes the call).
     `launched_threads` is what the hardware gets, set by assign_roles;
     `shared_bytes` by plan_shared.
     """

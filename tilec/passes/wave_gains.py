@@ -1,0 +1,130 @@
+"""Whether launches gain by sharing their last wave (share_last_wave), at the sizes of a call.
+
+It is asked of the program as it was traced, so that a call of new sizes costs no pass. Whether a last
+wave can be shared is seen later, by the pass; one that cannot stays as it is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from functools import lru_cache
+
+from ..ir.core import Op, Program, Value, constant_of, walk
+from ..ir.ops.arith import Elementwise, element_dtype
+from ..ir.ops.control import IF_POSSIBLE, Define, For, Launch, Symbol
+from ..ir.ops.gemm import Gemm
+from ..ir.types import MemoryType, ScalarType, Space
+from ..target import Target
+from .last_wave import LastWave, Numbers
+
+# Products that take as long as leaving and taking the parts, and the launch before,
+_WORTH_IT = 5 * 2**23
+_TORN = 2**25  # and more where a helper does steps of two tiles.
+_IN_TURN = 50  # times less than all steps: what it costs blocks to run in turn, without roles
+
+
+def sizes_matter(program: Program) -> bool:
+    """Whether a launch may share its last wave or not, by the sizes of a call."""
+    return any(_candidate(op) is not None for op in program.body.ops if isinstance(op, Launch))
+
+
+def with_last_waves(program: Program, sizes: Mapping[str, int], target: Target) -> Program:
+    """The program whose launches share their last wave, if that is possible, where they gain by it
+    at these sizes (of symbols and scalar parameters, by name) on the GPU that is here; the same
+    object for the same choice. Others are as they were."""
+    if not (target.present and target.async_copy and target.multiprocessors):
+        return program
+    chosen: list[int] = []
+    for place, op in enumerate(program.body.ops):
+        loop = _candidate(op) if isinstance(op, Launch) else None
+        if loop is not None and isinstance(op, Launch):
+            if _gains(op, loop, _Numbers(sizes, program, op), target):
+                chosen.append(place)
+    return _sharing(program, tuple(chosen)) if chosen else program
+
+
+@lru_cache(maxsize=256)
+def _sharing(program: Program, launches: tuple[int, ...]) -> Program:
+    ops = [
+        op.replace(stream_k=IF_POSSIBLE) if place in launches else op
+        for place, op in enumerate(program.body.ops)
+    ]
+    return program.with_body(program.body.with_ops(ops))
+
+
+def _candidate(launch: Launch) -> For | None:
+    """The loop whose sums may be shared, if the launch leaves that to the compiler: the only
+    statement with products, which does nothing else with what they are added to."""
+    if launch.stream_k is not None or launch.persistent is False or launch.cluster_blocks > 1:
+        return None
+    multiplying = [op for op in launch.body.ops if any(isinstance(x, Gemm) for x in op.walk())]
+    loop = multiplying[0] if len(multiplying) == 1 else None
+    if not isinstance(loop, For) or loop.kind != "pipelined":
+        return None
+    inner = tuple(walk(loop.body))
+    sums = {op.accumulator for op in inner if isinstance(op, Gemm) and not op.clear}
+    others = [op for op in inner if not isinstance(op, Gemm)]
+    return loop if sums.isdisjoint(v for op in others for v in op.inputs) else None
+
+
+def _gains(launch: Launch, loop: For, numbers: _Numbers, target: Target) -> bool:
+    """Whether sharing is faster: who helps has one or two tiles to help with, blocks are alone on
+    their multiprocessors, and the products that the last wave is shorter by take longer than leaving
+    and taking the parts, and, where blocks would not run in turn otherwise, than a fiftieth of all.
+    Measured by code for sm_80 and sm_90a alone, on an H200 (docs/decisions.md 91)."""
+    extents = [numbers.of(extent) for extent in launch.grid]
+    start, stop = numbers.of(loop.start), numbers.of(loop.stop)
+    if start is None or stop is None or None in extents:
+        return False
+    workers, steps = target.multiprocessors, max(stop - start, 0)
+    waves, rest = divmod(math.prod(extent or 0 for extent in extents), workers)
+    wave = LastWave.of(Numbers(), rest, steps, workers)
+    torn = wave.for_each == 1 and wave.share % max(wave.given, 1) != 0
+    worth_it = wave.given * _products(loop) >= _WORTH_IT + _TORN * torn
+    in_turn = target.warp_roles or _IN_TURN * wave.given >= (waves + 1) * steps
+    alone = 2 * _held(loop) > target.multiprocessor_shared_bytes
+    return alone and 3 * rest <= 2 * workers and worth_it and in_turn
+
+
+def _products(loop: For) -> int:
+    """How many products a step adds up."""
+    gemms = [op for op in loop.walk() if isinstance(op, Gemm)]
+    return sum(op.matrix("a").mn * op.matrix("a").k * op.matrix("b").mn for op in gemms)
+
+
+def _held(loop: For) -> int:
+    """Bytes of shared memory that the loop is going to hold."""
+    used = {v: v.type for op in loop.walk() for v in op.inputs}
+    buffers = [t for t in used.values() if isinstance(t, MemoryType) and t.space is Space.SHARED]
+    sizes = [math.prod(int(n) for n in t.shape) * t.dtype.bytes for t in buffers]
+    return max(loop.stages, 1) * sum(sizes)
+
+
+class _Numbers:
+    """What integers of a program are at the sizes of a call."""
+
+    def __init__(self, sizes: Mapping[str, int], program: Program, launch: Launch) -> None:
+        self.sizes = sizes
+        self.labels = {op.label: op.value for op in program.body.ops if isinstance(op, Define)}
+        ops = (*program.body.ops, *launch.body.ops)
+        self.defined: dict[Value, Op] = {result: op for op in ops for result in op.results}
+
+    def of(self, value: Value) -> int | None:
+        """A number, or None for what is not known: the index of a block, an element of a tensor."""
+        number = constant_of(value)
+        if number is not None:
+            return int(number)
+        op = self.defined.get(value)
+        if op is None:
+            return self.sizes.get(value.hint) if isinstance(value.type, ScalarType) else None
+        if isinstance(op, Symbol):
+            derived = self.labels.get(op.label)
+            return self.sizes.get(op.label) if derived is None else self.of(derived)
+        if not isinstance(op, Elementwise) or not op.pure:
+            return None
+        numbers = [self.of(v) for v in op.inputs]
+        if None in numbers:
+            return None
+        arrays = [element_dtype(v).numpy.type(n) for v, n in zip(op.inputs, numbers, strict=True)]
+        return int(op.evaluate(*arrays))
