@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,14 +11,16 @@ import pytest
 import tilec
 import tilec.language as T
 from tilec.errors import ArgumentError
+from tilec.passes.context import Assume
 from tilec.passes.ranges import SYMBOL_LIMIT
 from tilec.runtime.arrays import ArrayView
 from tilec.runtime.binary import Binary
-from tilec.runtime.check_args import bind_arguments, pick_variant
+from tilec.runtime.check_args import NoVariant, bind_arguments, pick_variant
 from tilec.runtime.compiled import CompiledKernel
 from tilec.runtime.cuda import CudaDriver
 from tilec.runtime.launch import load
 from tilec.runtime.nvrtc import find_nvrtc
+from tilec.target import find_target
 
 from .conftest import Stub, device_array
 
@@ -55,6 +58,35 @@ def variants() -> CompiledKernel:
 
 def arrays(m: int, n: int) -> tuple[ArrayView, ArrayView]:
     return device_array((m, n), "f32"), device_array((n, m), "f32", 0x7FF0_0000_0000)
+
+
+@pytest.mark.parametrize("device", DEVICES[1:])
+def test_a_variant_is_lowered_when_it_is_its_turn(device: str) -> None:
+    """What is picked so is what the launcher picks among all."""
+    target = find_target(device.partition(":")[2])
+    program = transpose.lower(target=target.name).program
+    whole = CompiledKernel(program, target)
+    whole.add_general()
+
+    def chosen(one: CompiledKernel, m: int, n: int, skew: int) -> tuple[str, str]:
+        views = dict(zip("AC", arrays(m, n), strict=True))
+        views["C"] = replace(views["C"], pointer=views["C"].pointer + skew)
+        env = {"M": m, "N": n}
+        return one.picked(views, env).file_name, pick_variant(whole.manifest, views, env).source
+
+    cases = [(m, n, k) for m in (64, 63, 1 << 23, 0) for n in (64, 63, 1 << 12) for k in (0, 4, 8)]
+    for case in cases:
+        one = CompiledKernel(program, target)
+        one.add_general()
+        lazy, picked = chosen(one, *case)
+        assert lazy == picked, case
+        assert (len(one._lowered) == 1) == (lazy == whole.lowered.file_name), case
+    misaligned = CompiledKernel(program, target)
+    misaligned.add_general()
+    chosen(misaligned, 64, 63, 0)
+    assert Assume.ALIGNED not in misaligned._lowered
+    with pytest.raises(NoVariant):
+        chosen(CompiledKernel(program, target), 64, 63, 0)
 
 
 def test_offsets_of_64_bits_where_32_do_not_reach() -> None:

@@ -166,6 +166,15 @@ def pick_variant(
     raise NoVariant(error.code, error.message, hint=error.hint)
 
 
+def refused_facts(
+    manifest: Manifest, variant: Variant, views: Mapping[str, ArrayView], env: Mapping[str, int]
+) -> list[Fact]:
+    """What keeps a variant from taking arguments; nothing where its grids are empty."""
+    if launches_nothing(variant, env):
+        return []
+    return failed_facts(variant, _as_addressed(manifest, views))
+
+
 def _as_addressed(manifest: Manifest, views: Mapping[str, ArrayView]) -> dict[str, ArrayView]:
     """`views` with the strides by which a program addresses them: where it states none, those of
     row-major order, whatever an array says of its dimensions of one element.

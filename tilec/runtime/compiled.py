@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 from ..backends.interface import Interface
-from ..backends.manifest import LaunchSpec, Manifest, Variant
+from ..backends.manifest import Fact, LaunchSpec, Manifest, Variant
 from ..errors import ArgumentError, CompilerFailed
 from ..ir.core import Program
 from ..ir.print import print_program
@@ -15,8 +16,9 @@ from ..ir.registry import Registry
 from ..language.kernel import UNLIKE
 from ..passes.context import Assume, assumptions
 from ..target import Target
+from .arrays import ArrayView
 from .binary import Binary, KernelResources
-from .check_args import NoVariant
+from .check_args import NoVariant, pick_variant, refused_facts
 from .devices import driver_of, open_device, select_device
 from .gpu_device import runs_in_place
 from .gpu_driver import GpuDriver
@@ -122,6 +124,28 @@ class CompiledKernel:
         """The variants made so far."""
         found = {lowered.requires: lowered for lowered in map(self._lower, self._assumed()[::-1])}
         return tuple(found.values())[::-1]
+
+    def picked(self, views: Mapping[str, ArrayView], env: Mapping[str, int]) -> Lowered:
+        """The variant that `pick_variant` would take of those made so far; those behind it are not
+        lowered. Raises NoVariant.
+
+        Nor is the one for any size, where what it would refuse is known: up to the first question
+        about a size both are lowered alike, and so ask for the same alignment.
+        """
+        alike: list[Fact] = []
+        for assume in self._assumed():
+            if assume is Assume.ALIGNED and alike:
+                continue
+            lowered = self._lower(assume)
+            manifest = lowered.emitted.manifest(lowered.variant)
+            refused = refused_facts(manifest, lowered.variant, views, env)
+            if not refused:
+                return lowered
+            if assume is Assume.ALL:
+                asked = takewhile(lambda fact: fact.kind != "below", lowered.requires)
+                alike = [fact for fact in asked if fact in refused]
+        taken = pick_variant(self.manifest, views, env)
+        raise AssertionError(f"{taken.source} takes what it refused")
 
     def _assumed(self) -> tuple[Assume, ...]:
         """What the variants assume, the most first."""

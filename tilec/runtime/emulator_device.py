@@ -16,7 +16,7 @@ from ..target import Target, find_target
 from . import emulator
 from .allocate import allocate, as_result
 from .arrays import ArrayView, is_array
-from .check_args import bind_arguments, pick_variant, told_of
+from .check_args import bind_arguments, told_of
 from .devices import DEFAULT_TARGET, register_device, stated_target
 from .plan import made_views
 
@@ -61,17 +61,17 @@ class EmulatorDevice:
     def run(self, compiled: Any, arrays: Sequence[object], stream: object = None) -> Any:
         """Emulates every launch of the variant that the arguments pick, in place on NumPy arrays;
         returns what the program returns."""
-        manifest = compiled.manifest
+        manifest = compiled.lowered.emitted.manifest()
         bound = bind_arguments(manifest, arrays)
         env = bound.environment(MULTIPROCESSORS)
         views = made_views(manifest, bound, env)
-        variant = pick_variant(manifest, views, env)
+        lowered = compiled.picked(views, env)
+        variant = lowered.variant
         with told_of(manifest.program):
             for launch in variant.launches:
                 grid_of(manifest, launch, env)
         counts = emulator.collecting()
         fast = self.fast and counts is None
-        lowered = next(v for v in compiled.variants if v.file_name == variant.source)
         library = emulator.build(lowered.emulated_text, fast=fast, counts=counts is not None)
         values: dict[str, Any] = {**bound.symbols}
         for param, value in zip(manifest.inputs, arrays, strict=True):
