@@ -9,6 +9,7 @@ import pytest
 
 import tilec
 import tilec.language as T
+from tests.kernels.legs import DEVICES
 
 
 def copied(shape: tuple[int, ...], at: tuple[int, ...], tile: tuple[int, ...]) -> np.ndarray:
@@ -75,3 +76,46 @@ def test_safe_values_keep_their_bits(device: str) -> None:
         past_the_end(dtype, safe)(a, b, c, device=device)
         expected = np.concatenate([a, np.full((4, 64), safe, dtype)])
         assert b.tobytes() == c.tobytes() == expected.tobytes()
+
+
+@tilec.kernel
+def within(X: T.Tensor((48, 16), "float32"), n: T.int32, how: str = "rows"):
+    """The 16 rows from the n-th on move to those from the 8th on."""
+    with T.Kernel(1, threads=64):
+        S = T.alloc_shared((48, 16), "float32")
+        if how == "rows":
+            T.copy(X[n, 0], X[8:24, :])
+        elif how == "columns":
+            T.copy(X[n : n + 16, 0:15], X[8:24, 1:16])
+        else:
+            T.copy(X, S)
+            T.copy(S[n : n + 16, :], S[8:24, :])
+            T.copy(S[24:40, :], S[8:24, :]) if how == "apart" else None
+            T.copy(S[2:18, :], S[2:18, :])
+            T.copy(S[n, :], S[7, :]) if how == "one" else None
+            T.copy(S, X)
+
+
+@pytest.mark.emulator
+@pytest.mark.parametrize("device", DEVICES)
+def test_all_is_read_before_any_is_written(device: str) -> None:
+    x = np.random.default_rng(0).standard_normal((48, 16)).astype(np.float32)
+    for how in ("rows", "columns", "shared", "apart", "one"):
+        for n in (0, 7, 8, 20):
+            expected, found = x.copy(), x.copy()
+            columns = slice(0, 15) if how == "columns" else slice(0, 16)
+            moved = x[24:40] if how == "apart" else x[n : n + 16, columns]
+            expected[8:24, 16 - moved.shape[1] :] = moved
+            if how == "one":
+                expected[7] = expected[n]
+            within(found, n, how=how, device=device)
+            assert np.array_equal(found, expected), (how, n)
+
+
+def test_what_is_apart_moves_at_once() -> None:
+    @tilec.kernel
+    def halves(X: T.Tensor((64, 16), "float32"), n: T.int32):
+        with T.Kernel(1, threads=64):
+            T.copy(X[n : n + 8, :], X[n + 8 : n + 16, :])
+
+    assert "barrier_for_stores();" not in halves.lower(target="cuda:sm_80").source

@@ -17,6 +17,7 @@ from ..ir.types import MemoryType, Space
 from .areas import Area, area_of, in_memory, paired_areas
 from .buffers import Buffer, name_buffer, stored_value
 from .four_bits import check_region
+from .linear import difference
 from .nests import each_in_parallel, store_to_part
 from .operand import convert
 from .reshape import Reshaped, view
@@ -34,7 +35,8 @@ def copy(
     annotations: Any = None,
     loop_layout: Any = None,
 ) -> None:
-    """Copies a tile between two memories, converting the dtype.
+    """Copies a tile between two memories, converting the dtype; or within one, as if all of it were
+    read before any is written.
 
     Args:
         src, dst: a buffer, a region `A[i : i + 64, k]`, or an element `A[i, j]` as the start
@@ -66,6 +68,9 @@ def copy(
             return
         if Space.FRAGMENT in (source.buffer.type.space, target.buffer.type.space):
             copy_fragment(trace, source, target)
+        elif _overlap(trace, source, target):
+            dims = source.kept or (len(source.indices) - 1,)
+            copy(in_fragment(trace, source, dims), target)
         else:
             _emit_copy(
                 trace,
@@ -75,6 +80,23 @@ def copy(
                 source.kept or (len(source.indices) - 1,),
                 target.kept or (len(target.indices) - 1,),
             )
+
+
+def _overlap(trace: Trace, source: Area, target: Area) -> bool:
+    """Whether an element that is read may be written with another one: all are read before then."""
+    if source.memory is not target.memory:
+        return False
+    same = source.kept == target.kept
+    for d, (first, second) in enumerate(zip(source.indices, target.indices, strict=True)):
+        read, written = (source.extents or ())[d], (target.extents or ())[d]
+        distance = difference(second, first, trace.definitions)
+        if distance is None:
+            same = same and read == written == 1  # the same row, or apart
+        elif distance >= read or -distance >= written:
+            return False
+        else:
+            same = same and distance == 0
+    return not same
 
 
 def _emit_copy(
