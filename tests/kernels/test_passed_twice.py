@@ -79,6 +79,20 @@ def by_turns(
             T.copy(seen, Z)
 
 
+@tilec.kernel
+def moved(X: T.Tensor((64,), "int32"), Y: T.Tensor((64,), "int32"), by: int = 8):
+    with T.Kernel(1, threads=64):
+        T.copy(X[0:32], Y[by : by + 32])
+
+
+def test_regions_that_overlap_are_found() -> None:
+    x = np.arange(64, dtype=np.int32)
+    for by in (0, 32):
+        moved(x, x, by=by, device="interpreter")
+    with pytest.raises(TilecError, match="a region of X is copied to one of Y that overlaps it"):
+        moved(x, x, by=8, device="interpreter")
+
+
 @pytest.mark.parametrize("how", ["tiles", "elements", "atomics", "written"])
 def test_what_was_written_by_another_name_is_not_read_or_written(how: str) -> None:
     """The compiler orders nothing between names, and may read what is only read by another way."""

@@ -68,7 +68,25 @@ def run_copy(frame: Frame, op: Op) -> None:
     if op.instruction == "tma" and target.memory.space is Space.GLOBAL:
         start_store(frame, op, source, target)
         return
+    _check_apart(frame, source, target)
     _move(frame, source, target, op.safe_value)
+
+
+def _check_apart(frame: Frame, source: Region, target: Region) -> None:
+    """Refuses regions that overlap in one array which is passed for two parameters: by one name all
+    would be read before any is written, but the compiler knows parameters apart.
+    """
+    names = source.memory.name, target.memory.name
+    storage = source.memory.storage
+    if storage is not target.memory.storage or names[0] == names[1] or source.part == target.part:
+        return
+    if np.shares_memory(storage.data[source.part], storage.data[target.part]):
+        raise frame.fault(
+            "TLC0744",
+            f"a region of {names[0]} is copied to one of {names[1]} that overlaps it, with no order "
+            "between elements: one array is passed for both",
+            hint="pass a copy; or write and read it by one name",
+        )
 
 
 def _land(frame: Frame, op: Copy, clock: Clock | None, source: Region, target: Region) -> None:

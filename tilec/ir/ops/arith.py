@@ -90,8 +90,7 @@ def extremum(ufunc: np.ufunc, x: Any, y: Any) -> Any:
     """fmin, fmax, minimum or maximum of NumPy, with an order of zeros: which of them those give is
     not stated."""
     found = ufunc(x, y)
-    zeros = np.equal(found, 0)
-    if found.dtype.kind in "iub" or not np.any(zeros):
+    if found.dtype.kind in "iub" or not np.any(zeros := np.equal(found, 0)):
         return found
     least = ufunc in (np.fmin, np.minimum)
     negative = (np.logical_or if least else np.logical_and)(np.signbit(x), np.signbit(y))
