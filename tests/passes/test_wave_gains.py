@@ -123,6 +123,35 @@ def test_what_is_left_as_it_is(asked: Any, kind: str) -> None:
     assert sizes_matter(program) == (kind in ("read", "by block"))
 
 
+def test_small_tiles_have_long_steps() -> None:
+    program = specialised(matmul, block_M=64, block_N=64, stages=8, threads=128)
+    assert shares(program, M=150, N=150, K=8192) and not shares(program, M=150, N=150, K=2048)
+
+
+def test_elements_of_less_than_a_byte() -> None:
+    """Two stages of these leave no room for another block; half as much would."""
+
+    @tilec.kernel
+    def packed(A: T.Tensor(("M", "K"), "float16"), B: T.Tensor(("N", "K"), "int4"),
+               C: T.Tensor(("M", "N"), "float16"), deep: int = 256):  # fmt: skip
+        M, N, K = C.shape[0], C.shape[1], A.shape[1]
+        with T.Kernel(T.ceildiv(N, 128), T.ceildiv(M, 128), threads=256) as (bx, by):
+            A_s, B_s = T.alloc_shared((128, deep), "float16"), T.alloc_shared((128, deep), "int4")
+            B_wide = T.alloc_fragment((128, deep), "float16")
+            acc = T.alloc_fragment((128, 128), "float32")
+            T.clear(acc)
+            for k in T.Pipelined(T.ceildiv(K, deep), num_stages=2):
+                T.copy(A[by * 128, k * deep], A_s)
+                T.copy(B[bx * 128, k * deep], B_s)
+                T.copy(B_s, B_wide)
+                T.gemm(A_s, B_wide, acc, transpose_B=True)
+            T.copy(acc, C[by * 128, bx * 128])
+
+    sizes = {"M": 1024, "N": 1024, "K": 8192}
+    assert shares(specialised(packed), **sizes)
+    assert not shares(specialised(packed, deep=128), **sizes)
+
+
 def test_attention_is_no_sum_of_products() -> None:
     defaults = {p.name: p.default for p in attention.parameters if p.kind == "constant"}
     program = attention.trace(defaults, {"D": 128})

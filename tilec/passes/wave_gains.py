@@ -20,7 +20,8 @@ from .last_wave import LastWave, Numbers
 
 # Products that take as long as leaving and taking the parts, and the launch before,
 _WORTH_IT = 5 * 2**23
-_TORN = 2**25  # and more where a helper does steps of two tiles.
+_TORN = 2**25  # and more where a helper does steps of two tiles,
+_STEP = 2**19  # and as many as a step takes as long as that has fewer: 300 clocks.
 _IN_TURN = 50  # times less than all steps: what it costs blocks to run in turn, without roles
 
 
@@ -81,7 +82,7 @@ def _gains(launch: Launch, loop: For, numbers: _Numbers, target: Target) -> bool
     waves, rest = divmod(math.prod(extent or 0 for extent in extents), workers)
     wave = LastWave.of(Numbers(), rest, steps, workers)
     torn = wave.for_each == 1 and wave.share % max(wave.given, 1) != 0
-    worth_it = wave.given * _products(loop) >= _WORTH_IT + _TORN * torn
+    worth_it = wave.given * max(_products(loop), _STEP) >= _WORTH_IT + _TORN * torn
     in_turn = target.warp_roles or _IN_TURN * wave.given >= (waves + 1) * steps
     alone = 2 * _held(loop) > target.multiprocessor_shared_bytes
     return alone and 3 * rest <= 2 * workers and worth_it and in_turn
@@ -97,8 +98,8 @@ def _held(loop: For) -> int:
     """Bytes of shared memory that the loop is going to hold."""
     used = {v: v.type for op in loop.walk() for v in op.inputs}
     buffers = [t for t in used.values() if isinstance(t, MemoryType) and t.space is Space.SHARED]
-    sizes = [math.prod(int(n) for n in t.shape) * t.dtype.bytes for t in buffers]
-    return max(loop.stages, 1) * sum(sizes)
+    bits = sum(math.prod(int(n) for n in t.shape) * t.dtype.bits for t in buffers)
+    return max(loop.stages, 1) * bits // 8
 
 
 class _Numbers:
