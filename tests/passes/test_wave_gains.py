@@ -169,4 +169,8 @@ def test_examples_say_what_text_is_made_for() -> None:
     assert "TLC0338" in [r.code for r in lowered(5120).remarks]
     assert lowered(5120) is lowered(8192) is not lowered(4096)
     assert "TLC0338" not in [r.code for r in lowered(4096).remarks]
+    shared, alone = lowered(5120), lowered(4096)
+    assert len(shared.launches) == 2 and len(alone.launches) == 1
+    assert shared.threads == alone.threads == 384 and shared.grid == (132, 1, 1)
+    assert shared.shared_bytes == alone.shared_bytes
     assert lowered(5120, find_target("cuda:sm_90a")) is lowered(4096)
