@@ -2,8 +2,7 @@
 are never touched but where rows are read or written, so they cost no memory.
 
 Two kinds: rows that lie 2^30 bytes apart (a strided tensor; every offset beyond row 3 needs more than
-32 bits, in elements beyond row 4), and dense tensors of 2^25 rows of which a few at the ends are used (not by the
-interpreter, which notes of every element who touched it).
+32 bits, in elements beyond row 4), and dense tensors of 2^25 rows of which a few at the ends are used.
 """
 
 from __future__ import annotations
@@ -184,7 +183,7 @@ def elementwise(dtype: str) -> Any:
 FIRST = (MANY - 37, MANY - 64, MANY // 2 + 1)
 
 
-@pytest.mark.parametrize("device", EMULATORS)
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize(
     "start", [FIRST[0], *(pytest.param(n, marks=pytest.mark.nightly) for n in FIRST[1:])]
 )
@@ -200,7 +199,7 @@ def test_products_of_a_dense_tensor(device: str, start: int) -> None:
 
 
 @pytest.mark.nightly
-@pytest.mark.parametrize("device", EMULATORS)
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("dtype", ["int8", "float16"])
 def test_moves_of_a_dense_tensor(device: str, dtype: str) -> None:
     for start in (FIRST[0], FIRST[2]):
@@ -223,7 +222,7 @@ def line(A: T.Tensor(("N",), "float32"), C: T.Tensor(("N",), "float32"), first: 
             C[first + i] = A[first + i] * 2
 
 
-@pytest.mark.parametrize("device", EMULATORS)
+@pytest.mark.parametrize("device", DEVICES)
 def test_a_vector_of_more_than_4_gib(device: str) -> None:
     n = (1 << 30) + 201
     a, c = np.zeros(n, np.float32), np.zeros(n, np.float32)

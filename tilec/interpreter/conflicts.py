@@ -22,11 +22,12 @@ class AccessLog:
     """The parties that wrote and read each element of a memory of `shape`."""
 
     def __init__(self, shape: tuple[int, ...]) -> None:
-        self.writer = np.full(shape, -1, np.int32)
-        self.reader = np.full(shape, -1, np.int32)
+        # Zeros, of which no page is there before it is written: the numbers of parties begin at 1.
+        self.writer = np.zeros(shape, np.int32)
+        self.reader = np.zeros(shape, np.int32)
         self.updater: Array | None = None  # by an atomic; made by the first
         self.episode = -1
-        self._base = 0
+        self._base = 1
         self._many = 0  # the reader of an element that several parties have read
 
     def enter(self, episode: int, parties: int) -> None:
@@ -39,10 +40,10 @@ class AccessLog:
         self._base = self._many + 1
         self._many = self._base + parties
         if self._many >= 2**31 - 1:
-            self.writer.fill(-1)
-            self.reader.fill(-1)
+            self.writer.fill(0)
+            self.reader.fill(0)
             self.updater = None
-            self._base, self._many = 0, parties
+            self._base, self._many = 1, 1 + parties
 
     def number(self, party: Array | int) -> Array | int:
         """A party's mark in this episode."""
@@ -78,7 +79,7 @@ class AccessLog:
     def update(self, index: Index, party: Array | int) -> tuple[Bits, Bits]:
         """Notes an atomic. Gives where another party has written, and where another has read."""
         if self.updater is None:
-            self.updater = np.full(self.writer.shape, -1, np.int32)
+            self.updater = np.zeros(self.writer.shape, np.int32)
         clashes = self._others(self.writer, index, party), self._others(self.reader, index, party)
         self._mark(self.updater, index, party, True)
         return clashes
@@ -131,13 +132,13 @@ class Names:
     parameters."""
 
     def __init__(self, shape: tuple[int, ...], names: list[str]) -> None:
-        self._names = names
-        self._written = np.full(shape, -1, np.int8)
+        self._names = ("", *names)  # of none: nobody wrote it
+        self._written = np.zeros(shape, np.int8)
 
     def others(self, name: str, index: Index) -> Bits:
         """Which elements were written by another name."""
         found = self._written[index]
-        return np.asarray((found >= 0) & (found != self._names.index(name)))
+        return np.asarray((found > 0) & (found != self._names.index(name)))
 
     def write(self, name: str, index: Index) -> None:
         """Notes a write."""

@@ -15,6 +15,9 @@ from ..ir.types import Space
 from .conflicts import AccessLog, Index, Names, Stretch
 from .numbers import Array, Bits, garbage_value, widened
 
+_SHARED = 1 << 24
+"""Elements of a tensor that is converted as a whole, since blocks read parts of it again and again."""
+
 
 class Guard(Protocol):
     """Says whether a handle (a slot of a ring) may be used now."""
@@ -142,7 +145,7 @@ class Storage:
         """Says that the whole contents were just copied from a settled storage: conversions are
         shared through it.
         """
-        if not self.viewed:
+        if not self.viewed and source.data.size <= _SHARED:
             self._origin = (source, index)
 
     def widened(self) -> Array:
