@@ -6,7 +6,9 @@ from __future__ import annotations
 import os
 import stat
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -58,6 +60,39 @@ def test_nvrtc_makes_a_cubin_and_tells_its_resources(arch: str) -> None:
 def test_nvrtc_is_deterministic() -> None:
     first = find_nvrtc().compile(SOURCE, "turn.cu", "sm_90a")
     assert find_nvrtc().compile(SOURCE, "turn.cu", "sm_90a").code == first.code
+
+
+def test_a_text_that_was_compiled_before_tells_as_much() -> None:
+    """NVRTC's own cache, where there is a driver, keeps no log."""
+    first, again = (find_nvrtc().compile(SOURCE, "turn.cu", "sm_80") for _ in range(2))
+    assert first.resources and again.resources == first.resources
+
+
+def test_an_nvrtc_without_a_cache_is_asked_once() -> None:
+    asked: list[bool] = []
+
+    class Older:
+        version, path = "12.0", "libnvrtc.so.12"
+
+        def supported_archs(self) -> None:
+            return None
+
+        def compile(self, text: str, name: str, options: Sequence[str], label: str) -> Any:
+            asked.append(nvrtc.NO_CACHE in options)
+            if asked[-1]:
+                raise CompilerFailed(
+                    "TLC0701", f"nvrtc: error: unrecognized option {nvrtc.NO_CACHE}"
+                )
+            if "wrong" in text:
+                raise CompilerFailed("TLC0701", "wrong.cu(1): error")
+            return b"cubin", ""
+
+    compiler = nvrtc.NvrtcCompiler(Older())  # type: ignore[arg-type]
+    assert compiler.compile("", "a.cu", "sm_80").code == b"cubin"
+    assert compiler.compile("", "a.cu", "sm_80").code == b"cubin"
+    with pytest.raises(CompilerFailed, match="wrong"):
+        compiler.compile("wrong", "wrong.cu", "sm_80")
+    assert asked == [True, False, False, False]
 
 
 def test_spills_are_a_finding() -> None:

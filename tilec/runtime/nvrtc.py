@@ -20,6 +20,9 @@ from .binary import Binary
 from .rtc import RtcLibrary, RtcNames
 
 OPTIONS = ("-std=c++17", "-default-device", "--ptxas-options=-v")
+NO_CACHE = "--no-cache"
+"""What NVRTC 13 finds in a cache of its own, on a machine with a driver, comes without the log that
+tells of registers, spills and products that are done one by one; tilec keeps both together."""
 _NAMES = RtcNames("nvrtc", "GetCUBINSize", "GetCUBIN")
 _PTX_NAMES = RtcNames("nvrtc", "GetPTXSize", "GetPTX")
 _WHEELS = ("nvidia-cuda-nvrtc", "nvidia-cuda-nvrtc-cu13", "nvidia-cuda-nvrtc-cu12")
@@ -36,6 +39,7 @@ class NvrtcCompiler:
     def __init__(self, library: RtcLibrary) -> None:
         self._library = library
         self._archs = library.supported_archs()
+        self._options: tuple[str, ...] = (*OPTIONS, NO_CACHE)
 
     @property
     def version(self) -> str:
@@ -61,10 +65,19 @@ class NvrtcCompiler:
                 f"NVRTC {self.version} does not compile for {arch}",
                 hint="install a newer one: pip install -U nvidia-cuda-nvrtc",
             )
-        options = (f"--gpu-architecture={arch}", *OPTIONS)
         label = f"nvrtc {self.version}"
-        code, log = self._library.compile(text, name, options, label)
+        try:
+            code, log = self._cubin(text, name, arch, label)
+        except CompilerFailed as failure:
+            if NO_CACHE not in self._options or NO_CACHE not in failure.message:
+                raise
+            self._options = OPTIONS  # an older version, which has neither the option nor a cache
+            code, log = self._cubin(text, name, arch, label)
         return Binary.from_log(code, log, label)
+
+    def _cubin(self, text: str, name: str, arch: str, label: str) -> tuple[bytes, str]:
+        options = (f"--gpu-architecture={arch}", *self._options)
+        return self._library.compile(text, name, options, label)
 
     def assemble(self, text: str, name: str, arch: str) -> str:
         """`text` as PTX for `arch`. Raises CompilerFailed with the log."""
