@@ -33,6 +33,15 @@ def plain(A, C, n):
 """
 
 BODIES = {
+    "divisions that do not count": """
+        for i in loop(16):
+            x = A[i] % 4
+            if x != 0 and 100 // x > n:
+                C[i] = 1
+            if x == 0 or 100 % x == 0:
+                C[i] += 2
+            C[i] += 4 if x > 0 and n // x < 3 else 0
+    """,
     "sums": """
         total = variable(0)
         for i in loop(n):

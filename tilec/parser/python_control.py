@@ -14,7 +14,7 @@ from ..errors import Loc
 from ..ir.build import scalar
 from ..ir.core import Block, Op, Value, constant, constant_of
 from ..ir.dtypes import bool_, i32, promote
-from ..ir.ops.arith import BitAnd, BitOr, Compare, Not, Select, element_dtype
+from ..ir.ops.arith import DIVISIONS, BitAnd, BitOr, Compare, Not, Select, element_dtype
 from ..ir.ops.control import If, Parallel, Yield
 from ..language.arithmetic import truth
 from ..language.buffers import Buffer
@@ -383,12 +383,17 @@ def _logical(lazy: Lazy, x: Any, thunk: Callable[[], Any], conjunction: bool) ->
             right = constant(bool(right), bool_)
         if _eager(ops):
             trace.builder.extend(ops)
+            if any(isinstance(op, DIVISIONS) and not constant_of(op.y) for op in ops):
+                # by zero, where the left side says that it does not count
+                other = constant(not conjunction, bool_)
+                arms = (right, other) if conjunction else (other, right)
+                return wrap(trace, trace.pure(Select(left, *arms)))
             op = BitAnd(left, right) if conjunction else BitOr(left, right)
             return wrap(trace, trace.pure(op))
         side = Block((), (*ops, Yield((right,))))
         known = Block((), (Yield((constant(not conjunction, bool_),)),))
-        arms = (side, known) if conjunction else (known, side)
-        return wrap(trace, trace.builder.emit(If(left, *arms)).result)
+        blocks = (side, known) if conjunction else (known, side)
+        return wrap(trace, trace.builder.emit(If(left, *blocks)).result)
 
 
 def both(lazy: Lazy, x: Any, y: Callable[[], Any]) -> Any:
