@@ -197,3 +197,6 @@ def test_a_call_is_like_one_of_its_own_sizes(stub: Stub, cupy: FakeCupy, remembe
         assert remembered(partial(launches, tiles)), tiles
         assert launches(tiles) == count
     assert len({id(found.compiled) for found in rows.remembered.plain.found.values()}) == 2
+    for tiles in range(calls.MAX_KEPT + 3):
+        launches(tiles)
+    assert len(rows.remembered.plain.found) <= calls.MAX_KEPT

@@ -59,6 +59,13 @@ class Memory:
         shapes = tuple(getattr(a, "shape", None) for a in args) if self.by_shape else None
         return (where, type(args[0]), adapter.place(args[0]), shapes)
 
+    def keep(self, args: Sequence[Any], where: Hashable, found: Found) -> None:
+        """Remembers what a call came to."""
+        self.by_shape |= found.by_shape
+        key = self.key(args, where)
+        if key is not None:
+            _keep(self.found, key, found)
+
     def learn(self, kernel: Kernel, found: Found, args: Sequence[Any]) -> None:
         """The next call like this one takes the short way."""
         if found.on_gpu:

@@ -71,10 +71,7 @@ def _call(kernel: Kernel, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any
         result, found = _long_way(kernel, args, kwargs)
         if key is None:
             return result
-        if found.by_shape and not memory.by_shape:
-            memory.by_shape = True
-            key = memory.key(runtime, here)
-        memory.found[key] = found
+        memory.keep(runtime, here, found)
     memory.learn(kernel, found, runtime)
     if memory is calls.plain:
         kernel.repeat = memory.repeat.call if memory.repeat is not None else None
