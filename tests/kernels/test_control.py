@@ -236,3 +236,22 @@ def test_threads_that_part_do_nothing_together(kernel: Any, code: str) -> None:
     assert caught.value.loc.line and caught.value.hint
     with pytest.raises(TilecError):  # and so the interpreter says
         kernel(np.eye(1, 64, dtype=np.float32)[0] * 3, device="interpreter")
+
+
+@tilec.kernel
+def quotients(X: T.Tensor((32,), "int32"), Y: T.Tensor((32,), "int32")):
+    with T.Kernel(1, threads=32):
+        for i in T.Parallel(32):
+            x = X[i]
+            Y[i] = (100 // x) * (100 // x) + (100 // x) if x != 0 else -1
+            if x != 0 and (100 // x > 20 or 100 // x < 15):
+                Y[i] += 20000
+
+
+def test_divisions_by_zero_that_nobody_asked_for_are_not_done() -> None:
+    """C's compilers may conclude from one that its divisor is no zero."""
+    x = np.arange(32, dtype=np.int32) % 9
+    q = 100 // np.where(x == 0, 1, x)
+    expected = np.where(x == 0, -1, q * q + q + np.where((q > 20) | (q < 15), 20000, 0))
+    for device, (_, y) in every_leg(quotients, x, np.zeros(32, np.int32)):
+        assert np.array_equal(y, expected), device

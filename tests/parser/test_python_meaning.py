@@ -41,6 +41,7 @@ BODIES = {
             if x == 0 or 100 % x == 0:
                 C[i] += 2
             C[i] += 4 if x > 0 and n // x < 3 else 0
+            C[i] += (8 // x) * (8 // x) if x != 0 else 1
     """,
     "sums": """
         total = variable(0)

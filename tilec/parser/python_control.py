@@ -369,8 +369,10 @@ class Lazy:
 
 
 def _eager(ops: Sequence[Op]) -> bool:
-    """Whether ops may be done although their side of a condition was not taken."""
-    return all(op.pure for op in ops)
+    """Whether ops may be done although their side of a condition was not taken: no division by what
+    may be zero.
+    """
+    return all(op.pure and not (isinstance(op, DIVISIONS) and not constant_of(op.y)) for op in ops)
 
 
 def _logical(lazy: Lazy, x: Any, thunk: Callable[[], Any], conjunction: bool) -> Any:
@@ -383,17 +385,12 @@ def _logical(lazy: Lazy, x: Any, thunk: Callable[[], Any], conjunction: bool) ->
             right = constant(bool(right), bool_)
         if _eager(ops):
             trace.builder.extend(ops)
-            if any(isinstance(op, DIVISIONS) and not constant_of(op.y) for op in ops):
-                # by zero, where the left side says that it does not count
-                other = constant(not conjunction, bool_)
-                arms = (right, other) if conjunction else (other, right)
-                return wrap(trace, trace.pure(Select(left, *arms)))
             op = BitAnd(left, right) if conjunction else BitOr(left, right)
             return wrap(trace, trace.pure(op))
         side = Block((), (*ops, Yield((right,))))
         known = Block((), (Yield((constant(not conjunction, bool_),)),))
-        blocks = (side, known) if conjunction else (known, side)
-        return wrap(trace, trace.builder.emit(If(left, *blocks)).result)
+        arms = (side, known) if conjunction else (known, side)
+        return wrap(trace, trace.builder.emit(If(left, *arms)).result)
 
 
 def both(lazy: Lazy, x: Any, y: Callable[[], Any]) -> Any:
