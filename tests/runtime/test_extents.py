@@ -18,7 +18,9 @@ from tilec.runtime.binary import Binary
 from tilec.runtime.check_args import NoVariant, bind_arguments, pick_variant
 from tilec.runtime.compiled import CompiledKernel
 from tilec.runtime.cuda import CudaDriver
+from tilec.runtime.emulator_device import EmulatorDevice
 from tilec.runtime.launch import load
+from tilec.runtime.lowering import lower_program
 from tilec.runtime.nvrtc import find_nvrtc
 from tilec.target import find_target
 
@@ -72,7 +74,9 @@ def test_a_variant_is_lowered_when_it_is_its_turn(device: str) -> None:
         views = dict(zip("AC", arrays(m, n), strict=True))
         views["C"] = replace(views["C"], pointer=views["C"].pointer + skew)
         env = {"M": m, "N": n}
-        return one.picked(views, env).file_name, pick_variant(whole.manifest, views, env).source
+        return one.picked(lambda _: views, env).file_name, pick_variant(
+            whole.manifest, views, env
+        ).source
 
     cases = [(m, n, k) for m in (64, 63, 1 << 23, 0) for n in (64, 63, 1 << 12) for k in (0, 4, 8)]
     for case in cases:
@@ -87,6 +91,30 @@ def test_a_variant_is_lowered_when_it_is_its_turn(device: str) -> None:
     assert Assume.ALIGNED not in misaligned._lowered
     with pytest.raises(NoVariant):
         chosen(CompiledKernel(program, target), 64, 63, 0)
+
+
+@tilec.kernel
+def through_memory(A: T.Tensor(("M", "N"), "float32"), C: T.Tensor(("N", "M"), "float32")):
+    M, N = A.shape
+    half = T.alloc_global((N, M), "float32")
+    for source, target in ((A, half), (half, C)):
+        with T.Kernel(N, T.ceildiv(M, 32), threads=32) as (n, by):
+            for i in T.Parallel(32):
+                m = by * 32 + i
+                target[n, m] = source[m, n] if source is A else source[n, m]
+
+
+@pytest.mark.emulator
+def test_a_variant_may_have_a_workspace_that_the_first_has_not() -> None:
+    target = find_target("cuda:sm_80")
+    compiled = CompiledKernel(transpose.lower(target=target.name).program, target)
+    compiled.add_general()
+    other = through_memory.lower(target=target.name).program
+    compiled._lowered[Assume.NOTHING] = lower_program(other, target, assume=Assume.NOTHING)
+    a = np.arange(64 * 63, dtype=np.float32).reshape(64, 63)
+    c = np.zeros((63, 64), np.float32)
+    EmulatorDevice(target.name, "a test").run(compiled, (a, c))
+    assert np.array_equal(c, a.T)
 
 
 def test_offsets_of_64_bits_where_32_do_not_reach() -> None:

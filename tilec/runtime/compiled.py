@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any
@@ -126,9 +126,11 @@ class CompiledKernel:
         found = {lowered.requires: lowered for lowered in map(self._lower, self._assumed()[::-1])}
         return tuple(found.values())[::-1]
 
-    def picked(self, views: Mapping[str, ArrayView], env: Mapping[str, int]) -> Lowered:
-        """The variant that `pick_variant` would take of those made so far; those behind it are not
-        lowered. Raises NoVariant.
+    def picked(
+        self, views: Callable[[Manifest], Mapping[str, ArrayView]], env: Mapping[str, int]
+    ) -> Lowered:
+        """The variant that `pick_variant` would take of those made so far, of which each is asked about
+        the `views` of its arguments and workspaces; those behind it are not lowered. Raises NoVariant.
 
         Nor is the one for any size, where what it would refuse is known: up to the first question
         about a size both are lowered alike, and so ask for the same alignment.
@@ -139,13 +141,13 @@ class CompiledKernel:
                 continue
             lowered = self._lower(assume)
             manifest = lowered.emitted.manifest(lowered.variant)
-            refused = refused_facts(manifest, lowered.variant, views, env)
+            refused = refused_facts(manifest, lowered.variant, views(manifest), env)
             if not refused:
                 return lowered
             if assume is Assume.ALL:
                 asked = takewhile(lambda fact: fact.kind != "below", lowered.requires)
                 alike = [fact for fact in asked if fact in refused]
-        taken = pick_variant(self.manifest, views, env)
+        taken = pick_variant(self.manifest, views(self.manifest), env)
         raise AssertionError(f"{taken.source} takes what it refused")
 
     def _assumed(self) -> tuple[Assume, ...]:

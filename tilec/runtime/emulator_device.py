@@ -64,9 +64,10 @@ class EmulatorDevice:
         manifest = compiled.lowered.emitted.manifest()
         bound = bind_arguments(manifest, arrays)
         env = bound.environment(MULTIPROCESSORS)
-        views = made_views(manifest, bound, env)
-        lowered = compiled.picked(views, env)
+        lowered = compiled.picked(lambda one: made_views(one, bound, env), env)
         variant = lowered.variant
+        manifest = lowered.emitted.manifest(variant)
+        views = made_views(manifest, bound, env)
         with told_of(manifest.program):
             for launch in variant.launches:
                 grid_of(manifest, launch, env)
