@@ -135,6 +135,8 @@ def check_waits(isa: KernelIsa, assembly: str, code: Code) -> None:
             before = code.instructions[first - 1]
             waits = before.mnemonic == "s_waitcnt" and "vmcnt" in before.modifiers
             assert not waits or first - 1 in ours, str(before)
+        elif text == ["s_waitcnt vmcnt(0) lgkmcnt(0)", "s_barrier"]:  # between stores that may meet
+            kinds["s_barrier"] += 1
         elif last[0] == "buffer_load_dwordx4" and last[-1] == "lds":
             assert [line.split()[0] for line in text[:-1]] == ["s_mov_b32", "s_nop"]
             kinds["lds"] += 1
