@@ -157,9 +157,9 @@ class _Sharing:
         return parts
 
     def _clear(self) -> None:
-        """The launch that clears the counters; none where no step is given away."""
+        """The launch that clears the counters; none where no tile is left for the last wave."""
         b = self.b
-        blocks = b.mul(b.min(self.dealt, 1), -(-self.workers // _CLEARERS))
+        blocks = b.mul(b.min(self.rest, 1), -(-self.workers // _CLEARERS))
         params = tuple(scalar(i32, hint) for hint in ("bx", "by", "bz"))
         with b.region() as ops:
             with _threads(b, _CLEARERS) as t:
