@@ -228,8 +228,10 @@ def _threads(threads: Any) -> tuple[int, ...]:
 
 def _stream_k(asked: Any) -> int | None:
     """How many blocks share the last wave, as a launch says it."""
-    if asked is None or isinstance(asked, bool):
-        return WHOLE_GPU if asked else asked if asked is None else 0
+    if asked is None:
+        return None
+    if isinstance(asked, bool):
+        return WHOLE_GPU if asked else 0
     if not isinstance(asked, int) or asked < 0:
         raise LanguageError(
             "TLC0118",

@@ -167,10 +167,8 @@ def _grouped_product(form: Form) -> Kernel:
         table = T.alloc_global((tiles, 3), "int32")
         find_tiles(offsets, table, groups, M, rows)
         grid = (T.ceildiv(N, columns), tiles)
-        with T.Kernel(*grid, threads=threads, cluster=cluster, persistent=True, stream_k=False) as (
-            bx,
-            by,
-        ):
+        blocks = {"cluster": cluster, "persistent": True, "stream_k": False}
+        with T.Kernel(*grid, threads=threads, **blocks) as (bx, by):
             # What comes from memory could be negative, for all that TMA knows.
             group, start, stop = table[by, 0], T.max(table[by, 1], 0), table[by, 2]
             n = bx * columns

@@ -24,7 +24,7 @@ from functools import cached_property
 from math import ceil
 
 from ..ir.dtypes import find_dtype
-from ..passes.last_wave import LastWave, Numbers
+from ..passes.last_wave import LastWave, Numbers, leaves_few
 from ..target import Target
 
 # What a multiprocessor of an H200 does in a clock of 1.76 GHz; others differ by a factor that is
@@ -178,7 +178,7 @@ def _shares_last_wave(target: Target, problem: Problem, tile: tuple[int, int, in
         return False
     tiles = ceil(problem.M / rows) * ceil(problem.N / columns) * problem.batch
     waves, rest = divmod(tiles, target.multiprocessors)
-    return waves > 0 and 0 < rest <= target.multiprocessors * 2 // 3
+    return waves > 0 and rest > 0 and leaves_few(rest, target.multiprocessors)
 
 
 def _clusters(target: Target, problem: Problem) -> list[tuple[int, int]]:
@@ -212,7 +212,7 @@ def estimate(target: Target, problem: Problem, schedule: Schedule) -> float:
         busy += _CLEARED - wave.given * step
         if wave.given:
             busy += wave.for_each * s.block_M * s.block_N * p.sum_bytes / _PART
-            busy += _TORN * (wave.for_each == 1 and wave.share % wave.given != 0)
+            busy += _TORN * wave.torn
     once = p.batch * (p.M * p.K + p.K * p.N + p.M * p.N) * size
     memory = once / min(_MEMORY * everywhere, _ALONE * max(1, tiles)) + _START
     busy = max(busy, memory) + _BESIDE * min(busy, memory)

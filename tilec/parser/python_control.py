@@ -14,7 +14,7 @@ from ..errors import Loc
 from ..ir.build import scalar
 from ..ir.core import Block, Op, Value, constant, constant_of
 from ..ir.dtypes import bool_, i32, promote
-from ..ir.ops.arith import DIVISIONS, BitAnd, BitOr, Compare, Not, Select, element_dtype
+from ..ir.ops.arith import BitAnd, BitOr, Compare, Not, Select, element_dtype, is_harmless
 from ..ir.ops.control import If, Parallel, Yield
 from ..language.arithmetic import truth
 from ..language.buffers import Buffer
@@ -368,13 +368,6 @@ class Lazy:
         return result, self.trace.close_region(region)
 
 
-def _eager(ops: Sequence[Op]) -> bool:
-    """Whether ops may be done although their side of a condition was not taken: no division by what
-    may be zero.
-    """
-    return all(op.pure and not (isinstance(op, DIVISIONS) and not constant_of(op.y)) for op in ops)
-
-
 def _logical(lazy: Lazy, x: Any, thunk: Callable[[], Any], conjunction: bool) -> Any:
     trace = lazy.trace
     with trace.here() as loc:
@@ -383,7 +376,7 @@ def _logical(lazy: Lazy, x: Any, thunk: Callable[[], Any], conjunction: bool) ->
     with trace.here(loc):
         if not isinstance(right, Value):
             right = constant(bool(right), bool_)
-        if _eager(ops):
+        if all(map(is_harmless, ops)):
             trace.builder.extend(ops)
             op = BitAnd(left, right) if conjunction else BitOr(left, right)
             return wrap(trace, trace.pure(op))
@@ -455,7 +448,7 @@ def _merge(trace: Trace, test: Value, sides: Sequence[tuple[Any, list[Op]]]) -> 
                 else number_value(plain(result), dtype)
             )
         blocks.append(Block((), (*ops, *cast, Yield((value,)))))
-    if all(_eager(block.ops[:-1]) for block in blocks):
+    if all(is_harmless(op) for block in blocks for op in block.ops[:-1]):
         for block in blocks:
             trace.builder.extend(block.ops[:-1])
         x, y = (block.ops[-1].inputs[0] for block in blocks)

@@ -22,6 +22,7 @@ from ..ir.core import Block, Op, Program, Value, constant_of, walk
 from ..ir.layout import filled_by_waves
 from ..ir.ops import arith
 from ..ir.ops.amd import COPY_BYTES
+from ..ir.ops.arith import is_harmless
 from ..ir.ops.control import Launch, Parallel, Role, Yield, map_launches
 from ..ir.ops.gemm import SIDES, Gemm
 from ..ir.ops.memory import Load, Store, memory_type
@@ -32,7 +33,7 @@ from ..ir.rewrite import defining_ops
 from ..ir.types import MemoryType, TileType
 from ..target import Target
 from .context import PassContext, Remark
-from .dependence import is_global, is_harmless, is_shared, tile_type, writes
+from .dependence import is_global, is_shared, tile_type, writes
 from .engine_needs import (
     ASYNC_BYTES,
     alignment_refusal,

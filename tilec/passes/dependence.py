@@ -8,7 +8,6 @@ from typing import TypeGuard
 import numpy as np
 
 from ..ir.core import Access, Block, Op, Value, constant_of, walk
-from ..ir.ops import arith
 from ..ir.ops.control import Assume, For, If, Parallel, Simt, While, Yield
 from ..ir.ops.gemm import Gemm
 from ..ir.ops.memory import Alloc, Atomic, Load, Store, memory_type
@@ -74,13 +73,6 @@ def computes_alone(op: Op) -> bool:
         return True
     scalar = not any(map(is_tile, (*op.inputs, *op.results)))
     return scalar and (op.pure or isinstance(op, Load))
-
-
-def is_harmless(op: Op) -> bool:
-    """Whether `op` may be run where it need not be: pure, and no division by what may be zero."""
-    if not op.pure or op.regions:
-        return False
-    return not isinstance(op, arith.DIVISIONS) or bool(constant_of(op.y))
 
 
 def space_of(value: Value) -> Space | None:

@@ -16,6 +16,11 @@ _MOST = 2**20  # steps of which some are given, so that no sum here needs more t
 _LEAD = 4  # steps that a helper does less: what it stores is there when the owner is done
 
 
+def leaves_few(rest: int, workers: int) -> bool:
+    """Whether of a last wave of `rest` tiles no helper has more than two to help with."""
+    return 3 * rest <= 2 * workers
+
+
 class Numbers:
     """The arithmetic of a Builder on Python's integers, for what is known ahead."""
 
@@ -55,6 +60,11 @@ class LastWave:
     own: Any
     given: Any
     share: Any
+
+    @property
+    def torn(self) -> bool:
+        """Whether a helper's steps may be of two tiles; of numbers."""
+        return bool(self.for_each == 1 and self.share % max(self.given, 1))
 
     @staticmethod
     def of(b: Builder | Numbers, rest: Any, steps: Any, workers: int) -> LastWave:

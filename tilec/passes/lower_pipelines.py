@@ -24,6 +24,7 @@ from ..ir.build import Builder, Number, fresh, scalar
 from ..ir.clone import Renaming, clone_op
 from ..ir.core import Block, Op, Program, Value, at, constant_of, walk
 from ..ir.dtypes import i32
+from ..ir.ops.arith import is_harmless
 from ..ir.ops.control import For, If, Launch, Role, ThreadId, While, Yield, map_launches
 from ..ir.ops.memory import Load
 from ..ir.ops.nvidia import ClusterBarrier, FenceProxyAsync, SetRegisters
@@ -44,7 +45,7 @@ from ..ir.ops.tile import Copy, LoadTile, StoreTile, Undefined
 from ..ir.types import InflightType, TileType
 from .assign_roles import is_producer_stage
 from .context import PassContext
-from .dependence import is_global, is_harmless
+from .dependence import is_global
 from .protocols import (
     Bundle,
     Ring,

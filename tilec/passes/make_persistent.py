@@ -19,7 +19,7 @@ is no multiple, some have none: they load what their neighbour does, and leave o
 from __future__ import annotations
 
 from ..ir.build import Builder, scalar
-from ..ir.clone import Renaming, clone_op
+from ..ir.clone import clone_op
 from ..ir.core import Block, Op, Program, Value, at, walk
 from ..ir.dtypes import i32
 from ..ir.ops.control import For, HardwareBlock, If, Launch, Yield, map_launches
@@ -33,6 +33,7 @@ from .dependence import follows, waits_for_blocks
 from .rasters import (
     PANEL,
     PANEL_OF_ONE_WAVE,
+    as_block,
     gathered_by_die,
     rasterize,
     shares_operands,
@@ -93,8 +94,7 @@ def _persistent(launch: Launch, ranges: ValueRanges) -> Launch:
         with b.region() as inner:
             indices = rasterize(b, tile, (gx, gy, gz), panel, launch.order)
             indices, inside = _within_cluster(b, launch, indices, ranges)
-            renaming: Renaming = dict(zip(launch.body.params, indices, strict=True))
-            _name(launch.body.params, indices)
+            renaming = as_block(launch, indices)
             body = Block((), tuple(clone_op(op, renaming) for op in rest))
             b.extend((body if inside is None else without_effects(body, inside)).ops)
             b.emit(Yield(()))
@@ -157,12 +157,6 @@ def _rasterized(launch: Launch, dies: int) -> Launch:
         index = b.max(index, 0)  # which it is; so the analysis of ranges knows
         index = gathered_by_die(b, index, launch.grid, dies)  # type: ignore[arg-type]
         indices = rasterize(b, index, launch.grid, b.const(launch.panel), launch.order)  # type: ignore[arg-type]
-        renaming: Renaming = dict(zip(launch.body.params, indices, strict=True))
-        _name(launch.body.params, indices)
+        renaming = as_block(launch, indices)
     ops: list[Op] = [*b.ops, *(clone_op(op, renaming) for op in launch.body.ops)]
     return launch.replace(body=Block(launch.body.params, tuple(ops)))  # type: ignore[return-value]
-
-
-def _name(params: tuple[Value, ...], indices: tuple[Value, ...]) -> None:
-    for param, index in zip(params, indices, strict=True):
-        index.hint = index.hint or param.hint

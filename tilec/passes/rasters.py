@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..ir.build import Builder
+from ..ir.clone import Renaming
 from ..ir.core import Value, constant_of, walk
 from ..ir.ops.control import Launch
 from ..ir.ops.pipeline import Pipeline
@@ -63,6 +64,13 @@ def rasterize(
     row = b.add(first, b.floormod(within, rows))
     column = b.floordiv(within, rows)
     return (column, row, z) if order == "row" else (row, column, z)
+
+
+def as_block(launch: Launch, indices: tuple[Value, Value, Value]) -> Renaming:
+    """What stands for the indices of the launch's blocks where these are a block's, named alike."""
+    for param, index in zip(launch.body.params, indices, strict=True):
+        index.hint = index.hint or param.hint
+    return dict(zip(launch.body.params, indices, strict=True))
 
 
 def shares_operands(launch: Launch) -> bool:

@@ -42,7 +42,7 @@ from .context import PassContext, Remark
 from .dependence import tile_type, waits_for_blocks
 from .last_wave import LastWave
 from .partial_sums import SummingLoop, summing_loop
-from .rasters import PANEL, rasterize, shares_operands
+from .rasters import PANEL, as_block, rasterize, shares_operands
 
 _CLEARERS = 128  # threads of a block that clears counters
 
@@ -248,12 +248,7 @@ class _Sharing:
         panel = launch.panel or (PANEL if shares_operands(launch) else 0)
         rows = m.const(panel) if panel else None
         grid = (launch.grid[0], launch.grid[1], launch.grid[2])
-        indices = rasterize(m, tile, grid, rows, launch.order)
-        renaming: Renaming = {}
-        for param, index in zip(launch.body.params, indices, strict=True):
-            index.hint = index.hint or param.hint
-            renaming[param] = index
-        return renaming
+        return as_block(launch, rasterize(m, tile, grid, rows, launch.order))
 
     def _some_steps(
         self, m: Builder, renaming: Renaming, first: Value, last: Value

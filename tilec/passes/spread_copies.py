@@ -28,12 +28,12 @@ from ..ir.build import Builder
 from ..ir.clone import clone_op
 from ..ir.core import Access, Block, Level, Op, Program, Value, at, constant_of, walk
 from ..ir.ops.amd import BufferCopy, BufferCopyWait, BufferLoad, Mfma
+from ..ir.ops.arith import is_harmless
 from ..ir.ops.control import For, If, Yield
 from ..ir.ops.memory import Alloc, memory_type
 from ..ir.ops.nvidia import CpAsync, CpAsyncCommit, CpAsyncWait, LdMatrix, Mma
 from ..ir.types import Space
 from .context import PassContext
-from .dependence import is_harmless
 
 COPIES = (CpAsync, BufferCopy, BufferLoad)
 

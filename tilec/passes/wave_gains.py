@@ -7,7 +7,7 @@ wave can be shared is seen later, by the pass; one that cannot stays as it is.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 
 from ..ir.core import Op, Program, Value, constant_of, walk
@@ -16,7 +16,7 @@ from ..ir.ops.control import IF_POSSIBLE, Define, For, Launch, Symbol
 from ..ir.ops.gemm import Gemm
 from ..ir.types import MemoryType, ScalarType, Space
 from ..target import Target
-from .last_wave import LastWave, Numbers
+from .last_wave import LastWave, Numbers, leaves_few
 
 # Products that take as long as leaving and taking the parts, and the launch before,
 _WORTH_IT = 5 * 2**23
@@ -27,7 +27,7 @@ _IN_TURN = 50  # times less than all steps: what it costs blocks to run in turn,
 
 def sizes_matter(program: Program) -> bool:
     """Whether a launch may share its last wave or not, by the sizes of a call."""
-    return any(_candidate(op) is not None for op in program.body.ops if isinstance(op, Launch))
+    return any(True for _ in _candidates(program))
 
 
 def with_last_waves(program: Program, sizes: Mapping[str, int], target: Target) -> Program:
@@ -36,13 +36,12 @@ def with_last_waves(program: Program, sizes: Mapping[str, int], target: Target) 
     object for the same choice. Others are as they were."""
     if not (target.present and target.async_copy and target.multiprocessors):
         return program
-    chosen: list[int] = []
-    for place, op in enumerate(program.body.ops):
-        loop = _candidate(op) if isinstance(op, Launch) else None
-        if loop is not None and isinstance(op, Launch):
-            if _gains(op, loop, _Numbers(sizes, program, op), target):
-                chosen.append(place)
-    return _sharing(program, tuple(chosen)) if chosen else program
+    chosen = tuple(
+        place
+        for place, launch, loop in _candidates(program)
+        if _gains(launch, loop, _Numbers(sizes, program, launch), target)
+    )
+    return _sharing(program, chosen) if chosen else program
 
 
 @lru_cache(maxsize=256)
@@ -52,6 +51,15 @@ def _sharing(program: Program, launches: tuple[int, ...]) -> Program:
         for place, op in enumerate(program.body.ops)
     ]
     return program.with_body(program.body.with_ops(ops))
+
+
+def _candidates(program: Program) -> Iterator[tuple[int, Launch, For]]:
+    """The launches that may share their last wave, with their places and loops."""
+    for place, op in enumerate(program.body.ops):
+        loop = _candidate(op) if isinstance(op, Launch) else None
+        if loop is not None:
+            assert isinstance(op, Launch)
+            yield place, op, loop
 
 
 def _candidate(launch: Launch) -> For | None:
@@ -81,11 +89,10 @@ def _gains(launch: Launch, loop: For, numbers: _Numbers, target: Target) -> bool
     workers, steps = target.multiprocessors, max(stop - start, 0)
     waves, rest = divmod(math.prod(extent or 0 for extent in extents), workers)
     wave = LastWave.of(Numbers(), rest, steps, workers)
-    torn = wave.for_each == 1 and wave.share % max(wave.given, 1) != 0
-    worth_it = wave.given * max(_products(loop), _STEP) >= _WORTH_IT + _TORN * torn
+    worth_it = wave.given * max(_products(loop), _STEP) >= _WORTH_IT + _TORN * wave.torn
     in_turn = target.warp_roles or _IN_TURN * wave.given >= (waves + 1) * steps
     alone = 2 * _held(loop) > target.multiprocessor_shared_bytes
-    return alone and 3 * rest <= 2 * workers and worth_it and in_turn
+    return alone and leaves_few(rest, workers) and worth_it and in_turn
 
 
 def _products(loop: For) -> int:

@@ -96,7 +96,7 @@ def _long_way(kernel: Kernel, args: Sequence[Any], kwargs: Mapping[str, Any]) ->
             given = {**_tuned(kernel, args, given, chosen, aim), **given}
         runtime, constants = kernel.specialise(args, given, aim)
         program = _program(kernel, runtime, constants)
-        compiled = compile_program(for_sizes(program, runtime, aim), aim)
+        compiled = _compiled_for(program, runtime, aim)
         result = compiled.run_on(chosen, runtime, stream)
         return result, Found(chosen, compiled, runtime, by_shape=sizes_matter(program))
 
@@ -108,7 +108,7 @@ def _tuned(
 
     def compile_candidate(config: Mapping[str, Any]) -> CompiledKernel:
         runtime, constants = kernel.specialise(args, {**config, **given}, target)
-        return _compiled_for(kernel, runtime, constants, target)
+        return _compiled_for(_program(kernel, runtime, constants), runtime, target)
 
     return tuned(kernel, args, given, device, compile_candidate)
 
@@ -134,7 +134,7 @@ def lower(
     aim = _target(target, examples)
     try:
         runtime, chosen = _specialise(kernel, examples, constants, aim)
-        compiled = _compiled_for(kernel, runtime, chosen, aim)
+        compiled = _compiled_for(_program(kernel, runtime, chosen), runtime, aim)
         if examples:
             check_examples(compiled.interface, runtime)
     except ArgumentError as error:
@@ -144,14 +144,7 @@ def lower(
     return compiled
 
 
-def _compiled_for(
-    kernel: Kernel, runtime: Sequence[Any], constants: Mapping[str, Any], target: Target
-) -> CompiledKernel:
-    program = _program(kernel, runtime, constants)
-    return compile_program(for_sizes(program, runtime, target), target)
-
-
-def for_sizes(program: Program, arguments: Sequence[Any], target: Target) -> Program:
+def _compiled_for(program: Program, arguments: Sequence[Any], target: Target) -> CompiledKernel:
     """The program with what its launches leave to the sizes of the arguments: right for any, and
     fast for these."""
     sizes: dict[str, int] = {}
@@ -161,7 +154,7 @@ def for_sizes(program: Program, arguments: Sequence[Any], target: Target) -> Pro
             sizes |= {dim: int(extent) for dim, extent in names if isinstance(dim, str)}
         elif isinstance(value, int):
             sizes[param.hint] = value
-    return with_last_waves(program, sizes, target)
+    return compile_program(with_last_waves(program, sizes, target), target)
 
 
 def compile_program(program: Program, target: Target) -> CompiledKernel:

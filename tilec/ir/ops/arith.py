@@ -13,7 +13,7 @@ import numpy as np
 
 from ...errors import TypeMismatch
 from ..conversion import convert_array, reinterpret_array
-from ..core import Op, Value, attribute, operand
+from ..core import Op, Value, attribute, constant_of, operand
 from ..dtypes import DType, arithmetic_dtype, bool_
 from ..types import ScalarType, TileType, Type
 
@@ -206,6 +206,13 @@ class TruncMod(Binary, name="truncmod", pure=True):
 
 
 DIVISIONS = (FloorDiv, FloorMod, TruncDiv, TruncMod)
+
+
+def is_harmless(op: Op) -> bool:
+    """Whether `op` may be run where it need not be: pure, and no division by what may be zero."""
+    if not op.pure or op.regions:
+        return False
+    return not isinstance(op, DIVISIONS) or bool(constant_of(op.y))
 
 
 class Min(Binary, name="min", pure=True):
