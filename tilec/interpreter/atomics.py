@@ -62,8 +62,7 @@ def _change(frame: Frame, op: Atomic, memory: Memory) -> None:
     values = np.asarray(chosen(value, lanes, access.keep), dtype)
     found = _apply(frame, op, memory.storage, index, values)
     if frame.run.order is not None:
-        flat = np.ravel_multi_index(index, memory.storage.shape)
-        note_order(frame, op, memory.storage, np.unique(flat).tolist())
+        note_order(frame, op, memory.storage, index)
     poison = memory.storage.poison
     if poison is not None and op.kind != "load":
         held = np.False_ if op.kind == "store" else poison[index]

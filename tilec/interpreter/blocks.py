@@ -168,13 +168,13 @@ def again(frame: Frame, op: Atomic, name: str) -> Steps:
     frame.polls[op] = run.changes
 
 
-def note_order(frame: Frame, op: Atomic, storage: Storage, places: list[int]) -> None:
-    """What an atomic on elements (by their places in memory) orders."""
+def note_order(frame: Frame, op: Atomic, storage: Storage, index: Index) -> None:
+    """What an atomic on elements orders."""
     order = frame.run.order
     if order is None or frame.place is None:
         return
-    for place in places:
-        order.atomic(frame.place.number, (id(storage), place), op)
+    for place in storage.numbers(index):
+        order.atomic(frame.place.number, (storage.identity, place), op)
 
 
 def run_fence(frame: Frame, op: Op) -> None:

@@ -45,10 +45,6 @@ class AccessLog:
             self.updater = None
             self._base, self._many = 1, 1 + parties
 
-    def number(self, party: Array | int) -> Array | int:
-        """A party's mark in this episode."""
-        return party + self._base
-
     def write(self, index: Index, party: Array | int) -> tuple[Bits, Bits]:
         """Notes a write. Gives where another party wrote before, and where another has read.
 
@@ -57,6 +53,10 @@ class AccessLog:
         clashes = self._others(self.writer, index, party), self._others(self.reader, index, party)
         self.writer[index] = party + self._base
         return clashes
+
+    def outdone(self, index: Index, party: Array | int) -> Bits:
+        """Where, of several that have just written an element, another's mark is there."""
+        return np.asarray(self.writer[index] != party + self._base)
 
     def read(self, index: Index, party: Array | int, repeats: bool) -> Bits:
         """Notes a read. Gives where another party has written."""
@@ -115,8 +115,8 @@ class Stretch:
     latter among themselves, and nothing else.
     """
 
-    def __init__(self, shape: tuple[int, ...]) -> None:
-        self.alone, self.alike = AccessLog(shape), AccessLog(shape)
+    def __init__(self, alone: AccessLog, alike: AccessLog) -> None:
+        self.alone, self.alike = alone, alike
 
     def enter(
         self, episode: int, threads: int, alike: bool
@@ -144,6 +144,6 @@ class Names:
         """Notes a write."""
         self._written[index] = self._names.index(name)
 
-    def writer(self, index: Index) -> str:
-        """By which name an element was written."""
+    def writer(self, name: str, index: Index) -> str:
+        """By which other name than this an element was written."""
         return self._names[int(self._written[index])]

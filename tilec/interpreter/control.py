@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..ir.core import Access, Block, Op, Value, walk
+from ..ir.core import Block, Op, Value, walk
 from ..ir.ops.control import (
     Assume,
     Define,
@@ -30,15 +30,15 @@ from ..ir.ops.control import (
 from ..ir.ops.memory import Alloc, Atomic, Flatten, Slot, View, memory_type
 from ..ir.ops.thread import MemoryFence
 from ..ir.types import MemoryType, ScalarType, Space
-from .blocks import BlockOrder, OrderedLog, run_together
+from .blocks import BlockOrder, run_together
 from .clocks import Clocks
-from .conflicts import AccessLog, Names
 from .frame import Frame, Pair, Place, Waiting
 from .lanes import Lanes
 from .mbarriers import check_idle, check_landed, new_mbarriers
 from .memory import Memory, Storage, smallest_elements, undefined
 from .numbers import Bits
 from .roles import finish
+from .written import memories, settle, written_by
 
 Steps = Generator[Waiting, None, None]
 
@@ -53,7 +53,7 @@ def run_launch(frame: Frame, op: Op) -> None:
     count = int(np.prod(grid, dtype=np.int64)) if min(grid) > 0 else 0
     run.order = BlockOrder(count) if _blocks_meet(op) else None
     run.smallest = smallest_elements(op.body)
-    _settle(frame, op.body)
+    settle(frame, op.body)
     launch = run.next_episode()
     if op.in_turn and count:  # a few blocks that take the grid's: they number themselves
         clusters = math.prod(-(-g // n) for g, n in zip(grid, op.cluster, strict=True))
@@ -95,52 +95,6 @@ def _blocks_meet(launch: Launch) -> bool:
         and (bool(op.results) or op.order != "relaxed")
         for op in walk(launch.body)
     )
-
-
-def _settle(frame: Frame, body: Block) -> None:
-    """Finds out which global memory the launch writes: only there can blocks be in conflict."""
-    memories: dict[int, list[Memory]] = {}
-    for memory in frame.run.globals_.values():
-        memories.setdefault(id(memory.storage), []).append(memory)
-    written = {id(m.storage) for m in _memories(frame, written_by(frame, body))}
-    unknown = any(
-        e.access is Access.WRITE and e.memory is None for o in walk(body) for e in o.effects()
-    )
-    for key, held in memories.items():
-        storage = held[0].storage
-        storage.settled = not unknown and key not in written
-        storage.blocks = None if storage.settled else _log(frame, storage)
-        twice = len(held) > 1 and not storage.settled
-        storage.names = Names(storage.shape, [m.name for m in held]) if twice else None
-        storage.renew()
-
-
-def _log(frame: Frame, storage: Storage) -> AccessLog:
-    order = frame.run.order
-    return AccessLog(storage.shape) if order is None else OrderedLog(storage.shape, order)
-
-
-def written_by(frame: Frame, block: Block) -> frozenset[Value]:
-    """The handles from outside that ops of a block, or of regions in it, write or have other
-    handles on.
-    """
-    cache = frame.run.writes
-    if block not in cache:
-        found: set[Value] = set()
-        own: set[Value] = set()
-        for op in walk(block):
-            own.update(op.results)
-            if isinstance(op, (Slot, Flatten, View)):
-                found.update(op.inputs)
-            found.update(
-                e.memory for e in op.effects() if e.access is Access.WRITE and e.memory is not None
-            )
-        cache[block] = frozenset(found - own)
-    return cache[block]
-
-
-def _memories(frame: Frame, values: frozenset[Value]) -> list[Memory]:
-    return [m for m in (frame.env.get(v) for v in values) if isinstance(m, Memory)]
 
 
 # Loops and conditions -------------------------------------------------------------------------
@@ -276,8 +230,8 @@ def run_simt(frame: Frame, op: Op) -> Steps:
     frame.lanes = Lanes("thread", (op.threads,))
     frame.meet()
     frame.written = frozenset(
-        id(m.storage)
-        for m in _memories(frame, written_by(frame, op.body))
+        m.storage.identity
+        for m in memories(frame, written_by(frame, op.body))
         if m.space is Space.GLOBAL
     )
     for param in op.body.params[:1]:
@@ -308,7 +262,7 @@ def run_parallel(frame: Frame, op: Op) -> Steps:
     scratch = _own_scratch(frame, op.body) if outer is None else {}
     if outer is None:
         frame.written = frozenset(
-            id(m.storage) for m in _memories(frame, written_by(frame, op.body))
+            m.storage.identity for m in memories(frame, written_by(frame, op.body))
         )
     if lanes.count:
         yield from frame.execute(op.body)

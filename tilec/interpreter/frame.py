@@ -120,7 +120,9 @@ class Frame:
         self.launch = 0  # its number, the episode of accesses between blocks
         self.role = ""
         self.clock: Clock | None = None  # present where roles run
-        self.written: frozenset[int] | None = None  # ids of storages that the nest or region writes
+        self.written: frozenset[int] | None = (
+            None  # identities of storages that the nest or region writes
+        )
         self.stretch = 0  # the episode of accesses between threads that have not met
         self.groups: list[Any] = []  # asynchronous matrix products in flight, oldest first
         self.stores: list[list[Any]] = []  # groups of stores by the engine, oldest first

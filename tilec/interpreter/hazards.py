@@ -110,7 +110,7 @@ def _between_meetings(frame: Frame, storage: Storage) -> bool:
         lanes is not None
         and lanes.kind == "thread"
         and frame.written is not None
-        and id(storage) in frame.written
+        and storage.identity in frame.written
     )
 
 
@@ -181,7 +181,7 @@ def _check_write(
         )
     if not repeats:
         return
-    doubled = np.asarray(log.writer[index] != log.number(party))
+    doubled = log.outdone(index, party)
     if doubled.any():
         last = _last_written(memory.storage, index, value)
         _same_or_conflict(frame, memory, log, index, party, doubled, last, value)
@@ -225,7 +225,7 @@ def _watched(frame: Frame, memory: Memory, storage: Storage) -> bool:
         return False
     if frame.lanes.kind == "thread":
         return frame.mask is not None
-    return frame.written is not None and id(storage) in frame.written
+    return frame.written is not None and storage.identity in frame.written
 
 
 def note_region(
@@ -273,11 +273,12 @@ def _check_names(frame: Frame, memory: Memory, index: Index, write: bool) -> Non
     if clash.any():
         first = tuple(int(i) for i in np.argwhere(clash)[0]) if clash.ndim else ()
         at = _element_of(index, first, memory.shape)
-        other = names.writer(at)
+        other = names.writer(memory.name, at)
+        as_what = f"{other}{element(at)}" if memory.storage.common is None else f"part of {other}"
         raise frame.fault(
             "TLC0744",
             f"{memory.name}{element(at)} is {'written' if write else 'read'} here, and was written as "
-            f"{other}{element(at)}, with no order between them: one array is passed for both",
+            f"{as_what}, with no order between them: one array is passed for both",
             hint="pass a copy; or write and read it by one name",
         )
     if write:

@@ -4,7 +4,7 @@ who may touch it.
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -14,6 +14,9 @@ from ..ir.ops.memory import View, memory_type
 from ..ir.types import Space
 from .conflicts import AccessLog, Index, Names, Stretch
 from .numbers import Array, Bits, garbage_value, widened
+
+if TYPE_CHECKING:
+    from .shared_bytes import SharedBytes
 
 _SHARED = 1 << 24
 """Elements of a tensor that is converted as a whole, since blocks read parts of it again and again."""
@@ -40,6 +43,7 @@ class Storage:
         "_wide",
         "blocks",
         "clocks",
+        "common",
         "data",
         "lanes",
         "log",
@@ -66,6 +70,7 @@ class Storage:
         self.stretch: Stretch | None = None  # between threads, until they meet
         self.blocks: AccessLog | None = None  # between blocks
         self.names: Names | None = None  # of parameters that are given this one array
+        self.common: SharedBytes | None = None  # with arrays that are other views of one memory
         self.clocks: Any = None  # between roles
         self._wide: Array | None = None
         self._origin: tuple[Storage, Index] | None = None
@@ -161,9 +166,27 @@ class Storage:
                     return wide
         return self._wide
 
+    @property
+    def identity(self) -> int:
+        """One number for all that are views of one memory."""
+        return id(self if self.common is None else self.common)
+
+    def numbers(self, index: Index) -> list[int]:
+        """A number of each element that `index` names, in the memory that `identity` names."""
+        if self.common is None:
+            numbers: Array = np.asarray(np.ravel_multi_index(index, self.shape))
+        else:
+            numbers = self.common.places(self.data)[index][..., 0]
+        return [int(n) for n in np.unique(numbers)]
+
+    def _new_log(self, use: str) -> AccessLog:
+        if self.common is None:
+            return AccessLog(self.shape)
+        return self.common.log(use, self.data)
+
     def lane_log(self, episode: int, parties: int) -> AccessLog:
         if self.log is None:
-            self.log = AccessLog(self.shape)
+            self.log = self._new_log("lanes")
         self.log.enter(episode, parties)
         return self.log
 
@@ -172,7 +195,7 @@ class Storage:
     ) -> tuple[AccessLog, tuple[AccessLog, ...]]:
         """What `Stretch.enter` gives."""
         if self.stretch is None:
-            self.stretch = Stretch(self.shape)
+            self.stretch = Stretch(self._new_log("alone"), self._new_log("alike"))
         return self.stretch.enter(episode, threads, alike)
 
 

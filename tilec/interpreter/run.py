@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from ..ir.conversion import pack_pairs, unpack_pairs
 from ..ir.core import Access, Program, Value, walk
 from ..ir.dtypes import HOLDERS, PAIRS
 from ..ir.ops.control import Define, Return
+from ..ir.ops.memory import memory_type
 from ..ir.registry import Registry
 from ..ir.types import MemoryType, ScalarType, Space
 from .frame import Finding, Frame, Run
@@ -19,6 +20,7 @@ from .memory import Memory, Storage
 from .numbers import Array
 from .roles import finish
 from .rules import install
+from .shared_bytes import meeting, share_bytes
 
 
 def _ignore(finding: Finding) -> None:
@@ -131,6 +133,7 @@ def _bind(frame: Frame, program: Program, arguments: Mapping[str, Any]) -> None:
         e.memory for op in walk(program.body) for e in op.effects() if e.access is Access.WRITE
     }
     storages: dict[tuple[Any, ...], Storage] = {}
+    views: list[_Given] = []
     for param in program.params:
         given, type_ = _argument(param, arguments), param.type
         if isinstance(type_, ScalarType):
@@ -146,6 +149,38 @@ def _bind(frame: Frame, program: Program, arguments: Mapping[str, Any]) -> None:
         memory = Memory(param.hint, type_.dtype, Space.GLOBAL, storage)
         frame.define(param, memory)
         frame.run.globals_[param] = memory
+        views.append(_Given(param, data, storage, param in written))
+    _share(views)
+
+
+class _Given(NamedTuple):
+    """An array that a parameter is given, as the caller has it, and what the interpreter made of it."""
+
+    param: Value
+    data: np.ndarray[Any, Any]
+    storage: Storage
+    written: bool
+
+
+def _share(views: Sequence[_Given]) -> None:
+    """Tells storages that are different views of one memory so. Raises ArgumentError where 4-bit
+    elements, which the interpreter holds apart, are in it and it is written.
+    """
+    for group in meeting([view.data for view in views]):
+        held = [views[n] for n in group]
+        storages = list(dict.fromkeys(view.storage for view in held))
+        if len(storages) == 1 or not any(view.written for view in held):
+            continue
+        packed = [v.param.hint for v in held if memory_type(v.param).dtype in PAIRS]
+        if packed:
+            others = ", ".join(v.param.hint for v in held if v.param.hint != packed[0])
+            raise ArgumentError(
+                "TLC0736",
+                f"{packed[0]} shares memory with {others}, and the interpreter holds 4-bit elements "
+                "apart",
+                hint="pass a copy, or one array for both",
+            )
+        share_bytes(storages)
 
 
 def _result(memory: Memory) -> Array:

@@ -37,6 +37,7 @@ from .mbarriers import start_load, start_store
 from .memory import Memory, Storage
 from .numbers import Array, Bits, as_tf32, bits_of, garbage_value, product, widened
 from .regions import Region, read_region, region, whole, write_region
+from .shared_bytes import meet_in_bytes, same_elements
 
 
 def _if_all(frame: Frame, predicate: tuple[Value, ...], source: Region) -> Region:
@@ -77,10 +78,10 @@ def _check_apart(frame: Frame, source: Region, target: Region) -> None:
     would be read before any is written, but the compiler knows parameters apart.
     """
     names = source.memory.name, target.memory.name
-    storage = source.memory.storage
-    if storage is not target.memory.storage or names[0] == names[1] or source.part == target.part:
+    if names[0] == names[1] or source.memory.storage.identity != target.memory.storage.identity:
         return
-    if np.shares_memory(storage.data[source.part], storage.data[target.part]):
+    read, written = (r.memory.storage.data[r.part] for r in (source, target))
+    if meet_in_bytes(read, written) and not same_elements(read, written):
         raise frame.fault(
             "TLC0744",
             f"a region of {names[0]} is copied to one of {names[1]} that overlaps it, with no order "
