@@ -10,7 +10,7 @@ import pytest
 
 import tilec
 import tilec.language as T
-from tests.kernels.legs import every_leg
+from tests.kernels.legs import DEVICES, every_leg
 from tilec.errors import HazardError, TilecError
 from tilec.runtime.driver import lower
 
@@ -99,6 +99,35 @@ def test_jumps(rows: int) -> None:
     exact = np.array([jumped(row, i) for i, row in enumerate(x)]).T
     for device, (_, y) in every_leg(jumps, x, np.zeros((4, rows), np.int32)):
         assert np.array_equal(y, exact), device
+
+
+@tilec.kernel
+def strides(
+    X: T.Tensor((32,), "int32"), Y: T.Tensor((32,), "int32"), step: T.int32, way: str = "loop"
+):
+    """The sum of 0, step, 2 step ... below 10: with steps of threads, in a loop that may be left."""
+    with T.Kernel(1, threads=32):
+        t = T.get_thread_binding()
+        total = T.alloc_var("int32", 0)
+        for i in range(0, 10, step if way == "loop" else X[t]):
+            if way == "left":
+                if i > 20:
+                    break
+            total = total + i
+        Y[t] = total
+
+
+@pytest.mark.parametrize("way", ["loop", "threads", "left"])
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_step_that_is_known_when_the_kernel_runs(device: str, way: str) -> None:
+    x, y = np.full(32, 3, np.int32), np.zeros(32, np.int32)
+    strides(x, y, 3, way=way, device=device)
+    assert (y == 18).all()
+    line = strides.__wrapped__.__code__.co_firstlineno + 8
+    for step in (0, -1):
+        x[7] = step
+        with pytest.raises(TilecError, match=rf"\.py:{line}.*step of a loop is not positive"):
+            strides(x, y, step, way=way, device=device)
 
 
 @tilec.kernel

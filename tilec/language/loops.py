@@ -15,7 +15,7 @@ from ..ir.dtypes import i32, i64
 from ..ir.ops.arith import Add, Sub, element_dtype
 from .arithmetic import is_wide, narrowed
 from .arithmetic import min as least
-from .checks import assume
+from .checks import assume, device_assert
 from .operand import Operand, convert, is_number, value_of, wrap
 from .trace import current, refuse
 
@@ -33,7 +33,8 @@ class TracedLoop:
 
 @dataclass(frozen=True)
 class Counted(TracedLoop):
-    """start, start + step, … below stop. `kind` and `stages` as ir.ops.control.For has them. With an
+    """start, start + step, … below stop. A step that is known only when the kernel runs is asserted to be
+    positive, for what follows counts on that. `kind` and `stages` as ir.ops.control.For has them. With an
     `origin` the loop counts from it, in its 64 bits; the rest is of 32."""
 
     start: Value
@@ -131,6 +132,8 @@ def counted(
                 "TLC0122", f"{what} with a step of {step}", hint="steps are positive"
             )
         first, last, by = (_bound(what, x) for x in (start, stop, 1 if step is None else step))
+        if isinstance(step, Operand):
+            device_assert(wrap(trace, by) > 0, "the step of a loop is not positive")
         origin = None
         if is_wide(first):
             origin, end = convert(first, i64), convert(last, i64)
