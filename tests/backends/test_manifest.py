@@ -20,6 +20,7 @@ from tilec.backends.manifest import (
     LaunchSpec,
     Manifest,
     ScalarParam,
+    Step,
     TensorMapSpec,
     TensorParam,
     Variant,
@@ -59,6 +60,7 @@ MANIFEST = Manifest(
         Variant((), "scale.1.cu", (replace(LAUNCH, threads=64, block=(32, 2, 1)),), (PARTIAL,)),
     ),
     ("C",),
+    steps=(Step("scale.py:7", ("mul", "M", "N")),),
 )
 
 
@@ -82,7 +84,7 @@ def test_workspaces_are_those_of_all_variants_by_name() -> None:
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        (("version",), 1, "manifest version 1; this tilec reads 2"),
+        (("version",), 1, "manifest version 1; this tilec reads 3"),
         (("program",), 3, r"manifest\.program: a string was expected, not an integer"),
         (("params", 0, "dtype"), "f17", "unknown dtype 'f17'"),
         (("params", 0, "shape"), ["M", ["pow", "N", 2]], "not an operation: 'pow'"),
@@ -109,6 +111,7 @@ def test_workspaces_are_those_of_all_variants_by_name() -> None:
         ),
         (("variants", 0, "launches", 0, "arguments", 1, "kind"), "eval", "unknown kind 'eval'"),
         (("variants", 0, "launches", 0, "arguments", 1, "name"), "D", "undeclared argument 'D'"),
+        (("steps", 0, "expression", 1), "R", "scale.py:7: undeclared names"),
         (("outputs",), ["factor"], "outputs that are no tensor parameter"),
         (("symbols",), ["M", "N", "ldc", "A"], "declared twice"),
     ],

@@ -102,7 +102,7 @@ class Cupy:
     def __init__(self, compiled: CompiledKernel, capability: str) -> None:
         self.compiled = compiled
         self.manifest = bundle(
-            [(v.emitted, v.requires, v.suffix) for v in compiled.variants]
+            compiled.interface, [(v.emitted, v.requires, v.suffix) for v in compiled.variants]
         ).manifest
         self.launched: list[str] = []
         device = SimpleNamespace(

@@ -69,8 +69,10 @@ def standing_alone(name: str) -> str:
     return "\n\n\n".join([*parts, *texts.values()]) + "\n"
 
 
-def bundle(variants: Sequence[tuple[EmittedProgram, tuple[Fact, ...], str]]) -> Bundle:
-    """The variants of a program, each with the facts that it requires and a suffix for the names of
+def bundle(
+    interface: Manifest, variants: Sequence[tuple[EmittedProgram, tuple[Fact, ...], str]]
+) -> Bundle:
+    """The variants of a program of that interface, each with the facts that it requires and a suffix for the names of
     its kernels, in order of preference."""
     first = variants[0][0]
     frames: list[KernelFrame] = []
@@ -87,5 +89,5 @@ def bundle(variants: Sequence[tuple[EmittedProgram, tuple[Fact, ...], str]]) -> 
             launches.append(replace(launch, symbol=name))
         workspaces = emitted.interface.workspaces()
         made.append(Variant(requires, first.source_name, tuple(launches), workspaces))
-    manifest = replace(first.manifest(), variants=tuple(made))
+    manifest = replace(interface, variants=tuple(made))
     return Bundle(first.source_name, render(replace(first, frames=tuple(frames))), manifest)

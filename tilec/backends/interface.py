@@ -5,12 +5,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ..ir.core import Access, Block, Op, Program, Value, walk
+from ..ir.core import Access, Block, Level, Op, Program, Value, walk
 from ..ir.dtypes import PAIRS
 from ..ir.ops.control import Define, Launch, Return
 from ..ir.ops.memory import Alloc, memory_type
 from ..ir.ops.nvidia import TensorMap, TmaStore
 from ..ir.types import Dim, MemoryType, ScalarType, Space
+from .dimension_steps import dimension_steps
 from .grids import HostScalars, grid_expr
 from .manifest import (
     MANIFEST_VERSION,
@@ -69,7 +70,8 @@ class Interface:
         return names
 
     def manifest(self, target: str, variants: tuple[Variant, ...] = ()) -> Manifest:
-        """The program as its launcher sees it."""
+        """The program as its launcher sees it. Of a lowered one the steps are not told, since passes
+        have added their own to the program's."""
         program = self.program
         return Manifest(
             MANIFEST_VERSION,
@@ -81,6 +83,7 @@ class Interface:
             tuple(self.names[value] for value in self.outputs),
             tuple(self.derived.items()),
             tuple((s, n) for s, n in program.multiples.items() if s not in self.derived),
+            dimension_steps(program, self.host) if program.level is Level.TILE else (),
         )
 
     def workspaces(self) -> tuple[TensorParam, ...]:

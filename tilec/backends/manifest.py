@@ -7,7 +7,7 @@ is launched.
 
 The meaning, in one example:
 
-    Manifest(version=2, program="scale", target="cuda:sm_90a", symbols=("M", "N"),
+    Manifest(version=3, program="scale", target="cuda:sm_90a", symbols=("M", "N"),
              params=(TensorParam("A", "f16", ("M", "N"), "r"), TensorParam("C", "f16", ("M", "N"),
              "w")), variants=(Variant((Fact("aligned", "A", 16),), "scale.cu",
                                (LaunchSpec("scale_kernel", (Argument("pointer", "A"), ...),
@@ -25,7 +25,7 @@ from ..ir.dtypes import DTYPES
 from .launcher.expressions import OPERATIONS, names_in
 from .manifest_json import Reader, read_integer, read_text, to_data
 
-MANIFEST_VERSION = 2
+MANIFEST_VERSION = 3
 
 Expr: TypeAlias = "int | str | tuple[str, Expr, Expr]"
 """An int; a symbol, an integer scalar parameter or `@multiprocessors`; or (operation, left,
@@ -233,11 +233,20 @@ class Variant:
 
 
 @dataclass(frozen=True)
+class Step:
+    """Something that kernels compute of symbols in 32 bits, and where the program says so."""
+
+    place: str
+    expression: Expr
+
+
+@dataclass(frozen=True)
 class Manifest:
     """A program as its launcher sees it. Variants stand in order of preference: the first whose
     facts all hold runs. `outputs` names parameters that the caller does not pass: they are
     allocated and returned. `derived` are names of values that the launcher computes from the others,
-    in order. `multiples` is what symbols must be multiples of."""
+    in order. `multiples` is what symbols must be multiples of, `steps` what kernels compute of them that
+    32 bits may not hold."""
 
     version: int
     program: str
@@ -248,6 +257,7 @@ class Manifest:
     outputs: tuple[str, ...] = ()
     derived: tuple[tuple[str, Expr], ...] = ()
     multiples: tuple[tuple[str, int], ...] = ()
+    steps: tuple[Step, ...] = ()
 
     def __post_init__(self) -> None:
         tensors = {t.name for t in self.params if isinstance(t, TensorParam)}
@@ -262,6 +272,9 @@ class Manifest:
         for name, expr in self.derived:
             _check_expr(expr)
             _check_names(expr, known - {name for name, _ in self.derived}, name)
+        for step in self.steps:
+            _check_expr(step.expression)
+            _check_names(step.expression, known, step.place)
         for variant in self.variants:
             _check_variant(variant, known, tensors | {w.name for w in self.workspaces})
         for tensor in self.tensors + self.workspaces:
@@ -305,6 +318,7 @@ class Manifest:
             reader.items("outputs", read_text),
             reader.items("derived", _read_derived),
             reader.items("multiples", _read_multiple),
+            reader.items("steps", _read_step),
         )
         reader.done()
         return manifest
@@ -330,6 +344,13 @@ def _read_multiple(data: object, path: str) -> tuple[str, int]:
         case [str(name), int(number)] if number > 0:
             return name, number
     raise ValueError(f"{path}: not a name and a positive number: {data!r}")
+
+
+def _read_step(data: object, path: str) -> Step:
+    reader = Reader(data, path)
+    step = Step(reader.text("place"), _read_expr(reader.value("expression"), path))
+    reader.done()
+    return step
 
 
 def _read_tensor(data: object, path: str) -> TensorParam:

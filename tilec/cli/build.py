@@ -97,7 +97,9 @@ class _Build:
         compiled.add_general()
         for remark in compiled.remarks:
             output().remark(remark)
-        whole = bundle([(v.emitted, v.requires, v.suffix) for v in compiled.variants])
+        whole = bundle(
+            compiled.interface, [(v.emitted, v.requires, v.suffix) for v in compiled.variants]
+        )
         stem = Path(whole.source_name).stem
         if "source" in self.wanted:
             self._write(whole.source_name, whole.text)

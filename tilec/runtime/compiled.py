@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any
@@ -157,7 +158,7 @@ class CompiledKernel:
     @property
     def manifest(self) -> Manifest:
         """The program's interface with the variants made so far."""
-        return self.lowered.emitted.manifest(*(v.variant for v in self.variants))
+        return replace(self.interface, variants=tuple(v.variant for v in self.variants))
 
     @property
     def source(self) -> str:
@@ -249,7 +250,7 @@ class CompiledKernel:
             variants = tuple({v.requires: v for v in found[::-1]}.values())[::-1]
             self._loaded = load(
                 lambda variant: self.compiled(variant, arch),
-                Interface(self.program).manifest(self.target.name, variants),
+                replace(self.interface, variants=variants),
                 driver,
                 self.program.loc,
             )

@@ -61,8 +61,7 @@ class EmulatorDevice:
     def run(self, compiled: Any, arrays: Sequence[object], stream: object = None) -> Any:
         """Emulates every launch of the variant that the arguments pick, in place on NumPy arrays;
         returns what the program returns."""
-        manifest = compiled.lowered.emitted.manifest()
-        bound = bind_arguments(manifest, arrays)
+        bound = bind_arguments(compiled.interface, arrays)
         env = bound.environment(MULTIPROCESSORS)
         lowered = compiled.picked(lambda one: made_views(one, bound, env), env)
         variant = lowered.variant

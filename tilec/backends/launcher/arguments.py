@@ -16,7 +16,7 @@ import numpy as np
 
 from .arrays import Strided, check_shape, sizes_of
 from .expressions import evaluate, names_in, solve
-from .limits import check_symbol
+from .limits import INDEX_LIMIT, check_steps, check_symbol
 from .overlaps import check_overlaps
 from .unfit import Unfit
 
@@ -42,6 +42,7 @@ FLOATS = {
 }
 WITHOUT_INFINITY = ("e4m3", "e4m3fnuz", "e5m2fnuz", "e2m3", "e3m2")
 WITHOUT_NAN = ("e2m3", "e3m2")
+IN_64_BITS = "let 64 bits compute it, as T.cast(M, 'int64') * N does"
 _VAST = "a number of very many digits"
 
 
@@ -93,6 +94,8 @@ def bind_names(
     for name, expression in manifest.derived:
         names[name] = evaluate(expression, {**numbers, **names})
         check_symbol(name, names[name])  # kernels compute it, too
+    for step in manifest.steps:
+        check_steps(step.place, step.expression, {**numbers, **names}, INDEX_LIMIT, IN_64_BITS)
     return names
 
 

@@ -12,6 +12,8 @@ from .unfit import Unfit
 WIDE = ("u32", "i64", "u64")
 SYMBOL_LIMIT = 2**31 - 2**16
 """Symbols, and what kernels compute of them, are below this."""
+INDEX_LIMIT = 1 << 31
+"""What 32 bits hold of the steps in between."""
 GRID_LIMITS = (2**31 - 1, 65535, 65535)
 IN_PARTS = "pass the array in parts"
 LARGER_BLOCKS = "give each block more of the work"
@@ -48,7 +50,7 @@ def check_blocks(
     extents = grid if blocks is None else blocks
     for extent in extents:
         if wide.isdisjoint(names_in(extent)):  # else the program's steps are of 64 bits
-            check_steps(f"the grid of {symbol}", extent, names, 1 << 31, LARGER_BLOCKS)
+            check_steps(f"the grid of {symbol}", extent, names, INDEX_LIMIT, LARGER_BLOCKS)
     counts = [evaluate(extent, names) for extent in extents]
     if min(counts) <= 0:
         return
