@@ -284,3 +284,46 @@ def test_divisions_by_zero_that_nobody_asked_for_are_not_done() -> None:
     expected = np.where(x == 0, -1, q * q + q + np.where((q > 20) | (q < 15), 20000, 0))
     for device, (_, y) in every_leg(quotients, x, np.zeros(32, np.int32)):
         assert np.array_equal(y, expected), device
+
+
+@tilec.kernel
+def choices(X: T.Tensor((32,), "int32"), Y: T.Tensor((4, 32), "int32"), n: T.int32):
+    with T.Kernel(1, threads=32):
+        S = T.alloc_shared((32,), "int32")
+        T.copy(X, S)
+        for i in T.Parallel(32):
+            x = X[i]
+            Y[0, i] = T.if_then_else(i >= 3, S[i - 3], -1)
+            Y[1, i] = T.if_then_else(x == 0, -1, (100 // x) * (100 // x) + 100 % x)
+            Y[2, i] = T.if_then_else(x > 6, X[i + 1000], S[x * 4])
+            Y[3, i] = T.if_then_else(n > 31, 5, S[n])
+
+
+def test_the_arm_that_does_not_count_is_not_at_fault() -> None:
+    x = np.arange(32, dtype=np.int32) % 9
+    some = np.where(x == 0, 1, x)
+    expected = [
+        np.concatenate([[-1] * 3, x[:-3]]),
+        np.where(x == 0, -1, (100 // some) ** 2 + 100 % some),
+        np.where(x > 6, 0, x[np.minimum(x, 6) * 4]),
+    ]
+    for n in (4, 1 << 20):
+        for device, (_, y, _) in every_leg(choices, x, np.zeros((4, 32), np.int32), n):
+            assert np.array_equal(y[:3], expected), device
+            assert (y[3] == (5 if n > 31 else x[n])).all(), device
+
+
+@tilec.kernel
+def rounded_up(X: T.Tensor((32,), "int32"), Y: T.Tensor((2, 32), "int32"), n: T.int32):
+    with T.Kernel(1, threads=32):
+        for i in T.Parallel(32):
+            Y[0, i] = T.ceildiv(X[i], n)
+            Y[1, i] = T.ceildiv(T.cast(X[i], "int64") * n, T.cast(n, "int64"))
+
+
+def test_ceildiv_by_negative_numbers() -> None:
+    x = np.array([0, 1, -1, 7, -7, 8, 100, 2**31 - 1] * 4, np.int32)
+    for n in (-1, -3, -8, 1, 3, 8):
+        for device, (_, y, _) in every_leg(rounded_up, x, np.zeros((2, 32), np.int32), n):
+            assert y[0].tolist() == [-(int(v) // -n) for v in x], (device, n)
+            assert np.array_equal(y[1], x), (device, n)

@@ -102,7 +102,10 @@ def part_of_bits(value: Any, number: Any, dtype: object) -> Any:
 
 
 def if_then_else(condition: Any, x: Any, y: Any) -> Any:
-    """x where condition holds, else y; both have been evaluated. A ternary evaluates one only."""
+    """x where condition holds, else y. In the text of a kernel or a T.macro the other is not evaluated
+    where that could be at fault: a load outside of a buffer, a division by zero. T.Select evaluates both, as
+    a plain Python function does. A ternary only ever evaluates one.
+    """
     if not isinstance(condition, Operand):
         return x if condition else y
     trace = current("T.if_then_else")
@@ -181,8 +184,8 @@ def abs(x: Any) -> Any:  # the name that users know
 
 
 def ceildiv(x: Any, y: Any) -> Any:
-    """x / y of integers, rounded up; a y that is known only when the kernel runs is above 0. Works on
-    Python numbers, and outside kernels too; x may also be the name of a dimension.
+    """x / y of integers, rounded up. Works on Python numbers, and outside kernels too; x may also be
+    the name of a dimension.
     """
     for number in (plain(z) for z in (x, y) if is_number(z)):
         if isinstance(number, float):
@@ -211,9 +214,27 @@ def ceildiv(x: Any, y: Any) -> Any:
         if divisor is not None and divisor < 0:
             positive = value_of(-int(divisor), arith.element_dtype(a))
             return wrap(trace, trace.pure(arith.Neg(trace.pure(arith.FloorDiv(a, positive)))))
-        one = value_of(1, arith.element_dtype(a))
-        above = trace.pure(arith.Add(a, trace.pure(arith.Sub(b, one))))
+        dtype = arith.element_dtype(a)
+        if dtype.kind == "int" and not _never_negative(trace, b):
+            zero = value_of(0, dtype)
+            floor = trace.pure(arith.FloorDiv(trace.pure(arith.Sub(zero, a)), b))
+            return wrap(trace, trace.pure(arith.Sub(zero, floor)))
+        above = trace.pure(arith.Add(a, trace.pure(arith.Sub(b, value_of(1, dtype)))))
         return wrap(trace, trace.pure(arith.FloorDiv(above, b)))
+
+
+_KEEP_SIGN = (arith.Add, arith.Mul, arith.FloorDiv, arith.FloorMod, arith.Min, arith.Max)
+
+
+def _never_negative(trace: Trace, value: Value) -> bool:
+    """Whether an integer is made of dimensions, loops' indices and numbers so that it has no sign."""
+    number = constant_of(value)
+    if number is not None:
+        return number >= 0
+    if value in trace.extents or value in trace.symbols.values():
+        return True
+    op = trace.definitions.get(value)
+    return isinstance(op, _KEEP_SIGN) and all(_never_negative(trace, v) for v in op.inputs)
 
 
 cdiv = ceildiv

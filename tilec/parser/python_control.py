@@ -8,6 +8,7 @@ that must not happen.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..errors import Loc
@@ -35,6 +36,7 @@ from ..language.operand import (
 )
 from ..language.places import locate
 from ..language.trace import Region, Trace, refuse
+from .python_bounds import cannot_fail
 from .python_compare import COMPARE
 from .python_jumps import Jumps
 
@@ -417,16 +419,36 @@ def choose(lazy: Lazy, condition: Any, x: Callable[[], Any], y: Callable[[], Any
         return x() if known else y()
     sides = [lazy.record(thunk, logical=False) for thunk in (x, y)]
     with trace.here(loc):
-        return _merge(trace, test, sides)
+        return _merge(trace, test, sides, is_harmless)
 
 
-def _merge(trace: Trace, test: Value, sides: Sequence[tuple[Any, list[Op]]]) -> Any:
+def choose_of(lazy: Lazy, condition: Any, x: Callable[[], Any], y: Callable[[], Any]) -> Any:
+    """`T.if_then_else(condition, x(), y())`: a ternary whose sides are both evaluated where neither can
+    be at fault.
+    """
+    if not isinstance(condition, Operand):
+        return x() if condition else y()
+    trace = lazy.trace
+    with trace.here() as loc:
+        test = truth(condition)
+    sides = [lazy.record(thunk, logical=False) for thunk in (x, y)]
+    with trace.here(loc):
+        return _merge(trace, test, sides, partial(cannot_fail, trace))
+
+
+def _merge(
+    trace: Trace,
+    test: Value,
+    sides: Sequence[tuple[Any, list[Op]]],
+    is_free: Callable[[Op], bool],
+) -> Any:
+    """What the side that counts gives: a `select` of both, where all their ops may be run."""
     dtype = None
     for result, _ in sides:
         if not isinstance(result, Value) and not is_number(result):
             raise refuse(
                 "TLC0124",
-                f"a ternary on a condition of the kernel gives scalars, not {result!r}",
+                f"a choice on a condition of the kernel gives scalars, not {result!r}",
                 hint="use `if` with statements",
             )
     for result, _ in sides:
@@ -448,7 +470,7 @@ def _merge(trace: Trace, test: Value, sides: Sequence[tuple[Any, list[Op]]]) -> 
                 else number_value(plain(result), dtype)
             )
         blocks.append(Block((), (*ops, *cast, Yield((value,)))))
-    if all(is_harmless(op) for block in blocks for op in block.ops[:-1]):
+    if all(is_free(op) for block in blocks for op in block.ops[:-1]):
         for block in blocks:
             trace.builder.extend(block.ops[:-1])
         x, y = (block.ops[-1].inputs[0] for block in blocks)

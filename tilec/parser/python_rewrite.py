@@ -22,6 +22,7 @@ it stands for. With `s` for the scope:
     a and b                 s.both(locals(), a, lambda: b)
     a < b < c               s.chain(locals(), ("Lt", "Lt"), a, lambda: b, lambda: c)
     a if c else b           s.choose(locals(), c, lambda: a, lambda: b)
+    T.if_then_else(c, a, b) s.call_choice(locals(), T.if_then_else, c, lambda: a, lambda: b)
 
 <names> gives each name that the region bound what it is to hold afterwards:
 `if r.bound("x"): x = r.after("x")`. A name that the function binds is read as `s.read("x", x)`.
@@ -411,6 +412,10 @@ class _Rewriter(ast.NodeTransformer):
         return self._call(node, "choose", _locals_call(), condition, *sides)
 
     def visit_Call(self, node: ast.Call) -> ast.expr:
+        if _is_choice(node):
+            function, condition = self.visit(node.func), self.visit(node.args[0])
+            sides = map(self._lazy, node.args[1:])
+            return self._call(node, "call_choice", _locals_call(), function, condition, *sides)
         new = self.generic_visit(node)
         assert isinstance(new, ast.Call)
         shadowed = "range" in self._names
@@ -418,6 +423,13 @@ class _Rewriter(ast.NodeTransformer):
             traced = ast.Attribute(_name(SCOPE), "range", ast.Load())
             return _place(ast.Call(traced, [new.func, *new.args], new.keywords), node)
         return new
+
+
+def _is_choice(node: ast.Call) -> bool:
+    """Whether something called if_then_else is called as T.if_then_else may be."""
+    name = getattr(node.func, "attr", getattr(node.func, "id", ""))
+    plain = not node.keywords and not any(isinstance(a, ast.Starred) for a in node.args)
+    return name == "if_then_else" and plain and len(node.args) == 3
 
 
 def _may_jump(statement: ast.stmt) -> bool:

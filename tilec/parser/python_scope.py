@@ -17,7 +17,7 @@ from typing import Any
 
 from ..errors import Loc
 from ..ir.core import Constant
-from ..language.arithmetic import cast
+from ..language.arithmetic import cast, if_then_else
 from ..language.buffers import Buffer as Memory
 from ..language.buffers import Element, Variable, name_buffer
 from ..language.checks import device_assert
@@ -26,7 +26,7 @@ from ..language.loops import counted
 from ..language.operand import Expr, Operand, Poison
 from ..language.places import locate
 from ..language.trace import Trace, current, refuse, tracing
-from .python_control import Branch, Lazy, Loop, WhileLoop, both, chain, choose, negate
+from .python_control import Branch, Lazy, Loop, WhileLoop, both, chain, choose, choose_of, negate
 from .python_control import either as either_of
 from .python_guard import Snapshot, closure_values, visible
 
@@ -278,6 +278,19 @@ class Scope:
     ) -> Any:
         """`x() if condition else y()`."""
         return choose(Lazy(self, names), condition, x, y)
+
+    def call_choice(
+        self,
+        names: Mapping[str, Any],
+        function: Any,
+        condition: Any,
+        x: Callable[[], Any],
+        y: Callable[[], Any],
+    ) -> Any:
+        """`function(condition, x(), y())`, where the function is called as T.if_then_else is."""
+        if function is not if_then_else:
+            return function(condition, x(), y())
+        return choose_of(Lazy(self, names), condition, x, y)
 
     def chain(
         self, names: Mapping[str, Any], words: tuple[str, ...], left: Any, *rest: Callable[[], Any]
