@@ -186,3 +186,44 @@ def test_quotients_are_rounded_up_by_negative_numbers_too() -> None:
     rounded_up(a, c, device="interpreter")
     expected = [[T.ceildiv(x, y) for x in a.tolist()] for y in (3, -3, -1)]
     assert c.tolist() == expected
+
+
+@tilec.kernel
+def stated(a: T.int8, h: T.float16, Y: T.Tensor((5,), "int32"), Z: T.Tensor((2,), "float32")):
+    with T.Kernel(1, threads=32):
+        Y[0] = T.int32(100) * a
+        Y[1] = a + T.cast(100, "int32")
+        Y[2] = T.max(T.int32(300), a) + a
+        Y[3] = (a if a > 100 else T.int32(2)) * a
+        Y[4] = 100 * a
+        Z[0] = T.float32(0.1) * h
+        Z[1] = T.if_then_else(a > 0, h, T.float32(0.1)) * h
+    assert [0] * T.int32(2) == [0, 0], "and a number to Python"
+
+
+def test_a_number_is_of_the_type_that_the_program_calls_it() -> None:
+    y, z, h = np.zeros(5, np.int32), np.zeros(2, np.float32), np.float16(0.3)
+    stated(100, float(h), y, z, device="interpreter")
+    assert y.tolist() == [10000, 200, 400, 200, 100 * 100 % 256]
+    assert z.tolist() == [np.float32(0.1) * np.float32(h), np.float32(h) ** 2]
+
+
+@tilec.kernel
+def mixed(s: T.uint64, Y: T.Tensor((6,), "uint64")):
+    with T.Kernel(1, threads=32):
+        x = T.alloc_var("uint64", init=0x9E3779B97F4A7C15)
+        Y[0] = x + s
+        Y[1] = T.cast(0xBF58476D1CE4E5B9, "uint64") * s
+        Y[2] = T.uint64(2**64 - 1)
+        Y[3] = T.cast(2**63, "uint32")
+        Y[4] = T.max(s, 2**63)
+        Y[5] = T.cast(0xFFFFFFFF, "int32")
+
+
+@pytest.mark.emulator
+@pytest.mark.parametrize("device", ["interpreter", "emulator:cuda:sm_80"])
+def test_numbers_of_64_bits_without_a_sign(device: str) -> None:
+    y = np.ones(6, np.uint64)
+    mixed(3, y, device=device)
+    product = 0xBF58476D1CE4E5B9 * 3 % 2**64
+    assert y.tolist() == [0x9E3779B97F4A7C18, product, 2**64 - 1, 0, 2**63, 2**64 - 1]

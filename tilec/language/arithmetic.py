@@ -17,6 +17,7 @@ from .extents import parse_extent, rounded_up
 from .operand import (
     BY_ZERO,
     Operand,
+    StatedInt,
     binary,
     common,
     computed,
@@ -47,10 +48,11 @@ def cast(value: Any, dtype: object, round: str = "", sat: bool = True) -> Any:
             raise LanguageError("TLC0150", f"T.cast rounds to nearest even, not {round!r}")
         target = element_type(dtype)
         source = value_of(plain(value) if is_number(value) else value)
-        if arith.element_dtype(source) == target:
-            return wrap(trace, source)
-        result = trace.pure(arith.Cast(source, dtype=target))
-        return wrap(trace, result if sat else _unsaturated(trace, source, result))
+        result = convert(source, target)
+        if not sat and result is not source:
+            result = _unsaturated(trace, source, result)
+        seen = wrap(trace, result)
+        return StatedInt(seen) if type(seen) is int else seen
 
 
 # A source that is this, or more, rounds to what is no finite value.

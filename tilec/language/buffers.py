@@ -16,7 +16,7 @@ from ..ir.types import MemoryType, Space
 from .dtypes import ElementType, StoredType
 from .four_bits import check_element_store
 from .nests import store_to_part
-from .operand import Expr, Operand, convert, is_number, number_value, plain, value_of
+from .operand import Expr, Operand, convert, value_of
 from .shown import shown_to_all
 from .trace import Region, Trace, current, refuse
 
@@ -286,9 +286,7 @@ def stored_value(value: Any, dtype: DType) -> Value:
     """A value as an element of the dtype: numbers must fit, values are cast."""
     if isinstance(dtype, StoredType):
         return stored_value(dtype.encode(value), dtype.storage)
-    if is_number(value):
-        return number_value(plain(value), dtype)
-    return convert(value_of(value), dtype)
+    return value_of(value, dtype)
 
 
 def full_keys(buffer: Buffer, keys: tuple[Any, ...]) -> tuple[Any, ...]:

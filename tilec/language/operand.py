@@ -1,7 +1,8 @@
 """Values of the kernel that Python code combines: operators on them build IR.
 
 Python numbers adapt to the other operand's dtype. Where one does not fit, the operation is done in
-the next integer type that holds both, so that a value is never changed silently.
+the next integer type that holds both, so that a value is never changed silently. T.int32(100) is a
+number to Python, for extents and counts, and an int32 to the operand that it meets.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy as np
 from ..errors import LanguageError, TypeMismatch
 from ..ir.conversion import largest_finite
 from ..ir.core import Constant, Value, constant, constant_of
-from ..ir.dtypes import DType, arithmetic_dtype, bool_, f32, i32, i64, promote
+from ..ir.dtypes import DType, arithmetic_dtype, bool_, f32, i32, i64, promote, u64
 from ..ir.ops import arith
 from ..ir.types import ScalarType
 from .dtypes import ElementType
@@ -160,12 +161,12 @@ class Operand:
     def __pow__(self, other: Any) -> Any:
         from .functions import pow as power
 
-        return power(self, other) if _known(other) else NotImplemented
+        return power(self, other) if are_scalars(other) else NotImplemented
 
     def __rpow__(self, other: Any) -> Any:
         from .functions import pow as power
 
-        return power(other, self) if _known(other) else NotImplemented
+        return power(other, self) if are_scalars(other) else NotImplemented
 
     def __neg__(self) -> Any:
         return unary(arith.Neg, self)
@@ -235,6 +236,10 @@ class Poison(Operand):
         )
 
 
+class StatedInt(int):
+    """A number that the program has called an int32."""
+
+
 def is_number(x: object) -> bool:
     return isinstance(x, _NUMBERS)
 
@@ -291,16 +296,18 @@ def number_value(number: Number, dtype: DType) -> Constant:
 
 
 def default_dtype(number: Number) -> DType:
-    """The dtype of a number that stands alone: bool, i32 (i64 where it does not fit) or f32."""
+    """The dtype of a number that stands alone: bool, f32, or the first of i32, i64 and u64 that holds
+    it."""
     if isinstance(number, bool):
         return bool_
     if isinstance(number, float):
         return f32
-    return i32 if fits(number, i32) else i64
+    return next((dtype for dtype in (i32, i64, u64) if fits(number, dtype)), i64)
 
 
 def value_of(x: Any, dtype: DType | None = None) -> Value:
     """The IR value of an operand or number; with `dtype`, converted to it."""
+    x = typed(x)
     if isinstance(x, Operand):
         value = x._value()
         return value if dtype is None else convert(value, dtype)
@@ -352,7 +359,15 @@ def computed(x: Any, y: Any) -> tuple[Value, Value]:
     return _meet(x, y, arithmetic_dtype)
 
 
+def typed(x: Any) -> Any:
+    """`x`, an operand where it is a number of a stated type."""
+    if not isinstance(x, StatedInt):
+        return x
+    return Expr(constant(int(x), i32), current("a number").region)
+
+
 def _meet(x: Any, y: Any, widen: Callable[[DType], DType]) -> tuple[Value, Value]:
+    x, y = typed(x), typed(y)
     if isinstance(x, Operand) and isinstance(y, Operand):
         a, b = x._value(), y._value()
         dtype = widen(promote(arith.element_dtype(a), arith.element_dtype(b)))
@@ -369,13 +384,14 @@ def _meet(x: Any, y: Any, widen: Callable[[DType], DType]) -> tuple[Value, Value
     return number_value(first, dtype), number_value(second, dtype)
 
 
-def _known(*xs: object) -> bool:
+def are_scalars(*xs: object) -> bool:
+    """Whether all are scalars of the kernel or numbers."""
     return all(isinstance(x, Operand) or is_number(x) for x in xs)
 
 
 def binary(op: type[arith.Binary], x: Any, y: Any) -> Any:
     """x `op` y, or NotImplemented for what is no scalar."""
-    if not _known(x, y):
+    if not are_scalars(x, y):
         return NotImplemented
     trace = current(f"{op.name} of values of a kernel", COMPUTED_DIMENSION)
     with trace.here():
@@ -401,7 +417,7 @@ def binary(op: type[arith.Binary], x: Any, y: Any) -> Any:
 
 def shift(op: type[arith.Binary], x: Any, y: Any) -> Any:
     """x shifted by y: the result has the dtype of x."""
-    if not _known(x, y):
+    if not are_scalars(x, y):
         return NotImplemented
     trace = current("a shift of values of a kernel")
     with trace.here():
@@ -420,7 +436,7 @@ def shift(op: type[arith.Binary], x: Any, y: Any) -> Any:
 
 def compare(predicate: str, x: Any, y: Any) -> Any:
     """x `predicate` y as a bool of the kernel."""
-    if not _known(x, y):
+    if not are_scalars(x, y):
         return NotImplemented
     trace = current("a comparison of values of a kernel")
     with trace.here():

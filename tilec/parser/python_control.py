@@ -31,6 +31,7 @@ from ..language.operand import (
     number_value,
     operand_dtype,
     plain,
+    typed,
     value_of,
     wrap,
 )
@@ -365,6 +366,7 @@ class Lazy:
         result = thunk()
         self.scope.exit(guarded)
         with self.trace.here(loc):
+            result = typed(result)
             if isinstance(result, Operand):
                 result = truth(result) if logical else value_of(result)
         return result, self.trace.close_region(region)
