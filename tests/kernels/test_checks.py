@@ -131,3 +131,21 @@ def test_a_barrier_where_threads_part() -> None:
         lower(parted, (), "cuda:sm_80", {})
     with pytest.raises(ExecutionError, match="TLC0749"):
         parted(np.zeros(64, np.float32), device="interpreter")
+
+
+@tilec.kernel
+def unreachable(Y: T.Tensor((32,), "int32"), n: T.int32):
+    with T.Kernel(1, threads=32):
+        if n > 3:
+            T.device_assert(False, "more than 3")
+        for i in T.Parallel(32):
+            Y[i] = n
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_an_assertion_that_fails_where_nobody_comes(device: str) -> None:
+    y = np.zeros(32, np.int32)
+    unreachable(y, 3, device=device)
+    assert y.tolist() == [3] * 32
+    with pytest.raises(TilecError, match="more than 3"):
+        unreachable(y, 4, device=device)

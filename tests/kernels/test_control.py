@@ -327,3 +327,35 @@ def test_ceildiv_by_negative_numbers() -> None:
         for device, (_, y, _) in every_leg(rounded_up, x, np.zeros((2, 32), np.int32), n):
             assert y[0].tolist() == [-(int(v) // -n) for v in x], (device, n)
             assert np.array_equal(y[1], x), (device, n)
+
+
+@tilec.kernel
+def descended(Y: T.Tensor((3, 64), "int64"), a: T.int32, b: T.int64, u: T.uint32):
+    with T.Kernel(1, threads=32):
+        n = T.alloc_var("int32", init=0)
+        for i in T.serial(a, -1, -1):
+            for j in range(i, b, -3):
+                if j == 4:
+                    continue
+                Y[0, n] = 100 * i + j
+                n += 1
+        n = 0
+        for k in T.serial(b, a, -2):
+            if n == 5:
+                break
+            Y[1, n] = k
+            n = n + 1
+        n = 0
+        for m in T.unroll(u, u - 10, -4):
+            Y[2, n] = m
+            n = n + 1
+
+
+@pytest.mark.parametrize("bounds", [(7, -1, 10), (-2, 6, 2**32 - 1), (4, 4, 11), (2, 2**31, 10)])
+def test_loops_that_count_down(bounds: tuple[int, int, int]) -> None:
+    a, b, u = bounds
+    pairs = [100 * i + j for i in range(a, -1, -1) for j in range(i, b, -3) if j != 4]
+    rows = [pairs, [*range(b, max(a, b - 10), -2)][:5], [*range(u, u - 10, -4)]]
+    for device, (y, *_) in every_leg(descended, np.zeros((3, 64), np.int64), a, b, u):
+        for row, expected in zip(y, rows, strict=True):
+            assert row.tolist() == expected + [0] * (64 - len(expected)), device

@@ -117,7 +117,7 @@ BODIES = [
     ("loop over a value", "for i in ⟦n⟧:\n    pass", "TLC0122", "over a value"),
     ("parallel over a value", "for i in ⟦T.Parallel(n)⟧:\n    pass", "TLC0122", "compile-time"),
     ("float bound", "for i in ⟦T.serial(2.5)⟧:\n    pass", "TLC0122", "not an integer"),
-    ("negative step", "for i in ⟦T.serial(n, 0, -1)⟧:\n    pass", "TLC0122", "step of -1"),
+    ("no step", "for i in ⟦T.serial(n, 0, 0)⟧:\n    pass", "TLC0122", "step of 0"),
     ("schedule by hand", "for i in ⟦T.Pipelined(4, order=[0])⟧:\n    pass", "TLC0122", "order"),
     (
         "break in a Python loop",
@@ -166,6 +166,8 @@ BODIES = [
     ("a store that acquires", "⟦T.atomic_store(B[0, 0], 1, 'acq_rel')⟧", "TLC0135", "'acq_rel'"),
     ("a load of a tile", "L[0] = ⟦T.atomic_load(B)⟧", "TLC0135", "takes one element"),
     ("or of floats", "⟦T.atomic_or(B[0, 0], 1)⟧", "TLC0135", "which holds floats"),
+    ("atomic on no memory", "⟦T.atomic_add(n, 1)⟧", "TLC0135", "no memory"),
+    ("a value to a tile", "⟦T.atomic_add(B, 1)⟧", "TLC0135", "one value on a tile"),
     ("order of a tile", "⟦T.atomic_add(B, F, 'release')⟧", "TLC0135", "no memory_order"),
     ("atomic on a thread's own", "⟦T.atomic_add(L[0], 1)⟧", "TLC0135", "`L`, which is in local"),
     (

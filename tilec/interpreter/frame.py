@@ -228,7 +228,9 @@ class Frame:
             where = f" in {self.lanes.describe(int(np.flatnonzero(full)[0]))}"
         elif np.ndim(bad):
             where = f" at element {element(np.argwhere(bad)[0])}"
-        hint = ""
+        hint = (
+            "give every element a value first: T.clear, T.fill, T.copy, or the loop that assigns it"
+        )
         if self.run.divided is not None:
             hint = f"a division by zero, which gives no value, was made at {self.run.divided}"
         raise self.fault("TLC0743", f"an uninitialised value reaches {use}{where}", hint=hint)

@@ -317,8 +317,10 @@ def _conflict(
         me, other = frame.lanes.describe(number), f"another {frame.lanes.kind}"
     verb = f"{now} too" if now == before else before
     place = f"{memory.space.value} {memory.name}{element(at)}"
-    hint = "" if between_blocks else "an atomic, or one writer for each element"
-    if not between_blocks and frame.lanes is not None and frame.lanes.kind == "thread":
+    hint = "an atomic, or one writer for each element"
+    if between_blocks:
+        hint += "; a second T.Kernel for what needs all of the first"
+    elif frame.lanes is not None and frame.lanes.kind == "thread":
         hint += "; or T.sync_threads() between the two, where all threads come"
     return frame.fault(
         "TLC0747" if between_blocks else "TLC0744",

@@ -287,7 +287,9 @@ class Inflight:
             before.land()
             if before.undefined:
                 raise self.frame.fault(
-                    "TLC0743", "an uninitialised value reaches the accumulator of a gemm"
+                    "TLC0743",
+                    "an uninitialised value reaches the accumulator of a gemm",
+                    hint="T.clear it before, or give T.gemm clear_accum=True",
                 )
             before = before.result
         held, self.frame.op = self.frame.op, self.op

@@ -89,8 +89,8 @@ def _static(buffer: Buffer, dim: int | str) -> int:
     raise LanguageError(
         "TLC0117",
         f"the extent {dim} of {buffer.label} is known only at run time: a tile has a fixed shape",
-        hint=f"give the start, {buffer.name or 'A'}[{', '.join('ijklmnop'[: buffer.ndim])}], and the other "
-        "side gives the extents",
+        hint=f"give the start, {buffer.name or 'A'}[{', '.join('ijklmnop'[: buffer.ndim])}], where another "
+        "side gives the extents, or a region: i : i + 64",
     )
 
 

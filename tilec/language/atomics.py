@@ -18,7 +18,7 @@ from ..ir.types import Space
 from .areas import Area, area_of, paired_areas, shifted, times
 from .buffers import Buffer, Element, Slice, stored_value
 from .nests import each_in_parallel
-from .operand import convert, wrap
+from .operand import are_scalars, convert, wrap
 from .tile import each_in_series
 from .trace import Trace, current, refuse
 
@@ -166,6 +166,18 @@ def _atomic(kind: str, dst: Any, value: Any, memory_order: str | None, return_pr
     with trace.here():
         if isinstance(dst, Element) and not isinstance(value, Buffer | Slice):
             return _one(trace, kind, dst, value, order, return_prev)
+        if not isinstance(dst, Element | Buffer | Slice):
+            raise LanguageError(
+                "TLC0135",
+                f"{what} on {dst!r}, which is no memory",
+                hint="name an element, X[i], a region, or a buffer",
+            )
+        if are_scalars(value) and not isinstance(value, Element):
+            raise LanguageError(
+                "TLC0135",
+                f"{what} of one value on a tile",
+                hint="give it a tile, or do it element by element in T.Parallel",
+            )
         if return_prev or order != "relaxed":
             raise LanguageError(
                 "TLC0135",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..errors import LanguageError
 from ..ir.core import Block, Value, constant
 from ..ir.dtypes import i32
 from ..ir.ops.arith import Add, Compare, Mul
@@ -28,7 +29,11 @@ def assume(condition: Any) -> None:
     trace.need_launch("T.assume")
     if not isinstance(condition, Operand):
         if not condition:
-            raise refuse("TLC0142", "what T.assume says is false already at compile time")
+            raise refuse(
+                "TLC0142",
+                "what T.assume says is false already at compile time",
+                hint="say what holds of every call, or leave it out",
+            )
         return
     with trace.here():
         trace.builder.emit(Assume(truth(condition)))
@@ -48,13 +53,26 @@ def device_assert(condition: Any, msg: str = "", no_stack_info: bool = False) ->
     trace = current("T.device_assert")
     trace.need_launch("T.device_assert")
     if not isinstance(msg, str):
-        raise refuse("TLC0142", f"the message of T.device_assert is {msg!r}, not text")
+        raise _no_text("T.device_assert", msg)
     if not isinstance(condition, Operand):
-        if not condition:
-            raise refuse("TLC0142", f"T.device_assert fails already at compile time: {msg}")
-        return
+        if condition:
+            return
+        if trace.region.kind == "launch":  # else it may be that no thread comes here
+            raise refuse(
+                "TLC0142",
+                f"T.device_assert fails already at compile time: {msg}",
+                hint="`assert` is for what the compiler knows",
+            )
     with trace.here():
         trace.builder.emit(DeviceAssert(truth(condition), message=msg))
+
+
+def _no_text(what: str, message: object) -> LanguageError:
+    return refuse(
+        "TLC0142",
+        f"the message of {what} is {message!r}, not text",
+        hint="T.print(x, msg='x') writes a value beside a text known at compile time",
+    )
 
 
 def print(obj: Any = None, msg: str = "", warp_group_id: int = 0, warp_id: int = 0) -> None:
@@ -73,7 +91,7 @@ def print(obj: Any = None, msg: str = "", warp_group_id: int = 0, warp_id: int =
     trace = current("T.print")
     trace.need_launch("T.print")
     if not isinstance(msg, str):
-        raise refuse("TLC0142", f"the message of T.print is {msg!r}, not text")
+        raise _no_text("T.print", msg)
     if isinstance(obj, Buffer):
         _print_buffer(trace, obj, msg or obj.name or "buffer")
         return

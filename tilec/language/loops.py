@@ -35,7 +35,7 @@ class TracedLoop:
 class Counted(TracedLoop):
     """start, start + step, … below stop. A step that is known only when the kernel runs is asserted to be
     positive, for what follows counts on that. `kind` and `stages` as ir.ops.control.For has them. With an
-    `origin` the loop counts from it, in its 64 bits; the rest is of 32."""
+    `origin` the loop counts from it, in its dtype, and `down` or up; the rest is of 32 bits."""
 
     start: Value
     stop: Value
@@ -44,6 +44,7 @@ class Counted(TracedLoop):
     stages: int = 0
     unroll: int = 1
     origin: Value | None = None
+    down: bool = False
 
     @property
     def loops(self) -> tuple[Counted, ...]:
@@ -56,7 +57,8 @@ class Counted(TracedLoop):
         if self.origin is None:
             return index
         trace = current("a loop")
-        return wrap(trace, trace.pure(Add(self.origin, convert(value_of(index), i64))))
+        done = convert(value_of(index), element_dtype(self.origin))
+        return wrap(trace, trace.pure((Sub if self.down else Add)(self.origin, done)))
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,9 @@ def _bound(what: str, x: Any) -> Value:
     value = value_of(x)
     if not element_dtype(value).is_integer:
         raise LanguageError(
-            "TLC0122", f"a bound of {what} is a {element_dtype(value)}, not an integer"
+            "TLC0122",
+            f"a bound of {what} is a {element_dtype(value)}, not an integer",
+            hint="T.ceildiv(n, 4) is n / 4 of integers, rounded up; T.cast(x, 'int32') converts",
         )
     return value if is_wide(value) else convert(value, i32)
 
@@ -127,22 +131,27 @@ def counted(
     with trace.here():
         if stop is None:
             start, stop = 0, start
-        if is_number(step) and step <= 0:
+        step = 1 if step is None else step
+        if is_number(step) and step == 0:
             raise LanguageError(
-                "TLC0122", f"{what} with a step of {step}", hint="steps are positive"
+                "TLC0122", f"{what} with a step of 0", hint="1 counts up, and -1 down"
             )
-        first, last, by = (_bound(what, x) for x in (start, stop, 1 if step is None else step))
+        down = is_number(step) and step < 0
+        first, last, by = (_bound(what, x) for x in (start, stop, -step if down else step))
         if isinstance(step, Operand):
             device_assert(wrap(trace, by) > 0, "the step of a loop is not positive")
         origin = None
-        if is_wide(first):
-            origin, end = convert(first, i64), convert(last, i64)
-            first, last = constant(0, i32), trace.pure(Sub(end, origin))
-        return Counted(first, narrowed(last), narrowed(by), kind, stages, unroll, origin)
+        if down or is_wide(first):
+            wide = i64 if is_wide(first) or is_wide(last) else i32
+            origin, end = convert(first, wide), convert(last, wide)
+            first = constant(0, i32)
+            last = trace.pure(Sub(origin, end) if down else Sub(end, origin))
+        return Counted(first, narrowed(last), narrowed(by), kind, stages, unroll, origin, down)
 
 
 def serial(start: Any, stop: Any = None, step: Any = None, *, annotations: Any = None) -> Counted:
-    """A loop that stays a loop: serial(stop) or serial(start, stop, step)."""
+    """A loop that stays a loop: serial(stop) or serial(start, stop, step). A step is above 0, or a
+    number below 0, which counts down."""
     _no_annotations("T.serial", annotations)
     return counted("T.serial", start, stop, step, kind="serial")
 

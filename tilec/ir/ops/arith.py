@@ -72,9 +72,17 @@ class Binary(Elementwise):
         return dtype
 
 
+_KINDS = {
+    "float": "floats", "int": "signed integers", "uint": "unsigned integers", "bool": "bools",
+}  # fmt: skip
+
+
 def _check_defined(op: Binary | Unary, dtype: DType) -> None:
     if dtype.kind not in op.accepts:
-        raise TypeMismatch("TLC0204", f"{op.name} is not defined for {dtype}")
+        kinds = " and ".join(_KINDS[kind] for kind in op.accepts)
+        raise TypeMismatch(
+            "TLC0204", f"{op.name} is not defined for {dtype}", hint=f"it is for {kinds}: cast it"
+        )
     if not dtype.computes:
         wide = arithmetic_dtype(dtype)
         raise TypeMismatch("TLC0204", f"{dtype} has no {op.name}", hint=f"cast it to {wide}")
@@ -425,7 +433,11 @@ class Reinterpret(Elementwise, name="reinterpret", pure=True):
     def infer(self) -> tuple[Type, ...]:
         dtype = element_dtype(self.x)
         if dtype.bits != self.dtype.bits:
-            raise TypeMismatch("TLC0206", f"{dtype} and {self.dtype} differ in size")
+            raise TypeMismatch(
+                "TLC0206",
+                f"{dtype} and {self.dtype} differ in size",
+                hint="a cast converts a value; T.view sees a buffer as elements of another size",
+            )
         return (elementwise_type((self.x,), self.dtype),)
 
     def evaluate(self, *inputs: Any) -> Any:
