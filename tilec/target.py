@@ -145,6 +145,11 @@ _MMA_80 = (
     *_mma((8, 8, 4), "f64", "f64"),
 )  # fmt: skip
 _MMA_89 = (*_MMA_80, *_mma((16, 8, 32), "e4m3", "f32"), *_mma((16, 8, 32), "e5m2", "f32"))
+# Later machines take these of f64 in PTX too, and ptxas makes several of m8n8k4 of each.
+_MMA_90 = (
+    *_MMA_89,
+    *_mma((16, 8, 16), "f64", "f64"), *_mma((16, 8, 8), "f64", "f64"), *_mma((16, 8, 4), "f64", "f64"),
+)  # fmt: skip
 # wgmma.mma_async (PTX ISA, "Matrix multiply-accumulate operation using wgmma instruction").
 _WGMMA = tuple(
     MatrixInstruction("wgmma", 64, 256, k, left, accumulator, right)
@@ -211,7 +216,7 @@ TARGETS: dict[str, Target] = {
         _nvidia("sm_86", 99, 100, 84, matrix=_MMA_80, async_copy=True),
         _nvidia("sm_89", 99, 100, 142, matrix=_MMA_89, async_copy=True),
         _nvidia(
-            "sm_90a", 227, 228, 132, matrix=_WGMMA + _MMA_89, async_copy=True, stmatrix=True,
+            "sm_90a", 227, 228, 132, matrix=_WGMMA + _MMA_90, async_copy=True, stmatrix=True,
             tma=True, clusters=True, warp_roles=True, exact=True,
         ),
         # Blackwell by what it has in common with Ampere: its tensor memory is not used.

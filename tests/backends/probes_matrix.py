@@ -84,7 +84,7 @@ def _multiply(m: int, n: int, k: int, d: str, a: str) -> Probe:
   for (i32 e = 0; e < {m * n // 32}; ++e)
     D[(group + e / 2 * 8) * {n} + within * 2 + e % 2] = d[e];
 """
-    arch = "sm_90a" if a in ("e4m3", "e5m2") else "sm_80"
+    arch = "sm_90a" if a in ("e4m3", "e5m2") or (a == "f64" and m == 16) else "sm_80"
     needs = needs_of(body, Need("mma", (m, n, k, d, a)))
     return Probe(body, needs, {"A": f"const {a}", "B": f"const {a}", "D": d}, arch=arch)
 
@@ -93,7 +93,8 @@ SHAPES = (
     (16, 8, 16, "f32", "f16"), (16, 8, 8, "f32", "f16"), (16, 8, 16, "f16", "f16"), (16, 8, 16, "f32", "bf16"),
     (16, 8, 8, "f32", "bf16"), (16, 8, 8, "f32", "f32"), (16, 8, 4, "f32", "f32"), (16, 8, 32, "i32", "i8"),
     (16, 8, 16, "i32", "i8"), (16, 8, 32, "i32", "u8"), (8, 8, 16, "i32", "i8"), (8, 8, 4, "f64", "f64"),
-    (16, 8, 32, "f32", "e4m3"), (16, 8, 32, "f32", "e5m2"),
+    (16, 8, 32, "f32", "e4m3"), (16, 8, 32, "f32", "e5m2"), (16, 8, 4, "f64", "f64"), (16, 8, 8, "f64", "f64"),
+    (16, 8, 16, "f64", "f64"),
 )  # fmt: skip
 
 MULTIPLICATIONS = {f"mma_{m}_{n}_{k}_{d}_{a}": (m, n, k, d, a) for m, n, k, d, a in SHAPES}

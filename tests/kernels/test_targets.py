@@ -29,6 +29,7 @@ from tilec.ir.ops.wgmma import Wgmma
 from tilec.runtime.clang import find_amd_clang
 from tilec.runtime.compiled import CompiledKernel
 from tilec.runtime.driver import lower
+from tilec.runtime.emulator.counts import counted
 from tilec.runtime.emulator_device import EmulatorDevice
 from tilec.runtime.interpreter_device import InterpreterDevice
 from tilec.target import TARGETS
@@ -121,6 +122,7 @@ WAYS: list[Way] = [
     ("uint8", "int32", "int32", "cuda:sm_86", True),
     ("int8", "int32", "float32", "cuda:sm_89", True),
     ("float64", "float64", "float64", "cuda:sm_80", True),
+    ("float64", "float64", "float64", "cuda:sm_90a", True),
     ("int8", "int32", "int32", "cuda:sm_90a", True),
     ("float32", "float32", "float32", "cuda:sm_90a", False),
     ("int16", "int64", "int64", "cuda:sm_80", False),
@@ -222,6 +224,26 @@ def test_amd_machine_code_of_the_gemm_and_the_origin(target: str) -> None:
     for other in others:  # of any size, or any alignment
         check_amd(other, False, arch)
     check_amd(lower(programs.origin(), (), target, {}).lowered, True, arch)
+
+
+@pytest.mark.emulator
+@pytest.mark.parametrize("transposes", [(False, True), (True, False)])
+@pytest.mark.parametrize(
+    ("dtype", "total", "target"),
+    [("float64", "float64", "cuda:sm_80"), ("float64", "float64", "cuda:sm_90a"),
+     ("tfloat32", "float32", "cuda:sm_80")],
+)  # fmt: skip
+def test_operands_read_by_elements_meet_in_no_bank(
+    dtype: str, total: str, target: str, transposes: tuple[bool, bool]
+) -> None:
+    """Neither the fragments of lanes nor the copies of whole rows that fill the tiles."""
+    compiled = lower(product(dtype, total, total, *transposes), (), target, {"bk": 16})
+    with counted() as counts:
+        check(EmulatorDevice(target, "a test"), compiled, *transposes, total, (64, 64, 32))
+    assert counts.bank_conflicts == 0, str(counts)
+    loads = [c for c in counts.accesses if c.instruction == "load_shared"]
+    assert bool(loads) == (dtype == "float64" or transposes == (True, False))
+    assert {c.bytes for c in loads} <= {find_dtype(dtype).bytes}
 
 
 NVIDIA_WAYS = [way for way in WAYS if way[3].startswith("cuda")]

@@ -23,7 +23,7 @@ from typing import Any
 
 from ..errors import UNKNOWN, LayoutConflict
 from ..ir.core import Block, Op, Program, Value, at, walk
-from ..ir.layout import RegisterLayout, SharedLayout, choose_swizzle, quietest_swizzle, tma_boxes
+from ..ir.layout import RegisterLayout, SharedLayout, choose_swizzle, quietest_layout, tma_boxes
 from ..ir.layout.constraints import Fixed, System, Unsatisfiable
 from ..ir.layout.solver import Solution, solve
 from ..ir.ops.control import Launch, Parallel, Role, map_launches
@@ -74,10 +74,10 @@ def _shared_layouts(launch: Launch, target: Target) -> dict[Value, SharedLayout]
     slots = [op for op in walk(launch.body) if isinstance(op, Slot)]
     made_of = {op.result: op.ring for op in slots}
     rings = set(made_of.values())
+    by_tma = [op for op in walk(launch.body) if isinstance(op, Copy) and op.instruction == "tma"]
+    filled = {made_of.get(op.destination, op.destination) for op in by_tma}
     stored = {
-        made_of.get(op.source, op.source)
-        for op in walk(launch.body)
-        if isinstance(op, Copy) and op.instruction == "tma" and is_shared(op.source)
+        made_of.get(op.source, op.source) for op in by_tma if is_shared(op.source)
     }  # written by fragments, whose rows of 16 bytes meet in banks
     found: dict[Value, SharedLayout] = {}
     for op in walk(launch.body):
@@ -92,12 +92,12 @@ def _shared_layouts(launch: Launch, target: Target) -> dict[Value, SharedLayout]
             continue
         whole = tuple(int(d) for d in type_.shape)
         shape = whole[1:] if op.result in rings else whole
-        span = 0
+        layout = SharedLayout.row_major(shape)
         if op.result in operands and len(shape) > 1:
-            span = _span(*operands[op.result], shape, target)
+            engine = op.result in filled or op.result in stored
+            layout = _operand_layout(*operands[op.result], shape, target, engine)
         elif op.result in stored and len(shape) > 1:
-            span = _stored_span(shape, type_.dtype.bits)
-        layout = SharedLayout.swizzled(shape, type_.dtype.bits, span)
+            layout = _stored_layout(shape, type_.dtype.bits)
         if op.result in rings:
             layout = layout.stacked(whole[0], PERIOD_BYTES * 8 // type_.dtype.bits)
         found[op.result] = layout
@@ -114,11 +114,14 @@ def _shared_layouts(launch: Launch, target: Target) -> dict[Value, SharedLayout]
     return found
 
 
-def _stored_span(shape: tuple[int, ...], bits: int) -> int:
-    """Bytes of the swizzle of a buffer that TMA stores from: the widest whose boxes it has."""
-    widest = choose_swizzle(shape, bits)
-    layout = SharedLayout.swizzled(shape, bits, widest)
-    return widest if tma_boxes(layout, bits) is not None else 0
+def _stored_layout(shape: tuple[int, ...], bits: int) -> SharedLayout:
+    """The layout of a buffer that TMA stores from: of the widest swizzle, if it has its boxes."""
+    layout = _widest(shape, bits)
+    return layout if tma_boxes(layout, bits) is not None else SharedLayout.row_major(shape)
+
+
+def _widest(shape: tuple[int, ...], bits: int) -> SharedLayout:
+    return SharedLayout.swizzled(shape, bits, choose_swizzle(shape, bits))
 
 
 def _gemm_operands(launch: Launch) -> dict[Value, tuple[Gemm, Side, int]]:
@@ -138,20 +141,22 @@ def _gemm_operands(launch: Launch) -> dict[Value, tuple[Gemm, Side, int]]:
     return found
 
 
-def _span(gemm: Gemm, side: Side, threads: int, shape: tuple[int, ...], target: Target) -> int:
-    """Bytes of the swizzle of an operand: the widest, which is best for whatever reads rows of 16
+def _operand_layout(
+    gemm: Gemm, side: Side, threads: int, shape: tuple[int, ...], target: Target, by_tma: bool
+) -> SharedLayout:
+    """The layout of an operand: of the widest swizzle, which is best for whatever reads rows of 16
     bytes; where lanes read elements of fragments, the one under which they meet in banks least.
     """
     matrix = gemm.matrix(side)
     bits = memory_type(matrix.value).dtype.bits
     dtype = multiplied_dtype(gemm, gemm.instruction, target, side)
     if gemm.instruction != "mma" or dtype is None or read_by_matrices(gemm, side, dtype):
-        return choose_swizzle(shape, bits)
+        return _widest(shape, bits)
     variants = variants_of(gemm, gemm.instruction, threads, target)
     if math.prod(shape) != matrix.mn * matrix.k or len(shape) != 2 or not variants:
-        return choose_swizzle(shape, bits)
+        return _widest(shape, bits)
     access = operand_layout(gemm, variants[0][0], side, dtype.bits)
-    return quietest_swizzle(shape, bits, access)
+    return quietest_layout(shape, bits, access, by_tma)
 
 
 # Tiles

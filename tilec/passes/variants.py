@@ -157,7 +157,7 @@ def _smallness(instruction: MatrixInstruction, width: int) -> float:
     """How far an instruction is from the largest of its family: fewer, larger ones are better."""
     if instruction.family == "mfma":
         return float(instruction.m * width < 512) + 1.0 / instruction.k
-    return 1.0 / instruction.k if instruction.family == "mma" else 0.0
+    return 16.0 / (instruction.m * instruction.k) if instruction.family == "mma" else 0.0
 
 
 def gemm_shape(gemm: Gemm) -> tuple[int, int, int]:

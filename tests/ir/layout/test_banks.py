@@ -17,7 +17,7 @@ from tilec.ir.layout import (
     mfma,
     mma_m8n8,
     mma_m16n8,
-    quietest_swizzle,
+    quietest_layout,
 )
 
 WARP = (tuple(range(32)),)
@@ -128,18 +128,25 @@ def test_the_widest_swizzle_serves_matrices_of_every_dtype(bits: int, row_bytes:
     assert ldmatrix_conflicts(layout, bits) == 1
 
 
-def test_the_quietest_swizzle_of_elements() -> None:
-    """f64 with k contiguous: half a warp reads 4 rows of 32 bytes; tf32 across: 4 rows, 8 columns."""
-    doubles = mma_m8n8("a", 4, 64).repeat((8, 4), "register")
-    assert quietest_swizzle((64, 16), 64, doubles) == 32
+def test_the_quietest_layout_of_elements() -> None:
+    """f64 with k contiguous: half a warp reads 4 rows of 32 bytes, so chunks of that go to other
+    banks in each row; tf32 across: 4 rows, 8 columns. Rows that TMA fills move by 16 bytes alone."""
+    doubles = [mma_m16n8("a", k, 64).repeat((4, 16 // k), "register") for k in (4, 8, 16)]
+    doubles.append(mma_m8n8("a", 4, 64).repeat((8, 4), "register"))
     across = mma_m16n8("b", 8, 32).repeat((8, 4), "register").transpose((1, 0))
-    assert quietest_swizzle((32, 64), 32, across) == 32
-    for shape, bits, access in (((64, 16), 64, doubles), ((32, 64), 32, across)):
-        degrees = {
-            span: conflict_degree(SharedLayout.swizzled(shape, bits, span), bits, access)
-            for span in (0, 32, 64, 128)
-        }
-        assert degrees == {0: 4, 32: 1, 64: 2, 128: 2}
-    rows = blocked((64, 64), 128, 8)
-    assert quietest_swizzle((64, 64), 16, rows) == 128  # all alike: the widest
-    assert quietest_swizzle((64, 6), 16, blocked((64, 6), 128)) == 0  # none divides a row
+    for shape, bits, accesses in (((64, 16), 64, doubles), ((32, 64), 32, [across])):
+        for access in accesses:
+            degrees = {
+                span: conflict_degree(SharedLayout.swizzled(shape, bits, span), bits, access)
+                for span in (0, 32, 64, 128)
+            }
+            assert degrees == {0: 4, 32: 1, 64: 2, 128: 2}
+            wide = SharedLayout.swizzled(shape, bits, 128, 32)
+            assert quietest_layout(shape, bits, access) == wide
+            narrow = SharedLayout.swizzled(shape, bits, 32)
+            assert quietest_layout(shape, bits, access, by_tma=True) == narrow
+            assert conflict_degree(wide, bits, access) == 1
+    rows = blocked((64, 64), 128, 8)  # all alike: the widest
+    assert quietest_layout((64, 64), 16, rows) == SharedLayout.swizzled((64, 64), 16, 128)
+    odd = quietest_layout((64, 6), 16, blocked((64, 6), 128))  # none divides a row
+    assert odd == SharedLayout.row_major((64, 6))

@@ -163,6 +163,21 @@ def test_swizzle_on_byte_addresses(bits: int, span: int) -> None:
     assert swizzle.span(bits) == span
 
 
+@pytest.mark.parametrize("bits", [8, 16, 32, 64])
+def test_swizzle_of_larger_chunks(bits: int) -> None:
+    """Those of 32 bytes: addr[6:5] ^= addr[8:7], of rows of 64 addr[5] ^= addr[7]; of 64 addr[6] ^= addr[7].
+    The lines of 128 bytes are permuted by the same bits, whatever moves in them."""
+    address = np.arange(0, 4096, bits // 8)
+    for span, chunk, mask in ((128, 32, 3), (64, 32, 1), (128, 64, 1)):
+        swizzle = Swizzle.for_bytes(span, bits, chunk)
+        want = address ^ (address >> 7 & mask) * chunk
+        assert np.array_equal(swizzle.apply(address * 8 // bits) * bits // 8, want)
+        assert swizzle.period * bits // 8 == 128 * span // chunk and swizzle.span(bits) is None
+    assert Swizzle.for_bytes(32, bits, 32) == Swizzle.none()
+    tile = SharedLayout.swizzled((16, 512 // bits), bits, 64, 32)
+    assert tile.is_dense and tile.vector_width() == 256 // bits
+
+
 @pytest.mark.parametrize(
     ("rows", "columns", "bits", "span", "chunk_xor"),
     [
@@ -214,6 +229,8 @@ def test_equal_maps_are_equal() -> None:
         lambda: Swizzle(-1, 0, 2),
         lambda: Swizzle.for_bytes(48, 16),
         lambda: Swizzle.for_bytes(128, 6),
+        lambda: Swizzle.for_bytes(64, 16, 128),
+        lambda: Swizzle.for_bytes(128, 16, 8),
         lambda: SharedLayout.swizzled((8, 60), 16, 128),
         lambda: SharedLayout.row_major((8, 8), -1),
         lambda: SharedLayout((8,), ((4,),), ((1,),), Swizzle.none()),

@@ -14,7 +14,7 @@ from .banks import (
     conflict_degree,
     ldmatrix_conflicts,
     ldmatrix_rows,
-    quietest_swizzle,
+    quietest_layout,
 )
 from .chunks import VECTOR_BITS, chunked, crosswise
 from .constraints import (
@@ -115,7 +115,7 @@ __all__ = [
     "parse_layout",
     "plan_reduction",
     "plan_scan",
-    "quietest_swizzle",
+    "quietest_layout",
     "replicated",
     "rows_over_warps",
     "solve",

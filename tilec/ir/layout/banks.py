@@ -10,7 +10,7 @@ import numpy as np
 
 from .register import RegisterLayout
 from .shared import SharedLayout
-from .swizzle import SPANS
+from .swizzle import CHUNK_BYTES, SPANS
 from .term import IntArray
 
 BANK_BYTES = 4
@@ -113,17 +113,25 @@ def conflict_degree(
 
 
 @lru_cache(maxsize=1024)
-def quietest_swizzle(shape: tuple[int, ...], itemsize_bits: int, access: RegisterLayout) -> int:
-    """The span in bytes, of those that divide a row or 0, under which `access` hits a bank least
-    often on an NVIDIA machine; the widest of equals.
+def quietest_layout(
+    shape: tuple[int, ...], itemsize_bits: int, access: RegisterLayout, by_tma: bool = False
+) -> SharedLayout:
+    """The layout of rows, swizzled or plain, under which `access` hits a bank least often on an
+    NVIDIA machine; of equals the one of the widest span, which copies of whole rows write in the
+    fewest cycles, and by the smallest chunks.
+
+    Args:
+        shape: of the tile.
+        itemsize_bits: width of an element.
+        access: which element each register of each thread loads.
+        by_tma: only layouts that TMA fills.
     """
     row = shape[-1] * itemsize_bits
-    spans = [span for span in SPANS if row % (span * 8) == 0]
-    degrees = [
-        conflict_degree(SharedLayout.swizzled(shape, itemsize_bits, span), itemsize_bits, access)
-        for span in (*spans, 0)
-    ]
-    return (*spans, 0)[degrees.index(min(degrees))]
+    chunks = (CHUNK_BYTES,) if by_tma else (CHUNK_BYTES, *SPANS[::-1])
+    swizzles = [(s, c) for s in SPANS for c in chunks if row % (s * 8) == 0 and c <= s]
+    layouts = [SharedLayout.swizzled(shape, itemsize_bits, *swizzle) for swizzle in swizzles]
+    layouts.append(SharedLayout.row_major(shape))
+    return min(layouts, key=lambda layout: conflict_degree(layout, itemsize_bits, access))
 
 
 @lru_cache(maxsize=1024)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from .swizzle import SPANS, Swizzle
+from .swizzle import CHUNK_BYTES, SPANS, Swizzle
 from .term import IntArray, Term
 
 _SWIZZLE_BITS = (4, 8, 16, 32, 64, 128)
@@ -79,11 +79,14 @@ class SharedLayout:
         return cls(tuple(shape), modes, tuple(strides), Swizzle.none())
 
     @classmethod
-    def swizzled(cls, shape: Sequence[int], itemsize_bits: int, span: int) -> SharedLayout:
-        """Column blocks of `span` bytes one after another, each [rows][span], swizzled within.
+    def swizzled(
+        cls, shape: Sequence[int], itemsize_bits: int, span: int, chunk: int = CHUNK_BYTES
+    ) -> SharedLayout:
+        """Column blocks of `span` bytes one after another, each [rows][span], swizzled within by
+        chunks.
 
-        This is what a sequence of TMA boxes writes, and what wgmma and ldmatrix read without bank
-        conflicts. Dimensions before the last two are outside of it, row-major. `span` 0 gives the
+        By chunks of 16 bytes this is what a sequence of TMA boxes writes, and what wgmma and ldmatrix
+        read without bank conflicts. Dimensions before the last two are outside of it, row-major. `span` 0 gives the
         plain row-major layout.
 
         Raises:
@@ -91,7 +94,7 @@ class SharedLayout:
         """
         if span == 0:
             return cls.row_major(shape)
-        swizzle = Swizzle.for_bytes(span, itemsize_bits)
+        swizzle = Swizzle.for_bytes(span, itemsize_bits, chunk)
         width = span * 8 // itemsize_bits
         if not shape or shape[-1] % width:
             raise ValueError(f"rows of {tuple(shape)} are no multiple of {width} elements")

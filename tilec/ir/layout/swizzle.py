@@ -7,9 +7,13 @@ from dataclasses import dataclass
 from .term import IntArray
 
 SPANS = (128, 64, 32)
+"""Bytes of a row within which TMA and wgmma can permute 16-byte chunks, widest first."""
 ATOM_ROWS = 8
 """Rows of a span after which a swizzle repeats."""
-"""Bytes of a row within which TMA and wgmma can permute 16-byte chunks, widest first."""
+CHUNK_BYTES = 16
+"""What TMA and wgmma permute."""
+LINE_BYTES = 128
+"""What the banks serve at once: the number of a line is what its chunks are permuted by."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,14 +44,16 @@ class Swizzle:
         return cls(0, 0, 0)
 
     @classmethod
-    def for_bytes(cls, span: int, itemsize_bits: int) -> Swizzle:
+    def for_bytes(cls, span: int, itemsize_bits: int, chunk: int = CHUNK_BYTES) -> Swizzle:
         """The swizzle of TMA and wgmma with `span` bytes a row, on offsets in elements.
 
         On byte addresses it is addr[6:4] ^= addr[9:7] for 128 bytes, addr[5:4] ^= addr[8:7] for 64
-        and addr[4] ^= addr[7] for 32 (PTX ISA, "Swizzling modes"); 0 is none.
+        and addr[4] ^= addr[7] for 32 (PTX ISA, "Swizzling modes"); 0 is none. With larger chunks the
+        lowest bits stay: of 32 bytes, addr[6:5] ^= addr[8:7] for 128.
 
         Raises:
-            ValueError: `span` is none of these, or an element's width is no power of two in 4..128.
+            ValueError: `span` is none of these, an element's width is no power of two in 4..128, or
+                `chunk` is no power of two from 16 to `span`.
         """
         if span == 0:
             return cls.none()
@@ -55,8 +61,10 @@ class Swizzle:
             raise ValueError(f"no swizzle of {span} bytes: 0, 32, 64 or 128")
         if itemsize_bits not in (4, 8, 16, 32, 64, 128):
             raise ValueError(f"elements of {itemsize_bits} bits cannot be swizzled")
-        chunk = 128 // itemsize_bits
-        return cls((span // 16).bit_length() - 1, chunk.bit_length() - 1, 3)
+        if chunk not in (CHUNK_BYTES, *SPANS) or chunk > span:
+            raise ValueError(f"a swizzle of {span} bytes does not move chunks of {chunk} bytes")
+        elements, shift = chunk * 8 // itemsize_bits, LINE_BYTES // chunk
+        return cls(*(n.bit_length() - 1 for n in (span // chunk, elements, shift)))
 
     @property
     def mask(self) -> int:
