@@ -66,6 +66,36 @@ def test_the_last_products_follow_the_loop() -> None:
     assert (known[products[0].a_offset], known[products[0].b_offset]) == (8, 4)
 
 
+BY_MATRICES = "        ldmatrix %b_frag, 0, %B_s[%f2] <matrices = 2>\n"
+BY_ELEMENTS = """        %g0 = floordiv %t, 4 : i32
+        %g1 = mul %g0, $depth : i32
+        %g2 = floormod %t, 4 : i32
+        %g3 = mul %g2, 2 : i32
+        %g4 = add %g1, %g3 : i32
+        %g5 = add %g4, %b0 : i32
+        %g6 = add %g5, %f0 : i32
+        %g7 = add %g6, 8 : i32
+        vector_load %b_frag, 0, %B_s[%g6], [] <count = 2>
+        vector_load %b_frag, 2, %B_s[%g7], [] <count = 2>
+"""
+
+
+def test_loads_of_elements_are_fragment_loads() -> None:
+    """Where ldmatrix does not serve: f64, tf32 with k apart. They take some more registers."""
+    case = Steps()
+    program = case.program({BY_MATRICES: BY_ELEMENTS})
+    case.check(program)
+    after = run(overlap_fragments, program)
+    assert after.body is not program.body
+    case.check(after)
+    under = BY_ELEMENTS.replace("%B_s[%g7], []", "%B_s[%g7], [%all]")
+    program = case.program({BY_MATRICES: under})
+    assert run(overlap_fragments, program).body is program.body, "what is not loaded is zero"
+    target = dataclasses.replace(find_target("cuda:sm_80"), max_registers=87)
+    program = case.program({BY_MATRICES: BY_ELEMENTS})
+    assert overlap_fragments(program, PassContext(target, REGISTRY)).body is program.body
+
+
 MMA = "        mma %acc"
 STAYING: dict[str, dict[str, str]] = {
     "no barrier": {"      barrier\n": ""},

@@ -7,7 +7,8 @@
 
 Loads that stand together wait for one another, and the products behind them for all: the C compiler
 keeps the order of the text, since both are volatile asm. They fill the first half of the products,
-so that the second half covers the latency of the last (docs/decisions.md 33).
+so that the second half covers the latency of the last (docs/decisions.md 33). Of loads by elements,
+which are more than the products, several stand before each.
 """
 
 from __future__ import annotations
@@ -21,8 +22,11 @@ from ..ir.clone import clone_op
 from ..ir.core import Op, Value
 from ..ir.ops.control import For, Yield
 from ..ir.ops.nvidia import LdMatrix, Mma
+from ..ir.ops.thread import VectorLoad
 from .spread_copies import holds, unrolled_trips
 
+FRAGMENT_LOADS = (LdMatrix, VectorLoad)
+"""What loads the fragments of mma: by matrices, or by elements where those do not serve."""
 SHARE = 2
 """One in so many of the products is without loads."""
 
@@ -53,31 +57,41 @@ class _Runs:
 
 def mixed(load: Sequence[Op], multiply: Sequence[Op]) -> list[Op]:
     """The ops of `load` and `multiply`, which do not depend on each other, as one loop; one after
-    the other where they are not loops of loads and one nest of products, or the loads are more.
+    the other where they are not loops of loads and one nest of products.
     """
-    loads = [_runs(op) for op in load if holds(op, LdMatrix)]
+    loads = [_runs(op) for op in load if holds(op, FRAGMENT_LOADS)]
     products = [_runs(op) for op in multiply if holds(op, Mma)]
     total = sum(runs.count for runs in loads)
-    others = [op for op in (*load, *multiply) if not holds(op, LdMatrix) and not holds(op, Mma)]
-    if len(products) != 1 or not 0 < total <= products[0].count:
+    others = [op for op in (*load, *multiply) if not holds(op, (*FRAGMENT_LOADS, Mma))]
+    if len(products) != 1 or total == 0:
         return [*load, *multiply]
     if not all(op.pure and not op.regions for op in others):
         return [*load, *multiply]
     b = Builder()
     b.extend(others)
     distance = max(products[0].count // (SHARE * total), 1)
+    together = -(-total // products[0].count)
     with b.loop(0, products[0].count, hint="n", unroll=0) as n:
         turn = b.floordiv(n, distance)
         due = b.compare("eq", b.floormod(n, distance), 0)
-        first = 0
-        for runs in loads:
-            number = b.sub(turn, first)
-            inside = b.bit_and(b.compare("ge", number, 0), b.compare("lt", number, runs.count))
-            with b.when(b.bit_and(due, inside)):
-                runs.emit(b, number)
-            first += runs.count
+        if together == 1:
+            _emit_one(b, loads, turn, due)
+        else:
+            with b.loop(0, together, hint="l", unroll=0) as one:
+                _emit_one(b, loads, b.add(b.mul(turn, together), one), due)
         products[0].emit(b, n)
     return list(b.ops)
+
+
+def _emit_one(b: Builder, loads: Sequence[_Runs], number: Value, due: Value) -> None:
+    """The load of a number among those of `loads`, if it is due and there is one."""
+    first = 0
+    for runs in loads:
+        own = b.sub(number, first)
+        inside = b.bit_and(b.compare("ge", own, 0), b.compare("lt", own, runs.count))
+        with b.when(b.bit_and(due, inside)):
+            runs.emit(b, own)
+        first += runs.count
 
 
 def _runs(op: Op) -> _Runs:

@@ -32,14 +32,15 @@ from ..ir.ops import arith
 from ..ir.ops.control import For, Launch, Role, map_launches
 from ..ir.ops.memory import Alloc, memory_type
 from ..ir.ops.nvidia import LdMatrix, Mma
-from ..ir.ops.thread import Barrier, FillRegisters
+from ..ir.ops.thread import Barrier, FillRegisters, VectorLoad
 from ..ir.rewrite import defining_ops, free_values, substitute, uses
 from ..ir.types import MemoryType, Space
 from .context import PassContext
-from .mixed_products import mixed
+from .mixed_products import FRAGMENT_LOADS, mixed
 from .spread_copies import holds, unrolled_trips
 
-ADDRESSES = 56  # registers kept for addresses, predicates and counters beside arrays
+ADDRESSES = 56  # registers kept for addresses, predicates and counters beside arrays,
+BY_ELEMENTS = 16  # and so many more where lanes read elements: the C compiler reads some ahead
 BUFFERS = 2
 
 
@@ -123,7 +124,8 @@ class _Overlap:
             if isinstance(v.type, MemoryType) and v.type.space is Space.LOCAL
         }
         words = sum(map(_words, arrays)) + sum(_words(op.result) for op in plan.fragments)
-        return words + ADDRESSES <= self.registers
+        kept = ADDRESSES + BY_ELEMENTS * holds(plan.trips, VectorLoad)
+        return words + kept <= self.registers
 
 
 def _words(array: Value) -> int:
@@ -139,15 +141,15 @@ def _operands(op: Op) -> tuple[Value, ...]:
 
 
 def _is_reloaded(alloc: Alloc, load: Sequence[Op], plan: _Plan, steps: For) -> bool:
-    """Whether every trip loads all of a fragment's registers by ldmatrix, and nothing but its loads
-    and matrix instructions touches them.
+    """Whether every trip loads all of a fragment's registers from shared memory, and nothing but its
+    loads and matrix instructions touches them.
     """
     array = alloc.result
     loads = [op for op in walk(Block((), tuple(load))) if array in op.inputs]
     reads = [op for op in walk(Block((), plan.multiply)) if array in op.inputs]
     if len(loads) + len(reads) != len(uses(steps.body)[array]):
         return False
-    if not all(isinstance(op, LdMatrix) and op.memory is not array for op in loads):
+    if not all(_is_load(op) and op.memory is not array for op in loads):  # type: ignore[attr-defined]
         return False
     if not all(isinstance(op, Mma) and op.accumulator is not array for op in reads):
         return False
@@ -159,22 +161,31 @@ def _is_reloaded(alloc: Alloc, load: Sequence[Op], plan: _Plan, steps: For) -> b
     return written == set(range(math.prod(int(d) for d in alloc.type.shape)))
 
 
+def _is_load(op: Op) -> bool:
+    """Whether an op loads registers of a fragment from shared memory, whatever the thread."""
+    if isinstance(op, VectorLoad):
+        return not op.predicate and memory_type(op.memory).space is Space.SHARED
+    return isinstance(op, LdMatrix)
+
+
 def _loads(
     ops: Sequence[Op], array: Value, known: dict[Value, int]
 ) -> Iterator[tuple[int | None, int]]:
-    """(offset, registers) of every ldmatrix into `array`, unrolled loops run; offset None where it
-    is not known.
+    """(offset, registers) of every load into `array`, unrolled loops run; offset None where it is
+    not known.
     """
     for op in ops:
         trips = unrolled_trips(op)
         if isinstance(op, LdMatrix) and op.registers is array:
             per_word = 32 // memory_type(array).dtype.bits
             yield _number(op.offset, known), op.matrices * per_word
-        elif trips and holds(op, LdMatrix):
+        elif isinstance(op, VectorLoad) and op.registers is array:
+            yield _number(op.offset, known), op.count
+        elif trips and holds(op, FRAGMENT_LOADS):
             assert isinstance(op, For)
             for index in range(trips):
                 yield from _loads(op.body.ops, array, {**known, op.body.params[0]: index})
-        elif op.regions and holds(op, LdMatrix):
+        elif op.regions and holds(op, FRAGMENT_LOADS):
             yield None, 0  # not in every trip
         elif isinstance(op, arith.Elementwise) and not op.regions:
             numbers = [_number(v, known) for v in op.inputs]
@@ -244,7 +255,7 @@ def _into(ops: Sequence[Op], sizes: Mapping[Value, int], step: Value) -> list[Op
     """Fragment loads into the buffer of trip `step`."""
     b = Builder()
     for op in ops:
-        if isinstance(op, LdMatrix) and op.registers in sizes:
+        if isinstance(op, FRAGMENT_LOADS) and op.registers in sizes:
             offset = b.add(_buffer(b, step, sizes[op.registers]), op.offset)
             b.emit(op.replace(offset=offset))
         else:
