@@ -80,9 +80,12 @@ def matmul(dtype: str) -> Any:
 
 
 def tile(target: Any, dtype: str) -> dict[str, int]:
-    """What suits a target: Hopper multiplies by the warpgroup, of operands in rows of 128 bytes."""
+    """What suits a target: Hopper multiplies by the warpgroup, of operands in rows of 128 bytes, as
+    f64 has them everywhere."""
     stages = 4 if target.asynchronous else 2
-    if not target.warp_roles or dtype in ("float32", "float64"):
+    if dtype == "float64":
+        return {"block_K": 16, "stages": stages}
+    if not target.warp_roles or dtype == "float32":
         return {"stages": stages}
     groups = 1 if dtype.startswith("float8") else 2  # unaligned, mma converts them in registers
     shape = {"block_M": 64 * groups, "block_N": 128 * groups, "block_K": 128 // itemsize(dtype)}

@@ -85,6 +85,24 @@ def test_every_extent_has_a_schedule_that_fits_the_target(target: str, dtype: st
                 assert s.block_K * p.item_bytes >= 16, "rows of a tile are whole vectors"
 
 
+@pytest.mark.parametrize("target", ["cuda:sm_80", "cuda:sm_90a"])
+def test_of_f64_two_blocks_share_a_multiprocessor(target: str) -> None:
+    """One multiplies while the other waits for its fragments: the largest tile of which two fit, in as
+    many stages as that leaves; smaller ones where they are too few."""
+    machine = find_target(target)
+    large, small = (choose_schedule(machine, Problem(n, n, n, "f64")) for n in (4096, 512))
+    assert large.block_M * large.block_N == 128 * 64 and large.block_K == 16
+    assert large.stages == {"cuda:sm_80": 3, "cuda:sm_90a": 4}[target]
+    for s in (large, small):
+        stages = s.stages * (s.block_M + s.block_N) * s.block_K * 8
+        assert 2 * (stages + 1024) <= machine.multiprocessor_shared_bytes
+        assert 2 * s.block_M * s.block_N // s.threads <= 128, "registers of sums"
+    assert blocks(Problem(512, 512, 512, "f64"), small) > machine.multiprocessors
+    p = Problem(2048, 2048, 2048, "f64")
+    twice = estimate(find_target("cuda:sm_100a"), p, large) / estimate(H100, p, large)
+    assert 1.7 < twice < 2, "m8n8k4 runs at half the rate of m16n8k16"
+
+
 def test_two_sets_of_sums_get_a_tile_that_registers_hold() -> None:
     for n in (64, 1024, 8192):
         s = choose_schedule(H100, Problem(n, n, n, "e4m3", exact=True))

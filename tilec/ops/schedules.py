@@ -30,6 +30,8 @@ from ..target import Target
 # What a multiprocessor of an H200 does in a clock of 1.76 GHz; others differ by a factor that is
 # alike for all tiles, so that the order of the candidates hardly changes.
 _MULTIPLIES = 4096  # products of 8-bit operands; half as many of 16, a quarter of 32
+_DOUBLES = {8: 64, 16: 128}  # products of f64, by the rows of the largest instruction
+_WAITING = 1.2  # times as long by one block alone, which waits at every step for its fragments
 _LARGE_ALONE, _SMALL_ALONE = 1.06, 1.4  # times as long by one warpgroup
 _SHARED, _BY_THREE = 90, 98  # bytes that matrix instructions read from shared memory
 _L2 = 86  # bytes from the L2 cache
@@ -147,7 +149,9 @@ def _unswapped(target: Target, problem: Problem) -> Iterator[Schedule]:
         if columns < 32 and columns < problem.N:
             continue  # A would be read from memory more than once
         stages = 2  # enough where products take long, and several blocks share a multiprocessor
-        if target.asynchronous and problem.dtype not in ("f32", "f64"):
+        if target.asynchronous and problem.dtype == "f64":
+            stages = _stages_of_two(target, problem, tile)
+        elif target.asynchronous and problem.dtype != "f32":
             stages = _stages(target, problem, tile)
         steps = ceil(problem.K / depth)
         for split in _PARTS[: 1 if problem.whole else None]:
@@ -167,6 +171,13 @@ def _stages(target: Target, problem: Problem, tile: tuple[int, int, int, int]) -
     span = _span(2 * columns)
     fit = [(target.shared_bytes - _BARRIERS - 2 * rows * s) // stage for s in (span, min(span, 64))]
     return max(2, min(_STAGES, fit[0] if fit[0] > _ENOUGH else fit[1]))
+
+
+def _stages_of_two(target: Target, problem: Problem, tile: tuple[int, int, int, int]) -> int:
+    """As many, up to 4, as leave room for a second block, which multiplies while one waits."""
+    rows, columns, depth, _ = tile
+    stage = (rows + columns) * depth * problem.item_bytes
+    return max(2, min(4, (target.multiprocessor_shared_bytes // 2 - _BARRIERS) // stage))
 
 
 def _shares_last_wave(target: Target, problem: Problem, tile: tuple[int, int, int, int]) -> bool:
@@ -200,11 +211,12 @@ def estimate(target: Target, problem: Problem, schedule: Schedule) -> float:
     tiles *= p.batch * s.split
     waves = ceil(tiles / processors)
     steps = ceil(p.K / s.block_K / s.split)
-    step = _step_clocks(target, p, s) + _STEP
+    alone = tiles <= processors
+    step = _step_clocks(target, p, s, alone) + _STEP
     stored = s.block_N * (p.sum_bytes if s.split > 1 else 2)
     end = _END + s.block_M * stored / _L2 + _SLAB * stored / _span(stored)
     # The last tile along M or N is slowest where it is not full, and some block has it last.
-    slowest = _step_clocks(target, p, s, last=True) + _STEP
+    slowest = _step_clocks(target, p, s, alone, last=True) + _STEP
     busy = waves * (steps * step + end) + steps * (slowest - step) + _START
     if s.workers:
         rest = tiles % s.workers
@@ -227,8 +239,11 @@ def _tiles_along(extent: int, block: int, cluster: int) -> int:
     return ceil(ceil(extent / block) / cluster) * cluster
 
 
-def _step_clocks(target: Target, p: Problem, s: Schedule, last: bool = False) -> float:
-    """What a step along K takes a multiprocessor, but for its barriers; of the last tile or others."""
+def _step_clocks(target: Target, p: Problem, s: Schedule, alone: bool, last: bool = False) -> float:
+    """What a step along K takes a multiprocessor, but for its barriers; of the last tile or others.
+    `alone`: of a block that shares its multiprocessor with no other."""
+    if p.dtype == "f64":
+        return _step_of_doubles(target, p, s, alone)
     arithmetic = s.block_M * s.block_N * s.block_K * p.item_bytes / _MULTIPLIES
     if p.exact:  # a thread adds a product in each clock
         arithmetic += s.block_M * s.block_N / 128
@@ -238,11 +253,25 @@ def _step_clocks(target: Target, p: Problem, s: Schedule, last: bool = False) ->
     # Each instruction of 64 rows reads those and all columns of its tile.
     read = ceil(s.block_M / 64) * (64 + s.block_N) * s.block_K * p.item_bytes
     operands = read / (_BY_THREE if s.threads > 256 else _SHARED)
-    filled = min(s.block_M, p.M) / s.cluster_N + min(s.block_N, p.N) / s.cluster_M
-    fills = filled * s.block_K * p.item_bytes / _L2
+    fills = _fills(p, s)
     terms = (arithmetic, operands, fills, _tma_clocks(p, s, last) if target.tma else 0)
     agreed = _AGREED if s.threads > 256 and s.cluster_M * s.cluster_N > 1 else 1
     return agreed * (max(terms) + _ALSO * sum(terms))
+
+
+def _step_of_doubles(target: Target, p: Problem, s: Schedule, alone: bool) -> float:
+    """The same of f64, by instructions of warps that stand two by two: no TMA, no warpgroups."""
+    rows = max((i.m for i in target.matrix if i.operand == p.dtype), default=8)
+    arithmetic = s.block_M * s.block_N * s.block_K / _DOUBLES[rows] * (_WAITING if alone else 1)
+    operands = 2 * (s.block_M + s.block_N) * s.block_K * p.item_bytes / _SHARED
+    terms = (arithmetic, operands, _fills(p, s))
+    return max(terms) + _ALSO * sum(terms)
+
+
+def _fills(p: Problem, s: Schedule) -> float:
+    """What the L2 takes for a step's tiles."""
+    filled = min(s.block_M, p.M) / s.cluster_N + min(s.block_N, p.N) / s.cluster_M
+    return filled * s.block_K * p.item_bytes / _L2
 
 
 def _tma_clocks(problem: Problem, schedule: Schedule, last: bool) -> float:
@@ -298,8 +327,10 @@ def _tiles(target: Target, problem: Problem) -> list[tuple[int, int, int, int]]:
         ]
     if not families & {"wgmma", "mma", "mfma"} or size > 2:
         least = (32, 32, 64 // size, 64)
-        if target.backend == "cuda" and problem.dtype == "f64":
-            return [(64, 64, 16, 128), least]
+        if target.backend == "cuda" and problem.dtype == "f64":  # rows of 16 are whole lines
+            # Sums take two registers each: of larger tiles a multiprocessor holds one block alone.
+            tiles = [(128, 64, 16, 128), (64, 128, 16, 128), (64, 64, 16, 128), (32, 32, 16, 64)]
+            return tiles if families else tiles[2:]
         # Threads that multiply and add read most of all: by the largest tile 4096^3 took 0.72 of the
         # time on one H200 (0.82 of cuBLAS's speed).
         by_threads = problem.dtype == "f32" and not families
