@@ -16,7 +16,7 @@ from tilec.backends.emitter import EmittedProgram, emit_program, render
 from tilec.backends.expressions import Expression, constant_expression, elementwise_expression
 from tilec.errors import TargetUnsupported
 from tilec.ir.build import scalar
-from tilec.ir.core import Constant, Value, constant
+from tilec.ir.core import Constant, Value, constant, operand
 from tilec.ir.dtypes import (
     DTYPES,
     DType,
@@ -286,8 +286,14 @@ def test_narrow_integers_wrap_where_they_can_overflow() -> None:
 def test_what_only_f32_has_goes_through_it() -> None:
     assert show(functions.Exp2(scalar(f32)), _A) == "exp2(a)"
     assert show(functions.Exp2(scalar(f16)), _A) == "convert<f16>(exp2(convert<f32>(a)))"
+    assert show(functions.Exp2(scalar(f64)), _A) == "exp2<f64>(a)"
+
+    class Soft(functions.Function, name="test.soft", pure=True):
+        text, known_in_f64 = "soft({x})", False
+        x: Value = operand()
+
     with pytest.raises(TargetUnsupported, match="TLC0512"):
-        elementwise_expression(functions.Exp2(scalar(f64)), [_A])
+        elementwise_expression(Soft(scalar(f64)), [_A])
 
 
 @pytest.mark.parametrize(

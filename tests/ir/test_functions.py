@@ -79,32 +79,43 @@ def test_bits() -> None:
 # -------------------------------------------------------------------------------------------------
 
 
+def two_of(dtype: str) -> list[str]:
+    """The functions of two operands that a dtype has."""
+    return [name for name in BINARY if name != "nextafter" or dtype == "float32"]
+
+
 @cache
-def make_table() -> Any:
+def make_table(dtype: str) -> Any:
+    second = two_of(dtype)
+
     @tilec.kernel
     def table(
-        X: T.Tensor(("N",), "float32"),
-        Z: T.Tensor(("N",), "float32"),
-        Y: T.Tensor((len(UNARY) + len(BINARY), "N"), "float32"),
+        X: T.Tensor(("N",), dtype),
+        Z: T.Tensor(("N",), dtype),
+        Y: T.Tensor((len(UNARY) + len(second) + 1, "N"), dtype),
     ):
         with T.Kernel(T.ceildiv(X.shape[0], 64), threads=64) as bx:
             i = bx * 64 + T.get_thread_binding()
             for k, name in enumerate(UNARY):
                 Y[k, i] = getattr(T, name)(X[i])
-            for k, name in enumerate(BINARY):
+            for k, name in enumerate(second):
                 Y[len(UNARY) + k, i] = getattr(T, name)(X[i], Z[i])
+            Y[len(UNARY) + len(second), i] = T.ldexp(X[i], 7)
 
     return table
 
 
 @pytest.mark.emulator
-def test_a_kernel_computes_them() -> None:
-    x, z = (p.ravel() for p in np.meshgrid(POINTS, POINTS[::3]))
-    start = np.zeros((len(UNARY) + len(BINARY), x.size), np.float32)
-    for device, (*_, y) in every_leg(make_table(), x, z, start):
-        for row, name in zip(y, (*UNARY, *BINARY), strict=True):
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_kernel_computes_them(dtype: str) -> None:
+    x, z = (p.ravel().astype(dtype) for p in np.meshgrid(POINTS, POINTS[::3]))
+    names = [*UNARY, *two_of(dtype)]
+    start = np.zeros((len(names) + 1, x.size), dtype)
+    for device, (*_, y) in every_leg(make_table(dtype), x, z, start):
+        for row, name in zip(y[:-1], names, strict=True):
             inputs = (x,) if name in UNARY else (x, z)
-            check_function(name, row, inputs, 2.0, device)
+            check_function(name, row, inputs, 2.0, device, dtype)
+        assert np.array_equal(y[-1], 128 * x, equal_nan=True)
 
 
 def test_names_for_approximations() -> None:
@@ -112,8 +123,9 @@ def test_names_for_approximations() -> None:
         assert getattr(T, f"__{name}") is getattr(T, name)
 
 
-def test_the_vendors_compile_them() -> None:
-    compile_texts(make_table())
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_vendors_compile_them(dtype: str) -> None:
+    compile_texts(make_table(dtype))
 
 
 @tilec.kernel

@@ -249,7 +249,7 @@ def _call(op: arith.Elementwise, operands: dict[str, Expression]) -> Expression:
                 hint="cast it to f32",
             )
         text = op.text.replace("(", "<f64>(", 1)
-        typed = {name: e.typed(f64) for name, e in operands.items()}
+        typed = {name: e.typed(dtypes[name]) for name, e in operands.items()}
         return Expression(spell(text, op, lambda v: "", typed), CALL)
     literal = not any(e.exact for e in operands.values())  # which overload is meant?
     texts = {

@@ -167,6 +167,8 @@ def _resolve(
         if need.arguments:
             instances[need.name].add(need.arguments)
             pending += [Need(a) for a in need.arguments if isinstance(a, str) and a in table]
+        if "f64" in need.arguments:
+            pending += [Need(name) for name in table[need.name].in_f64]
     return instances
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from ..ir.ops import functions
 
@@ -15,13 +17,14 @@ class PreludeEntry:
     prints the definition (the name itself where left out). The macro gets `instances`: the sorted
     argument tuples of every Need of this name; a macro of an ordinary C++ template ignores them.
     `requires` lists names that the text uses; they must stand earlier in the table, whose order is
-    the order of the text.
+    the order of the text. `in_f64` are those that it uses where an instance is of f64.
     """
 
     name: str
     template: str
     requires: tuple[str, ...] = ()
     macro: str = ""
+    in_f64: tuple[str, ...] = ()
 
     @property
     def macro_name(self) -> str:
@@ -29,13 +32,21 @@ class PreludeEntry:
         return self.macro or self.name
 
 
-def function_entries(**requires: tuple[str, ...]) -> tuple[PreludeEntry, ...]:
+def function_entries(
+    in_f64: Mapping[str, tuple[str, ...]] = MappingProxyType({}), **requires: tuple[str, ...]
+) -> tuple[PreludeEntry, ...]:
     """An entry for each function of `ir.ops.functions`, in that order: a macro of its name.
 
-    `requires` are those of functions whose text needs more than the base.
+    `requires` are those of functions whose text needs more than the base, `in_f64` those of their forms
+    for f64.
     """
     return tuple(
-        PreludeEntry(op.name, "functions.j2", requires.get(op.name, ("base",)))
+        PreludeEntry(
+            op.name,
+            "functions.j2",
+            requires.get(op.name, ("base",)),
+            in_f64=in_f64.get(op.name, ()),
+        )
         for op in functions.OPS
     )
 
@@ -49,7 +60,7 @@ def make_table(*entries: PreludeEntry) -> dict[str, PreludeEntry]:
     for entry in entries:
         if entry.name in table:
             raise ValueError(f"prelude name {entry.name!r} stands twice in the table")
-        missing = [name for name in entry.requires if name not in table]
+        missing = [name for name in (*entry.requires, *entry.in_f64) if name not in table]
         if missing:
             raise ValueError(
                 f"prelude name {entry.name!r} requires {missing}, which stand later or nowhere"

@@ -8,6 +8,17 @@ from ..prelude_entry import function_entries, make_table
 
 _SCALARS = ("i8", "i16", "i32", "i64", "u8", "u16", "u32", "u64", "f32", "f64", "bool")
 
+_IN_F64: dict[str, tuple[str, ...]] = {
+    "grown": (), "exp": ("grown",), "exp2": ("grown",), "exp10": ("grown",), "logarithm": (),
+    "log": ("logarithm",), "log2": ("logarithm",), "log10": ("logarithm",), "log1p": ("log",),
+    "sigmoid": ("exp",), "erf": ("exp",), "quarters": (), "sin": ("quarters",),
+    "cos": ("quarters",), "tan": ("quarters",), "arcs": (), "asin": ("arcs",), "acos": ("arcs",),
+    "atan": ("arcs",), "atan2": ("arcs",), "sinh": ("exp",), "cosh": ("exp",), "tanh": ("sinh",),
+    "asinh": ("log1p",), "acosh": ("log1p",), "atanh": ("log1p",), "pow": ("exp2", "log2"),
+    "hypot": (), "fmod": (),
+}  # fmt: skip
+"""Our own functions of f64, and which of them each uses."""
+
 TABLE = make_table(
     Entry("base", "types.j2"),
     *(Entry(name, "types.j2", ("base",), "builtin") for name in _SCALARS),
@@ -40,7 +51,12 @@ TABLE = make_table(
     Entry("half_turns", "functions.j2", ("base",)),
     Entry("arcs", "functions.j2", ("base",)),
     Entry("log_1p", "functions.j2", ("base",)),
+    *(
+        Entry(f"{name}_64", "functions64.j2", tuple(f"{r}_64" for r in requires) or ("base",))
+        for name, requires in _IN_F64.items()
+    ),
     *function_entries(
+        {name: (f"{name}_64",) for name in _IN_F64},
         sin=("half_turns",),
         cos=("half_turns",),
         tan=("sin", "cos"),

@@ -1,8 +1,7 @@
 """Functions of floats and of the bits of integers, element by element.
 
 Each is a function of the prelude of the same name, so that a class, a name in the language and a
-macro of each prelude are all it takes. Functions of floats are computed in f32 for 16-bit floats,
-and for f64 there are those that machines round correctly themselves;
+macro of each prelude are all it takes. Functions of floats are computed in f32 for 16-bit floats;
 docs/prelude.md says how exact they are. Outside its domain a function gives NaN.
 """
 
@@ -32,7 +31,7 @@ class Function(Unary):
     """Base: one float operand. `numpy` is its meaning."""
 
     accepts = ("float",)
-    computed_in_f32 = True
+    computed_in_f32 = known_in_f64 = True
     numpy: ClassVar[Any] = None
 
     def evaluate(self, *inputs: Any) -> Any:
@@ -43,7 +42,7 @@ class Function2(Binary):
     """Base: two float operands. `numpy` is its meaning."""
 
     accepts = ("float",)
-    computed_in_f32 = True
+    computed_in_f32 = known_in_f64 = True
     numpy: ClassVar[Any] = None
 
     def evaluate(self, *inputs: Any) -> Any:
@@ -118,7 +117,6 @@ class Sqrt(Function, name="sqrt", pure=True):
     """The square root."""
 
     text, numpy = "sqrt({x})", np.sqrt
-    known_in_f64 = True
     x: Value = operand()
 
 
@@ -126,7 +124,6 @@ class Rsqrt(Function, name="rsqrt", pure=True):
     """1 / sqrt(x)."""
 
     text, numpy = "rsqrt({x})", staticmethod(_rsqrt)
-    known_in_f64 = True
     x: Value = operand()
 
 
@@ -232,7 +229,6 @@ class Floor(Function, name="floor", pure=True):
     """The greatest whole number not above x."""
 
     text, numpy = "floor({x})", np.floor
-    known_in_f64 = True
     x: Value = operand()
 
 
@@ -240,7 +236,6 @@ class Ceil(Function, name="ceil", pure=True):
     """The least whole number not below x."""
 
     text, numpy = "ceil({x})", np.ceil
-    known_in_f64 = True
     x: Value = operand()
 
 
@@ -248,7 +243,6 @@ class Round(Function, name="round", pure=True):
     """The nearest whole number, of two the even one."""
 
     text, numpy = "round({x})", np.rint
-    known_in_f64 = True
     x: Value = operand()
 
 
@@ -256,7 +250,6 @@ class Trunc(Function, name="trunc", pure=True):
     """x without its fraction."""
 
     text, numpy = "trunc({x})", np.trunc
-    known_in_f64 = True
     x: Value = operand()
 
 
@@ -296,7 +289,6 @@ class Copysign(Function2, name="copysign", pure=True):
     """x with the sign of y."""
 
     text, numpy = "copysign({x}, {y})", np.copysign
-    known_in_f64 = True
     x: Value = operand()
     y: Value = operand()
 
@@ -318,7 +310,7 @@ class Ldexp(Elementwise, name="ldexp", pure=True):
     """x times 2 to the `exponent`, an i32."""
 
     text = "ldexp({x}, {exponent})"
-    computed_in_f32 = True
+    computed_in_f32 = known_in_f64 = True
     x: Value = operand()
     exponent: Value = operand()
 
