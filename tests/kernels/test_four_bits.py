@@ -276,3 +276,34 @@ def test_copies_from_pairs_to_pairs_convert(source: str, target: str) -> None:
         expected = of_bits(target, numbers.astype(int).astype(np.uint8) & 15)
     for leg, (_, b) in every_leg(converted, pack(v), np.zeros((16, 16), np.int8)):
         assert b.tobytes() == pack(expected).tobytes(), leg
+
+
+def elements_of_choice(dtype: str) -> Kernel:
+    @tilec.kernel
+    def chosen(A: T.Tensor((2, 64), dtype), Y: T.Tensor((4, 64), "float32"), n: T.int32):
+        """Elements at odd places too, which threads and iterations choose themselves."""
+        with T.Kernel(1, threads=64):
+            t = T.get_thread_binding()
+            s = T.alloc_shared((64,), dtype)
+            T.copy(A[1, 0:64], s)
+            Y[0, t] = T.cast(A[0, t ^ 1], "float32")
+            Y[1, t] = T.cast(s[(t * 3 + n) % 64], "float32")
+            for i in T.Parallel(64):
+                Y[2, i] = T.cast(A[0, i + n], "float32")
+            for i in T.Parallel(64):
+                Y[3, i] = T.cast(s[i ^ 3], "float32")
+
+    return chosen
+
+
+@pytest.mark.emulator
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_single_elements_are_loaded_wherever_they_lie(dtype: str) -> None:
+    x, t, n = values(dtype, (2, 64)), np.arange(64), 5
+    wide = x.astype(np.float32)
+    beyond = np.concatenate([wide[0], np.zeros(n)])[n:]
+    exact = [wide[0, t ^ 1], wide[1, (3 * t + n) % 64], beyond, wide[1, t ^ 3]]
+    for device, (_, y, _) in every_leg(
+        elements_of_choice(dtype), pack(x), np.zeros((4, 64), np.float32), n
+    ):
+        assert np.array_equal(y, exact), device
