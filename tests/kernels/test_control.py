@@ -359,3 +359,19 @@ def test_loops_that_count_down(bounds: tuple[int, int, int]) -> None:
     for device, (y, *_) in every_leg(descended, np.zeros((3, 64), np.int64), a, b, u):
         for row, expected in zip(y, rows, strict=True):
             assert row.tolist() == expected + [0] * (64 - len(expected)), device
+
+
+@tilec.kernel
+def neighbours(X: T.Tensor((32,), "int32"), Y: T.Tensor((32,), "int32"), every: bool = False):
+    with T.Kernel(1, threads=32):
+        for i in T.Parallel(32):
+            Y[i] = T.if_then_else(every or i > 0, X[i - 1], -1)
+
+
+def test_nor_where_accesses_outside_of_tensors_are_errors() -> None:
+    x, y = np.arange(32, dtype=np.int32), np.zeros(32, np.int32)
+    for check in ("", "bounds"):
+        neighbours(x, y, device="interpreter", check=check)
+        assert y.tolist() == [-1, *range(31)]
+    with pytest.raises(TilecError, match="TLC0742"):
+        neighbours(x, y, every=True, device="interpreter", check="bounds")

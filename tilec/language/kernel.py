@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import config
 from ..errors import ArgumentError, LanguageError, Loc
 from ..ir.core import Program
 from ..ir.dtypes import PAIRS
@@ -236,7 +237,8 @@ class Kernel:
         """
         self.refresh()
         dims = dict(const_dims or {})
-        key = _key(self.name, {**constants, "": tuple(sorted(dims.items()))})
+        guarded = "bounds" in config.current().check  # T.if_then_else asks
+        key = _key(self.name, {**constants, "": (guarded, *sorted(dims.items()))})
         if key not in self._programs:
             if self.staged is None:
                 self.staged = frontend().stage(self.function, self._scope)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .. import config
 from ..ir.core import Op, Value, constant_of
 from ..ir.ops import arith
 from ..ir.ops.arith import is_harmless
@@ -14,12 +15,14 @@ Reach = tuple[int, int]
 
 def cannot_fail(trace: Trace, op: Op) -> bool:
     """Whether an op may be run where nobody asks for its result: it is harmless, or it loads from a
-    tensor (outside of which there are zeros), or plainly from inside other memory.
+    tensor (outside of which there are zeros, but where TILEC_CHECK=bounds makes that an error), or
+    plainly from inside other memory.
     """
     if not isinstance(op, Load):
         return is_harmless(op)
     type_ = memory_type(op.memory)
-    return type_.space is Space.GLOBAL or all(
+    total = type_.space is Space.GLOBAL and "bounds" not in config.current().check
+    return total or all(
         isinstance(extent, int) and _is_inside(trace, index, extent)
         for index, extent in zip(op.indices, type_.shape, strict=True)
     )
