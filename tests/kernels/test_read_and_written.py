@@ -3,6 +3,8 @@ what it has read is not overwritten before, on every machine."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -10,6 +12,9 @@ import tilec
 import tilec.language as T
 from tests.kernels.legs import DEVICES, compile_texts
 from tilec.errors import TilecError
+from tilec.runtime import emulator
+from tilec.runtime.devices import open_device
+from tilec.runtime.emulator_device import EmulatorDevice
 
 pytestmark = pytest.mark.emulator
 
@@ -353,3 +358,59 @@ def test_threads_that_wait_for_each_other_may_meet_in_a_tensor(device: str, how:
     x, y = np.zeros((2, 64), np.int32)
     met(x, y, device=device, how=how)
     assert y.tolist() == [n ^ 1 for n in range(64)]
+
+
+@tilec.kernel
+def agreed(A: T.Tensor((32,), "int32"), X: T.Tensor((32,), "int32"), how: str = "all"):
+    """Each element gets A and then 6 from its own thread, and 6 from its neighbour."""
+    with T.Kernel(1, threads=32):
+        t = T.get_thread_binding()
+        if how == "half":
+            if t % 2 == 0:
+                X[t] = A[t]
+                X[t] = 6
+            else:
+                X[t - 1] = 6
+        else:
+            X[t] = A[t]
+            X[t] = 6
+            if how == "met":
+                T.sync_threads()
+            X[t ^ 1] = 6
+
+
+@tilec.kernel
+def agreed_by_blocks(A: T.Tensor((1,), "int32"), X: T.Tensor((1,), "int32")):
+    with T.Kernel(8, threads=32) as b:
+        if b == 3:
+            T.copy(A, X)
+            T.fill(X, 6)
+        else:
+            T.fill(X, 6)
+
+
+def in_any_order() -> list[tuple[str, Any]]:
+    orders = [(order, EmulatorDevice("cuda:sm_80", "", order=order)) for order in emulator.ORDERS]
+    return [("interpreter", open_device("interpreter")), *orders]
+
+
+@pytest.mark.parametrize("how", ["all", "half"])
+def test_who_agrees_only_in_the_end_does_race(how: str) -> None:
+    """What is written last is 6 in any order; what is there meanwhile is not."""
+    for name, device in in_any_order():
+        a, x = np.arange(32, dtype=np.int32), np.zeros(32, np.int32)
+        with pytest.raises(TilecError, match=r"with no order between them|data race") as caught:
+            agreed.compile(a, x, how=how, target="cuda:sm_80").run_on(device, (a, x))
+        assert caught.value.code in ("TLC0744", "TLC0780"), name
+        met = agreed.compile(a, x, how="met", target="cuda:sm_80")
+        met.run_on(device, (a, x))
+        assert (x == 6).all(), name
+
+
+def test_blocks_that_agree_only_in_the_end_do_race() -> None:
+    for name, device in in_any_order():
+        a, x = np.ones(1, np.int32), np.zeros(1, np.int32)
+        compiled = agreed_by_blocks.compile(a, x, target="cuda:sm_80")
+        with pytest.raises(TilecError, match=r"with no order between them|data race") as caught:
+            compiled.run_on(device, (a, x))
+        assert caught.value.code in ("TLC0747", "TLC0780"), name

@@ -82,7 +82,8 @@ class OrderedLog(AccessLog):
     def __init__(self, shape: tuple[int, ...], order: BlockOrder) -> None:
         self.order = order
         self.writer, self.reader = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
-        self.changer = np.zeros(shape, np.int32)
+        self.atomics = np.zeros(shape, np.int32)
+        self.changer: Array | None = None
         self._sets: list[tuple[tuple[int, int], ...]] = [()]
         self._numbers: dict[tuple[tuple[int, int], ...], int] = {(): 0}
 
@@ -95,8 +96,23 @@ class OrderedLog(AccessLog):
             self._unordered(self.reader, index, party),
         )
         self.writer[index] = self._number(((party, self.order.steps[party]),))
-        self.reader[index] = self.changer[index] = 0
+        self.reader[index] = self.atomics[index] = 0
         return clashes
+
+    def again(self, index: Index, party: Any) -> Bits:
+        def by_party(accesses: tuple[tuple[int, int], ...]) -> bool:
+            return any(block == party for block, _ in accesses)
+
+        return self._of_sets(self.writer[index], by_party, np.bool_)
+
+    def change(self, index: Index, party: Any, where: Bits) -> None:
+        if self.changer is None:
+            self.changer = np.zeros(self.writer.shape, np.int32)
+        now = self._number(((party, self.order.steps[party]),))
+        self.changer[index] = np.where(where, now, self.changer[index])
+
+    def changed(self, index: Index, party: Any) -> Bits | None:
+        return None if self.changer is None else self._unordered(self.changer, index, party)
 
     def read(self, index: Index, party: Any, repeats: bool) -> Bits:
         clash = self._unordered(self.writer, index, party)
@@ -107,14 +123,14 @@ class OrderedLog(AccessLog):
         return self._unordered(self.writer, index, party)
 
     def updated(self, index: Index, party: Any) -> Bits:
-        return self._unordered(self.changer, index, party)
+        return self._unordered(self.atomics, index, party)
 
     def update(self, index: Index, party: Any) -> tuple[Bits, Bits]:
         clashes = (
             self._unordered(self.writer, index, party),
             self._unordered(self.reader, index, party),
         )
-        self._add(self.changer, index, party)
+        self._add(self.atomics, index, party)
         return clashes
 
     def other(self, index: Index) -> int:

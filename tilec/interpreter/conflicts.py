@@ -26,6 +26,7 @@ class AccessLog:
         self.writer = np.zeros(shape, np.int32)
         self.reader = np.zeros(shape, np.int32)
         self.updater: Array | None = None  # by an atomic; made by the first
+        self.changer: Array | None = None  # who wrote several values; made by the first
         self.episode = -1
         self._base = 1
         self._many = 0  # the reader of an element that several parties have read
@@ -42,7 +43,7 @@ class AccessLog:
         if self._many >= 2**31 - 1:
             self.writer.fill(0)
             self.reader.fill(0)
-            self.updater = None
+            self.updater = self.changer = None
             self._base, self._many = 1, 1 + parties
 
     def write(self, index: Index, party: Array | int) -> tuple[Bits, Bits]:
@@ -53,6 +54,20 @@ class AccessLog:
         clashes = self._others(self.writer, index, party), self._others(self.reader, index, party)
         self.writer[index] = party + self._base
         return clashes
+
+    def again(self, index: Index, party: Array | int) -> Bits:
+        """Where this party has written last."""
+        return np.asarray(self.writer[index] == party + self._base)
+
+    def change(self, index: Index, party: Array | int, where: Bits) -> None:
+        """Notes that the party has written other bits than it writes now, where it has."""
+        if self.changer is None:
+            self.changer = np.zeros(self.writer.shape, np.int32)
+        self.changer[index] = np.where(where, party + self._base, self.changer[index])
+
+    def changed(self, index: Index, party: Array | int) -> Bits | None:
+        """Where another party has written several values; None where nobody has."""
+        return None if self.changer is None else self._others(self.changer, index, party)
 
     def outdone(self, index: Index, party: Array | int) -> Bits:
         """Where, of several that have just written an element, another's mark is there."""

@@ -70,6 +70,7 @@ def note_write(
         log, others = storage.threads_log(frame.stretch, lanes.count, access.uniform)
         for other in others:
             _check_order(frame, memory, other, index, value, party)
+        _note_change(memory, log, index, value, party)
         log.write(index, party)
     if storage.blocks is not None or storage.clocks is not None:
         note_region(frame, memory, index, True, value, repeats)
@@ -122,6 +123,7 @@ def _check_order(
     readers = log.touched(index, party)
     if readers.any():
         raise _conflict(frame, memory, log, index, party, readers, "writes", "reads")
+    _refuse_changed(frame, memory, log, index, party)
     before = log.written(index, party)
     if before.any():
         old = memory.storage.data[index]
@@ -172,6 +174,8 @@ def _check_write(
     repeats: bool,
 ) -> None:
     _refuse_updated(frame, memory, log, index, party, "writes")
+    _refuse_changed(frame, memory, log, index, party)
+    _note_change(memory, log, index, value, party)
     before, readers = log.write(index, party)
     if readers.any():
         raise _conflict(frame, memory, log, index, party, readers, "writes", "reads")
@@ -185,6 +189,30 @@ def _check_write(
     if doubled.any():
         last = _last_written(memory.storage, index, value)
         _same_or_conflict(frame, memory, log, index, party, doubled, last, value)
+
+
+def _note_change(
+    memory: Memory, log: AccessLog, index: Index, value: Any, party: Array | int
+) -> None:
+    """Notes where a party is about to write other bits than it wrote there before."""
+    again = log.again(index, party)
+    if again.any():
+        old = memory.storage.data[index]
+        differs = again & (
+            bits_of(old) != bits_of(np.broadcast_to(np.asarray(value, old.dtype), old.shape))
+        )
+        if differs.any():
+            log.change(index, party, np.asarray(differs))
+
+
+def _refuse_changed(
+    frame: Frame, memory: Memory, log: AccessLog, index: Index, party: Array | int
+) -> None:
+    """Raises where another party has written several values to what is written now, of which one at
+    most is this one: writers who agree need no order, but these do not."""
+    clash = log.changed(index, party)
+    if clash is not None and clash.any():
+        raise _conflict(frame, memory, log, index, party, clash, "writes", "writes other values to")
 
 
 def _last_written(storage: Storage, index: Index, value: Any) -> Array:
@@ -255,6 +283,8 @@ def note_region(
         if clash.any():
             raise _conflict(frame, memory, log, index, party, clash, "reads", "writes")
         return
+    _refuse_changed(frame, memory, log, index, party)
+    _note_change(memory, log, index, value, party)
     before, readers = log.write(index, party)
     if readers.any():
         raise _conflict(frame, memory, log, index, party, readers, "writes", "reads")

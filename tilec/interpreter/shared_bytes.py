@@ -65,6 +65,16 @@ class BytesLog(AccessLog):
         before, readers = self._whole.write(self._at(index), _of_bytes(party))
         return _any(before), _any(readers)
 
+    def again(self, index: Index, party: Any) -> Bits:
+        return np.asarray(self._whole.again(self._at(index), _of_bytes(party)).all(-1))
+
+    def change(self, index: Index, party: Any, where: Bits) -> None:
+        self._whole.change(self._at(index), _of_bytes(party), where[..., None])
+
+    def changed(self, index: Index, party: Any) -> Bits | None:
+        found = self._whole.changed(self._at(index), _of_bytes(party))
+        return None if found is None else _any(found)
+
     def outdone(self, index: Index, party: Any) -> Bits:
         return _any(self._whole.outdone(self._at(index), _of_bytes(party)))
 
