@@ -186,6 +186,23 @@ def test_symbols_of_every_spelling() -> None:
     assert "load %A[%bx, 0]" in text
 
 
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: T.Tensor(None, "int8"), "None is no dimension"),
+        (lambda: T.dynamic(3), "3 names no symbol"),  # type: ignore[arg-type]
+        (lambda: T.StridedTensor("M", -1), "a dimension or stride of -1"),
+        (lambda: T.StridedTensor("M", ("a", "b")), "not one stride for each"),
+        (lambda: tilec.compile(len, target="cuda:sm_80"), "built-in function len"),  # type: ignore[arg-type]
+    ],
+    ids=lambda part: part if isinstance(part, str) else "",
+)
+def test_what_is_no_description(make: Callable[[], Any], words: str) -> None:
+    with pytest.raises(LanguageError, match=words) as caught:
+        make()
+    assert caught.value.hint and caught.value.loc.file == __file__
+
+
 def test_annotations_in_the_body() -> None:
     @tilec.kernel
     def k(A, B, n, step=2):
@@ -250,6 +267,29 @@ def test_heuristics_fill_what_is_not_given() -> None:
         k.specialise((np.zeros(3, np.float32),), {}, None)
     with pytest.raises(LanguageError, match="takes a function"):
         tilec.heuristic({"block": 1})  # type: ignore[arg-type]
+    k.heuristic = lambda target, shapes: {"block": shapes["B"][0]}
+    with pytest.raises(ArgumentError, match="the heuristic of k: KeyError: 'B'") as caught:
+        k.specialise((small,), {})
+    assert "by name" in caught.value.hint and isinstance(caught.value.__cause__, KeyError)
+
+
+@pytest.mark.parametrize(
+    "decorate",
+    [tilec.heuristic(lambda target, shapes: {"n": 7}), tilec.autotune(configs=[{"n": 7}])],
+    ids=["heuristic", "autotune"],
+)
+def test_what_decorates_a_kernel_that_has_been_called_counts(decorate: Any) -> None:
+    @tilec.kernel
+    def k(A: T.Tensor((1,), "int32"), n: int = 3):
+        with T.Kernel(1, threads=32):
+            A[0] = n
+
+    a = np.zeros(1, np.int32)
+    for _ in range(2):
+        k(a, device="interpreter")
+    assert a[0] == 3
+    decorate(k)(a, device="interpreter")
+    assert a[0] == 7
 
 
 def test_decorators_may_stand_above() -> None:

@@ -28,7 +28,9 @@ class Tuning:
         """Values by parameter name, one for each candidate. Raises ArgumentError where there is
         none, or one names what is no compile-time parameter.
         """
-        made = self.configs(target, shapes) if callable(self.configs) else self.configs
+        made = self.configs
+        if callable(made):
+            made = kernel.ask(made, "autotune", target, shapes)
         if isinstance(made, Mapping) or not isinstance(made, Iterable):
             raise ArgumentError(
                 "TLC0302",
@@ -37,7 +39,11 @@ class Tuning:
             )
         found = [dict(kernel.check_choice(config, "autotune")) for config in made]
         if not found:
-            raise ArgumentError("TLC0305", f"autotune of {kernel.name} has no configuration")
+            raise ArgumentError(
+                "TLC0305",
+                f"autotune of {kernel.name} has no configuration",
+                hint='give one or more: [{"block_M": 64}, {"block_M": 128}]',
+            )
         return found
 
 
@@ -69,6 +75,7 @@ def autotune(configs: Configs, key: str | Sequence[str] = ()) -> Any:
             )
         names = (key,) if isinstance(key, str) else tuple(key)
         kernel.tuning = Tuning(configs, names)
+        kernel.forget_calls()
         return kernel
 
     return decorate

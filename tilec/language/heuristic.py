@@ -33,6 +33,7 @@ def heuristic(choose: Callable[[Any, Mapping[str, tuple[int, ...]]], Mapping[str
                 "TLC0113", "tilec.heuristic decorates a kernel", hint="put it above tilec.kernel"
             )
         kernel.heuristic = choose
+        kernel.forget_calls()
         return kernel
 
     return decorate

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from .. import config
-from ..errors import ArgumentError, LanguageError, Loc
+from ..errors import ArgumentError, LanguageError, Loc, TilecError
 from ..ir.core import Program
 from ..ir.dtypes import PAIRS
 from .build import build_program, probe_dims
@@ -155,7 +155,21 @@ class Kernel:
             for p in self.parameters
             if p.kind == "tensor" and hasattr(given[p.name], "shape")
         }
-        return self.check_choice(self.heuristic(target, shapes), "the heuristic")
+        chosen = self.ask(self.heuristic, "the heuristic", target, shapes)
+        return self.check_choice(chosen, "the heuristic")
+
+    def ask(self, choose: Callable[..., Any], who: str, *about: Any) -> Any:
+        """What a function of the program's own chooses. Raises ArgumentError where it raises."""
+        try:
+            return choose(*about)
+        except TilecError:
+            raise
+        except Exception as error:
+            raise ArgumentError(
+                "TLC0302",
+                f"{who} of {self.name}: {type(error).__name__}: {error}",
+                hint="it is called with the target and the shapes of the tensors by name",
+            ) from error
 
     def check_choice(self, chosen: Any, who: str) -> Mapping[str, Any]:
         """What `who` chose of the compile-time parameters. Raises ArgumentError where it names another,
@@ -256,10 +270,14 @@ class Kernel:
             self._programs.clear()
             self._heads.clear()
             self.traced_for.clear()
-            self.remembered = None
+            self.forget_calls()
             now = ()
         self.bindings = now
         self.repeat = None
+
+    def forget_calls(self) -> None:
+        """Has the next call find out by itself what it takes."""
+        self.remembered = self.repeat = None
 
     def lower_to_ir(self, specialisation: Specialisation | None = None) -> Program:
         """The program of the frontend, for a specialisation; by default for the defaults."""
@@ -386,4 +404,8 @@ prim_func = kernel
 
 def compile(kernel: Kernel, *examples: Any, target: Any = None, **constants: Any) -> Any:
     """kernel.compile(*examples, target=…, **constants)."""
+    if not isinstance(kernel, Kernel):
+        raise refuse(
+            "TLC0113", f"tilec.compile of {kernel!r}", hint="it takes what tilec.kernel decorates"
+        )
     return kernel.compile(*examples, target=target, **constants)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -126,6 +127,12 @@ def _text(dims: tuple[DimSpec, ...]) -> str:
     return f"({', '.join(str(getattr(d, 'name', d)) for d in dims)})"
 
 
+def _names(names: Any) -> list[str]:
+    """Those of "M, N"; none where it is no text."""
+    parts = names.split(",") if isinstance(names, str) else ()
+    return [part.strip() for part in parts if part.strip()]
+
+
 def _dims(shape: Any) -> tuple[DimSpec, ...]:
     if isinstance(shape, str) and _is_dtype(shape):
         raise refuse(
@@ -133,7 +140,8 @@ def _dims(shape: Any) -> tuple[DimSpec, ...]:
             f"a tensor whose shape is {shape!r}, an element type",
             hint=f'the shape comes first: T.Tensor(("M", "N"), "{shape}")',
         )
-    dims = (shape,) if isinstance(shape, DimSpec) else tuple(shape)
+    several = isinstance(shape, Iterable) and not isinstance(shape, DimSpec)
+    dims = tuple(shape) if several else (shape,)
     if not dims:
         raise refuse(
             "TLC0113",
@@ -163,8 +171,8 @@ def _dim(dim: Any) -> DimSpec:
     if isinstance(dim, int) and dim < 0:
         raise refuse(
             "TLC0113",
-            f"a tensor has a dimension of {dim}",
-            hint='an extent is 0 or more; one that only the call knows is a name: "M"',
+            f"a tensor has a dimension or stride of {dim}",
+            hint='it is 0 or more; one that only the call knows is a name: "M"',
         )
     return parse_extent(dim) if isinstance(dim, str) and not dim.isidentifier() else dim
 
@@ -208,7 +216,11 @@ def StridedTensor(shape: Any, strides: Any, dtype: object = "float32") -> Tensor
         if spec.dtype in PAIRS:
             raise TypeMismatch("TLC0152", f"{spec}: 4-bit elements lie row by row, two to a byte")
         if len(spec.shape) != len(spec.strides or ()):
-            raise refuse("TLC0113", f"{spec} has not one stride for each dimension")
+            raise refuse(
+                "TLC0113",
+                f"{spec} has not one stride for each dimension",
+                hint="strides are in elements, a number or a symbol for each, the last often 1",
+            )
         return spec
 
 
@@ -232,11 +244,13 @@ def dynamic(name: str, dtype: object = "int32", *, multiple_of: int = 1) -> Any:
     Raises:
         LanguageError: no name, another dtype, or a multiple that is no positive int.
     """
-    names = [part.strip() for part in name.split(",") if part.strip()]
+    names = _names(name)
     if not names or not all(part.isidentifier() for part in names):
-        raise refuse("TLC0113", f"{name!r} names no symbol")
+        raise refuse(
+            "TLC0113", f"{name!r} names no symbol", hint='T.dynamic("M"), T.dynamic("M, N")'
+        )
     if element_type(dtype) != i32:
-        raise refuse("TLC0113", "symbols are int32")
+        raise refuse("TLC0113", f"a symbol of {dtype}", hint="symbols are int32: leave it out")
     if isinstance(multiple_of, bool) or not isinstance(multiple_of, int) or multiple_of < 1:
         raise refuse(
             "TLC0113", f"multiple_of={multiple_of!r} promises nothing", hint="a positive int"
@@ -258,10 +272,10 @@ def const(names: str) -> Any:
         'in the body, which also annotates what has it: N = T.const("N"), then '
         'A: T.Tensor((N,), "float16") of a parameter that the signature only names',
     )
-    wanted = [part.strip() for part in names.split(",") if part.strip()]
+    wanted = _names(names)
     found = tuple(_constant(trace.const_dims, name) for name in wanted)
     if not found:
-        raise refuse("TLC0113", f"{names!r} names no dimension")
+        raise refuse("TLC0113", f"{names!r} names no dimension", hint='M, N = T.const("M, N")')
     return found[0] if len(found) == 1 else found
 
 

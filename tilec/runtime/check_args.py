@@ -30,7 +30,7 @@ from ..backends.manifest import (
     Variant,
 )
 from ..errors import ArgumentError
-from ..ir.dtypes import DTYPES, HOLDERS
+from ..ir.dtypes import DTYPES, HOLDERS, long_name
 from ..language.spec import ArraySpec
 from .arrays import ArrayDevice, ArrayView, is_array, item_bytes, view_array
 
@@ -214,7 +214,7 @@ def _check_element(program: str, param: TensorParam, view: ArrayView) -> None:
             f"{name} has dtype {view.dtype}, expected {param.dtype}",
             "pass bytes of two elements, the first in the low half: tilec.quantize.pack makes them"
             if param.dtype in PACKED
-            else "",
+            else f"convert it to {long_name(param.dtype)}, or declare the parameter as it is",
         )
     with told_of(program):
         check_place(param, view)
