@@ -100,6 +100,26 @@ BODIES = {
             C[i] = A[i] + x
             C[i + 1] = C[i] - x
     """,
+    "counting down": """
+        count = variable(0)
+        for i in loop(n, -1, -1):
+            for j in reversed(loop(i, n, 3)):
+                count = (count * 3 + j - i) % 1009
+            C[i] = count
+        for k in reversed(range(n)):
+            for m in range(14, k, -4):
+                C[m], count = divmod(C[m] + count * 7 % 1013, 5)
+            C[k] += count
+    """,
+    "defaults of functions": """
+        v = variable(n)
+        def early(x, seen=v, *, other=v + 1):
+            return x * seen + other
+        def late(x):
+            return x * v
+        v = A[3]
+        C[0] = early(2) - late(3)
+    """,
     "python around it": """
         parts = []
         for i in range(4):

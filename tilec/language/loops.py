@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import LanguageError
-from ..ir.core import Value, constant
+from ..ir.core import Value, constant, constant_of
 from ..ir.dtypes import i32, i64
 from ..ir.ops.arith import Add, Sub, element_dtype
 from .arithmetic import is_wide, narrowed
@@ -50,6 +50,20 @@ class Counted(TracedLoop):
     def loops(self) -> tuple[Counted, ...]:
         """The loops, outermost first: itself."""
         return (self,)
+
+    def __reversed__(self) -> Counted:
+        """The same indices, the last one first. Raises LanguageError where they are in no order, or it
+        takes 64 bits, or a step that is no number, to say which is the last."""
+        trace, by = current("reversed"), constant_of(self.step)
+        if self.origin is not None or by is None or self.kind not in ("serial", "unroll"):
+            raise refuse(
+                "TLC0125",
+                "this loop has no order that can be reversed",
+                hint="T.serial(n - 1, -1, -1) counts down",
+            )
+        start, stop = (wrap(trace, bound) for bound in (self.start, self.stop))
+        last = start + (stop - start - 1) // int(by) * int(by)
+        return counted("reversed", last, start - 1, -int(by), kind=self.kind, unroll=self.unroll)
 
     def given(self, indices: tuple[Any, ...]) -> Any:
         """What the name behind `for` holds in a trip: the index."""

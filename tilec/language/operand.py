@@ -128,6 +128,12 @@ class Operand:
     def __rmod__(self, other: Any) -> Any:
         return binary(arith.FloorMod, other, self)
 
+    def __divmod__(self, other: Any) -> Any:
+        return self // other, self % other
+
+    def __rdivmod__(self, other: Any) -> Any:
+        return other // self, other % self
+
     def __and__(self, other: Any) -> Any:
         return binary(arith.BitAnd, self, other)
 

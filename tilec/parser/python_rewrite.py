@@ -257,7 +257,11 @@ class _Rewriter(ast.NodeTransformer):
         return _place(ast.NamedExpr(node.target, value), node)
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> list[ast.stmt]:
-        """A plain function stays as it is, a macro rewrites itself; the name is bound like any."""
+        """A plain function stays as it is, a macro rewrites itself; the name is bound like any. Defaults
+        are of the program around it, now."""
+        given = node.args
+        given.defaults = [self.visit(default) for default in given.defaults]
+        given.kw_defaults = [default and self.visit(default) for default in given.kw_defaults]
         return [node, self._bind(node.name, _load(node.name, node), node)]
 
     def _import(self, node: ast.Import | ast.ImportFrom) -> list[ast.stmt]:

@@ -387,8 +387,9 @@ class _Placer:
                 "threads exchange data through shared memory under control flow that depends on "
                 "the thread",
                 loc=op.loc,
-                hint="move the statements out of the condition; or index by the thread's number and "
-                "loops of known bounds, so that it shows that nobody touches what another writes",
+                hint="put the condition into a T.Parallel nest, which has a barrier before and after; or "
+                "index by the thread's number and loops of known bounds, so that it shows that nobody "
+                "touches what another writes",
             )
         if (pending.copies or pending.groups) and self.copies is not None:
             ops += self.copies.land_all()
