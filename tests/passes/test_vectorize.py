@@ -24,6 +24,7 @@ def gathered(
     C: T.Tensor((40, 64), "float16"), how: str = "tensor",
 ):  # fmt: skip
     """C[i] = A[rows[i]]; zeros for rows that are not there."""
+    N = A.shape[0]
     with T.Kernel(1, threads=64):
         part = T.alloc_shared((40, 64), "float16")
         table = T.alloc_shared((40,), "int32")
@@ -35,6 +36,10 @@ def gathered(
                 part[i, j] = A[table[i], j]
             elif how == "chosen":
                 part[i, j] = A[T.if_then_else(rows[i] < 40, rows[i], -1), j]
+            elif how == "ternary":
+                part[i, j] = A[rows[i], j] if rows[i] >= 0 else 0
+            elif how == "converted":
+                part[i, j] = T.cast(A[rows[i], j], "float32") * 1 if rows[i] >= 0 else A[N, j]
             elif rows[i] >= 0:
                 part[i, j] = A[rows[i], j]
             else:
@@ -42,7 +47,7 @@ def gathered(
         T.copy(part, C)
 
 
-@pytest.mark.parametrize("how", ["tensor", "shared", "chosen", "branch"])
+@pytest.mark.parametrize("how", ["tensor", "shared", "chosen", "ternary", "converted", "branch"])
 def test_rows_that_a_table_names(how: str) -> None:
     """16 bytes at once, though the table's entries are wider than halves."""
     for target, text in compile_texts(gathered, how=how).items():

@@ -16,10 +16,11 @@ parts of an element that T.view makes of smaller ones are moved.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..ir.clone import clone_op
+from ..ir.clone import Renaming, clone_op
 from ..ir.core import Access, Block, Level, Op, Program, Value, at, constant_of, walk
 from ..ir.ops import arith
 from ..ir.ops.control import For, If, Launch, Yield, map_launches
@@ -141,7 +142,7 @@ class _Vectorizer(Rebuilder):
         """A marked loop: vectors around an unrolled loop over its iterations."""
         assert isinstance(op, For)
         self.b.enter_for(op)
-        op = self._hoisted(op)
+        op = self._hoisted(self._chosen(self._hoisted(op)))
         branch = self._branch(op)
         if branch is not None:
             super().op(branch)
@@ -195,6 +196,41 @@ class _Vectorizer(Rebuilder):
                 self.op(inner)
             inside -= made
         return op.replace(body=op.body.with_ops(kept))  # type: ignore[return-value]
+
+    def _chosen(self, op: For) -> For:
+        """The loop with choices that all iterations make alike as selects, where a side but computes and
+        loads from tensors: loads of the side that does not count are not done. So a row, or zeros where
+        there is none, is read as vectors.
+        """
+        if op.inits:
+            return op
+        inside = _made_in(op.body)
+        names: Renaming = {}
+        kept: list[Op] = []
+        for inner in op.body.ops:
+            if not isinstance(inner, If) or inner.condition in inside or not _only_loads(inner):
+                kept.append(clone_op(inner, names))
+                continue
+            with at(inner.loc):
+                holds = self.value(inner.condition)
+                chosen = self._under(holds, inner.then, names, kept)
+                loads = any(isinstance(part, Load) for part in inner.orelse.ops)
+                fails = self.b.emit(arith.Not(holds)).result if loads else holds
+                others = self._under(fails, inner.orelse, names, kept)
+                for result, x, y in zip(inner.results, chosen, others, strict=True):
+                    names[result] = _selected(holds, x, y, kept)
+        return op.replace(body=op.body.with_ops(kept))  # type: ignore[return-value]
+
+    def _under(
+        self, condition: Value, side: Block, names: Renaming, kept: list[Op]
+    ) -> tuple[Value, ...]:
+        """What a side of a choice gives, its ops among the others."""
+        *ops, end = side.ops
+        for op in ops:
+            if isinstance(op, Load):
+                op = op.replace(predicate=(condition,))
+            kept.append(clone_op(op, names))
+        return tuple(names.get(v, v) for v in end.inputs)
 
     def _branch(self, op: For) -> If | None:
         """The branch that is all of a loop's body but pure ops, with a loop of its own on each side,
@@ -375,6 +411,29 @@ class _Vectorizer(Rebuilder):
         if type(op) not in makers:
             return value
         return makers[type(op)](self._rebuilt(op.x, inside), self._rebuilt(op.y, inside))
+
+
+def _only_loads(choice: If) -> bool:
+    """Whether the sides of a choice compute what can be computed anywhere, and load from tensors."""
+
+    def is_load(op: Op) -> bool:
+        plain = isinstance(op, Load) and not op.predicate
+        return plain and memory_type(op.inputs[0]).space is Space.GLOBAL
+
+    inner = [op for side in (choice.then, choice.orelse) for op in side.ops[:-1]]
+    return any(map(is_load, inner)) and all(is_load(op) or arith.is_harmless(op) for op in inner)
+
+
+def _selected(condition: Value, x: Value, y: Value, kept: list[Op]) -> Value:
+    """x where the condition holds, else y; x itself, where it is loaded then, and y is what it is else."""
+    other = constant_of(y)
+    for op in kept:
+        if isinstance(op, Load) and x in op.results and op.predicate == (condition,):
+            safe = op.safe_value
+            if other == safe and math.copysign(1, other) == math.copysign(1, safe):
+                return x
+    kept.append(arith.Select(condition, x, y))
+    return kept[-1].results[0]
 
 
 def _made_in(block: Block) -> set[Value]:
