@@ -236,3 +236,26 @@ def overwritten(
                 T.wait_wgmma(0)
         T.wait_wgmma(0)
         T.copy(acc, C)
+
+
+@tilec.kernel
+def doubles(
+    A: T.Tensor(("M", "K"), "float64"),
+    B: T.Tensor(("K", "N"), "float64"),
+    C: T.Tensor(("M", "N"), "float64"),
+):
+    """Tiles of f64, which TMA brings and lanes of mma read by elements."""
+    with T.Kernel(T.ceildiv(C.shape[1], 32), T.ceildiv(C.shape[0], 32), threads=128) as (bx, by):
+        A_s = T.alloc_shared((2, 32, 16), "float64")
+        B_s = T.alloc_shared((2, 16, 32), "float64")
+        full = T.alloc_barrier([128, 128])
+        acc = T.alloc_fragment((32, 32), "float64")
+        T.clear(acc)
+        for k in range(T.ceildiv(A.shape[1], 16)):
+            T.sync_threads()  # the buffer's last product is over
+            T.tma_copy(A[by * 32, k * 16], A_s[k % 2, :, :], barrier=full[k % 2])
+            T.tma_copy(B[k * 16, bx * 32], B_s[k % 2, :, :], barrier=full[k % 2])
+            T.mbarrier_arrive(full[k % 2])
+            T.mbarrier_wait_parity(full[k % 2], k // 2 % 2)
+            T.gemm(A_s[k % 2, :, :], B_s[k % 2, :, :], acc)
+        T.copy(acc, C[by * 32, bx * 32])

@@ -126,7 +126,20 @@ def test_boxes_of_any_rank() -> None:
         assert np.array_equal(o[2], r[1] - 1) and not o[:2].any()
 
 
-@pytest.mark.parametrize("name", ["copied", "met", "alone", "rectified", "shapes"])
+@pytest.mark.emulator
+def test_tiles_that_tma_brings_are_read_by_elements_in_its_swizzles() -> None:
+    kernel = compiled(hand_written.doubles)
+    assert "mma<16, 8, 16>" in kernel.lowered.text and "tma_load<2>" in kernel.lowered.text
+    for m, n, k in ((1, 2, 16), (33, 34, 50), (32, 32, 8)):
+        a, b = (x.astype(np.float64) for x in operands(m, n, k)[:2])
+        for mode in MODES:
+            c = np.full((m, n), np.nan)
+            device = EmulatorDevice(HOPPER, "a test", mode, "reverse", 5)
+            device.run(kernel, [a, np.ascontiguousarray(b.T), c])
+            assert np.array_equal(c, a @ b.T), (m, n, k, mode)
+
+
+@pytest.mark.parametrize("name", ["copied", "met", "alone", "rectified", "shapes", "doubles"])
 def test_the_assembler_takes_them_without_spills_or_serialised_products(name: str) -> None:
     for variant in compiled(getattr(hand_written, name)).variants:
         made = find_nvrtc().compile(variant.text, variant.file_name, "sm_90a")
@@ -167,7 +180,7 @@ def synchronisation(kernel: Any, **constants: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["matmul", "pingpong", "copied", "met", "alone", "rectified", "shapes"]
+    "name", ["matmul", "pingpong", "copied", "met", "alone", "rectified", "shapes", "doubles"]
 )
 def test_no_hazard_is_seen_where_there_is_none(name: str) -> None:
     module = EXAMPLE if name in TILES else hand_written
