@@ -59,6 +59,8 @@ class Target:
     shared_bytes: int  # most dynamic shared memory of a block
     registers: int  # 32-bit registers of a multiprocessor
     multiprocessor_shared_bytes: int  # of all blocks, with 1 KiB each that the system takes
+    resident_threads: int = 2048  # of a multiprocessor, of all blocks
+    resident_blocks: int = 32  # of a multiprocessor
     max_threads: int = 1024  # of a block
     max_registers: int = 255  # of a thread
     vector_bytes: int = 16  # widest access of a thread
@@ -96,6 +98,14 @@ class Target:
         """The compute capability, (9, 0) of sm_90a; None for another vendor's machine."""
         number = self.arch.removeprefix("sm_").rstrip("af")
         return divmod(int(number), 10) if self.backend == "cuda" and number.isdigit() else None
+
+    def resident(self, threads: int) -> int:
+        """Blocks of so many threads that a multiprocessor holds, whatever else they take. On AMD's, blocks
+        of one wave take none of the barriers that limit the others.
+        """
+        warps = -(-threads // self.warp_size)
+        room = self.resident_threads // (warps * self.warp_size)
+        return room if self.backend == "hip" and warps == 1 else min(room, self.resident_blocks)
 
     def runs_on(self, major: int, minor: int) -> bool:
         """Whether a GPU of that compute capability can run code for this target: of the same major
@@ -203,7 +213,7 @@ def _amd(
     """
     return Target(
         "hip", arch, 64, shared * KIB, 131072, shared * KIB, max_registers=512, buffer_loads=True,
-        schedule_groups=True, simds=4, multiprocessors=multiprocessors,
+        resident_blocks=16, schedule_groups=True, simds=4, multiprocessors=multiprocessors,
         atomic_widths=tuple((dtype, 2) for dtype in pairs), **features,
     )  # fmt: skip
 
@@ -211,10 +221,18 @@ def _amd(
 TARGETS: dict[str, Target] = {
     target.name: target
     for target in (
-        _nvidia("sm_75", 64, 64, 40, matrix=_MMA_75),
+        _nvidia(
+            "sm_75", 64, 64, 40, matrix=_MMA_75, resident_threads=1024, resident_blocks=16,
+        ),
         _nvidia("sm_80", 163, 164, 108, matrix=_MMA_80, async_copy=True),
-        _nvidia("sm_86", 99, 100, 84, matrix=_MMA_80, async_copy=True),
-        _nvidia("sm_89", 99, 100, 142, matrix=_MMA_89, async_copy=True),
+        _nvidia(
+            "sm_86", 99, 100, 84, matrix=_MMA_80, async_copy=True, resident_threads=1536,
+            resident_blocks=16,
+        ),
+        _nvidia(
+            "sm_89", 99, 100, 142, matrix=_MMA_89, async_copy=True, resident_threads=1536,
+            resident_blocks=24,
+        ),
         _nvidia(
             "sm_90a", 227, 228, 132, matrix=_WGMMA + _MMA_90, async_copy=True, stmatrix=True,
             tma=True, clusters=True, warp_roles=True, exact=True,
@@ -226,7 +244,7 @@ TARGETS: dict[str, Target] = {
         ),
         _nvidia(
             "sm_120a", 99, 100, 188, matrix=_MMA_89, async_copy=True, stmatrix=True, tma=True,
-            clusters=True,
+            clusters=True, resident_threads=1536, resident_blocks=24,
         ),
         _amd("gfx90a", 64, 110, ("f16",), matrix=_MFMA_90A),
         _amd("gfx942", 64, 304, ("f16", "bf16"), matrix=_MFMA_942, dies=8),

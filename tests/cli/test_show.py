@@ -11,8 +11,10 @@ import pytest
 
 from tilec.cli import run as command_line
 from tilec.cli.draw_layouts import draw_banks, draw_registers
+from tilec.cli.resources import Usage
 from tilec.ir.layout.fragments import mma_m16n8
 from tilec.ir.layout.shared import SharedLayout
+from tilec.target import find_target
 
 GEMM = Path(__file__).resolve().parents[2] / "examples" / "gemm.py"
 SMALL = ["-D", "block_M=64", "-D", "block_N=64", "-D", "block_K=32", "-D", "threads=128"]
@@ -80,5 +82,22 @@ def test_show_resources(capfd: pytest.CaptureFixture[str]) -> None:
     warps = 65536 // (-(-aligned["registers"] * 32 // 256) * 256)
     assert aligned["blocks_by_registers"] == warps // 4
     assert aligned["blocks_by_shared"] == 164 * 1024 // (aligned["shared_bytes"] + 1024)
+    assert aligned["blocks_by_threads"] == 16
     assert command_line(show) == 0
     assert "0 bytes spilled" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("target", "threads", "blocks"),
+    [
+        ("cuda:sm_75", 32, 16), ("cuda:sm_75", 1024, 1), ("cuda:sm_86", 1024, 1), ("cuda:sm_86", 96, 16),
+        ("cuda:sm_89", 64, 24), ("cuda:sm_90a", 64, 32), ("cuda:sm_90a", 65, 21), ("cuda:sm_120a", 256, 6),
+        ("hip:gfx942", 64, 32), ("hip:gfx942", 65, 16), ("hip:gfx90a", 256, 8),
+    ],
+)  # fmt: skip
+def test_a_multiprocessor_has_room_for_so_many_blocks(
+    target: str, threads: int, blocks: int
+) -> None:
+    assert find_target(target).resident(threads) == blocks
+    used = Usage("k", threads, 1, 0, 0, 0, 0, 99, 99, find_target(target).resident(threads))
+    assert f"{blocks} blocks on a multiprocessor, by threads" in str(used)

@@ -16,8 +16,8 @@ REGISTER_GRANULE = 256  # 32-bit registers are given to a warp in such portions
 @dataclass(frozen=True)
 class Usage:
     """One kernel: registers, spilled bytes and stack of a thread, shared bytes and barriers of a
-    block, and how many blocks a multiprocessor holds as far as registers and shared memory go
-    (0: one does not fit).
+    block, and how many blocks a multiprocessor holds as far as registers, shared memory and its room
+    for threads and blocks go (0: one does not fit).
     """
 
     kernel: str
@@ -29,11 +29,13 @@ class Usage:
     barriers: int
     blocks_by_registers: int
     blocks_by_shared: int
+    blocks_by_threads: int
 
     def __str__(self) -> str:
-        blocks = min(self.blocks_by_registers, self.blocks_by_shared)
-        limit = (
-            "registers" if self.blocks_by_registers <= self.blocks_by_shared else "shared memory"
+        blocks, limit = min(
+            (self.blocks_by_registers, "registers"),
+            (self.blocks_by_shared, "shared memory"),
+            (self.blocks_by_threads, "threads"),
         )
         return (
             f"  {self.kernel}: {self.threads} threads, {self.registers} registers, "
@@ -74,4 +76,5 @@ def _usage(told: KernelResources, threads: int, shared: int, target: Target) -> 
         told.barriers,
         target.registers // (of_warp * warps),
         room // max(1, shared + reserved),
+        target.resident(threads),
     )
