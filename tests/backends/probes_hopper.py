@@ -288,11 +288,25 @@ _RING = """
   Y[t] = sum;
 """
 
+# The same with copies that the writers do not wait for; of every third turn odd elements are zeros.
+_COPIED_RING = _RING.replace(
+    "S[slot * 32 + t] = i * 100 + t;\n      mbarrier_arrive(full, slot);",
+    "cp_async<4>(S, slot * 32 + t, X, i * 32 + t, i % 3 != 0 || t % 2 == 0);\n      cp_async_arrive(full, slot);",
+)
+
 HOPPER_PROBES = Probes(
     {
         **{f"box_{rank}": _box(rank) for rank in range(1, 6)},
         "ring": Probe(
             _RING, needs_of(_RING), {"Y": "i32"}, threads=64, shared_bytes=288, arch="sm_90a"
+        ),
+        "copied_ring": Probe(
+            _COPIED_RING,
+            needs_of(_COPIED_RING),
+            {"X": "const i32", "Y": "i32"},
+            threads=64,
+            shared_bytes=288,
+            arch="sm_90a",
         ),
     }
 )

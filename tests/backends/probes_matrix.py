@@ -7,14 +7,14 @@ from tilec.backends.prelude import Need
 
 
 def _copy(dtype: str, bytes_: int, item: int) -> Probe:
-    """Two groups of copies; the second with a predicate."""
+    """Two groups of copies; the second with a predicate, and through L1."""
     n = bytes_ // item
     body = f"""
   shared<{dtype}> S = shared_buffer<{dtype}>(0, {64 * n});
   const i32 t = thread_id();
   cp_async<{bytes_}>(S, t * {n}, X, t * {n});
   cp_async_commit();
-  cp_async<{bytes_}>(S, (32 + t) * {n}, X, (32 + t) * {n}, t % 2 == 0);
+  cp_async_reused<{bytes_}>(S, (32 + t) * {n}, X, (32 + t) * {n}, t % 2 == 0);
   cp_async_commit();
   cp_async_wait<1>();
   regs<{dtype}, {n}> r;

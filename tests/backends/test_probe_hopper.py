@@ -122,6 +122,17 @@ def test_a_ring_of_mbarriers() -> None:
         assert y.tolist() == expected.tolist()
 
 
+def test_ring_of_copies_that_nobody_waits_for() -> None:
+    x, t = np.arange(1, 7 * 32 + 1, dtype=np.int32), np.arange(64)
+    turns, lanes = x.reshape(7, 32).copy(), np.arange(32)
+    turns[::3, lanes % 2 == 1] = 0
+    expected = np.where(t < 32, 0, turns.sum(axis=0)[(t + 1) % 32])
+    for mode, order in every_schedule():
+        y = np.zeros(64, np.int32)
+        HOPPER_PROBES.run("copied_ring", {"X": x, "Y": y}, mode, order)
+        assert y.tolist() == expected.tolist()
+
+
 @pytest.mark.finding
 def test_a_load_that_nobody_waits_for() -> None:
     probe = HOPPER_PROBES.probes["box_2"]

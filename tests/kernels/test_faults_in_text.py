@@ -16,6 +16,7 @@ from tests.kernels import programs
 from tests.kernels.cluster_faults import CLUSTER_FAULTS
 from tests.kernels.machines import SCHEDULES, Case, Size
 from tests.kernels.programs import TILES, Tile, reference
+from tests.kernels.test_faults_of_gathers import FAULTS as GATHERS
 from tests.kernels.test_faults_of_last_waves import FAULTS as LAST_WAVES
 from tests.kernels.text_faults import E, Fault, fault
 from tilec.backends.emitter import EmittedProgram, render
@@ -379,7 +380,9 @@ def test_fault_is_found(libraries: Mapping[str, Path], machine: str, name: str) 
 def test_the_table_of_faults_is_whole() -> None:
     rows = (Path(__file__).parents[2] / "docs" / "faults.md").read_text().splitlines()
     listed = [row.split("|")[1].strip() for row in rows if row.startswith("| ")]
-    faults = [name for faults in (*FAULTS.values(), LAST_WAVES) for name in faults]
+    faults = [
+        name for faults in (*FAULTS.values(), LAST_WAVES, *GATHERS.values()) for name in faults
+    ]
     assert [name for name in listed if name != "fault"] == faults
 
 

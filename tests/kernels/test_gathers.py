@@ -88,6 +88,53 @@ def test_the_interpreter_says_the_same() -> None:
 
 
 @tilec.kernel
+def pages(
+    Q: T.Tensor(("S", 64), "float16"),
+    keys: T.Tensor(("pages", 16, 64), "float16"),
+    table: T.Tensor(("n",), "int32"),
+    C: T.Tensor(("S", 64), "float32"),
+    count: T.int32,
+):
+    """Q K^T K, the keys in pages that a table names. Both products read what threads copy, Q too."""
+    S = Q.shape[0]
+    with T.Kernel(T.ceildiv(S, 64), threads=128) as by:
+        Q_s = T.alloc_shared((64, 64), "float16")
+        K_s = T.alloc_shared((64, 64), "float16")
+        V_s = T.alloc_shared((64, 64), "float16")
+        scores = T.alloc_fragment((64, 64), "float32")
+        halves = T.alloc_fragment((64, 64), "float16")
+        acc = T.alloc_fragment((64, 64), "float32")
+        T.copy(Q[by * 64, 0], Q_s)
+        T.clear(acc)
+        for k in T.Pipelined(T.ceildiv(table.shape[0], 4), num_stages=2):
+            for i, j in T.Parallel(64, 64):
+                at = k * 64 + i
+                K_s[i, j] = T.if_then_else(at < count, keys[table[at // 16], at % 16, j], 0)
+            T.clear(scores)
+            T.gemm(Q_s, K_s, scores, transpose_B=True)
+            T.copy(scores, halves)
+            for i, j in T.Parallel(64, 64):
+                at = k * 64 + i
+                V_s[i, j] = T.if_then_else(at < count, keys[table[at // 16], at % 16, j], 0)
+            T.gemm(halves, V_s, acc)
+        T.copy(acc, C[by * 64, 0])
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_pages_that_a_table_names(target: str) -> None:
+    compiled = lower(pages, (), target, {})
+    for number, (rows, count) in enumerate(((64, 64), (70, 200), (5, 17), (3, 0))):
+        rng = np.random.default_rng(number)
+        q, keys = (rng.integers(-1, 2, s).astype(np.float16) for s in ((rows, 64), (20, 16, 64)))
+        table = rng.permutation(20)[: -(-count // 16)].astype(np.int32)
+        c = np.full((rows, 64), np.nan, np.float32)
+        mode, order = SCHEDULES[number % len(SCHEDULES)]
+        compiled.run_on(EmulatorDevice(target, "a test", mode, order), (q, keys, table, c, count))
+        mine = keys[table].reshape(-1, 64)[:count].astype(np.float32)
+        assert np.array_equal(c, q.astype(np.float32) @ mine.T @ mine), (rows, count, mode, order)
+
+
+@tilec.kernel
 def through_memory(
     X: T.Tensor(("M", "K"), "float16"), B: T.Tensor((64, "K"), "float16"), C: T.Tensor(("M", 64), "float16"),
 ):  # fmt: skip

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import re
 from functools import cache
+from typing import Any
 
 import pytest
 
 from tests import modules
 from tests.kernels.machines import TARGETS as MACHINES
+from tests.kernels.test_gathers import experts, pages
 from tests.passes.planning import specialised
 from tests.passes.seeded_cluster_faults import CLUSTERS
 from tests.passes.seeded_faults import FOLDER, LOWERED, PLANNED, Fault
+from tests.passes.seeded_gather_faults import GATHERS
 from tests.passes.test_multicast_loads import gemm as clustered
 from tilec.errors import HazardError, IRError
 from tilec.ir.core import Level, Program, walk
@@ -28,7 +31,7 @@ from tilec.target import TARGETS, find_target
 
 REGISTRY = standard_registry()
 SYNCHRONISES = re.compile(
-    " *((cluster_)?barrier|warp_sync|fence|mbarrier_|bulk_|cp_async_(wait|commit)|buffer_copy_wait|commit|free"
+    " *((cluster_)?barrier|warp_sync|fence|mbarrier_|bulk_|cp_async_(wait|commit|arrive)|buffer_copy_wait|commit|free"
     "|store %[0-9]+, %ring)"
 )
 
@@ -94,6 +97,12 @@ def test_dequantizing_gemm_passes(target: str) -> None:
     assert check_each_pass(example("dequantize_gemm").main.trace({}), target) == list(CHECKS)
 
 
+@pytest.mark.parametrize("target", MACHINES)
+@pytest.mark.parametrize("kernel", [experts, pages], ids=["rows", "pages"])
+def test_gathers_pass(kernel: Any, target: str) -> None:
+    assert check_each_pass(specialised(kernel), target) == list(CHECKS)
+
+
 @pytest.mark.parametrize("cluster", [(2, 1), (1, 2), (2, 2), (1, 8)])
 def test_gemm_in_clusters_passes(cluster: tuple[int, int]) -> None:
     assert check_each_pass(specialised(clustered, cluster=cluster), "cuda:sm_90a") == list(CHECKS)
@@ -108,7 +117,10 @@ def test_other_numbers_of_warpgroups_pass(threads: int) -> None:
 # What must be refused -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("fault", PLANNED + LOWERED + CLUSTERS, ids=lambda f: f"{f.base}: {f.name}")
+FAULTS = PLANNED + LOWERED + CLUSTERS + GATHERS
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda f: f"{f.base}: {f.name}")
 def test_fault_is_refused(fault: Fault) -> None:
     program = read(fault.text, fault.base)
     with pytest.raises(HazardError) as caught:

@@ -1,6 +1,6 @@
 """The whole body of a launch, partitioned over roles: who loads, and who does everything else.
 
-Needs: instructions chosen, persistence decided. Leaves: a launch that TMA feeds as two roles, each
+Needs: instructions chosen, persistence decided. Leaves: a launch whose wgmma copies feed as two roles, each
 with its own copy of loops, scalars and variables: a producer warpgroup (outside the program's threads) that
 runs the load stages, and the consumers (the program's threads) that run all the rest. Tiles stay
 with the consumers. Other launches stay whole.
@@ -19,7 +19,8 @@ from typing import Any
 
 from ..ir.clone import clone_block
 from ..ir.core import Block, Op, Program, at, walk, with_results
-from ..ir.ops.control import For, If, Launch, Role, Simt, While, Yield, map_launches
+from ..ir.ops.control import For, If, Launch, Parallel, Role, Simt, While, Yield, map_launches
+from ..ir.ops.gemm import Gemm
 from ..ir.ops.memory import Alloc
 from ..ir.ops.nvidia import WARPGROUP
 from ..ir.ops.pipeline import Channel, Pipeline, Stage
@@ -36,14 +37,15 @@ def assign_roles(program: Program, context: PassContext) -> Program:
 
 
 def is_producer_stage(stage: Stage) -> bool:
-    """Whether a stage is all TMA, so that one thread of another warp can run it ahead."""
-    copies = [op for op in stage.body.ops if isinstance(op, Copy)]
-    return bool(copies) and all(op.instruction == "tma" for op in copies)
+    """Whether a stage is all TMA and asynchronous gathers, so that other warps can run it ahead."""
+    loads = [op for op in stage.body.ops if isinstance(op, (Copy, Parallel))]
+    return bool(loads) and all(
+        op.instruction == ("tma" if isinstance(op, Copy) else "cp_async") for op in loads
+    )
 
 
 def _launch(launch: Launch, context: PassContext) -> Launch:
-    stages = [op for op in walk(launch.body) if isinstance(op, Stage)]  # none where it is explicit
-    if not any(is_producer_stage(s) for s in stages):
+    if not _has_roles(launch):
         return launch.replace(launched_threads=launch.threads)  # type: ignore[return-value]
     memory: list[Op] = []
     own: list[Op] = []  # of each role
@@ -75,6 +77,13 @@ def _launch(launch: Launch, context: PassContext) -> Launch:
         )
     )
     return launch.replace(body=body, launched_threads=launch.threads + WARPGROUP)  # type: ignore[return-value]
+
+
+def _has_roles(launch: Launch) -> bool:
+    """Whether loads are for a producer: choose_instructions has found that wgmma can read them."""
+    stages = [op for op in walk(launch.body) if isinstance(op, Stage)]  # none where it is explicit
+    by_wgmma = any(isinstance(op, Gemm) and op.instruction == "wgmma" for op in walk(launch.body))
+    return by_wgmma and any(map(is_producer_stage, stages))
 
 
 def _restrict(block: Block, producer: bool) -> Block:

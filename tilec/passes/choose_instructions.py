@@ -46,6 +46,7 @@ from .engine_needs import (
 from .explicit_work import check_explicit, registers_of
 from .producer_inputs import producer_refusal
 from .role_registers import split_registers
+from .thread_copies import gathered_runs
 from .value_ranges import ValueRanges, value_ranges
 from .variants import (
     gemm_shape,
@@ -318,9 +319,8 @@ def _refusal(
         return f"{launch.threads} threads leave no room for a producer", launch.loc
     for op in walk(launch.body):
         if isinstance(op, Gemm):
-            _, registers = split_registers(
-                launch.threads, 1, context.target, launch.cluster_blocks > 1
-            )
+            clusters, gathered = launch.cluster_blocks > 1, gathered_runs(launch.body, WARPGROUP)
+            _, registers = split_registers(launch.threads, 1, context.target, clusters, gathered)
             reason = gemm_refusal(op, launch.threads, registers, context.target, ranges)
             if reason:
                 return reason, op.loc
@@ -337,6 +337,8 @@ def _refusal(
                 return reason, op.loc
     if not any(isinstance(op, Gemm) for op in inside):
         return "no pipeline multiplies matrices", launch.loc
+    if not any(isinstance(op, Stage) and _loads(op) for op in inside):
+        return "what it gathers is loaded by the program's own threads", launch.loc
     return producer_refusal(launch, (op for op in inside if isinstance(op, Stage) and _loads(op)))
 
 

@@ -21,6 +21,7 @@ from ..ir.core import Block, Op, Program, Value, walk
 from ..ir.ops.control import If, Launch, Role, map_launches
 from ..ir.ops.gemm import Gemm
 from ..ir.ops.memory import Alloc, memory_type
+from ..ir.ops.nvidia import WARPGROUP
 from ..ir.ops.pipeline import Channel, Put, Receive, Stage
 from ..ir.ops.tile import StoreTile
 from ..ir.rewrite import transform
@@ -38,6 +39,7 @@ from .role_registers import (
 )
 from .schedule_stages import LOADS
 from .slabs import NARROW_SLAB_BYTES, slab_bytes
+from .thread_copies import gathered_runs
 from .variants import ADDRESS_REGISTERS, gemm_shape
 
 ALIGNMENT = 1024  # of every shared buffer: the period of the widest swizzle
@@ -308,7 +310,8 @@ def _resident(launch: Launch, target: Target) -> int:
 
 
 def _split(launch: Launch, blocks: int, target: Target) -> tuple[int, int]:
-    return split_registers(launch.threads, blocks, target, launch.cluster_blocks > 1)
+    gathered = gathered_runs(launch.body, WARPGROUP)
+    return split_registers(launch.threads, blocks, target, launch.cluster_blocks > 1, gathered)
 
 
 def _wgmma(launch: Launch, target: Target) -> int:

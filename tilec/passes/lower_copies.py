@@ -19,7 +19,7 @@ from ..ir.core import Value, constant_of
 from ..ir.layout import SharedLayout, TmaBoxes, blocked, filled_by_waves, tma_boxes
 from ..ir.ops.amd import COPY_BYTES, BufferCopy
 from ..ir.ops.memory import Flatten, Load, Slot, Store, memory_type
-from ..ir.ops.nvidia import CpAsync, TensorMap, TmaLoad, TmaStore
+from ..ir.ops.nvidia import CP_ASYNC_BYTES, CpAsync, TensorMap, TmaLoad, TmaStore
 from ..ir.ops.thread import ConvertRegisters, FillRegisters, VectorStore
 from ..ir.ops.tile import Copy, Fill
 from ..ir.types import MemoryType, Space
@@ -34,13 +34,12 @@ from .coordinates import (
     shifted,
     truth_of,
 )
-from .protocols import buffer_copies
+from .thread_copies import buffer_copies
 from .vector_access import is_zeros
 
 if TYPE_CHECKING:
     from .lower_tiles import Lowering
 
-CP_ASYNC_BYTES = (4, 8, 16)
 NOWHERE: Mapping[int, Value] = {}
 UNROLL_LIMIT = 16  # iterations of a copy that are unrolled in full
 BYTES_IN_FLIGHT = 64  # of a thread where there are more iterations

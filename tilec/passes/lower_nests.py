@@ -19,11 +19,15 @@ import numpy as np
 from ..errors import LayoutConflict
 from ..ir.core import Block, Op, Value, at, walk
 from ..ir.layout import RegisterLayout
+from ..ir.ops.arith import Not
 from ..ir.ops.control import For, If, Parallel, Print, Simt, While, Yield
 from ..ir.ops.memory import Atomic, ElementAccess, Load, Store, memory_type
+from ..ir.ops.nvidia import CP_ASYNC_BYTES, CpAsync
 from ..ir.types import Space
-from .coordinates import apply_map, both, coordinates, predicate_of, primary, register_loops
+from .coordinates import apply_map, both, coordinates, guard, predicate_of, primary, register_loops
 from .default_layouts import nest_vector
+from .dependence import follows
+from .gathers import find_gather
 from .lower_copies import spread
 
 if TYPE_CHECKING:
@@ -39,7 +43,12 @@ def lower_simt(op: Simt, lowering: Lowering) -> None:
 
 
 def lower_parallel(op: Parallel, lowering: Lowering) -> None:
-    """The iterations of this thread, in loops over the registers of the nest's layout."""
+    """The iterations of this thread, in loops over the registers of the nest's layout; of a nest that
+    gathers asynchronously, runs of them.
+    """
+    if op.instruction:
+        _by_cp_async(op, lowering)
+        return
     rank = len(op.extents)
     tiles = dict(zip(op.body.params[rank:], (*op.reads, *op.results), strict=True))
     with _iterations(op, lowering, bool(tiles)) as (register, place, primary_copy):
@@ -47,6 +56,34 @@ def lower_parallel(op: Parallel, lowering: Lowering) -> None:
             lowering.rename(param, index)
         body = _Body(lowering, op, tiles, register, primary_copy)
         body.ops(op.body)
+
+
+def _by_cp_async(op: Parallel, lowering: Lowering) -> None:
+    """A copy for every run: from where its first element is, zeros where it has none. Neighbouring
+    runs, and the same rows a step later, are often of the same lines, so these stay in L1.
+    """
+    gather, b = find_gather(op), lowering.b
+    assert gather is not None and op.instruction == "cp_async", f"a nest by {op.instruction!r}"
+    buffer = memory_type(gather.store.memory)
+    together = buffer.layout.vector_width() if buffer.layout is not None else op.run
+    run = math.gcd(op.run, together)
+    size = run * buffer.dtype.bytes
+    assert size in CP_ASYNC_BYTES, f"{buffer} keeps only {together} elements of a row together"
+    moved = follows(op.body, (gather.load.result,))
+    source, destination = lowering.values((gather.load.memory, gather.store.memory))
+    with spread(lowering, op.extents, run) as place:
+        for param, index in zip(op.body.params, place, strict=True):
+            lowering.rename(param, index)
+        for inner in op.body.ops:
+            if inner not in (gather.load, gather.store) and moved.isdisjoint(inner.results):
+                if not isinstance(inner, Yield):
+                    lowering.nested(inner)
+        at, to = lowering.values(gather.load.indices), lowering.values(gather.store.indices)
+        inside = guard(b, source, at)
+        for condition, holds in gather.conditions:
+            value = lowering.value(condition)
+            inside = both(b, inside, value if holds else b.pure(Not(value)))
+        b.emit(CpAsync(destination, to, source, at, predicate_of(inside), size=size, reused=True))
 
 
 @contextmanager

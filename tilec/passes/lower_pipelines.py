@@ -25,7 +25,7 @@ from ..ir.clone import Renaming, clone_op
 from ..ir.core import Block, Op, Program, Value, at, constant_of, walk
 from ..ir.dtypes import i32
 from ..ir.ops.arith import is_harmless
-from ..ir.ops.control import For, If, Launch, Role, ThreadId, While, Yield, map_launches
+from ..ir.ops.control import For, If, Launch, Role, While, Yield, map_launches
 from ..ir.ops.memory import Load
 from ..ir.ops.nvidia import ClusterBarrier, FenceProxyAsync, SetRegisters
 from ..ir.ops.pipeline import (
@@ -49,19 +49,20 @@ from .dependence import is_global
 from .protocols import (
     Bundle,
     Ring,
-    ThreadCopies,
     advance,
     announce,
     bundle_rings,
+    by_first,
+    expect,
     find_rings,
     initialise,
     open_place,
     release,
-    thread_copies,
     wait_empty,
     wait_full,
 )
 from .step_plan import StepPlan, plan_steps
+from .thread_copies import ThreadCopies, thread_copies
 
 
 def lower_pipelines(program: Program, context: PassContext) -> Program:
@@ -164,12 +165,8 @@ class _Lowering:
             open_place(b, bundle, f"{label}{number or ''}_{role.label}")
         body = self._block(role.body, names)
         stages = [op for op in walk(role.body) if isinstance(op, Stage)]
-        if stages and all(is_producer_stage(s) for s in stages):
-            with b.when(
-                b.compare("eq", b.emit(ThreadId()).result, 0)
-            ):  # one thread feeds the copy engine
-                b.extend([op for op in body.ops if not isinstance(op, Yield)])
-        else:
+        copies = any(_copies_of(s) for s in stages)
+        with by_first(b, bool(stages) and not copies and all(map(is_producer_stage, stages))):
             b.extend([op for op in body.ops if not isinstance(op, Yield)])
         if any(bundle.blocks > 1 for bundle in self.bundles):
             b.emit(ClusterBarrier())  # until then the others may arrive at barriers of this block
@@ -268,7 +265,7 @@ class _Lowering:
             iteration = b.add(base, stage.lead)
             guarded = step is not None or stage.lead > 0
             state = self._guarded(b, pipeline, stage, iteration, trips, state, results, guarded)
-            for copies in _copies_of(stage):
+            for copies in _copies_of(stage) if self.role is None else ():
                 if copies.commit is not None:
                     b.emit(copies.commit())
         if step is not None:
@@ -332,13 +329,19 @@ class _Lowering:
         registers = dict(state.registers)
         slots: dict[Bundle, Value] = {}
         released: set[Bundle] = set()
+        announced: set[Bundle] = set()  # what the first thread alone brings to them
+        last = {
+            self.rings[op.channel].bundle: op for op in stage.body.ops if isinstance(op, Commit)
+        }
         for op in stage.body.ops:
             with at(op.loc):
                 match op:
                     case Put() | Get():
                         names[op.result] = self._open(b, op, iteration, slots)
                     case Commit():
-                        self._commit(b, self.rings[op.channel], slots)
+                        ring = self.rings[op.channel]
+                        if ring.bundle is None or last[ring.bundle] is op:
+                            self._commit(b, ring, slots)
                     case Free():
                         bundle = self.rings[op.channel].bundle
                         if bundle is not None and bundle not in released:
@@ -353,6 +356,12 @@ class _Lowering:
                         results.update(
                             zip(stage.results, (names.get(v, v) for v in op.values), strict=True)
                         )
+                    case Copy() if self.role is not None and _beside_copies(op, stage):
+                        with by_first(b, True):
+                            for bundle in [x for x in slots if x not in announced]:
+                                expect(b, bundle, slots[bundle])
+                            announced.update(slots)
+                            b.emit(self._copied(op, names, stage, slots, exists))
                     case _:
                         b.emit(self._copied(op, names, stage, slots, exists))
         for bundle in slots:
@@ -445,6 +454,11 @@ def _passes_through_registers(stage: Stage) -> bool:
             case _ if not is_harmless(op):
                 return False
     return True
+
+
+def _beside_copies(op: Op, stage: Stage) -> bool:
+    """Whether an op is a copy by TMA in a stage whose threads start copies, too."""
+    return isinstance(op, Copy) and op.instruction == "tma" and bool(_copies_of(stage))
 
 
 def _copies_of(stage: Stage) -> list[ThreadCopies]:

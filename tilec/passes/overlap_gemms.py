@@ -26,7 +26,7 @@ or makes anew what it reads from registers, stands behind the wait. Source: Shah
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from ..ir.build import Builder, fresh
@@ -36,7 +36,7 @@ from ..ir.dtypes import mbarrier
 from ..ir.ops.control import For, If, Launch, Role, Yield, map_launches
 from ..ir.ops.gemm import Gemm
 from ..ir.ops.memory import Slot
-from ..ir.ops.nvidia import MbarrierWait
+from ..ir.ops.nvidia import FenceProxyAsync, MbarrierWait
 from ..ir.ops.pipeline import Wait
 from ..ir.types import MemoryType, Space
 from .context import PassContext, Remark
@@ -182,6 +182,7 @@ def _belongings(loop: For, gemm: Gemm, wait: Wait) -> set[Op] | None:
         state = {v for v in read if _is_state(v)}
         more = {op for op in body if used_values(op) & (state | given)}
         more |= {op for v in read if (op := defined_by.get(v)) and not op.pure and not is_tile(v)}
+        more |= {fence for wait, fence in _fences(body) if wait in moved}
         if more <= moved:
             break
         moved |= more
@@ -193,6 +194,14 @@ def _belongings(loop: For, gemm: Gemm, wait: Wait) -> set[Op] | None:
     if not all(isinstance(slot, Slot) and slot in moved for slot in slots):
         return None
     return moved if handed_over or not slots else None
+
+
+def _fences(body: Sequence[Op]) -> Iterator[tuple[Op, Op]]:
+    """Waits for a slot with the fence that shows what has landed in it, between a wait and the slot."""
+    for wait, fence, slot in zip(body, body[1:], body[2:], strict=False):
+        if isinstance(wait, MbarrierWait) and isinstance(fence, FenceProxyAsync):
+            if isinstance(slot, Slot):
+                yield wait, fence
 
 
 def _copied(loop: For, moved: set[Op]) -> set[Op]:
@@ -218,7 +227,9 @@ def _is_state(value: Value) -> bool:
 
 
 def _is_own(op: Op) -> bool:
-    """Whether all that an op does is done to variables and mbarriers."""
+    """Whether all that an op does is done to variables and mbarriers, or it shows what they hand over."""
+    if isinstance(op, FenceProxyAsync):
+        return True
     effects = [effect for inner in op.walk() for effect in inner.effects()]
     return all(effect.memory is not None and _is_state(effect.memory) for effect in effects)
 

@@ -24,6 +24,7 @@ from .drop_guards import drop_guards
 from .fit_resources import FULL, fit_resources
 from .flatten_memory import flatten_memory
 from .gather_pairs import gather_pairs
+from .hoist_addresses import hoist_addresses
 from .infer_layouts import infer_layouts
 from .interleave_reads import interleave_reads
 from .issue_gemms import issue_gemms
@@ -54,6 +55,7 @@ from .split_nests import split_nests
 from .spread_copies import spread_copies
 from .stage_stores import stage_stores
 from .start_engines import start_engines
+from .start_gathers import start_gathers
 from .vectorize import vectorize
 from .wrap_integers import wrap_integers
 
@@ -70,6 +72,7 @@ PIPELINE: tuple[Pass, ...] = (
     canonicalize,
     split_buffers,  # what one loop loads is its own then, and so a channel
     plan_pipelines,  # target-independent; needs whole statements, so before anything is lowered
+    start_gathers,  # before it: the others are no loads to it
     choose_instructions,  # whether TMA feeds the launch decides persistence and roles
     multicast_loads,  # while blocks have their own indices, and before blocks go to clusters
     clip_boxes,  # likewise: that a block's tile starts inside is told by its index and the grid
@@ -91,6 +94,7 @@ PIPELINE: tuple[Pass, ...] = (
     place_barriers,  # at tile level, where effects are whole statements
     canonicalize,
     lower_tiles,  # the only crossing from tile to thread level
+    hoist_addresses,  # while the loops of copies are whole; what is left of them may be spread
     alternate_waves,  # before copies are spread: they belong to the reading half
     spread_copies,  # before anything is simplified: loops of copies and of fragments are whole
     overlap_fragments,  # after it, so that copies stand between the loads and what they feed

@@ -40,8 +40,8 @@ from ..ir.rewrite import defining_ops
 from .context import PassContext
 from .dependence import is_global, is_shared, orders
 from .private_elements import is_private
-from .protocols import ThreadCopies, thread_copies
 from .store_regions import StoreRegions, shared_tensors
+from .thread_copies import ThreadCopies, thread_copies
 from .uniformity import differing
 
 Written = tuple[Value, Op]
@@ -232,8 +232,8 @@ class _Placer:
                     )
                 ops.append((op if op.barrier else self.barrier).replace(stores=pending.stored))
                 self._met(pending)
-            case FenceProxyAsync():
-                pending.unfenced.clear()
+            case FenceProxyAsync():  # of what has landed
+                pending.unfenced &= pending.copies | pending.groups
                 ops.append(op)
             case CpAsyncCommit() | CpAsyncWait() | BufferCopyWait():
                 pending.synchronise(op)

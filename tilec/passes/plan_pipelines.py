@@ -13,20 +13,21 @@ are 0: schedule_stages chooses them.
                                                    free %ca ; yield %x }
                                                  yield %r }
 
-Stages: copies from global memory into buffers of their own are "load"; a matrix op that reads
-shared memory made by the statements before it begins a new stage. A buffer is a channel if it is
-used in this loop alone, is written by one statement and read by later ones; it has as many slots as
+Stages: copies from global memory into buffers of their own, and nests that gather rows, are "load"; a matrix
+op that reads shared memory made by the statements before it begins a new stage. A buffer is a channel if
+it is used in this loop alone, is written by one statement and read by later ones; it has as many slots as
 `num_stages` if that statement covers it, else one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cache
 
 from ..ir.clone import Renaming, clone_op
 from ..ir.core import Block, Op, Program, Value, at, constant_of, walk, with_results
-from ..ir.ops.control import For, If, Launch, Yield, map_launches
+from ..ir.ops.control import For, If, Launch, Parallel, Yield, map_launches
 from ..ir.ops.gemm import Gemm
 from ..ir.ops.memory import Alloc, memory_type
 from ..ir.ops.pipeline import Channel, Commit, Free, Get, Pipeline, Put, Stage
@@ -47,13 +48,16 @@ from .dependence import (
     used_values,
     writes,
 )
+from .gathers import brings_runs
+from .value_ranges import ValueRanges, value_ranges
 
 MADE_SLOTS = 2  # of a buffer that threads fill: one being filled, one being read
 
 
 def plan_pipelines(program: Program, context: PassContext) -> Program:
     """Plans every innermost pipelined loop."""
-    return map_launches(program, lambda launch: _plan_launch(launch, context))
+    ranges = cache(lambda: value_ranges(program.body, context.multiples))
+    return map_launches(program, lambda launch: _plan_launch(launch, context, ranges))
 
 
 @dataclass
@@ -77,7 +81,7 @@ class _Plan:
     loads: bool = False  # whether stages[0] only loads
 
 
-def _plan_launch(launch: Launch, context: PassContext) -> Launch:
+def _plan_launch(launch: Launch, context: PassContext, ranges: Callable[[], ValueRanges]) -> Launch:
     channels: list[Op] = []
     replaced: set[Value] = set()
 
@@ -91,7 +95,7 @@ def _plan_launch(launch: Launch, context: PassContext) -> Launch:
         reason = (
             _refusal(op) if not launch.explicit else "the program itself says when things are done"
         )
-        plan = None if reason else _plan(op, launch)
+        plan = None if reason else _plan(op, launch, ranges)
         if plan is None or not plan.loads:
             reason = reason or _without_loads(op)
             if op.stages > 0:
@@ -154,10 +158,10 @@ def _channel(buffer: _Buffer) -> Channel:
 # Grouping
 
 
-def _plan(loop: For, launch: Launch) -> _Plan:
+def _plan(loop: For, launch: Launch, ranges: Callable[[], ValueRanges]) -> _Plan:
     plan = _Plan(loop, _buffers(loop, launch))
     statements = [op for op in loop.body.ops if is_statement(op)]
-    loads = [op for op in statements if _is_load(op, plan.buffers, loop)]
+    loads = [op for op in statements if _is_load(op, plan.buffers, loop, ranges)]
     rest = [op for op in statements if op not in loads]
     plan.loads = bool(loads)
     for buffer in plan.buffers.values():
@@ -207,14 +211,18 @@ def _buffers(loop: For, launch: Launch) -> dict[Value, _Buffer]:
     return found
 
 
-def _is_load(op: Op, buffers: dict[Value, _Buffer], loop: For) -> bool:
-    """Whether `op` copies from unwritten global memory into a channel, with addresses the loop
-    index alone decides.
+def _is_load(
+    op: Op, buffers: dict[Value, _Buffer], loop: For, ranges: Callable[[], ValueRanges]
+) -> bool:
+    """Whether `op` copies or gathers from unwritten global memory into a channel, with addresses the
+    loop index alone decides.
     """
-    if not (isinstance(op, Copy) and is_global(op.source) and op.destination in buffers):
+    if not isinstance(op, (Copy, Parallel)) or not all(handle in buffers for handle in writes(op)):
+        return False
+    if not (is_global(op.source) if isinstance(op, Copy) else brings_runs(op, ranges())):
         return False
     written = {v for other in loop.body.ops for v in writes(other)}
-    if op.source in written:
+    if not written.isdisjoint(reads(op)):
         return False
     carried = set(loop.body.params[1:])
     chain = slice_of([op], loop.body.ops)

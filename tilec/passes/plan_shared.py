@@ -35,7 +35,7 @@ from ..ir.ops.thread import Barrier
 from .context import PassContext
 from .dependence import is_shared
 from .fit_resources import shared_memory_full
-from .protocols import THREAD_COPIES, ThreadCopies
+from .thread_copies import THREAD_COPIES, ThreadCopies
 from .uniformity import differing
 
 LARGE, SMALL = 1024, 16  # alignments in bytes

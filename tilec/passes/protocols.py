@@ -6,12 +6,18 @@
 | same threads, cp.async | | commit of the stage's group | cp.async wait, barrier | barrier |
 | same threads, buffer_copy | | | wait for all but the last copies, barrier | barrier |
 | TMA -> another role | wait empty, expect bytes | by the copy engine | wait full | arrivals on empty |
+| cp.async -> another role | wait empty | an arrival behind each thread's copies | wait full, fence | the same |
 | threads -> another role | wait empty | proxy fence, one arrive a warp | wait full | the same |
 
 Freed by one arrive a warpgroup where only wgmma reads the buffer, and in every iteration (its own
 wait orders it: all four warps have issued it), else by one arrive a warp after a warp sync: a warp
 that lags behind by two phases would wait for ever. Channels with the same writer, reader and slots
 share their pair of barriers (a bundle) if nothing is read between one's free and the other's.
+
+What cp.async writes it writes as a thread would, in the generic proxy, and no thread of the producer waits
+for it: so the reader fences, behind its wait, before an engine reads it (PTX ISA 8.0, 8.8: a proxy fence
+along the causality order from the write to the read). A stage may bring some buffers by TMA and some by
+cp.async: the first thread starts the one, all of them the other, and a phase is over when both are there.
 
 A box may end with its tensor (clip_boxes.py): then fewer bytes are expected, and slots are zeroed before
 the barrier behind which roles part, since what is behind the box stays as it was.
@@ -29,7 +35,6 @@ copies); CDNA4 ISA, 4.4 (vmcnt) and 9.1.9.
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -39,7 +44,6 @@ from ..ir.clone import Renaming, clone_op
 from ..ir.core import Block, Op, Value, constant, walk
 from ..ir.dtypes import i32, mbarrier
 from ..ir.layout import SharedLayout, tma_boxes
-from ..ir.ops.amd import COPY_BYTES, BufferCopy, BufferCopyWait
 from ..ir.ops.control import Launch, Role, ThreadId
 from ..ir.ops.gemm import Gemm
 from ..ir.ops.memory import Alloc, Flatten, Load, Slot, Store, memory_type
@@ -47,9 +51,7 @@ from ..ir.ops.nvidia import (
     WARP,
     WARPGROUP,
     ClusterBarrier,
-    CpAsync,
-    CpAsyncCommit,
-    CpAsyncWait,
+    CpAsyncArrive,
     FenceProxyAsync,
     MbarrierArrive,
     MbarrierExpect,
@@ -62,51 +64,8 @@ from ..ir.ops.thread import Barrier, WarpSync
 from ..ir.ops.tile import Copy, Fill
 from ..ir.types import ChannelType, MemoryType, Space
 from .coordinates import extent_value
-
-
-@dataclass(frozen=True)
-class ThreadCopies:
-    """Asynchronous copies that threads start by `copy` and that land behind them in the order of
-    their start. A wait says how many may still be under way: groups, each closed by a `commit`, or
-    where there is none, copies; so these are started in every step, whether it has data or not.
-    """
-
-    copy: type[Op]
-    wait: type[CpAsyncWait] | type[BufferCopyWait]
-    commit: type[CpAsyncCommit] | None = None
-
-    def land_all(self) -> list[Op]:
-        """Waits for every copy that this thread has started."""
-        return [*([self.commit()] if self.commit else []), self.wait(pending=0)]
-
-    def counted(self, stage: Stage, threads: int) -> int:
-        """What one iteration of a stage adds to what its waits count."""
-        if self.commit is not None:
-            return 1
-        mine = [op for op in stage.body.ops if isinstance(op, Copy) and thread_copies(op) is self]
-        return sum(buffer_copies(op, threads) for op in mine)
-
-
-_THREAD_COPIES = {
-    "cp_async": ThreadCopies(CpAsync, CpAsyncWait, CpAsyncCommit),
-    "buffer_copy": ThreadCopies(BufferCopy, BufferCopyWait),
-}
-THREAD_COPIES = tuple(_THREAD_COPIES.values())
-
-
-def thread_copies(op: Op) -> ThreadCopies | None:
-    """How threads start and await a copy; None for what is no such copy."""
-    return _THREAD_COPIES.get(op.instruction) if isinstance(op, Copy) else None
-
-
-def buffer_copies(copy: Copy, threads: int) -> int:
-    """How many a thread starts for a tile: all threads the same number."""
-    size = math.prod(copy.shape) * memory_type(copy.destination).dtype.bytes
-    assert size % (COPY_BYTES * threads) == 0, (
-        f"{size} bytes are no whole copies of {threads} lanes"
-    )
-    return size // (COPY_BYTES * threads)
-
+from .dependence import writes
+from .thread_copies import ThreadCopies, thread_copies
 
 PERIOD_BYTES = 1024  # slots start at multiples of the widest swizzle's period
 
@@ -134,7 +93,7 @@ class Ring:
     @property
     def landing(self) -> ThreadCopies | None:
         """How what threads copy into it asynchronously is awaited."""
-        found = (thread_copies(op) for op in self.loads)
+        found = (thread_copies(op) for op in self._writers)
         return next((kind for kind in found if kind is not None), None)
 
     @property
@@ -144,9 +103,13 @@ class Ring:
     @property
     def loads(self) -> list[Copy]:
         """The copies that fill it."""
+        return [op for op in self._writers if isinstance(op, Copy)]
+
+    @property
+    def _writers(self) -> list[Op]:
+        """The statements that fill it."""
         handles = self._handles(Put)
-        ops = self.writer.body.ops
-        return [op for op in ops if isinstance(op, Copy) and op.destination in handles]
+        return [op for op in self.writer.body.ops if not handles.isdisjoint(writes(op))]
 
     @property
     def clipped(self) -> tuple[int, ...]:
@@ -167,10 +130,20 @@ class Ring:
 
     @property
     def read_by_engine(self) -> bool:
-        """Whether asynchronous matrix instructions alone read it."""
+        """Whether asynchronous matrix instructions read it."""
+        return any(isinstance(op, Gemm) and op.asynchronous for op in self._readers)
+
+    @property
+    def read_by_engine_alone(self) -> bool:
+        """Whether nothing else reads it."""
+        readers = self._readers
+        return self.read_by_engine and all(isinstance(o, Gemm) and o.asynchronous for o in readers)
+
+    @property
+    def _readers(self) -> list[Op]:
+        """The ops that use it."""
         handles = self._handles(Get)
-        users = [op for op in walk(self.reader.body) if any(v in handles for v in op.inputs)]
-        return bool(users) and all(isinstance(op, Gemm) and op.asynchronous for op in users)
+        return [op for op in walk(self.reader.body) if any(v in handles for v in op.inputs)]
 
     @property
     def freed_by_warpgroup(self) -> bool:
@@ -179,7 +152,7 @@ class Ring:
         """
         handles = self._handles(Get)
         every = any(isinstance(op, Gemm) and {op.a, op.b} & handles for op in self.reader.body.ops)
-        return self.read_by_engine and every
+        return self.read_by_engine_alone and every
 
     @property
     def freed_after(self) -> int:
@@ -237,7 +210,18 @@ class Bundle:
 
     @property
     def by_tma(self) -> bool:
-        return self.rings[0].by_tma
+        """Whether TMA fills some of the rings."""
+        return any(ring.by_tma for ring in self.rings)
+
+    @property
+    def by_copies(self) -> bool:
+        """Whether copies that threads start fill some of them."""
+        return any(ring.landing for ring in self.rings)
+
+    @property
+    def read_by_engine(self) -> bool:
+        """Whether an engine reads what threads write, or copy, into one of them."""
+        return any(ring.read_by_engine and not ring.by_tma for ring in self.rings)
 
     @property
     def freeing_threads(self) -> int:
@@ -250,7 +234,9 @@ class Bundle:
         """Arrivals that complete a phase of `full`."""
         role = self.rings[0].writer_role
         assert role is not None
-        return 1 if self.by_tma else role.threads // WARP
+        if self.by_tma or self.by_copies:
+            return self.by_tma + self.by_copies * role.threads
+        return role.threads // WARP
 
     @property
     def empty_count(self) -> int:
@@ -283,11 +269,10 @@ def bundle_rings(rings: list[Ring], cluster_blocks: int = 1) -> list[Bundle]:
     """Rings that cross roles, grouped by writer, reader, slots and when they are freed, with
     barriers allocated.
     """
-    groups: dict[tuple[int, int, int, bool, int], list[Ring]] = {}
+    groups: dict[tuple[int, int, int, int], list[Ring]] = {}
     for ring in rings:
         if ring.crosses_roles:
-            writer, reader = id(ring.writer), id(ring.reader)
-            key = (writer, reader, ring.slots, ring.by_tma, ring.freed_after)
+            key = (id(ring.writer), id(ring.reader), ring.slots, ring.freed_after)
             groups.setdefault(key, []).append(ring)
     bundles = []
     for group in groups.values():
@@ -322,7 +307,8 @@ def initialise(b: Builder, bundles: list[Bundle]) -> None:
         for ring in bundle.rings:
             _zero_rest(b, ring)
         if bundle.by_tma:
-            bundle.expected = functools.reduce(b.add, [_brought(b, ring) for ring in bundle.rings])
+            brought = [_brought(b, ring) for ring in bundle.rings if ring.by_tma]
+            bundle.expected = functools.reduce(b.add, brought)
     with making_barriers(b, any(bundle.blocks > 1 for bundle in bundles)):
         for bundle in bundles:
             with b.loop(0, bundle.slots, hint="slot") as slot:
@@ -381,25 +367,46 @@ def advance(b: Builder, bundle: Bundle, place: Place) -> None:
 
 
 def wait_empty(b: Builder, bundle: Bundle, place: Place, slot: Value) -> None:
-    """Waits until the slot is free, and announces what TMA will bring."""
+    """Waits until the slot is free; where one thread does so, it announces what TMA will bring."""
     phase = b.emit(Load(place.phase, ())).result
     b.emit(MbarrierWait(bundle.empty.result, slot, b.bit_xor(phase, 1)))
+    if not bundle.by_copies:
+        expect(b, bundle, slot)
+
+
+def expect(b: Builder, bundle: Bundle, slot: Value) -> None:
+    """Announces what TMA will bring: by the thread that starts it."""
     if bundle.expected is not None:
         b.emit(MbarrierExpect(bundle.full.result, slot, bundle.expected))
 
 
+@contextmanager
+def by_first(b: Builder, alone: bool) -> Iterator[None]:
+    """What is emitted inside is done by the role's first thread, where not the first `alone` runs."""
+    if not alone:
+        yield
+        return
+    with b.when(b.compare("eq", b.emit(ThreadId()).result, 0)):
+        yield
+
+
 def wait_full(b: Builder, bundle: Bundle, place: Place, slot: Value) -> None:
-    """Waits until the slot's data is there."""
+    """Waits until the slot's data is there, and shows engines what threads have copied."""
     b.emit(MbarrierWait(bundle.full.result, slot, b.emit(Load(place.phase, ())).result))
+    if bundle.by_copies and bundle.read_by_engine:
+        b.emit(FenceProxyAsync())
 
 
 def announce(b: Builder, bundle: Bundle, slot: Value) -> None:
-    """What threads wrote may be read: by engines after a fence, by other roles after the
-    arrivals.
+    """What threads wrote may be read: by engines after a fence, by other roles after the arrivals; what
+    they copied once it has landed.
     """
+    if bundle.by_copies:
+        b.emit(CpAsyncArrive(bundle.full.result, slot))
+        return
     if bundle.by_tma:
         return
-    if any(ring.read_by_engine for ring in bundle.rings):
+    if bundle.read_by_engine:
         b.emit(FenceProxyAsync())
     _arrive(b, bundle.full.result, slot, WARP)
 

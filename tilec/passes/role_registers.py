@@ -14,6 +14,9 @@ from ..target import Target
 WGMMA_COLUMNS = 256  # widest wgmma
 BESIDE_ACCUMULATOR = 26  # registers that the assembler wants for a wgmma beside its accumulator
 MOST_REGISTERS = 240  # of a consumer
+GATHERER_REGISTERS = 32  # of a producer whose threads start copies, beside those of rows
+ROW_REGISTERS = 4  # of each: where it is in the image, or in a table, and whether it is
+MOST_ROWS = 16
 GRANULE = 8  # registers are moved in eights
 
 
@@ -36,14 +39,18 @@ def widest_wgmma(threads: int, target: Target) -> int:
 
 
 def split_registers(
-    threads: int, blocks: int, target: Target, in_clusters: bool = False
+    threads: int, blocks: int, target: Target, in_clusters: bool = False, gathered: int = 0
 ) -> tuple[int, int]:
     """Registers a thread of the producer and of each of `threads` consumers, in eights: together
     no more than all of them start with. In clusters a producer keeps more: its rank, and where its
-    parts begin.
+    parts begin; and most where each of its threads starts so many copies of what it has `gathered`: where
+    their rows are.
     """
     groups = threads // WARPGROUP
     share = registers_at_start(threads + WARPGROUP, blocks, target) * (groups + 1)
     producer = 40 if in_clusters or (groups >= 2 and share > 400) else 24
+    if gathered:
+        beside = GATHERER_REGISTERS + ROW_REGISTERS * min(gathered, MOST_ROWS)
+        producer = -(-beside // GRANULE) * GRANULE
     consumer = min(MOST_REGISTERS, (share - producer) // groups // GRANULE * GRANULE)
     return producer, consumer

@@ -30,10 +30,11 @@ from ..ir.core import Access, Block, Level, Op, Program, Value, at, constant_of,
 from ..ir.ops.amd import BufferCopy, BufferCopyWait, BufferLoad, Mfma
 from ..ir.ops.arith import is_harmless
 from ..ir.ops.control import For, If, Yield
-from ..ir.ops.memory import Alloc, memory_type
+from ..ir.ops.memory import Alloc, Load, memory_type
 from ..ir.ops.nvidia import CpAsync, CpAsyncCommit, CpAsyncWait, LdMatrix, Mma
 from ..ir.types import Space
 from .context import PassContext
+from .dependence import writes
 
 COPIES = (CpAsync, BufferCopy, BufferLoad)
 
@@ -103,6 +104,8 @@ def _spread(ops: Sequence[Op], end: int) -> list[Op] | None:
         pieces.extend(taken[1])
     if not pieces or _loaded(pieces) & {value for op in loop.walk() for value in op.inputs}:
         return None
+    if _read(pieces) & {*writes(loop)}:
+        return None
     assert isinstance(loop, For)
     return [
         *ops[:first],
@@ -124,6 +127,11 @@ def _is_urgent(ops: Sequence[Op], pieces: Sequence[_Piece]) -> bool:
 def _loaded(pieces: Sequence[_Piece]) -> set[Value]:
     """The registers that the pieces load."""
     return {op.registers for piece in pieces for op in piece.ops if isinstance(op, BufferLoad)}
+
+
+def _read(pieces: Sequence[_Piece]) -> set[Value]:
+    """The thread's own arrays that the pieces read."""
+    return {op.memory for piece in pieces for op in piece.ops if isinstance(op, Load)}
 
 
 def _passes(op: Op) -> bool:
@@ -189,9 +197,14 @@ def _piece(op: Op, condition: Value | None) -> _Piece | None:
         return None
     assert isinstance(op, For)
     body = op.body.ops[:-1]
-    if not all(is_harmless(inner) or isinstance(inner, COPIES) for inner in body):
+    if not all(is_harmless(i) or isinstance(i, COPIES) or _reads_own(i) for i in body):
         return None
     return _Piece(body, trips, op.body.params[0], condition)
+
+
+def _reads_own(op: Op) -> bool:
+    """Whether an op reads an array of the thread's, as the addresses that stand before a loop are."""
+    return isinstance(op, Load) and memory_type(op.memory).space is Space.LOCAL
 
 
 # Putting them in ----------------------------------------------------------------------------------

@@ -25,7 +25,8 @@ from ..ir.ops.thread import Barrier
 from ..ir.ops.tile import Copy
 from .context import PassContext
 from .dependence import is_shared
-from .protocols import making_barriers, thread_copies
+from .protocols import making_barriers
+from .thread_copies import thread_copies
 
 
 def start_engines(program: Program, context: PassContext) -> Program:

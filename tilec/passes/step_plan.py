@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 
 from ..errors import HazardError
 from ..ir.ops.pipeline import Free, Stage
-from .protocols import Ring, ThreadCopies
+from .protocols import Ring
+from .thread_copies import ThreadCopies
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ follows from the operands, as arithmetic that wraps.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -54,6 +54,11 @@ class ValueRanges:
     def of(self, value: Value) -> Range:
         """The range of an integer or bool."""
         return self.ranges[value] if value in self.ranges else _unknown(value)
+
+    def without(self, values: Collection[Value]) -> ValueRanges:
+        """The same without what is known of some values."""
+        kept = {value: known for value, known in self.ranges.items() if value not in values}
+        return ValueRanges(kept, self.defined_by, self.assumed)
 
     def of_index(self, value: Value) -> Range:
         """The range of an integer whose arithmetic does not wrap: that of an index does not, as

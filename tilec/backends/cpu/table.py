@@ -87,6 +87,7 @@ TABLE = make_table(
     # Asynchronous copies, matrices
     Entry("copy_groups", "async_copies.j2", ("shared", "global")),
     Entry("cp_async", "async_copies.j2", ("copy_groups",)),
+    Entry("cp_async_reused", "async_copies.j2", ("cp_async",)),
     Entry("cp_async_commit", "async_copies.j2", ("copy_groups",)),
     Entry("cp_async_wait", "async_copies.j2", ("copy_groups",)),
     Entry("matrix_rows", "matrix.j2", ("regs", "shared")),
@@ -112,6 +113,8 @@ TABLE = make_table(
     Entry("mbarrier_arrive_remote", "barriers.j2", ("mbarrier_states",)),
     Entry("mbarrier_expect", "barriers.j2", ("mbarrier_states",)),
     Entry("mbarrier_announce", "barriers.j2", ("mbarrier_states",)),
+    Entry("copy_arrivals", "async_copies.j2", ("copy_groups", "mbarrier_states")),
+    Entry("cp_async_arrive", "async_copies.j2", ("copy_arrivals",)),
     Entry("mbarrier_wait", "barriers.j2", ("mbarrier_states",)),
     Entry("fence_proxy_async", "barriers.j2", ("shared",)),
     Entry("register_pool", "barriers.j2", ("base",)),

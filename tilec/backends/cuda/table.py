@@ -85,6 +85,7 @@ TABLE = make_table(
     # Asynchronous copies, matrices
     Entry("shared_address", "memory.j2", ("shared",)),
     Entry("cp_async", "matrix.j2", ("shared_address", "global")),
+    Entry("cp_async_reused", "matrix.j2", ("shared_address", "global")),
     Entry("cp_async_commit", "matrix.j2", ("base",)),
     Entry("cp_async_wait", "matrix.j2", ("base",)),
     Entry("ldmatrix", "matrix.j2", ("words", "shared_address")),
@@ -98,6 +99,7 @@ TABLE = make_table(
     Entry("mbarrier_init_fence", "barriers.j2", ("base",)),
     Entry("mbarrier_arrive", "barriers.j2", ("mbarrier",)),
     Entry("mbarrier_arrive_remote", "barriers.j2", ("mbarrier",)),
+    Entry("cp_async_arrive", "matrix.j2", ("mbarrier",)),
     Entry("cluster_barrier", "barriers.j2", ("base",)),
     Entry("mbarrier_expect", "barriers.j2", ("mbarrier",)),
     Entry("mbarrier_announce", "barriers.j2", ("mbarrier",)),

@@ -332,6 +332,9 @@ class Parallel(Op, name="parallel", level=Level.TILE):
     After promote_fragments, `reads` and `updates` are the tiles that the body loads and stores; the
     body's parameters after the indices are fragment handles for them, and the results are the
     updated tiles.
+
+    `instruction` is how a nest that only gathers is done (passes/gathers.py): "" by loads and stores,
+    "cp_async" by asynchronous copies, of `run` iterations along the last index each.
     """
 
     reads: tuple[Value, ...] = operands()
@@ -339,6 +342,8 @@ class Parallel(Op, name="parallel", level=Level.TILE):
     body: Block = region()
     extents: tuple[int, ...] = attribute()
     layout: RegisterLayout | None = attribute(default=None)  # which thread runs which iteration
+    instruction: str = attribute(default="")
+    run: int = attribute(default=1)
 
     def infer(self) -> tuple[Type, ...]:
         return _types(self.updates)

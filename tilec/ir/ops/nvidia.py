@@ -13,19 +13,17 @@ from .thread import Statement, check_registers
 
 WARP, WARPGROUP = 32, 128
 """Threads of a warp, and those that issue one wgmma (PTX ISA, 9.7.15)."""
+CP_ASYNC_BYTES = (4, 8, 16)
 
 
 class CpAsync(Statement, name="cp_async", level=Level.THREAD):
     """`size` bytes (4, 8, 16) from global to shared memory without registers. Where `predicate` is
     false: zeros. Where `enabled` (at most one bool, only beside a predicate) is false: nothing.
 
-    PTX 9.7.9.25.3, cp.async. Lands at the wait for its group.
+    PTX 9.7.9.25.3, cp.async. Lands at the wait for its group, or with the arrival that follows it.
+    `reused`: it may be kept near, in L1, for the next that copies the same.
     """
 
-    text = (
-        "cp_async<{size}>({destination}, {destination_indices}, {source}, {source_indices}"
-        "{, predicate}{, enabled})"
-    )
     destination: Value = operand()
     destination_indices: tuple[Value, ...] = operands()
     source: Value = operand()
@@ -33,13 +31,21 @@ class CpAsync(Statement, name="cp_async", level=Level.THREAD):
     predicate: tuple[Value, ...] = operands()
     size: int = attribute()
     enabled: tuple[Value, ...] = operands(default=())
+    reused: bool = attribute(default=False)
+
+    @property
+    def text(self) -> str:  # type: ignore[override]
+        return ("cp_async_reused" if self.reused else "cp_async") + (
+            "<{size}>({destination}, {destination_indices}, {source}, {source_indices}"
+            "{, predicate}{, enabled})"
+        )
 
     def infer(self) -> tuple[Type, ...]:
         check_indices(self.destination, self.destination_indices)
         check_indices(self.source, self.source_indices)
         if self.enabled and not self.predicate:
             raise TypeMismatch("TLC0271", "a copy that may be disabled states its predicate too")
-        if self.size not in (4, 8, 16):
+        if self.size not in CP_ASYNC_BYTES:
             raise TypeMismatch("TLC0270", f"cp.async moves 4, 8 or 16 bytes, not {self.size}")
         return ()
 
@@ -64,6 +70,20 @@ class CpAsyncWait(Statement, name="cp_async_wait"):
 
     def effects(self) -> tuple[Effect, ...]:
         return (Effect(Access.SYNCHRONISE),)
+
+
+class CpAsyncArrive(Statement, name="cp_async_arrive"):
+    """One arrival of this thread, once all asynchronous copies that it has started have landed. It does
+    not wait, and counts among the arrivals that the barrier was made for. PTX 9.7.13.15.16,
+    cp.async.mbarrier.arrive.noinc.
+    """
+
+    text = "cp_async_arrive({barriers}, {index})"
+    barriers: Value = operand()
+    index: Value = operand()
+
+    def effects(self) -> tuple[Effect, ...]:
+        return (Effect(Access.SYNCHRONISE, self.barriers),)
 
 
 class LdMatrix(Statement, name="ldmatrix", level=Level.THREAD):
@@ -237,7 +257,9 @@ class MbarrierWait(Statement, name="mbarrier_wait"):
 
 
 class FenceProxyAsync(Statement, name="fence_proxy_async"):
-    """This thread's shared-memory writes, made before, are seen by the async proxy after."""
+    """What this thread has written to shared memory before, or has seen of other threads' asynchronous
+    copies, is seen by the async proxy after.
+    """
 
     text = "fence_proxy_async()"
 
@@ -369,7 +391,7 @@ class SetRegisters(Statement, name="set_registers"):
 
 
 OPS: tuple[type[Op], ...] = (
-    CpAsync, CpAsyncCommit, CpAsyncWait, LdMatrix, StMatrix, Mma, MbarrierInit, MbarrierInitFence, MbarrierArrive,
-    MbarrierExpect, MbarrierWait, FenceProxyAsync, ClusterBarrier, TensorMap, TmaLoad, TmaStore, BulkCommit, BulkWait,
-    PrefetchTensorMap, SetRegisters,
+    CpAsync, CpAsyncCommit, CpAsyncWait, CpAsyncArrive, LdMatrix, StMatrix, Mma, MbarrierInit, MbarrierInitFence,
+    MbarrierArrive, MbarrierExpect, MbarrierWait, FenceProxyAsync, ClusterBarrier, TensorMap, TmaLoad, TmaStore,
+    BulkCommit, BulkWait, PrefetchTensorMap, SetRegisters,
 )  # fmt: skip

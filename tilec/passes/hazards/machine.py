@@ -22,6 +22,7 @@ from ...ir.ops.nvidia import (
     BulkCommit,
     BulkWait,
     ClusterBarrier,
+    CpAsyncArrive,
     CpAsyncCommit,
     CpAsyncWait,
     FenceProxyAsync,
@@ -39,7 +40,7 @@ from .cases import Case
 from .clusters import Meeting, sharing
 from .elements import by_parts, elements_of
 from .mbarriers import Mbarrier
-from .records import Access, Memory, Place, SyncAgent, resolve
+from .records import Access, Memory, Place, SyncAgent, is_in_flight, resolve
 from .slicing import Slice, is_space, synchronises
 from .threads import Threads
 from .walking import Agent, Blocked, Machine, Steps, run_together
@@ -62,6 +63,7 @@ class SyncMachine(Machine):
         self.named: dict[tuple[int, int], tuple[SyncAgent, Threads]] = {}
         self.shared: dict[tuple[int, int], Mbarrier] = {}  # named barriers of several roles
         self.settled = settled
+        self.arriving: list[Access] = []  # copies that threads started, which end with an arrival
         self.rings = {op.ring for op in walk(launch.body) if isinstance(op, Slot)}
         self.roles = [op for op in launch.body.ops if isinstance(op, Role)]
         self.size = launch.launched_threads or launch.threads
@@ -155,6 +157,8 @@ class SyncMachine(Machine):
             case CpAsyncCommit():
                 agent.copies.append(agent.open_copies)
                 agent.open_copies = []
+            case CpAsyncArrive():
+                self._arrive_behind_copies(agent, op)
             case CpAsyncWait() | BufferCopyWait():
                 self._land(agent, op)
             case FenceProxyAsync():
@@ -285,7 +289,7 @@ class SyncMachine(Machine):
         accesses = list(found.values())
         now = agent.tick()
         for access in accesses:
-            access.done = None if _in_flight(op, access) else now
+            access.done = None if is_in_flight(op, access) else now
         if agent.simt and isinstance(op, (Load, Store)):
             for access in accesses:
                 access.elements = elements_of(agent, op)
@@ -309,7 +313,7 @@ class SyncMachine(Machine):
 
     def _launch_engines(self, agent: SyncAgent, op: Op, accesses: list[Access], now: int) -> None:
         agent.unshown += [a for a in accesses if a.writes and not a.engine]
-        if isinstance(op, Copy) and op.instruction == "cp_async":
+        if isinstance(op, (Copy, Parallel)) and op.instruction == "cp_async":
             agent.open_copies += [a for a in accesses if a.writes]
         elif isinstance(op, Copy) and op.instruction == "buffer_copy":
             size = memory_type(op.destination).dtype.bytes * int(np.prod(op.shape))
@@ -361,9 +365,24 @@ class SyncMachine(Machine):
                 access.done = now
         agent.copies = agent.copies[max(0, keep) :]
 
+    def _arrive_behind_copies(self, agent: SyncAgent, op: CpAsyncArrive) -> None:
+        """Arrivals that come when all that their threads have started to copy has landed."""
+        barrier = self._find(agent, op.barriers, op.index, op)
+        for access in (*agent.open_copies, *(a for group in agent.copies for a in group)):
+            access.landing = (barrier.key, barrier.phase)
+            self.arriving.append(access)
+        agent.open_copies, agent.copies = [], []
+        barrier.arrive(agent, op, self.case)
+
     def _show(self, agent: SyncAgent) -> None:
-        """A proxy fence shows what the threads that run it wrote before."""
+        """A proxy fence shows what the threads that run it wrote before, and what they know to have
+        landed of others' copies.
+        """
         now = agent.tick()
+        for access in self.arriving:
+            key, phase = access.landing or ((), 0)
+            if agent.seen(key) > phase and not access.is_shown_to(agent, agent.threads):
+                access.shown_to.append((agent, agent.threads))
         later = []
         for access in agent.unshown:
             if access.done is not None and access.threads.inside(agent.threads):
@@ -478,10 +497,3 @@ class SyncMachine(Machine):
         if parity not in (0, 1):
             raise self.error("TLC0355", f"the parity waited for on {barrier.name} is {parity}", op)
         return Blocked(lambda: barrier.passed(parity), lambda: barrier.describe(parity), op.loc)
-
-
-def _in_flight(op: Op, access: Access) -> bool:
-    """Whether the access is still going on when the statement is done."""
-    if isinstance(op, Copy) and op.instruction in ("cp_async", "buffer_copy"):
-        return access.writes
-    return access.engine

@@ -17,7 +17,9 @@ import numpy as np
 
 from ...errors import HazardError
 from ...ir.core import Op, Value
+from ...ir.ops.control import Parallel
 from ...ir.ops.memory import Alloc
+from ...ir.ops.tile import Copy
 from .cases import Case
 from .numbers import Vector
 from .threads import Threads
@@ -52,8 +54,9 @@ class Place:
 class Access:
     """One access by some threads of a role. `done` is when it was over (None: still in flight).
 
-    `landing`: the mbarrier key and phase on which a copy engine completes it. `shown`: when a proxy
-    fence showed it to the asynchronous proxy. `elements`: linear indices by thread, where they are
+    `landing`: the mbarrier key and phase on which a copy completes it. `shown`: when a proxy fence
+    showed it to the asynchronous proxy; of copies that threads start, `shown_to`: whose fences did.
+    `elements`: linear indices by thread, where they are
     known. `atomic` accesses need no order between themselves, nor do those to other parts (`part`
     is the number of one, of a tile that several blocks bring). A `partial` write leaves some of the place
     as it was.
@@ -68,11 +71,16 @@ class Access:
     place: Place
     landing: tuple[Key, int] | None = None
     shown: int | None = None
+    shown_to: list[tuple[SyncAgent, Threads]] = field(default_factory=list)
     elements: tuple[Vector, Vector] | None = None
     grouped: bool = False
     atomic: bool = False
     part: int | None = None
     partial: bool = False
+
+    def is_shown_to(self, agent: SyncAgent, threads: Threads) -> bool:
+        """Whether each of some threads of a role has fenced once it knew that a copy has landed."""
+        return any(who is agent and threads.inside(these) for who, these in self.shown_to)
 
 
 class SyncAgent(Agent):
@@ -168,6 +176,13 @@ def join(view: View, other: View) -> None:
             view[key] = time
 
 
+def is_in_flight(op: Op, access: Access) -> bool:
+    """Whether the access is still going on when the statement is done."""
+    if isinstance(op, (Copy, Parallel)) and op.instruction in ("cp_async", "buffer_copy"):
+        return access.writes
+    return access.engine
+
+
 def owner_key(access: Access) -> Key:
     """What a view calls the accesses of these threads.
 
@@ -180,7 +195,8 @@ def ordered(earlier: Access, agent: SyncAgent, by_engine: bool, threads: Threads
     """Whether `earlier` is over, and visible, before what `threads` of `agent` do now."""
     if earlier.landing is not None:
         key, phase = earlier.landing
-        return agent.seen(key, threads) > phase
+        shown = earlier.engine or not by_engine or earlier.is_shown_to(agent, threads)
+        return shown and agent.seen(key, threads) > phase
     time = earlier.done
     if time is not None and by_engine and earlier.writes and not earlier.engine:
         time = earlier.shown
@@ -295,8 +311,11 @@ class Memory:
         return HazardError(code, message, loc=later.op.loc, hint=f"found with {self.case}")
 
     def _early_read(self, earlier: Access, later: Access, what: str, made: str) -> tuple[str, str]:
-        if earlier.landing is not None:
+        if earlier.landing is not None and not ordered(earlier, later.agent, False, later.threads):
             return "TLC0351", f"{what} with no wait for the bytes that {made} brings"
+        if earlier.landing is not None:
+            why = f"no fence of {later.agent.label} has shown it what {made} has brought"
+            return "TLC0354", f"{what} through the async proxy, and {why}"
         if earlier.done is None:
             why = "its wait is missing or leaves too many"
             return "TLC0351", f"{what} before what {made} brings has landed: {why}"

@@ -11,7 +11,13 @@ from ...ir.core import Access, Block, Constant, Op, Value
 from ...ir.ops.arith import Elementwise
 from ...ir.ops.control import For, If, Launch, Role, Simt, WarpUniform, While
 from ...ir.ops.memory import Alloc, Load, Slot, Store
-from ...ir.ops.nvidia import MbarrierArrive, MbarrierExpect, MbarrierInit, MbarrierWait
+from ...ir.ops.nvidia import (
+    CpAsyncArrive,
+    MbarrierArrive,
+    MbarrierExpect,
+    MbarrierInit,
+    MbarrierWait,
+)
 from ...ir.ops.pipeline import Channel, Pipeline, Stage
 from ...ir.ops.thread import VectorLoad, VectorStore
 from ...ir.ops.tile import Copy, Fill
@@ -19,7 +25,7 @@ from ...ir.rewrite import free_values
 from ...ir.types import MemoryType, ScalarType, Space
 from .numbers import TAKES_UNKNOWN, function_of
 
-_FOLLOWED = (MbarrierArrive, MbarrierExpect, MbarrierInit, MbarrierWait, Fill)
+_FOLLOWED = (CpAsyncArrive, MbarrierArrive, MbarrierExpect, MbarrierInit, MbarrierWait, Fill)
 """Ops of which every operand matters."""
 
 

@@ -1,0 +1,90 @@
+"""Nests that gather are done by asynchronous copies, or by the threads in a stage of their own.
+
+Needs: planned pipelines. Leaves: `instruction` set on the nests of load stages that threads can start
+copies for, so that they run ahead as other loads do. A nest of which that is not so, or on a machine that
+has no such copies, stands in a stage "make" behind the loads: threads load and store it at once.
+
+    stage <label = "load"> {                     stage <label = "load"> {
+      %s = put %c                                  %s = put %c
+      parallel (%i, %j) {                          parallel <instruction = "cp_async", run = 8> (%i, %j) {
+        %x = load %X[%r, %j]              ->         %x = load %X[%r, %j]
+        store %x, %s[%i, %j] }                       store %x, %s[%i, %j] }
+      commit %c }                                  commit %c }
+"""
+
+from __future__ import annotations
+
+from ..ir.clone import Renaming, clone_op
+from ..ir.core import Block, Op, Program, Value, at
+from ..ir.ops.control import Launch, Parallel, Yield, map_launches
+from ..ir.ops.nvidia import CP_ASYNC_BYTES
+from ..ir.ops.pipeline import Channel, Put, Stage
+from ..ir.ops.tile import Copy
+from .context import PassContext
+from .dependence import is_statement, slice_of, writes
+from .gathers import run_of, straight
+from .plan_pipelines import MADE_SLOTS
+from .protocols import with_slots
+from .value_ranges import ValueRanges, value_ranges
+
+
+def start_gathers(program: Program, context: PassContext) -> Program:
+    """Does so in the load stages of every launch."""
+    ranges = value_ranges(program.body, context.multiples)
+    return map_launches(program, lambda launch: _launch(launch, context, ranges))
+
+
+def _launch(launch: Launch, context: PassContext, ranges: ValueRanges) -> Launch:
+    made: set[Value] = set()
+
+    def block(body: Block) -> Block:
+        ops: list[Op] = []
+        for op in body.ops:
+            if isinstance(op, Stage) and op.label == "load":
+                ops.extend(_parted(_started(op, context, ranges), made))
+            else:
+                ops.append(op.map_regions(block))
+        return body.with_ops(ops)
+
+    body = block(launch.body)
+    channels = [op for op in body.ops if isinstance(op, Channel) and op.result in made]
+    slots = {op: min(op.type.slots, MADE_SLOTS) for op in channels}
+    return with_slots(launch.replace(body=body), slots)  # type: ignore[arg-type]
+
+
+def _started(stage: Stage, context: PassContext, ranges: ValueRanges) -> Stage:
+    """The stage with copies in place of the nests that they can do."""
+
+    def one(op: Op) -> Op:
+        if not isinstance(op, Parallel) or not context.target.async_copy:
+            return op
+        nest = straight(op, ranges)
+        run = run_of(nest, ranges, context, CP_ASYNC_BYTES)
+        return nest.replace(instruction="cp_async", run=run) if run else op
+
+    return stage.replace(body=stage.body.with_ops([one(op) for op in stage.body.ops]))  # type: ignore[return-value]
+
+
+def _parted(stage: Stage, made: set[Value]) -> list[Stage]:
+    """A load stage without the nests that load by themselves, if anything is left, and these. Their
+    channels are `made`.
+    """
+    nests = [op for op in stage.body.ops if isinstance(op, Parallel) and not op.instruction]
+    if not nests:
+        return [stage]
+    slots = {op.result: op.channel for op in stage.body.ops if isinstance(op, Put)}
+    filled = {slots[v] for nest in nests for v in writes(nest)}
+    made |= filled
+    parts: list[Stage] = []
+    for label, mine in ((stage.label, False), ("make", True)):
+        statements = [
+            op
+            for op in stage.body.ops[:-1]
+            if is_statement(op) and mine == (op in nests or getattr(op, "channel", None) in filled)
+        ]
+        if any(isinstance(op, (Copy, Parallel)) for op in statements):
+            names: Renaming = {}
+            body = [clone_op(op, names) for op in slice_of(statements, stage.body.ops)]
+            with at(stage.loc):
+                parts.append(Stage(Block((), (*body, Yield(()))), label=label))
+    return parts
