@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,35 +16,41 @@ import tilec.language as T
 
 
 def choose_tile(target: Any, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
-    """Where shared memory is large: steps of 128 bytes, and a tile as wide as there are filters."""
+    """Where shared memory is large: steps of 128 bytes, and tiles as wide as there are filters, up to 128;
+    of so many rows that there are tiles for most of the GPU. What three stages leave of the memory is L1's,
+    in which the steps of a window find the pixels of those before.
+    """
     if target.shared_bytes < 100_000:
         return {}
-    if shapes["Y"][3] > 64:
-        return {"block_M": 64, "block_N": 128, "block_K": 64, "threads": 128}
-    return {"block_M": 128, "block_N": 64, "block_K": 64, "threads": 256}
+    *image, filters = shapes["Y"]
+    tile = {"block_M": 128, "block_N": 64, "block_K": 64, "threads": 256, "stages": 3}
+    if filters <= 64:
+        return tile
+    tiles = -(-math.prod(image) // 128) * -(-filters // 128)
+    return tile | {"block_N": 128} | ({"block_M": 64, "threads": 128} if tiles < 96 else {})
 
 
 @tilec.heuristic(choose_tile)
 @tilec.kernel
 def convolution(X, taps, Y, size: int = 3, stride: int = 1, padding: int = 1, dtype: str = "float16",
-                block_M: int = 64, block_N: int = 64, block_K: int = 32,
-                threads: int = 128):  # fmt: skip
+                block_M: int = 64, block_N: int = 64, block_K: int = 32, threads: int = 128,
+                stages: int = 2, cluster: int = 1):  # fmt: skip
     """X is (B, H, W, C), Y (B, P, Q, F); taps is (size * size * C, F), rows by (r, s, c)."""
     C = T.const("C")
     X: T.Tensor(("B", "H", "W", C), dtype)
     taps: T.Tensor((size * size * C, "F"), dtype)
     Y: T.Tensor(("B", "P", "Q", "F"), dtype)
     B, P, Q, F = Y.shape
-    K = size * size * C
-    with T.Kernel(T.ceildiv(F, block_N), T.ceildiv(B * P * Q, block_M), threads=threads) as (
-        bx,
-        by,
-    ):
+    K, M = size * size * C, B * P * Q
+    blocks = (T.ceildiv(F, block_N), T.ceildiv(M, block_M))
+    with T.Kernel(*blocks, threads=threads, cluster=(1, cluster)) as (bx, by):
         patches = T.alloc_shared((block_M, block_K), dtype)
         taps_s = T.alloc_shared((block_K, block_N), dtype)
         acc = T.alloc_fragment((block_M, block_N), "float32")
+        pixels = T.alloc_shared((block_M, block_N), dtype)
+        T.annotate_layout({pixels: tilec.layout.make_swizzle_layout(pixels)})
         T.clear(acc)
-        for step in T.Pipelined(T.ceildiv(K, block_K), num_stages=2):
+        for step in T.Pipelined(T.ceildiv(K, block_K), num_stages=stages):
             T.copy(taps[step * block_K, bx * block_N], taps_s)
             for i, j in T.Parallel(block_M, block_K):
                 m, k = by * block_M + i, step * block_K + j
@@ -52,9 +59,11 @@ def convolution(X, taps, Y, size: int = 3, stride: int = 1, padding: int = 1, dt
                 # outside the image, and past the last image, loads give zeros
                 patches[i, j] = T.if_then_else(k < K, X[m // (P * Q), y, x, k % C], 0)
             T.gemm(patches, taps_s, acc)
+        # whole rows of filters are stored, of pixels that lie anywhere
+        T.copy(acc, pixels)
         for i, j in T.Parallel(block_M, block_N):
             m = by * block_M + i
-            Y[m // (P * Q), m // Q % P, m % Q, bx * block_N + j] = acc[i, j]
+            Y[m // (P * Q), m // Q % P, m % Q, bx * block_N + j] = pixels[i, j]
 
 
 def extent(pixels: int, size: int, stride: int, padding: int) -> int:
