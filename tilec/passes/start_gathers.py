@@ -2,7 +2,8 @@
 
 Needs: planned pipelines. Leaves: `instruction` set on the nests of load stages that threads can start
 copies for, so that they run ahead as other loads do. A nest of which that is not so, or on a machine that
-has no such copies, stands in a stage "make" behind the loads: threads load and store it at once.
+has no such copies, stands in a stage "make" behind the loads: threads load and store it at once. Where
+branches only choose values, neither has any.
 
     stage <label = "load"> {                     stage <label = "load"> {
       %s = put %c                                  %s = put %c
@@ -56,11 +57,11 @@ def _started(stage: Stage, context: PassContext, ranges: ValueRanges) -> Stage:
     """The stage with copies in place of the nests that they can do."""
 
     def one(op: Op) -> Op:
-        if not isinstance(op, Parallel) or not context.target.async_copy:
+        if not isinstance(op, Parallel):
             return op
         nest = straight(op, ranges)
-        run = run_of(nest, ranges, context, CP_ASYNC_BYTES)
-        return nest.replace(instruction="cp_async", run=run) if run else op
+        run = run_of(nest, ranges, context, CP_ASYNC_BYTES) if context.target.async_copy else 0
+        return nest.replace(instruction="cp_async", run=run) if run else nest
 
     return stage.replace(body=stage.body.with_ops([one(op) for op in stage.body.ops]))  # type: ignore[return-value]
 
