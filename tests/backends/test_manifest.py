@@ -52,7 +52,7 @@ MANIFEST = Manifest(
     ("M", "N", "ldc"),
     (
         Variant(
-            (Fact("aligned", "A", 16), Fact("below", "C", 1 << 31)),
+            (Fact("aligned", "A", 16), Fact("whole", "C", 4), Fact("below", "C", 1 << 31)),
             "scale.cu",
             (LAUNCH,),
             (PARTIAL,),
@@ -154,5 +154,5 @@ def test_expressions_survive_json(expr: Expr) -> None:
 
 def test_facts_about_addresses_are_about_their_lower_bits() -> None:
     assert Fact("aligned", "A", 128).bytes == MOST_ALIGNED
-    with pytest.raises(ValueError, match="aligned to 256, at most 128"):
+    with pytest.raises(ValueError, match="aligned: multiples of 256, at most 128"):
         Fact("aligned", "A", 256)

@@ -57,6 +57,38 @@ def test_rows_that_a_table_names(how: str) -> None:
 
 
 @tilec.kernel
+def biased(
+    A: T.Tensor(("M", 32), "float16"), X: T.Tensor(("N",), "float16"), C: T.Tensor(("M", 64), "float32"),
+):  # fmt: skip
+    """C = A @ A[:64].T + X, whose columns lie in pairs in the threads of a product."""
+    with T.Kernel(T.ceildiv(A.shape[0], 64), threads=128) as by:
+        rows, columns = T.alloc_shared((64, 32), "float16"), T.alloc_shared((64, 32), "float16")
+        sums = T.alloc_fragment((64, 64), "float32")
+        T.copy(A[by * 64, 0], rows)
+        T.copy(A[0, 0], columns)
+        T.gemm(rows, columns, sums, transpose_B=True, clear_accum=True)
+        for i, j in T.Parallel(64, 64):
+            sums[i, j] += X[j]
+        T.copy(sums, C[by * 64, 0])
+
+
+def test_pairs_at_the_end_of_a_vector() -> None:
+    """Both elements at once where no pair crosses the end, which is a fact of the launch."""
+    for target, text in compile_texts(biased).items():
+        assert "<2>(X_run" in text or target == "hip:gfx942", target  # a column a lane there
+    for length in (1, 62, 63, 64, 65):
+        x = np.arange(1, length + 1, dtype=np.float16)
+        known = np.pad(x, (0, max(0, 64 - length)))[:64].astype(np.float32)
+        expected = (
+            HALVES[:, :32].astype(np.float32) @ np.pad(HALVES[:, :32], ((0, 24), (0, 0))).T + known
+        )
+        for leg, (_, _, c) in every_leg(
+            biased, HALVES[:, :32].copy(), x, np.zeros((40, 64), np.float32)
+        ):
+            np.testing.assert_array_equal(c, expected, err_msg=f"{leg} {length}")
+
+
+@tilec.kernel
 def scattered(
     A: T.Tensor((40, 64), "float16"), rows: T.Tensor((40,), "int32"), C: T.Tensor(("N", 64), "float32"),
     n: T.int32, adds: bool = False,

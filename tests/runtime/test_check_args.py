@@ -275,6 +275,18 @@ def test_below_counts_bytes_from_first_to_past_last() -> None:
     assert fact_holds(Fact("below", "A", 1), replace(view, shape=(0, 8)))
 
 
+@pytest.mark.parametrize(("length", "holds"), [(0, True), (6, True), (7, False)])
+def test_whole_is_about_the_length_of_a_row(length: int, holds: bool) -> None:
+    for shape in ((length,), (3, length)):
+        view = device_array(shape, pointer=0x1002)
+        assert fact_holds(Fact("whole", "A", 4), view) == holds
+    variant = Variant((Fact("whole", "A", 4),), "even.cu", ())
+    manifest = program(TensorParam("A", "f16", ("N",), "r"), symbols=("N",), variants=(variant,))
+    if not holds:
+        with pytest.raises(ArgumentError, match="A is 14 bytes long, expected a multiple of 4"):
+            pick_variant(manifest, {"A": device_array((length,))})
+
+
 def test_the_first_variant_whose_facts_hold_is_picked() -> None:
     fast = Variant((Fact("aligned", "A", 16), Fact("below", "A", 1 << 31)), "fast.cu", ())
     slow = Variant((Fact("aligned", "A", 4),), "slow.cu", ())

@@ -19,7 +19,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, TypeAlias, cast
+from typing import Literal, TypeAlias, cast, get_args
 
 from ..ir.dtypes import DTYPES
 from .launcher.expressions import OPERATIONS, names_in
@@ -81,6 +81,9 @@ MOST_ALIGNED = 128
 """Bytes that a variant may ask an address to be a multiple of: a line of every cache."""
 
 
+FactKind = Literal["aligned", "below", "whole"]
+
+
 @dataclass(frozen=True)
 class Fact:
     """Something that a variant takes for granted about its arguments.
@@ -88,23 +91,25 @@ class Fact:
     `aligned`: the base address, every stride but the last and the length of a row, in bytes, are
     multiples of `bytes`, those of single rows included (vectors read past the end of a row of an
     odd length), no row is another one broadcast, and there are elements. `below`: the bytes from
-    the first element to past the last are fewer than `bytes`.
+    the first element to past the last are fewer than `bytes`. `whole`: the length of a row, in
+    bytes, is a multiple of `bytes`, that of the one row of a vector included.
     """
 
-    kind: Literal["aligned", "below"]
+    kind: FactKind
     tensor: str
     bytes: int
 
     def __post_init__(self) -> None:
-        _require(self.kind in ("aligned", "below"), f"unknown fact {self.kind!r}")
+        _require(self.kind in get_args(FactKind), f"unknown fact {self.kind!r}")
         _require(self.bytes > 0, f"{self.kind} {self.tensor}: {self.bytes} bytes")
         power = self.bytes & (self.bytes - 1) == 0
         _require(
-            power or self.kind == "below", f"aligned to {self.bytes}, which is no power of two"
+            power or self.kind == "below",
+            f"{self.kind}: multiples of {self.bytes}, which is no power of two",
         )
         _require(
             self.bytes <= MOST_ALIGNED or self.kind == "below",
-            f"aligned to {self.bytes}, at most {MOST_ALIGNED} can be asked for",
+            f"{self.kind}: multiples of {self.bytes}, at most {MOST_ALIGNED} can be asked for",
         )
 
 
@@ -377,7 +382,7 @@ def _read_param(data: object, path: str) -> Param:
 
 def _read_fact(data: object, path: str) -> Fact:
     reader = Reader(data, path)
-    kind = cast(Literal["aligned", "below"], reader.text("kind"))
+    kind = cast(FactKind, reader.text("kind"))
     fact = Fact(kind, reader.text("tensor"), reader.integer("bytes"))
     reader.done()
     return fact

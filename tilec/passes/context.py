@@ -32,7 +32,7 @@ class Assume(Enum):
     """Which facts of its arguments a variant takes to hold."""
 
     ALL = "all"
-    ALIGNED = "aligned"  # alignment of every tensor, of whatever size
+    ALIGNED = "aligned"  # alignment of every tensor, of whatever size and length
     PROMISED = "promised"  # sizes, and the alignment of tensors whose rows are promised to have it
     NOTHING = "nothing"
 
@@ -47,7 +47,8 @@ class Facts:
     class).
 
     A fact is ("aligned", tensor, bytes): base address, rows and every stride but the last are
-    multiples of `bytes`; or ("below", tensor, bytes): the tensor's extent in bytes is smaller.
+    multiples of `bytes`; ("below", tensor, bytes): the tensor's extent in bytes is smaller; or
+    ("whole", tensor, bytes): its rows are a multiple of `bytes` long.
     Facts that were never asked do not make variants.
     """
 
@@ -70,6 +71,10 @@ class Facts:
     def below(self, tensor: str, size: int) -> bool:
         """Whether the tensor takes fewer than `size` bytes."""
         return self._take(("below", tensor, size), self.assume in (Assume.ALL, Assume.PROMISED))
+
+    def whole(self, tensor: str, size: int) -> bool:
+        """Whether the tensor's rows are a multiple of `size` bytes long."""
+        return self._take(("whole", tensor, size), self.assume is Assume.ALL)
 
     def _take(self, fact: tuple[str, str, int], holds: bool) -> bool:
         if holds:

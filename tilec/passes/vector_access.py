@@ -106,6 +106,11 @@ class VectorAccess:
         """
         return is_whole(memory, width, self.context)
 
+    def _ends_whole(self, memory: Value, width: int) -> bool:
+        """As `whole`, as a fact of the launch."""
+        size = width * memory_type(memory).dtype.bytes
+        return self.context.facts.whole(memory.hint, size)
+
     # Accesses -------------------------------------------------------------------------------------
 
     def load(
@@ -200,21 +205,24 @@ class VectorAccess:
         element: _Access,
         branch_from: int = 2,
     ) -> None:
-        """A run in vectors; vectors that cross the end of a tensor by elements, and all that may
-        cross by elements where they have fewer than `branch_from`.
+        """A run in vectors; vectors that cross the end of a tensor by elements. All that may cross
+        by elements where they have fewer than `branch_from`, unless none does, as a fact of the
+        launch.
         """
         b = self.b
         with b.unrolled(run // width, hint="v") as index:
             step = b.mul(index, width)
             at = _moved(b, indices, step)
-            if width == 1 or self.whole(memory, width):
+            whole = width == 1 or self.whole(memory, width)
+            inside = None if whole else guard(b, memory, at, _spans(at, width))
+            if not whole and inside is None:
+                vector(at, step, predicate)
+                return
+            if whole or (width < branch_from and self._ends_whole(memory, width)):
                 condition = both(b, guard(b, memory, at), predicate)
                 (element if width == 1 else vector)(at, step, condition)
                 return
-            inside = guard(b, memory, at, _spans(at, width))
-            if inside is None:
-                vector(at, step, predicate)
-                return
+            assert inside is not None
             by_elements: AbstractContextManager[None] = nullcontext()
             if width >= branch_from:
                 with b.when(inside), b.assuming(inside):

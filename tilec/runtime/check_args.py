@@ -194,11 +194,13 @@ def describe_fact(fact: Fact, view: ArrayView) -> str:
         return f"{fact.tensor} has no elements"
     if fact.kind == "below":
         return f"{fact.tensor} spans {view.extent_bytes} bytes, expected fewer than {fact.bytes}"
+    row = view.shape[-1] * view.itemsize if view.shape else 0
+    if fact.kind == "whole":
+        return f"{fact.tensor} is {row} bytes long, expected a multiple of {fact.bytes}"
     if view.pointer % fact.bytes:
         return (
             f"{fact.tensor} starts at {view.pointer:#x}, expected a multiple of {fact.bytes} bytes"
         )
-    row = view.shape[-1] * view.itemsize if view.shape else 0
     return (
         f"{fact.tensor} has strides of {view.strides} bytes and rows of {row}, expected multiples "
         f"of {fact.bytes}, no outer stride of 0"

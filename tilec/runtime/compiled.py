@@ -146,7 +146,7 @@ class CompiledKernel:
             if not refused:
                 return lowered
             if assume is Assume.ALL:
-                asked = takewhile(lambda fact: fact.kind != "below", lowered.requires)
+                asked = takewhile(lambda fact: fact.kind == "aligned", lowered.requires)
                 alike = [fact for fact in asked if fact in refused]
         taken = pick_variant(self.manifest, views(self.manifest), env)
         raise AssertionError(f"{taken.source} takes what it refused")
