@@ -39,7 +39,7 @@ def tolerance(row: Row) -> float:
 def gelu(x: Any, i: Any, j: Any, bias: Any) -> Any:
     """GELU by tanh of x + bias, as a sigmoid: tanh(u) = 2 sigmoid(2 u) - 1."""
     y = x + bias[j]
-    return y * T.sigmoid(1.5957691216 * (y + 0.044715 * y * y * y))
+    return y * T.sigmoid(y * (1.5957691216 + 0.0713548163 * (y * y)))
 
 
 @dataclass
