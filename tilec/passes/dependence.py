@@ -63,6 +63,20 @@ def is_statement(op: Op) -> bool:
     )
 
 
+def invariant_ops(body: Block) -> tuple[list[Op], list[Op]]:
+    """The pure ops of a nest's body that no iteration changes, which can stand before it, and the others."""
+    inside: set[Value] = set(body.params)
+    before: list[Op] = []
+    rest: list[Op] = []
+    for op in body.ops:
+        if op.pure and inside.isdisjoint(op.inputs):
+            before.append(op)
+        else:
+            rest.append(op)
+            inside.update(op.results)
+    return before, rest
+
+
 def computes_alone(op: Op) -> bool:
     """Whether `op`, but for what its regions hold, does what any thread can for itself: it makes
     scalars, keeps them in variables, or says what else runs.

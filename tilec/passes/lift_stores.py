@@ -28,7 +28,7 @@ from ..ir.ops.tile import StoreTile, Undefined
 from ..ir.rewrite import defining_ops, transform
 from ..ir.types import MemoryType, Space, TileType
 from .context import PassContext
-from .dependence import is_global, orders
+from .dependence import invariant_ops, is_global, orders
 from .lift_copies import find_corner
 
 
@@ -57,7 +57,7 @@ def _lift(nest: Op) -> tuple[Op, ...] | None:
     if corner is None or len(corner[0]) != len(variables):
         return None
     along, forms = corner
-    before, inside = _apart(nest)
+    before, inside = invariant_ops(nest.body)
     made = {result for op in inside for result in op.results}
     if any(value in made for form in forms for _, value in form.rest):
         return None  # a row that the nest itself looks up
@@ -105,17 +105,3 @@ def _reads_own_elements(nest: Parallel) -> bool:
         and memory_type(op.memory).shape == nest.extents
         for op in nest.body.ops
     )
-
-
-def _apart(nest: Parallel) -> tuple[list[Op], list[Op]]:
-    """The pure ops of a nest that no iteration changes, which can stand before it, and the others."""
-    inside: set[Value] = set(nest.body.params)
-    before: list[Op] = []
-    rest: list[Op] = []
-    for op in nest.body.ops:
-        if op.pure and inside.isdisjoint(op.inputs):
-            before.append(op)
-        else:
-            rest.append(op)
-            inside.update(op.results)
-    return before, rest

@@ -30,6 +30,7 @@ from .interleave_reads import interleave_reads
 from .issue_gemms import issue_gemms
 from .lift_copies import lift_copies
 from .lift_stores import lift_stores
+from .load_once import load_once
 from .lower_pipelines import lower_pipelines
 from .lower_tiles import lower_tiles
 from .make_persistent import make_persistent
@@ -86,6 +87,7 @@ PIPELINE: tuple[Pass, ...] = (
     schedule_stages,
     pad_tiles,  # just before it: what plans loops goes by the program's own extents
     infer_layouts,  # sees the whole plan, so that a layout holds across stages and roles
+    load_once,  # after it, since layouts say which iterations a thread runs
     start_engines,  # the last form that the interpreter runs is the one before
     stage_stores,  # needs the accumulator's layout to cut slabs
     lower_pipelines,
