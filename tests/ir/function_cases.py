@@ -70,6 +70,7 @@ UNARY: dict[str, Exact] = {
         "sigmoid": lambda x: math.exp(x) if x < -40 else 1 / (1 + math.exp(-x)), "erf": math.erf,
         "sin": math.sin, "cos": math.cos, "tan": math.tan, "asin": math.asin, "acos": math.acos,
         "atan": math.atan, "sinh": _sinh, "cosh": math.cosh, "tanh": math.tanh,
+        "fast_tanh": math.tanh,
         "asinh": math.asinh, "acosh": math.acosh, "atanh": _atanh,
         "floor": _rounded(math.floor), "ceil": _rounded(math.ceil), "round": _rounded(round),
         "trunc": _rounded(math.trunc),

@@ -22,7 +22,7 @@ from tilec.target import Target, find_target
 
 REGISTRY = standard_registry()
 NAMES = [p.__name__ for p in PIPELINE]
-PLANNING = PIPELINE[: NAMES.index("infer_layouts") + 1]
+PLANNING = PIPELINE[: NAMES.index("load_once") + 1]
 """The passes whose result is still a tile-level program that the interpreter runs."""
 
 OpT = TypeVar("OpT", bound=Op)

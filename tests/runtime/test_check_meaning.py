@@ -25,14 +25,14 @@ from tilec.target import find_target
 TARGET = find_target("cuda:sm_80")
 
 
-def test_every_pass_to_infer_layouts_is_compared() -> None:
+def test_every_pass_to_load_once_is_compared() -> None:
     check = MeaningCheck(standard_registry(), seeds=(0,))
     context = PassContext(TARGET, standard_registry(), Facts())
     run_pipeline(kernels.gemm_nt.lower_to_ir(), context, observers=(check,))
     names = [p.__name__ for p in PIPELINE]
-    planning = names[: names.index("infer_layouts") + 1]
+    planning = names[: names.index("load_once") + 1]
     assert set(check.checked) <= set(planning)
-    assert {"promote_fragments", "plan_pipelines", "schedule_stages", "infer_layouts"} <= set(
+    assert {"promote_fragments", "plan_pipelines", "schedule_stages", "load_once"} <= set(
         check.checked
     )
 

@@ -27,10 +27,11 @@ from ..ir.rewrite import defining_ops, transform
 from ..ir.types import MemoryType, Space
 from .affine import Affine
 from .context import PassContext
-from .dependence import invariant_ops, is_global, writes
+from .dependence import invariant_ops, is_global, tile_type, writes
 from .lift_copies import find_corner
 
-SHARE = 3  # of a nest's registers, how many there are to one that holds what is loaded before it
+SHARE = 3  # of a nest's registers, how many there are to one that holds what is loaded before it;
+FEW = 16  # or so many in any case
 
 
 def load_once(program: Program, context: PassContext) -> Program:
@@ -65,7 +66,7 @@ def _nest(nest: Op) -> tuple[Op, ...] | None:
     if not isinstance(nest, Parallel) or nest.layout is None:
         return None
     before, inside = invariant_ops(nest.body)
-    found = _chosen(_alike(nest, inside), nest.layout.registers // SHARE)
+    found = _chosen(_alike(nest, inside), max(FEW, nest.layout.registers // SHARE))
     if not found:
         return None
     b = Builder()
@@ -79,8 +80,9 @@ def _nest(nest: Op) -> tuple[Op, ...] | None:
             with at(load.loc):
                 tile = b.emit(_tile(alike, nest, b)).result
             tile.hint = load.memory.hint
-            shape, dtype = tile.type.shape, memory_type(load.memory).dtype
-            handles[place] = Value(MemoryType(dtype, shape, Space.FRAGMENT), hint=tile.hint)
+            type_ = tile_type(tile)
+            handle = MemoryType(type_.dtype, type_.shape, Space.FRAGMENT)
+            handles[place] = Value(handle, hint=tile.hint)
             tiles[place] = tile
         loads[load] = load.replace(memory=handles[place], indices=tuple(alike.along))
     last = len(nest.extents) + len(nest.reads)

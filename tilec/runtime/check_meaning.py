@@ -12,7 +12,7 @@ from ..interpreter import same_meaning
 from ..ir.core import Program
 from ..ir.registry import Registry
 
-LAST = "infer_layouts"
+LAST = "load_once"
 """The last pass whose result the interpreter runs; then come barriers and slots."""
 
 

@@ -68,6 +68,7 @@ TABLE = make_table(
         asinh=("log_1p",),
         acosh=("log_1p",),
         atanh=("log_1p",),
+        fast_tanh=("tanh",),
     ),
     Entry("fma", "scalars.j2", ("base",)),
     # Threads, blocks
