@@ -69,6 +69,7 @@ class Target:
     ldmatrix: bool = False
     stmatrix: bool = False
     tma: bool = False  # bulk tensor copies that complete on an mbarrier
+    dependent_launches: bool = False  # a launch may begin before the one in front of it ends
     clusters: bool = False  # blocks that reach each other's shared memory, and multicast copies
     atomic_widths: tuple[tuple[str, int], ...] = ()  # dtype, most elements of one atomic addition
     warp_roles: bool = False  # warpgroups of their own registers feed a wgmma, so roles pay
@@ -235,16 +236,16 @@ TARGETS: dict[str, Target] = {
         ),
         _nvidia(
             "sm_90a", 227, 228, 132, matrix=_WGMMA + _MMA_90, async_copy=True, stmatrix=True,
-            tma=True, clusters=True, warp_roles=True, exact=True,
+            tma=True, dependent_launches=True, clusters=True, warp_roles=True, exact=True,
         ),
         # Blackwell by what it has in common with Ampere: its tensor memory is not used.
         _nvidia(
             "sm_100a", 227, 228, 148, matrix=_MMA_89, async_copy=True, stmatrix=True, tma=True,
-            clusters=True,
+            dependent_launches=True, clusters=True,
         ),
         _nvidia(
             "sm_120a", 99, 100, 188, matrix=_MMA_89, async_copy=True, stmatrix=True, tma=True,
-            clusters=True, resident_threads=1536, resident_blocks=24,
+            dependent_launches=True, clusters=True, resident_threads=1536, resident_blocks=24,
         ),
         _amd("gfx90a", 64, 110, ("f16",), matrix=_MFMA_90A),
         _amd("gfx942", 64, 304, ("f16", "bf16"), matrix=_MFMA_942, dies=8),

@@ -48,7 +48,7 @@ def run_probe(
     views = [view for view in there.values() if isinstance(view, ArrayView)]
     places = {n: (i, view) for i, (n, view) in enumerate(zip(there, views, strict=True))}
     scalars = {n: (i, dtype) for i, (n, dtype) in enumerate(probe.scalars.items())}
-    call = KernelCall(driver.launch, function, spec, grid, {}, places, scalars)
+    call = KernelCall(driver, function, spec, grid, {}, places, scalars)
     numbers = [arguments[n] for n in scalars]
     call.patch([view.pointer for view in views], numbers, TensorMapCache(), driver)
     assert call.on(0)() == 0

@@ -145,6 +145,9 @@ FAULTS: dict[str, dict[str, Fault]] = {
         "initialisation not fenced": fault(
             "without mbarrier_init_fence", E(r" +mbarrier_init_fence\(\);\n", "")
         ),
+        "launch before not waited for": fault(
+            r"before wait_grids\(\)", E(r" +wait_grids\(\);\n", "")
+        ),
         "barrier after initialisation missing": fault(
             "never initialised", E(r"^ +barrier\(\);\n", "")
         ),

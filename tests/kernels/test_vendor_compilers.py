@@ -52,16 +52,29 @@ def nvdisasm() -> str:
     return str(program.locate())
 
 
-def sass(code: bytes, folder: Path) -> Counter[str]:
-    """How often each mnemonic, up to its first dot, stands in a cubin."""
+GLOBAL = {
+    "LDG",
+    "STG",
+    "LDGSTS",
+    "UTMALDG",
+    "UTMASTG",
+    "UTMAREDG",
+    "ATOMG",
+    "REDG",
+    "RED",
+    "LD",
+    "ST",
+}
+
+
+def sass(code: bytes, folder: Path) -> list[str]:
+    """The instructions of a cubin, in order, by their mnemonics up to the first dot."""
     path = folder / "kernel.cubin"
     path.write_bytes(code)
     done = subprocess.run(
         (nvdisasm(), "-c", str(path)), capture_output=True, text=True, check=True, timeout=120
     )
-    return Counter(
-        re.findall(r"^\s+/\*[0-9a-f]+\*/\s+(?:@!?U?P\w+ )?([A-Z0-9]+)", done.stdout, re.M)
-    )
+    return re.findall(r"^\s+/\*[0-9a-f]+\*/\s+(?:@!?U?P\w+ )?([A-Z0-9]+)", done.stdout, re.M)
 
 
 def check_nvidia(variant: Lowered, arch: str, folder: Path, *, matrix: bool = True) -> None:
@@ -69,13 +82,17 @@ def check_nvidia(variant: Lowered, arch: str, folder: Path, *, matrix: bool = Tr
     (resources,) = binary.resources
     assert (resources.spill_stores, resources.spill_loads, resources.stack) == (0, 0, 0)
     assert binary.findings == () and not re.search(r"C7\d\d\d", binary.log), binary.log
-    found, expected = sass(binary.code, folder), count_instructions(variant.program)
+    in_order, expected = sass(binary.code, folder), count_instructions(variant.program)
+    found = Counter(in_order)
     for mnemonics, ops in SASS.items():
         count = sum(found[mnemonic] for mnemonic in mnemonics)
         assert count == sum(expected[op] for op in ops), mnemonics
     multiplies = expected["mma"] + expected["wgmma"] + expected["wgmma_registers"]
     assert (multiplies > 0) == matrix
     assert found["LDL"] == found["STL"] == 0
+    if expected["tma_load"]:  # nothing is moved in front of the wait for the launch before
+        (wait,) = (at for at, mnemonic in enumerate(in_order) if mnemonic == "ACQBULK")
+        assert GLOBAL.isdisjoint(in_order[:wait])
 
 
 def every_variant(case: Case) -> bool:

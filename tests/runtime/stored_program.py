@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from functools import partial
 
 import tilec
 import tilec.language as T
@@ -31,11 +32,11 @@ def main(library: str) -> None:
     compiled.driver_of = gpu_device.driver_of = lambda kind: driver
     launches: list[tuple[int, ...]] = []
 
-    def launch(function: object, *extents: object) -> int:
-        launches.append(tuple(extent.value for extent in extents[:3]))  # type: ignore[attr-defined]
+    def launch(grid: tuple[int, ...]) -> int:
+        launches.append(grid)
         return 0
 
-    driver.launch = launch
+    driver.binding = lambda function, grid, spec: lambda stream, params: partial(launch, grid)  # type: ignore[method-assign]
     arrays = [
         ArrayView(0x7F00_0000_0000 + 0x1_0000 * i, (1000,), (4,), "f32", ArrayDevice("cuda"),
                   False, "numpy", None)

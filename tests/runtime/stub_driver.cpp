@@ -47,6 +47,7 @@ struct EncodedMap {  // fits in 128 bytes
 static_assert(sizeof(EncodedMap) <= 128, "the encoded map must fit");
 
 constexpr uint32_t TOGETHER = 2;  // in place of `extra`: a cooperative launch
+constexpr uint32_t EARLY = 3;  // the like: one that may begin before the launch in front of it ends
 
 static struct {
     int devices, sizes[8], count_sizes, launches, fail_next, capturing, unloads, loads, waits, allowed;
@@ -124,6 +125,15 @@ CUresult CUDAAPI cuLaunchCooperativeKernel(CUfunction f, unsigned gx, unsigned g
     uint32_t grid[] = {gx, gy, gz}, block[] = {bx, by, bz};
     int status = launch((uint64_t)f, grid, block, shared, (uint64_t)stream, parameters, nullptr);
     if (!status) state.last[(state.launches - 1) % 16].extra = TOGETHER;
+    return (CUresult)status;
+}
+CUresult CUDAAPI cuLaunchKernelEx(const CUlaunchConfig *config, CUfunction f, void **parameters, void **extra) {
+    if (config->numAttrs != 1 || (int)config->attrs[0].id != 6 || config->attrs[0].value.programmaticStreamSerializationAllowed != 1)
+        return (CUresult)1;
+    uint32_t grid[] = {config->gridDimX, config->gridDimY, config->gridDimZ};
+    uint32_t block[] = {config->blockDimX, config->blockDimY, config->blockDimZ};
+    int status = launch((uint64_t)f, grid, block, config->sharedMemBytes, (uint64_t)config->hStream, parameters, extra);
+    if (!status) state.last[(state.launches - 1) % 16].extra = EARLY;
     return (CUresult)status;
 }
 // Two blocks fit a multiprocessor.

@@ -9,6 +9,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -436,11 +437,13 @@ def test_threads_do_not_mix_their_arguments(driver: CudaDriver) -> None:
         def __getattr__(self, name: str) -> Any:
             return getattr(driver, name)
 
-        def launch(self, *arguments: Any) -> int:
-            stream, parameters = arguments[8].value, arguments[9]
-            gate.wait(0.002)
-            seen.append((stream, ctypes.c_uint64.from_address(parameters[0]).value))
-            return 0
+        def binding(self, *_: Any) -> Any:
+            def launch(stream: int, parameters: Any) -> int:
+                gate.wait(0.002)
+                seen.append((stream, ctypes.c_uint64.from_address(parameters[0]).value))
+                return 0
+
+            return lambda *ready: partial(launch, *ready)
 
     loaded = load(CODE, manifest(), Slow())  # type: ignore[arg-type]
 

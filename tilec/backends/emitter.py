@@ -14,7 +14,7 @@ from ..errors import IRError
 from ..ir.core import Block, Level, Op, Program, Value, walk
 from ..ir.ops.control import Launch, Symbol
 from ..ir.ops.memory import Alloc, Flatten, memory_type
-from ..ir.ops.nvidia import TensorMap
+from ..ir.ops.nvidia import TensorMap, WaitGrids
 from ..ir.registry import Registry
 from ..ir.types import MemoryType, ScalarType
 from ..target import Target
@@ -154,6 +154,7 @@ def _emit_launch(
     with body.variables.block(launch.body.params):
         body.ops(ops)
     text = "\n".join(body.writer.lines)
+    early = any(isinstance(op, WaitGrids) for op in launch.body.ops)
     frame = KernelFrame(
         name,
         tuple(p.frame for p in parameters),
@@ -163,6 +164,7 @@ def _emit_launch(
         body.writer.needs.found,
         cluster=launch.cluster_blocks,
         min_blocks=launch.resident,
+        early=early,
         places=body.writer.places,
     )
     grid = launch_grid(launch, outline.host)
@@ -175,6 +177,7 @@ def _emit_launch(
         cluster=launch.cluster_blocks,
         cooperative=launch.cooperative,
         blocks=launch_blocks(launch, outline.host) if launch.in_turn else None,
+        early=early,
     )
 
 

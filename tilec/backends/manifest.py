@@ -178,7 +178,8 @@ class LaunchSpec:
     is (threads, 1, 1) unless `block` says otherwise; `shared_bytes` is dynamic shared memory.
     `cluster`: how many neighbours along x are a thread-block cluster; the text says so itself, and
     the grid is a multiple of it. `cooperative`: all blocks run at the same time, or none. `blocks`: the
-    extents of the program's own grid, where fewer blocks take its blocks in turn."""
+    extents of the program's own grid, where fewer blocks take its blocks in turn. `early`: it may begin
+    before the launch in front of it ends, for which the text waits by itself."""
 
     symbol: str
     arguments: tuple[Argument, ...]
@@ -189,6 +190,7 @@ class LaunchSpec:
     cluster: int = 1
     cooperative: bool = False
     blocks: tuple[Expr, Expr, Expr] | None = None
+    early: bool = False
 
     def __post_init__(self) -> None:
         _require(self.cluster >= 1, f"{self.symbol}: a cluster of {self.cluster} blocks")
@@ -433,6 +435,7 @@ def _read_launch(data: object, path: str) -> LaunchSpec:
         cast(tuple[Expr, Expr, Expr], reader.items("blocks", _read_expr))
         if reader.has("blocks")
         else None,
+        reader.flag("early") if reader.has("early") else False,
     )
     reader.done()
     return launch

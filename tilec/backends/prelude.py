@@ -65,6 +65,7 @@ class KernelFrame:
     header_comment: str = ""
     cluster: int = 1  # neighbouring blocks of a thread-block cluster
     min_blocks: int = 0  # blocks that a multiprocessor shall hold at once; 0 says nothing
+    early: bool = False  # it waits by itself for the launches before it
     places: tuple[str, ...] = ()  # the user's line for each line of `body`; "" where none is known
 
     @property

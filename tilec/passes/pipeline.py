@@ -37,6 +37,7 @@ from .make_persistent import make_persistent
 from .multicast_loads import multicast_loads
 from .overlap_fragments import overlap_fragments
 from .overlap_gemms import overlap_gemms
+from .overlap_launches import overlap_launches
 from .pack_elements import pack_elements
 from .pad_tiles import pad_tiles
 from .place_barriers import place_barriers
@@ -107,6 +108,7 @@ PIPELINE: tuple[Pass, ...] = (
     split_addresses,  # before the sums are simplified, each part for itself
     simplify_indices,
     canonicalize,
+    overlap_launches,  # behind it, so that roles keep their own arithmetic
     wrap_integers,  # behind all arithmetic: what knows of sums would not know them by their casts
     plan_shared,  # last: sizes are final
 )

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ctypes
-from functools import cache
+from collections.abc import Callable
+from functools import cache, partial
+from typing import Any
 
-from .gpu_driver import CtypesDriver, DriverNames
+from ..backends.manifest import LaunchSpec
+from .gpu_driver import Binding, CtypesDriver, DriverNames
 
 NAMES = DriverNames(
     kind="cuda",
@@ -19,6 +22,7 @@ NAMES = DriverNames(
         "set_attribute": "cuFuncSetAttribute",
         "launch": "cuLaunchKernel",
         "launch_together": "cuLaunchCooperativeKernel",
+        "launch_early": "cuLaunchKernelEx",
         "resident_blocks": "cuOccupancyMaxActiveBlocksPerMultiprocessor",
         "is_capturing": "cuStreamIsCapturing",
         "event_create": "cuEventCreate",
@@ -48,10 +52,11 @@ NAMES = DriverNames(
 
 
 _CLUSTER_DIMENSION = 4  # CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION
+_EARLY = 6  # CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION
 
 
 class _LaunchAttribute(ctypes.Structure):
-    """CUlaunchAttribute, with the value of a cluster's extents."""
+    """CUlaunchAttribute, with the value of a cluster's extents; a flag is the first of them."""
 
     _fields_ = (
         ("id", ctypes.c_uint),
@@ -110,6 +115,20 @@ class CudaDriver(CtypesDriver):
             self.leave(previous)
         self.check(status, f"asking how many clusters of {cluster} blocks cuda:{device} runs")
         return count.value
+
+    def binding(self, function: int, grid: tuple[int, int, int], spec: LaunchSpec) -> Binding:
+        if not spec.early or spec.cooperative:
+            return super().binding(function, grid, spec)
+        start, handle = self._plain("launch_early"), ctypes.c_void_p(function)
+        early = _LaunchAttribute(_EARLY, b"", (1, 0, 0))
+
+        def bind(stream: int, params: Any) -> Callable[[], int]:
+            config = _LaunchConfig(
+                grid, spec.block_extents, spec.shared_bytes, stream, ctypes.pointer(early), 1
+            )
+            return partial(start, ctypes.byref(config), handle, params, None)
+
+        return bind
 
     def encode_tiled(self, *arguments: object) -> int:
         """cuTensorMapEncodeTiled, with ctypes values; returns its status."""

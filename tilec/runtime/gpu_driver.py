@@ -13,8 +13,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
+from ..backends.manifest import LaunchSpec
 from ..errors import ExecutionError, NoDevice, TargetUnsupported
 
 _CAPTURE_IMPLICIT = 906  # CUDA_ERROR_STREAM_CAPTURE_IMPLICIT, hipErrorStreamCaptureImplicit
@@ -38,13 +40,15 @@ class LoadedModule(Protocol):
         """The handle of the kernel called `symbol`. Raises ExecutionError where there is none."""
 
 
+Binding = Callable[[int, Any], Callable[[], int]]
+"""Makes a launch of a stream and a ctypes array of the parameters' addresses: called, it launches and
+returns the driver's status."""
+
+
 class GpuDriver(Protocol):
-    """What a launch needs of a driver. `launch` is the C function itself, called with ctypes
-    values: function, grid x y z, block x y z, shared bytes, stream, parameters, extra; it returns a
-    status."""
+    """What a launch needs of a driver."""
 
     kind: str
-    launch: Callable[..., int]
     count: int
     """How many devices there are. With several, launches look after the current one."""
 
@@ -72,8 +76,8 @@ class GpuDriver(Protocol):
     def resident_blocks(self, function: int, threads: int, shared_bytes: int, device: int) -> int:
         """How many blocks of a function a device runs at the same time."""
 
-    def launch_together(self, *arguments: object) -> int:
-        """As `launch`, where all blocks run at the same time, or none: it fails then."""
+    def binding(self, function: int, grid: tuple[int, int, int], spec: LaunchSpec) -> Binding:
+        """How a function is launched on a grid."""
 
     def capability(self, device: int) -> tuple[int, int]:
         """The compute capability (9, 0)."""
@@ -131,7 +135,6 @@ class CtypesDriver(ABC):
         self._library = _open(names, (library,) if library else names.libraries)
         self._functions: dict[str, Any] = {}
         self._multiprocessors: dict[int, int] = {}
-        self.launch: Callable[..., int] = self._plain("launch")
         status = self._call("init", ctypes.c_uint(0))
         count = ctypes.c_int()
         status = status or self._call("count", ctypes.byref(count))
@@ -186,8 +189,13 @@ class CtypesDriver(ABC):
         self.check(status, f"asking how many blocks a multiprocessor of {self.kind}:{device} runs")
         return count.value * self.multiprocessors(device)
 
-    def launch_together(self, *arguments: object) -> int:
-        return self._call("launch_together", *arguments[:-1])  # it takes no `extra`
+    def binding(self, function: int, grid: tuple[int, int, int], spec: LaunchSpec) -> Binding:
+        extents = (*grid, *spec.block_extents, spec.shared_bytes)
+        head = (ctypes.c_void_p(function), *(ctypes.c_uint(extent) for extent in extents))
+        # What makes all blocks run at the same time, or fails, takes no `extra`.
+        start = self._plain("launch_together" if spec.cooperative else "launch")
+        rest = () if spec.cooperative else (None,)
+        return lambda stream, params: partial(start, *head, ctypes.c_void_p(stream), params, *rest)
 
     def multiprocessors(self, device: int) -> int:
         if device not in self._multiprocessors:

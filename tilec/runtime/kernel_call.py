@@ -10,7 +10,6 @@ from __future__ import annotations
 import ctypes
 import struct
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 
 import numpy as np
 
@@ -18,6 +17,7 @@ from ..backends.launcher.tensor_maps import TensorMap
 from ..backends.manifest import LaunchSpec, TensorMapSpec
 from .allocate import numpy_dtype
 from .arrays import ArrayView
+from .gpu_driver import GpuDriver
 from .tensor_maps import Encoder, TensorMapCache
 
 Number = int | float
@@ -43,11 +43,11 @@ def word_of(dtype: str) -> Callable[[Number], int]:
 class KernelCall:
     """A launch of one function. `patch` writes what changes from call to call."""
 
-    __slots__ = ("_head", "_launch", "_maps", "_params", "_pointers", "_scalars", "_words", "spec")
+    __slots__ = ("_bind", "_maps", "_params", "_pointers", "_scalars", "_words", "spec")
 
     def __init__(
         self,
-        launch: Callable[..., int],
+        driver: GpuDriver,
         function: int,
         spec: LaunchSpec,
         grid: tuple[int, int, int],
@@ -58,9 +58,7 @@ class KernelCall:
         """`tensors` gives each array's place in the pointers of `patch` and what it looks like;
         `scalars` each scalar's place among the scalars, and its dtype."""
         self.spec = spec
-        self._launch = launch
-        extents = (*grid, *spec.block_extents, spec.shared_bytes)
-        self._head = (ctypes.c_void_p(function), *(ctypes.c_uint(extent) for extent in extents))
+        self._bind = driver.binding(function, grid, spec)
         count = len(spec.arguments)
         self._words = (ctypes.c_uint64 * max(1, count))()
         base = ctypes.addressof(self._words)
@@ -102,7 +100,7 @@ class KernelCall:
 
     def on(self, stream: int) -> Callable[[], int]:
         """The launch on a stream: called, it launches and returns the driver's status."""
-        return partial(self._launch, *self._head, ctypes.c_void_p(stream), self._params, None)
+        return self._bind(stream, self._params)
 
 
 class _MapSlot:

@@ -269,8 +269,7 @@ def _call(
     tensors = {name: (place, views[name]) for name, place in places_of(manifest).items()}
     numbers = [param for param in manifest.params if isinstance(param, ScalarParam)]
     scalars = {param.name: (place, param.dtype) for place, param in enumerate(numbers)}
-    start = driver.launch_together if spec.cooperative else driver.launch
-    return KernelCall(start, function, spec, grid, env, tensors, scalars)
+    return KernelCall(driver, function, spec, grid, env, tensors, scalars)
 
 
 def _made(

@@ -117,6 +117,8 @@ TABLE = make_table(
     Entry("cp_async_arrive", "async_copies.j2", ("copy_arrivals",)),
     Entry("mbarrier_wait", "barriers.j2", ("mbarrier_states",)),
     Entry("fence_proxy_async", "barriers.j2", ("shared",)),
+    Entry("wait_grids", "threads.j2", ("base",)),
+    Entry("launch_dependents", "threads.j2", ("base",)),
     Entry("register_pool", "barriers.j2", ("base",)),
     Entry("register_decrease", "barriers.j2", ("register_pool",)),
     Entry("register_increase", "barriers.j2", ("register_pool",)),

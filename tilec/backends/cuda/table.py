@@ -105,6 +105,8 @@ TABLE = make_table(
     Entry("mbarrier_announce", "barriers.j2", ("mbarrier",)),
     Entry("mbarrier_wait", "barriers.j2", ("mbarrier",)),
     Entry("fence_proxy_async", "barriers.j2", ("base",)),
+    Entry("wait_grids", "threads.j2", ("base",)),
+    Entry("launch_dependents", "threads.j2", ("base",)),
     Entry("register_decrease", "barriers.j2", ("base",)),
     Entry("register_increase", "barriers.j2", ("base",)),
     Entry("tensor_map", "tma.j2", ("base",)),

@@ -376,6 +376,29 @@ class PrefetchTensorMap(Statement, name="prefetch_tensor_map", level=Level.THREA
         return (Effect(Access.SYNCHRONISE),)
 
 
+class WaitGrids(Statement, name="wait_grids"):
+    """The launches before this one are over, and what they wrote is there (PTX ISA, griddepcontrol.wait):
+    returns at once in a launch that did not begin early. Every thread says so before it reaches global
+    memory.
+    """
+
+    text = "wait_grids()"
+
+    def effects(self) -> tuple[Effect, ...]:
+        return (Effect(Access.SYNCHRONISE),)
+
+
+class LaunchDependents(Statement, name="launch_dependents"):
+    """Once all blocks have said so, or are over, the next launch may begin (PTX ISA,
+    griddepcontrol.launch_dependents).
+    """
+
+    text = "launch_dependents()"
+
+    def effects(self) -> tuple[Effect, ...]:
+        return (Effect(Access.SYNCHRONISE),)
+
+
 class SetRegisters(Statement, name="set_registers"):
     """setmaxnreg: this warpgroup has `count` registers a thread from here on."""
 
@@ -393,5 +416,5 @@ class SetRegisters(Statement, name="set_registers"):
 OPS: tuple[type[Op], ...] = (
     CpAsync, CpAsyncCommit, CpAsyncWait, CpAsyncArrive, LdMatrix, StMatrix, Mma, MbarrierInit, MbarrierInitFence,
     MbarrierArrive, MbarrierExpect, MbarrierWait, FenceProxyAsync, ClusterBarrier, TensorMap, TmaLoad, TmaStore,
-    BulkCommit, BulkWait, PrefetchTensorMap, SetRegisters,
+    BulkCommit, BulkWait, PrefetchTensorMap, WaitGrids, LaunchDependents, SetRegisters,
 )  # fmt: skip

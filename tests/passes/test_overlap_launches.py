@@ -1,0 +1,103 @@
+"""overlap_launches: launches that TMA feeds wait for the one before them themselves, in front of all that
+reaches global memory; those whose blocks are done soon let the next one begin."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tilec
+import tilec.language as T
+from tests.kernels.programs import gemm
+from tests.passes.planning import found
+from tilec.ir.core import Program
+from tilec.ir.ops.control import If, Launch
+from tilec.ir.ops.nvidia import LaunchDependents, WaitGrids
+from tilec.runtime.driver import lower
+from tilec.runtime.lowering import Lowered
+
+F16 = "float16"
+HOPPER = "cuda:sm_90a"
+TILE = {"block_M": 64, "block_N": 64, "block_K": 32, "threads": 128, "stages": 3}
+
+
+@tilec.kernel
+def copied(A: T.Tensor(("M", 64), F16), C: T.Tensor(("M", 64), F16)):
+    """Threads alone read the tensor."""
+    with T.Kernel(T.ceildiv(A.shape[0], 64), threads=128) as b:
+        for i, j in T.Parallel(64, 64):
+            C[b * 64 + i, j] = A[b * 64 + i, j] + 1
+
+
+@tilec.kernel
+def chosen_rows(
+    A: T.Tensor(("M", 64), F16), table: T.Tensor((4,), "int32"), C: T.Tensor((256, 64), F16)
+):
+    """How many steps there are is read before the first tile is copied."""
+    with T.Kernel(4, threads=128) as b:
+        A_s = T.alloc_shared((64, 64), F16)
+        acc = T.alloc_fragment((64, 64), "float32")
+        T.clear(acc)
+        for k in T.Pipelined(table[b], num_stages=2):
+            T.copy(A[k * 64, 0], A_s)
+            T.gemm(A_s, A_s, acc, transpose_B=True)
+        T.copy(acc, C[b * 64, 0])
+
+
+def launches(program: Program) -> list[Launch]:
+    return found(program, Launch)
+
+
+def body_of(variant: Lowered, name: str) -> str:
+    return variant.text[variant.text.rindex(f" {name}(") :]
+
+
+def test_a_launch_that_tma_feeds_waits_behind_its_mbarriers() -> None:
+    lowered = lower(gemm(), (), HOPPER, TILE)
+    for variant in lowered.variants:
+        (launch,) = launches(variant.program)
+        assert len([op for op in launch.body.ops if isinstance(op, WaitGrids)]) == 1
+        assert [spec.early for spec in variant.variant.launches] == [True]
+        text = body_of(variant, "matmul_kernel")
+        assert text.index("mbarrier_init_fence") < text.index("wait_grids()") < text.index("role ")
+
+
+@pytest.mark.parametrize("kernel", [gemm(), copied], ids=["gemm", "copied"])
+def test_other_launches_stay(kernel: Any) -> None:
+    targets = ["cuda:sm_80", "hip:gfx942", *([HOPPER] if kernel is copied else [])]
+    for target in targets:
+        lowered = lower(kernel, (), target, {} if kernel is copied else TILE)
+        assert "wait_grids" not in lowered.source
+        assert [spec.early for spec in lowered.manifest.variants[0].launches] == [False]
+
+
+def test_what_is_read_in_front_of_the_roles_is_waited_for() -> None:
+    text = body_of(lower(chosen_rows, (), HOPPER, {}).lowered, "chosen_rows_kernel")
+    assert text.index("wait_grids()") < text.index("table[")
+    assert "launch_dependents" not in text  # nobody knows how long its blocks are
+
+
+@pytest.mark.parametrize(("block_N", "steps"), [(64, 80), (128, 53)])
+def test_short_blocks_let_the_next_launch_begin(block_N: int, steps: int) -> None:
+    """640 KiB are so many steps of 64 + 64 or 64 + 128 rows of 64 bytes."""
+    lowered = lower(gemm(), (), HOPPER, {**TILE, "block_N": block_N}).lowered
+    program = lowered.program
+    (branch,) = [
+        op for op in found(program, If) if any(isinstance(i, LaunchDependents) for i in op.then.ops)
+    ]
+    assert branch in launches(program)[0].body.ops
+    assert f"<= {steps})" in body_of(lowered, "matmul_kernel")
+
+
+@pytest.mark.emulator
+@pytest.mark.parametrize("steps", [0, 1, 3])
+def test_every_way_to_memory_is_behind_the_wait(steps: int) -> None:
+    """The emulator finds a thread that reaches global memory before it has waited."""
+    a = np.random.default_rng(0).integers(-2, 3, (192, 64)).astype(np.float16)
+    c = np.zeros((256, 64), np.float16)
+    chosen_rows(a, np.full(4, steps, np.int32), c, device=f"emulator:{HOPPER}")
+    tiles = a.astype(np.float32).reshape(3, 64, 64)[:steps]
+    expected = sum((tile @ tile.T for tile in tiles), np.zeros((64, 64), np.float32))
+    np.testing.assert_array_equal(c, np.tile(expected, (4, 1)).astype(np.float16))

@@ -1,0 +1,127 @@
+"""A launch begins before the one in front of it ends (programmatic dependent launch; CUDA programming guide).
+
+Needs: thread level, barriers and addresses final. Leaves: in launches that TMA feeds, `wait_grids` in front of
+the first op that reaches global memory: blocks are placed and make their mbarriers while the launch before
+is still running. Where a block is done soon, `launch_dependents` behind it: the next launch's blocks
+take their places as those of this one leave.
+
+    mbarrier_init ... ; barrier                mbarrier_init ... ; barrier
+    role <label = "consumer"> { ... }     ->   wait_grids ; if %short { launch_dependents }
+    role <label = "producer"> { ... }          role <label = "consumer"> { ... } ...
+
+Launches of which threads alone read tensors stay as they are: their loads are of memory that does not change
+while a kernel runs (`ld.global.nc`), so nothing would keep the C compiler from moving them to before the
+wait. Here all of it is behind a branch, the choice of a role or of the thread that copies.
+
+What blocks of one row or column share finds them elsewhere on the machine if they start as others
+leave, which costs long ones up to a fifth of their time, so they do not say so (docs/decisions.md 95).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ..ir.clone import Renaming, clone_op
+from ..ir.core import Block, Level, Op, Program, Value, at, constant_of, walk
+from ..ir.ops.control import For, If, Launch, Yield, map_launches
+from ..ir.ops.memory import memory_type
+from ..ir.ops.nvidia import LaunchDependents, MbarrierExpect, TmaLoad, TmaStore, WaitGrids
+from ..ir.types import MemoryType, Space
+from .context import PassContext
+from .coordinates import both
+from .index_builder import IndexBuilder
+
+SHORT_BYTES = 640 << 10
+"""What a block loads for a tile, at most, that is done soon (docs/decisions.md 94)."""
+
+
+def overlap_launches(program: Program, context: PassContext) -> Program:
+    """Lets launches begin early, on targets whose launches can."""
+    assert program.level is Level.THREAD, "overlap_launches works on threads' programs"
+    if not context.target.dependent_launches:
+        return program
+    return map_launches(program, lambda launch: _launch(launch, context))
+
+
+def _launch(launch: Launch, context: PassContext) -> Launch:
+    if not any(isinstance(op, TmaLoad) for op in walk(launch.body)):
+        return launch
+    b = IndexBuilder(context.multiples)
+    for op in walk(launch.body):
+        b.note(op)
+    waited = False
+    with b.inside(launch), b.region() as ops:
+        for op in launch.body.ops:
+            if not waited and (op.terminator or _reaches_memory(op)):
+                waited = True
+                with at(launch.loc):
+                    b.emit(WaitGrids())
+                    _let_next_begin(launch, b)
+            b.emit(op)
+    return launch.replace(body=launch.body.with_ops(ops))  # type: ignore[return-value]
+
+
+def _reaches_memory(op: Op) -> bool:
+    """Whether `op`, or one in its regions, reads or writes global memory."""
+    return any(
+        isinstance(inner, TmaLoad | TmaStore) or any(_is_global(e.memory) for e in inner.effects())
+        for inner in op.walk()
+    )
+
+
+def _is_global(memory: Value | None) -> bool:
+    if memory is None or not isinstance(memory.type, MemoryType):
+        return False
+    return memory_type(memory).space is Space.GLOBAL
+
+
+def _let_next_begin(launch: Launch, b: IndexBuilder) -> None:
+    """Lets the next launch begin if the blocks of this one are done soon, where that follows from what
+    the kernel is given.
+    """
+    inner = {p for op in walk(launch.body) for region in op.regions for p in region.params}
+    short: Value | None = None
+    loops = list(_copying_loops(launch.body))
+    for loop in loops:
+        trips = _before_all(loop.stop, inner, b)
+        if trips is None or constant_of(loop.start) != 0 or constant_of(loop.step) != 1:
+            return
+        sizes = [
+            b.range_of(op.size).high for op in walk(loop.body) if isinstance(op, MbarrierExpect)
+        ]
+        most = SHORT_BYTES // (len(loops) * max(1, sum(sizes)))
+        short = both(b, short, b.compare("le", trips, most))
+    if short is not None:
+        with b.region() as ops:
+            b.emit(LaunchDependents())
+            b.emit(Yield(()))
+        b.emit(If(short, Block((), tuple(ops)), Block((), (Yield(()),))))
+
+
+def _copying_loops(block: Block) -> Iterator[For]:
+    """The innermost loops whose iterations expect bytes."""
+    for op in block.ops:
+        inner = [loop for region in op.regions for loop in _copying_loops(region)]
+        yield from inner
+        if not inner and isinstance(op, For):
+            if any(isinstance(part, MbarrierExpect) for part in walk(op.body)):
+                yield op
+
+
+def _before_all(value: Value, inner: set[Value], b: IndexBuilder) -> Value | None:
+    """`value` computed from what is known where the launch begins; None where it needs more."""
+    op = b.definitions.get(value)
+    if op is None:
+        return None if value in inner else value
+    if not op.pure or op.regions:
+        return None
+    names: Renaming = {}
+    for operand in op.inputs:
+        found = _before_all(operand, inner, b)
+        if found is None:
+            return None
+        names[operand] = found
+    copy = clone_op(op, names)
+    for result in copy.results:
+        result.hint = ""  # the name is the other's
+    return b.pure(copy)
