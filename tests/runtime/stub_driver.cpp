@@ -23,7 +23,7 @@ typedef int CUtensorMapInterleave;
 typedef int CUtensorMapSwizzle;
 typedef int CUtensorMapL2promotion;
 typedef int CUtensorMapFloatOOBfill;
-struct CUlaunchAttribute { int id; char pad[4]; union { char pad[64]; struct { unsigned x, y, z; } clusterDim; } value; };
+struct CUlaunchAttribute { int id; char pad[4]; union { char pad[64]; struct { unsigned x, y, z; } clusterDim; int programmaticStreamSerializationAllowed; } value; };
 struct CUlaunchConfig {
     unsigned gridDimX, gridDimY, gridDimZ, blockDimX, blockDimY, blockDimZ, sharedMemBytes;
     CUstream hStream;
@@ -163,6 +163,7 @@ CUresult CUDAAPI cuTensorMapEncodeTiled(CUtensorMap *map, CUtensorMapDataType dt
                                         const cuuint32_t *steps, CUtensorMapInterleave interleave,
                                         CUtensorMapSwizzle swizzle, CUtensorMapL2promotion l2,
                                         CUtensorMapFloatOOBfill oob) {
+    if (!state.context) return (CUresult)201;
     if ((uint64_t)map % 64) return (CUresult)1;
     EncodedMap encoded = {};
     encoded.address = (uint64_t)address; encoded.dtype = (uint32_t)dtype; encoded.rank = rank;

@@ -51,6 +51,13 @@ def made(driver: CudaDriver, view: ArrayView, spec: TensorMapSpec) -> Encoded:
     return decode(encode(driver, view, spec, view.pointer))
 
 
+def test_a_thread_that_has_used_no_gpu_gets_a_context(stub: Stub, driver: CudaDriver) -> None:
+    """As one of a pool, which is given arrays that another thread has made."""
+    assert stub.context == 0
+    made(driver, device_array((64, 64)), TensorMapSpec("A", (8, 8)))
+    assert stub.context != 0
+
+
 def test_a_matrix_innermost_dimension_first(driver: CudaDriver) -> None:
     view = device_array((1000, 200), strides=(512, 2), pointer=0x10000)
     found = made(driver, view, TensorMapSpec("A", (128, 64), 128))

@@ -87,8 +87,7 @@ class CudaDriver(CtypesDriver):
         super().__init__(NAMES, library)
 
     def enter(self, device: int) -> object:
-        previous = ctypes.c_void_p()
-        self.check(self._call("get_context", ctypes.byref(previous)), "asking for the context")
+        previous = self._current()
         wanted = self._context(device)
         if previous.value != wanted.value:
             self.check(self._call("set_context", wanted), f"choosing cuda:{device}")
@@ -131,8 +130,18 @@ class CudaDriver(CtypesDriver):
         return bind
 
     def encode_tiled(self, *arguments: object) -> int:
-        """cuTensorMapEncodeTiled, with ctypes values; returns its status."""
-        return self._call("encode_tiled", *arguments)
+        """cuTensorMapEncodeTiled, with ctypes values; returns its status. It has to do with no device,
+        but wants some context: a thread that has not used a GPU yet gets one."""
+        status = self._call("encode_tiled", *arguments)
+        if status and not self._current().value:
+            self.enter(0)
+            status = self._call("encode_tiled", *arguments)
+        return status
+
+    def _current(self) -> ctypes.c_void_p:
+        context = ctypes.c_void_p()
+        self.check(self._call("get_context", ctypes.byref(context)), "asking for the context")
+        return context
 
     def _context(self, device: int) -> ctypes.c_void_p:
         if device not in self._contexts:
