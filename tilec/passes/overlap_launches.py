@@ -1,20 +1,19 @@
 """A launch begins before the one in front of it ends (programmatic dependent launch; CUDA programming guide).
 
-Needs: thread level, barriers and addresses final. Leaves: in launches that TMA feeds, `wait_grids` in front of
-the first op that reaches global memory: blocks are placed and make their mbarriers while the launch before
-is still running. Where a block is done soon, `launch_dependents` behind it: the next launch's blocks
-take their places as those of this one leave.
+Needs: thread level, barriers and addresses final. Leaves: in launches that TMA feeds, and in those that load
+nothing, `wait_grids` in front of the first op that reaches global memory: blocks are placed and make their
+mbarriers while the launch before is still running. Where a block is done soon, `launch_dependents` behind
+it: the next launch's blocks take their places as those of this one leave.
 
     mbarrier_init ... ; barrier                mbarrier_init ... ; barrier
     role <label = "consumer"> { ... }     ->   wait_grids ; if %short { launch_dependents }
     role <label = "producer"> { ... }          role <label = "consumer"> { ... } ...
 
-Launches of which threads alone read tensors stay as they are: their loads are of memory that does not change
-while a kernel runs (`ld.global.nc`), so nothing would keep the C compiler from moving them to before the
-wait. Here all of it is behind a branch, the choice of a role or of the thread that copies.
+Launches of which threads alone read tensors stay as they are: they gain little, and would lose that the C
+compiler takes what they read to be constant (`ld.global.nc`, which might move in front of the wait).
 
 What blocks of one row or column share finds them elsewhere on the machine if they start as others
-leave, which costs long ones up to a fifth of their time, so they do not say so (docs/decisions.md 95).
+leave, which costs long ones up to a fifth of their time, so they do not say so (docs/decisions.md 99).
 """
 
 from __future__ import annotations
@@ -22,8 +21,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ..ir.clone import Renaming, clone_op
-from ..ir.core import Block, Level, Op, Program, Value, at, constant_of, walk
-from ..ir.ops.control import For, If, Launch, Yield, map_launches
+from ..ir.core import Access, Block, Level, Op, Program, Value, at, constant_of, walk
+from ..ir.ops.control import For, If, Launch, While, Yield, map_launches
 from ..ir.ops.memory import memory_type
 from ..ir.ops.nvidia import LaunchDependents, MbarrierExpect, TmaLoad, TmaStore, WaitGrids
 from ..ir.types import MemoryType, Space
@@ -32,7 +31,7 @@ from .coordinates import both
 from .index_builder import IndexBuilder
 
 SHORT_BYTES = 640 << 10
-"""What a block loads for a tile, at most, that is done soon (docs/decisions.md 94)."""
+"""What a block loads for a tile, at most, that is done soon (docs/decisions.md 99)."""
 
 
 def overlap_launches(program: Program, context: PassContext) -> Program:
@@ -44,10 +43,11 @@ def overlap_launches(program: Program, context: PassContext) -> Program:
 
 
 def _launch(launch: Launch, context: PassContext) -> Launch:
-    if not any(isinstance(op, TmaLoad) for op in walk(launch.body)):
+    inside = list(walk(launch.body))
+    if not any(isinstance(op, TmaLoad) for op in inside) and any(map(_loads, inside)):
         return launch
     b = IndexBuilder(context.multiples)
-    for op in walk(launch.body):
+    for op in inside:
         b.note(op)
     waited = False
     with b.inside(launch), b.region() as ops:
@@ -67,6 +67,10 @@ def _reaches_memory(op: Op) -> bool:
         isinstance(inner, TmaLoad | TmaStore) or any(_is_global(e.memory) for e in inner.effects())
         for inner in op.walk()
     )
+
+
+def _loads(op: Op) -> bool:
+    return any(e.access is Access.READ and _is_global(e.memory) for e in op.effects())
 
 
 def _is_global(memory: Value | None) -> bool:
@@ -91,7 +95,10 @@ def _let_next_begin(launch: Launch, b: IndexBuilder) -> None:
         ]
         most = SHORT_BYTES // (len(loops) * max(1, sum(sizes)))
         short = both(b, short, b.compare("le", trips, most))
-    if short is not None:
+    if short is None:
+        if not any(isinstance(op, For | While) for op in walk(launch.body)):
+            b.emit(LaunchDependents())
+    else:
         with b.region() as ops:
             b.emit(LaunchDependents())
             b.emit(Yield(()))
