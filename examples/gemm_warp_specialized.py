@@ -50,6 +50,7 @@ def store(acc, C_s, C, m, n):
     """The tile at (m, n) of C, slab by slab: one is on its way while the next is made."""
     (rows, columns), slab = acc.shape, C_s.shape[2]
     slabs = columns // slab
+    assert columns % slab == 0, f"tiles of {columns} columns are no whole slabs of {slab}"
     for q in range(slabs):
         T.tma_store_wait(1 - slabs % 2)  # that of two slabs before has left this buffer
         T.copy(acc[:, q * slab : q * slab + slab], C_s[q % 2, :, :])

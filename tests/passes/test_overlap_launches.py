@@ -46,6 +46,20 @@ def chosen_rows(
         T.copy(acc, C[b * 64, 0])
 
 
+@tilec.kernel
+def named_row(
+    A: T.Tensor(("M", 64), F16), table: T.Tensor((1,), "int32"), C: T.Tensor((64, 64), F16)
+):
+    """All threads read which tile one of them has copied."""
+    with T.Kernel(1, threads=128):
+        A_s = T.alloc_shared((64, 64), F16)
+        full = T.alloc_barrier(128)
+        T.tma_copy(A[table[0] * 64, 0], A_s, barrier=full)
+        T.mbarrier_arrive(full)
+        T.mbarrier_wait_parity(full, 0)
+        T.copy(A_s, C)
+
+
 def launches(program: Program) -> list[Launch]:
     return found(program, Launch)
 
@@ -77,6 +91,15 @@ def test_what_is_read_in_front_of_the_roles_is_waited_for() -> None:
     text = body_of(lower(chosen_rows, (), HOPPER, {}).lowered, "chosen_rows_kernel")
     assert text.index("wait_grids()") < text.index("table[")
     assert "launch_dependents" not in text  # nobody knows how long its blocks are
+
+
+@pytest.mark.parametrize("kernel", [chosen_rows, named_row], ids=["role", "block"])
+def test_no_load_is_of_what_never_changes_but_in_a_role(kernel: Any) -> None:
+    """The C compiler moves loads through restricted pointers anywhere but out of a branch."""
+    text = lower(kernel, (), HOPPER, {}).source
+    assert "wait_grids();" in text
+    assert ("const i32* __restrict__ table" in text) == (kernel is chosen_rows)
+    assert ("const i32* table" in text) == (kernel is named_row)
 
 
 @pytest.mark.parametrize(("block_N", "steps"), [(64, 80), (128, 53)])

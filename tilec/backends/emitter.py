@@ -11,12 +11,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ..errors import IRError
-from ..ir.core import Block, Level, Op, Program, Value, walk
-from ..ir.ops.control import Launch, Symbol
+from ..ir.core import Access, Block, Level, Op, Program, Value, walk
+from ..ir.ops.control import Launch, Role, Symbol
 from ..ir.ops.memory import Alloc, Flatten, memory_type
 from ..ir.ops.nvidia import TensorMap, WaitGrids
 from ..ir.registry import Registry
-from ..ir.types import MemoryType, ScalarType
+from ..ir.types import MemoryType, ScalarType, Space
 from ..target import Target
 from ..version import __version__
 from .control_flow import bind_thread_ids
@@ -165,6 +165,7 @@ def _emit_launch(
         cluster=launch.cluster_blocks,
         min_blocks=launch.resident,
         early=early,
+        changing=early and any(map(_loads, launch.body.ops)),
         places=body.writer.places,
     )
     grid = launch_grid(launch, outline.host)
@@ -179,6 +180,13 @@ def _emit_launch(
         blocks=launch_blocks(launch, outline.host) if launch.in_turn else None,
         early=early,
     )
+
+
+def _loads(op: Op) -> bool:
+    """Whether threads read global memory by an op that is no role."""
+    read = [e.memory for inner in op.walk() for e in inner.effects() if e.access is Access.READ]
+    memories = [m.type for m in read if m is not None and isinstance(m.type, MemoryType)]
+    return not isinstance(op, Role) and any(type_.space is Space.GLOBAL for type_ in memories)
 
 
 def _bind_block_ids(body: BodyEmitter, params: tuple[Value, ...]) -> None:

@@ -65,7 +65,8 @@ class KernelFrame:
     header_comment: str = ""
     cluster: int = 1  # neighbouring blocks of a thread-block cluster
     min_blocks: int = 0  # blocks that a multiprocessor shall hold at once; 0 says nothing
-    early: bool = False  # it waits by itself for the launches before it
+    early: bool = False  # it waits by itself for the launches before it,
+    changing: bool = False  # and threads read in front of any branch what those may still write
     places: tuple[str, ...] = ()  # the user's line for each line of `body`; "" where none is known
 
     @property
