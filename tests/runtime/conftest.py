@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -95,6 +96,12 @@ def stub(stub_library: Path) -> Iterator[Stub]:
     found.reset()
     yield found
     found.reset()
+
+
+def binding_of(launch: Callable[[int, Any], int]) -> Any:
+    """A driver's `binding` by which every launch is a call of `launch` with the stream and the parameters'
+    addresses."""
+    return lambda *_: lambda stream, parameters: partial(launch, stream, parameters)
 
 
 def device_array(

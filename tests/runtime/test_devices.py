@@ -30,7 +30,7 @@ from tilec.runtime.hip import HipDriver
 from tilec.runtime.launch import load
 from tilec.target import Target, find_target
 
-from .conftest import Stub, device_array
+from .conftest import Stub, binding_of, device_array
 
 
 @dataclass(frozen=True)
@@ -285,7 +285,7 @@ def test_numpy_arrays_are_copied_to_a_gpu_and_what_is_written_back(
         return 0
 
     loaded._plans.clear()
-    monkeypatch.setattr(driver, "launch", kernel)
+    monkeypatch.setattr(driver, "binding", binding_of(kernel))
     assert gpu.run(Program(loaded), (a, b)) is None
     assert (a == before + 1).all()
     assert b.tolist() == [0, 1, 2]  # the program does not write it

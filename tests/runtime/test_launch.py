@@ -39,7 +39,7 @@ from tilec.runtime.kernel_call import word_of
 from tilec.runtime.launch import Loaded, load
 from tilec.runtime.modules import refuse_capture
 
-from .conftest import Stub, device_array
+from .conftest import Stub, binding_of, device_array
 
 CODE = Binary(b"cubin of the stub", "")
 SCALE = LaunchSpec(
@@ -429,23 +429,17 @@ def test_plans_are_bounded(stub: Stub, driver: CudaDriver, monkeypatch: pytest.M
 
 
 def test_threads_do_not_mix_their_arguments(driver: CudaDriver) -> None:
-    """A driver in Python that lets other threads run in the middle of a launch."""
+    """A launch lets other threads run in its middle."""
     seen: list[tuple[int, int]] = []
     gate = threading.Event()
 
-    class Slow:
-        def __getattr__(self, name: str) -> Any:
-            return getattr(driver, name)
+    def launch(stream: int, parameters: Any) -> int:
+        gate.wait(0.002)
+        seen.append((stream, ctypes.c_uint64.from_address(parameters[0]).value))
+        return 0
 
-        def binding(self, *_: Any) -> Any:
-            def launch(stream: int, parameters: Any) -> int:
-                gate.wait(0.002)
-                seen.append((stream, ctypes.c_uint64.from_address(parameters[0]).value))
-                return 0
-
-            return lambda *ready: partial(launch, *ready)
-
-    loaded = load(CODE, manifest(), Slow())  # type: ignore[arg-type]
+    driver.binding = binding_of(launch)  # type: ignore[method-assign]
+    loaded = load(CODE, manifest(), driver)
 
     def call(index: int) -> None:
         loaded(replace(A, pointer=0x1000 * index), C, 1.0, stream=index)

@@ -19,7 +19,7 @@ from tilec.errors import ArgumentError, ExecutionError, LanguageError
 from tilec.runtime import driver
 from tilec.runtime.arrays import view_array
 
-from .conftest import CupyArray, FakeCupy, Stub, adder, does_without
+from .conftest import CupyArray, FakeCupy, Stub, adder, binding_of, does_without
 
 BASE = 0x7F00_0000_0000
 OVERLAP = "C, which the kernel writes, lies partly in the memory of A"
@@ -257,15 +257,13 @@ def test_threads_have_argument_blocks_of_their_own(stub: Stub, cupy: FakeCupy) -
     seen: list[tuple[int, int]] = []
     wait = threading.Event().wait
 
-    def launch(*arguments: Any) -> int:
-        stream, parameters = arguments[8].value, arguments[9]
+    def launch(stream: int, parameters: Any) -> int:
         wait(0.002)
         seen.append((stream, ctypes.c_uint64.from_address(parameters[0]).value))
         return 0
 
-    loaded.driver.launch = launch
-    for plan in loaded._plans.values():
-        plan.idle.clear()
+    loaded.driver.binding = binding_of(launch)
+    loaded._plans.clear()
 
     def call(index: int) -> None:
         add(*vectors(1000, index * 0x1000000), stream=index)
