@@ -263,7 +263,8 @@ def test_threads_have_argument_blocks_of_their_own(stub: Stub, cupy: FakeCupy) -
         return 0
 
     loaded.driver.binding = binding_of(launch)
-    loaded._plans.clear()
+    for plan in loaded._plans.values():
+        plan.idle.clear()
 
     def call(index: int) -> None:
         add(*vectors(1000, index * 0x1000000), stream=index)
