@@ -13,7 +13,7 @@ Launches of which threads alone read tensors stay as they are: they gain little,
 compiler takes what they read to be constant (`ld.global.nc`, which might move in front of the wait).
 
 What blocks of one row or column share finds them elsewhere on the machine if they start as others
-leave, which costs long ones up to a fifth of their time, so they do not say so (docs/decisions.md 99).
+leave, which costs long ones up to a fifth of their time, so they do not say so (docs/decisions.md 100).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from .coordinates import both
 from .index_builder import IndexBuilder
 
 SHORT_BYTES = 640 << 10
-"""What a block loads for a tile, at most, that is done soon (docs/decisions.md 99)."""
+"""What a block loads for a tile, at most, that is done soon (docs/decisions.md 100)."""
 
 
 def overlap_launches(program: Program, context: PassContext) -> Program:
