@@ -159,8 +159,8 @@ _MMA_89 = (*_MMA_80, *_mma((16, 8, 32), "e4m3", "f32"), *_mma((16, 8, 32), "e5m2
 # Later machines take these of f64 in PTX too, and ptxas makes several of m8n8k4 of each.
 _MMA_90 = (
     *_MMA_89,
-    *_mma((16, 8, 16), "f64", "f64"), *_mma((16, 8, 8), "f64", "f64"), *_mma((16, 8, 4), "f64", "f64"),
-)  # fmt: skip
+    *_mma((16, 8, 4), "f64", "f64"),
+)  # k8 and k16 were slower (docs/decisions.md 95)
 # wgmma.mma_async (PTX ISA, "Matrix multiply-accumulate operation using wgmma instruction").
 _WGMMA = tuple(
     MatrixInstruction("wgmma", 64, 256, k, left, accumulator, right)
