@@ -10,7 +10,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 FOLDERS = ("tilec", "tests", "examples", "benchmarks", "scripts")
 FILE_LINES, FUNCTION_LINES = 500, 60
-WHEEL_BYTES = 1_000_000  # the design promises 2 MB
+WHEEL_BYTES = 1_250_000  # the design promises 2 MB
 FORBIDDEN_NAMES = {"utils", "util", "common", "helpers", "helper", "misc"}
 
 
