@@ -51,19 +51,24 @@ def test_blocks_that_wait_for_each_other_are_launched_together(
     assert refused.value.code == "TLC0910"
 
 
-def test_launches_that_may_begin_early(stub: Stub, driver: CudaDriver) -> None:
-    """Those say so to the driver; blocks that wait for each other begin together."""
-    for together, how in ((False, 3), (True, 2)):
-        spec = replace(SCALE, grid=("M", 1, 1), early=True, cooperative=together)
-        loaded = load(CODE, manifest(variants=(Variant((), "s.cu", (spec,)),)), driver)
-        a = replace(A, shape=(7, 1000))
-        c = replace(a, pointer=A.pointer + (1 << 20))
-        loaded(a, c, 2.5, stream=9)
-        loaded.prepare(a, c, 2.5)(stream=8)
-        for index, stream in ((0, 9), (1, 8)):
-            seen = stub.launch(index - 2)
-            assert (tuple(seen.grid), tuple(seen.block)) == ((7, 1, 1), (256, 1, 1))
-            assert (seen.extra, seen.stream, seen.parameter(1, "f4")) == (how, stream, 2.5)
+@pytest.mark.parametrize(
+    ("version", "together", "how"), [(12030, False, 3), (12030, True, 2), (12020, False, 0)]
+)
+def test_launches_that_may_begin_early(
+    stub: Stub, driver: CudaDriver, version: int, together: bool, how: int
+) -> None:
+    """Those say so to the driver, if its graphs know them; blocks that wait for each other begin together."""
+    driver.version = lambda: version  # type: ignore[method-assign]
+    spec = replace(SCALE, grid=("M", 1, 1), early=True, cooperative=together)
+    loaded = load(CODE, manifest(variants=(Variant((), "s.cu", (spec,)),)), driver)
+    a = replace(A, shape=(7, 1000))
+    c = replace(a, pointer=A.pointer + (1 << 20))
+    loaded(a, c, 2.5, stream=9)
+    loaded.prepare(a, c, 2.5)(stream=8)
+    for index, stream in ((0, 9), (1, 8)):
+        seen = stub.launch(index - 2)
+        assert (tuple(seen.grid), tuple(seen.block)) == ((7, 1, 1), (256, 1, 1))
+        assert (seen.extra, seen.stream, seen.parameter(1, "f4")) == (how, stream, 2.5)
 
 
 def test_clusters_that_wait_for_each_other_are_launched_together(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
-from functools import cache, partial
+from functools import cache, cached_property, partial
 from typing import Any
 
 from ..backends.manifest import LaunchSpec
@@ -52,6 +52,7 @@ NAMES = DriverNames(
 
 
 _CLUSTER_DIMENSION = 4  # CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION
+_GRAPHS_OF_EARLY = 12030  # CUDA 12.3
 _EARLY = 6  # CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION
 
 
@@ -116,7 +117,7 @@ class CudaDriver(CtypesDriver):
         return count.value
 
     def binding(self, function: int, grid: tuple[int, int, int], spec: LaunchSpec) -> Binding:
-        if not spec.early or spec.cooperative:
+        if not spec.early or spec.cooperative or not self._launches_early:
             return super().binding(function, grid, spec)
         start, handle = self._plain("launch_early"), ctypes.c_void_p(function)
         early = _LaunchAttribute(_EARLY, b"", (1, 0, 0))
@@ -128,6 +129,11 @@ class CudaDriver(CtypesDriver):
             return partial(start, ctypes.byref(config), handle, params, None)
 
         return bind
+
+    @cached_property
+    def _launches_early(self) -> bool:
+        """Whether launches may begin early: where graphs can capture such launches."""
+        return self.version() >= _GRAPHS_OF_EARLY
 
     def encode_tiled(self, *arguments: object) -> int:
         """cuTensorMapEncodeTiled, with ctypes values; returns its status. It has to do with no device,
