@@ -129,7 +129,7 @@ def test_boxes_of_any_rank() -> None:
 @pytest.mark.emulator
 def test_tiles_that_tma_brings_are_read_by_elements_in_its_swizzles() -> None:
     kernel = compiled(hand_written.doubles)
-    assert "mma<16, 8, 16>" in kernel.lowered.text and "tma_load<2>" in kernel.lowered.text
+    assert "mma<16, 8, 4>" in kernel.lowered.text and "tma_load<2>" in kernel.lowered.text
     for m, n, k in ((1, 2, 16), (33, 34, 50), (32, 32, 8)):
         a, b = (x.astype(np.float64) for x in operands(m, n, k)[:2])
         for mode in MODES:

@@ -63,8 +63,8 @@ class _Alike:
 
 def _nest(nest: Op) -> tuple[Op, ...] | None:
     """The ops that do the same as a nest, or None."""
-    if not isinstance(nest, Parallel) or nest.layout is None:
-        return None
+    if not isinstance(nest, Parallel) or nest.layout is None or nest.instruction:
+        return None  # what copies do asynchronously reads its rows' places before the loop (hoist_addresses)
     before, inside = invariant_ops(nest.body)
     found = _chosen(_alike(nest, inside), max(FEW, nest.layout.registers // SHARE))
     if not found:

@@ -29,7 +29,7 @@ UNITS = {"pow": 200.0}
 """In the last place, where they are more than 4: the error of a power grows with its logarithm."""
 UNITS_64 = {
     **dict.fromkeys(("rsqrt", "sigmoid", "tan", "asin", "acos", "atan2", "exp10", "hypot"), 2.0),
-    **dict.fromkeys(("log1p", "tanh", "asinh", "acosh", "atanh"), 3.0),
+    **dict.fromkeys(("log1p", "tanh", "fast_tanh", "asinh", "acosh", "atanh"), 3.0),
     "pow": 300.0,
 }
 SMALL = np.float32(1e-30), np.float32(2e-20), np.float32(3e30)
