@@ -77,6 +77,12 @@ def sass(code: bytes, folder: Path) -> list[str]:
     return re.findall(r"^\s+/\*[0-9a-f]+\*/\s+(?:@!?U?P\w+ )?([A-Z0-9]+)", done.stdout, re.M)
 
 
+def check_waits_first(in_order: Sequence[str]) -> None:
+    """Nothing that reaches global memory was moved in front of the wait for the launch before."""
+    (wait,) = (at for at, mnemonic in enumerate(in_order) if mnemonic == "ACQBULK")
+    assert GLOBAL.isdisjoint(in_order[:wait]) and not GLOBAL.isdisjoint(in_order[wait:])
+
+
 def check_nvidia(variant: Lowered, arch: str, folder: Path, *, matrix: bool = True) -> None:
     binary = find_nvrtc().compile(variant.text, variant.file_name, arch)
     (resources,) = binary.resources
@@ -90,9 +96,8 @@ def check_nvidia(variant: Lowered, arch: str, folder: Path, *, matrix: bool = Tr
     multiplies = expected["mma"] + expected["wgmma"] + expected["wgmma_registers"]
     assert (multiplies > 0) == matrix
     assert found["LDL"] == found["STL"] == 0
-    if expected["tma_load"]:  # nothing is moved in front of the wait for the launch before
-        (wait,) = (at for at, mnemonic in enumerate(in_order) if mnemonic == "ACQBULK")
-        assert GLOBAL.isdisjoint(in_order[:wait])
+    if expected["tma_load"]:
+        check_waits_first(in_order)
 
 
 def every_variant(case: Case) -> bool:

@@ -3,6 +3,7 @@ reaches global memory; those whose blocks are done soon let the next one begin."
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,12 +12,14 @@ import pytest
 import tilec
 import tilec.language as T
 from tests.kernels.programs import gemm
+from tests.kernels.test_vendor_compilers import check_waits_first, sass
 from tests.passes.planning import found
 from tilec.ir.core import Program
 from tilec.ir.ops.control import If, Launch
 from tilec.ir.ops.nvidia import LaunchDependents, WaitGrids
 from tilec.runtime.driver import lower
 from tilec.runtime.lowering import Lowered
+from tilec.runtime.nvrtc import find_nvrtc
 
 F16 = "float16"
 HOPPER = "cuda:sm_90a"
@@ -60,6 +63,25 @@ def named_row(
         T.copy(A_s, C)
 
 
+@tilec.kernel
+def scaled(
+    A: T.Tensor(("M", "K"), F16), B: T.Tensor(("N", "K"), F16), x: T.Tensor(("N",), F16),
+    s: T.Tensor((1,), "float32"), C: T.Tensor(("M", "N"), F16),
+):  # fmt: skip
+    """A product with numbers of its columns, and one of all."""
+    with T.Kernel(T.ceildiv(B.shape[0], 64), T.ceildiv(A.shape[0], 64), threads=128) as (bx, by):
+        A_s, B_s = T.alloc_shared((64, 64), F16), T.alloc_shared((64, 64), F16)
+        acc = T.alloc_fragment((64, 64), "float32")
+        T.clear(acc)
+        for k in T.Pipelined(T.ceildiv(A.shape[1], 64), num_stages=3):
+            T.copy(A[by * 64, k * 64], A_s)
+            T.copy(B[bx * 64, k * 64], B_s)
+            T.gemm(A_s, B_s, acc, transpose_B=True)
+        for i, j in T.Parallel(64, 64):
+            acc[i, j] = acc[i, j] * s[0] + x[bx * 64 + j]
+        T.copy(acc, C[by * 64, bx * 64])
+
+
 def launches(program: Program) -> list[Launch]:
     return found(program, Launch)
 
@@ -100,6 +122,14 @@ def test_no_load_is_of_what_never_changes_but_in_a_role(kernel: Any) -> None:
     assert "wait_grids();" in text
     assert ("const i32* __restrict__ table" in text) == (kernel is chosen_rows)
     assert ("const i32* table" in text) == (kernel is named_row)
+
+
+@pytest.mark.parametrize("kernel", [chosen_rows, named_row, scaled], ids=lambda k: k.name)
+def test_the_c_compiler_moves_nothing_in_front_of_the_wait(kernel: Any, tmp_path: Path) -> None:
+    for variant in lower(kernel, (), HOPPER, {}).variants:
+        if "wait_grids();" in variant.text:
+            binary = find_nvrtc().compile(variant.text, variant.file_name, "sm_90a")
+            check_waits_first(sass(binary.code, tmp_path))
 
 
 @pytest.mark.parametrize(("block_N", "steps"), [(64, 80), (128, 53)])
