@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+import tilec
+import tilec.language as T
 from tests import modules
 from tests.kernels.machines import TARGETS as MACHINES
 from tests.kernels.test_gathers import experts, pages
@@ -101,6 +103,34 @@ def test_dequantizing_gemm_passes(target: str) -> None:
 @pytest.mark.parametrize("kernel", [experts, pages], ids=["rows", "pages"])
 def test_gathers_pass(kernel: Any, target: str) -> None:
     assert check_each_pass(specialised(kernel), target) == list(CHECKS)
+
+
+@tilec.kernel
+def counted(
+    Q: T.Tensor(("S", 64), "float16"), K: T.Tensor(("n", 64), "float16"),
+    C: T.Tensor(("S", 64), "float32"), count: T.int32,
+):  # fmt: skip
+    """Two products a trip, of which the second runs beside the next trip's first; trips by a number."""
+    with T.Kernel(T.ceildiv(Q.shape[0], 64), threads=128) as by:
+        Q_s, K_s, V_s = (T.alloc_shared((64, 64), "float16") for _ in range(3))
+        scores = T.alloc_fragment((64, 64), "float32")
+        halves = T.alloc_fragment((64, 64), "float16")
+        acc = T.alloc_fragment((64, 64), "float32")
+        T.copy(Q[by * 64, 0], Q_s)
+        T.clear(acc)
+        for k in T.Pipelined(T.ceildiv(count, 64), num_stages=2):
+            T.copy(K[k * 64, 0], K_s)
+            T.gemm(Q_s, K_s, scores, transpose_B=True, clear_accum=True)
+            T.copy(scores, halves)
+            T.copy(K[k * 64, 0], V_s)
+            T.gemm(halves, V_s, acc)
+        T.copy(acc, C[by * 64, 0])
+
+
+@pytest.mark.parametrize("target", MACHINES)
+def test_trips_that_a_parameter_counts_pass(target: str) -> None:
+    """A condition on the number and a loop of it go by the same number."""
+    assert check_each_pass(counted.lower_to_ir(), target) == list(CHECKS)
 
 
 @pytest.mark.parametrize("cluster", [(2, 1), (1, 2), (2, 2), (1, 8)])

@@ -24,7 +24,7 @@ from ..ir.ops.memory import Slot, memory_type
 from ..ir.ops.pipeline import Channel
 from ..target import Target
 from .context import Pass, PassContext
-from .hazards.cases import Case, Sizes, cases_of, counts_of, data_of
+from .hazards.cases import Case, Sizes, cases_of, counting_parameters, counts_of, data_of
 from .hazards.exchanges import ExchangeMachine, exchange_buffers, exchange_slice
 from .hazards.halves import HalvesMachine, alternates, halves_slice
 from .hazards.machine import Settled, SyncMachine
@@ -161,9 +161,11 @@ def _each_case(program: Program, part: Slice, run: Callable[[Launch, Case], None
     for launch in _launches(program):
         slots = _slots(launch)
         contents, most = data_of(program, launch, part, slots), counts_of(slots)[-1]
+        counting = counting_parameters(program, launch, part)
         for sizes in cases_of(program, launch, part, slots):
+            known = {param: sizes[kind] for param, kind in counting.items()}
             for data in contents:
-                case = Case(sizes, data, most)
+                case = Case(sizes, known, data, most)
                 run(launch, case)
                 if not case.uses_data:
                     break

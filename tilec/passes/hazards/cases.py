@@ -8,7 +8,7 @@ each. Counts that no input gives are left out: they cannot occur, as with consta
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from ...ir.core import Constant, Program, Value, constant_of
@@ -38,6 +38,7 @@ class Case:
     """
 
     sizes: Sizes
+    parameters: Mapping[Value, int]  # those of the program's that count trips, as `sizes` has them
     data: int = 0
     most: int = 2
     uses_data: bool = field(default=False, compare=False)
@@ -66,6 +67,15 @@ class Case:
         return ", ".join(shown) or "any sizes"
 
 
+def parameters_of(program: Program) -> dict[Value, Input]:
+    """The program's scalar parameters as inputs."""
+    return {
+        param: ("parameter", param.hint or str(position))
+        for position, param in enumerate(program.params)
+        if isinstance(param.type, ScalarType)
+    }
+
+
 def input_of(program: Program, launch: Launch, part: Slice, value: Value) -> Input | None:
     """Which input a value is, if it is one."""
     op = part.definition(value)
@@ -75,9 +85,7 @@ def input_of(program: Program, launch: Launch, part: Slice, value: Value) -> Inp
         return ("clusters", "") if op.count else None
     if value in launch.body.params:
         return ("block", str(launch.body.params.index(value)))
-    if value in program.params and isinstance(value.type, ScalarType):
-        return ("parameter", value.hint or str(program.params.index(value)))
-    return None
+    return parameters_of(program).get(value)
 
 
 class Bounds:
@@ -89,9 +97,7 @@ class Bounds:
     def default(self) -> Sizes:
         """Every symbol, parameter and count 1, block 0."""
         sizes: Sizes = {("symbol", name): 1 for name in self._program.symbols}
-        for position, param in enumerate(self._program.params):
-            if isinstance(param.type, ScalarType):
-                sizes["parameter", param.hint or str(position)] = 1
+        sizes |= dict.fromkeys(parameters_of(self._program).values(), 1)
         sizes |= {("block", str(axis)): 0 for axis in range(len(self._launch.body.params))}
         sizes["clusters", ""] = 1
         return sizes
@@ -208,6 +214,15 @@ class Bounds:
 def counts_of(slots: set[int]) -> list[int]:
     """The trip counts of interest for rings of these lengths."""
     return sorted({0, 1, 2} | {n for s in slots for n in (s - 1, s, s + 1, 2 * s + 1)})
+
+
+def counting_parameters(program: Program, launch: Launch, part: Slice) -> dict[Value, Input]:
+    """The program's scalar parameters that bounds of loops depend on. What others decide, is decided
+    either way, as by what global memory holds.
+    """
+    bounds = Bounds(program, launch, part)
+    counting = {kind for loop in part.loops for kind in bounds.inputs(loop)}
+    return {p: kind for p, kind in parameters_of(program).items() if kind in counting}
 
 
 def data_of(program: Program, launch: Launch, part: Slice, slots: set[int]) -> list[int]:

@@ -85,10 +85,7 @@ class ExchangeMachine(Machine):
     def run(self, prefix: list[Op]) -> None:
         """Runs the launch; its roles one after the other, since none sees another's exchanges."""
         everyone = self._agent("the block", 0, self.launch.launched_threads or self.launch.threads)
-        for op in prefix:
-            self.scalar(everyone, op)
-        for axis, param in enumerate(self.launch.body.params):
-            everyone.env[param] = self.case.sizes["block", str(axis)]
+        self.begin(everyone, prefix)
         run_together({everyone: self.outside_of_roles(everyone)}, self.case)
         roles = [op for op in self.part.ops[self.launch.body] if isinstance(op, Role)]
         for number, role in enumerate(roles, start=1):

@@ -93,10 +93,7 @@ class HalvesMachine(Machine):
         ever).
         """
         for half in self.halves:
-            for op in prefix:
-                self.scalar(half, op)
-            for axis, param in enumerate(self.launch.body.params):
-                half.env[param] = self.case.sizes["block", str(axis)]
+            self.begin(half, prefix)
         run_together({half: self.block(half, self.launch.body) for half in self.halves}, self.case)
         for uses in self.uses.values():
             self._compare(uses)

@@ -93,10 +93,7 @@ class SyncMachine(Machine):
         """All threads of one block."""
         label = "the block" if self.launch.cluster_blocks == 1 else f"block {rank}"
         everyone = SyncAgent(label, rank * (1 + len(self.roles)), self.size, 0, self.warp, rank)
-        for op in prefix:
-            self.scalar(everyone, op)
-        for axis, param in enumerate(self.launch.body.params):
-            everyone.env[param] = self.case.sizes["block", str(axis)]
+        self.begin(everyone, prefix)
         return everyone
 
     def _agent(self, role: Role, number: int, block: SyncAgent) -> SyncAgent:

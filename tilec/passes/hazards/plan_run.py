@@ -86,10 +86,7 @@ class PlanMachine(Machine):
         """Runs all roles to their ends. Raises HazardError."""
         size = self.launch.launched_threads or self.launch.threads
         everyone = PlanAgent("the block", 0, size, 0, self.warp)
-        for op in prefix:
-            self.scalar(everyone, op)
-        for axis, param in enumerate(self.launch.body.params):
-            everyone.env[param] = self.case.sizes["block", str(axis)]
+        self.begin(everyone, prefix)
         run_together({everyone: self._before_roles(everyone)}, self.case)
         agents = [everyone]
         if self.roles:

@@ -149,6 +149,16 @@ class Machine:
                             yield waiting
                         self.resumed(agent, op)
 
+    def begin(self, agent: Agent, prefix: Sequence[Op]) -> None:
+        """What an agent knows from the start: numbers that count trips, what stands before the launch,
+        its block.
+        """
+        agent.env.update(self.case.parameters)
+        for op in prefix:
+            self.scalar(agent, op)
+        for axis, param in enumerate(self.launch.body.params):
+            agent.env[param] = self.case.sizes["block", str(axis)]
+
     def simt(self, agent: Agent, op: Simt) -> Steps:
         """Runs thread-level code."""
         agent.env[op.body.params[0]] = np.arange(agent.sets.size)
