@@ -107,9 +107,14 @@ def _total(op: Op, b: Builder, ranges: ValueRanges) -> Op:
     """A division that does not fail."""
     if not isinstance(op, arith.DIVISIONS) or is_harmless(op) or ranges.of(op.y).low > 0:
         return op
-    if ranges.of(op.y).low == 0:
-        return op.replace(y=b.max(op.y, 1))
-    return op.replace(y=b.select(b.compare("eq", op.y, 0), 1, op.y))
+    return divided(op, op.y, ranges.of(op.y).low, b)
+
+
+def divided(op: Op, divisor: Value, least: int, b: Builder) -> Op:
+    """A division by `divisor`, which is `least` or more, or by 1 where that is 0."""
+    if least >= 0:
+        return op.replace(y=b.max(divisor, 1))
+    return op.replace(y=b.select(b.compare("eq", divisor, 0), 1, divisor))
 
 
 def _moved(

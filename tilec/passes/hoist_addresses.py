@@ -30,6 +30,7 @@ from ..ir.ops.nvidia import CpAsync, TensorMap, TmaStore
 from ..ir.types import MemoryType, ScalarType, Space
 from .context import PassContext
 from .dependence import is_global, slice_of, writes
+from .gathers import divided
 from .index_builder import IndexBuilder
 from .spread_copies import unrolled_trips
 from .value_ranges import ValueRanges, value_ranges
@@ -184,10 +185,7 @@ class _Loop:
         """A division that does not fail where the loop has no trip."""
         if not isinstance(op, DIVISIONS) or is_harmless(op) or self._is_never_zero(op.y):
             return op
-        b, divisor = self.before, names.get(op.y, op.y)
-        if self.ranges.of(op.y).low >= 0:
-            return op.replace(y=b.max(divisor, 1))
-        return op.replace(y=b.select(b.compare("eq", divisor, 0), 1, divisor))
+        return divided(op, names.get(op.y, op.y), self.ranges.of(op.y).low, self.before)
 
     def _is_never_zero(self, divisor: Value) -> bool:
         """Whether a divisor is known to be, or has been made, another number."""

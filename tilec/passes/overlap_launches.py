@@ -21,13 +21,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ..ir.clone import Renaming, clone_op
-from ..ir.core import Access, Block, Level, Op, Program, Value, at, constant_of, walk
-from ..ir.ops.control import For, If, Launch, While, Yield, map_launches
-from ..ir.ops.memory import memory_type
+from ..ir.core import Block, Level, Op, Program, Value, at, constant_of, walk
+from ..ir.ops.control import For, Launch, While, map_launches
 from ..ir.ops.nvidia import LaunchDependents, MbarrierExpect, TmaLoad, TmaStore, WaitGrids
-from ..ir.types import MemoryType, Space
 from .context import PassContext
 from .coordinates import both
+from .dependence import is_global, reads, writes
 from .index_builder import IndexBuilder
 
 SHORT_BYTES = 640 << 10
@@ -44,7 +43,8 @@ def overlap_launches(program: Program, context: PassContext) -> Program:
 
 def _launch(launch: Launch, context: PassContext) -> Launch:
     inside = list(walk(launch.body))
-    if not any(isinstance(op, TmaLoad) for op in inside) and any(map(_loads, inside)):
+    fed = any(isinstance(op, TmaLoad) for op in inside)
+    if not fed and any(map(is_global, reads(launch))):
         return launch
     b = IndexBuilder(context.multiples)
     for op in inside:
@@ -63,20 +63,8 @@ def _launch(launch: Launch, context: PassContext) -> Launch:
 
 def _reaches_memory(op: Op) -> bool:
     """Whether `op`, or one in its regions, reads or writes global memory."""
-    return any(
-        isinstance(inner, TmaLoad | TmaStore) or any(_is_global(e.memory) for e in inner.effects())
-        for inner in op.walk()
-    )
-
-
-def _loads(op: Op) -> bool:
-    return any(e.access is Access.READ and _is_global(e.memory) for e in op.effects())
-
-
-def _is_global(memory: Value | None) -> bool:
-    if memory is None or not isinstance(memory.type, MemoryType):
-        return False
-    return memory_type(memory).space is Space.GLOBAL
+    by_tma = any(isinstance(inner, TmaLoad | TmaStore) for inner in op.walk())
+    return by_tma or any(map(is_global, (*reads(op), *writes(op))))
 
 
 def _let_next_begin(launch: Launch, b: IndexBuilder) -> None:
@@ -99,10 +87,8 @@ def _let_next_begin(launch: Launch, b: IndexBuilder) -> None:
         if not any(isinstance(op, For | While) for op in walk(launch.body)):
             b.emit(LaunchDependents())
     else:
-        with b.region() as ops:
+        with b.when(short):
             b.emit(LaunchDependents())
-            b.emit(Yield(()))
-        b.emit(If(short, Block((), tuple(ops)), Block((), (Yield(()),))))
 
 
 def _copying_loops(block: Block) -> Iterator[For]:

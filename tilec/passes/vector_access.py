@@ -215,14 +215,10 @@ class VectorAccess:
             at = _moved(b, indices, step)
             whole = width == 1 or self.whole(memory, width)
             inside = None if whole else guard(b, memory, at, _spans(at, width))
-            if not whole and inside is None:
-                vector(at, step, predicate)
-                return
-            if whole or (width < branch_from and self._ends_whole(memory, width)):
+            if inside is None or (width < branch_from and self._ends_whole(memory, width)):
                 condition = both(b, guard(b, memory, at), predicate)
                 (element if width == 1 else vector)(at, step, condition)
                 return
-            assert inside is not None
             by_elements: AbstractContextManager[None] = nullcontext()
             if width >= branch_from:
                 with b.when(inside), b.assuming(inside):

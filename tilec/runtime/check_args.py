@@ -17,6 +17,7 @@ from ..backends.launcher.arguments import (
     failed_facts,
     launches_nothing,
     number_of,
+    row_bytes,
 )
 from ..backends.launcher.arrays import PACKED, check_place, contiguous_strides
 from ..backends.launcher.unfit import Unfit
@@ -194,7 +195,7 @@ def describe_fact(fact: Fact, view: ArrayView) -> str:
         return f"{fact.tensor} has no elements"
     if fact.kind == "below":
         return f"{fact.tensor} spans {view.extent_bytes} bytes, expected fewer than {fact.bytes}"
-    row = view.shape[-1] * view.itemsize if view.shape else 0
+    row = row_bytes(view)
     if fact.kind == "whole":
         return f"{fact.tensor} is {row} bytes long, expected a multiple of {fact.bytes}"
     if view.pointer % fact.bytes:

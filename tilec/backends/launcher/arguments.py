@@ -133,17 +133,18 @@ def fact_holds(fact: Any, array: Strided) -> bool:
     if fact.kind == "below":
         return array.extent_bytes < int(fact.bytes)
     if fact.kind == "whole":
-        return _row_bytes(array) % int(fact.bytes) == 0
+        return row_bytes(array) % int(fact.bytes) == 0
     # Nothing can be said of an array of no elements: it has no address, and TMA no map of it.
     if array.empty or array.pointer % fact.bytes:
         return False
     outer = zip(array.shape[:-1], array.strides[:-1], strict=True)
     if any(s % fact.bytes or (s <= 0 and n > 1) for n, s in outer):
         return False
-    return len(array.shape) < 2 or _row_bytes(array) % int(fact.bytes) == 0
+    return len(array.shape) < 2 or row_bytes(array) % int(fact.bytes) == 0
 
 
-def _row_bytes(array: Strided) -> int:
+def row_bytes(array: Strided) -> int:
+    """The length of a row; of an array without dimensions 0."""
     return array.shape[-1] * array.itemsize if array.shape else 0
 
 
