@@ -21,7 +21,7 @@ PACKAGE = ROOT / "tilec"
 # Lowest first. A part imports its own group and every rung below it; groups of one rung do not
 # import each other. A part is a folder of tilec/ or a file directly in it.
 RUNGS: tuple[tuple[frozenset[str], ...], ...] = (
-    (frozenset({"errors", "target", "config", "version"}),),
+    (frozenset({"errors", "target", "config", "locks", "version"}),),
     (frozenset({"ir"}),),
     (frozenset({"language", "layout", "quantize"}), frozenset({"interpreter"})),
     (frozenset({"parser"}), frozenset({"passes"}), frozenset({"backends"})),

@@ -16,6 +16,7 @@ from .. import config
 from ..errors import ArgumentError, LanguageError, Loc, TilecError
 from ..ir.core import Program
 from ..ir.dtypes import PAIRS
+from ..locks import Lock
 from .build import build_program, probe_dims
 from .macro import defining_scope, need_function
 from .parameters import Parameter, read_parameters
@@ -63,6 +64,7 @@ class Kernel:
                     hint="calls use that name for themselves: " + ", ".join(RESERVED),
                 )
         self.staged: Staged | None = None
+        self.lock = Lock()  # held while what follows changes
         self._programs: dict[object, Program] = {}
         self._heads: dict[object, Mapping[str, TensorSpec]] = {}
         self.traced_for: list[Any] = []  # compile-time parameters of its programs that may change
@@ -197,14 +199,17 @@ class Kernel:
         Dimensions of T.const are ConstDim objects, whose values `const_dims` takes from shapes.
         """
         key = _key(self.name, constants)
-        if key not in self._heads:
+        with self.lock:
+            known = self._heads.get(key)
+            if known is not None:
+                return dict(known)
             found = {p.name: p.annotation for p in self.parameters if p.kind == "tensor"}
             specs = {n: spec for n, spec in found.items() if isinstance(spec, TensorSpec)}
             if self._parsed.in_body:
                 head = frontend().stage_head(self.function, self._scope)
                 specs |= probe_dims(self, head, constants)
             self._heads[key] = specs
-        return dict(self._heads[key])
+            return dict(specs)
 
     @property
     def has_const_dims(self) -> bool:
@@ -249,35 +254,43 @@ class Kernel:
         Raises:
             LanguageError: the kernel says what has no meaning; at its place.
         """
-        self.refresh()
         dims = dict(const_dims or {})
         guarded = "bounds" in config.current().check  # T.if_then_else asks
         key = _key(self.name, {**constants, "": (guarded, *sorted(dims.items()))})
-        if key not in self._programs:
-            if self.staged is None:
-                self.staged = frontend().stage(self.function, self._scope)
-            self._programs[key] = build_program(self, self.staged, constants, dims)
-            self.traced_for += [v for v in constants.values() if type(v) not in _PLAIN]
-            self.bindings = frontend().bindings(self)
-        return self._programs[key]
+        with self.lock:
+            self.refresh()
+            program = self._programs.get(key)
+            if program is None:
+                if self.staged is None:
+                    self.staged = frontend().stage(self.function, self._scope)
+                program = build_program(self, self.staged, constants, dims)
+                self.traced_for += [v for v in constants.values() if type(v) not in _PLAIN]
+                self.bindings = frontend().bindings(self)
+                self._programs[key] = program  # now that it is seen when it is out of date
+            return program
 
     def refresh(self) -> None:
         """Forgets all programs where what their code reads from outside has changed since."""
-        now = as_they_are(self.bindings)
-        if now is self.bindings:
+        bindings = self.bindings
+        if as_they_are(bindings) is bindings:
             return
-        if now is None:
-            self._programs.clear()
-            self._heads.clear()
-            self.traced_for.clear()
-            self.forget_calls()
-            now = ()
-        self.bindings = now
-        self.repeat = None
+        with self.lock:
+            now = as_they_are(self.bindings)
+            if now is self.bindings:  # another thread was here
+                return
+            if now is None:
+                self._programs.clear()
+                self._heads.clear()
+                self.traced_for.clear()
+                self.forget_calls()
+                now = ()
+            self.bindings = now
+            self.repeat = None
 
     def forget_calls(self) -> None:
         """Has the next call find out by itself what it takes."""
-        self.remembered = self.repeat = None
+        with self.lock:
+            self.remembered = self.repeat = None
 
     def lower_to_ir(self, specialisation: Specialisation | None = None) -> Program:
         """The program of the frontend, for a specialisation; by default for the defaults."""

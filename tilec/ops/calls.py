@@ -14,6 +14,7 @@ from operator import attrgetter, itemgetter
 from typing import Any
 
 from ..language.kernel import Kernel
+from ..locks import Lock
 from ..runtime.allocate import allocate
 from ..runtime.arrays import ArrayView, adapter_if_array, adapter_of, is_array, view_array
 from .epilogues import epilogue_of
@@ -195,6 +196,7 @@ class Memory:
 
     def __init__(self) -> None:
         self._calls: dict[Hashable, Remembered] = {}
+        self._lock = Lock()  # held while calls are added and dropped
 
     def run(
         self,
@@ -219,9 +221,10 @@ class Memory:
         result = call.run(schedule, stream, None)
         new = None if key is None else Remembered.of(call, (*arrays[:2], result), more, schedule)
         if new is not None:
-            while len(self._calls) >= _MOST:
-                self._calls.pop(next(iter(self._calls)), None)
-            self._calls[key] = new
+            with self._lock:
+                while len(self._calls) >= _MOST:
+                    self._calls.pop(next(iter(self._calls)))
+                self._calls[key] = new
         return result
 
 

@@ -15,6 +15,7 @@ from typing import Any, no_type_check
 from .. import language as T
 from ..language.heuristic import heuristic
 from ..language.kernel import Kernel, kernel
+from ..locks import one_at_a_time
 from ..runtime.arrays import view_array
 from ..runtime.streams import stream_handle
 from ..target import Target
@@ -149,6 +150,7 @@ def _chosen(form: Form, target: Target, shapes: Mapping[str, Sequence[int]]) -> 
     return {**asdict(choose_schedule(target, even)), **form.unused()}
 
 
+@one_at_a_time
 @lru_cache(maxsize=256)
 def _grouped_product(form: Form) -> Kernel:
     find_tiles, finish = _finding(), _finishing(form)

@@ -18,6 +18,7 @@ from .. import language as T
 from ..ir.dtypes import find_dtype
 from ..language.heuristic import heuristic
 from ..language.kernel import Kernel, kernel
+from ..locks import one_at_a_time
 from ..target import Target
 from .forms import Form
 from .matrices import LINE_BYTES
@@ -35,6 +36,7 @@ def chosen(form: Form, target: Target, shapes: Mapping[str, Sequence[int]]) -> d
     return {**asdict(choose_schedule(target, form.problem(shapes))), **form.unused()}
 
 
+@one_at_a_time
 @lru_cache(maxsize=1024)
 def product(form: Form) -> Kernel:
     """The kernel C = epilogue(A @ B) of a form; the same object for the same form."""

@@ -14,6 +14,7 @@ from .. import language as T
 from ..ir.dtypes import find_dtype
 from ..language.heuristic import heuristic
 from ..language.kernel import Kernel, kernel
+from ..locks import one_at_a_time
 from ..target import Target
 from .forms import Form
 
@@ -35,6 +36,7 @@ def _chosen(form: Form, target: Target, shapes: Mapping[str, Sequence[int]]) -> 
     return {"threads": next(fit, _THREADS[-1]), **form.unused()}
 
 
+@one_at_a_time
 @lru_cache(maxsize=256)
 def vector_product(form: Form, along: str) -> Kernel:
     """The kernel Y = epilogue(W @ X) of W [L, K], X [K] and Y [L]. `along` says what L is of the

@@ -15,6 +15,7 @@ from ..ir.ops.arith import Elementwise, element_dtype
 from ..ir.ops.control import IF_POSSIBLE, Define, For, Launch, Symbol
 from ..ir.ops.gemm import Gemm
 from ..ir.types import MemoryType, ScalarType, Space
+from ..locks import one_at_a_time
 from ..target import Target
 from .last_wave import LastWave, Numbers, leaves_few
 
@@ -44,6 +45,7 @@ def with_last_waves(program: Program, sizes: Mapping[str, int], target: Target) 
     return _sharing(program, chosen) if chosen else program
 
 
+@one_at_a_time
 @lru_cache(maxsize=256)
 def _sharing(program: Program, launches: tuple[int, ...]) -> Program:
     ops = [

@@ -16,6 +16,7 @@ from ..ir.ops import control
 from ..ir.print import print_program
 from ..ir.registry import Registry
 from ..language.kernel import UNLIKE
+from ..locks import Lock
 from ..passes.context import Assume, assumptions
 from ..target import Target
 from .arrays import ArrayView
@@ -67,12 +68,15 @@ class CompiledKernel:
 
     Variants: first the one whose arguments are aligned and small as the passes asked; the general
     one is made when arguments come that need it.
+
+    Threads may share it: what it makes is made by one of them, while others that need it wait.
     """
 
     def __init__(self, program: Program, target: Target, registry: Registry | None = None) -> None:
         self.program = program
         self.target = target
         self._registry = registry
+        self._lock = Lock()  # held while something below is made, not while it is used
         self._lowered: dict[Assume, Lowered] = {}
         self._stored: dict[Assume, StoredVariant] = {}
         self._general = False
@@ -102,29 +106,34 @@ class CompiledKernel:
         return self._lower(Assume.ALL)
 
     def _lower(self, assume: Assume) -> Lowered:
-        if assume not in self._lowered:
-            from .lowering import lower_program  # passes and templates: not for what is stored
+        with self._lock:
+            found = self._lowered.get(assume)
+            if found is None:
+                from .lowering import lower_program  # passes and templates: not for what is stored
 
-            lowered = lower_program(self.program, self.target, self.registry, assume=assume)
-            self._lowered[assume] = lowered
-        return self._lowered[assume]
+                found = lower_program(self.program, self.target, self.registry, assume=assume)
+                self._lowered[assume] = found
+            return found
 
     def add_general(self) -> bool:
         """Adds the variant that takes any arguments, and before it those that assume less than the
-        first (`Assume`); False if they are there.
+        first (`Assume`); False if the first takes any.
         """
-        first = self._stored.get(Assume.ALL)
-        requires = self.lowered.requires if first is None else first.variant.requires
-        if not requires or self._general:
-            return False
-        self._general = True
-        self._loaded = None
-        return True
+        with self._lock:
+            first = self._stored.get(Assume.ALL)
+            requires = self.lowered.requires if first is None else first.variant.requires
+            if requires and not self._general:
+                self._general = True
+                self._loaded = None
+            return bool(requires)
 
     @property
     def variants(self) -> tuple[Lowered, ...]:
         """The variants made so far."""
-        found = {lowered.requires: lowered for lowered in map(self._lower, self._assumed()[::-1])}
+        return self._variants(self._assumed())
+
+    def _variants(self, assumed: tuple[Assume, ...]) -> tuple[Lowered, ...]:
+        found = {lowered.requires: lowered for lowered in map(self._lower, assumed[::-1])}
         return tuple(found.values())[::-1]
 
     def picked(
@@ -137,7 +146,8 @@ class CompiledKernel:
         about a size both are lowered alike, and so ask for the same alignment.
         """
         alike: list[Fact] = []
-        for assume in self._assumed():
+        assumed = self._assumed()
+        for assume in assumed:
             if assume is Assume.ALIGNED and alike:
                 continue
             lowered = self._lower(assume)
@@ -148,7 +158,8 @@ class CompiledKernel:
             if assume is Assume.ALL:
                 asked = takewhile(lambda fact: fact.kind == "aligned", lowered.requires)
                 alike = [fact for fact in asked if fact in refused]
-        taken = pick_variant(self.manifest, views(self.manifest), env)
+        whole = self._manifest(assumed)
+        taken = pick_variant(whole, views(whole), env)
         raise AssertionError(f"{taken.source} takes what it refused")
 
     def _assumed(self) -> tuple[Assume, ...]:
@@ -158,7 +169,11 @@ class CompiledKernel:
     @property
     def manifest(self) -> Manifest:
         """The program's interface with the variants made so far."""
-        return replace(self.interface, variants=tuple(v.variant for v in self.variants))
+        return self._manifest(self._assumed())
+
+    def _manifest(self, assumed: tuple[Assume, ...]) -> Manifest:
+        variants = tuple(lowered.variant for lowered in self._variants(assumed))
+        return replace(self.interface, variants=variants)
 
     @property
     def source(self) -> str:
@@ -214,20 +229,22 @@ class CompiledKernel:
         """The machine code of a variant for the target, or for `arch`. Raises MissingTool,
         CompilerFailed."""
         key = (variant.source, arch)
-        if key not in self._binaries:
-            from .build import compile_variant
+        with self._lock:
+            if key not in self._binaries:
+                from .build import compile_variant
 
-            lowered = next(v for v in self._lowered.values() if v.file_name == variant.source)
-            binary = compile_variant(lowered.text, self.target, variant.source, arch=arch)
-            self._binaries[key] = binary
-            if self._registry is None:
-                assume = next(a for a, v in self._lowered.items() if v is lowered)
-                stored = StoredVariant(lowered.variant, binary)
-                store_variant(self.program, self.target, arch, assume, stored)
-        return self._binaries[key]
+                lowered = next(v for v in self._lowered.values() if v.file_name == variant.source)
+                binary = compile_variant(lowered.text, self.target, variant.source, arch=arch)
+                self._binaries[key] = binary
+                if self._registry is None:
+                    assume = next(a for a, v in self._lowered.items() if v is lowered)
+                    stored = StoredVariant(lowered.variant, binary)
+                    store_variant(self.program, self.target, arch, assume, stored)
+            return self._binaries[key]
 
     def _launchable(self, assume: Assume, arch: str) -> Variant:
-        """A variant as the launcher sees it: stored by an earlier process, or lowered now."""
+        """A variant as the launcher sees it: stored by an earlier process, or lowered now. The lock is
+        held."""
         if self._registry is None and assume not in self._lowered and assume not in self._stored:
             found = read_variant(self.program, self.target, arch, assume)
             if found is not None:
@@ -243,18 +260,19 @@ class CompiledKernel:
 
     def loaded(self) -> Loaded:
         """The program on this machine's driver. Raises NoDevice."""
-        if self._loaded is None:
-            driver = driver_of(self.target.backend)
-            arch = _arch_here(self.target, driver)
-            found = [self._launchable(assume, arch) for assume in self._assumed()]
-            variants = tuple({v.requires: v for v in found[::-1]}.values())[::-1]
-            self._loaded = load(
-                lambda variant: self.compiled(variant, arch),
-                replace(self.interface, variants=variants),
-                driver,
-                self.program.loc,
-            )
-        return self._loaded
+        with self._lock:
+            if self._loaded is None:
+                driver = driver_of(self.target.backend)
+                arch = _arch_here(self.target, driver)
+                found = [self._launchable(assume, arch) for assume in self._assumed()]
+                variants = tuple({v.requires: v for v in found[::-1]}.values())[::-1]
+                self._loaded = load(
+                    lambda variant: self.compiled(variant, arch),
+                    replace(self.interface, variants=variants),
+                    driver,
+                    self.program.loc,
+                )
+            return self._loaded
 
     # Calling
 
@@ -287,10 +305,10 @@ class CompiledKernel:
     def _run_on(self, device: Any, arguments: Sequence[object], stream: object) -> Any:
         try:
             return device.run(self, arguments, stream)
-        except NoVariant:
+        except NoVariant:  # perhaps before another thread added the general one
             if not self.add_general():
                 raise
-            return device.run(self, arguments, stream)
+        return device.run(self, arguments, stream)
 
     def launch(self, arguments: Sequence[object], stream: object = None) -> Any:
         """As run_on, for a GPU and arrays that are there: the path of repeated calls."""
@@ -299,7 +317,7 @@ class CompiledKernel:
         except NoVariant:
             if not self.add_general():
                 raise
-            return self.loaded()(*arguments, stream=stream)
+        return self.loaded()(*arguments, stream=stream)
 
     def prepare(self, *arguments: object) -> PreparedLaunch:
         """A call with everything precomputed, for these arguments (see PreparedLaunch)."""
@@ -308,7 +326,7 @@ class CompiledKernel:
         except NoVariant:
             if not self.add_general():
                 raise
-            return self.loaded().prepare(*arguments)
+        return self.loaded().prepare(*arguments)
 
 
 def _arch_here(target: Target, driver: GpuDriver) -> str:

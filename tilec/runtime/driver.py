@@ -51,8 +51,7 @@ def _place(error: ArgumentError, kernel: Kernel) -> None:
 
 def _call(kernel: Kernel, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     kernel.refresh()
-    calls: Calls = kernel.remembered or Calls(kernel)
-    kernel.remembered = calls
+    calls: Calls = kernel.remembered or _remembered(kernel)
     here = where()
     taken = calls.take(kernel, args, kwargs) if here is not None else None
     if taken is None:
@@ -72,10 +71,19 @@ def _call(kernel: Kernel, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any
         if key is None:
             return result
         memory.keep(runtime, here, found)
-    memory.learn(kernel, found, runtime)
-    if memory is calls.plain:
-        kernel.repeat = memory.repeat.call if memory.repeat is not None else None
+    with kernel.lock:
+        if kernel.remembered is calls:  # else the kernel says something else now
+            memory.learn(kernel, found, runtime)
+            if memory is calls.plain:
+                kernel.repeat = memory.repeat.call if memory.repeat is not None else None
     return result
+
+
+def _remembered(kernel: Kernel) -> Calls:
+    with kernel.lock:
+        calls: Calls = kernel.remembered or Calls(kernel)
+        kernel.remembered = calls
+        return calls
 
 
 def _long_way(kernel: Kernel, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Any, Found]:
@@ -164,11 +172,11 @@ def compile_program(program: Program, target: Target) -> CompiledKernel:
     if found is None:
         if len(_compiled) >= _MAX_COMPILED:
             _compiled.clear()
-        found = (
+        made = (
             program,
             CompiledKernel(program, target),
         )  # holding the program keeps its id its own
-        _compiled[key] = found
+        found = _compiled.setdefault(key, made)
     return found[1]
 
 

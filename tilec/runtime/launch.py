@@ -94,16 +94,23 @@ class Loaded:
         number = plan.current_stream() if handle is None else handle
         pointers = self._addresses(seen)
         made = self._make_outputs(plan, pointers, handle) if plan.outputs else None
-        for space in plan.workspaces:
-            pointers[space.place] = self._workspace(plan, space, number)
         if plan.waits:
             self._wait_for(arguments, number)
-        blocks = plan.take()
-        if not plan.direct or seen != blocks.held:
-            if overlapping(plan.apart, [one[0] for one in seen]) is not None:
-                self._refuse(arguments)
-            blocks.fill(seen, pointers, scalars, self.driver)
-        run_plan(plan, blocks, number)
+        spaces = plan.workspaces
+        if spaces:  # no launch of another thread's call that uses them comes among this one's
+            self._lock.acquire()
+        try:
+            for space in spaces:
+                pointers[space.place] = self._workspace(plan, space, number)
+            blocks = plan.take()
+            if not plan.direct or seen != blocks.held:
+                if overlapping(plan.apart, [one[0] for one in seen]) is not None:
+                    self._refuse(arguments)
+                blocks.fill(seen, pointers, scalars, self.driver)
+            run_plan(plan, blocks, number)
+        finally:
+            if spaces:
+                self._lock.release()
         plan.idle.append(blocks)
         return as_result(made) if made else None
 
@@ -195,26 +202,26 @@ class Loaded:
 
     def _workspace(self, plan: Plan, space: Made, stream: int) -> int:
         """The address of scratch memory that calls on one stream share: they run one after
-        another. Calls that are captured on it have their own, which stays as long as the program:
-        a graph goes on using it. The first of them takes over what the warm-up left."""
+        another; the lock is held until they are launched. Calls that are captured on it have their
+        own, which stays as long as the program: a graph goes on using it. The first of them takes
+        over what the warm-up left."""
         eager = (space.place, plan.device.index, stream, False)
         captured = self.driver.is_capturing(stream)
         key = (*eager[:3], captured)
         size = 1
         for extent in space.shape:
             size *= extent
-        with self._lock:
-            held = self._workspaces.get(key)
-            if held is None and captured:
-                held = self._workspaces.pop(eager, None)
-            if held is not None:
-                self._workspaces[key] = held
-            if held is None or held[0] < size:
-                if held is not None and captured:
-                    self._outgrown.append(held[1])
-                array = allocate(plan.library, plan.device, space.shape, space.dtype, stream)
-                held = self._workspaces[key] = (size, array, view_array(array).pointer)
-            return held[2]
+        held = self._workspaces.get(key)
+        if held is None and captured:
+            held = self._workspaces.pop(eager, None)
+        if held is not None:
+            self._workspaces[key] = held
+        if held is None or held[0] < size:
+            if held is not None and captured:
+                self._outgrown.append(held[1])
+            array = allocate(plan.library, plan.device, space.shape, space.dtype, stream)
+            held = self._workspaces[key] = (size, array, view_array(array).pointer)
+        return held[2]
 
     def _wait_for(self, arguments: Sequence[object], stream: int) -> None:
         """Orders the launch after the streams that still may be writing an argument."""
@@ -243,13 +250,15 @@ def _prepared(plan: Plan, blocks: ArgumentBlocks, result: Any, keep: object) -> 
     """A function, since Python takes a third of a prepared launch's own time to find the `__call__`
     of an object."""
     current_stream = plan.current_stream
+    lock = threading.Lock()
 
     def launch_prepared(stream: object = None) -> Any:
         number = current_stream() if stream is None else stream_handle(stream)
         bound, launch = blocks.ready
         # The usual case without another call. What fails to launch is launched again, and told.
         if bound != number or launch():
-            run_plan(plan, blocks, number)
+            with lock:  # several launches share workspaces, as those of a call do
+                run_plan(plan, blocks, number)
         return result
 
     launch_prepared.launches = blocks.calls  # type: ignore[attr-defined]

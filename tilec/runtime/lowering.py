@@ -16,6 +16,7 @@ from ..errors import IRError, TilecError
 from ..ir.core import Program
 from ..ir.ops import builtin_registry
 from ..ir.registry import Registry
+from ..locks import one_at_a_time
 from ..passes.context import Assume, Facts, PassContext, Remark
 from ..passes.layout_constraints import register_layout_rules
 from ..passes.lower_tiles import register_lowerings
@@ -32,6 +33,7 @@ _SUFFIXES = {
 }
 
 
+@one_at_a_time
 @cache
 def standard_registry() -> Registry:
     """tilec's own ops with what passes know of them. Extend a copy of it, not this one."""

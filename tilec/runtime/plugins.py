@@ -12,10 +12,12 @@ from importlib.metadata import EntryPoint, entry_points
 
 from .. import config
 from ..errors import TilecError
+from ..locks import one_at_a_time
 
 GROUP = __name__.partition(".")[0] + ".plugins"
 
 
+@one_at_a_time
 @cache
 def load_plugins() -> tuple[str, ...]:
     """Installs the extension of every entry point; their names. Once a process, when something is

@@ -16,6 +16,7 @@ from ..backends.manifest import TensorParam
 from ..errors import ArgumentError, TilecError
 from ..ir.print import print_program
 from ..language.kernel import Kernel
+from ..locks import Lock
 from .arrays import is_array, view_array
 from .cache import cache_key
 from .compiled import CompiledKernel
@@ -59,19 +60,23 @@ def tuned(
     if not runs_in_place(device, runtime):
         return candidates[0]
     key = _key(kernel, candidates, given, shapes, device, compile)
-    kept = _kept(key)
-    for candidate in candidates:
-        if json.dumps(candidate, default=str) == kept:
-            return candidate
-    trials = search(candidates, runtime, device, compile, clock_of(runtime))
-    best = fastest(kernel.name, trials)
-    _found[key] = json.dumps(best.config, default=str)
-    disk = user_cache()
-    if disk is not None:
-        about = {"name": f"{kernel.name} tuned", "compiler": _place(device)}
-        disk.put(key, {"config": _found[key], **about}, b"")
-    return best.config
+    with _searching:
+        kept = _kept(key)
+        for candidate in candidates:
+            if json.dumps(candidate, default=str) == kept:
+                return candidate
+        trials = search(candidates, runtime, device, compile, clock_of(runtime))
+        best = fastest(kernel.name, trials)
+        _found[key] = json.dumps(best.config, default=str)
+        disk = user_cache()
+        if disk is not None:
+            about = {"name": f"{kernel.name} tuned", "compiler": _place(device)}
+            disk.put(key, {"config": _found[key], **about}, b"")
+        return best.config
 
+
+_searching = Lock()
+"""Threads search in turn: candidates that ran at the same time would tell each other's times."""
 
 _found: dict[str, str] = {}
 """What this process has found, by the key of the search: the configuration as JSON."""
