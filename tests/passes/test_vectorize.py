@@ -247,3 +247,38 @@ def test_iterations_that_meet_run_in_order(how: str) -> None:
     for leg, (found,) in every_leg(meeting, a, how=how):
         np.testing.assert_array_equal(found, [*expected[how], 6, 7, 8], err_msg=leg)
     assert ("<4>(A_run" in compile_texts(meeting, how=how)["cuda:sm_90a"]) == (how == "own")
+
+
+@tilec.kernel
+def unpacked(
+    A: T.Tensor((16, "K // 2"), "uint8"), B: T.Tensor((16, "K"), "uint4"), S: T.Tensor((16,), "float16"),
+    C: T.Tensor((16, "K"), "float16"), D: T.Tensor((16, "K"), "float16"), way: str = "shared",
+):  # fmt: skip
+    """Nibbles, two to a byte, times a number of their row: bytes taken apart, and 4-bit elements."""
+    with T.Kernel(T.ceildiv(C.shape[1], 64), threads=64) as bx:
+        bytes_, nibbles = T.alloc_shared((16, 32), "uint8"), T.alloc_shared((16, 64), "uint4")
+        T.copy(A[0, bx * 32], bytes_)
+        T.copy(B[0, bx * 64], nibbles)
+        for i, j in T.Parallel(16, 64):
+            k = bx * 64 + j
+            byte = bytes_[i, j // 2] if way == "shared" else A[i, k // 2]
+            C[i, k] = T.cast(byte >> (4 * (j % 2)) & 15, "float16") * S[i]
+            nibble = nibbles[i, j] if way == "shared" else B[i, k]
+            D[i, k] = T.cast(nibble, "float16") * S[i]
+
+
+@pytest.mark.parametrize("way", ["shared", "tensor"])
+def test_bytes_of_two_elements_are_read_together(way: str) -> None:
+    """Eight halves are stored at once: their nibbles are four bytes."""
+    for target, text in compile_texts(unpacked, way=way).items():
+        assert (
+            len(re.findall(rf"load_{'shared' if way == 'shared' else 'global'}<4>\(", text)) == 2
+        ), target
+    rng = np.random.default_rng(0)
+    s = np.arange(16, dtype=np.float16)
+    for k in (2, 62, 64, 66, 128):
+        packed = rng.integers(0, 256, (2, 16, k // 2), np.uint8)
+        expected = np.stack([packed & 15, packed >> 4], -1).reshape(2, 16, k) * s[:, None]
+        empty = np.zeros((16, k), np.float16)
+        for leg, (*_, c, d) in every_leg(unpacked, *packed, s, empty, empty, way=way):
+            np.testing.assert_array_equal([c, d], expected, err_msg=f"{leg} {k}")

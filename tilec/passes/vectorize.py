@@ -11,7 +11,8 @@ over its iterations. Every load and store of a tensor is `in_bounds`: proved, or
     }                                        vector_store %s[%i, %j * 8], %s_run, 0 <count = 8>
 
 Accesses that together walk along consecutive elements, 2 * %v and 2 * %v + 1, are one run: so the
-parts of an element that T.view makes of smaller ones are moved.
+parts of an element that T.view makes of smaller ones are moved. A load of element %v // 2 is a run of
+half the length: so the bytes are read that hold two 4-bit elements each.
 """
 
 from __future__ import annotations
@@ -53,24 +54,30 @@ def _launch(launch: Launch, context: PassContext) -> Launch:
 @dataclass(frozen=True)
 class _Run:
     """Accesses of a vectorised loop that walk along consecutive elements: number n of them, in
-    iteration v, is at element v * len(ops) + n.
+    iteration v, is at element v // shared * len(ops) + n.
     """
 
     ops: tuple[ElementAccess, ...]
     indices: tuple[Value, ...]  # of the first one at the loop's first iteration
+    shared: int  # iterations that come to the same element, one after the other
 
     @property
     def op(self) -> ElementAccess:
         return self.ops[0]
 
+    def length(self, count: int) -> int:
+        """Its elements in `count` iterations."""
+        return count // self.shared * len(self.ops)
+
 
 @dataclass(frozen=True)
 class _Walk:
-    """An access of a vectorised loop that goes `step` elements further in every iteration."""
+    """An access of a vectorised loop that goes `step` elements further every `shared` iterations."""
 
     op: ElementAccess
     forms: tuple[Linear, ...]  # its indices at the loop's first iteration
     step: int
+    shared: int = 1
 
     def follows(self, other: _Walk, by: int) -> bool:
         """Whether it is `by` elements behind another one, and like it in all else."""
@@ -159,14 +166,14 @@ class _Vectorizer(Rebuilder):
         for run in runs:
             if isinstance(run.op, Load):
                 memory, safe = self.value(run.op.memory), run.op.safe_value
-                length = count * len(run.ops)
+                length = run.length(count)
                 self.access.load(
                     arrays[run], zero, memory, run.indices, length, self._predicate(run), safe
                 )
         self.emit(op, self._iterations(op, arrays))
         for run in runs:
             if not isinstance(run.op, Load):
-                memory, length = self.value(run.op.memory), count * len(run.ops)
+                memory, length = self.value(run.op.memory), run.length(count)
                 put = self.access.store if isinstance(run.op, Store) else self.access.add
                 put(memory, run.indices, arrays[run], zero, length, self._predicate(run))
 
@@ -257,8 +264,7 @@ class _Vectorizer(Rebuilder):
         return self.value(run.op.predicate[0]) if run.op.predicate else None
 
     def _array(self, run: _Run, count: int) -> Value:
-        length = count * len(run.ops)
-        type_ = MemoryType(memory_type(run.op.memory).dtype, (length,), Space.LOCAL)
+        type_ = MemoryType(memory_type(run.op.memory).dtype, (run.length(count),), Space.LOCAL)
         array = self.b.emit(Alloc(type=type_)).result
         array.hint = f"{run.op.memory.hint or 'x'}_run"
         return array
@@ -274,7 +280,7 @@ class _Vectorizer(Rebuilder):
                         self.op(inner)
                         continue
                     run, number = runs[inner]
-                    place = (b.add(b.mul(index, len(run.ops)), number),)
+                    place = (b.add(b.mul(b.floordiv(index, run.shared), len(run.ops)), number),)
                     if isinstance(inner, Load):
                         self.emit(inner, Load(arrays[run], place, in_bounds=True))
                     elif isinstance(inner, Store | Atomic):
@@ -347,11 +353,12 @@ class _Vectorizer(Rebuilder):
             walks += self._walk(inner, index, inside)
         found: list[_Run] = []
         for first in walks:
-            run = _run_from(first, walks)
-            if run:
+            ops = _run_from(first, walks)
+            if ops and count % first.shared == 0:
                 start = tuple(self.b.build(form) for form in first.forms)
-                if self._width(first.op, start, count * len(run)) > 1:
-                    found.append(_Run(run, start))
+                run = _Run(ops, start, first.shared)
+                if self._width(first.op, start, run.length(count)) > 1:
+                    found.append(run)
         return [
             run
             for run in found
@@ -384,17 +391,28 @@ class _Vectorizer(Rebuilder):
         b = self.b
         with b.region() as made:  # with the loop's index: only what does not need it is kept
             forms = [b.form(self._rebuilt(self.value(i), inside)) for i in op.indices]
-        *outer, step = (f.factor_of(index) for f in forms)
+        steady, shared = (index, 1) if not isinstance(op, Load) else self._pace(forms[-1], index)
+        *outer, step = (f.factor_of(steady) for f in forms)
         if any(outer) or step < 1:
             return []
-        rests = [Linear(tuple(t for t in f.terms if t[0] is not index), f.constant) for f in forms]
+        rests = [Linear(tuple(t for t in f.terms if t[0] is not steady), f.constant) for f in forms]
         definitions = {value: op for op in made for value in op.results}
         atoms = [value for form in rests for value, _ in form.terms]
         if any(depends(value, frozenset(inside), definitions) for value in atoms):
             return []
         needed = _slice(atoms, made)
         b.extend([op for op in made if op in needed])
-        return [_Walk(op, tuple(rests), step)]
+        return [_Walk(op, tuple(rests), step, shared)]
+
+    def _pace(self, form: Linear, index: Value) -> tuple[Value, int]:
+        """The term of an index that grows with the loop's, and how many iterations have it alike:
+        the loop's index, or that divided by a number.
+        """
+        for value, _ in form.terms:
+            division = self.b.as_division(value)
+            if division is not None and division[0] is index:
+                return value, division[1]
+        return index, 1
 
     def _rebuilt(self, value: Value, inside: set[Value]) -> Value:
         """An index of the loop's body, its divisions taken apart where ranges allow it."""
