@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 import ml_dtypes
@@ -125,6 +126,7 @@ def test_narrow_integers_of_both_kinds_meet_in_one_that_holds_both(first: str, s
         (lambda n, x: x % 2, "TLC0123", "floormod is for integers", "T.fmod"),
         (lambda n, x: x // 2, "TLC0123", "floordiv is for integers", "T.floor"),
         (lambda n, x: T.ceildiv(x, 2), "TLC0123", "T.ceildiv is for integers", "T.ceil"),
+        (lambda n, x: 2**n, "TLC0123", "an integer is raised to a power", "T.shift_left(1, n)"),
         (lambda n, x: T.Parallel(-1), "TLC0122", "-1 is not one", "0 or more"),
     ],
     ids=lambda part: part if isinstance(part, str) else "",
@@ -227,3 +229,45 @@ def test_numbers_of_64_bits_without_a_sign(device: str) -> None:
     mixed(3, y, device=device)
     product = 0xBF58476D1CE4E5B9 * 3 % 2**64
     assert y.tolist() == [0x9E3779B97F4A7C18, product, 2**64 - 1, 0, 2**63, 2**64 - 1]
+
+
+@tilec.kernel
+def powers(
+    X: T.Tensor((5,), "int32"), L: T.Tensor((5,), "int64"), F: T.Tensor((5,), "float32"),
+    Y: T.Tensor((4, 5), "int32"), Z: T.Tensor((5, 5), "float32"), W: T.Tensor((5,), "int64"),
+):  # fmt: skip
+    with T.Kernel(1, threads=32):
+        for i in T.Parallel(5):
+            Y[0, i] = X[i] ** 2
+            Y[1, i] = T.pow(X[i], 3)
+            v = T.alloc_var("int32", X[i])
+            before = v**1 + T.round(v)
+            v += 1
+            Y[2, i] = X[i] ** 0 + T.pow(2, 3) + before - 2 * v
+            Y[3, i] = T.floor(X[i]) + T.ceil(X[i]) + T.round(X[i]) + T.trunc(X[i])
+            W[i] = L[i] ** 7
+            Z[0, i] = F[i] ** 2
+            Z[1, i] = T.pow(F[i], 4.0)
+            Z[2, i] = F[i] ** 0
+            Z[3, i] = F[i] ** 1.5
+            Z[4, i] = 3 ** F[i]
+
+
+@pytest.mark.emulator
+@pytest.mark.parametrize("device", ["interpreter", "emulator:cuda:sm_80"])
+def test_powers_of_integers_are_integers(device: str) -> None:
+    """Exact beyond the 24 bits of a float, and wrapping as products do; a float's square is a product."""
+    x = np.array([5001, -46340, 0, 16777217, -3], np.int32)
+    long = np.array([-3, 400, 0, 1, 1 << 20], np.int64)
+    f = np.array([1.5, math.nan, 0, 2, math.inf], np.float32)
+    y, z, w = np.zeros((4, 5), np.int32), np.zeros((5, 5), np.float32), np.zeros(5, np.int64)
+    powers(x, long, f, y, z, w, device=device)
+    np.testing.assert_array_equal(y, [x * x, x * x * x, np.full(5, 7), 4 * x])
+    np.testing.assert_array_equal(w, long**7)
+    np.testing.assert_array_equal(z[:3], [f * f, f * f * f * f, np.ones(5)])
+    np.testing.assert_allclose(z[3:], [f**1.5, 3**f], rtol=1e-6)
+    text = powers.lower(target="cuda:sm_80").source
+    assert re.findall(r" pow\(.*", text.split("powers_kernel")[1]) == [
+        " pow(F[t], 1.5f);",
+        " pow(3.0f, F[t]);",
+    ]

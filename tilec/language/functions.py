@@ -1,6 +1,7 @@
 """Mathematical functions of scalars: `T.exp`, `T.atan2`, `T.clz`, …
 
-Integers are converted to float32 where a float is meant.
+Integers are converted to float32 where a float is meant: not where they are rounded, or raised to a
+number of 0 or more.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from ..ir.ops.arith import element_dtype
 from .arithmetic import ceildiv, if_then_else
 from .dtypes import element_type
 from .operand import Expr, convert, is_number, value_of, wrap
-from .trace import current
+from .trace import current, refuse
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -50,6 +51,18 @@ def _binary(op: type[functions.Function2]) -> Callable[[Any, Any], Any]:
     return _named(function, op)
 
 
+def _rounding(op: type[functions.Function]) -> Callable[[Any], Any]:
+    """The function that makes `op` of a float; an integer is rounded already."""
+    of_float = _unary(op)
+
+    def function(x: Any) -> Any:
+        trace = current(f"T.{op.name}")
+        with trace.here():
+            return wrap(trace, value_of(x)) if _is_integer(x) else of_float(x)
+
+    return _named(function, op)
+
+
 def _of_bits(op: type[functions.BitFunction]) -> Callable[[Any], Any]:
     """The function that makes `op` of an integer."""
 
@@ -65,6 +78,10 @@ def _named(function: _F, op: type[Op]) -> _F:
     function.__name__ = function.__qualname__ = op.name
     function.__doc__ = op.__doc__
     return function
+
+
+def _is_integer(x: Any) -> bool:
+    return not element_dtype(value_of(x)).is_float
 
 
 def _floats(x: Any, y: Any) -> tuple[Value, Value]:
@@ -102,12 +119,11 @@ fast_tanh = _unary(functions.FastTanh)
 asinh = _unary(functions.Asinh)
 acosh = _unary(functions.Acosh)
 atanh = _unary(functions.Atanh)
-floor = _unary(functions.Floor)
-ceil = _unary(functions.Ceil)
-round = _unary(functions.Round)
-trunc = _unary(functions.Trunc)
+floor = _rounding(functions.Floor)
+ceil = _rounding(functions.Ceil)
+round = _rounding(functions.Round)
+trunc = _rounding(functions.Trunc)
 nearbyint = round
-pow = _binary(functions.Pow)
 atan2 = _binary(functions.Atan2)
 hypot = _binary(functions.Hypot)
 fmod = _binary(functions.Fmod)
@@ -125,6 +141,38 @@ __log10 = log10
 __sin = sin
 __cos = cos
 __tan = tan
+
+
+FEW_FACTORS = 4  # a float to such a power is a product: sooner computed, and no less exact
+
+
+def pow(x: Any, y: Any) -> Any:
+    """x to the y; of integers an integer, whose products wrap, where `y` is a number of 0 or more.
+
+    Raises:
+        LanguageError: an integer to the power of one that is known only when the kernel runs.
+    """
+    trace = current("T.pow")
+    with trace.here():
+        integers = _is_integer(x) and _is_integer(y)
+        if integers and not is_number(y):
+            raise refuse(
+                "TLC0123",
+                "an integer is raised to a power that is known only when the kernel runs",
+                hint="2 to the n is T.shift_left(1, n), or T.exp2(n) as a float; T.cast makes a float of x",
+            )
+        if is_number(y) and (y >= 0 if integers else y in range(FEW_FACTORS + 1)):
+            return _product(wrap(trace, value_of(x) if integers else _float(x)), int(y))
+        return wrap(trace, trace.pure(functions.Pow(*_floats(x, y))))
+
+
+def _product(x: Any, count: int) -> Any:
+    """`count` times x, multiplied."""
+    if count == 0:
+        return Expr(constant(1, element_dtype(value_of(x))), current("T.pow").region)
+    half = _product(x, count // 2) if count > 1 else None
+    square = x if half is None else half * half
+    return square * x if half is not None and count % 2 else square
 
 
 def ldexp(x: Any, exponent: Any) -> Any:
