@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 
 import tilec
@@ -18,6 +19,7 @@ from tilec.ir.ops.thread import Barrier
 from tilec.ir.print import print_program
 from tilec.passes.context import Facts, PassContext
 from tilec.passes.pipeline import run_pipeline
+from tilec.passes.place_barriers import _Placer
 from tilec.passes.uniformity import differing
 from tilec.runtime.lowering import standard_registry
 from tilec.target import find_target
@@ -241,6 +243,57 @@ def test_a_condition_that_reads_shared_memory_is_a_statement() -> None:
     assert names(loop.condition) == ["barrier", "load"]
     # before thread 0 writes, the others have read the condition
     assert names(loop.body)[:2] == ["barrier", "if["]
+
+
+@tilec.kernel
+def written_behind(A: OUT):
+    """All that the loop leaves behind is a condition that not every thread has read."""
+    with T.Kernel(1, threads=128):
+        S = T.alloc_shared((1,), "float32")
+        t = T.get_thread_binding()
+        if t == 0:
+            S[0] = 0
+        T.sync_threads()
+        while S[0] < 3:
+            T.sync_threads()
+            if t == 0:
+                S[0] = S[0] + 1
+            T.sync_threads()
+        if t == 0:
+            S[0] = 5
+        T.sync_threads()
+        A[t] = S[0]
+
+
+def test_a_condition_is_the_last_that_a_loop_reads() -> None:
+    flat = body(placed(written_behind))
+    assert flat[flat.index("while[") :] == [
+        "while[", "load", "barrier", "if[", "load", "store", "]", "barrier", "]",
+        "barrier", "if[", "store", "]", "barrier", "load", "store", "]",
+    ]  # fmt: skip
+    A = np.full(128, 7, np.float32)
+    written_behind(A, device="emulator:cuda:sm_80")
+    np.testing.assert_array_equal(A, 5)
+
+
+@tilec.kernel
+def nest_of_loops(A: OUT, n: T.int32):
+    with T.Kernel(1, threads=128):
+        for a in T.serial(n):
+            for b in T.serial(n):
+                for c in T.serial(n):
+                    for d in T.serial(n):
+                        for e in T.serial(n):
+                            for f in T.serial(n):
+                                A[a + b + c] = A[d + e + f] + 1
+
+
+def test_a_nest_takes_time_in_proportion_to_its_depth(monkeypatch: pytest.MonkeyPatch) -> None:
+    turns = []
+    turn = _Placer._turn
+    monkeypatch.setattr(_Placer, "_turn", lambda *of: turns.append(of) or turn(*of))
+    assert count(placed(nest_of_loops), Barrier) == 2
+    assert len(turns) < 60
 
 
 @tilec.kernel

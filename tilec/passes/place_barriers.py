@@ -48,6 +48,8 @@ Written = tuple[Value, Op]
 """A tensor, and the statement that writes it."""
 Update = tuple[Value, str]
 """What atomics change, and their kind: those of one kind are unordered among themselves."""
+_Reached = tuple[Op, tuple[frozenset[Any], ...], ThreadCopies | None]
+"""A loop, what is open before it, and how the last asynchronous copy before it is awaited."""
 Outer = Literal["touches", "stores", "sends", "releases", "acquires"]
 """What is done to global memory. An engine `sends` what it stores until a bulk_wait says otherwise."""
 
@@ -148,7 +150,7 @@ class _Pending:
         if effect.access is Access.WRITE and effect.proxy == "generic":
             self.unfenced.add(buffer)
 
-    def state(self) -> tuple[frozenset[Value], ...]:
+    def state(self) -> tuple[frozenset[Any], ...]:
         return tuple(map(frozenset, self._sets()))
 
     def synchronise(self, op: CpAsyncCommit | CpAsyncWait | BufferCopyWait) -> None:
@@ -182,6 +184,7 @@ class _Placer:
         self.private: set[Value] = set()
         self.divergent: Op | None = None
         self.copies: ThreadCopies | None = None  # how the last asynchronous copy is awaited
+        self.loops: dict[_Reached, tuple[Op, _Pending, ThreadCopies | None]] = {}
 
     def block(self, block: Block, pending: _Pending) -> Block:
         """The block with barriers; `pending` is updated to what is open at its end."""
@@ -300,6 +303,19 @@ class _Placer:
         return any(v in self.differing for v in bounds)
 
     def _loop(self, op: For | While, pending: _Pending) -> Op:
+        """The loop with barriers, as it is where `pending` is open before it. Loops around it ask many
+        times, so that without the answers kept, a nest would take time exponential in its depth.
+        """
+        key = op, pending.state(), self.copies
+        if key not in self.loops:
+            after = pending.copy()
+            new = self._settled(op, after)
+            self.loops[key] = new, after, self.copies
+        new, after, self.copies = self.loops[key]
+        pending.become(after)
+        return new
+
+    def _settled(self, op: For | While, pending: _Pending) -> Op:
         """A loop's regions see what is open before it and what they leave open themselves."""
         outer = self.divergent
         if self._parts(op):
@@ -307,14 +323,13 @@ class _Placer:
         while True:
             before = pending.state()
             trial = pending.copy()
-            self._turn(op, trial)
+            new = self._turn(op, trial)
             pending.merge(trial)
             if pending.state() == before:
                 break
-        last = pending.copy()
-        new = self._turn(op, last)
+        if isinstance(op, While):  # its condition is what runs last
+            self.block(op.condition, pending)
         self.divergent = outer
-        pending.merge(last)
         return new
 
     def _turn(self, op: For | While, pending: _Pending) -> Op:
