@@ -109,7 +109,7 @@ def test_results_are_stored_by_tma(rows: int, columns: int, threads: int, slabs:
 
 
 def test_few_rows_are_swapped_where_wgmma_multiplies() -> None:
-    few = np.zeros((8, 512), np.float16), np.zeros((4096, 512), np.float16).T
+    few = np.zeros((8, 512), np.float16), np.zeros((8192, 512), np.float16).T
     call = checked(*few, Options())
     lowered = call.kernel.lower(*call.launches[0], target="cuda:sm_90a")
     assert "wgmma_ss<8, " in lowered.source and "tma_load" in lowered.source

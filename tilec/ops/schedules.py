@@ -11,9 +11,10 @@ wins, so that large products get the tile with the most arithmetic for a byte, o
 fills most of the last wave, those of few tiles smaller ones, and those of few rows as many blocks
 as it takes to stream B at the memory's rate. Few rows are the columns of a tile (`swapped`), which
 may be as few as eight, while its rows are 64: TMA is slow to fill what lies outside of a matrix.
-Blocks are in a cluster, and load for each other, where TMA would hold them up. The constants are
-fitted to times of 751 candidates at 63 shapes on an H200, from which the estimates differ by 8 %,
-and since to those of 640 more, mostly of few rows (docs/decisions.md 74, 75, 89).
+Blocks are in a cluster of two, and load for each other, where TMA is slow to load lines that start
+anywhere. The constants are fitted to times of 751 candidates at 63 shapes on an H200, from which
+the estimates differ by 8 %, and since to those of 1200 more, mostly of few rows (docs/decisions.md
+74, 75, 89, 101).
 """
 
 from __future__ import annotations
@@ -36,22 +37,20 @@ _LARGE_ALONE, _SMALL_ALONE = 1.06, 1.4  # times as long by one warpgroup
 _SHARED, _BY_THREE = 90, 98  # bytes that matrix instructions read from shared memory
 _L2 = 86  # bytes from the L2 cache
 _MEMORY = 15.3  # bytes from memory, where all ask: 3.6 TB/s
-_ALONE = 40  # bytes from memory, where few ask: half of all get as much as all
+_ALONE = 60  # bytes from memory, where few ask: a quarter of all get as much as all
 _LINE = 0.8  # the TMA unit, for a line of 128 bytes,
 _ASTRAY = 3.5  # for one that starts within a sector,
 _OUTSIDE = 5  # for one outside of the matrix, which it fills with zeros: all multiprocessors,
-_OWN = 2  # and besides the one whose tile it is in
+_OWN = 3  # and besides the one whose tile it is in
 _BESIDE = 0.16  # of work or memory, what takes less time, is not hidden behind the other,
 _ALSO = 0.05  # nor are so much of all that a step needs
 _AGREED = 1.03  # times as long, where three warpgroups of each of several blocks free a stage
 _NARROW = 512  # rows that may be the columns of tiles
-_FEW = 32  # rows that blocks in clusters load for each other
-_IN_FOURS = 0.88  # of the multiprocessors are in clusters of four
 _START = 7700  # before the first product: launch, descriptors, first loads
 _END = 500  # after the last one, beside the stores:
 _SLAB = 35  # of a slab, which is as wide as a swizzle that divides the tile
 _STEP = 20  # of a step: its barriers
-_LAUNCH = 5300  # a second launch, with what its blocks wait for
+_LAUNCH = 6400  # a second launch, with what its blocks wait for
 _CLEARED = 7200  # a launch that only clears counters
 _PART = 35  # bytes of a part that its owner adds, written and read
 _TORN = 17000  # a helper whose steps are not those of whole tiles starts and leaves once more
@@ -157,7 +156,7 @@ def _unswapped(target: Target, problem: Problem) -> Iterator[Schedule]:
         for split in _PARTS[: 1 if problem.whole else None]:
             # A part of few steps is all start and end.
             if split == 1 or steps >= 8 * split:
-                for cluster in _clusters(target, problem):
+                for cluster in _clusters(target, problem, tile):
                     yield Schedule(rows, columns, depth, stages, threads, split, *cluster)
         if _shares_last_wave(target, problem, tile):
             workers = target.multiprocessors
@@ -192,21 +191,20 @@ def _shares_last_wave(target: Target, problem: Problem, tile: tuple[int, int, in
     return waves > 0 and rest > 0 and leaves_few(rest, target.multiprocessors)
 
 
-def _clusters(target: Target, problem: Problem) -> list[tuple[int, int]]:
-    """The clusters that are considered, none first."""
-    if not (target.clusters and _by_wgmma(target, problem)):
+def _clusters(
+    target: Target, problem: Problem, tile: tuple[int, int, int, int]
+) -> list[tuple[int, int]]:
+    """The clusters that are considered, none first: those of two tiles."""
+    rows, columns, *_ = tile
+    if not (problem.astray and target.clusters and _by_wgmma(target, problem)):
         return [(1, 1)]
-    few, astray = problem.M <= _FEW, bool(problem.astray)
-    return [(1, 1), *[(2, 1)] * astray, *[(1, 2)] * (astray or few), *[(1, 4)] * few]
+    return [(1, 1), *[(2, 1)] * (rows < problem.M), *[(1, 2)] * (columns < problem.N)]
 
 
 def estimate(target: Target, problem: Problem, schedule: Schedule) -> float:
     """The clocks that a product takes; its terms are in the head of this file."""
     p, s = problem.swapped if schedule.swapped else problem, schedule
-    size, everywhere = p.item_bytes, target.multiprocessors or 1
-    processors = everywhere
-    if s.cluster_M * s.cluster_N > 2:
-        processors = int(processors * _IN_FOURS)
+    size, processors = p.item_bytes, target.multiprocessors or 1
     tiles = _tiles_along(p.M, s.block_M, s.cluster_M) * _tiles_along(p.N, s.block_N, s.cluster_N)
     tiles *= p.batch * s.split
     waves = ceil(tiles / processors)
@@ -226,7 +224,7 @@ def estimate(target: Target, problem: Problem, schedule: Schedule) -> float:
             busy += wave.for_each * s.block_M * s.block_N * p.sum_bytes / _PART
             busy += _TORN * wave.torn
     once = p.batch * (p.M * p.K + p.K * p.N + p.M * p.N) * size
-    memory = once / min(_MEMORY * everywhere, _ALONE * max(1, tiles)) + _START
+    memory = once / min(_MEMORY * processors, _ALONE * max(1, tiles)) + _START
     busy = max(busy, memory) + _BESIDE * min(busy, memory)
     if s.split > 1:
         sums = p.batch * p.M * p.N * (s.split * p.sum_bytes + size)
@@ -278,19 +276,24 @@ def _tma_clocks(problem: Problem, schedule: Schedule, last: bool) -> float:
     """What the TMA unit takes for a step: each block of a cluster loads its part of what is shared.
     A line is a row of a box, which is as wide as the swizzle, and no higher than the matrix. Those
     outside of it hold up all multiprocessors: each is charged the mean of all tiles, and who has
-    them, in the last tile along M or N, some more."""
+    them, in the last tile along M or N, some more. Of fewer rows than a tile has, the first block
+    of a cluster loads most or all, and what the others load is outside."""
     p, s = problem, schedule
 
-    def rows(name: str, block: int, extent: int, along_k: bool) -> float:
-        outside = -extent % block if extent > block else 0
-        inside = min(block, extent) - outside * last
+    def rows(name: str, block: int, extent: int, along_k: bool, sharers: int) -> float:
+        if extent > block:
+            outside = -extent % block
+            inside = block - outside * last
+        else:
+            inside = extent
+            outside = sharers * min(block // sharers, extent) - extent
         lines = inside * (_ASTRAY if name in p.astray else _LINE)
-        if outside:
-            lines += outside * (_OUTSIDE / ceil(extent / block) + _OWN * last)
+        lines += outside * (_OUTSIDE / max(1, ceil(extent / block)) + _OWN * last)
+        lines /= sharers
         return lines if along_k else lines * _SWIZZLES[0] / _span(block * p.item_bytes)
 
-    a = rows("A", s.block_M, p.M, p.a == "rows") / s.cluster_N
-    b = rows("B", s.block_N, p.N, p.b == "columns") / s.cluster_M
+    a = rows("A", s.block_M, p.M, p.a == "rows", s.cluster_N)
+    b = rows("B", s.block_N, p.N, p.b == "columns", s.cluster_M)
     return s.block_K * p.item_bytes / _SWIZZLES[0] * (a + b)
 
 
