@@ -39,6 +39,13 @@ def mirrored(A: Any, B: Any, k: Any) -> None:
         B[i, 7 - j] = A[i, j]
 
 
+@T.macro
+def read_again(A: Any, B: Any, k: Any) -> None:
+    for i, j in T.Parallel(8, 8):
+        B[i, j] = A[i, j]
+        A[i, j] = B[i, j]
+
+
 def odd_tile(A: Any, B: Any, k: Any) -> None:
     f = T.alloc_fragment((8, 7), A.dtype)
     T.copy(A[0, 0], f)
@@ -79,6 +86,7 @@ def annotated(A: Any, B: Any, k: Any) -> None:
     [
         (single, "a single element of global {}"),
         (mirrored, "a single element of global {}"),
+        (read_again, "a single element of global {}"),
         (odd_tile, "may begin or end within a byte"),
         (odd_offset, "may begin or end within a byte"),
         (multiplied, "T.gemm is not defined for elements of {}"),

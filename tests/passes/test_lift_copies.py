@@ -199,6 +199,21 @@ def two_stores(A: A2, B: T.Tensor((16, 8), "float16"), C: T.Tensor((16, 8), "flo
             C[i, j] = A[i, j]
 
 
+@tilec.kernel
+def one_element(A: A2, B: T.Tensor((16, 8), "float32")):
+    """What no iteration changes, and the nest makes of what it loads."""
+    with T.Kernel(1, threads=32):
+        for _ in T.Parallel(1):
+            B[3, 2] = A[1, 2]
+
+
+@tilec.kernel
+def own_row(A: T.Tensor((4,), "int32"), B: T.Tensor((4,), "int32")):
+    with T.Kernel(1, threads=32):
+        for _ in T.Parallel(1):
+            B[A[1]] = A[1]
+
+
 LIFTED = {
     offset: ((16, 8), (0, 1), (0, 1)),
     outward: ((16, 8), (0, 1), (0, 1)),
@@ -207,10 +222,11 @@ LIFTED = {
     row: ((16,), (1,), (0,)),
     one_of_a_dimension: ((16, 8), (0, 1), (0, 1)),
     both_transposed: ((16, 8), (0, 1), (0, 1)),
+    one_element: ((), (), ()),
 }
 LEFT = [
     transposed, strided, diagonal, reversed_rows, broadcast, computing, conditional, table,
-    in_place, two_stores,
+    in_place, two_stores, own_row,
 ]  # fmt: skip
 
 

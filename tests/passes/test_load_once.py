@@ -111,8 +111,19 @@ def of_two_rows(
         T.copy(x, C)
 
 
+@tilec.kernel
+def acquired(A: A1, rows: ROWS, ready: T.Tensor((1,), "int32"), C: C1):
+    """Another block's rows are there once it says so."""
+    with T.Kernel(1, threads=128):
+        acc = T.alloc_fragment((32, 32), "float32")
+        product(A, acc)
+        for i, j in T.Parallel(32, 32):
+            n = T.atomic_load(ready[0], "acquire")
+            C[i, j] = acc[i, j] + rows[i] * n
+
+
 ONCE = {scaled: 2, in_another_order: 1, of_a_plane: 1, from_a_table: 1}
-KEPT = [written, under_a_condition, of_one_row, of_two_rows]
+KEPT = [written, acquired, under_a_condition, of_one_row, of_two_rows]
 
 
 def loads(program: Program) -> list[LoadTile]:

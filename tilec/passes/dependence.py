@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from typing import TypeGuard
 
 import numpy as np
@@ -42,6 +42,12 @@ def orders(op: Op) -> TypeGuard[Atomic | MemoryFence]:
     return isinstance(op, MemoryFence) or (isinstance(op, Atomic) and op.order != "relaxed")
 
 
+def still_memory(op: Op) -> set[Value]:
+    """The memory that stays as it is while `op`, which reads it, runs: nothing in it writes there, or waits
+    for others who do."""
+    return set() if any(map(orders, op.walk())) else {*reads(op)} - {*writes(op)}
+
+
 def waits_for_blocks(block: Block) -> bool:
     """Whether there is a loop that only another block can end."""
     return any(
@@ -63,13 +69,15 @@ def is_statement(op: Op) -> bool:
     )
 
 
-def invariant_ops(body: Block) -> tuple[list[Op], list[Op]]:
-    """The pure ops of a nest's body that no iteration changes, which can stand before it, and the others."""
+def invariant_ops(body: Block, still: Container[Value] = ()) -> tuple[list[Op], list[Op]]:
+    """The pure ops of a nest's body that no iteration changes, which can stand before it, and the others.
+    Loads of memory that is `still` meanwhile count as pure."""
     inside: set[Value] = set(body.params)
     before: list[Op] = []
     rest: list[Op] = []
     for op in body.ops:
-        if op.pure and inside.isdisjoint(op.inputs):
+        pure = op.pure or (isinstance(op, Load) and op.memory in still)
+        if pure and inside.isdisjoint(op.inputs):
             before.append(op)
         else:
             rest.append(op)

@@ -1,8 +1,8 @@
 """Stores of 4-bit elements in Parallel nests go through a fragment.
 
 Needs: a program as the frontend leaves it. Leaves: no store of 4-bit elements to global or shared
-memory in a nest whose indices are `base + loop variable`: two of them share a byte, which a copy of
-a fragment writes whole.
+memory in a nest whose indices are `base + loop variable`, and that does not read it again: two of them
+share a byte, which a copy of a fragment writes whole.
 
     parallel (%i, %j) <extents = [32, 64]> {    %f = alloc : fragment i4[32, 64]
       %r = add %row, %i                         parallel (%i, %j) <extents = [32, 64]> {
@@ -13,7 +13,7 @@ a fragment writes whole.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from ..ir.build import Builder
 from ..ir.core import Block, Op, Program, Value, at
@@ -21,10 +21,11 @@ from ..ir.dtypes import PAIRS
 from ..ir.ops.control import Parallel
 from ..ir.ops.memory import Alloc, Store, memory_type
 from ..ir.ops.tile import Copy
+from ..ir.rewrite import defining_ops
 from ..ir.types import MemoryType, Space
-from .affine import depends
 from .context import PassContext
-from .lift_copies import find_corner
+from .dependence import invariant_ops, reads, still_memory
+from .lift_copies import Corner, find_corner, is_looked_up
 
 
 def gather_pairs(program: Program, context: PassContext) -> Program:
@@ -50,41 +51,39 @@ def _block(block: Block) -> Block:
 
 def _nest(nest: Parallel) -> tuple[Op, ...]:
     b, after = Builder(), Builder()
-    defined_by = {result: op for op in nest.body.ops for result in op.results}
-    variables = frozenset(nest.body.params)
+    before, inside = invariant_ops(nest.body, still_memory(nest))
+    last_read = {memory: n for n, op in enumerate(inside) for memory in reads(op)}
+    defined_by = defining_ops(nest.body)
     body: list[Op] = []
-    changed = False
-    for op in nest.body.ops:
+    for n, op in enumerate(inside):
+        gathered = None
         if isinstance(op, Store) and in_pairs(op.memory) and not op.predicate:
             with at(op.loc):
-                gathered = _gather(op, nest, defined_by, b, after)
-            changed |= gathered is not None
-            body.append(gathered or op)
-        else:
-            body.append(op)
-    if not changed:
+                corner = _corner(op, nest, inside, defined_by)
+                if corner is not None and last_read.get(op.memory, -1) < n:
+                    gathered = _gather(op, nest, corner, b, after)
+        body.append(gathered or op)
+    if not b.ops:
         return (nest,)
-    # What the copies' corners are computed from stands before the nest.
-    outside = [
-        op for op in body
-        if op.pure and not any(depends(r, variables, defined_by) for r in op.results)
-    ]  # fmt: skip
-    kept = [op for op in body if op not in outside]
-    return (*b.ops, *outside, nest.replace(body=nest.body.with_ops(kept)), *after.ops)
+    return (*b.ops, *before, nest.replace(body=nest.body.with_ops(body)), *after.ops)
 
 
-def _gather(
-    store: Store, nest: Parallel, defined_by: Mapping[Value, Op], b: Builder, after: Builder
-) -> Store | None:
-    """The store to a fragment in place of `store`, or None where the elements do not lie so."""
+def _corner(
+    store: Store, nest: Parallel, inside: Sequence[Op], defined_by: Mapping[Value, Op]
+) -> Corner | None:
+    """Where a store's elements lie, or None where that is no corner plus loop variables."""
     variables = nest.body.params
     corner = find_corner(store.indices, variables, defined_by)
-    if corner is None:
+    if corner is None or is_looked_up(corner[1], inside):
         return None
-    along, forms = corner
     extents = dict(zip(variables, nest.extents, strict=True))
-    if any(extents[v] != 1 for v in variables if v not in along):
-        return None
+    return None if any(extents[v] != 1 for v in variables if v not in corner[0]) else corner
+
+
+def _gather(store: Store, nest: Parallel, corner: Corner, b: Builder, after: Builder) -> Store:
+    """The store to a fragment in place of `store`."""
+    along, forms = corner
+    extents = dict(zip(nest.body.params, nest.extents, strict=True))
     shape = tuple(extents[v] for v in along)
     alloc = b.emit(Alloc(type=MemoryType(memory_type(store.memory).dtype, shape, Space.FRAGMENT)))
     alloc.result.hint = store.memory.hint

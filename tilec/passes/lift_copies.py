@@ -15,7 +15,7 @@ whose nests fill several tiles.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from ..ir.build import Builder
 from ..ir.clone import clone_block
@@ -26,9 +26,18 @@ from ..ir.ops.memory import Load, Store, memory_type
 from ..ir.ops.tile import Copy
 from ..ir.rewrite import defining_ops, transform
 from ..ir.types import Space
-from .affine import Affine, affine, depends
+from .affine import Affine, affine
 from .context import PassContext
-from .dependence import is_global, is_shared, is_statement, reads, slice_of, writes
+from .dependence import (
+    invariant_ops,
+    is_global,
+    is_shared,
+    is_statement,
+    orders,
+    reads,
+    slice_of,
+    writes,
+)
 
 
 def lift_copies(program: Program, context: PassContext) -> Program:
@@ -46,6 +55,8 @@ def _lift(op: Op) -> tuple[Op, ...] | None:
 def _relieved(nest: Parallel) -> tuple[Op, ...] | None:
     """A nest's loads of shared buffers as copies, before the rest of it; None where it has none."""
     ops = nest.body.ops
+    if any(map(orders, walk(nest.body))):
+        return None  # what is loaded behind an acquire is not there before
     indices = nest.body.params[: len(nest.extents)]
     copies: list[Op] = []
     lifted: set[Value] = set()
@@ -105,7 +116,7 @@ def _as_copy(nest: Parallel) -> tuple[Op, ...] | None:
     destination = find_corner(store.indices, variables, defined_by)
     if source is None or destination is None or [*source[0]] != [*destination[0]]:
         return None
-    return _copy(nest, load, store, source, destination, defined_by)
+    return _copy(nest, load, store, source, destination)
 
 
 Corner = tuple[dict[Value, int], list[Affine]]
@@ -130,27 +141,26 @@ def find_corner(
     return along, forms
 
 
+def is_looked_up(forms: Iterable[Affine], inside: Iterable[Op]) -> bool:
+    """Whether a corner takes what ops make that have to stay inside of the nest."""
+    made = {result for op in inside for result in op.results}
+    return any(value in made for form in forms for _, value in form.rest)
+
+
 def _copy(
-    nest: Parallel,
-    load: Load,
-    store: Store,
-    source: Corner,
-    destination: Corner,
-    defined_by: Mapping[Value, Op],
+    nest: Parallel, load: Load, store: Store, source: Corner, destination: Corner
 ) -> tuple[Op, ...] | None:
     variables = nest.body.params
     extents = dict(zip(variables, nest.extents, strict=True))
     if any(v not in source[0] and extents[v] != 1 for v in variables):
         return None  # an iteration variable that moves nothing: many writes to one place
+    before, inside = invariant_ops(nest.body)
+    if is_looked_up([*source[1], *destination[1]], inside):
+        return None
     moving = [*source[0]]
     builder = Builder()
-    known = frozenset(variables)
     with at(nest.loc):
-        # index arithmetic of the nest that does not depend on its variables moves out in front of
-        # the copy
-        for op in nest.body.ops:
-            if op.pure and not any(depends(r, known, defined_by) for r in op.results):
-                builder.emit(op)
+        builder.extend(before)
         corners = [
             tuple(form.base(builder) for form in forms) for _, forms in (source, destination)
         ]

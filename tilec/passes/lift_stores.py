@@ -29,7 +29,7 @@ from ..ir.rewrite import defining_ops, transform
 from ..ir.types import MemoryType, Space, TileType
 from .context import PassContext
 from .dependence import invariant_ops, is_global, orders
-from .lift_copies import find_corner
+from .lift_copies import find_corner, is_looked_up
 
 
 def lift_stores(program: Program, context: PassContext) -> Program:
@@ -58,9 +58,8 @@ def _lift(nest: Op) -> tuple[Op, ...] | None:
         return None
     along, forms = corner
     before, inside = invariant_ops(nest.body)
-    made = {result for op in inside for result in op.results}
-    if any(value in made for form in forms for _, value in form.rest):
-        return None  # a row that the nest itself looks up
+    if is_looked_up(forms, inside):
+        return None
     b = Builder()
     with at(nest.loc):
         b.extend(before)

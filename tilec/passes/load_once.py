@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ..ir.build import Builder
-from ..ir.core import Block, Op, Program, Value, at, walk
+from ..ir.core import Block, Op, Program, Value, at
 from ..ir.layout import RegisterLayout
 from ..ir.ops.control import Parallel
 from ..ir.ops.memory import Load, memory_type
@@ -27,8 +27,8 @@ from ..ir.rewrite import defining_ops, transform
 from ..ir.types import MemoryType, Space
 from .affine import Affine
 from .context import PassContext
-from .dependence import invariant_ops, is_global, tile_type, writes
-from .lift_copies import find_corner
+from .dependence import invariant_ops, is_global, still_memory, tile_type
+from .lift_copies import find_corner, is_looked_up
 
 SHARE = 3  # of a nest's registers, how many there are to one that holds what is loaded before it;
 FEW = 16  # or so many in any case
@@ -108,18 +108,17 @@ def _alike(nest: Parallel, inside: Sequence[Op]) -> list[_Alike]:
     """The loads of a nest that a thread would repeat."""
     assert nest.layout is not None
     variables = nest.body.params[: len(nest.extents)]
-    written = {memory for op in walk(nest.body) for memory in writes(op)}
-    made = {result for op in inside for result in op.results}
+    still = still_memory(nest)
     defined_by = defining_ops(nest.body)
     found: list[_Alike] = []
     for op in inside:
-        if not isinstance(op, Load) or not is_global(op.memory) or op.memory in written:
+        if not isinstance(op, Load) or not is_global(op.memory) or op.memory not in still:
             continue
         corner = None if op.predicate else find_corner(op.indices, variables, defined_by)
         if corner is None or not 0 < len(corner[0]) < len(variables):
             continue
-        if any(value in made for form in corner[1] for _, value in form.rest):
-            continue  # a row that the nest itself looks up
+        if is_looked_up(corner[1], inside):
+            continue
         layout = nest.layout.along(tuple(variables.index(v) for v in corner[0]))
         if 2 * layout.registers <= nest.layout.registers:
             found.append(_Alike(op, *corner, layout))

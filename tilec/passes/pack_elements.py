@@ -203,7 +203,8 @@ class _Packer:
             raise TypeMismatch(
                 "TLC0152", f"a single element of {op.memory.type} is written",
                 hint="two elements share a byte: T.copy them from a fragment, or store them in a "
-                "T.Parallel nest, at an offset plus its loop variables, without a condition",
+                "T.Parallel nest, at an offset plus its loop variables, without a condition, and load "
+                "them in another",
             )  # fmt: skip
         refused = [v for v in op.inputs if _in_pairs(v)]
         if op.level is Level.TILE and not isinstance(op, _MOVES):
