@@ -58,27 +58,34 @@ class Names:
     def __init__(self) -> None:
         self._reserved = reserved_names()
         self._scopes: list[set[str]] = [set()]
+        self._counts: list[dict[str, int]] = [{}]  # of the last names like a hint
         self._ends: list[list[Callable[[], None]]] = [[]]
 
     def new(self, hint: str, default: str = "x", *, outside: bool = False) -> str:
         """A name like `hint` that nothing visible here has; `outside`: of the block around."""
         base = plain_identifier(hint, default)
-        name, count = base, 0
-        while name in self._reserved or any(name in scope for scope in self._scopes):
+        count = max(counts.get(base, 0) for counts in self._counts)
+        while True:
+            name = f"{base}{'_' if base[-1].isdigit() else ''}{count}" if count else base
+            if name not in self._reserved and not any(name in scope for scope in self._scopes):
+                break
             count += 1
-            name = f"{base}_{count}" if base[-1].isdigit() else f"{base}{count}"
         self._scopes[-2 if outside else -1].add(name)
+        if not outside:  # of the block around more may be free once this one has ended
+            self._counts[-1][base] = count
         return name
 
     @contextmanager
     def block(self) -> Iterator[None]:
         """Names made inside are free again after it."""
         self._scopes.append(set())
+        self._counts.append({})
         self._ends.append([])
         try:
             yield
         finally:
             self._scopes.pop()
+            self._counts.pop()
             for undo in reversed(self._ends.pop()):
                 undo()
 

@@ -12,7 +12,7 @@ follow, in nested regions too.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..errors import IRError
@@ -140,6 +140,21 @@ def uses(block: Block) -> dict[Value, list[Op]]:
 def defining_ops(block: Block) -> dict[Value, Op]:
     """The op that defines each value, in nested regions too. Parameters have none."""
     return {value: op for op in walk(block) for value in op.results}
+
+
+def in_order(
+    value: Value, known: Container[Value], needs: Callable[[Value], Iterable[Value]]
+) -> Iterator[Value]:
+    """`value` and all that it `needs`, each behind what it needs itself, but for what is `known`: whoever
+    asks makes each known as it comes. Chains may be longer than Python's stack is deep.
+    """
+    pending = [value]
+    while pending:
+        missing = [v for v in needs(pending[-1]) if v not in known]
+        if missing:
+            pending += missing[::-1]
+        elif (found := pending.pop()) not in known:
+            yield found
 
 
 def free_values(block: Block) -> tuple[Value, ...]:

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import linecache
 import sys
-from itertools import islice
 from types import CodeType, FrameType, TracebackType
 
 from ..errors import UNKNOWN, Loc
 
+_Span = tuple[int | None, int | None, int | None, int | None]  # line, its end; columns
+_NOWHERE: _Span = (None, None, None, None)
 _ROOT = __name__.split(".", maxsplit=1)[0]
 _INTERNAL = tuple(
     f"{_ROOT}.{part}"
@@ -22,7 +23,9 @@ _INTERNAL = tuple(
 # Frames that Python makes inside a function; their place counts as the function's.
 _INLINE = frozenset({"<listcomp>", "<dictcomp>", "<setcomp>", "<genexpr>", "<lambda>"})
 _SHOWN = 8  # calls at either end of a long chain
-_cache: dict[tuple[str, CodeType, int], Loc] = {}
+_cache: dict[int, tuple[CodeType, list[_Span], dict[int, Loc]]] = {}
+"""By the number of a code object, which is kept: where its instructions stand, and their places. Equal code
+of two files is equal to Python; and to find an instruction from the start takes longer the later it is."""
 
 
 def is_users(frame: FrameType) -> bool:
@@ -38,11 +41,13 @@ def characters(file: str, line: int, byte: int) -> int:
 
 def _point(code: CodeType, offset: int) -> Loc:
     """The place of one instruction, without its callers."""
-    key = (code.co_filename, code, offset)  # equal code of two files is equal to Python
-    found = _cache.get(key)
+    if id(code) not in _cache:
+        _cache[id(code)] = code, list(code.co_positions()), {}
+    _, spans, places = _cache[id(code)]
+    found = places.get(offset)
     if found is None:
-        line, end_line, start, end = next(
-            islice(code.co_positions(), offset // 2, None), (None, None, None, None)
+        line, end_line, start, end = (
+            spans[offset // 2] if 0 <= offset < 2 * len(spans) else _NOWHERE
         )
         file = code.co_filename
         line = line or code.co_firstlineno
@@ -53,7 +58,7 @@ def _point(code: CodeType, offset: int) -> Loc:
             stop = characters(file, line, end)
         else:
             stop = len(linecache.getline(file, line).rstrip("\n"))
-        found = _cache[key] = Loc(file, line, column, stop, code.co_name)
+        found = places[offset] = Loc(file, line, column, stop, code.co_name)
     return found
 
 

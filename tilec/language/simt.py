@@ -24,7 +24,7 @@ from ..ir.dtypes import i32
 from ..ir.ops.arith import Add, element_dtype
 from ..ir.ops.control import Assume, Role, Simt, ThreadId, While, Yield
 from ..ir.ops.memory import Alloc, Atomic, Load, Store
-from ..ir.rewrite import transform
+from ..ir.rewrite import in_order, transform
 from ..ir.types import MemoryType, Space
 from .shown import show_early
 from .split_roles import check_arrivals, holds_role, split_roles
@@ -207,25 +207,23 @@ class _Grouper:
     def _prepare(self, ops: Sequence[Op], thread: Value, renaming: Renaming) -> list[Op]:
         """What the run needs of the thread's number and of earlier regions, computed anew."""
         before: list[Op] = []
-        defined = {result for op in ops for inner in op.walk() for result in inner.results}
+        seen = {result for op in ops for inner in op.walk() for result in inner.results}
+        seen |= renaming.keys()
 
-        def need(value: Value) -> None:
-            if value in renaming or value in defined:
-                return
+        def needed(value: Value) -> Sequence[Value]:
+            template = self.templates.get(value)
+            return () if template is None or isinstance(template, ThreadId) else template.inputs
+
+        for value in (v for op in ops for used in _uses(op) for v in in_order(used, seen, needed)):
+            seen.add(value)
             template = self.templates.get(value)
             if isinstance(template, ThreadId):
                 renaming[value] = thread
             elif template is not None:
-                for v in template.inputs:
-                    need(v)
                 before.append(clone_op(template, renaming))
             elif value in self.kept:
                 load = Load(self.kept[value], (constant(0, i32),))
                 load.result.hint = value.hint
                 before.append(load)
                 renaming[value] = load.result
-
-        for op in ops:
-            for value in _uses(op):
-                need(value)
         return before

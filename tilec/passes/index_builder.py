@@ -21,6 +21,7 @@ from ..ir.layout import SharedLayout
 from ..ir.ops import arith
 from ..ir.ops.control import For, HardwareBlock, Launch, Role, Symbol, ThreadId, WarpUniform
 from ..ir.ops.memory import Alloc, Load, Store
+from ..ir.rewrite import in_order
 from ..ir.types import MemoryType, ScalarType, Space
 from .linear_forms import Linear, division_of, remainder_of
 from .ranges import NO_PROMISES, SYMBOL_LIMIT, Range, bounds_of
@@ -39,6 +40,7 @@ class IndexBuilder(Builder):
         self.threads = 1024  # of the role whose code is built
         self._ranges: dict[Value, Range] = {}
         self._assumed: dict[Value, Range] = {}
+        self._forms: dict[Value, Linear] = {}
 
     def child(self) -> IndexBuilder:
         """A builder of its own that knows what this one knows."""
@@ -62,6 +64,8 @@ class IndexBuilder(Builder):
         """Makes the definition of an op's results known."""
         for result in op.results:
             self.definitions[result] = op
+            if result in self._forms:
+                self._forms.clear()
 
     def assume(self, value: Value, known: Range) -> None:
         """Says in which range a value is, wherever it is used."""
@@ -105,8 +109,24 @@ class IndexBuilder(Builder):
     def range_of(self, value: Value) -> Range:
         """A range that holds the integer `value`; arithmetic wraps."""
         if value not in self._ranges:
-            self._ranges[value] = self._find_range(value)
+            for one in in_order(value, self._ranges, self._narrowing):
+                self._ranges[one] = self._find_range(one)
         return self._ranges[value]
+
+    def _narrowing(self, value: Value) -> tuple[Value, ...]:
+        """The values whose ranges say in which range `value` is."""
+        if value in self._assumed:
+            return ()
+        match self.definitions.get(value):
+            case WarpUniform() as op:
+                return (op.x,)
+            case arith.Select() as op:
+                return (op.x, op.y)
+            case arith.Cast() as op if arith.element_dtype(op.x).is_integer:
+                return (op.x,)
+            case arith.Binary() as op if arith.element_dtype(op.result).is_integer:
+                return (op.x, op.y)
+        return ()
 
     def _find_range(self, value: Value) -> Range:
         assert isinstance(value.type, ScalarType)
@@ -154,21 +174,35 @@ class IndexBuilder(Builder):
         number = constant_of(value)
         if number is not None:
             return Linear((), int(number))
+        if value not in self._forms:
+            for one in in_order(value, self._forms, self._addends):
+                parts = self._summands(one)
+                whole = Linear() if parts else Linear(((one, 1),))
+                for part, factor in parts:
+                    whole = whole.plus(self.form(part), factor)
+                self._forms[one] = whole
+        return self._forms[value]
+
+    def _addends(self, value: Value) -> list[Value]:
+        return [part for part, _ in self._summands(value) if constant_of(part) is None]
+
+    def _summands(self, value: Value) -> tuple[tuple[Value, int], ...]:
+        """What a value is the sum of, with factors; nothing of what is none."""
         match self.definitions.get(value):
             case arith.Add(x=x, y=y):
-                return self.form(x).plus(self.form(y))
+                return (x, 1), (y, 1)
             case arith.Sub(x=x, y=y):
-                return self.form(x).plus(self.form(y), -1)
+                return (x, 1), (y, -1)
             case arith.Mul(x=x, y=y):
                 for a, b in ((x, y), (y, x)):
                     factor = constant_of(b)
                     if factor is not None:
-                        return self.form(a).times(int(factor))
+                        return ((a, int(factor)),)
             case arith.ShiftLeft(x=x, y=y):
                 amount = constant_of(y)
-                if amount is not None:
-                    return self.form(x).times(1 << int(amount))
-        return Linear(((value, 1),))
+                if amount is not None and 0 <= amount < 64:
+                    return ((x, 1 << int(amount)),)
+        return ()
 
     def build(self, form: Linear) -> Value:
         """The value of a form."""

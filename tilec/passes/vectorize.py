@@ -26,6 +26,7 @@ from ..ir.core import Access, Block, Level, Op, Program, Value, at, constant_of,
 from ..ir.ops import arith
 from ..ir.ops.control import For, If, Launch, Yield, map_launches
 from ..ir.ops.memory import Alloc, Atomic, ElementAccess, Load, Slot, Store, memory_type
+from ..ir.rewrite import in_order
 from ..ir.types import MemoryType, Space
 from .affine import depends
 from .context import PassContext, Remark
@@ -417,18 +418,29 @@ class _Vectorizer(Rebuilder):
     def _rebuilt(self, value: Value, inside: set[Value]) -> Value:
         """An index of the loop's body, its divisions taken apart where ranges allow it."""
         b = self.b
-        op = b.definitions.get(value)
+        new: Renaming = {}
+        for one in in_order(value, new, lambda v: self._taken_apart(v, inside)):
+            parts = [new[v] for v in self._taken_apart(one, inside)]
+            op, division, modulo = b.definitions.get(one), b.as_division(one), b.as_modulo(one)
+            if not parts or not isinstance(op, arith.Binary):
+                new[one] = one
+            elif division is not None:
+                new[one] = b.floordiv(parts[0], division[1])
+            elif modulo is not None:
+                new[one] = b.floormod(parts[0], modulo[1])
+            else:
+                new[one] = b.pure(type(op)(*parts))
+        return new[value]
+
+    def _taken_apart(self, value: Value, inside: set[Value]) -> tuple[Value, ...]:
+        """What an index of the loop's body is made of; nothing where it stays as it is."""
+        op = self.b.definitions.get(value)
         if value not in inside or not isinstance(op, arith.Binary):
-            return value
-        division, modulo = b.as_division(value), b.as_modulo(value)
-        if division is not None:
-            return b.floordiv(self._rebuilt(division[0], inside), division[1])
-        if modulo is not None:
-            return b.floormod(self._rebuilt(modulo[0], inside), modulo[1])
-        makers = {arith.Add: b.add, arith.Sub: b.sub, arith.Mul: b.mul}
-        if type(op) not in makers:
-            return value
-        return makers[type(op)](self._rebuilt(op.x, inside), self._rebuilt(op.y, inside))
+            return ()
+        divided = self.b.as_division(value) or self.b.as_modulo(value)
+        if divided is not None:
+            return (divided[0],)
+        return (op.x, op.y) if isinstance(op, arith.Add | arith.Sub | arith.Mul) else ()
 
 
 def _only_loads(choice: If) -> bool:
