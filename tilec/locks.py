@@ -24,6 +24,9 @@ class Lock:
         self._lock = threading.RLock()
         _all.add(self)
 
+    def __reduce__(self) -> tuple[type[Lock], tuple[()]]:
+        return Lock, ()  # a copy is another lock, which nobody holds
+
     def __enter__(self) -> None:
         self._lock.acquire()
 

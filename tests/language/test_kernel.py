@@ -228,6 +228,32 @@ def test_annotations_in_the_body() -> None:
     assert caught.value.code == "TLC0126"
 
 
+DTYPE, WRONG = "float4_e2m1fn", True
+
+
+def test_annotations_in_the_body_are_read_anew_while_there_is_no_program(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A first call that failed left a kernel that would go on with what it had read."""
+
+    @tilec.kernel
+    def k(A):
+        N = T.const("N")
+        A: T.Tensor((N,), DTYPE)
+        with T.Kernel(1):
+            if WRONG:
+                raise ValueError
+            A[0] = N
+
+    with pytest.raises(LanguageError, match="ValueError"):
+        k(np.zeros(4, np.uint8))
+    monkeypatch.setitem(globals(), "DTYPE", "float32")
+    monkeypatch.setitem(globals(), "WRONG", False)
+    a = np.zeros(4, np.float32)
+    k(a)
+    assert a[0] == 4
+
+
 def _two_values() -> None:
     @tilec.kernel
     def k(B, C):

@@ -335,7 +335,8 @@ class Program:
     body of launches.
 
     `symbols` names run-time values of i32; `multiples` says of some of them what they are promised to
-    be multiples of (2 or more: the launch checks it). `level` says which ops may stand in it.
+    be multiples of (2 or more: the launch checks it). `level` says which ops may stand in it. `made` is
+    what others made of it, by keys of theirs, and goes when it goes; no copy has it.
     """
 
     name: str
@@ -345,6 +346,10 @@ class Program:
     level: Level = Level.TILE
     loc: Loc = UNKNOWN
     multiples: Mapping[str, int] = field(default_factory=dict)
+    made: dict[object, Any] = field(default_factory=dict, init=False, repr=False)
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**vars(self), "made": {}}
 
     def with_body(self, body: Block, level: Level | None = None) -> Program:
         return dataclasses.replace(self, body=body, level=level or self.level)

@@ -24,6 +24,8 @@ from .staging import Binding, Parsed, Staged, as_they_are, frontend, installed
 from .tensors import ConstDim, TensorSpec
 from .trace import close_matches, refuse, tracing
 
+MOST_PROGRAMS = 1024  # of one kernel
+
 RESERVED = ("stream", "target", "device", "check")
 """Keywords of a call that no parameter may be called."""
 
@@ -200,6 +202,7 @@ class Kernel:
         """
         key = _key(self.name, constants)
         with self.lock:
+            self.refresh()
             known = self._heads.get(key)
             if known is not None:
                 return dict(known)
@@ -208,7 +211,8 @@ class Kernel:
             if self._parsed.in_body:
                 head = frontend().stage_head(self.function, self._scope)
                 specs |= probe_dims(self, head, constants)
-            self._heads[key] = specs
+            if self._programs:  # until one is made nothing tells when specs are out of date
+                self._heads[key] = specs
             return dict(specs)
 
     @property
@@ -261,6 +265,8 @@ class Kernel:
             self.refresh()
             program = self._programs.get(key)
             if program is None:
+                if len(self._programs) >= MOST_PROGRAMS:
+                    self._forget()
                 if self.staged is None:
                     self.staged = frontend().stage(self.function, self._scope)
                 program = build_program(self, self.staged, constants, dims)
@@ -279,13 +285,16 @@ class Kernel:
             if now is self.bindings:  # another thread was here
                 return
             if now is None:
-                self._programs.clear()
-                self._heads.clear()
-                self.traced_for.clear()
-                self.forget_calls()
-                now = ()
-            self.bindings = now
-            self.repeat = None
+                self._forget()
+            else:
+                self.bindings, self.repeat = now, None
+
+    def _forget(self) -> None:
+        self._programs.clear()
+        self._heads.clear()
+        self.traced_for.clear()
+        self.forget_calls()
+        self.bindings = ()
 
     def forget_calls(self) -> None:
         """Has the next call find out by itself what it takes."""

@@ -28,7 +28,7 @@ def _contents(x: Any, module: Mapping[str, Any]) -> list[Any] | None:
     if isinstance(x, (*_PLAIN, *_OPAQUE)):
         return None
     if isinstance(x, dict):
-        return [part for item in x.items() for part in item]
+        return [part for item in [*x.items()] for part in item]  # as it is at one moment
     if isinstance(x, list | set | deque):
         return list(x)
     if isinstance(x, bytearray):
@@ -70,7 +70,7 @@ def closure_values(cells: Iterable[CellType]) -> list[Any]:
 
 def _attributes(x: Any) -> list[Any] | None:
     """The attributes of an object, in a dictionary or in slots."""
-    found = [part for item in getattr(x, "__dict__", {}).items() for part in item]
+    found = [part for item in [*getattr(x, "__dict__", {}).items()] for part in item]
     for cls in type(x).__mro__:
         slots = cls.__dict__.get("__slots__", ())
         for name in (slots,) if isinstance(slots, str) else slots:

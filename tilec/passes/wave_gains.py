@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from functools import lru_cache
 
 from ..ir.core import Op, Program, Value, constant_of, walk
 from ..ir.ops.arith import Elementwise, element_dtype
 from ..ir.ops.control import IF_POSSIBLE, Define, For, Launch, Symbol
 from ..ir.ops.gemm import Gemm
 from ..ir.types import MemoryType, ScalarType, Space
-from ..locks import one_at_a_time
 from ..target import Target
 from .last_wave import LastWave, Numbers, leaves_few
 
@@ -42,11 +40,10 @@ def with_last_waves(program: Program, sizes: Mapping[str, int], target: Target) 
         for place, launch, loop in _candidates(program)
         if _gains(launch, loop, _Numbers(sizes, program, launch), target)
     )
-    return _sharing(program, chosen) if chosen else program
+    made: Program | None = program.made.get(chosen) if chosen else program
+    return made or program.made.setdefault(chosen, _sharing(program, chosen))
 
 
-@one_at_a_time
-@lru_cache(maxsize=256)
 def _sharing(program: Program, launches: tuple[int, ...]) -> Program:
     ops = [
         op.replace(stream_k=IF_POSSIBLE) if place in launches else op

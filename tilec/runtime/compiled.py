@@ -84,6 +84,10 @@ class CompiledKernel:
         self._repeat: Repeat | None = None
         self._binaries: dict[tuple[str, str], Binary] = {}
 
+    def __getstate__(self) -> dict[str, object]:
+        """All but what belongs to this process's devices: copied and pickled as far as it is made."""
+        return {**vars(self), "_loaded": None, "_repeat": None}
+
     @property
     def registry(self) -> Registry:
         """The ops, and what passes know of them."""

@@ -28,8 +28,6 @@ from .plugins import load_plugins
 __all__ = ["call", "compile", "compile_program", "device", "lower"]
 
 _FRONTEND = _frontend
-_compiled: dict[tuple[int, str], tuple[Program, CompiledKernel]] = {}
-_MAX_COMPILED = 4096
 
 
 def call(kernel: Kernel, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
@@ -167,17 +165,8 @@ def _compiled_for(program: Program, arguments: Sequence[Any], target: Target) ->
 
 def compile_program(program: Program, target: Target) -> CompiledKernel:
     """The compiled form of a program for a target; the same object for the same program."""
-    key = (id(program), target.name)
-    found = _compiled.get(key)
-    if found is None:
-        if len(_compiled) >= _MAX_COMPILED:
-            _compiled.clear()
-        made = (
-            program,
-            CompiledKernel(program, target),
-        )  # holding the program keeps its id its own
-        found = _compiled.setdefault(key, made)
-    return found[1]
+    made: CompiledKernel | None = program.made.get(target.name)
+    return made or program.made.setdefault(target.name, CompiledKernel(program, target))
 
 
 def _target(target: Any, examples: Sequence[Any]) -> Target:

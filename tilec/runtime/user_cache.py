@@ -14,8 +14,17 @@ def user_cache() -> DiskCache | None:
     settings = config.current()
     if not settings.cache:
         return None
-    folder = settings.cache_dir or _default_folder()
-    return _open(folder, settings.cache_size)
+    return _open(cache_folder(settings), settings.cache_size)
+
+
+def cache_folder(settings: config.Config) -> Path:
+    """The folder that TILEC_CACHE_DIR names, or the platform's: the same one wherever the process goes."""
+    return _absolute(settings.cache_dir or _default_folder())
+
+
+@cache
+def _absolute(folder: str) -> Path:
+    return Path(folder).expanduser().absolute()
 
 
 def _default_folder() -> str:
@@ -25,5 +34,5 @@ def _default_folder() -> str:
 
 
 @cache
-def _open(folder: str, limit: int) -> DiskCache:
+def _open(folder: Path, limit: int) -> DiskCache:
     return DiskCache(folder, limit)

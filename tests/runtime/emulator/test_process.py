@@ -16,6 +16,7 @@ from tilec import config
 from tilec.backends.manifest import Argument, LaunchSpec
 from tilec.backends.prelude import render_source
 from tilec.errors import CompilerFailed, TimedOut
+from tilec.runtime import user_cache
 from tilec.runtime.emulator import EmulatorError, build, run
 from tilec.runtime.emulator.memory import place_arrays
 from tilec.runtime.emulator.process import current_team
@@ -52,6 +53,20 @@ CRASHES = {
     "division": r"thread 0, at mine.py:3: divides an integer by zero",
     "exit": r"kernel exit: the emulator's process died by exit status 3",
 }
+
+
+def run_script(tmp_path: Path, text: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """A program in a process of its own, to which warnings are errors, with what this file has."""
+    script = tmp_path / "launch.py"
+    script.write_text(
+        "from tests.runtime.emulator.test_process import PROBES, build, vector\n"
+        "from tilec.runtime.emulator.process import current_team\n" + text
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3]), **variables}
+    command = (sys.executable, "-W", "error", str(script))
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    return done
 
 
 def vector(*values: float) -> np.ndarray[Any, np.dtype[np.float32]]:
@@ -200,24 +215,61 @@ def test_a_folder_that_others_can_write_is_not_used(tmp_path: Path) -> None:
     assert not list(folder.iterdir())
 
 
+@pytest.mark.parametrize("folder", ["here", "~/here"])
+def test_a_folder_that_is_not_absolute(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    user_cache._absolute.cache_clear()
+    with config.scope(cache_dir=folder):
+        built = build("int g;\n", optimize=0)
+        assert built.parent == tmp_path / "here" / "emulator"
+        monkeypatch.chdir("elsewhere")
+        assert build("int g;\n", optimize=0) == built
+
+
+def test_a_forked_process_has_a_team_and_a_folder_of_its_own(tmp_path: Path) -> None:
+    """Beside its parent's, which it leaves alone, also when it ends."""
+    done = run_script(
+        tmp_path,
+        "import os, sys\n"
+        "from concurrent.futures import ThreadPoolExecutor\n"
+        "def launch(value):\n"
+        "    y = vector()\n"
+        "    PROBES.run('copy', {'X': vector(*[value] * 8), 'Y': y})\n"
+        "    assert y.tolist() == [value + 1] * 8\n"
+        "with ThreadPoolExecutor(4) as pool:\n"
+        "    list(pool.map(launch, range(4)))\n"
+        "first = PROBES.library.parent\n"
+        "ours = current_team().workers[0].process_id\n"
+        "if child := os.fork():\n"
+        "    assert os.waitpid(child, 0)[1] == 0\n"
+        "    launch(2)\n"
+        "    assert current_team().workers[0].process_id == ours\n"
+        "    assert build('int g;').parent == first\n"
+        "    print(first)\n"
+        "else:\n"
+        "    launch(3)\n"
+        "    assert current_team().workers[0].process_id != ours\n"
+        "    assert build('int h;').parent != first\n",
+        TILEC_CACHE="0",
+    )
+    assert not done.stderr
+    assert not Path(done.stdout.strip()).exists()
+
+
 def test_a_refused_text_shows_the_compilers_words() -> None:
     with pytest.raises(CompilerFailed, match=r"kernel.cpp:1:.*error"):
         build("int f( { }\n")
 
 
 def test_the_process_ends_with_the_caller(tmp_path: Path) -> None:
-    script = tmp_path / "launch.py"
-    script.write_text(
-        "import numpy as np\n"
-        "from tests.runtime.emulator.test_process import PROBES, vector\n"
-        "from tilec.runtime.emulator.process import current_team\n"
+    done = run_script(
+        tmp_path,
         "PROBES.run('copy', {'X': vector(), 'Y': vector()})\n"
-        "print(current_team().workers[0].process_id)\n"
-    )
-    root = Path(__file__).parents[3]
-    environment = {**os.environ, "PYTHONPATH": str(root)}
-    done = subprocess.run(
-        (sys.executable, str(script)), capture_output=True, text=True, env=environment, check=True
+        "print(current_team().workers[0].process_id)\n",
     )
     with pytest.raises(ProcessLookupError):
         os.kill(int(done.stdout), 0)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import os
+import shutil
 import subprocess
 import tempfile
 from functools import cache
 from pathlib import Path
 
-from platformdirs import user_cache_dir
-
 from ... import config
 from ...errors import CompilerFailed, TimedOut
+from ...locks import one_at_a_time
+from ..user_cache import cache_folder
 from .compilers import HostCompiler, find_host_compiler
 
 OPTIONS = (
@@ -112,7 +114,7 @@ def _folder() -> Path:
     settings = config.current()
     if not settings.cache:
         return _private_folder()
-    folder = Path(settings.cache_dir or user_cache_dir("tilec")) / "emulator"
+    folder = cache_folder(settings) / "emulator"
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         status = folder.stat()
@@ -123,10 +125,19 @@ def _folder() -> Path:
     return folder if ours and os.access(folder, os.W_OK) else _private_folder()
 
 
-@cache
-def _temporary() -> tempfile.TemporaryDirectory[str]:
-    return tempfile.TemporaryDirectory(prefix="tilec-emulator-")
-
-
 def _private_folder() -> Path:
-    return Path(_temporary().name)
+    return _private_folder_of(os.getpid())
+
+
+@one_at_a_time
+@cache
+def _private_folder_of(process: int) -> Path:
+    """Of a process, which a child that is forked from it leaves alone."""
+    folder = Path(tempfile.mkdtemp(prefix="tilec-emulator-"))
+    atexit.register(_remove, folder, process)
+    return folder
+
+
+def _remove(folder: Path, process: int) -> None:
+    if os.getpid() == process:
+        shutil.rmtree(folder, ignore_errors=True)

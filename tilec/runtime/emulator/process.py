@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import atexit
+import io
 import json
 import os
 import selectors
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+from ...locks import Lock
 from .child import DIED, ENDLESS
 from .errors import EmulatorError, EmulatorTimedOut
 from .memory import SharedMemory
@@ -84,6 +85,18 @@ class Worker:
         child.kill()
         child.wait()
 
+    def disown(self) -> None:
+        """Lets go of a child that is the parent process's, without a word to it."""
+        child, self._child = self._child, None
+        if child is None:
+            return
+        for pipe in (child.stdin, child.stdout):
+            if pipe is not None:
+                cast(
+                    io.BufferedWriter, pipe
+                ).raw.close()  # what is buffered is the parent's to send
+        child.returncode = 0  # it is not for this process to wait for
+
     def _start(self) -> subprocess.Popen[bytes]:
         if self._child is None or self._child.poll() is not None:
             self.stop()
@@ -128,7 +141,6 @@ class Team:
     def __init__(self) -> None:
         self.memory = SharedMemory()
         self.workers: list[Worker] = []
-        self._owner = os.getpid()
 
     def request(
         self, requests: Sequence[Mapping[str, object]], timeout: float
@@ -161,12 +173,8 @@ class Team:
         for worker in self.workers:
             worker.stop()
 
-    def belongs_here(self) -> bool:
-        """False in a process forked from the one that made this: the pipes are the parent's."""
-        return self._owner == os.getpid()
 
-
-LOCK = threading.RLock()
+LOCK = Lock()
 """Held from placing arrays to reading them back: there is one shared memory a process."""
 
 _teams: list[Team] = []
@@ -174,8 +182,8 @@ _teams: list[Team] = []
 
 def current_team() -> Team:
     """This process's team."""
-    if not _teams or not _teams[0].belongs_here():
-        _teams[:] = [Team()]
+    if not _teams:
+        _teams.append(Team())
         _register_exit()
     return _teams[0]
 
@@ -187,5 +195,16 @@ def _register_exit() -> None:
 
 def _stop_all() -> None:
     for team in _teams:
-        if team.belongs_here():
-            team.stop()
+        team.stop()
+
+
+def _disown_all() -> None:
+    """A process that was forked has no team yet: the one that it finds is its parent's."""
+    for team in _teams:
+        for worker in team.workers:
+            worker.disown()
+    _teams.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_disown_all)
