@@ -1,42 +1,32 @@
-"""Locks around what is made once a process, or once a kernel, whichever thread asks first."""
+"""Locks around what is made once a process, or once a kernel, whichever thread asks first.
+
+Python's own leave two things to be desired: in a process that was forked while another thread held one
+it is held for ever, and `functools.cached_property` of Python 3.11 has one, for all objects of a class.
+"""
 
 from __future__ import annotations
 
 import functools
 import os
-import threading
+from _thread import RLock
 from collections.abc import Callable
-from types import TracebackType
-from typing import ParamSpec, TypeVar
+from contextlib import nullcontext
+from typing import Any, ParamSpec, TypeVar
 from weakref import WeakSet
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
 
-class Lock:
+class Lock(RLock):  # type: ignore[misc]  # written in C: a signal finds it held within `with`, or not
     """Held by one thread, which may take it again, within a `with` block. It is free in a process that was
     forked while another thread held it: that thread is not there to give it back."""
 
-    __slots__ = ("__weakref__", "_lock")
-
     def __init__(self) -> None:
-        self._lock = threading.RLock()
         _all.add(self)
 
     def __reduce__(self) -> tuple[type[Lock], tuple[()]]:
         return Lock, ()  # a copy is another lock, which nobody holds
-
-    def __enter__(self) -> None:
-        self._lock.acquire()
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._lock.release()
 
 
 _all: WeakSet[Lock] = WeakSet()
@@ -44,7 +34,7 @@ _all: WeakSet[Lock] = WeakSet()
 
 def _free_all() -> None:
     for lock in list(_all):
-        lock._lock = threading.RLock()
+        lock._at_fork_reinit()  # type: ignore[attr-defined]  # as threading and logging do
 
 
 if hasattr(os, "register_at_fork"):
@@ -62,3 +52,11 @@ def one_at_a_time(function: Callable[_P, _R]) -> Callable[_P, _R]:
             return function(*args, **kwargs)
 
     return run
+
+
+class cached_property(functools.cached_property[_R]):  # noqa: TID251 (it replaces that one)
+    """As functools' of Python 3.12: without a lock. Threads that ask at once may compute it twice."""
+
+    def __init__(self, function: Callable[[Any], _R]) -> None:
+        super().__init__(function)
+        self.lock = nullcontext()

@@ -6,7 +6,6 @@ import itertools
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from tests.backends import gemm_sm80, gemm_sm90
 from tilec.backends.manifest import Argument, LaunchSpec, TensorMapSpec
 from tilec.backends.prelude import FrameParameter, KernelFrame, Need, prelude_names, render_source
+from tilec.locks import cached_property
 from tilec.runtime.emulator import ORDERS, EmulatorError, Mode, Order, build, run
 
 Arrays = Mapping[str, Any]

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import functools
 import os
-import sys
-import threading
 import unittest.mock
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -19,7 +17,6 @@ import tilec
 import tilec.language as T
 from tilec.errors import LanguageError
 from tilec.language.kernel import Kernel
-from tilec.language.staging import as_they_are
 from tilec.parser.python_captures import identity_of
 
 Change = Callable[[], AbstractContextManager[Any]]
@@ -499,27 +496,3 @@ def test_a_compile_time_object_may_change() -> None:
 class Plain:
     def __init__(self, factor: int) -> None:
         self.factor = factor
-
-
-def test_a_table_is_looked_at_while_another_thread_changes_it() -> None:
-    table: dict[int, int] = dict.fromkeys(range(2000), 2)
-    kernel = times(lambda x: x * table[0])
-    assert result(kernel) == 2
-    bindings, stop = kernel.bindings, threading.Event()
-
-    def change() -> None:
-        while not stop.is_set():
-            table.update((n, 3) for n in range(-50, 0))
-            for n in range(-50, 0):
-                del table[n]
-
-    thread, interval = threading.Thread(target=change), sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    thread.start()
-    try:
-        found = {as_they_are(bindings) is bindings for _ in range(200)}
-    finally:
-        sys.setswitchinterval(interval)
-        stop.set()
-        thread.join()
-    assert False in found and as_they_are(bindings) is bindings

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import count
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -21,6 +22,8 @@ import tilec
 import tilec.language as T
 from tilec.backends.manifest import Manifest
 from tilec.language import kernel as kernel_module
+from tilec.language import staging
+from tilec.parser import python
 from tilec.runtime import build, calls, compiled, driver, launch, stored
 from tilec.runtime.arrays import ArrayView
 from tilec.runtime.binary import Binary
@@ -34,7 +37,10 @@ from .conftest import CupyArray, FakeCupy, Stub, device_array
 BASE = 0x7F00_0000_0000
 THREADS = 6
 REAL = compiled.CompiledKernel.compiled
-WATCHED = {module.__file__ for module in (kernel_module, calls, compiled, driver, launch, stored)}
+WATCHED = {
+    module.__file__
+    for module in (kernel_module, staging, python, calls, compiled, driver, launch, stored)
+}
 
 
 def together(work: Sequence[Callable[[], Any]], seed: int = 0) -> list[Any]:
@@ -303,3 +309,87 @@ def test_launches_that_share_a_workspace_are_not_mixed(
         first, second = seen[::2], seen[1::2]
         assert [thread for _, thread in first] == [thread for _, thread in second]
         assert len({symbol for symbol, _ in first}) == len({symbol for symbol, _ in second}) == 1
+
+
+def is_interrupted(call: Callable[..., Any], arguments: Sequence[Any], last: int) -> bool:
+    """Whether a call comes to the watched place of that number, where it is interrupted: there are as
+    many as Python looks for signals at, where functions begin and C's have returned."""
+    places = count(1)
+
+    def interrupt(frame: FrameType, event: str, argument: Any) -> None:
+        here = event in ("call", "c_return") and frame.f_code.co_filename in WATCHED
+        if here and next(places) == last:
+            raise KeyboardInterrupt
+
+    sys.setprofile(interrupt)
+    try:
+        call(*arguments)
+    except KeyboardInterrupt:
+        return True
+    finally:
+        sys.setprofile(None)
+    return False
+
+
+def test_an_interrupted_call_leaves_the_kernel_to_others(stub: Stub, compiles: list[str]) -> None:
+    """At every place in a first call, of a kernel whose launches share a workspace. What it reads has
+    changed when it is called again."""
+    block = 128
+
+    def summing() -> Any:
+        @tilec.kernel
+        def total(A: T.Tensor("N", "float32"), B: T.Tensor((128,), "float32")):
+            parts = T.alloc_global((T.ceildiv(A.shape[0], block), 128), "float32")
+            with T.Kernel(T.ceildiv(A.shape[0], block), threads=128) as bx:
+                for i in T.Parallel(128):
+                    parts[bx, i] = A[bx * block + i]
+            with T.Kernel(1, threads=128):
+                for i in T.Parallel(128):
+                    B[i] = parts[0, i]
+
+        return total
+
+    a = [CupyArray((n,), BASE + 64 * n) for n in (1000, 128)]
+    summing()(*a)
+    for place in count(1):
+        total = summing()
+        if not is_interrupted(total, a, place):
+            break
+        block = 384 - block
+        stub.reset()
+        thread = threading.Thread(target=total, args=a, daemon=True)
+        thread.start()
+        thread.join(10)
+        assert not thread.is_alive(), f"a lock is held after place {place}"
+        assert [stub.launch(i).grid[0] for i in range(2)] == [-(-1000 // block), 1], place
+    assert place > 150
+
+
+def test_a_table_is_looked_at_while_another_thread_changes_it() -> None:
+    table: dict[int, int] = dict.fromkeys(range(2000), 2)
+
+    @tilec.kernel
+    def fill(A: T.Tensor((64,), "float32")):
+        with T.Kernel(1, threads=64):
+            for i in T.Parallel(64):
+                A[i] = table[0]
+
+    fill.trace({})
+    bindings, stop = fill.bindings, threading.Event()
+
+    def change() -> None:
+        while not stop.is_set():
+            table.update((n, 3) for n in range(-50, 0))
+            for n in range(-50, 0):
+                del table[n]
+
+    thread, interval = threading.Thread(target=change), sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    thread.start()
+    try:
+        found = {staging.as_they_are(bindings) is bindings for _ in range(200)}
+    finally:
+        sys.setswitchinterval(interval)
+        stop.set()
+        thread.join()
+    assert False in found and staging.as_they_are(bindings) is bindings

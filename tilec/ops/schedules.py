@@ -21,10 +21,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
 from math import ceil
 
 from ..ir.dtypes import find_dtype
+from ..locks import cached_property
 from ..passes.last_wave import LastWave, Numbers, leaves_few
 from ..target import Target
 

@@ -18,14 +18,13 @@ them come to: one loop is faster then (docs/decisions.md 59 has the times).
 
 from __future__ import annotations
 
-from functools import cached_property
-
 from ..ir.build import Builder, fresh
 from ..ir.clone import Renaming, clone_op
 from ..ir.core import Block, Op, Program, Value, at
 from ..ir.ops.arith import NEGATED, Compare
 from ..ir.ops.control import For, If, Launch, While, Yield, map_launches
 from ..ir.ops.gemm import Gemm
+from ..locks import cached_property
 from .affine import affine
 from .context import PassContext
 from .dependence import slice_of

@@ -12,7 +12,8 @@ from __future__ import annotations
 import re
 from collections import Counter
 from dataclasses import dataclass
-from functools import cached_property
+
+from ..locks import cached_property
 
 WAVE = 64
 _SIMDS = 4

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +15,7 @@ from ..ir.ops import control
 from ..ir.print import print_program
 from ..ir.registry import Registry
 from ..language.kernel import UNLIKE
-from ..locks import Lock
+from ..locks import Lock, cached_property
 from ..passes.context import Assume, assumptions
 from ..target import Target
 from .arrays import ArrayView

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
-from functools import cache, cached_property, partial
+from functools import cache, partial
 from typing import Any
 
 from ..backends.manifest import LaunchSpec
+from ..locks import cached_property
 from .gpu_driver import Binding, CtypesDriver, DriverNames
 
 NAMES = DriverNames(

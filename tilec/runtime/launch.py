@@ -14,6 +14,7 @@ from ..backends.launcher.overlaps import overlapping
 from ..backends.manifest import MOST_ALIGNED, Manifest, ScalarParam, TensorParam, Variant
 from ..errors import UNKNOWN, ArgumentError, Loc
 from ..language.kernel import UNLIKE
+from ..locks import Lock
 from ..target import find_target
 from .allocate import allocate, as_result, hand_over
 from .arrays import Fingerprint, adapter_if_array, is_array, view_array
@@ -54,7 +55,7 @@ class Loaded:
         self._plans: dict[Hashable, Plan] = {}
         self._workspaces: dict[tuple[int, int, int, bool], tuple[int, Any, int]] = {}
         self._outgrown: list[Any] = []  # workspaces that graphs still use
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._inputs = manifest.inputs
         places = places_of(manifest)
         self._pointers = len(places)  # of tensors and workspaces
@@ -70,7 +71,11 @@ class Loaded:
         plan = self._plans.get(key)
         if plan is None:
             plan = self._remember(key, self._plan(arguments, handle))
-        return self._run(plan, seen, scalars, arguments, handle)
+        spaces = plan.workspaces
+        if spaces:  # no launch of another thread's call that uses them comes among this one's
+            with self._lock:
+                return self._run(plan, spaces, seen, scalars, arguments, handle)
+        return self._run(plan, (), seen, scalars, arguments, handle)
 
     def repeat(self, arguments: Sequence[object], stream: object) -> Any:
         """As a call with arguments that there is a plan for, or UNLIKE."""
@@ -81,11 +86,16 @@ class Loaded:
         if plan is None:
             return UNLIKE
         handle = None if stream is None else stream_handle(stream)
-        return self._run(plan, seen, scalars, arguments, handle)
+        spaces = plan.workspaces
+        if spaces:
+            with self._lock:
+                return self._run(plan, spaces, seen, scalars, arguments, handle)
+        return self._run(plan, (), seen, scalars, arguments, handle)
 
     def _run(
         self,
         plan: Plan,
+        spaces: tuple[Made, ...],
         seen: list[Fingerprint],
         scalars: list[Number],
         arguments: Sequence[object],
@@ -94,23 +104,16 @@ class Loaded:
         number = plan.current_stream() if handle is None else handle
         pointers = self._addresses(seen)
         made = self._make_outputs(plan, pointers, handle) if plan.outputs else None
+        for space in spaces:
+            pointers[space.place] = self._workspace(plan, space, number)
         if plan.waits:
             self._wait_for(arguments, number)
-        spaces = plan.workspaces
-        if spaces:  # no launch of another thread's call that uses them comes among this one's
-            self._lock.acquire()
-        try:
-            for space in spaces:
-                pointers[space.place] = self._workspace(plan, space, number)
-            blocks = plan.take()
-            if not plan.direct or seen != blocks.held:
-                if overlapping(plan.apart, [one[0] for one in seen]) is not None:
-                    self._refuse(arguments)
-                blocks.fill(seen, pointers, scalars, self.driver)
-            run_plan(plan, blocks, number)
-        finally:
-            if spaces:
-                self._lock.release()
+        blocks = plan.take()
+        if not plan.direct or seen != blocks.held:
+            if overlapping(plan.apart, [one[0] for one in seen]) is not None:
+                self._refuse(arguments)
+            blocks.fill(seen, pointers, scalars, self.driver)
+        run_plan(plan, blocks, number)
         plan.idle.append(blocks)
         return as_result(made) if made else None
 

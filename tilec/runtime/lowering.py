@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache
 from pathlib import Path
 
 from .. import config
@@ -16,7 +16,7 @@ from ..errors import IRError, TilecError
 from ..ir.core import Program
 from ..ir.ops import builtin_registry
 from ..ir.registry import Registry
-from ..locks import one_at_a_time
+from ..locks import cached_property, one_at_a_time
 from ..passes.context import Assume, Facts, PassContext, Remark
 from ..passes.layout_constraints import register_layout_rules
 from ..passes.lower_tiles import register_lowerings
