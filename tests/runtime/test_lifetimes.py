@@ -13,6 +13,7 @@ import pytest
 
 import tilec
 from tilec.language import kernel as kernel_module
+from tilec.language import places
 from tilec.runtime.compiled import CompiledKernel
 from tilec.target import find_target
 
@@ -76,6 +77,18 @@ def test_a_kernel_has_a_bounded_number_of_programs(monkeypatch: pytest.MonkeyPat
     assert programs[-1]() is one.trace({"block": 128})
     gc.collect()
     assert [ref() is not None for ref in programs] == [False, False, False, True, True]
+
+
+def test_code_that_places_are_known_of_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(places, "_MOST", 4)
+    a, gone = np.zeros(64, np.float32), []
+    for value in range(8):
+        names = cell(FILL.format(value=value))
+        names["fill"](a)
+        gone.append(weakref.ref(names["fill"].staged.run.__code__))
+        assert a[0] == value and len(places._cache) <= 4
+    gc.collect()
+    assert gone[0]() is None
 
 
 def test_copies_of_what_was_compiled() -> None:

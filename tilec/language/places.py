@@ -23,6 +23,7 @@ _INTERNAL = tuple(
 # Frames that Python makes inside a function; their place counts as the function's.
 _INLINE = frozenset({"<listcomp>", "<dictcomp>", "<setcomp>", "<genexpr>", "<lambda>"})
 _SHOWN = 8  # calls at either end of a long chain
+_MOST = 4096  # code objects that are kept
 _cache: dict[int, tuple[CodeType, list[_Span], dict[int, Loc]]] = {}
 """By the number of a code object, which is kept: where its instructions stand, and their places. Equal code
 of two files is equal to Python; and to find an instruction from the start takes longer the later it is."""
@@ -41,9 +42,12 @@ def characters(file: str, line: int, byte: int) -> int:
 
 def _point(code: CodeType, offset: int) -> Loc:
     """The place of one instruction, without its callers."""
-    if id(code) not in _cache:
-        _cache[id(code)] = code, list(code.co_positions()), {}
-    _, spans, places = _cache[id(code)]
+    known = _cache.get(id(code))
+    if known is None:
+        if len(_cache) >= _MOST:
+            _cache.clear()
+        known = _cache[id(code)] = code, list(code.co_positions()), {}
+    _, spans, places = known
     found = places.get(offset)
     if found is None:
         line, end_line, start, end = (

@@ -25,8 +25,13 @@ _OUTER, _INNER = "__tilec_outer", "__tilec_inner"
 
 
 @lru_cache(maxsize=64)
-def _tree(text: str, file: str) -> ast.Module:
-    return ast.parse(text, file)
+def _definitions(text: str, file: str) -> dict[str, list[ast.FunctionDef]]:
+    """The functions of a file by their names, outer ones first."""
+    found: dict[str, list[ast.FunctionDef]] = {}
+    for node in ast.walk(ast.parse(text, file)):
+        if isinstance(node, ast.FunctionDef):
+            found.setdefault(node.name, []).append(node)
+    return found
 
 
 def node_loc(node: ast.AST, file: str, function: str = "") -> Loc:
@@ -63,7 +68,7 @@ def _read_definition(function: FunctionType) -> ast.FunctionDef:
     code = function.__code__
     name = function.__name__
     try:
-        tree = _tree(_source(function), code.co_filename)
+        definitions = _definitions(_source(function), code.co_filename)
     except (OSError, SyntaxError) as error:
         raise LanguageError(
             "TLC0100",
@@ -71,11 +76,10 @@ def _read_definition(function: FunctionType) -> ast.FunctionDef:
             loc=Loc(code.co_filename, code.co_firstlineno, 0, None, name),
             hint="define it in a file or a notebook cell, and do not edit it while it is loaded",
         ) from error
-    for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef) and node.name == code.co_name:
-            first = min([node.lineno, *(d.lineno for d in node.decorator_list)])
-            if code.co_firstlineno in (first, node.lineno) and _is_of(node, code):
-                return node
+    for node in definitions.get(code.co_name, ()):
+        first = min([node.lineno, *(d.lineno for d in node.decorator_list)])
+        if code.co_firstlineno in (first, node.lineno) and _is_of(node, code):
+            return node
     raise LanguageError(
         "TLC0100",
         f"{name} is no function written with `def`",
