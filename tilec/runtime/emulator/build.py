@@ -7,6 +7,7 @@ import hashlib
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from functools import cache
 from pathlib import Path
@@ -135,6 +136,9 @@ def _private_folder_of(process: int) -> Path:
     """Of a process, which a child that is forked from it leaves alone."""
     folder = Path(tempfile.mkdtemp(prefix="tilec-emulator-"))
     atexit.register(_remove, folder, process)
+    util = sys.modules.get("multiprocessing.util")
+    if util is not None:  # a process that it forked ends without a word to atexit
+        util.Finalize(None, _remove, (folder, process), exitpriority=0)
     return folder
 
 
