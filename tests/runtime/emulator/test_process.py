@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -215,6 +217,27 @@ def test_a_folder_that_others_can_write_is_not_used(tmp_path: Path) -> None:
     assert not list(folder.iterdir())
 
 
+def test_a_full_disk_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor what was not put there whole, nor a folder that went."""
+    real = os.fsync
+
+    def full(file: int) -> None:
+        if os.readlink(f"/proc/self/fd/{file}").startswith(str(tmp_path)):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(file)
+
+    with config.scope(cache_dir=str(tmp_path)):
+        folder = build("int g = 1;\n", optimize=0).parent
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", full)
+            found = build("int g = 2;\n", optimize=0)
+            assert found.parent != folder and found.exists()
+            assert len(list(folder.iterdir())) == 1
+            assert build("int g = 2;\n", optimize=0) == found
+        shutil.rmtree(tmp_path)
+        assert build("int g = 3;\n", optimize=0).parent == folder
+
+
 @pytest.mark.parametrize("folder", ["here", "~/here"])
 def test_a_folder_that_is_not_absolute(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str
@@ -224,10 +247,10 @@ def test_a_folder_that_is_not_absolute(
     monkeypatch.setenv("HOME", str(tmp_path))
     user_cache._absolute.cache_clear()
     with config.scope(cache_dir=folder):
-        built = build("int g;\n", optimize=0)
+        built = build(f"int g{len(folder)};\n", optimize=0)
         assert built.parent == tmp_path / "here" / "emulator"
         monkeypatch.chdir("elsewhere")
-        assert build("int g;\n", optimize=0) == built
+        assert build(f"int g{len(folder)};\n", optimize=0) == built
 
 
 def test_a_forked_process_has_a_team_and_a_folder_of_its_own(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -62,13 +63,14 @@ def build(
     try:
         os.utime(library)  # what was used last is swept last
     except FileNotFoundError:
-        _compile(host, source_text, library)
-        _sweep(library.parent)
+        own = _private_folder() / library.name
+        return own if own.exists() else _compile(host, source_text, library)
     return library
 
 
-def _compile(host: HostCompiler, source_text: str, library: Path) -> None:
-    with tempfile.TemporaryDirectory(prefix="build-", dir=library.parent) as work:
+def _compile(host: HostCompiler, source_text: str, library: Path) -> Path:
+    """The library, where it could be put."""
+    with tempfile.TemporaryDirectory(prefix="build-", dir=_private_folder()) as work:
         source, result = Path(work, "kernel.cpp"), Path(work, "kernel.so")
         source.write_text(source_text, encoding="utf-8")
         command = (*host.command, "-o", str(result), str(source))
@@ -91,9 +93,27 @@ def _compile(host: HostCompiler, source_text: str, library: Path) -> None:
             raise CompilerFailed(
                 "TLC0622", f"{host.version} refuses the emulated text:\n{log[:4000]}"
             )
-        with result.open("rb") as written:
-            os.fsync(written.fileno())
+        return _place(result, library)
+
+
+def _place(result: Path, library: Path) -> Path:
+    """Puts a library where other processes find it, whole or not at all; or, where the disk will not have
+    it, among those of this process."""
+    temporary = ""
+    try:
+        handle, temporary = tempfile.mkstemp(prefix="build-", dir=library.parent)
+        with result.open("rb") as made, os.fdopen(handle, "wb") as file:
+            shutil.copyfileobj(made, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, library)
+        _sweep(library.parent)
+    except OSError:
+        with suppress(OSError):
+            os.unlink(temporary)
+        library = _private_folder() / library.name
         os.replace(result, library)
+    return library
 
 
 def _sweep(folder: Path) -> None:
