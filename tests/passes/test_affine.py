@@ -7,8 +7,9 @@ import random
 import pytest
 
 from tilec.ir.build import Builder, scalar
-from tilec.ir.core import Constant, Op, Value
-from tilec.ir.dtypes import i32
+from tilec.ir.core import Block, Constant, Op, Value
+from tilec.ir.dtypes import bool_, i32
+from tilec.ir.ops.control import If, Yield
 from tilec.passes.affine import affine, depends
 
 I, J, N, M = (scalar(i32, n) for n in "ijnm")
@@ -85,3 +86,28 @@ def test_what_is_not_affine_has_no_form(make: str) -> None:
     b = Builder()
     index = b.mul(I, N) if make == "mul" else getattr(b, make)(I, 2)
     assert affine(index, VARIABLES, defined_by(b)) is None
+
+
+def test_terms_of_the_rest_come_together() -> None:
+    b = Builder()
+    value: Value = N
+    for _ in range(100):
+        value = b.add(value, value)
+    form = affine(b.sub(b.add(value, I), M), VARIABLES, defined_by(b))
+    assert form is not None and form.rest == ((2**100, N), (-1, M))
+
+
+def test_an_index_may_be_longer_than_the_stack_is_deep() -> None:
+    b = Builder()
+    value: Value = I
+    for step in range(2000):
+        value = b.add(b.mul(value, 1 if step else 3), N)
+    form = affine(value, VARIABLES, defined_by(b))
+    assert form is not None and form.coefficients == {I: 3} and form.rest == ((2000, N),)
+
+
+def test_what_a_branch_yields_is_computed_from_what_is_in_it() -> None:
+    condition, b = scalar(bool_, "p"), Builder()
+    branch = b.emit(If(condition, Block((), (Yield((I,)),)), Block((), (Yield((N,)),))))
+    assert depends(b.add(branch.result, 1), VARIABLES, defined_by(b))
+    assert affine(branch.result, VARIABLES, defined_by(b)) is None

@@ -13,6 +13,7 @@ from tests.kernels.legs import one_leg, turns
 from tests.passes.planning import keeps_meaning, plan, specialised
 from tilec.ir.ops.memory import Alloc
 from tilec.ir.ops.pipeline import Channel
+from tilec.passes.split_buffers import _Contents
 from tilec.runtime.driver import lower
 
 BLOCK = 32
@@ -183,6 +184,28 @@ def test_what_may_be_found_again_is_one_buffer(loop: Any) -> None:
     result = planned(loop)
     (channel,) = result.all(Channel)
     assert channel.label == "B_s" and len(result.all(Alloc)) == 1
+
+
+both_loops = T.macro(two_loops)
+
+
+def deep_in_loops(A, B, C, A_s, B_s, acc, steps, n, m, stages):  # type: ignore[no-untyped-def]
+    for _ in T.serial(2):
+        for _ in T.serial(steps):
+            for _ in T.serial(2):
+                for _ in T.serial(steps):
+                    for _ in T.serial(2):
+                        for _ in T.serial(2):
+                            both_loops(A, B, C, A_s, B_s, acc, steps, n, m, stages)
+
+
+def test_a_nest_takes_time_in_proportion_to_its_depth(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+    statement = _Contents._statement
+    monkeypatch.setattr(_Contents, "_statement", lambda *of: seen.append(of[1]) or statement(*of))
+    program = specialised(kernel(deep_in_loops))
+    assert len(plan(program, "plan_pipelines").all(Channel)) == SPLIT[two_loops]
+    assert len(seen) <= 4 * len(set(seen))
 
 
 def test_buffers_that_have_no_room_beside_each_other_stay_one() -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ..ir.build import Builder
 from ..ir.core import Constant, Op, Value, constant_of
 from ..ir.dtypes import i32
 from ..ir.ops.arith import Add, Mul, Sub, element_dtype
+from ..ir.rewrite import in_order
 
 
 @dataclass(frozen=True)
@@ -35,36 +36,44 @@ def affine(
 
     `defined_by` maps values to their ops, as far as they may be looked through.
     """
-    if index in variables:
-        return Affine({index: 1}, (), 0)
-    number = constant_of(index)
+    forms: dict[Value, Affine | None] = {}
+    depending = set(variables)
+
+    def needs(value: Value) -> Sequence[Value]:
+        return () if value in variables else _used(defined_by.get(value))
+
+    for value in in_order(index, forms, needs):
+        if not depending.isdisjoint(needs(value)):
+            depending.add(value)
+        forms[value] = _form(value, defined_by.get(value), forms, variables, value in depending)
+    return forms[index]
+
+
+def _form(
+    value: Value,
+    op: Op | None,
+    forms: Mapping[Value, Affine | None],
+    variables: frozenset[Value],
+    depends: bool,
+) -> Affine | None:
+    """The form of a value, given those of its operands."""
+    number = constant_of(value)
     if number is not None:
         return Affine({}, (), int(number))
-    op = defined_by.get(index)
-    if not depends(index, variables, defined_by):
-        return _opaque(index, op, variables, defined_by)
+    if value in variables:
+        return Affine({value: 1}, (), 0)
     match op:
-        case Add(x=x, y=y) | Sub(x=x, y=y):
-            a, b = affine(x, variables, defined_by), affine(y, variables, defined_by)
+        case (
+            Add(x=x, y=y) | Sub(x=x, y=y)
+        ):  # also free of the variables: so constants come together
+            a, b = forms[x], forms[y]
             return _sum(a, b, -1 if isinstance(op, Sub) else 1) if a and b else None
-        case Mul(x=x, y=y):
+        case Mul(x=x, y=y) if depends:
             if isinstance(x, Constant):
                 x, y = y, x
-            inner = affine(x, variables, defined_by)
-            factor = constant_of(y)
+            inner, factor = forms[x], constant_of(y)
             return _scale(inner, int(factor)) if inner and factor is not None else None
-    return None
-
-
-def _opaque(
-    index: Value, op: Op | None, variables: frozenset[Value], defined_by: Mapping[Value, Op]
-) -> Affine:
-    """A part free of the variables: split at additions, so that constants come together."""
-    if isinstance(op, (Add, Sub)):
-        a, b = affine(op.x, variables, defined_by), affine(op.y, variables, defined_by)
-        if a and b:
-            return _sum(a, b, -1 if isinstance(op, Sub) else 1)
-    return Affine({}, ((1, index),), 0)
+    return None if depends else Affine({}, ((1, value),), 0)
 
 
 def depends(value: Value, variables: frozenset[Value], defined_by: Mapping[Value, Op]) -> bool:
@@ -75,20 +84,30 @@ def depends(value: Value, variables: frozenset[Value], defined_by: Mapping[Value
         current = work.pop()
         if current in variables:
             return True
-        op = defined_by.get(current)
-        if op is not None and current not in seen:
+        if current not in seen:
             seen.add(current)
-            work.extend(op.inputs)
+            work.extend(_used(defined_by.get(current)))
     return False
+
+
+def _used(op: Op | None) -> Sequence[Value]:
+    """What an op takes, also in its regions."""
+    if op is None or not op.regions:
+        return () if op is None else op.inputs
+    return [value for inner in op.walk() for value in inner.inputs]
 
 
 def _sum(a: Affine, b: Affine, sign: int) -> Affine:
     coefficients = dict(a.coefficients)
     for variable, factor in b.coefficients.items():
         coefficients[variable] = coefficients.get(variable, 0) + sign * factor
-    rest = (*a.rest, *((sign * f, v) for f, v in b.rest))
+    rest = {value: factor for factor, value in a.rest}
+    for factor, value in b.rest:
+        rest[value] = rest.get(value, 0) + sign * factor
     return Affine(
-        {v: f for v, f in coefficients.items() if f}, rest, a.constant + sign * b.constant
+        {v: f for v, f in coefficients.items() if f},
+        tuple((f, v) for v, f in rest.items() if f),
+        a.constant + sign * b.constant,
     )
 
 

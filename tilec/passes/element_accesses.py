@@ -12,6 +12,7 @@ from ..ir.core import Access, Block, Op, Value, constant_of
 from ..ir.ops.arith import Elementwise
 from ..ir.ops.control import For, If, Parallel, Simt
 from ..ir.ops.memory import Atomic, Load, Store
+from ..ir.rewrite import in_order
 
 Array = np.ndarray[Any, Any]
 MOST = 1 << 22  # iterations that are enumerated in reasonable time; more count as unknown
@@ -163,17 +164,16 @@ class _Enumeration:
 
     def evaluate(self, value: Value, grid: dict[Value, Array]) -> Array | None:
         """The value over the whole grid, or None where it depends on anything else."""
-        if value in grid:
-            return grid[value]
-        number = constant_of(value)
-        if number is not None:
-            return np.asarray(number)
-        op = self.defined_by.get(value)
-        if not isinstance(op, Elementwise):
-            return None
-        inputs = [self.evaluate(v, grid) for v in op.inputs]
-        if any(i is None for i in inputs):
-            return None
-        result = np.asarray(op.evaluate(*inputs))
-        grid[value] = result
-        return result
+        known: dict[Value, Array | None] = {**grid}
+
+        def needs(value: Value) -> tuple[Value, ...]:
+            op = self.defined_by.get(value)
+            return op.inputs if isinstance(op, Elementwise) else ()
+
+        for one in in_order(value, known, needs):
+            op, number = self.defined_by.get(one), constant_of(one)
+            known[one] = np.asarray(number) if number is not None else None
+            inputs = [known[v] for v in needs(one)]
+            if isinstance(op, Elementwise) and all(i is not None for i in inputs):
+                known[one] = grid[one] = np.asarray(op.evaluate(*inputs))
+        return known[value]

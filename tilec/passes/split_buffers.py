@@ -102,7 +102,11 @@ class _Contents:
         self._found: dict[tuple[Value, int], int] = {}  # by buffer and place of a statement
         self._joined: dict[tuple[Value, int], int] = {}
         self._now = {handle: frozenset({0}) for handle in handles}
-        self._visit(body)
+        self._ends: dict[Op, Mapping[Value, frozenset[int]]] = {}  # what a loop's trips leave
+        start, seen = self._now, None
+        while seen != self._ends:  # what a trip finds, those before it made
+            seen, self._now = dict(self._ends), dict(start)
+            self._visit(body)
 
     def of(self, handle: Value) -> list[int]:
         """All contents of a buffer, in order."""
@@ -139,13 +143,14 @@ class _Contents:
         self._now = {h: frozenset().union(*(state[h] for state in after)) for h in before}
 
     def _loop(self, op: Op) -> None:
-        """No trip, or any number: twice through, since what is found anew the second time was made the
-        first time."""
-        for _ in range(2):
-            before = dict(self._now)
-            for region in op.regions:
-                self._visit(region)
-            self._now = {h: contents | self._now[h] for h, contents in before.items()}
+        """No trip, or any number."""
+        before = self._now
+        ends = self._ends.get(op, before)
+        self._now = {h: contents | ends[h] for h, contents in before.items()}
+        for region in op.regions:
+            self._visit(region)
+        self._ends[op] = self._now
+        self._now = {h: contents | self._now[h] for h, contents in before.items()}
 
     def _statement(self, op: Op) -> None:
         read, written = reads(op), writes(op)

@@ -21,6 +21,7 @@ from ..ir.ops.control import For, HardwareBlock, If, Launch, Parallel, Role, Sim
 from ..ir.ops.memory import Load, Store
 from ..ir.ops.tile import Copy, StoreTile
 from ..ir.rewrite import defining_ops
+from ..locks import cached_property
 from .affine import Affine, affine, depends
 from .dependence import is_global
 
@@ -46,10 +47,14 @@ class _Span:
     low: int
     extent: int
 
+    @cached_property
+    def terms(self) -> tuple[frozenset[object], frozenset[object]]:
+        """What the start is the sum of, but for the constant."""
+        return frozenset(self.start.coefficients.items()), frozenset(self.start.rest)
+
     def distance(self, other: _Span) -> int | None:
         """How much further on the other one begins, in one trip."""
-        mine, its = (sorted(x.start.rest, key=lambda term: id(term[1])) for x in (self, other))
-        if self.start.coefficients != other.start.coefficients or mine != its:
+        if self.terms != other.terms:
             return None
         return other.start.constant + other.low - self.start.constant - self.low
 
@@ -122,7 +127,7 @@ class StoreRegions:
 
     def _from_trip_to_trip(self, a: _Box, b: _Box, statement: Op) -> Iterator[Known]:
         loops = self.around[statement]
-        both = [_joined(x, y) for x, y in zip(a, b, strict=True)]
+        both = [_joined(x, y) for x, y in zip(a, b, strict=True)] if loops else []
         for depth, loop in enumerate(loops):
             if not self._takes_blocks(loop):
                 yield _any(self._steps_over(loop, loops[depth + 1 :], span) for span in both)
