@@ -282,3 +282,23 @@ def test_bytes_of_two_elements_are_read_together(way: str) -> None:
         empty = np.zeros((16, k), np.float16)
         for leg, (*_, c, d) in every_leg(unpacked, *packed, s, empty, empty, way=way):
             np.testing.assert_array_equal([c, d], expected, err_msg=f"{leg} {k}")
+
+
+@tilec.kernel
+def named_runs(
+    A: T.Tensor(("N",), "float32"), P: T.Tensor((32,), "int32"), B: T.Tensor((128,), "float32")
+):
+    with T.Kernel(1, threads=32):
+        for i, j in T.Parallel(32, 4):
+            B[i * 4 + j] = A[P[i] * 4 + j]
+
+
+@pytest.mark.emulator
+def test_a_run_that_ends_behind_the_last_integer_is_outside() -> None:
+    places = np.arange(32, dtype=np.int32)
+    places[3:6] = 2**29 - 1, -1, 2**30  # the first element is number 2^31 - 4, -4 and, wrapped, 0
+    a = np.arange(1, 102, dtype=np.float32)
+    expected = np.pad(a, (0, 27)).reshape(32, 4)
+    expected[3:5], expected[5] = 0, a[:4]
+    for leg, (*_, b) in every_leg(named_runs, a, places, np.empty(128, np.float32)):
+        np.testing.assert_array_equal(b, expected.ravel(), err_msg=leg)

@@ -18,6 +18,7 @@ from ..ir.ops.control import Symbol
 from ..ir.ops.memory import memory_type
 from ..ir.types import Dim, Space
 from .index_builder import IndexBuilder
+from .ranges import bounds_of
 
 
 def coordinates(
@@ -101,6 +102,8 @@ def _inside(b: IndexBuilder, index: Value, dim: Dim, span: int) -> Iterator[Valu
         return
     if span == 1:
         yield b.compare("lt", index, b.cast(extent_value(b, dim), wide))
+    elif known.high + span > bounds_of(wide)[1] and b.is_data(index):  # the sum might wrap
+        yield b.compare("le", index, b.sub(b.cast(extent_value(b, dim), wide), span))
     else:
         yield b.compare("le", b.add(index, span), b.cast(extent_value(b, dim), wide))
 

@@ -167,6 +167,26 @@ class IndexBuilder(Builder):
         ranges = [self.range_of(v).mul(Range.exactly(n)) for v, n in form.terms]
         return form.constant % divisor == 0 and all(r.is_multiple(divisor) for r in ranges)
 
+    def is_data(self, value: Value) -> bool:
+        """Whether a value is made of more than symbols, numbers of blocks and threads, and loop counters:
+        then its sums may overflow (wrap_integers).
+        """
+        seen: set[Value] = set()
+        work = [value]
+        while work:
+            current = work.pop()
+            if current in seen or constant_of(current) is not None:
+                continue
+            seen.add(current)
+            op = self.definitions.get(current)
+            if isinstance(op, arith.Elementwise | WarpUniform):
+                work += op.inputs
+            elif not isinstance(op, Symbol | ThreadId | HardwareBlock) and (
+                op is not None or current not in self._assumed
+            ):
+                return True
+        return False
+
     # Forms ----------------------------------------------------------------------------------------
 
     def form(self, value: Value) -> Linear:
