@@ -109,6 +109,9 @@ def factor_of(x: Any) -> Any:
     return x.own
 
 
+factor_of.factor = 2  # type: ignore[attr-defined]
+
+
 def aliased(x: Any) -> Any:
     options = OBJECT
     with options as factor:
@@ -215,10 +218,8 @@ CASES: dict[str, tuple[Callable[[Any], Any], Change]] = {
     "a dictionary's methods": (lambda x: x * OBJECT.held.get("factor"), held),
     "names of a dictionary": (lambda x: x * NAMED.factor, put_item(NAMED, "factor", 3)),
     "an attribute that only the class had": (lambda x: x * OBJECT.factor, put(OBJECT, "factor", 3)),
-    "an attribute that only the parent had": (
-        lambda x: x * Inherits.factor,
-        put(Inherits, "factor", 3),
-    ),
+    "an attribute that only the parent had": (lambda x: x * Inherits.factor, put(Inherits, "factor", 3)),
+    "an attribute of a function": (lambda x: x * factor_of.factor, put(factor_of, "factor", 3)),
     "what a method of a class reads": (
         lambda x: x * Inherits.of_class(),
         put(Inherits, "factor", 3),

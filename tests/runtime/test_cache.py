@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -144,6 +145,13 @@ def test_a_full_disk_is_no_error(disk: DiskCache, monkeypatch: pytest.MonkeyPatc
     assert not disk.put(KEY, {}, b"code")
     assert disk.get(KEY) is None
     assert disk.stats().temporaries == 0
+
+
+def test_a_folder_that_went_is_made_anew(disk: DiskCache) -> None:
+    shutil.rmtree(disk.directory)
+    assert disk.get(KEY) is None and disk.stats().entries == 0
+    assert disk.put(KEY, {}, b"code") and disk.get(KEY) is not None
+    assert disk.directory.stat().st_mode & 0o777 == 0o700
 
 
 def test_a_folder_that_others_may_write_to_is_refused(tmp_path: Path) -> None:

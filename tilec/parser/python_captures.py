@@ -155,7 +155,9 @@ class _Captures:
             staged = value.staged.run.__code__ if value.staged is not None else None
             return self._function(value.function, staged)
         if isinstance(value, FunctionType):
-            own = self._function(value, None) if self._is_followed(value) else []
+            own = []
+            if self._is_followed(value):
+                own = [*self._function(value, None), *self._own_names(value)]
             return [*own, getattr(value, "__wrapped__", None)]
         if isinstance(value, MethodType):
             return [value.__func__, value.__self__]
@@ -165,11 +167,8 @@ class _Captures:
             return [value.__self__]
         if is_given(value) or is_given(type(value)):
             return []
-        self._looked_at = True
         if isinstance(value, ModuleType):
-            home = vars(value)
-            found = sorted(self._names & home.keys())
-            return [self._bind(home, home.get, name, home[name]) for name in found]
+            return self._own_names(value)
         parts = []
         if isinstance(value, tuple | frozenset):
             parts = contents_of(value)
@@ -205,12 +204,23 @@ class _Captures:
             self.found[id(home), name] = (look_up, name, value)
         return value
 
+    def _own_names(self, value: object) -> list[object]:
+        """What code names of a module or a function."""
+        home = vars(value)
+        names = sorted(self._watched() & home.keys())
+        return [self._bind(home, home.get, name, home[name]) for name in names]
+
+    def _watched(self) -> set[str]:
+        """The attributes that code names; without those that it assigns itself, where it keeps books."""
+        self._looked_at = True
+        return self._names - self._assigned if self._books else {*self._names}
+
     def _attributes(self, value: object) -> list[object]:
         """Those attributes of an object, or of a class, that code names, found without running code
         of the user's."""
         kind = value if isinstance(value, type) else type(value)
         classes: list[_Home] = [(c, vars(c)) for c in kind.__mro__ if not _is_installed(c)]
-        names = self._names - self._assigned if self._books else {*self._names}
+        names = self._watched()
         if kind is value:
             names.update(_MADE_BY)
         own = None if kind is value else _own_attributes(value)

@@ -131,7 +131,8 @@ class DiskCache:
         path = self._path(key)
         temporary = ""
         try:
-            path.parent.mkdir(mode=0o700, exist_ok=True)
+            for folder in (self.directory, path.parent):  # it may have been removed meanwhile
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             handle, temporary = tempfile.mkstemp(prefix=".tmp-", dir=path.parent)
             with os.fdopen(handle, "wb") as file:
                 file.write(_encode(key, metadata, payload))

@@ -253,6 +253,24 @@ def test_a_folder_that_is_not_absolute(
         assert build(f"int g{len(folder)};\n", optimize=0) == built
 
 
+def test_an_interrupt_at_the_terminal_is_for_the_caller(tmp_path: Path) -> None:
+    done = run_script(
+        tmp_path,
+        "import os, signal, time\n"
+        "os.setsid()\n"
+        "heard = []\n"
+        "signal.signal(signal.SIGINT, lambda *_: heard.append(1))\n"
+        "ours = []\n"
+        "for _ in range(2):\n"
+        "    PROBES.run('copy', {'X': vector(), 'Y': vector()})\n"
+        "    ours.append(current_team().workers[0].process_id)\n"
+        "    os.killpg(0, signal.SIGINT)\n"
+        "    time.sleep(0.2)\n"
+        "assert heard == [1, 1] and ours[0] == ours[1]\n",
+    )
+    assert not done.stderr
+
+
 def test_a_forked_process_has_a_team_and_a_folder_of_its_own(tmp_path: Path) -> None:
     """Beside its parent's, which it leaves alone, also when it ends."""
     done = run_script(

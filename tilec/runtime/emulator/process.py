@@ -106,6 +106,7 @@ class Worker:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 pass_fds=(self._memory.file,),
+                process_group=0,  # an interrupt at the terminal is the caller's to hear
             )
         return self._child
 
