@@ -12,8 +12,10 @@ import tilec.language as T
 from tests.passes import planned_kernels as kernels
 from tests.passes.planning import line_of, refused, specialised
 from tilec.errors import HazardError
+from tilec.ir.build import Builder, scalar
 from tilec.ir.core import Block, Op, Program, walk
-from tilec.ir.ops.control import For, If, Launch, Role, Simt, While
+from tilec.ir.dtypes import i32
+from tilec.ir.ops.control import For, If, Launch, Role, Simt, While, Yield
 from tilec.ir.ops.nvidia import CpAsync, CpAsyncCommit, CpAsyncWait, FenceProxyAsync
 from tilec.ir.ops.thread import Barrier
 from tilec.ir.print import print_program
@@ -474,3 +476,17 @@ def test_what_differs_between_threads() -> None:
     found = differing(launch.body)
     (branch,) = [op for op in walk(launch.body) if isinstance(op, If)]
     assert branch.condition not in found
+
+
+def test_a_condition_differs_as_what_a_loop_carries_does() -> None:
+    """while (x < 9) x += the thread's number, of numbers that begin alike."""
+    b, thread = Builder(), scalar(i32, "t")
+    tested, carried = scalar(i32, "x"), scalar(i32, "x")
+    with b.region() as condition:
+        b.emit(Yield((b.compare("lt", tested, 9),)))
+    with b.region() as again:
+        b.emit(Yield((b.add(carried, thread),)))
+    blocks = Block((tested,), tuple(condition)), Block((carried,), tuple(again))
+    loop = b.emit(While((b.const(0),), *blocks))
+    found = differing(Block((), (Simt(Block((thread,), (*b.ops, Yield(()))), threads=32),)))
+    assert {tested, carried, loop.result, *condition[-1].inputs} <= found

@@ -78,9 +78,9 @@ class _Closure:
                     self._visit(op.condition, diverged)
                     end = op.condition.terminator
                     parts = end is not None and self._takes(end)
-                    if self._takes(op):
-                        found.update(op.condition.params)
                     self._loop(op, op.body.params, op.body, diverged or parts)
+                    pairs = zip(op.condition.params, op.body.params, strict=True)
+                    found.update(tested for tested, carried in pairs if carried in found)
                 case If():
                     parts = op.condition in found
                     for inner in op.regions:
