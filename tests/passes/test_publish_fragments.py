@@ -13,11 +13,12 @@ import tilec.language as T
 from tests.kernels.legs import compile_texts, every_leg
 from tilec.errors import LayoutConflict
 from tilec.ir.core import walk
+from tilec.ir.effects import space_of
 from tilec.ir.ops.memory import Alloc, memory_type
 from tilec.ir.ops.tile import Copy
 from tilec.ir.types import Space
 from tilec.passes.context import Facts, PassContext
-from tilec.passes.dependence import is_shared, space_of
+from tilec.passes.dependence import is_shared
 from tilec.passes.publish_fragments import publish_fragments
 from tilec.runtime.driver import lower
 from tilec.runtime.lowering import standard_registry

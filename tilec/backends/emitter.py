@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 from ..errors import IRError
 from ..ir.core import Access, Block, Level, Op, Program, Value, walk
+from ..ir.effects import space_of, touched
 from ..ir.ops.control import Launch, Role, Symbol
 from ..ir.ops.memory import Alloc, Flatten, memory_type
 from ..ir.ops.nvidia import TensorMap, WaitGrids
@@ -184,9 +185,8 @@ def _emit_launch(
 
 def _loads(op: Op) -> bool:
     """Whether threads read global memory by an op that is no role."""
-    read = [e.memory for inner in op.walk() for e in inner.effects() if e.access is Access.READ]
-    memories = [m.type for m in read if m is not None and isinstance(m.type, MemoryType)]
-    return not isinstance(op, Role) and any(type_.space is Space.GLOBAL for type_ in memories)
+    read = touched(op, Access.READ)
+    return not isinstance(op, Role) and any(space_of(memory) is Space.GLOBAL for memory in read)
 
 
 def _bind_block_ids(body: BodyEmitter, params: tuple[Value, ...]) -> None:

@@ -36,12 +36,13 @@ from dataclasses import dataclass
 
 from ..ir.build import Builder
 from ..ir.core import Access, Block, Level, Op, Program, Value, at, walk
+from ..ir.effects import touched
 from ..ir.ops.amd import BufferCopyWait, LoadTransposed, Mfma
 from ..ir.ops.control import For, Launch, Role, ThreadId, WarpUniform, While, Yield, map_launches
 from ..ir.ops.memory import Load, memory_type
 from ..ir.ops.thread import Ballot, Barrier, Shuffle, ShuffleXor, VectorLoad, WarpSync
 from .context import PassContext, Remark
-from .dependence import is_global, is_shared, touched, writes
+from .dependence import is_global, is_shared, writes
 from .spread_copies import holds, unrolled_trips
 
 LEAST_READ = 4  # bytes: shorter reads take as long

@@ -8,23 +8,14 @@ from typing import TypeGuard
 import numpy as np
 
 from ..ir.core import Access, Block, Op, Value, constant_of, walk
+from ..ir.effects import space_of, touched
 from ..ir.ops.control import Assume, For, If, Parallel, Simt, While, Yield
 from ..ir.ops.gemm import Gemm
 from ..ir.ops.memory import Alloc, Atomic, Load, Store, memory_type
 from ..ir.ops.thread import MemoryFence
 from ..ir.ops.tile import Copy, Fill, StoreTile
-from ..ir.types import InflightType, MemoryType, Space, TileType
+from ..ir.types import InflightType, Space, TileType
 from .element_accesses import element_accesses
-
-
-def touched(op: Op, access: Access) -> dict[Value, None]:
-    """Memory handles that `op`, or an op in its regions, accesses so, in order."""
-    return {
-        effect.memory: None
-        for inner in op.walk()
-        for effect in inner.effects()
-        if effect.access is access and effect.memory is not None
-    }
 
 
 def reads(op: Op) -> dict[Value, None]:
@@ -95,11 +86,6 @@ def computes_alone(op: Op) -> bool:
         return True
     scalar = not any(map(is_tile, (*op.inputs, *op.results)))
     return scalar and (op.pure or isinstance(op, Load))
-
-
-def space_of(value: Value) -> Space | None:
-    """Where the memory lies that `value` is a handle of; None for what is none."""
-    return value.type.space if isinstance(value.type, MemoryType) else None
 
 
 def is_shared(value: Value) -> bool:

@@ -33,6 +33,7 @@ from ..ir.build import Builder, fresh
 from ..ir.clone import Renaming, clone_op
 from ..ir.core import Block, Op, Program, Value, at, constant_of, walk, with_results
 from ..ir.dtypes import mbarrier
+from ..ir.effects import space_of
 from ..ir.ops.control import For, If, Launch, Role, Yield, map_launches
 from ..ir.ops.gemm import Gemm
 from ..ir.ops.memory import Slot
@@ -40,7 +41,7 @@ from ..ir.ops.nvidia import FenceProxyAsync, MbarrierWait
 from ..ir.ops.pipeline import Wait
 from ..ir.types import MemoryType, Space
 from .context import PassContext, Remark
-from .dependence import is_tile, space_of, used_values
+from .dependence import is_tile, used_values
 from .live_tiles import live_registers
 from .variants import ADDRESS_REGISTERS
 

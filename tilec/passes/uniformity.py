@@ -11,11 +11,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from ..ir.core import Access, Block, Op, Value, walk
+from ..ir.effects import space_of
 from ..ir.ops.control import For, HardwareBlock, If, Parallel, Simt, ThreadId, While
 from ..ir.ops.memory import Atomic, Store
 from ..ir.ops.pipeline import Pipeline
 from ..ir.types import Space
-from .dependence import space_of
 
 
 def differing(block: Block) -> set[Value]:
