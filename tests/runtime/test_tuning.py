@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -123,6 +125,34 @@ def test_a_call_searches_once_for_each_key(monkeypatch: pytest.MonkeyPatch) -> N
     other = tilec.autotune(blocks(32, 64, 128), key=["N"])(scaled())
     other(*arguments(90))
     assert searched == [100, 90, 90], "other candidates are another search"
+
+
+def test_threads_search_in_turn_and_for_each_key_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While one searches, others go on with what is known."""
+    begun, go_on = threading.Event(), threading.Event()
+    searched: list[int] = []
+    real = tuning.search
+
+    def slow(candidates: Any, runtime: Any, *more: Any) -> Any:
+        searched.append(len(runtime[0]))
+        if len(runtime[0]) == 80:
+            begun.set()
+            assert go_on.wait(10)
+        return real(candidates, runtime, *more)
+
+    monkeypatch.setattr(tuning, "runs_in_place", lambda device, runtime: True)
+    monkeypatch.setattr(tuning, "search", slow)
+    kernel = tilec.autotune(blocks(32, 64), key=["N"])(scaled())
+    kernel(*arguments(110))
+    with ThreadPoolExecutor(3) as pool:
+        calls = [pool.submit(kernel, *arguments(80)) for _ in range(2)]
+        assert begun.wait(10)
+        kernel(*arguments(110))
+        calls.append(pool.submit(kernel, *arguments(70)))
+        assert searched == [110, 80]
+        go_on.set()
+    assert [call.result() for call in calls] == [None] * 3
+    assert sorted(searched) == [70, 80, 110]
 
 
 def test_the_interpreter_takes_the_first_and_a_call_may_say_its_own() -> None:

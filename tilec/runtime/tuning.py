@@ -60,11 +60,13 @@ def tuned(
     if not runs_in_place(device, runtime):
         return candidates[0]
     key = _key(kernel, candidates, given, shapes, device, compile)
+    known = _known(key, candidates)
+    if known is not None:
+        return known
     with _searching:
-        kept = _kept(key)
-        for candidate in candidates:
-            if json.dumps(candidate, default=str) == kept:
-                return candidate
+        known = _known(key, candidates)  # perhaps since another thread searched for it
+        if known is not None:
+            return known
         trials = search(candidates, runtime, device, compile, clock_of(runtime))
         best = fastest(kernel.name, trials)
         _found[key] = json.dumps(best.config, default=str)
@@ -82,14 +84,15 @@ _found: dict[str, str] = {}
 """What this process has found, by the key of the search: the configuration as JSON."""
 
 
-def _kept(key: str) -> str:
-    """What was found before, here or by an earlier process; "" where nothing was."""
+def _known(key: str, candidates: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """The candidate that was found before, here or by an earlier process."""
     disk = user_cache()
     if key not in _found and disk is not None:
         entry = disk.get(key)
         if entry is not None:
             _found[key] = str(entry.metadata.get("config"))
-    return _found.get(key, "")
+    kept = _found.get(key)
+    return next((c for c in candidates if json.dumps(c, default=str) == kept), None)
 
 
 def fastest(name: str, trials: Sequence[Trial]) -> Trial:
