@@ -290,10 +290,10 @@ class Kernel:
                 self.bindings, self.repeat = now, None
 
     def _forget(self) -> None:
+        self.forget_calls()  # before what tells when they are out of date
         self._programs.clear()
         self._heads.clear()
         self.traced_for.clear()
-        self.forget_calls()
         self.bindings = ()
 
     def forget_calls(self) -> None:
