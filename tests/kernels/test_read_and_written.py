@@ -414,3 +414,43 @@ def test_blocks_that_agree_only_in_the_end_do_race() -> None:
         with pytest.raises(TilecError, match=r"with no order between them|data race") as caught:
             compiled.run_on(device, (a, x))
         assert caught.value.code in ("TLC0747", "TLC0780"), name
+
+
+@tilec.kernel
+def overlapping(
+    A: T.Tensor(("M", "K"), "float16"),
+    B: T.Tensor((64, "K"), "float16"),
+    C: T.Tensor(("M", 64), "float32"),
+    differ: bool = False,
+):
+    """Tiles of 64 rows, of which each begins in the middle of the one before."""
+    M, K = A.shape
+    with T.Kernel(M // 32 - 1, threads=128) as b:
+        A_s = T.alloc_shared((64, 64), "float16")
+        B_s = T.alloc_shared((64, 64), "float16")
+        acc = T.alloc_fragment((64, 64), "float32")
+        T.clear(acc)
+        for k in T.Pipelined(T.ceildiv(K, 64), num_stages=2):
+            T.copy(A[b * 32, k * 64], A_s)
+            T.copy(B[0, k * 64], B_s)
+            T.gemm(A_s, B_s, acc, transpose_B=True)
+        if differ:
+            for i, j in T.Parallel(64, 64):
+                acc[i, j] += T.if_then_else((i == 40) & (j == 5), b, 0)
+        T.copy(acc, C[b * 32, 0])
+
+
+def test_tiles_that_overlap_agree_or_race() -> None:
+    """By TMA, whose boxes agree in a part of their rows with what another block wrote."""
+    assert "tma_store<" in overlapping.lower(target="cuda:sm_90a").source
+    rng = np.random.default_rng(0)
+    a, b = (rng.standard_normal((n, 72)).astype(np.float16) for n in (160, 64))
+    for order in emulator.ORDERS:
+        device = EmulatorDevice("cuda:sm_90a", "", order=order)
+        c = np.zeros((160, 64), np.float32)
+        overlapping.compile(a, b, c, target="cuda:sm_90a").run_on(device, (a, b, c))
+        assert np.allclose(c, a.astype(np.float64) @ b.astype(np.float64).T, atol=1e-3), order
+        torn = overlapping.compile(a, b, c, differ=True, target="cuda:sm_90a")
+        with pytest.raises(TilecError, match=r"data race: writes C_map byte \d+, which") as caught:
+            torn.run_on(device, (a, b, c))
+        assert caught.value.code == "TLC0780", order

@@ -18,7 +18,7 @@ from ..locks import Lock
 from ..runtime.allocate import allocate
 from ..runtime.arrays import ArrayView, adapter_if_array, adapter_of, is_array, view_array
 from .epilogues import epilogue_of
-from .matrices import Matrix
+from .matrices import Matrix, collide
 from .operands import Options, number_dtype
 from .schedules import Schedule
 
@@ -150,17 +150,18 @@ class Remembered:
 
     @classmethod
     def of(
-        cls, call: Call, arrays: Sequence[Any], more: Sequence[Any], schedule: Schedule | None
+        cls, call: Call, arrays: Sequence[Any], beside: Sequence[Any], schedule: Schedule | None
     ) -> Remembered | None:
-        """A call that was made on a, b and out, and on `more` arrays that are no operands of an
-        epilogue; None for one that is not repeated so."""
+        """A call that was made on a, b and out, and on what was given beside them; None for one that is
+        not repeated so."""
         launches = call.ways(arrays)
         if launches is None:
             return None
         out = view_array(arrays[2])
         constants = {} if schedule is None else asdict(schedule)
-        read = {0: arrays[0], 1: arrays[1], **dict(enumerate(more, len(_OPERANDS)))}
-        reach = tuple((place, view_array(x).extent_bytes) for place, x in read.items())
+        read = {0: arrays[0], 1: arrays[1], **dict(enumerate(beside, len(_OPERANDS)))}
+        views = {place: view_array(x) for place, x in read.items() if is_array(x)}
+        reach = tuple((p, v.extent_bytes) for p, v in views.items() if not collide(v, out))
         return cls(call.kernel, launches, constants, reach, out.extent_bytes, without_memory(out))
 
     def repeat(
@@ -219,7 +220,7 @@ class Memory:
         more = beside[: len(beside) - len(options.operands)]
         call = check(*arrays[:2], *more, options)
         result = call.run(schedule, stream, None)
-        new = None if key is None else Remembered.of(call, (*arrays[:2], result), more, schedule)
+        new = None if key is None else Remembered.of(call, (*arrays[:2], result), beside, schedule)
         if new is not None:
             with self._lock:
                 while len(self._calls) >= _MOST:

@@ -50,7 +50,8 @@ class Form:
     `folded` into one, the last of `extras` is the number of rows of each. Those in `packed` have no
     vectors: A and B are copied into rows of whole lines of the cache before, C from such rows after.
     `astray`: those of A and B whose lines start anywhere in a sector of the cache. `exact`: the sums
-    of a step are added in float32 outside of the instruction.
+    of a step are added in float32 outside of the instruction. `in_place`: what the epilogue reads may lie
+    in the memory of the result, so that no element may be computed twice.
     """
 
     dtypes: tuple[str, str]
@@ -62,6 +63,7 @@ class Form:
     packed: str = ""
     astray: str = ""
     exact: bool = False
+    in_place: bool = False
     folded: bool = False
     epilogue: Epilogue | None = None
     extras: tuple[Extra, ...] = ()
@@ -95,7 +97,7 @@ class Form:
         batch = shapes["C"][0] if "C" in self.batched else 1
         return Problem(
             rows, columns, depth, self.dtypes[0], self.a, self.b, batch, self.exact,
-            astray=self.astray,
+            astray=self.astray, in_place=self.in_place,
         )  # fmt: skip
 
     def extra_annotations(self) -> dict[str, Any]:

@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from ..runtime.arrays import is_array, view_array
 from ..runtime.streams import stream_handle
 from .calls import Call, Memory
 from .forms import SHORT_SUMS, Extra, Form
-from .matrices import Matrix, collapse
+from .matrices import Matrix, collapse, collide
 from .operands import (
     AtTheCall,
     Options,
@@ -147,6 +148,8 @@ def check(a: Any, b: Any, options: Options) -> Call:
         )
     exact = options.exact and dtypes[0] in SHORT_SUMS
     form = Form(dtypes, out_dtype, exact=exact, epilogue=epilogue, extras=extras)
+    if any(collide(view_array(value), made.view) for value in values if is_array(value)):
+        form = replace(form, in_place=True)
     fixed: tuple[int, ...] = ()
     if epilogue is not None and parts and len(shape) > 2 and not parts[0][2].batch:
         form = replace(form, folded=True, extras=(*extras, Extra("rows", "i32", 0)))

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import lru_cache, partial
+from math import gcd
 from typing import Any, no_type_check
 
 from .. import language as T
@@ -22,7 +23,7 @@ from ..locks import one_at_a_time
 from ..target import Target
 from .forms import Form
 from .matrices import LINE_BYTES
-from .schedules import choose_schedule
+from .schedules import TILE_UNIT, choose_schedule
 
 # The tile of the launch that adds parts: 16 bytes a thread and part. Swapped, its columns are few.
 _REDUCE = {False: (4, 128), True: (32, 16)}
@@ -80,13 +81,15 @@ def _in_tiles(form: Form, swapped: bool) -> Any:
                  cluster_M, cluster_N, workers):  # fmt: skip
         grid = (T.ceildiv(N, block_N), T.ceildiv(M, block_M))
         if split > 1:
-            # Rows of whole tiles: they are stored in vectors, whatever N is.
-            parts = T.alloc_global((batch * split, M, grid[0] * block_N), form.sums)
+            # Rows up to where tiles end: they are stored in vectors, whatever N is.
+            parts = T.alloc_global((batch * split, M, _up_to_units(N, block_N)), form.sums)
         if split > 1 or "C" in form.batched:
             grid = (*grid, batch * split)
         blocks = {"cluster": (cluster_N, cluster_M), "persistent": True, "stream_k": workers}
         with T.Kernel(*grid, threads=threads, **blocks) as block:
             m, n = block[1] * block_M, block[0] * block_N
+            if not (form.in_place or workers):
+                m, n = _within(m, block_M, M), _within(n, block_N, N)
             z, part = (block[2] // split, block[2] % split) if len(grid) > 2 else (0, 0)
             sums = T.alloc_fragment((block_M, block_N), form.sums)
             T.clear(sums)
@@ -101,6 +104,21 @@ def _in_tiles(form: Form, swapped: bool) -> Any:
             add_parts(parts, C, M, N, extras, split)
 
     return in_tiles
+
+
+@no_type_check
+def _within(start, size, extent):
+    """Where the tile of `size` begins that would begin at `start`: the last one ends with the matrix, or
+    less than a unit behind it, for TMA takes long to fill what is outside. Elements that are in two
+    tiles get equal bits from both."""
+    return T.max(T.min(start, _up_to_units(extent - size, size)), 0)
+
+
+@no_type_check
+def _up_to_units(extent, size):
+    """An extent up to the next multiple of the units in which tiles of `size` begin."""
+    unit = gcd(size, TILE_UNIT)
+    return T.ceildiv(extent, unit) * unit
 
 
 def _rows_of(form: Form) -> Any:

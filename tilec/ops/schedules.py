@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from math import ceil
+from math import ceil, gcd
 
 from ..ir.dtypes import find_dtype
 from ..locks import cached_property
@@ -55,6 +55,8 @@ _CLEARED = 7200  # a launch that only clears counters
 _PART = 35  # bytes of a part that its owner adds, written and read
 _TORN = 17000  # a helper whose steps are not those of whole tiles starts and leaves once more
 _SUMS = 13.3  # bytes of parts that a second launch adds, each written and read
+TILE_UNIT = 16
+"""Elements at a multiple of which tiles begin: there TMA may store one of any dtype."""
 _SWIZZLES = (128, 64, 32)
 _STAGES = 12
 _ENOUGH = 4  # of which one more is not worth narrow slabs
@@ -67,7 +69,8 @@ _PARTS = (1, 2, 3, 4, 6, 8, 12, 16)
 class Problem:
     """`batch` products of M x K by K x N. `a` and `b` say where the unit strides are: "rows",
     "columns" or "any". The dtype is a short name. `exact`: there are two sets of sums.
-    `whole`: K is not cut. `astray`: those of A and B whose lines start anywhere in a sector."""
+    `whole`: K is not cut. `astray`: those of A and B whose lines start anywhere in a sector.
+    `in_place`: tiles do not overlap."""
 
     M: int
     N: int
@@ -79,6 +82,7 @@ class Problem:
     exact: bool = False
     whole: bool = False
     astray: str = ""
+    in_place: bool = False
 
     @cached_property
     def item_bytes(self) -> int:
@@ -282,7 +286,9 @@ def _tma_clocks(problem: Problem, schedule: Schedule, last: bool) -> float:
 
     def rows(name: str, block: int, extent: int, along_k: bool, sharers: int) -> float:
         if extent > block:
-            outside = -extent % block
+            # The last tile ends with the matrix, unless tiles may not overlap.
+            unit = block if p.in_place or s.workers else gcd(block, TILE_UNIT)
+            outside = (block - extent) % unit
             inside = block - outside * last
         else:
             inside = extent
@@ -318,7 +324,7 @@ def _tiles(target: Target, problem: Problem) -> list[tuple[int, int, int, int]]:
         large = [(128, 256), (256, 128)]
         large += [(m, n) for m, most in ((128, 240), (192, 192)) for n in range(most, 80, -16)]
         large = [(128, 192), (128, 128)] if problem.exact else large
-        small = [(64, n) for n in (256, 224, 192, 176, 160, 128, 96, 64, 32)]
+        small = [(64, n) for n in (*range(256, 48, -16), 32)]
         if problem.b == "rows":  # B's boxes are as wide as a swizzle, and narrow ones cost as much
             large, small = ([t for t in s if t[1] * size % 128 == 0] for s in (large, small))
         deep, narrow = [(64, 64), (64, 32)], [(64, 16), (64, 8)]
