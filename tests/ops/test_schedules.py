@@ -71,13 +71,6 @@ def test_blocks_of_a_cluster_have_no_rows_to_load_of_few(shape: tuple[int, int, 
     assert {(s.cluster_M, s.cluster_N) for s in candidates(H100, Problem(*shape))} == {(1, 1)}
 
 
-def test_rows_that_fill_no_tile_of_64_are_columns() -> None:
-    """One H200, 96 x 4096 x 14336: 50.6 us by 64 x 64, of which every second tile has 32 rows outside;
-    36.9 by 96 x 64 in two parts."""
-    chosen = choose_schedule(H100, Problem(96, 4096, 14336))
-    assert chosen.swapped and chosen.block_N == 96
-
-
 @pytest.mark.parametrize("size", [512, 1024, 2048])
 def test_small_products_fill_one_wave(size: int) -> None:
     p = Problem(size, size, size)
