@@ -13,6 +13,7 @@ import tilec.language as T
 from tests.kernels.legs import compile_texts, every_leg
 from tests.passes.planning import keeps_meaning, plan, specialised
 from tilec.ir.core import Program, walk
+from tilec.ir.ops.control import Parallel
 from tilec.ir.ops.tile import LoadTile, StoreTile
 from tilec.ir.types import TileType
 
@@ -274,3 +275,30 @@ def test_a_loop_carries_a_padded_tile(stages: int) -> None:
         for device, (_, y, s) in every_leg(summed, x, *outputs, stages=stages):
             np.testing.assert_array_equal(y, total, err_msg=device)
             np.testing.assert_array_equal(s, total.sum(1), err_msg=device)
+
+
+@tilec.kernel
+def beside_a_gather(
+    X: T.Tensor((100, 100), "float32"), A: T.Tensor(("M", 64), "float16"), rows: T.Tensor((256,), "int32"),
+    B: T.Tensor((64, 64), "float16"),
+):  # fmt: skip
+    with T.Kernel(1, threads=128):
+        s = T.alloc_shared((64, 64), "float16")
+        acc = T.alloc_fragment((64, 64), "float32")
+        x = T.alloc_fragment((100, 100), "float32")
+        T.copy(X, x)
+        for i, j in T.Parallel(100, 100):
+            x[i, j] *= 2
+        T.copy(x, X)
+        T.clear(acc)
+        for k in T.Pipelined(4, num_stages=2):
+            for i, j in T.Parallel(64, 64):
+                s[i, j] = A[rows[i + k * 64], j]
+            T.gemm(s, s, acc)
+        T.copy(acc, B)
+
+
+def test_nests_that_gather_do_it_as_before() -> None:
+    nests = plan(specialised(beside_a_gather), "pad_tiles").all(Parallel)
+    assert [(nest.instruction, nest.run) for nest in nests] == [("", 1), ("cp_async", 8)]
+    assert nests[0].extents != (100, 100)

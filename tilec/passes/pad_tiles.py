@@ -394,12 +394,11 @@ class _Padding:
         body = self.block(Block((), nest.body.ops)).ops
         if extents != nest.extents:
             body = _guarded(body, params[:rank], nest.extents, extents)
-        return Parallel(
-            tuple(map(self._value, nest.reads)),
-            tuple(map(self._value, nest.updates)),
-            Block(tuple(params), body),
+        return nest.replace(
+            reads=tuple(map(self._value, nest.reads)),
+            updates=tuple(map(self._value, nest.updates)),
+            body=Block(tuple(params), body),
             extents=extents,
-            layout=nest.layout,
         )
 
     def _masked(self, op: Reduction, b: Builder) -> Value:
