@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+import tilec
+import tilec.language as T
 from tests.kernels import programs, role_programs
 from tests.kernels.instructions import count_instructions
 from tests.kernels.machines import SCHEDULES, Case, trip_sizes
@@ -165,3 +167,37 @@ def test_operands_that_threads_make(cluster: tuple[int, int]) -> None:
         c = np.full((m, n), np.nan, np.float16)
         compiled.run_on(EmulatorDevice(TARGET, "a test", mode, order, 3), (a, b, c))
         assert_close(c, exact, allowed, f16, f"{mode} {order}")
+
+
+@tilec.kernel
+def in_parts(
+    A: T.Tensor(("M", "K"), "float16"), B: T.Tensor(("N", "K"), "float16"), C: T.Tensor(("M", "N"), "float32"),
+):  # fmt: skip
+    """C = A @ B.T, the rows of a tile in parts, of which blocks that are neighbours along N load pieces."""
+    M, N, K = C.shape[0], C.shape[1], A.shape[1]
+    with T.Kernel(T.ceildiv(N, 64), T.ceildiv(M, 64), threads=128, cluster=(2, 1)) as (bx, by):
+        A_s = T.alloc_shared((64, 64), "float16")
+        B_s = T.alloc_shared((64, 64), "float16")
+        acc = T.alloc_fragment((64, 64), "float32")
+        T.clear(acc)
+        for k in T.Pipelined(T.ceildiv(K, 64), num_stages=2):
+            for part in T.serial(4):
+                T.copy(A[by * 64 + part * 16, k * 64], A_s[part * 16 : part * 16 + 16, :])
+            T.copy(B[bx * 64, k * 64], B_s[0:32, :])
+            T.copy(B[bx * 64 + 32, k * 64], B_s[32:64, :])
+            T.gemm(A_s, B_s, acc, transpose_B=True)
+        T.copy(acc, C[by * 64, bx * 64])
+
+
+@pytest.mark.emulator
+def test_tiles_that_are_loaded_in_parts() -> None:
+    """A phase has all its bytes: of six loads, of which four are shared."""
+    compiled = compile_program(in_parts.trace({}), find_target(TARGET))
+    assert compiled.lowered.text.count("tma_load_multicast<") == 4
+    for number, (m, n, k) in enumerate(((64, 128, 128), (65, 130, 200), (3, 1, 8), (130, 64, 0))):
+        rng = np.random.default_rng(number)
+        a, b = (rng.integers(-3, 4, (rows, k)).astype(np.float16) for rows in (m, n))
+        mode, order = SCHEDULES[number]
+        c = np.full((m, n), np.nan, np.float32)
+        compiled.run_on(EmulatorDevice(TARGET, "a test", mode, order, 3), (a, b, c))
+        np.testing.assert_array_equal(c, a.astype(np.float32) @ b.T.astype(np.float32))

@@ -135,6 +135,51 @@ def test_pages_that_a_table_names(target: str) -> None:
 
 
 @tilec.kernel
+def whole_pages(
+    Q: T.Tensor(("S", 64), "float16"),
+    keys: T.Tensor(("pages", 16, 64), "float16"),
+    table: T.Tensor(("n",), "int32"),
+    C: T.Tensor(("S", 64), "float32"),
+):
+    """Q K^T K, a page of keys a copy: several fill one buffer. Pages behind the table's end are zeros."""
+    S = Q.shape[0]
+    with T.Kernel(T.ceildiv(S, 64), threads=128) as by:
+        Q_s = T.alloc_shared((64, 64), "float16")
+        K_s = T.alloc_shared((64, 64), "float16")
+        scores = T.alloc_fragment((64, 64), "float32")
+        halves = T.alloc_fragment((64, 64), "float16")
+        acc = T.alloc_fragment((64, 64), "float32")
+        T.copy(Q[by * 64, 0], Q_s)
+        T.clear(acc)
+        for k in T.Pipelined(T.ceildiv(table.shape[0], 4), num_stages=2):
+            for part in T.serial(4):
+                at = k * 4 + part
+                page = T.if_then_else(at < table.shape[0], table[at], keys.shape[0])
+                T.copy(keys[page, 0:16, 0:64], K_s[part * 16 : part * 16 + 16, :])
+            T.gemm(Q_s, K_s, scores, transpose_B=True, clear_accum=True)
+            T.copy(scores, halves)
+            T.gemm(halves, K_s, acc)
+        T.copy(acc, C[by * 64, 0])
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_pages_that_are_copied_whole(target: str) -> None:
+    """They are brought ahead of the product, by TMA where there is that."""
+    compiled = lower(whole_pages, (), target, {})
+    assert not [r for r in compiled.remarks if r.code == "TLC0310"]
+    assert ("tma_load<" in compiled.variants[0].text) == (target == "cuda:sm_90a")
+    for number, (rows, count) in enumerate(((64, 4), (70, 13), (5, 1), (3, 0), (65, 8))):
+        rng = np.random.default_rng(number)
+        q, keys = (rng.integers(-1, 2, s).astype(np.float16) for s in ((rows, 64), (20, 16, 64)))
+        table = rng.permutation(20)[:count].astype(np.int32)
+        c = np.full((rows, 64), np.nan, np.float32)
+        mode, order = SCHEDULES[number % len(SCHEDULES)]
+        compiled.run_on(EmulatorDevice(target, "a test", mode, order), (q, keys, table, c))
+        mine = keys[table].reshape(-1, 64).astype(np.float32)
+        assert np.array_equal(c, q.astype(np.float32) @ mine.T @ mine), (rows, count, mode, order)
+
+
+@tilec.kernel
 def through_memory(
     X: T.Tensor(("M", "K"), "float16"), B: T.Tensor((64, "K"), "float16"), C: T.Tensor(("M", 64), "float16"),
 ):  # fmt: skip

@@ -307,8 +307,31 @@ def mixed(A: IN, B: T.Tensor((64, "K"), "int8"), table: T.Tensor(("P",), "int32"
         T.copy(acc, C[bx * 64, 0])
 
 
+@tilec.kernel
+def in_parts(
+    A: IN, table: T.Tensor(("P",), "int32"), C: OUT, stages: int = 3, filled: bool = False
+):
+    """A buffer of two pages that a table names, and one whose second half is copied or made by threads."""
+    with T.Kernel(1, threads=128):
+        A_s = T.alloc_shared((64, 32), "float16")
+        B_s = T.alloc_shared((64, 32), "float16")
+        acc = T.alloc_fragment((64, 64), "float32")
+        T.clear(acc)
+        for k in T.Pipelined(T.ceildiv(A.shape[1], 32), num_stages=stages):
+            for page in T.unroll(2):
+                row = table[2 * k + page] * 32
+                T.copy(A[row, k * 32], A_s[page * 32 : page * 32 + 32, :])
+            T.copy(A[0:32, k * 32 : k * 32 + 32], B_s[0:32, :])
+            if filled:
+                T.fill(B_s[32:64, :], 1)
+            else:
+                T.copy(A[32:64, k * 32 : k * 32 + 32], B_s[32:64, :])
+            T.gemm(A_s, B_s, acc, transpose_B=True)
+        T.copy(acc, C[0, 0])
+
+
 ALL = [
     gemm_nt, made_by_threads, partly_made, covered_in_half, half_made, used_after, written_twice,
     two_gemms, guarded, loaded_in_a_branch, from_table, nested, through_global, no_load, address_from_shared,
-    carried_address, kept_running, mixed,
+    carried_address, kept_running, mixed, in_parts,
 ]  # fmt: skip

@@ -68,18 +68,19 @@ def test_what_was_asked_of_the_arguments_is_recorded() -> None:
 def varied(A: T.Tensor(("M", "K"), "float16"), B: T.Tensor(("N", "K"), "float16"),
            C: T.Tensor(("M", "N"), "float16"), bm: int = 64, bn: int = 64, bk: int = 32,
            threads: int = 128, operand: str = "float16", total: str = "float32",
-           safe: float = 0.0, part: int = 0):  # fmt: skip
+           safe: float = 0.0, part: tuple[int, int] = (0, 0)):  # fmt: skip
     with T.Kernel(T.ceildiv(C.shape[1], bn), T.ceildiv(C.shape[0], bm), threads=threads) as (x, y):
         A_s = T.alloc_shared((bm, bk), operand)
         B_s = T.alloc_shared((bn, bk), operand)
         acc = T.alloc_fragment((bm, bn), total)
         T.annotate_safe_value({A: safe})
         T.clear(acc)
-        if part:
+        rows, columns = part
+        if rows:
             T.clear(A_s)
         for k in T.Pipelined(T.ceildiv(A.shape[1], bk), num_stages=3):
-            if part:
-                T.copy(A[y * bm : y * bm + part, k * bk : k * bk + bk], A_s[0:part, 0:bk])
+            if rows:
+                T.copy(A[y * bm : y * bm + rows, k * bk : k * bk + columns], A_s[0:rows, 0:columns])
             else:
                 T.copy(A[y * bm, k * bk], A_s)  # COPY
             T.copy(B[x * bn, k * bk], B_s)
@@ -120,9 +121,16 @@ def test_the_reason_and_its_line_are_remarked(
     assert where in line_of(remark.loc), remark
 
 
-def test_a_part_of_a_buffer_is_not_for_tma() -> None:
-    result = chosen(varied, "cuda:sm_90a", part=32)
+@pytest.mark.parametrize("part", [(32, 16), (36, 32)])
+def test_a_part_of_a_buffer_is_not_for_tma(part: tuple[int, int]) -> None:
+    result = chosen(varied, "cuda:sm_90a", part=part)
     assert "fills a part of its buffer" in result.remark("TLC0320").message
+
+
+def test_whole_rows_of_a_buffer_are_for_tma() -> None:
+    """As many as boxes can be cut into: the swizzle repeats after eight."""
+    copies, gemms, _ = instructions(chosen(kernels.in_parts, "cuda:sm_90a"))
+    assert copies == {"tma"} and gemms == {"wgmma"}
 
 
 @tilec.kernel

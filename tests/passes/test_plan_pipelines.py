@@ -95,6 +95,17 @@ def test_a_buffer_written_twice_in_part_stays_a_buffer() -> None:
     assert stages(result)["mma"] == ["copy", "get", "gemm", "parallel", "gemm", "free"]
 
 
+def test_parts_that_are_all_loaded_make_a_channel() -> None:
+    """A loop of copies is so many copies; what threads fill in part they fill in the product's stage."""
+    result = planned(kernels.in_parts)
+    assert slots(result) == {"A_s": 3, "B_s": 3} and not buffers(result)
+    parts = ["load", "load", "put", "copy", "copy", "commit"]
+    assert sorted(stages(result)["load"]) == sorted([*parts, *parts[2:]])
+    result = planned(kernels.in_parts, filled=True)
+    assert slots(result) == {"A_s": 3} and buffers(result) == ["B_s"]
+    assert sorted(stages(result)["load"]) == sorted(parts)
+
+
 def test_two_products_of_one_buffer_are_one_stage() -> None:
     result = planned(kernels.two_gemms)
     assert stages(result)["mma"] == ["get", "get", "gemm", "free", "gemm", "free"]

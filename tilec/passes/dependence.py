@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import TypeGuard
 
 import numpy as np
@@ -143,27 +143,37 @@ def slice_of(targets: Iterable[Op], body: tuple[Op, ...]) -> list[Op]:
     return [op for op in body if id(op) in needed]
 
 
-def covers(op: Op, buffer: Value, defined_by: Mapping[Value, Op]) -> bool:
-    """Whether `op` writes every element of `buffer` each time it runs, for all that is known at
-    compile time.
+def covers(ops: Sequence[Op], buffer: Value, defined_by: Mapping[Value, Op]) -> bool:
+    """Whether `ops` together write every element of `buffer` each time they run, for all that is known
+    at compile time.
     """
-    type_ = memory_type(buffer)
-    shape = tuple(int(d) for d in type_.shape)
-    match op:
-        case Fill():
-            return op.memory is buffer
-        case Copy():
-            return op.shape == shape and all(constant_of(i) == 0 for i in op.destination_indices)
-        case StoreTile():
-            return op.region == shape and all(constant_of(i) == 0 for i in op.indices)
-        case Simt() | Parallel():
-            seen = np.zeros(shape, dtype=bool)
-            for accessed in element_accesses(op, buffer, Access.WRITE, defined_by):
-                if accessed is None:
-                    return False
-                seen[accessed.coordinates] = True
-            return bool(seen.all())
-    return False
+    seen = np.zeros([int(d) for d in memory_type(buffer).shape], dtype=bool)
+    for op in ops:
+        match op:
+            case Fill() if op.memory is buffer:
+                seen[:] = True
+            case Copy():
+                _mark(seen, op.destination_indices, op.destination_dims, op.shape)
+            case StoreTile():
+                _mark(seen, op.indices, op.dims, op.region)
+            case Simt() | Parallel():
+                for accessed in element_accesses(op, buffer, Access.WRITE, defined_by):
+                    if accessed is None:
+                        break
+                    seen[accessed.coordinates] = True
+    return bool(seen.all())
+
+
+def _mark(
+    seen: np.ndarray, start: Sequence[Value], dims: Sequence[int], region: Sequence[int]
+) -> None:
+    """Marks a region of a buffer, if it starts at numbers."""
+    corner = [constant_of(i) for i in start]
+    if None not in corner:
+        extents = dict(zip(dims, region, strict=True))
+        seen[
+            tuple(slice(int(c or 0), int(c or 0) + extents.get(d, 1)) for d, c in enumerate(corner))
+        ] = True
 
 
 def allocations(block: Block) -> dict[Value, Alloc]:

@@ -2,13 +2,13 @@
 
 A gemm needs a wgmma of its dtypes, an operand B in shared memory, a split over whole warpgroups,
 registers for its accumulator and operands that descriptors can address. A copy needs boxes: a tensor
-of aligned rows, a region of whole rows of 16 bytes, a buffer that it fills and whose layout boxes
-write.
+of aligned rows, a region of whole rows of 16 bytes, a buffer that it fills, or of which it fills whole
+rows, and whose layout boxes write.
 """
 
 from __future__ import annotations
 
-from ..ir.core import Value
+from ..ir.core import Value, constant_of
 from ..ir.layout import SharedLayout, WgmmaOperand, choose_swizzle, tma_boxes
 from ..ir.ops.gemm import SIDES, Gemm
 from ..ir.ops.memory import memory_type
@@ -24,6 +24,7 @@ from .variants import REGISTER_BITS, accumulator_type, gemm_shape, is_converted,
 from .vector_access import is_aligned, is_zeros, rows_of
 
 BOX = 256  # most elements of a TMA box along one dimension
+BOX_ROWS = 8  # of which a part of a box is a multiple
 BESIDE = 32  # registers of a consumer beside its accumulator, at least
 ASYNC_BYTES = 16  # alignment that TMA needs, and that copies of threads are used for
 
@@ -98,13 +99,28 @@ def tma_refusal(
             return f"the copy of {name} converts {type_.dtype} to {buffer.dtype}"
         if not is_zeros(op.safe_value):
             return f"{name} has a safe value other than 0"
-        if op.shape != buffer.shape:
+        if op.shape != buffer.shape and not (tensor is op.source and _fills_rows(op)):
             return f"the copy of {name} fills a part of its buffer"
-        if buffer.layout is not None and tma_boxes(buffer.layout, type_.dtype.bits) is None:
+        boxes = tma_boxes(buffer.layout, type_.dtype.bits) if buffer.layout is not None else None
+        if buffer.layout is not None and (boxes is None or boxes.part(op.shape) is None):
             return f"TMA cannot write the layout that the program gives the buffer of {name}"
     if not type_.unit_stride:
         return f"the elements of a row of {name} do not lie side by side"
     return ""
+
+
+def _fills_rows(load: Copy) -> bool:
+    """Whether a load fills whole rows of its buffer, from a row on with which a box can begin: after eight
+    rows every swizzle repeats. All rows are those of one box, of which it takes a part.
+    """
+    type_ = memory_type(load.destination)
+    *outer, height, _ = (int(d) for d in type_.shape) if len(type_.shape) > 1 else (1, 1)
+    starts = [constant_of(i) for i in load.destination_indices]
+    whole = (*type_.shape[:-2], load.shape[-2], type_.shape[-1]) if len(load.shape) > 1 else ()
+    if load.shape != whole or None in starts or any(n > 1 for n in outer) or height > BOX:
+        return False
+    *others, start, column = (int(s or 0) for s in starts)
+    return not any((*others, column)) and start % load.shape[-2] == load.shape[-2] % BOX_ROWS == 0
 
 
 def entry_refusal(gemm: Gemm, threads: int, start: int, target: Target) -> str:

@@ -162,7 +162,7 @@ def _seen_within(loop: For | Pipeline, launch: Launch) -> str:
         if memory in buffers or is_fragment(memory):
             continue  # of a channel: who gets it was written in the same step; a tile in a nest
         first = next(op for op in statements if memory in used_values(op))
-        whole = covers(first, memory, defined_by) and memory not in reads(first)
+        whole = covers([first], memory, defined_by) and memory not in reads(first)
         own = isinstance(defined_by.get(memory), Alloc) and memory not in outside | viewed
         if not (whole and own and is_statement(first)):
             return "steps of the loop with its products meet in memory"

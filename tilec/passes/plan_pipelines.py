@@ -15,8 +15,8 @@ are 0: schedule_stages chooses them.
 
 Stages: copies from global memory into buffers of their own, and nests that gather rows, are "load"; a matrix
 op that reads shared memory made by the statements before it begins a new stage. A buffer is a channel if
-it is used in this loop alone, is written by one statement and read by later ones; it has as many slots as
-`num_stages` if that statement covers it, else one.
+it is used in this loop alone, is written by one statement, or by several loads, and read by later ones; it has
+as many slots as `num_stages` if these cover it, else one.
 """
 
 from __future__ import annotations
@@ -24,16 +24,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
+from typing import TypeGuard
 
 from ..ir.clone import Renaming, clone_op
-from ..ir.core import Block, Op, Program, Value, at, constant_of, walk, with_results
+from ..ir.core import Block, Op, Program, Value, at, constant, constant_of, walk, with_results
+from ..ir.ops.arith import element_dtype
 from ..ir.ops.control import For, If, Launch, Parallel, Yield, map_launches
 from ..ir.ops.gemm import Gemm
-from ..ir.ops.memory import Alloc, memory_type
+from ..ir.ops.memory import Alloc, Load, memory_type
 from ..ir.ops.pipeline import Channel, Commit, Free, Get, Pipeline, Put, Stage
 from ..ir.ops.tile import Copy
-from ..ir.rewrite import defining_ops
+from ..ir.rewrite import defining_ops, transform
 from ..ir.types import ChannelType, MemoryType
+from .canonicalize import canonical
 from .context import PassContext, Remark
 from .dependence import (
     allocations,
@@ -52,6 +55,7 @@ from .gathers import brings_runs
 from .value_ranges import ValueRanges, value_ranges
 
 MADE_SLOTS = 2  # of a buffer that threads fill: one being filled, one being read
+PARTS = 16  # copies of a loop that loads a buffer in parts, at most
 
 
 def plan_pipelines(program: Program, context: PassContext) -> Program:
@@ -65,7 +69,7 @@ class _Buffer:
     """A shared buffer that becomes a channel."""
 
     alloc: Alloc
-    writer: Op
+    writers: list[Op]
     readers: list[Op]
     slots: int
     channel: Value | None = None
@@ -84,6 +88,8 @@ class _Plan:
 def _plan_launch(launch: Launch, context: PassContext, ranges: Callable[[], ValueRanges]) -> Launch:
     channels: list[Op] = []
     replaced: set[Value] = set()
+    if not launch.explicit:
+        launch = launch.replace(body=transform(launch.body, _in_parts))  # type: ignore[assignment]
 
     def block(body: Block) -> Block:
         return body.with_ops([one(op) for op in body.ops])
@@ -155,17 +161,53 @@ def _channel(buffer: _Buffer) -> Channel:
     return channel
 
 
+def _in_parts(loop: Op) -> Op | None:
+    """A pipelined loop with loops in it that but copy, a few times, as so many copies: pages that a table
+    names fill a buffer.
+    """
+    if not isinstance(loop, For) or _refusal(loop) or not any(map(_copies, loop.body.ops)):
+        return None
+    ops: list[Op] = []
+    for op in loop.body.ops:
+        bounds = [constant_of(v) for v in (op.start, op.stop, op.step)] if _copies(op) else [None]
+        trips = range(*(int(v) for v in bounds if v is not None)) if None not in bounds else ()
+        if not 0 < len(trips) <= PARTS:
+            ops.append(op)
+            continue
+        assert isinstance(op, For)
+        for trip in trips:
+            names: Renaming = {op.body.params[0]: constant(trip, element_dtype(op.start))}
+            ops += [clone_op(inner, names) for inner in op.body.ops[:-1]]
+    return loop.replace(body=canonical(loop.body.with_ops(ops)))
+
+
+def _copies(op: Op) -> TypeGuard[For]:
+    """Whether an op is a plain loop of copies from global memory to shared memory."""
+    return (
+        isinstance(op, For)
+        and op.kind in ("serial", "unroll")
+        and not op.inits
+        and any(isinstance(inner, Copy) for inner in op.body.ops)
+        and all(
+            is_global(inner.source) and is_shared(inner.destination)
+            if isinstance(inner, Copy)
+            else inner.pure or isinstance(inner, (Load, Yield))
+            for inner in op.body.ops
+        )
+    )
+
+
 # Grouping
 
 
 def _plan(loop: For, launch: Launch, ranges: Callable[[], ValueRanges]) -> _Plan:
     plan = _Plan(loop, _buffers(loop, launch))
     statements = [op for op in loop.body.ops if is_statement(op)]
-    loads = [op for op in statements if _is_load(op, plan.buffers, loop, ranges)]
+    loads = _loads(statements, plan.buffers, loop, ranges)
     rest = [op for op in statements if op not in loads]
     plan.loads = bool(loads)
     for buffer in plan.buffers.values():
-        if buffer.writer not in loads:
+        if buffer.writers[0] not in loads:
             buffer.slots = min(buffer.slots, MADE_SLOTS)
     plan.stages = [loads] if loads else []
     current: list[Op] = []
@@ -184,7 +226,7 @@ def _plan(loop: For, launch: Launch, ranges: Callable[[], ValueRanges]) -> _Plan
 
 
 def _buffers(loop: For, launch: Launch) -> dict[Value, _Buffer]:
-    """Shared buffers that only this loop uses, written by one of its statements and read by later
+    """Shared buffers that only this loop uses, written by some of its statements and read by later
     ones.
     """
     allocs = allocations(launch.body)
@@ -199,16 +241,36 @@ def _buffers(loop: For, launch: Launch) -> dict[Value, _Buffer]:
         writers = [op for op in touching if handle in writes(op)]
         readers = [op for op in touching if handle in reads(op)]
         if (
-            len(writers) != 1
+            not writers
             or not readers
-            or touching[0] is not writers[0]
-            or writers[0] in readers
+            or touching[: len(writers)] != writers
+            or not set(writers).isdisjoint(readers)
             or not all(is_statement(op) for op in touching)  # an address read from it
         ):
             continue
-        slots = loop.stages if covers(writers[0], handle, defined_by) else 1
-        found[handle] = _Buffer(alloc, writers[0], readers, slots)
+        slots = loop.stages if covers(writers, handle, defined_by) else 1
+        found[handle] = _Buffer(alloc, writers, readers, slots)
     return found
+
+
+def _loads(
+    statements: list[Op],
+    buffers: dict[Value, _Buffer],
+    loop: For,
+    ranges: Callable[[], ValueRanges],
+) -> list[Op]:
+    """The statements that are loads. A buffer that several write of which one is none is no channel: it
+    is dropped from `buffers`.
+    """
+    loads = [op for op in statements if _is_load(op, buffers, loop, ranges)]
+    mixed = [
+        handle
+        for handle, buffer in buffers.items()
+        if len(buffer.writers) > 1 and not all(op in loads for op in buffer.writers)
+    ]
+    for handle in mixed:
+        del buffers[handle]
+    return _loads(statements, buffers, loop, ranges) if mixed else loads
 
 
 def _is_load(
@@ -281,7 +343,7 @@ def _needed_by(statement: Op, loop: For) -> set[Value]:
 
 def _crosses(buffer: _Buffer, stages: list[list[Op]]) -> bool:
     """Whether writer and readers stand in different stages."""
-    writer = next(s for s, stage in enumerate(stages) if buffer.writer in stage)
+    writer = next(s for s, stage in enumerate(stages) if buffer.writers[0] in stage)
     return all(op not in stages[writer] for op in buffer.readers)
 
 
@@ -339,7 +401,7 @@ def _stage(
             _open(handle, op, statements, plan, renaming, ops, opened)
         ops.append(clone_op(op, renaming))
         for handle, buffer in plan.buffers.items():
-            if op is buffer.writer and buffer.channel is not None:
+            if op is buffer.writers[-1] and buffer.channel is not None:
                 ops.append(Commit(buffer.channel))
             if buffer.channel is not None and op is _last(buffer.readers, statements):
                 ops.append(Free(buffer.channel))
@@ -365,7 +427,7 @@ def _open(
     buffer = plan.buffers[handle]
     if handle in opened or buffer.channel is None:
         return
-    slot: Put | Get = Put(buffer.channel) if op is buffer.writer else Get(buffer.channel)
+    slot: Put | Get = Put(buffer.channel) if op in buffer.writers else Get(buffer.channel)
     slot.result.hint = handle.hint
     ops.append(slot)
     renaming[handle] = slot.result

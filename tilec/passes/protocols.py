@@ -35,7 +35,8 @@ copies); CDNA4 ISA, 4.4 (vmcnt) and 9.1.9.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -62,7 +63,7 @@ from ..ir.ops.nvidia import (
 from ..ir.ops.pipeline import Channel, Free, Get, Put, Stage
 from ..ir.ops.thread import Barrier, WarpSync
 from ..ir.ops.tile import Copy, Fill
-from ..ir.types import ChannelType, MemoryType, Space
+from ..ir.types import ChannelType, Dim, MemoryType, Space
 from .coordinates import extent_value
 from .dependence import writes
 from .thread_copies import ThreadCopies, thread_copies
@@ -173,10 +174,13 @@ class Ring:
     def slot_bytes(self) -> int:
         type_ = self.channel.type.memory
         assert isinstance(type_, MemoryType)
-        size = 1
-        for extent in type_.shape:
-            size *= int(extent)
-        return size * type_.dtype.bytes
+        return self.bytes_of(type_.shape)
+
+    def bytes_of(self, shape: Sequence[Dim]) -> int:
+        """Bytes of a region of a slot."""
+        type_ = self.channel.type.memory
+        assert isinstance(type_, MemoryType)
+        return math.prod(int(extent) for extent in shape) * type_.dtype.bytes
 
     def slot(self, b: Builder, index: Value) -> Value:
         """A handle of one slot."""
@@ -328,8 +332,10 @@ def _zero_rest(b: Builder, ring: Ring) -> None:
 
 
 def _brought(b: Builder, ring: Ring) -> Value:
-    """The bytes that TMA brings to a slot: of a box that ends with its tensor so many rows, one at least."""
-    size: Value = b.const(ring.slot_bytes)
+    """The bytes that TMA brings to a slot, by one load or by several of its rows: of a box that ends with
+    its tensor so many rows, one at least.
+    """
+    size: Value = b.const(sum(ring.bytes_of(load.shape) for load in ring.loads))
     for extent, rows in _heights(b, ring):
         size = b.mul(b.min(b.max(extent, 1), rows), ring.slot_bytes // rows)
     return size

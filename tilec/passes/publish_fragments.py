@@ -114,7 +114,7 @@ class _Publisher:
 
         fragments = dict.fromkeys(op.memory for op in accesses)
         written = dict.fromkeys(op.memory for op in accesses if isinstance(op, Store))
-        whole = {f for f in written if f not in reads(nest) and covers(nest, f, self.defined_by)}
+        whole = {f for f in written if f not in reads(nest) and covers([nest], f, self.defined_by)}
         with at(nest.loc):
             before = [_copy(f, self.copies[f].result) for f in fragments if f not in whole]
             after = [_copy(self.copies[f].result, f) for f in written]

@@ -156,7 +156,7 @@ class _Contents:
         read, written = reads(op), writes(op)
         for handle in self._now.keys() & {*read, *written}:
             place = self._places[id(op)]
-            if handle not in read and covers(op, handle, self._defined_by):
+            if handle not in read and covers([op], handle, self._defined_by):
                 self._now[handle] = frozenset({place})
             else:
                 self._join(handle, self._now[handle])
