@@ -18,7 +18,7 @@ from tilec.ir.core import Block, Level, Program, Value, at
 from tilec.ir.dtypes import f16, f32, i32, i64
 from tilec.ir.ops import arith, builtin_registry
 from tilec.ir.ops.control import For, Launch, Role, Symbol, WarpUniform, Yield
-from tilec.ir.ops.memory import Alloc, Load, Store
+from tilec.ir.ops.memory import Alloc, Atomic, Load, Store
 from tilec.ir.ops.nvidia import TensorMap, TmaStore
 from tilec.ir.ops.thread import Barrier, Shuffle
 from tilec.ir.types import MemoryType, Space
@@ -239,6 +239,23 @@ def test_lines_stay_within_the_width() -> None:
     lines = body(k).splitlines()
     assert len(lines) < 30
     assert max(map(len, lines)) <= 100
+
+
+@pytest.mark.parametrize("fetch", [False, True])
+def test_what_is_named_for_width_is_not_spelled_again(fetch: bool) -> None:
+    """An atomic's value and condition: each is computed once, and the value loaded once."""
+    a, c = memory(i32, ("N",), "A"), memory(i32, ("N",), "C")
+    k = Kernel("adds", a, c, symbols=("N",))
+    n, x = k.symbol("N"), k.thread()
+    far = k.b.add(k.b.mul(n, 222222), k.b.mul(x, 333333))
+    inside = k.b.compare("lt", k.b.add(k.b.floordiv(x, n), 123456789), k.b.mul(n, 555555555))
+    value = k.b.mul(k.load(a, far), k.b.add(k.b.mul(n, 1234567), 7654321))
+    added = k.b.emit(Atomic(value, c, (far,), (inside,), fetch=fetch))
+    if fetch:
+        k.store(added.result, c, 0)
+    text = body(k)
+    assert max(map(len, text.splitlines())) <= 100
+    assert [text.count(part) for part in ("123456789", "A[", "7654321")] == [1, 1, 1]
 
 
 def test_names_of_users_clash_with_nothing() -> None:

@@ -171,23 +171,26 @@ class BodyEmitter:
         self._statement(op, make, declared)
 
     def _atomic(self, op: Atomic) -> None:
-        dtype = memory_type(op.memory).dtype
-        condition = self.values.get(op.predicate[0]) if op.predicate else None
-        given = {"value": self.values.typed(op.value)}
-
         def call() -> str:
+            given = {"value": self.values.typed(op.value)}
             return spell(op.text, op, self.values.text, given)
 
-        if not op.results or not self.uses.count(op.result):
-            guard = f"if ({condition.text}) " if condition else ""
-            self._statement(op, lambda: f"{guard}{call()};")
-            return
-        if condition is None:
-            self._result(op, lambda: Expression(call()))
-            return
-        none = constant_expression(constant(0, dtype)).typed(dtype)
-        text = condition.within(TERNARY)
-        self._result(op, lambda: Expression(f"{text} ? {call()} : {none}", TERNARY))
+        def alone() -> str:
+            guard = f"if ({self.values.get(op.predicate[0]).text}) " if op.predicate else ""
+            return f"{guard}{call()};"
+
+        def fetched() -> Expression:
+            if not op.predicate:
+                return Expression(call())
+            none = constant_expression(constant(0, dtype)).typed(dtype)
+            text = self.values.get(op.predicate[0]).within(TERNARY)
+            return Expression(f"{text} ? {call()} : {none}", TERNARY)
+
+        dtype = memory_type(op.memory).dtype
+        if op.results and self.uses.count(op.result):
+            self._result(op, fetched)
+        else:
+            self._statement(op, alone)
 
     def _statement(self, op: Op, make: Callable[[], str], declared: str = "") -> None:
         """Prints what `make` gives once the loads that it does not hold have names.
