@@ -90,6 +90,10 @@ def nest(
             elif how == "row's condition":
                 if i > B[i]:
                     C[i, j] = A[i, j]
+            elif how == "loops":
+                C[i, j] = 0
+                for k in T.serial(B[0]):
+                    C[i, j] += A[i, k] * A[k, j]
             elif how == "divided":
                 C[(i * 64 + j) // 64, (i * 64 + j) % 64] = 0
 
@@ -107,8 +111,10 @@ def test_threads_take_neighbours_where_there_are_no_vectors(how: str, vector: in
     assert nest_vector(found, 128) == vector
 
 
-def test_no_thread_is_idle_for_the_sake_of_vectors() -> None:
-    for rows, vector in ((16, 8), (8, 4), (4, 2), (2, 1), (1, 8)):
-        program = nest.trace({"how": "rows", "rows": rows})
+@pytest.mark.parametrize(("how", "few"), [("rows", 8), ("loops", 1)])
+def test_no_thread_is_idle_for_the_sake_of_vectors(how: str, few: int) -> None:
+    """Where there are fewer iterations than threads it gains if they loop."""
+    for rows, vector in ((16, 8), (8, 4), (4, 2), (2, 1), (1, few)):
+        program = nest.trace({"how": how, "rows": rows})
         (found,) = [op for op in walk(program.body) if isinstance(op, Parallel)]
         assert nest_vector(found, 128) == vector, rows

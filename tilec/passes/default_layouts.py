@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from ..ir.core import Block, Op, Value, walk
 from ..ir.layout import VECTOR_BITS, RegisterLayout, blocked, rows_over_warps
-from ..ir.ops.control import If, Parallel
+from ..ir.ops.control import For, If, Parallel, While
 from ..ir.ops.memory import Load, Store, memory_type
 from ..ir.rewrite import defining_ops
 from ..ir.types import Space, TileType
@@ -43,17 +43,20 @@ def nest_vector(nest: Parallel, threads: int) -> int:
     """How many iterations along the last index a thread takes at once: 16 bytes of the first tile, or
     of the widest element that has vectors, or as many as divide the extent. Without tiles no more
     than leave a vector for every thread, and one where no tensor has any: neighbouring threads then
-    take neighbouring elements.
+    take neighbouring elements. Iterations that loop take turns only where there are more than threads.
     """
     tile = next((v for v in (*nest.updates, *nest.reads)), None)
     bits = tile_type(tile).dtype.bits if tile is not None else _element_bits(nest)
     vector = max(1, VECTOR_BITS // bits)
     size = math.prod(nest.extents)
-    while vector > 1 and (
-        nest.extents[-1] % vector or (tile is None and size // vector < threads <= size)
-    ):
+    busy = threads if size >= threads else size if _loops(nest) else 0
+    while vector > 1 and (nest.extents[-1] % vector or (tile is None and size // vector < busy)):
         vector //= 2
     return vector
+
+
+def _loops(nest: Parallel) -> bool:
+    return any(isinstance(op, For | While) for op in walk(nest.body))
 
 
 def _element_bits(nest: Parallel) -> int:
