@@ -271,3 +271,31 @@ def test_powers_of_integers_are_integers(device: str) -> None:
         " pow(F[t], 1.5f);",
         " pow(3.0f, F[t]);",
     ]
+
+
+@tilec.kernel
+def dequantized(
+    Q: T.Tensor((4,), "int8"), U: T.Tensor((4,), "uint8"), X: T.Tensor((4,), "int32"),
+    Y: T.Tensor((6, 4), "float32"), scale: float = 2.0,
+):  # fmt: skip
+    with T.Kernel(1, threads=32):
+        for i in T.Parallel(4):
+            Y[0, i] = Q[i] * scale
+            Y[1, i] = scale * U[i] - 8.0
+            Y[2, i] = U[i] - 8.0
+            Y[3, i] = X[i] / 2.0 + 4.0 / (Q[i] + 0.5)
+            Y[4, i] = 1.0 - X[i]
+            Y[5, i] = T.max(X[i], 0.0)  # nothing is computed: an integer that is exact
+
+
+@pytest.mark.emulator
+@pytest.mark.parametrize("device", ["interpreter", "emulator:cuda:sm_80"])
+@pytest.mark.parametrize("scale", [2.0, 2.5])
+def test_an_integer_and_a_float_are_a_float_whatever_its_value(device: str, scale: float) -> None:
+    q, u = np.array([-128, 127, 3, 0], np.int8), np.array([0, 255, 7, 8], np.uint8)
+    x = np.array([1 << 30, -7, 3, -(1 << 31)], np.int32)
+    y = np.zeros((6, 4), np.float32)
+    dequantized(q, u, x, y, scale=scale, device=device)
+    f, g, h = (values.astype(np.float64) for values in (q, u, x))
+    expected = [f * scale, g * scale - 8, g - 8, h / 2 + 4 / (f + 0.5), 1 - h, np.maximum(h, 0)]
+    np.testing.assert_allclose(y, expected, rtol=1e-6)

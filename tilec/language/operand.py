@@ -1,7 +1,8 @@
 """Values of the kernel that Python code combines: operators on them build IR.
 
 Python numbers adapt to the other operand's dtype. Where one does not fit, the operation is done in
-the next integer type that holds both, so that a value is never changed silently. T.int32(100) is a
+the next integer type that holds both, so that a value is never changed silently. An integer plus, minus,
+times or divided by a float is a float, whatever the float's value. T.int32(100) is a
 number to Python, for extents and counts, and an int32 to the operand that it meets.
 """
 
@@ -390,6 +391,23 @@ def _meet(x: Any, y: Any, widen: Callable[[DType], DType]) -> tuple[Value, Value
     return number_value(first, dtype), number_value(second, dtype)
 
 
+_FIELD = (arith.Add, arith.Sub, arith.Mul, arith.Div)
+
+
+def _as_floats(x: Any, y: Any) -> tuple[Any, Any]:
+    """An integer as a float32 where it meets a float of Python's, as it does in Python: also one like 2.0,
+    which an integer type holds, but maybe not the result.
+    """
+    if isinstance(x, Operand) and is_number(y) and isinstance(plain(y), float):
+        value = x._value()
+        floats = arith.element_dtype(value).is_float
+        return (x if floats else Expr(convert(value, f32), current("a cast").region)), y
+    if isinstance(y, Operand) and is_number(x):
+        b, a = _as_floats(y, x)
+        return a, b
+    return x, y
+
+
 def are_scalars(*xs: object) -> bool:
     """Whether all are scalars of the kernel or numbers."""
     return all(isinstance(x, Operand) or is_number(x) for x in xs)
@@ -401,7 +419,7 @@ def binary(op: type[arith.Binary], x: Any, y: Any) -> Any:
         return NotImplemented
     trace = current(f"{op.name} of values of a kernel", COMPUTED_DIMENSION)
     with trace.here():
-        a, b = computed(x, y)
+        a, b = computed(*_as_floats(x, y)) if op in _FIELD else computed(x, y)
         dtype = arith.element_dtype(a)
         if dtype == bool_ and op not in (arith.BitAnd, arith.BitOr, arith.BitXor):
             a, b = convert(a, i32), convert(b, i32)
