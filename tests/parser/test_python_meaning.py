@@ -68,6 +68,19 @@ BODIES = {
             if 0 <= x not in {2, 3}:
                 C[i] += x
     """,
+    "one of two values": """
+        for i in loop(16):
+            x = A[i] % 4
+            C[i] = (x or n + 10) * 100 + (x and i) * 10
+            C[i] += (x > 1 and n) + (x > 2 or 5) + (x and x > 1)
+            C[i] += 1000 if x and i or n else 0
+            if not (x and 100 // x > n or x):
+                C[i] += 10000
+            y = variable(x and 100 // x or 7)
+            while x and y:
+                y = y // 3
+                C[i] -= y or 2
+    """,
     "nested loops with a guard": """
         count = variable(0)
         for i in loop(n):
@@ -160,7 +173,7 @@ def expressions() -> st.SearchStrategy[str]:
 
     def grow(inner: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
         return st.one_of(
-            st.tuples(inner, st.sampled_from("+-&|^"), inner).map(
+            st.tuples(inner, st.sampled_from([*"+-&|^", "and", "or"]), inner).map(
                 lambda t: f"({t[0]} {t[1]} {t[2]})"
             ),
             st.tuples(

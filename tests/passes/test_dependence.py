@@ -25,7 +25,7 @@ def test_a_strided_loop_of_threads_covers_a_buffer() -> None:
         with s.simt(32) as t, s.loop(0, trips) as i:
             flat = s.add(s.mul(i, 32), t)
             s.store(s.const(0.0, f32), buffer, s.floordiv(flat, 16), s.floormod(flat, 16))
-        assert covers(region(s, Simt), buffer, defining_ops(s.block())) is whole
+        assert covers([region(s, Simt)], buffer, defining_ops(s.block())) is whole
 
 
 def test_conditions_of_threads_are_enumerated() -> None:
@@ -39,7 +39,7 @@ def test_conditions_of_threads_are_enumerated() -> None:
         (accessed,) = element_accesses(simt, buffer, Access.WRITE, defining_ops(s.block()))
         assert accessed is not None
         assert np.array_equal(accessed.thread, np.arange(below))
-        assert covers(simt, buffer, defining_ops(s.block())) is whole
+        assert covers([simt], buffer, defining_ops(s.block())) is whole
 
 
 def test_a_condition_from_outside_is_certain_for_nobody() -> None:
@@ -52,7 +52,7 @@ def test_a_condition_from_outside_is_certain_for_nobody() -> None:
     assert element_accesses(simt, buffer, Access.WRITE, names) == [None]
     (accessed,) = element_accesses(simt, buffer, Access.WRITE, names, certain=False)
     assert accessed is not None and len(accessed.thread) == 32
-    assert not covers(simt, buffer, names)
+    assert not covers([simt], buffer, names)
 
 
 def test_both_arms_together_cover() -> None:
@@ -64,7 +64,7 @@ def test_both_arms_together_cover() -> None:
             s.store(s.const(0.0, f32), buffer, t)
         with s.when(s.compare("ge", t, 8)):
             s.store(s.const(1.0, f32), buffer, t)
-    assert covers(region(s, Simt), buffer, defining_ops(s.block()))
+    assert covers([region(s, Simt)], buffer, defining_ops(s.block()))
 
 
 def test_one_branch_alone_can_be_asked_for() -> None:
@@ -125,7 +125,7 @@ def test_copies_cover_from_the_corner(corner: int, shape: int, whole: bool) -> N
     s = Sketch()
     a, buffer = tensor("A", f16, 32), s.shared("S", f16, 8)
     s.copy(a, (0,), buffer, (corner,), (shape,))
-    assert covers(s.ops[-1], buffer, {}) is whole
+    assert covers([s.ops[-1]], buffer, {}) is whole
 
 
 def test_a_nest_covers_with_its_indices() -> None:
@@ -133,7 +133,7 @@ def test_a_nest_covers_with_its_indices() -> None:
     buffer = s.shared("S", f32, 8, 4)
     with s.parallel(4, 8) as (i, j):
         s.store(s.const(0.0, f32), buffer, j, i)
-    assert covers(region(s, Parallel), buffer, defining_ops(s.block()))
+    assert covers([region(s, Parallel)], buffer, defining_ops(s.block()))
 
 
 def test_slices_follow_values_and_not_memory() -> None:

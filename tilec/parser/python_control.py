@@ -372,12 +372,17 @@ class Lazy:
         return result, self.trace.close_region(region)
 
 
-def _logical(lazy: Lazy, x: Any, thunk: Callable[[], Any], conjunction: bool) -> Any:
+def _logical(lazy: Lazy, x: Any, thunk: Callable[[], Any], conjunction: bool, asked: bool) -> Any:
+    """One of two sides, as Python gives it: their truth where that is all that is `asked`, or all there is."""
     trace = lazy.trace
     with trace.here() as loc:
-        left = truth(x)
-    right, ops = lazy.record(thunk, logical=True)
+        own = value_of(x)
+        left = truth(wrap(trace, own))
+    right, ops = lazy.record(thunk, logical=asked)
     with trace.here(loc):
+        if not asked and not (_is_truth(own) and _is_truth(right)):
+            sides = [(right, ops), (own, [])]
+            return _merge(trace, left, sides if conjunction else sides[::-1], is_harmless)
         if not isinstance(right, Value):
             right = constant(bool(right), bool_)
         if all(map(is_harmless, ops)):
@@ -390,14 +395,18 @@ def _logical(lazy: Lazy, x: Any, thunk: Callable[[], Any], conjunction: bool) ->
         return wrap(trace, trace.builder.emit(If(left, *arms)).result)
 
 
-def both(lazy: Lazy, x: Any, y: Callable[[], Any]) -> Any:
+def _is_truth(x: Any) -> bool:
+    return element_dtype(x) == bool_ if isinstance(x, Value) else isinstance(plain(x), bool)
+
+
+def both(lazy: Lazy, x: Any, y: Callable[[], Any], asked: bool = True) -> Any:
     """`x and y()`."""
-    return _logical(lazy, x, y, True) if isinstance(x, Operand) else x and y()
+    return _logical(lazy, x, y, True, asked) if isinstance(x, Operand) else x and y()
 
 
-def either(lazy: Lazy, x: Any, y: Callable[[], Any]) -> Any:
+def either(lazy: Lazy, x: Any, y: Callable[[], Any], asked: bool) -> Any:
     """`x or y()`."""
-    return _logical(lazy, x, y, False) if isinstance(x, Operand) else x or y()
+    return _logical(lazy, x, y, False, asked) if isinstance(x, Operand) else x or y()
 
 
 def chain(lazy: Lazy, words: tuple[str, ...], left: Any, *rest: Callable[[], Any]) -> Any:

@@ -19,7 +19,8 @@ it stands for. With `s` for the scope:
     while c: A              r = s.loop_while(lambda: c, locals(), False)
                             while r.next(): A
                             <names>
-    a and b                 s.both(locals(), a, lambda: b)
+    a and b, as a condition s.both(locals(), a, lambda: b, True)
+    a and b, as a value     s.both(locals(), a, lambda: b, False)
     a < b < c               s.chain(locals(), ("Lt", "Lt"), a, lambda: b, lambda: c)
     a if c else b           s.choose(locals(), c, lambda: a, lambda: b)
     T.if_then_else(c, a, b) s.call_choice(locals(), T.if_then_else, c, lambda: a, lambda: b)
@@ -115,6 +116,7 @@ class _Rewriter(ast.NodeTransformer):
         self._names = {*self._params, *bound_names(definition.body)}
         self._hidden: list[set[str]] = []  # names of lambdas and comprehensions around
         self._loops: list[str] = []  # the handles of the loops around, innermost last
+        self._conditions: set[ast.BoolOp] = set()  # of which only the truth is asked
         self._count = 0
 
     def definition(self) -> ast.FunctionDef:
@@ -299,7 +301,7 @@ class _Rewriter(ast.NodeTransformer):
     # Control flow -------------------------------------------------------------------------------
 
     def visit_If(self, node: ast.If) -> list[ast.stmt]:
-        opening = self._call(node.test, "branch", self.visit(node.test), _locals_call())
+        opening = self._call(node.test, "branch", self._tested(node.test), _locals_call())
         return self._branch(opening, node.body, node.orelse, node.test)
 
     def _branch(
@@ -352,7 +354,7 @@ class _Rewriter(ast.NodeTransformer):
         opening = self._call(
             test,
             "loop_while",
-            self._lazy(test),
+            self._lazy(self._asked(test)),
             _locals_call(),
             ast.Constant(bool(node.orelse)),
         )
@@ -378,16 +380,28 @@ class _Rewriter(ast.NodeTransformer):
         return _place(ast.Return(self._call(node, "leave", value)), node)
 
     def visit_Assert(self, node: ast.Assert) -> ast.stmt:
-        test, message = self.visit(node.test), self._lazy(node.msg or ast.Constant(""))
+        test, message = self._tested(node.test), self._lazy(node.msg or ast.Constant(""))
         return _place(ast.Expr(self._call(node.test, "require", test, message)), node)
 
     # Expressions --------------------------------------------------------------------------------
+
+    def _tested(self, test: ast.expr) -> ast.expr:
+        return self.visit(self._asked(test))  # type: ignore[no-any-return]
+
+    def _asked(self, test: ast.expr) -> ast.expr:
+        """An expression of which only the truth is asked, and so of its operands."""
+        if isinstance(test, ast.BoolOp):
+            self._conditions.add(test)
+            for value in test.values:
+                self._asked(value)
+        return test
 
     def visit_BoolOp(self, node: ast.BoolOp) -> ast.expr:
         method = "both" if isinstance(node.op, ast.And) else "either"
         result: ast.expr = self.visit(node.values[0])
         for value in node.values[1:]:
-            result = self._call(node, method, _locals_call(), result, self._lazy(value))
+            asked = ast.Constant(node in self._conditions)
+            result = self._call(node, method, _locals_call(), result, self._lazy(value), asked)
         return result
 
     def _lazy(self, value: ast.expr) -> ast.Lambda:
@@ -397,10 +411,9 @@ class _Rewriter(ast.NodeTransformer):
         return self._thunk(body)
 
     def visit_UnaryOp(self, node: ast.UnaryOp) -> ast.expr:
-        operand = self.visit(node.operand)
         if isinstance(node.op, ast.Not):
-            return self._call(node, "negate", operand)
-        return _place(ast.UnaryOp(node.op, operand), node)
+            return self._call(node, "negate", self._tested(node.operand))
+        return _place(ast.UnaryOp(node.op, self.visit(node.operand)), node)
 
     def visit_Compare(self, node: ast.Compare) -> ast.expr:
         words = ast.Tuple([ast.Constant(type(op).__name__) for op in node.ops], ast.Load())
@@ -411,13 +424,13 @@ class _Rewriter(ast.NodeTransformer):
         return self._call(node, "chain", _locals_call(), words, left, *rest)
 
     def visit_IfExp(self, node: ast.IfExp) -> ast.expr:
-        condition = self.visit(node.test)
+        condition = self._tested(node.test)
         sides = (self._lazy(node.body), self._lazy(node.orelse))
         return self._call(node, "choose", _locals_call(), condition, *sides)
 
     def visit_Call(self, node: ast.Call) -> ast.expr:
         if _is_choice(node):
-            function, condition = self.visit(node.func), self.visit(node.args[0])
+            function, condition = self.visit(node.func), self._tested(node.args[0])
             sides = map(self._lazy, node.args[1:])
             return self._call(node, "call_choice", _locals_call(), function, condition, *sides)
         new = self.generic_visit(node)

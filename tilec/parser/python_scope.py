@@ -261,13 +261,13 @@ class Scope:
     def negate(self, value: Any) -> Any:
         return negate(self.trace, value)
 
-    def both(self, names: Mapping[str, Any], x: Any, y: Callable[[], Any]) -> Any:
-        """`x and y()`, y seeing `names`."""
-        return both(Lazy(self, names), x, y)
+    def both(self, names: Mapping[str, Any], x: Any, y: Callable[[], Any], asked: bool) -> Any:
+        """`x and y()`, y seeing `names`; only its truth where that is all that is asked."""
+        return both(Lazy(self, names), x, y, asked)
 
-    def either(self, names: Mapping[str, Any], x: Any, y: Callable[[], Any]) -> Any:
+    def either(self, names: Mapping[str, Any], x: Any, y: Callable[[], Any], asked: bool) -> Any:
         """`x or y()`."""
-        return either_of(Lazy(self, names), x, y)
+        return either_of(Lazy(self, names), x, y, asked)
 
     def choose(
         self,
