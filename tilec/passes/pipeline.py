@@ -54,6 +54,7 @@ from .split_buffers import split_buffers
 from .split_loads import split_loads
 from .split_loops import split_loops
 from .split_nests import split_nests
+from .split_slices import split_slices
 from .spread_copies import spread_copies
 from .stage_stores import stage_stores
 from .start_engines import start_engines
@@ -72,6 +73,7 @@ PIPELINE: tuple[Pass, ...] = (
     lift_copies,  # before planning, which looks for copies
     lift_stores,  # the like, for what is computed before it is stored
     canonicalize,
+    split_slices,  # before it, which tells contents of whole buffers apart
     split_buffers,  # what one loop loads is its own then, and so a channel
     plan_pipelines,  # target-independent; needs whole statements, so before anything is lowered
     start_gathers,  # before it: the others are no loads to it
