@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+import tilec
+import tilec.language as T
 from tests.passes import planned_kernels as kernels
 from tests.passes.planning import Planned, keeps_meaning, plan, specialised
 from tilec.ir.core import walk
@@ -63,7 +65,6 @@ def test_a_loop_that_may_not_run_gives_zero() -> None:
     [
         kernels.guarded,  # not in every iteration
         kernels.kept_running,  # used within the loop
-        kernels.two_gemms,  # two of them
         kernels.used_after, kernels.partly_made,  # reads a buffer that the next iteration rewrites
         kernels.half_made,  # the buffer has one slot
     ],
@@ -78,6 +79,44 @@ def test_others_are_waited_for_at_once(kernel: Any) -> None:
                 assert following.pending == 0 and not op.accumulate
     assert all(op.defer == 0 for op in result.all(Free))
     assert not [p for op in result.all(Stage) for p in op.results if _in_flight(p)]
+
+
+@tilec.kernel
+def several(
+    A: T.Tensor(("M", "K"), "float16"), C: T.Tensor((128, 64), "float32"), how: str = "apart",
+):  # fmt: skip
+    """Two products, apart or into one accumulator, or with something between."""
+    with T.Kernel(1, threads=128):
+        A_s = T.alloc_shared((64, 32), "float16")
+        c, d = T.alloc_fragment((64, 64), "float32"), T.alloc_fragment((64, 64), "float32")
+        T.clear(c)
+        T.clear(d)
+        for k in T.Pipelined(T.ceildiv(A.shape[1], 32), num_stages=2):
+            T.copy(A[0, k * 32], A_s)
+            T.gemm(A_s, A_s, c, transpose_B=True)
+            if how == "between":
+                for i, j in T.Parallel(64, 64):
+                    d[i, j] += c[i, j]
+            T.gemm(A_s, A_s, c if how == "chained" else d, transpose_B=True)
+        T.copy(c, C[0, 0])
+        T.copy(d, C[64, 0])
+
+
+@pytest.mark.parametrize(
+    ("how", "order"),
+    [
+        ("apart", ["gemm", "gemm", "wait", "wait", "free"]),
+        ("chained", ["gemm", "wait", "gemm", "wait", "free"]),
+        ("between", ["gemm", "wait", "parallel", "gemm", "wait", "free"]),
+    ],
+)
+def test_products_that_need_nothing_of_each_other_are_issued_together(
+    how: str, order: list[str]
+) -> None:
+    result = issued(several, how=how)
+    (stage,) = [s for s in result.all(Stage) if s.label == "mma"]
+    assert [op.name for op in stage.body.ops if op.name in order] == order
+    keeps_meaning(several.trace({"how": how}), result.program)
 
 
 def _in_flight(value: Any) -> bool:

@@ -4,7 +4,8 @@ Needs: resources fitted. Leaves: every gemm with instruction "wgmma" `asynchrono
 flight until a `wait`. In a pipeline whose accumulator only the gemm touches, the wait leaves one
 group in flight, the buffers it reads are freed an iteration late, and the first gemm starts from
 zero instead of from a cleared tile (registers written by anything but wgmma inside a stage would
-serialise it: ptxas C7515). Any other gemm that adds to a cleared tile starts from zero too.
+serialise it: ptxas C7515). Any other gemm that adds to a cleared tile starts from zero too. Gemms that
+follow each other, and need nothing of each other, are all issued before the first is waited for.
 
     %z = splat 0.0                               %r = if (%lo < %n) {
     %r = pipeline %lo, %n, [%z] (%k, %acc) {       %u = undefined : inflight
@@ -34,6 +35,7 @@ from ..ir.ops.tile import Splat, Undefined
 from ..ir.rewrite import defining_ops
 from ..ir.types import InflightType, TileType
 from .context import PassContext
+from .dependence import is_tile
 from .variants import accumulator_type
 
 PENDING = (
@@ -57,7 +59,7 @@ def _block(block: Block, defined_by: dict[Value, Op]) -> Block:
                 ops.extend(_defer(op, carried))
                 continue
         ops.extend(_at_once(op, defined_by))
-    return block.with_ops(ops)
+    return block.with_ops(_issued_together(ops))
 
 
 def _at_once(op: Op, defined_by: dict[Value, Op]) -> list[Op]:
@@ -75,6 +77,39 @@ def _at_once(op: Op, defined_by: dict[Value, Op]) -> list[Op]:
             issued = issued.replace(accumulator=fresh.result, accumulate=(), clear=True)
         wait = with_results(Wait(issued.result), (op.result,))
     return [*ops, issued, wait]
+
+
+def _issued_together(ops: list[Op]) -> list[Op]:
+    """The ops with the waits for gemms, and what they let free, behind the gemms that follow: with none of
+    these a wait would leave the tensor cores idle until the next is issued.
+    """
+    done: list[Op] = []
+    waiting: list[Op] = []  # from a wait on, in order
+    for op in ops:
+        if waiting and not _may_pass(op, waiting):
+            done += _waits_last(waiting)
+            waiting = []
+        at_once = isinstance(op, Wait) and isinstance(done[-1] if done else None, Gemm)
+        (waiting if waiting or at_once else done).append(op)
+    return done + _waits_last(waiting)
+
+
+def _may_pass(op: Op, waiting: list[Op]) -> bool:
+    """Whether an op may stand before the waits in front of it, or is one that others may pass."""
+    made = {v for other in waiting if isinstance(other, Wait) for v in other.results}
+    if not made.isdisjoint(op.inputs):
+        return False
+    if isinstance(op, Gemm):
+        return op.asynchronous
+    scalar = op.pure and not op.regions and not any(is_tile(v) for v in op.results)
+    return scalar or isinstance(op, Get | Free | Wait | Undefined)
+
+
+def _waits_last(ops: list[Op]) -> list[Op]:
+    """Waits and frees behind the last gemm among some ops."""
+    last = max((n for n, op in enumerate(ops, 1) if isinstance(op, Gemm)), default=0)
+    late = [op for op in ops[:last] if isinstance(op, Wait | Free)]
+    return [*(op for op in ops[:last] if op not in late), *late, *ops[last:]]
 
 
 def _is_zero(op: Op | None) -> TypeGuard[Splat]:
