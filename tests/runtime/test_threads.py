@@ -1,6 +1,6 @@
 """Calls from several threads, of kernels that none of them has called before.
 
-Whatever line of the runtime a thread comes to, it may wait there for the others (`together`).
+Whatever instruction of the runtime a thread comes to, it may wait there for the others (`together`).
 """
 
 from __future__ import annotations
@@ -9,20 +9,23 @@ import random
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import count
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import numpy as np
 import pytest
 
 import tilec
 import tilec.language as T
+from tilec import ops
 from tilec.backends.manifest import Manifest
 from tilec.language import kernel as kernel_module
 from tilec.language import staging
+from tilec.ops import calls as products
 from tilec.parser import python
 from tilec.runtime import build, calls, compiled, driver, launch, stored
 from tilec.runtime.arrays import ArrayView
@@ -39,7 +42,17 @@ THREADS = 6
 REAL = compiled.CompiledKernel.compiled
 WATCHED = {
     module.__file__
-    for module in (kernel_module, staging, python, calls, compiled, driver, launch, stored)
+    for module in (
+        kernel_module,
+        staging,
+        python,
+        calls,
+        compiled,
+        driver,
+        launch,
+        stored,
+        products,
+    )
 }
 
 
@@ -54,8 +67,9 @@ def together(work: Sequence[Callable[[], Any]], seed: int = 0) -> list[Any]:
 
         def dawdle(frame: FrameType, event: str, argument: Any) -> Any:
             if event == "call":
-                return dawdle if frame.f_code.co_filename in WATCHED else None
-            if event == "line" and luck() < 0.04:
+                frame.f_trace_opcodes = frame.f_code.co_filename in WATCHED
+                return dawdle if frame.f_trace_opcodes else None
+            if event == "opcode" and luck() < 0.01:
                 time.sleep(0.01 * luck())
             return dawdle
 
@@ -387,9 +401,36 @@ def test_a_table_is_looked_at_while_another_thread_changes_it() -> None:
     sys.setswitchinterval(1e-6)
     thread.start()
     try:
-        found = {staging.as_they_are(bindings) is bindings for _ in range(200)}
+        end, found = time.monotonic() + 10, set[bool]()
+        while False not in found and time.monotonic() < end:
+            found |= {staging.as_they_are(bindings) is bindings for _ in range(200)}
     finally:
         sys.setswitchinterval(interval)
         stop.set()
         thread.join()
     assert False in found and staging.as_they_are(bindings) is bindings
+
+
+def test_products_are_forgotten_by_several_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Slow(dict[Any, Any]):
+        def __iter__(self) -> Iterator[Any]:
+            found = super().__iter__()
+            time.sleep(0.005)
+            return found
+
+        def __setitem__(self, key: Any, value: Any) -> None:
+            time.sleep(0.005)
+            super().__setitem__(key, value)
+
+    memory = products.Memory()
+    memory._calls = Slow()
+    monkeypatch.setattr(products, "_MOST", 1)
+    monkeypatch.setitem(ops.matmul.__globals__, "remembered", memory)
+
+    def multiply(n: int) -> None:
+        for k in (n, n + THREADS, n):
+            a = np.ones((2, k), np.float32)
+            assert (ops.matmul(a, a.T) == k).all()
+
+    together([lambda n=n: multiply(n) for n in range(1, THREADS + 1)])
+    assert len(memory._calls) == 1
