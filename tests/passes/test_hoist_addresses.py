@@ -151,3 +151,31 @@ def test_a_branch_that_is_not_taken_divides_by_nothing(target: str, n: int) -> N
     rows = np.arange(70) // (2 * n) if n else np.full(70, 12)
     picked = np.vstack([x, np.zeros((1, 64), np.float16)])[np.minimum(rows, 12)]
     assert np.array_equal(c, picked.astype(np.float32) @ b.astype(np.float32).T)
+
+
+@T.macro
+def stirred(at, n):  # type: ignore[no-untyped-def]
+    for step in range(400):
+        at = (at * 5 + step) % (n + 3)
+    return at
+
+
+@tilec.kernel
+def far_away(
+    A: T.Tensor(("M", 64), "float16"), P: T.Tensor((64,), "int32"), B: T.Tensor((64, 64), "float16")
+):
+    with T.Kernel(4, threads=128):
+        s = T.alloc_shared((64, 64), "float16")
+        acc = T.alloc_fragment((64, 64), "float32")
+        T.clear(acc)
+        for _ in T.Pipelined(8, num_stages=2):
+            for i, j in T.Parallel(64, 64):
+                s[i, j] = A[stirred(P[i], A.shape[0]), j]
+            T.gemm(s, s, acc)
+        T.copy(acc, B)
+
+
+def test_a_chain_may_be_longer_than_the_stack_is_deep() -> None:
+    after = hoisted(specialised(far_away), "cuda:sm_80")
+    assert any(isinstance(op, CpAsync) for op in in_steps(after))
+    assert not any(map(is_long, in_steps(after)))

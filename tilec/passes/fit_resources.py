@@ -83,14 +83,15 @@ def _warn_of_spills(launch: Launch, context: PassContext) -> None:
 
 def buffer_bytes(type_: MemoryType) -> int:
     """What a shared buffer takes, up to where the next one may start."""
-    return _up(_bytes(type_))
+    return _up(own_bytes(type_))
 
 
 def _up(size: int) -> int:
     return -(-size // ALIGNMENT) * ALIGNMENT
 
 
-def _bytes(type_: MemoryType) -> int:
+def own_bytes(type_: MemoryType) -> int:
+    """What a shared buffer takes by itself."""
     size = math.prod(int(extent) for extent in type_.shape)
     if type_.layout is not None:
         size = type_.layout.size
@@ -148,7 +149,7 @@ def live_bytes(body: Block, sizes: Mapping[Value, int]) -> int:
 def _least_bytes(launch: Launch) -> int:
     """What the launch takes at least: the buffers of a statement live together, of an `if` those of the
     larger branch, of roles all."""
-    sizes = buffer_sizes(launch.body, _bytes)
+    sizes = buffer_sizes(launch.body, own_bytes)
     if any(isinstance(op, Role) for op in launch.body.ops):
         return sum(sizes.values())
 

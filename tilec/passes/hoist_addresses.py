@@ -19,7 +19,7 @@ may not be moved over a barrier. A producer has few registers: what is cheap is 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from ..ir.clone import Renaming, clone_op
 from ..ir.core import Block, Level, Op, Program, Value, at, constant_of, walk
@@ -27,6 +27,7 @@ from ..ir.ops.arith import DIVISIONS, Select, is_harmless
 from ..ir.ops.control import For, If, Launch, map_launches
 from ..ir.ops.memory import Alloc, Load
 from ..ir.ops.nvidia import CpAsync, TensorMap, TmaStore
+from ..ir.rewrite import in_order
 from ..ir.types import MemoryType, ScalarType, Space
 from .context import PassContext
 from .dependence import is_global, slice_of, writes
@@ -142,16 +143,16 @@ class _Loop:
     def _chain(self, *values: Value) -> list[Op]:
         """All that values are computed from within the loop, in order."""
         found: dict[Op, None] = {}
+        seen: set[Value] = set()
 
-        def visit(value: Value) -> None:
+        def operands(value: Value) -> Sequence[Value]:
             op = self.made_by.get(value)
-            if op is not None and op not in found:
-                for operand in op.inputs:
-                    visit(operand)
-                found[op] = None
+            return op.inputs if op is not None else ()
 
-        for value in values:
-            visit(value)
+        for value in (v for last in values for v in in_order(last, seen, operands)):
+            seen.add(value)
+            if value in self.made_by:
+                found[self.made_by[value]] = None
         return list(found)
 
     def _replaced(self, loop: For, values: list[Value]) -> For:

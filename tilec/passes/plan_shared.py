@@ -34,7 +34,7 @@ from ..ir.ops.memory import Alloc, memory_type
 from ..ir.ops.thread import Barrier
 from .context import PassContext
 from .dependence import is_shared
-from .fit_resources import shared_memory_full
+from .fit_resources import own_bytes, shared_memory_full
 from .thread_copies import THREAD_COPIES, ThreadCopies
 from .uniformity import differing
 
@@ -137,11 +137,7 @@ def _with_offsets(block: Block, places: Mapping[Alloc, _Place]) -> Block:
 
 
 def _size(op: Alloc) -> int:
-    type_ = memory_type(op.result)
-    size = 1
-    for extent in type_.shape:
-        size *= int(extent)
-    return (type_.layout.size if type_.layout is not None else size) * type_.dtype.bytes
+    return own_bytes(memory_type(op.result))
 
 
 # Lives --------------------------------------------------------------------------------------------
