@@ -102,6 +102,8 @@ def test_runs(name: str, dtype: str, inner: int | str, run: int) -> None:
     assert (nest.run if nest.instruction else 0) == run
     stages = [stage.label for stage in after.all(Stage)]
     assert stages == (["load", "mma"] if run else ["load", "make", "mma"])
+    computes = name in ("ones where there is none", "twice as much")
+    assert ("TLC0339" in after.codes) == (run == 0 and not computes)
 
 
 @pytest.mark.parametrize("target", ["cuda:sm_75", "hip:gfx942", "hip:gfx950"])
@@ -110,12 +112,14 @@ def test_machines_without_such_copies_gather_in_a_stage_of_its_own(target: str) 
     assert [stage.label for stage in after.all(Stage)] == ["load", "make", "mma"]
     slots = {channel.label: channel.type.slots for channel in after.all(Channel)}
     assert slots == {"X_s": 2, "B_s": 4}
+    assert "TLC0339" not in after.codes
 
 
 def test_tensors_that_may_lie_anywhere_are_gathered_by_threads() -> None:
     kernel = element_of("a row that a table names", "float16", 64)
     after = planned(kernel, assume=False)
     assert [stage.label for stage in after.all(Stage)] == ["load", "make", "mma"]
+    assert "X is gathered by threads" in after.remark("TLC0339").message
 
 
 def test_what_does_not_run_along_rows_asks_for_no_alignment() -> None:

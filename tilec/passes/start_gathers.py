@@ -2,8 +2,8 @@
 
 Needs: planned pipelines. Leaves: `instruction` set on the nests of load stages that threads can start
 copies for, so that they run ahead as other loads do. A nest of which that is not so, or on a machine that
-has no such copies, stands in a stage "make" behind the loads: threads load and store it at once. Where
-branches only choose values, neither has any.
+has no such copies, stands in a stage "make" behind the loads: threads load and store it at once, which is
+remarked on where the machine has such copies. Where branches only choose values, neither has any.
 
     stage <label = "load"> {                     stage <label = "load"> {
       %s = put %c                                  %s = put %c
@@ -21,9 +21,9 @@ from ..ir.ops.control import Launch, Parallel, Yield, map_launches
 from ..ir.ops.nvidia import CP_ASYNC_BYTES
 from ..ir.ops.pipeline import Channel, Put, Stage
 from ..ir.ops.tile import Copy
-from .context import PassContext
+from .context import PassContext, Remark
 from .dependence import is_statement, slice_of, writes
-from .gathers import run_of, straight
+from .gathers import brings_runs, find_gather, run_of, straight
 from .plan_pipelines import MADE_SLOTS
 from .protocols import with_slots
 from .value_ranges import ValueRanges, value_ranges
@@ -44,6 +44,8 @@ def _launch(launch: Launch, context: PassContext, ranges: ValueRanges) -> Launch
             if isinstance(op, Stage) and op.label == "load":
                 ops.extend(_parted(_started(op, context, ranges), made))
             else:
+                if isinstance(op, Stage) and context.target.async_copy:
+                    _tell_of_others(op, context, ranges)
                 ops.append(op.map_regions(block))
         return body.with_ops(ops)
 
@@ -60,10 +62,35 @@ def _started(stage: Stage, context: PassContext, ranges: ValueRanges) -> Stage:
         if not isinstance(op, Parallel):
             return op
         nest = straight(op, ranges)
-        run = run_of(nest, ranges, context, CP_ASYNC_BYTES) if context.target.async_copy else 0
+        if not context.target.async_copy:
+            return nest
+        run = run_of(nest, ranges, context, CP_ASYNC_BYTES)
+        if not run:
+            _tell(nest, "runs of its elements may not begin at a multiple of 4 bytes", context)
         return nest.replace(instruction="cp_async", run=run) if run else nest
 
     return stage.replace(body=stage.body.with_ops([one(op) for op in stage.body.ops]))  # type: ignore[return-value]
+
+
+def _tell_of_others(stage: Stage, context: PassContext, ranges: ValueRanges) -> None:
+    """Remarks on what the threads of a stage that is no load gather: plan_pipelines found no runs."""
+    for op in stage.body.ops:
+        nest = straight(op, ranges)
+        if find_gather(nest) is not None and not brings_runs(nest, ranges):
+            _tell(
+                nest,
+                "its elements may not come in runs of 4 bytes that are all there or not",
+                context,
+            )
+
+
+def _tell(nest: Op, reason: str, context: PassContext) -> None:
+    gather = find_gather(nest)
+    assert gather is not None, "a load stage has copies and gathers"
+    name = gather.load.memory.hint
+    context.remark(
+        Remark("TLC0339", f"{name} is gathered by threads that wait for it: {reason}", nest.loc)
+    )
 
 
 def _parted(stage: Stage, made: set[Value]) -> list[Stage]:
