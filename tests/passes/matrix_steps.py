@@ -156,6 +156,11 @@ class Steps:
 
     def check(self, program: Program) -> None:
         """Runs it on random small numbers, whose product is exact."""
+        result, exact = self.products(program)
+        assert np.array_equal(result, exact)
+
+    def products(self, program: Program) -> tuple[np.ndarray, np.ndarray]:
+        """What it makes of random small numbers, and their product."""
         random = np.random.default_rng(self.trips)
         a = random.integers(-4, 5, (self.steps, self.copies * 256)).astype(np.float16)
         b = random.integers(-4, 5, (self.steps, self.copies_of_b * 256)).astype(np.float16)
@@ -163,8 +168,7 @@ class Steps:
         Machine(program, {"A": a, "B": b, "C": c}, {}).run()
         rows = a[:, : self.trips * 256].reshape(self.steps, 16, -1).astype(np.float32)
         columns = b[:, : self.trips * 128].reshape(self.steps, 8, -1).astype(np.float32)
-        exact = np.einsum("smk,snk->mn", rows, columns)
-        assert np.array_equal(c.reshape(16, 8), exact)
+        return c.reshape(16, 8), np.einsum("smk,snk->mn", rows, columns)
 
 
 def run(pass_: Any, program: Program, target: str = "cuda:sm_80") -> Program:

@@ -66,6 +66,18 @@ def test_the_last_products_follow_the_loop() -> None:
     assert (known[products[0].a_offset], known[products[0].b_offset]) == (8, 4)
 
 
+@pytest.mark.parametrize("filled", ["0.0", "-0.0"])
+@pytest.mark.parametrize("first", [0, 3])
+def test_accumulators_keep_their_sign_where_no_step_runs(first: int, filled: str) -> None:
+    case = Steps()
+    fill, loop = "fill_registers %acc, 0, ", "for 0, $steps, 1 (%k"
+    changes = {fill + "0.0": fill + filled, loop: loop.replace("0", f"{first}", 1)}
+    program = case.program(changes)
+    expected, _ = case.products(program)
+    result, _ = case.products(run(overlap_fragments, program))
+    assert result.tobytes() == expected.tobytes()
+
+
 BY_MATRICES = "        ldmatrix %b_frag, 0, %B_s[%f2] <matrices = 2>\n"
 BY_ELEMENTS = """        %g0 = floordiv %t, 4 : i32
         %g1 = mul %g0, $depth : i32

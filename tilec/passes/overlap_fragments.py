@@ -17,6 +17,9 @@ first trip the fragments are zeros, whose products add nothing: a branch there w
 compiler from mixing the instructions. It pays only where the loop around synchronises; inside one
 trip the C compiler reorders by itself. (The scheme is that of register-level software pipelining in
 dense GEMMs, e.g. Kerr et al., "CUTLASS: Fast Linear Algebra in CUDA C++", 2017.)
+
+Zeros added to -0.0 give +0.0. So where a loop may not run, and accumulators may hold -0.0 before it, the
+last trip's matrix instructions stand under the condition that it does.
 """
 
 from __future__ import annotations
@@ -28,6 +31,7 @@ from dataclasses import dataclass
 from ..ir.build import Builder
 from ..ir.clone import clone_op
 from ..ir.core import Access, Block, Constant, Level, Op, Program, Value, at, constant_of, walk
+from ..ir.dtypes import bool_
 from ..ir.ops import arith
 from ..ir.ops.control import For, Launch, Role, map_launches
 from ..ir.ops.memory import Alloc, memory_type
@@ -38,6 +42,7 @@ from ..ir.types import MemoryType, Space
 from .context import PassContext
 from .mixed_products import FRAGMENT_LOADS, mixed
 from .spread_copies import holds, unrolled_trips
+from .vector_access import is_zeros
 
 ADDRESSES = 56  # registers kept for addresses, predicates and counters beside arrays,
 BY_ELEMENTS = 16  # and so many more where lanes read elements: the C compiler reads some ahead
@@ -68,6 +73,8 @@ class _Plan:
     trips: For
     fragments: tuple[Alloc, ...]
     multiply: tuple[Op, ...]
+    from_zero: bool
+    """Whether adding zeros to the accumulators as the loop finds them leaves their bits alone."""
 
 
 class _Overlap:
@@ -76,13 +83,13 @@ class _Overlap:
 
     def block(self, block: Block) -> Block:
         b = Builder()
-        for op in block.ops:
+        for place, op in enumerate(block.ops):
             if isinstance(op, Role):
                 limit = op.registers or self.registers
                 b.emit(op.map_regions(_Overlap(limit).block))
                 continue
             op = op.map_regions(self.block)
-            plan = self._plan(op, block) if isinstance(op, For) else None
+            plan = self._plan(op, block.ops[:place]) if isinstance(op, For) else None
             if plan is None:
                 b.emit(op)
             else:
@@ -91,8 +98,8 @@ class _Overlap:
                     _emit(b, op, plan)
         return block.with_ops(b.ops)
 
-    def _plan(self, steps: For, around: Block) -> _Plan | None:
-        """How a loop is overlapped; None where it cannot be, or where it would not pay."""
+    def _plan(self, steps: For, before: Sequence[Op]) -> _Plan | None:
+        """How a loop behind some ops of its block is overlapped; None where it cannot be, or where it would not pay."""
         if steps.unroll != 1 or not any(isinstance(op, Barrier) for op in steps.body.ops):
             return None
         found = [op for op in steps.body.ops if unrolled_trips(op) and holds(op, Mma)]
@@ -106,7 +113,9 @@ class _Overlap:
         names = dict.fromkeys(v for op in walk(Block((), multiply)) for v in _operands(op))
         allocs = {op.result: op for op in steps.body.ops if isinstance(op, Alloc)}
         fragments = tuple(allocs[name] for name in names if name in allocs)
-        plan = _Plan(trips, fragments, multiply)
+        accumulators = {op.accumulator for op in walk(Block((), multiply)) if isinstance(op, Mma)}
+        from_zero = all(_is_cleared(array, before) for array in accumulators)
+        plan = _Plan(trips, fragments, multiply, from_zero)
         legal = (
             len(fragments) == len(names)
             and all(_is_reloaded(alloc, load, plan, steps) for alloc in fragments)
@@ -222,6 +231,24 @@ def _is_alone(plan: _Plan, steps: For) -> bool:
     return all(op in moved or written.isdisjoint(op.inputs) for op in walk(steps.body))
 
 
+def _is_cleared(accumulator: Value, before: Sequence[Op]) -> bool:
+    """Whether an accumulator holds no -0.0 behind some ops: it has none, or all of it was filled with
+    zeros last.
+    """
+    type_ = memory_type(accumulator)
+    if type_.dtype.is_integer:
+        return True
+    last = next((op for op in reversed(before) if accumulator in _touched(op)), None)
+    if not isinstance(last, FillRegisters) or last.count != math.prod(map(int, type_.shape)):
+        return False
+    number = constant_of(last.value)
+    return number is not None and is_zeros(float(number))
+
+
+def _touched(op: Op) -> Iterator[Value]:
+    return (v for inner in op.walk() for v in inner.inputs)
+
+
 # Rewriting ----------------------------------------------------------------------------------------
 
 
@@ -248,7 +275,9 @@ def _emit(b: Builder, steps: For, plan: _Plan) -> None:
     loop = trips.replace(body=Block(trips.body.params, inner.ops))
     kept = [loop if op is trips else op for op in steps.body.ops if op not in plan.fragments]
     b.emit(steps.replace(body=steps.body.with_ops(kept)))
-    b.extend(_multiplied(plan, buffers, sizes, b.const(unrolled_trips(trips))))
+    runs = b.const(True, bool_) if plan.from_zero else b.compare("lt", steps.start, steps.stop)
+    with b.when(runs):
+        b.extend(_multiplied(plan, buffers, sizes, b.const(unrolled_trips(trips))))
 
 
 def _into(ops: Sequence[Op], sizes: Mapping[Value, int], step: Value) -> list[Op]:
