@@ -48,6 +48,17 @@ def test_groups(device: str, layout: str) -> None:
     assert np.isnan(found[136:]).all(), "rows of no group are left as they were"
 
 
+@pytest.mark.parametrize("strided", ["a", "b"])
+def test_operands_without_unit_strides(strided: str) -> None:
+    """Of which a product of so many rows and columns packs copies; groups are read in place."""
+    a, b = normal(140, 144), normal(5, 144, 130, seed=1)
+    if strided == "a":
+        a, b = a[:, ::2], b[:, :72]
+    else:
+        a, b = a[:, :65], np.repeat(b, 2, axis=2)[:, :65, ::2]
+    check(ops.grouped_matmul(a, b, OFFSETS), a, b)
+
+
 def test_no_rows_and_no_groups() -> None:
     none = np.zeros((0, 8), np.float16)
     one = np.zeros(1, np.int32)

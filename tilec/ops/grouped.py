@@ -131,10 +131,9 @@ def _check(a: Any, b: Any, offsets: Any, options: Options) -> Call:
     result, made, out_dtype = make_result(left, shape, dtypes[0], options)
     check_apart(made, a=left.view, b=right.view, offsets=bounds)
     exact = options.exact and dtypes[0] in SHORT_SUMS
-    form = form_of(
-        Form(dtypes, out_dtype, exact=exact, epilogue=epilogue, extras=extras), left, right, made
-    )
-    form = replace(form, packed="", batched="B", c="rows" if made.layout == "rows" else "any")
+    form = Form(dtypes, out_dtype, exact=exact, epilogue=epilogue, extras=extras)
+    form = form_of(form, left, right, made, pack=False)
+    form = replace(form, c="rows" if made.layout == "rows" else "any")
     empty = 0 in (*shape, right.view.shape[0])
     launches = [] if empty else [laid_out(left, right, made)]
     return Call(_grouped_product(form), launches, result, (offsets, *values))

@@ -219,14 +219,14 @@ def is_tiled(schedule: object) -> bool:
     return True
 
 
-def form_of(form: Form, a: Matrix, b: Matrix, c: Matrix) -> Form:
+def form_of(form: Form, a: Matrix, b: Matrix, c: Matrix, pack: bool = True) -> Form:
     """The form with where the unit strides are, which operands have a batch, which are packed:
-    those without vectors, where each element is used often enough to pay for a copy; and whose
-    lines start within a sector, for which TMA takes twice the time (docs/decisions.md)."""
+    those without vectors, if any are to be, where each element is used often enough to pay for a
+    copy; and whose lines start within a sector, for which TMA takes twice the time (docs/decisions.md)."""
     batched = "".join(name for name, m in zip("ABC", (a, b, c), strict=True) if m.batch)
     vectors = (a.in_vectors, b.in_vectors, c.in_vectors and c.layout == "rows")
     packed = ""
-    if min(c.rows, c.columns) >= _PACKED_FROM:
+    if pack and min(c.rows, c.columns) >= _PACKED_FROM:
         packed = "".join(name for name, fit in zip("ABC", vectors, strict=True) if not fit)
     read = (("A", a), ("B", b))
     astray = "".join(name for name, m in read if name not in packed and not m.in_sectors)
