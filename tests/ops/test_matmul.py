@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.lib.stride_tricks import as_strided
 
 import tilec
 import tilec.language as T
@@ -387,6 +388,12 @@ REFUSED: list[tuple[Callable[[], Any], str, str]] = [
     (lambda: ops.matmul(A, B, schedule=replace(SMALL, threads=True)), "TLC0810", "threads=True"),
     (lambda: ops.matmul(A, B, epilogue=lambda x, i, j: None), "TLC0813", "the epilogue gives None"),
     (lambda: ops.matmul(A, B, out_dtype="float7"), "TLC0110", "float7"),
+    (lambda: ops.matmul(A, B[:, :1], out=as_strided(A, (8, 1), (0, 2))), "TLC0810", "may overlap"),
+    (
+        lambda: ops.matmul(np.stack((A, A)), B, out=as_strided(A, (2, 8, 8), (0, 16, 2))),
+        "TLC0810",
+        "may overlap",
+    ),
 ]
 
 
@@ -409,6 +416,26 @@ def test_an_error_in_an_epilogue_is_at_its_line() -> None:
         ops.matmul(A, B, epilogue=wrong)
     assert caught.value.loc.file == __file__
     assert caught.value.loc.line == wrong.__code__.co_firstlineno + 1
+
+
+@pytest.mark.parametrize("columns", [1, 8])
+def test_an_epilogue_that_writes_is_refused_at_its_line(columns: int) -> None:
+    """Tiles overlap and reach over the end: it would write, or add, more than once for an element."""
+
+    def add(x: Any, i: Any, j: Any, total: Any) -> Any:
+        T.atomic_add(total[0], x)
+        return x
+
+    def store(x: Any, i: Any, j: Any, total: Any) -> Any:
+        total[j] += x
+        return x
+
+    total = np.zeros(8, np.float32)
+    for wrong in (add, store):
+        with pytest.raises(TilecError, match="writes to an array") as caught:
+            ops.matmul(A, B[:, :columns], epilogue=wrong, total=total)
+        assert caught.value.loc.file == __file__
+        assert caught.value.loc.line == wrong.__code__.co_firstlineno + 1
 
 
 def test_prepare_takes_arrays_of_the_host_too() -> None:

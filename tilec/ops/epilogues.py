@@ -9,7 +9,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import LanguageError
+from ..ir.core import Access, Op
+from ..ir.effects import space_of, touched
+from ..ir.types import Space
 from ..language.operand import Operand, is_number
+from ..language.trace import current
 from ..parser.python_captures import identity_of
 
 in_force: ContextVar[Callable[..., Any] | None] = ContextVar("in_force", default=None)
@@ -29,11 +33,23 @@ class Epilogue:
     identity: Hashable
 
     def apply(self, value: Any, index: Sequence[Any], operands: Sequence[Any]) -> Any:
-        """The value that is stored at `index`. Raises LanguageError for what is no scalar."""
+        """The value that is stored at `index`. Raises LanguageError for what is no scalar, and for
+        a function that writes: tiles overlap, and reach over the end of a matrix, so that it is
+        computed more than once for some elements, and for some that are not there."""
         given = in_force.get()
         same = given is not None and identity_of(given) == self.identity
         function = given if given is not None and same else self.function
+        traced = current("an epilogue").region.ops
+        before = len(traced)
         result = function(value, *index, **dict(zip(self.names, operands, strict=False)))
+        for op in traced[before:]:
+            if _writes(op):
+                raise LanguageError(
+                    "TLC0813",
+                    "the epilogue writes to an array",
+                    hint="it returns the value of one element; write others by a kernel of your own",
+                    loc=op.loc,
+                )
         if not isinstance(result, Operand) and not is_number(result):
             raise LanguageError(
                 "TLC0813",
@@ -41,6 +57,10 @@ class Epilogue:
                 hint="it returns the value of one element: an expression of T, or a number",
             )
         return result
+
+
+def _writes(op: Op) -> bool:
+    return any(space_of(memory) is Space.GLOBAL for memory in touched(op, Access.WRITE))
 
 
 def in_their_names(text: str, names: Sequence[str]) -> str:

@@ -67,8 +67,8 @@ def matmul(
             `epilogue(x, i, j, **operands)` with an element of a @ b as summed (float32, int32 or
             float64), its row and its column; of a batched product `epilogue(x, z, i, j, …)`, where
             z counts the matrices of the result in row-major order. What it returns is converted to
-            out_dtype as `T.cast` does, and stored. What it reads of Python is part of the kernel,
-            and another kernel where it changed: numbers that often do are operands.
+            out_dtype as `T.cast` does, and stored; it writes nothing itself. What it reads of Python
+            is part of the kernel, another where it changed: numbers that often do are operands.
         exact: of 8-bit floats, whose sums tensor cores of sm_90a keep in about 14 bits: whether the
             sums of 128 products are added in float32, at some speed. Other sums are so anyway.
         schedule: the tile and its threads, instead of those chosen for the shapes.

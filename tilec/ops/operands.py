@@ -223,6 +223,9 @@ def make_result(
             raise refuse(f"out has shape {made.view.shape}, the product {shape}")
         if made.view.readonly:
             raise refuse("out is read-only", "pass an array that can be written")
+        if made.view.overlaps_itself:
+            steps = f"strides of {made.view.strides} bytes for shape {shape}"
+            raise refuse(f"out has {steps}: its elements may overlap", "pass another array")
         # An array like a's holds what a's is read as.
         held = dtype if made.view.dtype == a.view.dtype and dtype != "tf32" else made.view.dtype
         return options.out, made, wanted or held
