@@ -95,6 +95,8 @@ def known(asked: Any, kind: str = "") -> Any:
                 last = ends[0]
             elif kind == "by block":
                 last = T.min(last, bx + 100)
+            for _ in range(1000 * (kind == "long")):
+                last = (last + last) // 2
             for k in T.Pipelined(last, num_stages=4):
                 T.copy(A[by * 128, k * 64], A_s)
                 T.copy(A[bx * 256, k * 64], B_s)
@@ -109,6 +111,11 @@ def known(asked: Any, kind: str = "") -> Any:
 
 def test_numbers_that_a_call_passes_count_too() -> None:
     program = specialised(known(None))
+    assert shares(program, steps=128) and not shares(program, steps=4)
+
+
+def test_long_sums_of_values_used_twice() -> None:
+    program = specialised(known(None, "long"))
     assert shares(program, steps=128) and not shares(program, steps=4)
 
 

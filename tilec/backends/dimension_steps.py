@@ -14,15 +14,15 @@ from ..ir.dtypes import i32
 from ..ir.ops import arith
 from ..ir.ops.control import Launch, Symbol
 from ..ir.types import ScalarType
-from .grids import HostScalars, grid_expr
-from .launcher.expressions import OPERATIONS
+from .grids import MOST_STEPS, HostScalars, grid_expr
+from .launcher.expressions import OPERATIONS, steps_in
 from .launcher.limits import INDEX_LIMIT, SYMBOL_LIMIT
 from .manifest import Step
 
 _MAY_GROW = (arith.Add, arith.Sub, arith.Mul)
 _KNOWN = (*_MAY_GROW, arith.FloorDiv, arith.FloorMod, arith.Min, arith.Max)
 Bounds = tuple[int, int]
-_MOST_STEPS = 64
+_MOST_STEPS = MOST_STEPS // 2
 """What takes more is no extent, but a hash or the like."""
 _ANY = (-INDEX_LIMIT, INDEX_LIMIT - 1)
 
@@ -39,7 +39,8 @@ def dimension_steps(program: Program, host: HostScalars) -> tuple[Step, ...]:
     for op in walk(program.body):
         if not _is_of_dimensions(op, steps_of):
             continue
-        steps_of[op.result] = 1 + sum(steps_of.get(v, 0) for v in op.inputs)
+        made = host.derived.get(op.label) if isinstance(op, Symbol) else None
+        steps_of[op.result] = 1 + steps_in(made) + sum(steps_of.get(v, 0) for v in op.inputs)
         exact = _bounds_of(op, bounds)
         bounds[op.result] = max(exact[0], _ANY[0]), min(exact[1], _ANY[1])
         if exact != bounds[op.result] and op.result in used:

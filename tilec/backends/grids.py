@@ -10,6 +10,7 @@ from ..errors import UNKNOWN, TargetUnsupported
 from ..ir.core import Constant, Op, Value
 from ..ir.ops import arith
 from ..ir.ops.control import Launch, Symbol
+from .launcher.expressions import steps_in
 from .manifest import MULTIPROCESSORS, Expr
 
 _OPERATIONS: dict[type[Op], str] = {
@@ -17,6 +18,9 @@ _OPERATIONS: dict[type[Op], str] = {
     arith.TruncDiv: "floordiv", arith.FloorMod: "mod", arith.TruncMod: "mod",
     arith.Min: "min", arith.Max: "max",
 }  # fmt: skip
+
+MOST_STEPS = 128
+"""More operations than any grid takes; readers of a manifest nest as deep as its expressions."""
 
 
 @dataclass(frozen=True)
@@ -65,35 +69,65 @@ def _product(a: Expr, b: Expr) -> Expr:
 
 def grid_expr(value: Value, known: HostScalars) -> Expr:
     """The manifest's expression of an integer computed before a launch: an extent of its grid, or
-    of memory that the call allocates."""
-    if isinstance(value, Constant):
-        return int(value.value)
-    if value in known.names:
-        return known.names[value]
-    op = known.definitions.get(value)
-    if isinstance(op, Symbol):
-        return known.derived.get(op.label, op.label)
-    if isinstance(op, arith.Cast) and op.dtype.is_integer and op.dtype.bits >= 32:
-        return grid_expr(op.x, known)
-    if isinstance(op, (arith.ShiftLeft, arith.ShiftRight)) and isinstance(op.y, Constant):
-        x = grid_expr(op.x, known)
-        return ("mul" if isinstance(op, arith.ShiftLeft) else "floordiv", x, 1 << int(op.y.value))
-    if isinstance(op, arith.BitAnd) and (period := _period(op.y)) is not None:
-        return ("mod", grid_expr(op.x, known), period)
-    operation = _OPERATIONS.get(type(op)) if op is not None else None
-    if operation is None or not isinstance(op, arith.Binary):
-        what = f"{op.name} of an extent of a launch" if op is not None else f"the extent {value!r}"
-        raise TargetUnsupported(
-            "TLC0516", f"{what} cannot be computed by the launcher", loc=op.loc if op else UNKNOWN
-        )
-    if operation == "floordiv" and (numerator := _rounded_up(op, known.definitions)) is not None:
-        left, right = numerator, op.y
-        return (
-            "ceildiv",
-            grid_expr(left, known),
-            grid_expr(right, known),
-        )
-    return (operation, grid_expr(op.x, known), grid_expr(op.y, known))
+    of memory that the call allocates. Raises TargetUnsupported for one that the host cannot compute,
+    or not in MOST_STEPS."""
+    return _Expression(known).of(value)
+
+
+class _Expression:
+    """One expression in the making. It is a tree: a value that is used twice stands there twice, so
+    that a few doublings would make it larger than memory; hence the limit."""
+
+    def __init__(self, known: HostScalars) -> None:
+        self.known = known
+        self.steps = 0
+
+    def of(self, value: Value) -> Expr:
+        """The expression of a part."""
+        if isinstance(value, Constant):
+            return int(value.value)
+        if value in self.known.names:
+            return self.known.names[value]
+        op = self.known.definitions.get(value)
+        if isinstance(op, Symbol):
+            derived = self.known.derived.get(op.label, op.label)
+            self._count(steps_in(derived), op)
+            return derived
+        if isinstance(op, arith.Cast) and op.dtype.is_integer and op.dtype.bits >= 32:
+            return self.of(op.x)
+        return self._step(op, value)
+
+    def _step(self, op: Op | None, value: Value) -> Expr:
+        loc = op.loc if op else UNKNOWN
+        if op is not None:
+            self._count(1, op)
+        if isinstance(op, (arith.ShiftLeft, arith.ShiftRight)) and isinstance(op.y, Constant):
+            word = "mul" if isinstance(op, arith.ShiftLeft) else "floordiv"
+            return (word, self.of(op.x), 1 << int(op.y.value))
+        if isinstance(op, arith.BitAnd) and (period := _period(op.y)) is not None:
+            return ("mod", self.of(op.x), period)
+        operation = _OPERATIONS.get(type(op)) if op is not None else None
+        if operation is None or not isinstance(op, arith.Binary):
+            what = f"{op.name} of an extent of a launch" if op else f"the extent {value!r}"
+            raise TargetUnsupported(
+                "TLC0516", f"{what} cannot be computed by the launcher", loc=loc
+            )
+        left = op.x
+        if operation == "floordiv":
+            numerator = _rounded_up(op, self.known.definitions)
+            if numerator is not None:
+                operation, left = "ceildiv", numerator
+        return (operation, self.of(left), self.of(op.y))
+
+    def _count(self, steps: int, op: Op) -> None:
+        self.steps += steps
+        if self.steps > MOST_STEPS:
+            raise TargetUnsupported(
+                "TLC0516",
+                f"an extent of a launch takes the launcher more than {MOST_STEPS} operations",
+                hint="what is used twice counts twice: compute less, or pass the number as a parameter",
+                loc=op.loc,
+            )
 
 
 def _period(mask: Value) -> int | None:

@@ -109,29 +109,46 @@ def _held(loop: For) -> int:
 
 
 class _Numbers:
-    """What integers of a program are at the sizes of a call."""
+    """What integers of a program are at the sizes of a call, each computed once."""
 
     def __init__(self, sizes: Mapping[str, int], program: Program, launch: Launch) -> None:
         self.sizes = sizes
         self.labels = {op.label: op.value for op in program.body.ops if isinstance(op, Define)}
         ops = (*program.body.ops, *launch.body.ops)
         self.defined: dict[Value, Op] = {result: op for op in ops for result in op.results}
+        self.known: dict[Value, int | None] = {}
 
     def of(self, value: Value) -> int | None:
         """A number, or None for what is not known: the index of a block, an element of a tensor."""
+        pending = [value]  # not by recursion: sums may be longer than the stack is deep
+        while pending:
+            missing = [v for v in self._made_of(pending[-1]) if v not in self.known]
+            if missing:
+                pending += missing
+            else:
+                last = pending.pop()
+                self.known[last] = self._number(last)
+        return self.known[value]
+
+    def _made_of(self, value: Value) -> tuple[Value, ...]:
+        """The values that one is computed from."""
+        op = self.defined.get(value)
+        if isinstance(op, Symbol):
+            return (self.labels[op.label],) if op.label in self.labels else ()
+        return op.inputs if isinstance(op, Elementwise) and op.pure else ()
+
+    def _number(self, value: Value) -> int | None:
         number = constant_of(value)
         if number is not None:
             return int(number)
-        op = self.defined.get(value)
+        op, parts = self.defined.get(value), self._made_of(value)
         if op is None:
             return self.sizes.get(value.hint) if isinstance(value.type, ScalarType) else None
+        numbers = [self.known[v] for v in parts]
         if isinstance(op, Symbol):
-            derived = self.labels.get(op.label)
-            return self.sizes.get(op.label) if derived is None else self.of(derived)
-        if not isinstance(op, Elementwise) or not op.pure:
+            return numbers[0] if parts else self.sizes.get(op.label)
+        if not parts or None in numbers:
             return None
-        numbers = [self.of(v) for v in op.inputs]
-        if None in numbers:
-            return None
-        arrays = [element_dtype(v).numpy.type(n) for v, n in zip(op.inputs, numbers, strict=True)]
+        arrays = [element_dtype(v).numpy.type(n) for v, n in zip(parts, numbers, strict=True)]
+        assert isinstance(op, Elementwise)
         return int(op.evaluate(*arrays))

@@ -38,6 +38,13 @@ def names_in(expression: Any) -> Iterator[str]:
         yield from names_in(expression[2])
 
 
+def steps_in(expression: Any) -> int:
+    """How many operations an expression takes."""
+    if not isinstance(expression, (list, tuple)):
+        return 0
+    return 1 + steps_in(expression[1]) + steps_in(expression[2])
+
+
 def solve(expression: Any, value: int, known: Mapping[str, Any]) -> int | None:
     """The one unknown name of an expression where that equals `value`; None where there is no single
     answer."""
