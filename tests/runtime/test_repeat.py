@@ -105,6 +105,8 @@ def test_what_is_unlike_is_refused_as_ever(stub: Stub, cupy: FakeCupy, short: An
         add(a, np.zeros(1000, np.float32), c)
     with pytest.raises(ArgumentError, match="not given: C"):
         add(a, b)
+    with pytest.raises(ArgumentError, match="not given: A, B, C"):
+        add()
     with pytest.raises(ArgumentError, match="stream is str"):
         add(a, b, c, stream="mine")
     assert stub.count("launches") == launched

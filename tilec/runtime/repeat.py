@@ -96,6 +96,8 @@ class Repeat:
 
     def _filled(self, seen: list[Fingerprint]) -> tuple[Plan, ArgumentBlocks] | None:
         """The plan for arrays that are not those of the call before, and blocks with them."""
+        if not seen:  # a call that has forgotten its arguments
+            return None
         addresses, key = _key(seen)
         last, plan = self._last
         if key != last:
