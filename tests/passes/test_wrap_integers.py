@@ -105,6 +105,53 @@ def test_indices_and_counters_stay_signed_and_generators_do_not() -> None:
         assert not re.search(r"u32.*\b(bx|by|M|K)\b", body), lines
 
 
+def trips(by: int = 0) -> Any:
+    """Counts the trips of a loop between numbers in memory, by a constant or by one of these."""
+
+    @tilec.kernel
+    def looped(ends: T.Tensor((3,), "int32"), C: T.Tensor((2,), "int32")):
+        with T.Kernel(1, threads=32):
+            count, last = T.alloc_var("int32", 0), T.alloc_var("int32", 0)
+            for i in T.serial(ends[0], ends[1] + 1, by or ends[2]):
+                count, last = count + 1, i
+            if T.get_thread_binding() == 0:
+                C[0], C[1] = count, last
+
+    return looped
+
+
+@pytest.mark.emulator
+@pytest.mark.parametrize("known", [False, True])
+@pytest.mark.parametrize("by", [3, 1 << 17])
+def test_loops_end_where_their_index_would_start_over(by: int, known: bool) -> None:
+    least, most = -(2**31), 2**31 - 1
+    for ends in ((most - 5 * by, most - 2), (most - 5 * by + 1, most - 1), (least, least + 5 * by)):
+        for device, found in every_leg(
+            trips(by * known), np.array([*ends, by], np.int32), np.zeros(2, np.int32)
+        ):
+            each = range(ends[0], ends[1] + 1, by)
+            assert found[1].tolist() == [len(each), each[-1]], device
+
+
+@tilec.kernel
+def strided(A: T.Tensor(("M",), "int32"), n: T.int32, C: T.Tensor((4,), "int32")):
+    with T.Kernel(2, threads=32) as bx:
+        for i in T.serial(0, A.shape[0], 64):
+            C[0] = i
+        for i in T.serial(A[0], A[1]):
+            C[1] = i
+        for i in T.serial(A[0], T.min(n, 1 << 20), 3):
+            C[2] = i
+        for i in T.serial(bx * 64, bx * 64 + 64, 32):
+            C[3] = i
+
+
+def test_other_loops_count_in_32_bits() -> None:
+    text = strided.lower(target="cuda:sm_80").source
+    body = text[text.index("strided_kernel") :]
+    assert body.count("for (i32 i = ") == 4 and "i64" not in body
+
+
 def shifts(dtype: str) -> Any:
     @tilec.kernel
     def shifted(

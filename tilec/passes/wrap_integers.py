@@ -16,6 +16,15 @@ widen them: extents are below `SYMBOL_LIMIT` and tensors as large as their launc
 nothing overflows in them that the ranges here could not see. A product with a constant larger than
 any tile is no index (a generator of random numbers multiplies so).
 
+Loops count in 64 bits where the index may pass 2^31 behind the last trip, by steps above 1 to an end that
+is data: it would start over, below the end.
+
+    for %lo, %n, 3 (%i: i32) {             |   %0 = cast %lo <dtype = i64> : i64
+      ...                                  |   %1 = cast %n <dtype = i64> : i64
+                                           |   for %0, %1, 3 (%j: i64) {
+                                           |     %i = cast %j <dtype = i32> : i32
+                                           |     ...
+
 Shifts by amounts that may be no bit's number, which mean nothing in C either and differ between
 machines, are by one that is: what is shifted out leaves 0, or the sign.
 
@@ -27,13 +36,13 @@ machines, are by one that is: what is shifted out leaves 0, or the sign.
 
 from __future__ import annotations
 
-from ..ir.core import Access, Block, Constant, Op, Program, Value, constant
-from ..ir.dtypes import DType, find_dtype, u16, u32
+from ..ir.core import Access, Block, Constant, Op, Program, Value, constant, walk
+from ..ir.dtypes import DType, find_dtype, i64, u16, u32
 from ..ir.ops import arith
 from ..ir.ops.arith import element_dtype
 from ..ir.ops.control import For, HardwareBlock, If, Symbol, ThreadId, WarpUniform, While
 from ..ir.ops.memory import Alloc, Load, Store
-from ..ir.rewrite import Answer, transform
+from ..ir.rewrite import Answer, substitute, transform
 from ..ir.types import MemoryType, ScalarType, Space
 from .context import PassContext
 from .ranges import bounds_of
@@ -45,24 +54,29 @@ _MAY_OVERFLOW = (arith.Add, arith.Sub, arith.Mul, arith.Neg, arith.Abs)
 
 
 def wrap_integers(program: Program, context: PassContext) -> Program:
-    """The program with integers that may overflow computed as unsigned ones, and total shifts."""
+    """The program with integers that may overflow computed as unsigned ones, loops that end, and
+    total shifts."""
     data = _data_of(program)
     ranges = value_ranges(program.body, program.multiples)
+    loops = (op for op in walk(program.body) if isinstance(op, For))
+    wide = {op.body.params[0] for op in loops if _index_overflows(op, data, ranges)}
     unsigned: dict[Value, Value] = {}  # of what this pass has made signed again
 
     def rule(op: Op) -> Answer:
         if isinstance(op, (arith.ShiftLeft, arith.ShiftRight)):
             return _total_shift(op, ranges)
+        if isinstance(op, For):
+            return _wide_loop(op) if op.body.params[0] in wide else None
         if not isinstance(op, _MAY_OVERFLOW) or not isinstance(op.result.type, ScalarType):
             return None
         if op.result not in data or not _overflows(op, ranges):
             return None
         dtype = element_dtype(op.result)
-        wide = _unsigned(dtype)
+        wraps = _unsigned(dtype)
         ops: list[Op] = []
-        operands = tuple(_as_unsigned(v, wide, ops, unsigned) for v in op.inputs)
+        operands = tuple(_as_unsigned(v, wraps, ops, unsigned) for v in op.inputs)
         negated = isinstance(op, (arith.Neg, arith.Abs))
-        joined = arith.Sub(constant(0, wide), *operands) if negated else type(op)(*operands)
+        joined = arith.Sub(constant(0, wraps), *operands) if negated else type(op)(*operands)
         ops += [joined, arith.Cast(joined.result, dtype=dtype)]
         unsigned[ops[-1].result] = joined.result
         if isinstance(op, arith.Abs):
@@ -95,6 +109,35 @@ def _total_shift(op: arith.ShiftLeft | arith.ShiftRight, ranges: ValueRanges) ->
     shifted = type(op)(op.x, by.result)
     kept = arith.Select(inside.result, shifted.result, constant(0, dtype))
     return [amount, inside, masked, by, shifted, kept]
+
+
+def _index_overflows(loop: For, data: set[Value], ranges: ValueRanges) -> bool:
+    """Whether the index of a loop may be more than its type holds behind the last trip."""
+    dtype = element_dtype(loop.body.params[0])
+    limits = (loop.stop, loop.step)
+    if dtype.bits > 32 or not any(v in data or _is_large(v) for v in limits):
+        return False
+    stop, step = map(ranges.of, limits)
+    return stop.high - 1 + step.high > bounds_of(dtype)[1]
+
+
+def _wide_loop(loop: For) -> Answer:
+    """The loop with an index of 64 bits, which its body sees as one of its own type."""
+    casts: list[Op] = []
+    start, stop, step = (_as_wide(v, casts) for v in (loop.start, loop.stop, loop.step))
+    index = loop.body.params[0]
+    wide = Value(ScalarType(i64), index.hint)
+    narrow = arith.Cast(wide, dtype=element_dtype(index))
+    body = substitute(loop.body, {index: narrow.result})
+    body = Block((wide, *body.params[1:]), (narrow, *body.ops))
+    return [*casts, loop.replace(start=start, stop=stop, step=step, body=body)]
+
+
+def _as_wide(value: Value, ops: list[Op]) -> Value:
+    if isinstance(value, Constant):
+        return constant(value.value, i64)
+    ops.append(arith.Cast(value, dtype=i64))
+    return ops[-1].results[0]
 
 
 def _unsigned(dtype: DType) -> DType:
@@ -181,6 +224,9 @@ def _is_local(memory: Value) -> bool:
 
 
 def _is_no_index(op: Op) -> bool:
-    constants = [v.value for v in op.inputs if isinstance(v, Constant)]
-    large = any(isinstance(n, int) and abs(n) > _LARGEST_TILE for n in constants)
-    return isinstance(op, arith.Mul) and large
+    return isinstance(op, arith.Mul) and any(map(_is_large, op.inputs))
+
+
+def _is_large(value: Value) -> bool:
+    number = value.value if isinstance(value, Constant) else 0
+    return isinstance(number, int) and abs(number) > _LARGEST_TILE
