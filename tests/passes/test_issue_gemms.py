@@ -116,6 +116,9 @@ def test_products_that_need_nothing_of_each_other_are_issued_together(
     result = issued(several, how=how)
     (stage,) = [s for s in result.all(Stage) if s.label == "mma"]
     assert [op.name for op in stage.body.ops if op.name in order] == order
+    waits = [op for op in stage.body.ops if isinstance(op, Wait)]
+    assert [op.pending for op in waits] == ([1, 0] if how == "apart" else [0, 0])
+    assert all(op.completes for op in waits)
     keeps_meaning(several.trace({"how": how}), result.program)
 
 

@@ -106,10 +106,19 @@ def _may_pass(op: Op, waiting: list[Op]) -> bool:
 
 
 def _waits_last(ops: list[Op]) -> list[Op]:
-    """Waits and frees behind the last gemm among some ops."""
+    """Waits and frees behind the last gemm among some ops, of which each waits for its own gemm alone."""
     last = max((n for n, op in enumerate(ops, 1) if isinstance(op, Gemm)), default=0)
-    late = [op for op in ops[:last] if isinstance(op, Wait | Free)]
-    return [*(op for op in ops[:last] if op not in late), *late, *ops[last:]]
+    early: list[Op] = []
+    late: list[Op] = []
+    for n, op in enumerate(ops[:last]):
+        if isinstance(op, Wait):
+            later = sum(isinstance(other, Gemm) for other in ops[n:last])
+            with at(op.loc):
+                own = Wait(op.inflight, pending=later, later=later)
+                late.append(with_results(own, (op.result,)))
+        else:
+            (late if isinstance(op, Free) else early).append(op)
+    return [*early, *late, *ops[last:]]
 
 
 def _is_zero(op: Op | None) -> TypeGuard[Splat]:
