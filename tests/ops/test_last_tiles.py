@@ -77,3 +77,5 @@ def test_what_is_outside_of_the_last_tile_costs_nothing() -> None:
     tile = ops.Schedule(64, 224, 64, 6, 128)
     apart, in_place = (estimate(H100, p, tile) for p in (problem, replace(problem, in_place=True)))
     assert in_place > 1.15 * apart
+    groups = replace(problem, whole=True)  # whose last tiles reach over the end
+    assert estimate(H100, groups, tile) == in_place

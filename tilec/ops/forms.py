@@ -51,7 +51,8 @@ class Form:
     vectors: A and B are copied into rows of whole lines of the cache before, C from such rows after.
     `astray`: those of A and B whose lines start anywhere in a sector of the cache. `exact`: the sums
     of a step are added in float32 outside of the instruction. `in_place`: what the epilogue reads may lie
-    in the memory of the result, so that no element may be computed twice.
+    in the memory of the result, so that no element may be computed twice, be it by a block of a cluster
+    beyond the grid, whose results are dropped.
     """
 
     dtypes: tuple[str, str]

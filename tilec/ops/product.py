@@ -85,7 +85,8 @@ def _in_tiles(form: Form, swapped: bool) -> Any:
             parts = T.alloc_global((batch * split, M, _up_to_units(N, block_N)), form.sums)
         if split > 1 or "C" in form.batched:
             grid = (*grid, batch * split)
-        blocks = {"cluster": (cluster_N, cluster_M), "persistent": True, "stream_k": workers}
+        cluster = (1, 1) if form.in_place else (cluster_N, cluster_M)
+        blocks = {"cluster": cluster, "persistent": True, "stream_k": workers}
         with T.Kernel(*grid, threads=threads, **blocks) as block:
             m, n = block[1] * block_M, block[0] * block_N
             if not (form.in_place or workers):

@@ -69,8 +69,8 @@ _PARTS = (1, 2, 3, 4, 6, 8, 12, 16)
 class Problem:
     """`batch` products of M x K by K x N. `a` and `b` say where the unit strides are: "rows",
     "columns" or "any". The dtype is a short name. `exact`: there are two sets of sums.
-    `whole`: K is not cut. `astray`: those of A and B whose lines start anywhere in a sector.
-    `in_place`: tiles do not overlap."""
+    `whole`: K is not cut, nor do tiles overlap. `astray`: those of A and B whose lines start anywhere
+    in a sector. `in_place`: no element is read by two blocks, so that tiles do not overlap."""
 
     M: int
     N: int
@@ -200,7 +200,8 @@ def _clusters(
 ) -> list[tuple[int, int]]:
     """The clusters that are considered, none first: those of two tiles."""
     rows, columns, *_ = tile
-    if not (problem.astray and target.clusters and _by_wgmma(target, problem)):
+    shared = problem.astray and not problem.in_place
+    if not (shared and target.clusters and _by_wgmma(target, problem)):
         return [(1, 1)]
     return [(1, 1), *[(2, 1)] * (rows < problem.M), *[(1, 2)] * (columns < problem.N)]
 
@@ -287,7 +288,7 @@ def _tma_clocks(problem: Problem, schedule: Schedule, last: bool) -> float:
     def rows(name: str, block: int, extent: int, along_k: bool, sharers: int) -> float:
         if extent > block:
             # The last tile ends with the matrix, unless tiles may not overlap.
-            unit = block if p.in_place or s.workers else gcd(block, TILE_UNIT)
+            unit = block if p.in_place or p.whole or s.workers else gcd(block, TILE_UNIT)
             outside = (block - extent) % unit
             inside = block - outside * last
         else:
