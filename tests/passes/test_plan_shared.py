@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+
+import numpy as np
 import pytest
 
 from tilec.errors import OutOfResources
@@ -89,6 +92,38 @@ def test_one_barrier_is_between_many_lives() -> None:
 def test_lives_that_meet_lie_apart() -> None:
     program = planned(lines(store("a"), store("b"), load("a"), store("c"), load("b"), load("c")))
     assert offsets(program) == {"a": 0, "b": 4096, "c": 0, "s": 8192}, "c comes when a has gone"
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_each_buffer_has_the_lowest_place_that_those_before_it_leave(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    sizes = {f"m{i}": 1024 * int(n) for i, n in enumerate(random.integers(2, 6, 12))}
+    allocs = [
+        f"%{m} = alloc <type = shared f32[{n // 4}]> : shared f32[{n // 4}]"
+        for m, n in sizes.items()
+    ]
+    used = [*sizes, *random.choice([*sizes], 8)]
+    random.shuffle(used)
+    used += "abc"
+    program = planned(lines(*allocs, *map(store, used)))
+    places = {op.result.hint: op.offset for op in walk(program.body) if isinstance(op, Alloc)}
+    sizes = {**dict.fromkeys("abc", 4096), **sizes}
+    lives = {m: (used.index(m), len(used) - 1 - used[::-1].index(m)) for m in sizes}
+    before: list[str] = []
+    for m in sizes:
+        first, last = lives[m]
+        taken = [
+            (places[o], places[o] + sizes[o])
+            for o in before
+            if lives[o][0] <= last and first <= lives[o][1]
+        ]
+        free = (
+            at
+            for at in itertools.count(0, 1024)
+            if all(at + sizes[m] <= start or end <= at for start, end in taken)
+        )
+        assert places[m] == next(free), m
+        before.append(m)
 
 
 def test_a_life_reaches_over_the_loops_and_branches_it_is_in() -> None:

@@ -262,7 +262,8 @@ def _loads(
     """The statements that are loads. A buffer that several write of which one is none is no channel: it
     is dropped from `buffers`.
     """
-    loads = [op for op in statements if _is_load(op, buffers, loop, ranges)]
+    written = {v for op in loop.body.ops for v in writes(op)}
+    loads = [op for op in statements if _is_load(op, written, buffers, loop, ranges)]
     mixed = [
         handle
         for handle, buffer in buffers.items()
@@ -274,16 +275,19 @@ def _loads(
 
 
 def _is_load(
-    op: Op, buffers: dict[Value, _Buffer], loop: For, ranges: Callable[[], ValueRanges]
+    op: Op,
+    written: set[Value],
+    buffers: dict[Value, _Buffer],
+    loop: For,
+    ranges: Callable[[], ValueRanges],
 ) -> bool:
-    """Whether `op` copies or gathers from unwritten global memory into a channel, with addresses the
-    loop index alone decides.
+    """Whether `op` copies or gathers from global memory that the loop does not write into a channel, with
+    addresses the loop index alone decides.
     """
     if not isinstance(op, (Copy, Parallel)) or not all(handle in buffers for handle in writes(op)):
         return False
     if not (is_global(op.source) if isinstance(op, Copy) else brings_runs(op, ranges())):
         return False
-    written = {v for other in loop.body.ops for v in writes(other)}
     if not written.isdisjoint(reads(op)):
         return False
     carried = set(loop.body.params[1:])
@@ -395,6 +399,7 @@ def _stage(
         if op in statements or not is_statement(op)
     ]
     opened: set[Value] = set()
+    lasts = {handle: _last(buffer.readers, statements) for handle, buffer in plan.buffers.items()}
     for op in needed:
         used = used_values(op)
         for handle in [h for h in plan.buffers if h in used]:  # in order: a set has none
@@ -403,7 +408,7 @@ def _stage(
         for handle, buffer in plan.buffers.items():
             if op is buffer.writers[-1] and buffer.channel is not None:
                 ops.append(Commit(buffer.channel))
-            if buffer.channel is not None and op is _last(buffer.readers, statements):
+            if buffer.channel is not None and op is lasts[handle]:
                 ops.append(Free(buffer.channel))
                 opened.discard(handle)
     results = [r for op in statements for r in op.results if r in outside]
@@ -435,8 +440,7 @@ def _open(
 
 
 def _last(readers: list[Op], statements: list[Op]) -> Op | None:
-    mine = [op for op in statements if op in readers]
-    return mine[-1] if mine else None
+    return next((op for op in reversed(statements) if op in readers), None)
 
 
 def _labels(plan: _Plan) -> list[str]:

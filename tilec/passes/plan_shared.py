@@ -24,7 +24,7 @@ bytes or more) first, aligned to the period of the widest swizzle, 1024 bytes; s
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 
 from ..ir.build import Builder
@@ -112,19 +112,20 @@ def _placed(
         if op not in places:
             life = lives.get(op.result, always)
             size = max(map(_size, together[op]))
-            place = _first_free(size, life, tuple(places.values()))
+            place = _first_free(size, life, places.values())
             places.update(dict.fromkeys(together[op], place))
     return places, max((place.end for place in places.values()), default=0)
 
 
-def _first_free(size: int, life: _Life, placed: Sequence[_Place]) -> _Place:
+def _first_free(size: int, life: _Life, placed: Iterable[_Place]) -> _Place:
+    """The lowest place for so many bytes beside those of buffers that live at the same time."""
     alignment = LARGE if size >= SWIZZLED else SMALL
-    for end in sorted({0, *(place.end for place in placed)}):
-        start = -(-end // alignment) * alignment
-        place = _Place(start, start + size, life)
-        if not any(place.overlaps(other) and life.meets(other.life) for other in placed):
-            return place
-    raise AssertionError("behind all others there is room")
+    start = 0
+    for other in sorted((p for p in placed if life.meets(p.life)), key=lambda place: place.start):
+        if start + size <= other.start:
+            break
+        start = max(start, -(-other.end // alignment) * alignment)
+    return _Place(start, start + size, life)
 
 
 def _with_offsets(block: Block, places: Mapping[Alloc, _Place]) -> Block:
