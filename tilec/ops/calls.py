@@ -137,29 +137,25 @@ class Call:
 
 @dataclass(frozen=True)
 class Remembered:
-    """A call that may be repeated on other arrays of the same kind."""
+    """A call that may be repeated on other arrays of the same kind. `read` are those that `out` lay
+    apart from, by their places, with the bytes that each reaches over; `bytes` those of `out`."""
 
     kernel: Kernel
     launches: list[tuple[Way, ...]]
     constants: Mapping[str, Any]
-    read: tuple[
-        tuple[int, int], ...
-    ]  # what `out` lies apart from: its place, bytes it reaches over
-    bytes: int  # that `out` reaches over
+    read: tuple[tuple[int, int], ...]
+    bytes: int
     made: ArrayView  # what is allocated where the caller has no `out`
 
     @classmethod
-    def of(
-        cls, call: Call, arrays: Sequence[Any], beside: Sequence[Any], schedule: Schedule | None
-    ) -> Remembered | None:
-        """A call that was made on a, b and out, and on what was given beside them; None for one that is
-        not repeated so."""
+    def of(cls, call: Call, arrays: Sequence[Any], schedule: Schedule | None) -> Remembered | None:
+        """A call that was made on a, b and out; None for one that is not repeated so."""
         launches = call.ways(arrays)
         if launches is None:
             return None
         out = view_array(arrays[2])
         constants = {} if schedule is None else asdict(schedule)
-        read = {0: arrays[0], 1: arrays[1], **dict(enumerate(beside, len(_OPERANDS)))}
+        read = {0: arrays[0], 1: arrays[1], **dict(enumerate(call.beside, len(_OPERANDS)))}
         views = {place: view_array(x) for place, x in read.items() if is_array(x)}
         reach = tuple((p, v.extent_bytes) for p, v in views.items() if not collide(v, out))
         return cls(call.kernel, launches, constants, reach, out.extent_bytes, without_memory(out))
@@ -220,7 +216,7 @@ class Memory:
         more = beside[: len(beside) - len(options.operands)]
         call = check(*arrays[:2], *more, options)
         result = call.run(schedule, stream, None)
-        new = None if key is None else Remembered.of(call, (*arrays[:2], result), beside, schedule)
+        new = None if key is None else Remembered.of(call, (*arrays[:2], result), schedule)
         if new is not None:
             with self._lock:
                 while len(self._calls) >= _MOST:

@@ -6,7 +6,6 @@ call whose arguments are fixed altogether; repeat.py has the shortest way to a c
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Hashable, Sequence
 from typing import Any, NoReturn, Protocol, cast
 
@@ -253,7 +252,7 @@ def _prepared(plan: Plan, blocks: ArgumentBlocks, result: Any, keep: object) -> 
     """A function, since Python takes a third of a prepared launch's own time to find the `__call__`
     of an object."""
     current_stream = plan.current_stream
-    lock = threading.Lock()
+    lock = Lock()
 
     def launch_prepared(stream: object = None) -> Any:
         number = current_stream() if stream is None else stream_handle(stream)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 
 from ..backends.manifest import Manifest, Variant
 from ..errors import ExecutionError, OutOfResources
+from ..locks import Lock
 from .binary import Binary
 from .gpu_driver import GpuDriver, LoadedModule
 
@@ -24,7 +24,7 @@ class ModuleTable:
         self._driver = driver
         self._modules: dict[tuple[str, int], LoadedModule] = {}
         self._functions: dict[tuple[str, int, str, int], int] = {}
-        self._lock = threading.Lock()
+        self._lock = Lock()
 
     def function(self, variant: Variant, symbol: str, shared: int, device: int, stream: int) -> int:
         """The handle of a kernel that may be launched with `shared` bytes of dynamic shared memory.

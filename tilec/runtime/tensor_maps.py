@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections import OrderedDict
 from typing import Protocol
 
@@ -10,6 +9,7 @@ from ..backends.launcher.tensor_maps import TensorMap, encoding, refused
 from ..backends.launcher.unfit import Unfit
 from ..backends.manifest import TensorMapSpec
 from ..errors import ArgumentError
+from ..locks import Lock
 from .arrays import ArrayView
 
 Key = tuple[object, ...]
@@ -29,7 +29,7 @@ class TensorMapCache:
     def __init__(self, limit: int = 1024) -> None:
         self._limit = limit
         self._maps: OrderedDict[Key, TensorMap] = OrderedDict()
-        self._lock = threading.Lock()
+        self._lock = Lock()
 
     def __len__(self) -> int:
         return len(self._maps)
