@@ -14,6 +14,7 @@ import pytest
 import tilec
 from tilec.language import kernel as kernel_module
 from tilec.language import places
+from tilec.parser import python_captures
 from tilec.runtime.compiled import CompiledKernel
 from tilec.target import find_target
 
@@ -87,6 +88,7 @@ def test_code_that_places_are_known_of_is_bounded(monkeypatch: pytest.MonkeyPatc
         names["fill"](a)
         gone.append(weakref.ref(names["fill"].staged.run.__code__))
         assert a[0] == value and len(places._cache) <= 4
+    python_captures._names_of.cache_clear()  # it keeps code too, unless an earlier test's is equal
     gc.collect()
     assert gone[0]() is None
 
