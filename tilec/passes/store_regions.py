@@ -108,14 +108,15 @@ class StoreRegions:
         unless it is known to be false: a program that starts them itself also waits for them.
         """
         apart = self.apart(first, second, tensor)
-        sent = first.loc == second.loc and all(
+        if apart is not None:
+            return apart
+        return first.loc == second.loc and all(
             effect.proxy == "async"
             for statement in (first, second)
             for op in statement.walk()
             for effect in op.effects()
             if effect.memory is tensor and effect.access is Access.WRITE
         )
-        return apart is not False if sent else apart is True
 
     def is_the_blocks(self, op: Op, tensor: Value) -> bool:
         """Whether an op of a simt region loads or stores an element of a tensor, the same whichever
@@ -163,12 +164,17 @@ class StoreRegions:
 
     def _varies(self, value: Value, inside: set[Value]) -> bool:
         """Whether a value may differ from trip to trip of a loop that defines `inside`."""
-        op = self.defined_by.get(value)
-        if value not in inside:
-            return False
-        if op is None or not op.pure or op.regions:
-            return True
-        return any(self._varies(v, inside) for v in op.inputs)
+        pending, seen = [value], set[Value]()
+        while pending:
+            value = pending.pop()
+            if value in seen or value not in inside:
+                continue
+            seen.add(value)
+            op = self.defined_by.get(value)
+            if op is None or not op.pure or op.regions:
+                return True
+            pending += op.inputs
+        return False
 
     def boxes(self, statement: Op, tensor: Value) -> tuple[_Box, ...]:
         """Where a statement, and what is in its regions, stores into a tensor."""
