@@ -81,6 +81,7 @@ def test_lists_are_products_of_their_own() -> None:
 
 A, B = normal(4, 8), normal(2, 8, 4)
 REFUSED: list[tuple[Callable[[], Any], str]] = [
+    (lambda: ops.grouped_matmul(A, B, [0, 2, 4]), "offsets is list"),
     (lambda: ops.grouped_matmul(A, B, OFFSETS), r"expected \(3,\) and i32"),
     (lambda: ops.grouped_matmul(A, B, np.zeros(3, np.int64)), "dtype i64"),
     (lambda: ops.grouped_matmul(A, B[0], np.zeros(3, np.int32)), "expected .M, K. and .G, K, N."),

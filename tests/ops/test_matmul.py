@@ -388,6 +388,11 @@ REFUSED: list[tuple[Callable[[], Any], str, str]] = [
     (lambda: ops.matmul(A, B, schedule=replace(SMALL, threads=True)), "TLC0810", "threads=True"),
     (lambda: ops.matmul(A, B, epilogue=lambda x, i, j: None), "TLC0813", "the epilogue gives None"),
     (lambda: ops.matmul(A, B, out_dtype="float7"), "TLC0110", "float7"),
+    (
+        lambda: ops.matmul(A, B, out=np.zeros((8, 8), "f4"), out_dtype="float16"),
+        "TLC0810",
+        "out has dtype f32, and out_dtype is f16",
+    ),
     (lambda: ops.matmul(A, B[:, :1], out=as_strided(A, (8, 1), (0, 2))), "TLC0810", "may overlap"),
     (
         lambda: ops.matmul(np.stack((A, A)), B, out=as_strided(A, (2, 8, 8), (0, 16, 2))),

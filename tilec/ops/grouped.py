@@ -16,7 +16,6 @@ from .. import language as T
 from ..language.heuristic import heuristic
 from ..language.kernel import Kernel, kernel
 from ..locks import one_at_a_time
-from ..runtime.arrays import view_array
 from ..runtime.streams import stream_handle
 from ..target import Target
 from .calls import Call
@@ -29,6 +28,7 @@ from .operands import (
     check_apart,
     check_place,
     make_result,
+    read_array,
     read_dtypes,
     read_epilogue,
     read_extras,
@@ -117,7 +117,7 @@ def _check(a: Any, b: Any, offsets: Any, options: Options) -> Call:
         raise refuse(
             f"a has shape {left.view.shape}, b {right.view.shape}, expected (M, K) and (G, K, N)"
         )
-    bounds = view_array(offsets)
+    bounds = read_array("offsets", offsets)
     check_place(bounds, left, "offsets")
     wanted = (right.view.shape[0] + 1,)
     if bounds.shape != wanted or bounds.dtype != "i32":

@@ -114,7 +114,8 @@ def prepare_matmul(a: Any, b: Any, *, schedule: Schedule | None = None, **option
     with AtTheCall(given.epilogue, given.operands):
         call = check(a, b, replace(given, tiled=is_tiled(schedule)))
         if len(call.launches) != 1:
-            raise refuse(f"this product takes {len(call.launches)} launches, and one is prepared")
+            count = len(call.launches)
+            raise refuse(f"this product takes {count} launches, and one is prepared", "call matmul")
         (arguments,) = call.launches
         constants = {} if schedule is None else asdict(schedule)
         launch: Callable[[Any], object]

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import ArgumentError, Loc, TilecError
-from ..ir.dtypes import find_dtype, long_name
+from ..ir.dtypes import HOLDERS, find_dtype, long_name
 from ..language.dtypes import element_type
 from ..language.places import locate_outside
 from ..runtime.allocate import allocate, hand_over
@@ -94,7 +94,7 @@ def _is_ours(loc: Loc) -> bool:
 
 def read_matrix(name: str, array: Any) -> Matrix:
     """An argument as matrices."""
-    view = _read_array(name, array)
+    view = read_array(name, array)
     if len(view.shape) < 2:
         raise refuse(
             f"{name} has shape {view.shape}, expected a matrix",
@@ -201,7 +201,7 @@ def read_extras(operands: Mapping[str, Any], a: Matrix) -> tuple[tuple[Extra, ..
             extras.append(Extra(name, dtype, 0))
             values.append(as_number(value))
             continue
-        view = _read_array(name, value)
+        view = read_array(name, value)
         check_place(view, a, name)
         if not view.shape:
             raise refuse(f"{name} has no dimension", f"{name}.reshape(1), read as {name}[0]")
@@ -226,9 +226,16 @@ def make_result(
         if made.view.overlaps_itself:
             steps = f"strides of {made.view.strides} bytes for shape {shape}"
             raise refuse(f"out has {steps}: its elements may overlap", "pass another array")
-        # An array like a's holds what a's is read as.
-        held = dtype if made.view.dtype == a.view.dtype and dtype != "tf32" else made.view.dtype
-        return options.out, made, wanted or held
+        if wanted is None:  # an array like a's holds what a's is read as
+            alike = made.view.dtype == a.view.dtype and dtype != "tf32"
+            return options.out, made, dtype if alike else made.view.dtype
+        holders = (holder.name for holder in HOLDERS.get(find_dtype(wanted), ()))
+        if made.view.dtype not in (wanted, *holders):
+            raise refuse(
+                f"out has dtype {made.view.dtype}, and out_dtype is {wanted}",
+                "leave out_dtype out, or pass an array that holds it",
+            )
+        return options.out, made, wanted
     kind = wanted or RESULTS[dtype]
     if a.view.library != "numpy" and a.view.device.kind == "cpu":
         raise refuse(
@@ -256,7 +263,8 @@ _WITH_SHORT_FLOATS = ("numpy", "torch")  # NumPy through ml_dtypes
 _BITS = {"bf16": "u16", "e4m3": "u8", "e5m2": "u8", "e4m3fnuz": "u8", "e5m2fnuz": "u8"}
 
 
-def _read_array(name: str, array: Any) -> ArrayView:
+def read_array(name: str, array: Any) -> ArrayView:
+    """An argument as the runtime sees it. Raises ArgumentError for what is no array, and for strides below 0."""
     if not is_array(array):
         raise refuse(
             f"{name} is {type(array).__name__}, expected an array",
