@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ..ir.core import Block, Constant, Op, Value
 from ..ir.ops import arith
@@ -35,6 +35,7 @@ from .ranges import NO_PROMISES, SYMBOL_LIMIT, Range
 
 RangeOf = Callable[[Value], Range]
 _GRID_LIMIT = 2**31 - 1
+_NO_INDEX = 1 << 64
 
 
 def integer_dtype(value: Value) -> bool:
@@ -50,6 +51,8 @@ class ValueRanges:
     ranges: Mapping[Value, Range]
     defined_by: Mapping[Value, Op]
     assumed: Mapping[Value, Range]
+    indices: dict[Value, Range] = field(default_factory=dict, repr=False, compare=False)
+    """What `of_index` has found."""
 
     def of(self, value: Value) -> Range:
         """The range of an integer or bool."""
@@ -64,11 +67,30 @@ class ValueRanges:
         """The range of an integer whose arithmetic does not wrap: that of an index does not, as
         long as what it indexes is in a tensor.
         """
+        pending = [value]  # each value once, and not by recursion: chains may be long
+        while pending:
+            op = self._defined_unassumed(pending[-1])
+            missing = [v for v in op.inputs if v not in self.indices] if op is not None else []
+            if missing:
+                pending += missing
+            else:
+                last = pending.pop()
+                self.indices[last] = self._index_range(last, op)
+        return self.indices[value]
+
+    def _defined_unassumed(self, value: Value) -> Op | None:
+        """The op whose operands tell the range of an index."""
+        op = None if value in self.assumed else self.defined_by.get(value)
+        known = isinstance(op, arith.Elementwise) and all(map(integer_dtype, op.inputs))
+        return op if known else None
+
+    def _index_range(self, value: Value, op: Op | None) -> Range:
         if value in self.assumed:
             return self.assumed[value]
-        op = self.defined_by.get(value)
-        exact = exact_range(op, self.of_index) if op is not None else None
-        return self.of(value) if exact is None else exact
+        exact = exact_range(op, self.indices.__getitem__) if op is not None else None
+        if exact is None or exact.low < -_NO_INDEX or exact.high > _NO_INDEX:
+            return self.of(value)
+        return exact
 
     def is_multiple(self, value: Value, divisor: int) -> bool:
         """Whether an integer is known to be a multiple of a positive number."""
