@@ -154,3 +154,26 @@ def test_every_way_to_memory_is_behind_the_wait(steps: int) -> None:
     tiles = a.astype(np.float32).reshape(3, 64, 64)[:steps]
     expected = sum((tile @ tile.T for tile in tiles), np.zeros((64, 64), np.float32))
     np.testing.assert_array_equal(c, np.tile(expected, (4, 1)).astype(np.float16))
+
+
+@tilec.kernel
+def many_times(A: T.Tensor(("M", "K"), F16), C: T.Tensor(("M", 64), F16)):
+    """How many steps there are is made of values that are used twice each."""
+    M, K = A.shape
+    with T.Kernel(T.ceildiv(M, 64), threads=128) as b:
+        A_s = T.alloc_shared((64, 64), F16)
+        acc = T.alloc_fragment((64, 64), "float32")
+        T.clear(acc)
+        steps = T.ceildiv(K, 64)
+        for _ in range(40):
+            steps = (steps * steps) // 3
+        for k in T.Pipelined(steps, num_stages=2):
+            T.copy(A[b * 64, k * 64], A_s)
+            T.gemm(A_s, A_s, acc, transpose_B=True)
+        T.copy(acc, C[b * 64, 0])
+
+
+def test_values_used_twice_are_computed_once() -> None:
+    text = many_times.lower(target=HOPPER).source
+    body = text[text.index("many_times_kernel") :]
+    assert "launch_dependents" in body and body.count("\n") < 400

@@ -74,8 +74,9 @@ def _let_next_begin(launch: Launch, b: IndexBuilder) -> None:
     inner = {p for op in walk(launch.body) for region in op.regions for p in region.params}
     short: Value | None = None
     loops = list(_copying_loops(launch.body))
+    made: dict[Value, Value | None] = {}
     for loop in loops:
-        trips = _before_all(loop.stop, inner, b)
+        trips = _before_all(loop.stop, inner, b, made)
         if trips is None or constant_of(loop.start) != 0 or constant_of(loop.step) != 1:
             return
         sizes = [
@@ -101,8 +102,20 @@ def _copying_loops(block: Block) -> Iterator[For]:
                 yield op
 
 
-def _before_all(value: Value, inner: set[Value], b: IndexBuilder) -> Value | None:
-    """`value` computed from what is known where the launch begins; None where it needs more."""
+def _before_all(
+    value: Value, inner: set[Value], b: IndexBuilder, made: dict[Value, Value | None]
+) -> Value | None:
+    """`value` computed from what is known where the launch begins; None where it needs more. `made` has
+    what was computed so before: a value that is used twice is computed once.
+    """
+    if value not in made:
+        made[value] = _computed(value, inner, b, made)
+    return made[value]
+
+
+def _computed(
+    value: Value, inner: set[Value], b: IndexBuilder, made: dict[Value, Value | None]
+) -> Value | None:
     op = b.definitions.get(value)
     if op is None:
         return None if value in inner else value
@@ -110,7 +123,7 @@ def _before_all(value: Value, inner: set[Value], b: IndexBuilder) -> Value | Non
         return None
     names: Renaming = {}
     for operand in op.inputs:
-        found = _before_all(operand, inner, b)
+        found = _before_all(operand, inner, b, made)
         if found is None:
             return None
         names[operand] = found
