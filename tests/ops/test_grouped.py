@@ -103,4 +103,5 @@ def test_what_does_not_fit_is_refused_at_the_call(case: tuple[Callable[[], Any],
     with pytest.raises(TilecError, match=words) as caught:
         call()
     assert caught.value.code == "TLC0810" and caught.value.loc.file == __file__
+    assert caught.value.message.startswith("grouped_matmul: ")
     assert caught.value.hint or "dtype" not in words

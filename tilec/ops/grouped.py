@@ -77,7 +77,7 @@ def grouped_matmul(
         ArgumentError: what does not fit, at the call.
         TilecError: what the epilogue says has no meaning, at its place.
     """
-    with AtTheCall(epilogue, operands):
+    with AtTheCall("grouped_matmul", epilogue, operands):
         if offsets is None:
             given = {
                 "out_dtype": out_dtype, "in_dtype": in_dtype, "epilogue": epilogue, "exact": exact,

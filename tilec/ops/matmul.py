@@ -87,7 +87,7 @@ def matmul(
     With few tiles, or few in the last wave, K is divided among blocks, whose partial sums are added
     in one order: equal inputs give equal bits, on every call.
     """
-    with AtTheCall(epilogue, operands):
+    with AtTheCall("matmul", epilogue, operands):
         handle = None if stream is None else stream_handle(stream)
         tiled = is_tiled(schedule)
         options = Options(out, out_dtype, in_dtype, epilogue, exact, operands, handle, tiled)
@@ -111,7 +111,7 @@ def prepare_matmul(a: Any, b: Any, *, schedule: Schedule | None = None, **option
     takes more than one launch.
     """
     given = Options.among(options)
-    with AtTheCall(given.epilogue, given.operands):
+    with AtTheCall("prepare_matmul", given.epilogue, given.operands):
         call = check(a, b, replace(given, tiled=is_tiled(schedule)))
         if len(call.launches) != 1:
             count = len(call.launches)

@@ -29,9 +29,12 @@ RESULTS = {
 """The dtypes that are multiplied, and that of the result where none is asked for."""
 
 
+_MATMUL = "matmul: "  # whose arguments they are, unless the call says otherwise
+
+
 def refuse(message: str, hint: str = "", code: str = "TLC0810") -> ArgumentError:
     """The error of arguments that do not fit."""
-    return ArgumentError(code, f"matmul: {message}", hint=hint)
+    return ArgumentError(code, _MATMUL + message, hint=hint)
 
 
 @dataclass(frozen=True)
@@ -56,12 +59,13 @@ class Options:
 
 
 class AtTheCall:
-    """Context of a call with an epilogue and its operands: what is wrong with arguments is wrong at
-    the call, in its names, whoever notices."""
+    """Context of a call of `name` with an epilogue and its operands: what is wrong with arguments is
+    wrong at the call, in its names, whoever notices."""
 
     def __init__(
-        self, epilogue: Callable[..., Any] | None = None, operands: Iterable[str] = ()
+        self, name: str, epilogue: Callable[..., Any] | None, operands: Iterable[str]
     ) -> None:
+        self._name = name
         self._epilogue = epilogue
         self._operands = operands
         self._token: Token[Callable[..., Any] | None] | None = None
@@ -80,6 +84,8 @@ class AtTheCall:
             in_force.reset(self._token)
         if not isinstance(error, TilecError):
             return
+        if error.message.startswith(_MATMUL):
+            error.message = f"{self._name}: {error.message.removeprefix(_MATMUL)}"
         names = tuple(self._operands)
         error.message = in_their_names(error.message, names)
         error.hint = in_their_names(error.hint, names)
