@@ -457,3 +457,12 @@ def test_prepare_takes_one_launch() -> None:
     a, b = np.zeros((2, 1, 4, 8), "f2"), np.zeros((1, 3, 8, 4), "f2")
     with pytest.raises(ArgumentError, match="2 launches"):
         ops.prepare_matmul(a, b)
+
+
+def test_the_stride_of_a_single_row_says_nothing() -> None:
+    """Nor does the emulator, whose tensor maps are the launcher's, ask for one of TMA's."""
+    a, b = normal(4, 64)[:1][::-1], normal(64, 128, seed=1)
+    assert a.strides[0] < 0
+    with tilec.device("emulator:cuda:sm_90a"):
+        for _ in range(2):
+            check(ops.matmul(a, b, schedule=ops.Schedule(64, 64, 64, 2, 128)), a, b)

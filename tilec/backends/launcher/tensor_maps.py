@@ -45,7 +45,7 @@ def encoding(made: TensorMap, spec: Any, dtype: str, array: Strided, pointer: in
     element = _ELEMENTS.get(dtype, _UNSIGNED.get(array.itemsize))
     if element is None:
         raise _unfit(spec, f"TMA has no element type {dtype}")
-    dims, strides = _geometry(spec, array, pointer)
+    dims, strides = geometry(spec, array.shape, array.strides, array.itemsize, pointer)
     rank = len(dims)
     return [
         ctypes.c_void_p(made.address),
@@ -77,27 +77,29 @@ def refused(status: int, spec: Any, array: Strided) -> Unfit:
     )  # fmt: skip
 
 
-def _geometry(spec: Any, array: Strided, pointer: int) -> tuple[list[int], list[int]]:
-    """Extents, innermost first, and the strides in bytes of all but the innermost. An array without
-    elements gets a single one for each empty extent: nothing is ever read through its map, but that
-    must be valid."""
-    rank, size = len(array.shape), array.itemsize
+def geometry(
+    spec: Any, shape: Sequence[int], steps: Sequence[int], size: int, pointer: int
+) -> tuple[list[int], list[int]]:
+    """Extents, innermost first, and the strides in bytes of all but the innermost, for an array of a
+    shape and strides whose elements have `size` bytes. An array without elements gets a single one
+    for each empty extent: nothing is ever read through its map, but that must be valid. Raises Unfit."""
+    rank = len(shape)
     if not 1 <= rank <= _MAX_RANK or rank != len(spec.box):
         raise _unfit(
             spec, f"an array of {rank} dimensions, a box of {len(spec.box)} (1 to {_MAX_RANK})"
         )
     if pointer % 16:
         raise _unfit(spec, f"it starts at {pointer:#x}, expected a multiple of 16 bytes")
-    if array.shape[-1] > 1 and array.strides[-1] != size:
-        raise _unfit(spec, f"its last stride is {array.strides[-1]} bytes, expected {size}")
+    if shape[-1] > 1 and steps[-1] != size:
+        raise _unfit(spec, f"its last stride is {steps[-1]} bytes, expected {size}")
     row = spec.box[-1] * size
     if row % 16 or (spec.swizzle and row > spec.swizzle):
         limit = f", at most {spec.swizzle}" if spec.swizzle else ""
         raise _unfit(spec, f"rows of {row} bytes in the box, expected a multiple of 16{limit}")
-    dims = [max(1, extent) for extent in reversed(array.shape)]
+    dims = [max(1, extent) for extent in reversed(shape)]
     strides: list[int] = []
     span = -(-dims[0] * size // 16) * 16
-    outer = zip(reversed(array.shape[:-1]), reversed(array.strides[:-1]), strict=True)
+    outer = zip(reversed(shape[:-1]), reversed(steps[:-1]), strict=True)
     for extent, stride in outer:
         # The stride of a single row says nothing: any valid one does.
         used = stride if extent > 1 else span
@@ -106,7 +108,7 @@ def _geometry(spec: Any, array: Strided, pointer: int) -> tuple[list[int], list[
         strides.append(used)
         span = max(span, used * max(1, extent))
     if max(dims) > 1 << 32:
-        raise _unfit(spec, f"shape {array.shape}: extents go to 2^32")
+        raise _unfit(spec, f"shape {tuple(shape)}: extents go to 2^32")
     return dims, strides
 
 

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...backends.launcher.expressions import evaluate
-from ...backends.launcher.tensor_maps import clipped_box
+from ...backends.launcher.tensor_maps import clipped_box, geometry
+from ...backends.launcher.unfit import Unfit
 from ...backends.manifest import MULTIPROCESSORS, Argument, LaunchSpec, TensorMapSpec
 from ...ir.dtypes import find_dtype
 from .counts import Counts
@@ -144,33 +145,18 @@ def _array(name: str, arguments: Mapping[str, Value]) -> NDArray[Any]:
 def _describe_tensor_map(
     spec: TensorMapSpec, array: NDArray[Any], extents: Mapping[str, Extent]
 ) -> dict[str, object]:
-    """A tensor map, with the limits of cuTensorMapEncodeTiled checked."""
-    box, item = spec.box[::-1], array.itemsize
-    strides, shape = array.strides[::-1], array.shape[::-1]
-    limits = (
-        (len(box) == array.ndim, f"a box of rank {len(box)} on an array of rank {array.ndim}"),
-        (array.size > 0, "an empty array"),
-        (extents[spec.tensor].address % 16 == 0, "an address that is no multiple of 16 bytes"),
-        (strides[0] == item, "elements of the last dimension that are not adjacent"),
-        (
-            all(s % 16 == 0 and 0 <= s < 1 << 40 for s in strides[1:]),
-            "a stride that is no multiple of 16 bytes",
-        ),
-        (box[0] * item % 16 == 0, f"box rows of {box[0] * item} bytes, no multiple of 16"),
-        (
-            spec.swizzle == 0 or box[0] * item <= spec.swizzle,
-            f"box rows of {box[0] * item} bytes in a swizzle of {spec.swizzle}",
-        ),
-    )
-    for holds, what in limits:
-        if not holds:
-            raise EmulatorError("TLC0781", f"tensor map of {spec.tensor}: {what}")
+    """A tensor map, within the limits of cuTensorMapEncodeTiled."""
+    placed, item = extents[spec.tensor], array.itemsize
+    try:
+        _, strides = geometry(spec, array.shape, array.strides, item, placed.address)
+    except Unfit as problem:
+        raise EmulatorError("TLC0781", str(problem)) from None
     return {
-        "offset": extents[spec.tensor].offset,
+        "offset": placed.offset,
         "element": item,
         "swizzle": spec.swizzle,
         "writable": array.flags.writeable,
-        "extents": list(shape),
-        "strides": list(strides),
+        "extents": list(array.shape[::-1]),
+        "strides": [item, *strides],
         "box": clipped_box(spec, array.shape)[::-1],
     }
