@@ -203,11 +203,8 @@ def test_first_calls_of_several_specialisations(stub: Stub, compiles: list[str])
     assert len({id(add.trace({"block": block})) for block in blocks}) == 3
 
 
-@pytest.mark.parametrize("seed", range(6))
-def test_a_constant_that_changes_among_calls_is_seen_by_all(
-    stub: Stub, compiles: list[str], seed: int
-) -> None:
-    stub.sizes(8)
+def filling() -> tuple[Any, Callable[[], None]]:
+    """A kernel whose blocks have 64 threads, and what makes them 128."""
     block = 64
 
     @tilec.kernel
@@ -216,11 +213,24 @@ def test_a_constant_that_changes_among_calls_is_seen_by_all(
             for i in T.Parallel(block):
                 A[bx * block + i] = 1
 
-    def change() -> None:
+    def widen() -> None:
         nonlocal block
+        block = 128
+
+    return fill, widen
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_constant_that_changes_among_calls_is_seen_by_all(
+    stub: Stub, compiles: list[str], seed: int
+) -> None:
+    stub.sizes(8)
+    fill, widen = filling()
+
+    def change() -> None:
         time.sleep(0.01 * random.Random(seed).random())
         with fill.lock:  # not in the middle of a trace
-            block = 128
+            widen()
 
     a = CupyArray((1024,), BASE)
     together([change, *[lambda: [fill(a) for _ in range(3)]] * 3], seed)
@@ -234,21 +244,15 @@ def test_a_call_that_is_overtaken_by_a_change_leaves_nothing_behind(
 ) -> None:
     """Between its trace and its launch another thread calls the kernel, with another constant."""
     stub.sizes(8)
-    block = 64
-
-    @tilec.kernel
-    def fill(A: T.Tensor((1024,), "float32")):
-        with T.Kernel(1024 // block, threads=block) as bx:
-            for i in T.Parallel(block):
-                A[bx * block + i] = 1
+    fill, widen = filling()
 
     real = driver._compiled_for
     a = CupyArray((1024,), BASE)
+    changes = [widen]
 
     def overtaken(*arguments: Any) -> Any:
-        nonlocal block
-        if block == 64:
-            block = 128
+        if changes:
+            changes.pop()()
             other = threading.Thread(target=fill, args=(a,))
             other.start()
             other.join()

@@ -30,6 +30,7 @@ from ..ir.ops.control import (
     WarpUniform,
 )
 from ..ir.ops.pipeline import Pipeline
+from ..ir.rewrite import in_order
 from ..ir.types import ScalarType
 from .ranges import NO_PROMISES, SYMBOL_LIMIT, Range
 
@@ -67,26 +68,20 @@ class ValueRanges:
         """The range of an integer whose arithmetic does not wrap: that of an index does not, as
         long as what it indexes is in a tensor.
         """
-        pending = [value]  # each value once, and not by recursion: chains may be long
-        while pending:
-            op = self._defined_unassumed(pending[-1])
-            missing = [v for v in op.inputs if v not in self.indices] if op is not None else []
-            if missing:
-                pending += missing
-            else:
-                last = pending.pop()
-                self.indices[last] = self._index_range(last, op)
+        for one in in_order(value, self.indices, self._operands):
+            self.indices[one] = self._index_range(one)
         return self.indices[value]
 
-    def _defined_unassumed(self, value: Value) -> Op | None:
-        """The op whose operands tell the range of an index."""
+    def _operands(self, value: Value) -> tuple[Value, ...]:
+        """The operands whose ranges tell that of an index."""
         op = None if value in self.assumed else self.defined_by.get(value)
         known = isinstance(op, arith.Elementwise) and all(map(integer_dtype, op.inputs))
-        return op if known else None
+        return op.inputs if op is not None and known else ()
 
-    def _index_range(self, value: Value, op: Op | None) -> Range:
+    def _index_range(self, value: Value) -> Range:
         if value in self.assumed:
             return self.assumed[value]
+        op = self.defined_by.get(value)
         exact = exact_range(op, self.indices.__getitem__) if op is not None else None
         if exact is None or exact.low < -_NO_INDEX or exact.high > _NO_INDEX:
             return self.of(value)

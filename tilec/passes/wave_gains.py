@@ -13,6 +13,7 @@ from ..ir.core import Op, Program, Value, constant_of, walk
 from ..ir.ops.arith import Elementwise, element_dtype
 from ..ir.ops.control import IF_POSSIBLE, Define, For, Launch, Symbol
 from ..ir.ops.gemm import Gemm
+from ..ir.rewrite import in_order
 from ..ir.types import MemoryType, ScalarType, Space
 from ..target import Target
 from .last_wave import LastWave, Numbers, leaves_few
@@ -120,14 +121,8 @@ class _Numbers:
 
     def of(self, value: Value) -> int | None:
         """A number, or None for what is not known: the index of a block, an element of a tensor."""
-        pending = [value]  # not by recursion: sums may be longer than the stack is deep
-        while pending:
-            missing = [v for v in self._made_of(pending[-1]) if v not in self.known]
-            if missing:
-                pending += missing
-            else:
-                last = pending.pop()
-                self.known[last] = self._number(last)
+        for one in in_order(value, self.known, self._made_of):
+            self.known[one] = self._number(one)
         return self.known[value]
 
     def _made_of(self, value: Value) -> tuple[Value, ...]:
