@@ -24,6 +24,7 @@ from ..ir.clone import Renaming, clone_op
 from ..ir.core import Block, Level, Op, Program, Value, at, constant_of, walk
 from ..ir.ops.control import For, Launch, While, map_launches
 from ..ir.ops.nvidia import LaunchDependents, MbarrierExpect, TmaLoad, TmaStore, WaitGrids
+from ..ir.rewrite import in_order
 from .context import PassContext
 from .coordinates import both
 from .dependence import is_global, reads, writes
@@ -108,8 +109,13 @@ def _before_all(
     """`value` computed from what is known where the launch begins; None where it needs more. `made` has
     what was computed so before: a value that is used twice is computed once.
     """
-    if value not in made:
-        made[value] = _computed(value, inner, b, made)
+
+    def needs(value: Value) -> tuple[Value, ...]:
+        op = b.definitions.get(value)
+        return op.inputs if op is not None and op.pure and not op.regions else ()
+
+    for one in in_order(value, made, needs):
+        made[one] = _computed(one, inner, b, made)
     return made[value]
 
 
@@ -123,7 +129,7 @@ def _computed(
         return None
     names: Renaming = {}
     for operand in op.inputs:
-        found = _before_all(operand, inner, b, made)
+        found = made[operand]
         if found is None:
             return None
         names[operand] = found
