@@ -219,7 +219,7 @@ def test_stores_that_are_apart_are_vectors() -> None:
 
 
 @tilec.kernel
-def meeting(A: T.Tensor((8,), "float32"), how: str):
+def meeting(A: T.Tensor((8,), "float32"), B: T.Tensor((8,), "float32"), how: str):
     """Iterations of a loop that is to be vectorised read what others write."""
     with T.Kernel(1, threads=32):
         if T.get_thread_binding() == 0:
@@ -230,21 +230,24 @@ def meeting(A: T.Tensor((8,), "float32"), how: str):
                     A[v] = A[v + 1] + A[0]
                 elif how == "own":
                     A[v] = A[v] * 2
+                elif how == "sums":
+                    A[v // 2] += B[v]
                 else:
                     A[v] = 5
                     A[v + 1] = 6
 
 
-@pytest.mark.parametrize("how", ["before", "one", "own", "twice"])
+@pytest.mark.parametrize("how", ["before", "one", "own", "sums", "twice"])
 def test_iterations_that_meet_run_in_order(how: str) -> None:
     expected = {
         "before": [1, 1, 1, 1, 1],
         "one": [3, 6, 7, 8, 5],
         "own": [2, 4, 6, 8, 5],
+        "sums": [4, 9, 3, 4, 5],
         "twice": [5] * 4 + [6],
     }
     a = np.arange(1, 9, dtype=np.float32)
-    for leg, (found,) in every_leg(meeting, a, how=how):
+    for leg, (found, _) in every_leg(meeting, a, a, how=how):
         np.testing.assert_array_equal(found, [*expected[how], 6, 7, 8], err_msg=leg)
     assert ("<4>(A_run" in compile_texts(meeting, how=how)["cuda:sm_90a"]) == (how == "own")
 

@@ -184,7 +184,7 @@ class _Vectorizer(Rebuilder):
         """
         inside = _made_in(op.body)
         effects = [e for inner in walk(op.body) for e in inner.effects()]
-        changed = {self._root(e.memory) for e in effects if e.access is Access.WRITE and e.memory}
+        changed = self._changed(op.body)
         trips = [constant_of(v) for v in (op.start, op.stop)]
         runs = None not in trips and int(trips[0] or 0) < int(trips[1] or 0)
         still = runs and all(e.memory for e in effects)  # nobody is waited for
@@ -330,6 +330,11 @@ class _Vectorizer(Rebuilder):
                     read.update({root: None} if effect.access is Access.READ else {})
         return next((memory for memory in read if len(places[memory]) > 1), None)
 
+    def _changed(self, block: Block) -> set[Value]:
+        """The memory that ops of a block write."""
+        effects = (e for inner in walk(block) for e in inner.effects())
+        return {self._root(e.memory) for e in effects if e.access is Access.WRITE and e.memory}
+
     def _root(self, memory: Value) -> Value:
         """The allocation or parameter that a handle is a part of."""
         op = self.b.definitions.get(memory)
@@ -343,28 +348,25 @@ class _Vectorizer(Rebuilder):
         inside = _made_in(op.body)
         for inner in walk(op.body):
             self.b.note(inner)
+        changed = self._changed(op.body)
         walks: list[_Walk] = []
         for inner in op.body.ops:
             if not isinstance(inner, ElementAccess) or not inner.indices:
                 continue
-            if memory_type(inner.memory).space is Space.LOCAL or not inside.isdisjoint(
-                (inner.memory, *inner.predicate)
-            ):
+            own = memory_type(inner.memory).space is Space.LOCAL
+            if own or not inside.isdisjoint((inner.memory, *inner.predicate)):
                 continue
-            walks += self._walk(inner, index, inside)
+            paced = isinstance(inner, Load) and self._root(inner.memory) not in changed
+            walks += self._walk(inner, index, inside, paced)
         found: list[_Run] = []
         for first in walks:
             ops = _run_from(first, walks)
             if ops and count % first.shared == 0:
                 start = tuple(self.b.build(form) for form in first.forms)
                 run = _Run(ops, start, first.shared)
-                if self._width(first.op, start, run.length(count)) > 1:
-                    found.append(run)
-        return [
-            run
-            for run in found
-            if not self._stored_twice(run, op, _apart_from(run.op, walks, count))
-        ]
+                found += [run] if self._width(first.op, start, run.length(count)) > 1 else []
+        apart = {run: _apart_from(run.op, walks, count) for run in found}
+        return [run for run in found if not self._stored_twice(run, op, apart[run])]
 
     def _width(self, op: ElementAccess, start: Sequence[Value], count: int) -> int:
         memory = self.value(op.memory)
@@ -385,14 +387,17 @@ class _Vectorizer(Rebuilder):
             for effect in inner.effects()
         )
 
-    def _walk(self, op: ElementAccess, index: Value, inside: set[Value]) -> list[_Walk]:
+    def _walk(
+        self, op: ElementAccess, index: Value, inside: set[Value], paced: bool
+    ) -> list[_Walk]:
         """An access that walks along the last dimension alone, what its indices at iteration 0 need
-        being made before the loop. Empty for another.
+        being made before the loop. Empty for another. `paced`: several iterations may come to one
+        element, since none changes it.
         """
         b = self.b
         with b.region() as made:  # with the loop's index: only what does not need it is kept
             forms = [b.form(self._rebuilt(self.value(i), inside)) for i in op.indices]
-        steady, shared = (index, 1) if not isinstance(op, Load) else self._pace(forms[-1], index)
+        steady, shared = self._pace(forms[-1], index) if paced else (index, 1)
         *outer, step = (f.factor_of(steady) for f in forms)
         if any(outer) or step < 1:
             return []
@@ -401,8 +406,7 @@ class _Vectorizer(Rebuilder):
         atoms = [value for form in rests for value, _ in form.terms]
         if any(depends(value, frozenset(inside), definitions) for value in atoms):
             return []
-        needed = _slice(atoms, made)
-        b.extend([op for op in made if op in needed])
+        b.extend(_slice(atoms, made))
         return [_Walk(op, tuple(rests), step, shared)]
 
     def _pace(self, form: Linear, index: Value) -> tuple[Value, int]:
@@ -485,11 +489,11 @@ def _run_from(first: _Walk, walks: Sequence[_Walk]) -> tuple[ElementAccess, ...]
     return tuple(found) if len(found) == first.step else ()
 
 
-def _slice(values: Sequence[Value], ops: Sequence[Op]) -> set[Op]:
-    """The ops among `ops` that make `values`, and those that they need."""
-    wanted, found = set(values), set[Op]()
+def _slice(values: Sequence[Value], ops: Sequence[Op]) -> list[Op]:
+    """The ops among `ops` that make `values`, and those that they need, in order."""
+    wanted, found = set(values), list[Op]()
     for op in reversed(ops):
         if not wanted.isdisjoint(op.results):
-            found.add(op)
+            found.append(op)
             wanted.update(op.inputs)
-    return found
+    return found[::-1]
