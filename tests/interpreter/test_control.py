@@ -95,6 +95,17 @@ def test_loops_with_bounds_of_each_thread() -> None:
     assert x.tolist() == [100 + sum(k * k for k in range(t, 2 * t, 3)) for t in range(T)]
 
 
+def test_loops_of_each_thread_to_the_last_integer() -> None:
+    s = Sketch()
+    a = tensor("A", i32, T)
+    most = 2**31 - 1
+    with s.launch(1, threads=T), s.simt(T) as t, s.loop(s.sub(most - 9, t), most, 3):
+        s.store(s.add(s.load(a, t), 1), a, t)
+    x = np.zeros(T, np.int32)
+    run(s.program(a), A=x)
+    assert x.tolist() == [len(range(most - 9 - t, most, 3)) for t in range(T)]
+
+
 def test_variables_of_the_block_and_of_threads() -> None:
     """A local of one element: uniform as long as all threads do the same to it."""
     s = Sketch()

@@ -162,30 +162,37 @@ def run_for(frame: Frame, op: Op) -> Steps:
     carried = [frame.pair(v) for v in op.inits]
     index, params = op.body.params[0], op.body.params[1:]
     assert isinstance(index.type, ScalarType)
-    number = index.type.dtype.numpy.type
+    number_type = index.type.dtype.numpy.type
     if np.any(np.less_equal(bounds[2], 0)):
         raise frame.fault("TLC0750", "the step of a loop is not positive")
     if not any(b.ndim for b in bounds):
         for i in range(*(int(b) for b in bounds)):
-            frame.define(index, frame.run.lasting.scalar(number, i))
+            frame.define(index, frame.run.lasting.scalar(number_type, i))
             frame.define_all(params, carried)
             carried = yield from frame.execute(op.body)
         frame.define_all(op.results, carried)
         return
     outer = _diverge(frame, op)
-    start, stop, step = bounds
-    here = start + np.zeros_like(stop)
-    while True:
-        mask = here < stop if outer is None else (here < stop) & outer
-        if not mask.any():
-            break
-        frame.mask = mask
+    trips = _trips(*bounds)
+    trips = trips if outer is None else np.where(outer, trips, 0)
+    here = bounds[0] + np.zeros_like(bounds[1])
+    for number in range(int(trips.max(initial=0))):
+        frame.mask = mask = number < trips
         frame.define(index, here)
         frame.define_all(params, carried)
         carried = _merge(mask, (yield from frame.execute(op.body)), carried)
-        here = np.where(mask, here + step, here)
+        here = here + bounds[2]  # of lanes that are done any number
     frame.mask = outer
     frame.define_all(op.results, carried)
+
+
+def _trips(start: Any, stop: Any, step: Any) -> Any:
+    """How often each lane comes to the body: the index of the last time plus the step may be no number of
+    its type.
+    """
+    with np.errstate(over="ignore"):
+        apart = stop.astype(np.uint64) - start.astype(np.uint64) - np.uint64(1)
+    return np.where(start < stop, apart // step.astype(np.uint64) + np.uint64(1), np.uint64(0))
 
 
 def run_while(frame: Frame, op: Op) -> Steps:
