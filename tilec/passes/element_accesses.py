@@ -13,6 +13,9 @@ from ..ir.ops.arith import Elementwise
 from ..ir.ops.control import For, If, Parallel, Simt
 from ..ir.ops.memory import Atomic, Load, Store
 from ..ir.rewrite import in_order
+from ..ir.types import ScalarType
+from .ranges import bounds_of
+from .value_ranges import integer_dtype
 
 Array = np.ndarray[Any, Any]
 MOST = 1 << 22  # iterations that are enumerated in reasonable time; more count as unknown
@@ -164,16 +167,36 @@ class _Enumeration:
 
     def evaluate(self, value: Value, grid: dict[Value, Array]) -> Array | None:
         """The value over the whole grid, or None where it depends on anything else."""
-        known: dict[Value, Array | None] = {**grid}
+        return evaluated(value, grid, self.defined_by)
 
-        def needs(value: Value) -> tuple[Value, ...]:
-            op = self.defined_by.get(value)
-            return op.inputs if isinstance(op, Elementwise) else ()
 
-        for one in in_order(value, known, needs):
-            op, number = self.defined_by.get(one), constant_of(one)
-            known[one] = np.asarray(number) if number is not None else None
-            inputs = [known[v] for v in needs(one)]
-            if isinstance(op, Elementwise) and all(i is not None for i in inputs):
-                known[one] = grid[one] = np.asarray(op.evaluate(*inputs))
-        return known[value]
+def evaluated(
+    value: Value, grid: dict[Value, Array], defined_by: Mapping[Value, Op]
+) -> Array | None:
+    """What a value is where the grid's variables have the values that it says; None where it depends
+    on anything else, or an integer that it is computed of wraps. What is found goes to the grid.
+    """
+    known: dict[Value, Array | None] = {**grid}
+
+    def needs(value: Value) -> tuple[Value, ...]:
+        op = defined_by.get(value)
+        return op.inputs if isinstance(op, Elementwise) else ()
+
+    for one in in_order(value, known, needs):
+        op, number = defined_by.get(one), constant_of(one)
+        known[one] = np.asarray(number) if number is not None else None
+        inputs = [known[v] for v in needs(one)]
+        if isinstance(op, Elementwise) and all(i is not None for i in inputs):
+            found = np.asarray(op.evaluate(*inputs))
+            if not _wraps(one, found):
+                known[one] = grid[one] = found
+    return known[value]
+
+
+def _wraps(value: Value, found: Array) -> bool:
+    """Whether numbers are no integers of the value's type."""
+    if not integer_dtype(value) or found.size == 0:
+        return False
+    assert isinstance(value.type, ScalarType)
+    low, high = bounds_of(value.type.dtype)
+    return bool(found.min() < low or found.max() > high)

@@ -39,7 +39,7 @@ from ..ir.ops.thread import Barrier
 from ..ir.rewrite import defining_ops
 from .context import PassContext
 from .dependence import is_global, is_shared, orders
-from .private_elements import is_private
+from .private_elements import is_private, one_thread_takes
 from .store_regions import StoreRegions, shared_tensors
 from .thread_copies import ThreadCopies, thread_copies
 from .uniformity import differing
@@ -347,13 +347,18 @@ class _Placer:
         if self._parts(op):
             self.divergent = op
             if self.simt is not None and outer is None:
-                alone = {b for b in self.buffers if is_private(self.simt, b, self.defined_by, op)}
-                self.private = private | alone
+                self.private = private | self._private_in(op, self.simt)
         body = self.block(block, pending)
         self.divergent, self.private = outer, private
         if self._parts(op):
             self._note(op, self._accesses(op), pending)
         return body
+
+    def _private_in(self, branch: If, region: Simt) -> set[Value]:
+        """The buffers of which each element is one thread's alone in a branch."""
+        if one_thread_takes(branch, region, self.defined_by, self.differing):
+            return self.buffers
+        return {b for b in self.buffers if is_private(region, b, self.defined_by, branch)}
 
     # Accesses
 

@@ -1,7 +1,8 @@
 """Whether each element of a buffer that a region's threads write is touched by one of them alone.
 
-By enumeration of the indices; in a branch that only some threads take, within loops that go on as
-variables say, by running what follows from constants: of
+They are in a branch that one thread takes, whatever its indices are. Else by enumeration of the
+indices; in a branch that only some threads take, within loops that go on as variables say, by
+running what follows from constants: of
 
     s = 64
     while s > 0:
@@ -15,18 +16,18 @@ all trips are known, and in each the elements that are read are apart from those
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from ..ir.core import Access, Block, Op, Value, constant_of
-from ..ir.ops.arith import Elementwise
+from ..ir.ops.arith import BitAnd, Compare, Elementwise
 from ..ir.ops.control import For, If, Simt, While
 from ..ir.ops.memory import Alloc, Load, Store, memory_type
 from ..ir.types import ScalarType, Space
-from .element_accesses import MOST, Accessed, element_accesses
+from .element_accesses import MOST, Accessed, element_accesses, evaluated
 from .ranges import bounds_of
 from .value_ranges import integer_dtype
 
@@ -40,12 +41,59 @@ def is_private(
     region: Simt, buffer: Value, defined_by: Mapping[Value, Op], branch: If | None = None
 ) -> bool:
     """Whether every element of the buffer that a thread writes is touched by that thread only, as far
-    as the region goes (the branch in it, in each trip of the loops around that).
+    as the region goes (the branch in it, in each trip of the loops around that). Of a branch that
+    one_thread_takes that is not asked.
     """
     found = _enumerated(region, buffer, defined_by, branch)
     if found is None and branch is not None:
         found = _run(region, buffer, branch)
     return found is not None and _apart(buffer, found)
+
+
+def one_thread_takes(
+    branch: If, region: Simt, defined_by: Mapping[Value, Op], differing: Set[Value]
+) -> bool:
+    """Whether at most one of the region's threads is in the branch each time that they reach it, and
+    the others have nothing to do meanwhile. `differing`: the values that threads see differently.
+    """
+    idle = len(branch.orelse.ops) == 1  # its terminator
+    return idle and _OneThread(region, defined_by, differing).satisfies(branch.condition)
+
+
+@dataclass(frozen=True)
+class _OneThread:
+    region: Simt
+    defined_by: Mapping[Value, Op]
+    differing: Set[Value]
+
+    def satisfies(self, condition: Value) -> bool:
+        """Whether a condition holds for at most one thread."""
+        outcome, op = self.by_thread(condition), self.defined_by.get(condition)
+        if outcome is not None:
+            return int(np.count_nonzero(outcome)) <= 1
+        match op:
+            case BitAnd():
+                return any(self.satisfies(v) for v in op.inputs)
+            case If():  # a condition that is looked at only where another one holds
+                end = op.orelse.terminator
+                never = end is not None and [constant_of(v) for v in end.inputs] == [False]
+                return never and self.satisfies(op.condition)
+            case Compare() if op.predicate == "eq":
+                a, b = op.inputs
+                return self.tells_apart(a, b) or self.tells_apart(b, a)
+        return False
+
+    def tells_apart(self, value: Value, other: Value) -> bool:
+        """Whether a value is another one for each thread, and `other` the same for all."""
+        values = self.by_thread(value)
+        distinct = values is not None and len(np.unique(values)) == self.region.threads
+        return distinct and other not in self.differing
+
+    def by_thread(self, value: Value) -> Array | None:
+        """What a value is for each thread, None where it depends on more than their numbers."""
+        threads = {self.region.body.params[0]: np.arange(self.region.threads, dtype=np.int64)}
+        found = evaluated(value, threads, self.defined_by)
+        return None if found is None else np.broadcast_to(found, (self.region.threads,))
 
 
 def _enumerated(
