@@ -18,11 +18,15 @@ from numpy.typing import NDArray
 from tests.backends import emitter_gemms as gemms
 from tests.backends import emitter_programs as programs
 from tests.conftest import Golden
+from tilec.backends.dialect import find_dialect
 from tilec.backends.emitter import EmittedProgram, emit_program, render
 from tilec.backends.manifest import Argument, Manifest, TensorMapSpec
 from tilec.backends.prelude import KernelFrame
-from tilec.ir.core import Program
+from tilec.backends.writer import Writer
+from tilec.errors import Loc
+from tilec.ir.core import Program, at
 from tilec.ir.ops import builtin_registry
+from tilec.ir.ops.control import Yield
 from tilec.runtime.clang import find_amd_clang
 from tilec.runtime.emulator import Order, build, run
 from tilec.runtime.nvrtc import find_nvrtc
@@ -95,6 +99,21 @@ def test_each_statement_of_the_emulated_text_has_its_line() -> None:
     assert tuple(place for _, place in frame.told_lines) == places
     same = replace(frame, places=("k.py:1", "k.py:1", "k.py:1", "k.py:1", "", ""))
     assert [place for _, place in same.told_lines] == ["k.py:1", "", "", "k.py:1", "", ""]
+
+
+def test_a_condition_that_joins_an_else_keeps_its_lines() -> None:
+    writer = Writer(find_dialect("cuda"))
+
+    def statement(line: int) -> Yield:
+        with at(Loc("k.py", line)):
+            return Yield(())
+
+    with writer.block("if (x)", statement(1)):
+        writer.line("a();", statement(2))
+    with writer.otherwise(), writer.block("if (y)", statement(3)):
+        writer.line("b();", statement(4))
+    assert writer.lines == ["  if (x) {", "    a();", "  } else if (y) {", "    b();", "  }"]
+    assert writer.places == ("k.py:1", "k.py:2", "k.py:3", "k.py:4", "")
 
 
 @pytest.mark.parametrize("name", [n for n, (_, t) in PROGRAMS.items() if t.startswith("cuda")])

@@ -30,6 +30,12 @@ class PlacedLine(str):
         line.place = place_of(op)
         return line
 
+    def edited(self, text: str) -> PlacedLine:
+        """Another text in the same place."""
+        line = PlacedLine(text)
+        line.place = self.place
+        return line
+
 
 def place_of(op: Op) -> str:
     """File and line of the user's, without folders: `gemm.py:31`."""
@@ -108,5 +114,8 @@ class Writer:
             or any(not line.startswith("}") for line in own[1:])
         ):
             return
-        self.lines[start:] = [line[2:] for line in body]
-        self.lines[start] = f"{'  ' * self._depth}}} else {own[0]}"
+        texts = [f"{'  ' * self._depth}}} else {own[0]}", *(line[2:] for line in body[1:])]
+        self.lines[start:] = [
+            line.edited(text) if isinstance(line, PlacedLine) else text
+            for line, text in zip(body, texts, strict=True)
+        ]
