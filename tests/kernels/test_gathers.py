@@ -88,6 +88,49 @@ def test_the_interpreter_says_the_same() -> None:
 
 
 @tilec.kernel
+def scaled(
+    A: T.Tensor(("M", "K"), "float16"),
+    S: T.Tensor(("R", "K"), "float16"),
+    rows: T.Tensor(("M",), "int32"),
+    B: T.Tensor(("N", "K"), "float16"),
+    C: T.Tensor(("M", "N"), "float32"),
+    stages: int = 3,
+):
+    """A is multiplied by rows of S that a table names before B^T is. S_s is read at another time than
+    B_s, which TMA alone brings: these have barriers of their own."""
+    M, N, K = C.shape[0], C.shape[1], A.shape[1]
+    with T.Kernel(T.ceildiv(N, 64), T.ceildiv(M, 64), threads=128) as (bx, by):
+        A_s = T.alloc_shared((64, 32), "float16")
+        S_s = T.alloc_shared((64, 32), "float16")
+        product = T.alloc_shared((64, 32), "float16")
+        B_s = T.alloc_shared((64, 32), "float16")
+        acc = T.alloc_fragment((64, 64), "float32")
+        T.clear(acc)
+        for k in T.Pipelined(T.ceildiv(K, 32), num_stages=stages):
+            T.copy(A[by * 64, k * 32], A_s)
+            for i, j in T.Parallel(64, 32):
+                S_s[i, j] = S[rows[by * 64 + i], k * 32 + j]
+            T.copy(B[bx * 64, k * 32], B_s)
+            for i, j in T.Parallel(64, 32):
+                product[i, j] = A_s[i, j] * S_s[i, j]
+            T.gemm(product, B_s, acc, transpose_B=True)
+        T.copy(acc, C[by * 64, bx * 64])
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_what_is_gathered_beside_tiles_that_are_read_later(target: str) -> None:
+    compiled = lower(scaled, (), target, {})
+    for M, N, K, R in SIZES:
+        rng = np.random.default_rng(M)
+        a, s, b = (rng.integers(-2, 3, (n, K)).astype(np.float16) for n in (M, R, N))
+        rows = rng.integers(0, R, M).astype(np.int32)
+        C = np.full((M, N), np.nan, np.float32)
+        device = EmulatorDevice(target, "a test", *SCHEDULES[M % len(SCHEDULES)])
+        compiled.run_on(device, (a, s, rows, b, C))
+        np.testing.assert_array_equal(C, (a * s[rows]).astype(np.float32) @ b.astype(np.float32).T)
+
+
+@tilec.kernel
 def pages(
     Q: T.Tensor(("S", 64), "float16"),
     keys: T.Tensor(("pages", 16, 64), "float16"),

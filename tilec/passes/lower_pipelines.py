@@ -337,7 +337,7 @@ class _Lowering:
             with at(op.loc):
                 match op:
                     case Put() | Get():
-                        names[op.result] = self._open(b, op, iteration, slots)
+                        names[op.result] = self._open(b, op, stage, iteration, slots)
                     case Commit():
                         ring = self.rings[op.channel]
                         if ring.bundle is None or last[ring.bundle] is op:
@@ -396,9 +396,11 @@ class _Lowering:
         return next(label for label in bundle.places if label.endswith("_" + self.role.label))
 
     def _open(
-        self, b: Builder, op: Put | Get, iteration: Value, slots: dict[Bundle, Value]
+        self, b: Builder, op: Put | Get, stage: Stage, iteration: Value, slots: dict[Bundle, Value]
     ) -> Value:
-        """The slot's handle, once it is free (put) or full (get)."""
+        """The slot's handle, once it is free (put) or full (get). Where one thread runs the stage, it
+        announces what TMA will bring; where all do, the first one does, with its copies.
+        """
         ring = self.rings[op.channel]
         bundle = ring.bundle
         if bundle is None:
@@ -408,6 +410,8 @@ class _Lowering:
             slots[bundle] = b.emit(Load(place.slot, ())).result
             slots[bundle].hint = "slot"
             (wait_empty if isinstance(op, Put) else wait_full)(b, bundle, place, slots[bundle])
+            if isinstance(op, Put) and not _copies_of(stage):
+                expect(b, bundle, slots[bundle])
         return ring.slot(b, slots[bundle])
 
     def _commit(self, b: Builder, ring: Ring, slots: dict[Bundle, Value]) -> None:

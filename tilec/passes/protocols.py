@@ -373,11 +373,9 @@ def advance(b: Builder, bundle: Bundle, place: Place) -> None:
 
 
 def wait_empty(b: Builder, bundle: Bundle, place: Place, slot: Value) -> None:
-    """Waits until the slot is free; where one thread does so, it announces what TMA will bring."""
+    """Waits until the slot is free."""
     phase = b.emit(Load(place.phase, ())).result
     b.emit(MbarrierWait(bundle.empty.result, slot, b.bit_xor(phase, 1)))
-    if not bundle.by_copies:
-        expect(b, bundle, slot)
 
 
 def expect(b: Builder, bundle: Bundle, slot: Value) -> None:
