@@ -215,6 +215,14 @@ def branch(condition: str, then: str, otherwise: str) -> str:
 
 UNIFORM = '%u = compare %bx, %n <predicate = "lt"> : bool'
 OF_A_THREAD = '%u = compare %t, %n <predicate = "lt"> : bool'
+LOADED = '%x = load %r[0] <in_bounds> : f32\n%u = compare %x, 0.0 <predicate = "lt"> : bool'
+OF_A_VECTOR = lines("vector_load %r, 0, %A[%t], [] <count = 1>", LOADED)
+CONVERTED = lines(
+    "%q = alloc <type = local f32[4]> : local f32[4]",
+    "vector_load %q, 0, %A[%t], [] <count = 1>",
+    "convert_registers %r, 0, %q, 0 <count = 1>",
+    LOADED,
+)
 
 
 def test_branches_of_which_a_block_takes_one_share_a_place_without_a_barrier() -> None:
@@ -244,6 +252,8 @@ def test_branches_within_branches(other: str, found: dict[str, int]) -> None:
     ("condition", "around", "then"),
     [
         (OF_A_THREAD, "", store("a")),  # threads take both
+        (OF_A_VECTOR, "", store("a")),  # each thread's own
+        (CONVERTED, "", store("a")),
         (UNIFORM, "for 0, %n, 1 (%i: i32) {", store("a")),  # the next trip may take the other one
         (UNIFORM, "", lines(store("a"), load("b"))),  # of both branches
     ],

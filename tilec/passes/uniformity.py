@@ -1,26 +1,32 @@
 """Which values may differ between the threads of a block, or between the blocks of a launch.
 
-A thread's number differs, and what an atomic gives it; so does what is computed from a value that
-differs, what is kept in a thread's own memory under a condition that differs, and what a loop or
-branch with such a bound or condition gives. A load from shared or global memory is the same for all
-threads if its indices are.
+A thread's number differs, and what an atomic gives it, or a matrix instruction, of which each thread
+holds a part; so does what is computed from a value that differs, what is kept in a thread's own memory
+under a condition that differs, and what a loop or branch with such a bound or condition gives. A load
+from shared or global memory is the same for all threads if its indices are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 from ..ir.core import Access, Block, Op, Value, walk
 from ..ir.effects import space_of
+from ..ir.ops.amd import LoadTransposed
 from ..ir.ops.control import For, HardwareBlock, If, Parallel, Simt, ThreadId, While
-from ..ir.ops.memory import Atomic, Store
+from ..ir.ops.memory import Atomic
+from ..ir.ops.nvidia import LdMatrix, MatrixStatement
 from ..ir.ops.pipeline import Pipeline
+from ..ir.ops.wgmma import Wgmma, WgmmaRegisters
 from ..ir.types import Space
+
+BY_THREAD = (ThreadId, Atomic, LdMatrix, LoadTransposed, MatrixStatement, Wgmma, WgmmaRegisters)
+"""What gives each thread something else, whatever it is given."""
 
 
 def differing(block: Block) -> set[Value]:
     """The values of a block, and the local memories, that two threads may see differently."""
-    return _Closure(lambda op: isinstance(op, ThreadId | Atomic)).of(block, ())
+    return _Closure(lambda op: isinstance(op, BY_THREAD)).of(block, ())
 
 
 def differing_between_blocks(body: Block, indices: Iterable[Value]) -> set[Value]:
@@ -59,12 +65,12 @@ class _Closure:
         """One round; `diverged`: not all may run this block."""
         found = self.found
         for op in block.ops:
-            if self.differs(op) or self._takes(op):
+            differs = self.differs(op) or self._takes(op)
+            if differs:
                 found.update(op.results)  # of a load too: its memory is an operand
+            if differs or diverged:
+                found.update(_kept_by(op))
             match op:
-                case Store() if space_of(op.memory) is Space.LOCAL:
-                    if diverged or self._takes(op):
-                        found.add(op.memory)
                 case Simt() | Parallel():
                     found.update(op.body.params)
                     self._visit(op.body, diverged)
@@ -115,3 +121,11 @@ class _Closure:
 
     def _takes(self, op: Op) -> bool:
         return any(v in self.found for v in op.inputs)
+
+
+def _kept_by(op: Op) -> Iterator[Value]:
+    """A thread's own memories that an op writes."""
+    for effect in op.effects():
+        memory = effect.memory
+        if effect.access is Access.WRITE and memory and space_of(memory) is Space.LOCAL:
+            yield memory
