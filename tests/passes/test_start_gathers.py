@@ -80,6 +80,7 @@ RUNS = [
     ("rows of three", "float16", 64, 0),
     ("half a run further on", "float16", 64, 4),
     ("columns", "float16", 64, 0),
+    ("columns", "float32", 64, 1),
     ("every second", "float16", 64, 0),
     ("backwards", "float16", 64, 0),
     ("as the row says", "float16", 64, 0),

@@ -78,10 +78,10 @@ def _launch(launch: Launch, context: PassContext, ranges: ValueRanges) -> Launch
     _tell_of_other_widths(launch, context)
     if launch.explicit:
         return launch.replace(body=_by_role(launch, context, ranges))  # type: ignore[return-value]
-    pipelined = [op for op in walk(launch.body) if isinstance(op, Pipeline)]
-    roles = bool(pipelined) and context.target.warp_roles and context.target.tma
+    pipelined = any(isinstance(op, Pipeline) for op in walk(launch.body))
+    roles = pipelined and context.target.warp_roles and context.target.tma
     if roles:
-        refusal = _refusal(launch, pipelined, context, ranges)
+        refusal = role_refusal(launch, context, ranges)
         if refusal is not None:
             context.remark(
                 Remark("TLC0320", f"one role runs the whole launch: {refusal[0]}", refusal[1])
@@ -309,10 +309,10 @@ def _may_run_on(stage: Stage) -> bool:
 # What roles need
 
 
-def _refusal(
-    launch: Launch, pipelines: list[Pipeline], context: PassContext, ranges: ValueRanges
+def role_refusal(
+    launch: Launch, context: PassContext, ranges: ValueRanges
 ) -> tuple[str, Loc] | None:
-    """Why the launch cannot be run by roles, and where; None if it can."""
+    """Why a launch with pipelines cannot be run by roles, and where; None if it can."""
     if launch.threads % WARPGROUP:
         return f"{launch.threads} threads are not whole warpgroups", launch.loc
     if launch.threads + WARPGROUP > context.target.max_threads:
@@ -324,6 +324,7 @@ def _refusal(
             reason = gemm_refusal(op, launch.threads, registers, context.target, ranges)
             if reason:
                 return reason, op.loc
+    pipelines = [op for op in walk(launch.body) if isinstance(op, Pipeline)]
     inside = [op for p in pipelines for op in p.walk()]
     written = writes(launch)
     for op in inside:

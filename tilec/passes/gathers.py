@@ -207,6 +207,8 @@ class _Runs:
         """Whether a run of a gather is one copy."""
         *rows, last = gather.load.indices
         same = (*rows, *(value for value, _ in gather.conditions))
+        if self.count == 1:  # elements of 4 bytes, from anywhere
+            return True
         side_by_side = last in self.walks and gather.store.indices[-1] in self.walks
         return side_by_side and all(map(self._same, same))
 

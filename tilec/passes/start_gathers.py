@@ -4,6 +4,7 @@ Needs: planned pipelines. Leaves: `instruction` set on the nests of load stages 
 copies for, so that they run ahead as other loads do. A nest of which that is not so, or on a machine that
 has no such copies, stands in a stage "make" behind the loads: threads load and store it at once, which is
 remarked on where the machine has such copies. Where branches only choose values, neither has any.
+Small loads that TMA cannot do are such nests where all others of a launch are TMA's (small_loads).
 
     stage <label = "load"> {                     stage <label = "load"> {
       %s = put %c                                  %s = put %c
@@ -15,24 +16,52 @@ remarked on where the machine has such copies. Where branches only choose values
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ..ir.clone import Renaming, clone_op
 from ..ir.core import Block, Op, Program, Value, at
 from ..ir.ops.control import Launch, Parallel, Yield, map_launches
 from ..ir.ops.nvidia import CP_ASYNC_BYTES
 from ..ir.ops.pipeline import Channel, Put, Stage
 from ..ir.ops.tile import Copy
-from .context import PassContext, Remark
+from .choose_instructions import role_refusal
+from .context import Facts, PassContext, Remark
 from .dependence import is_statement, slice_of, writes
 from .gathers import brings_runs, find_gather, run_of, straight
 from .plan_pipelines import MADE_SLOTS
 from .protocols import with_slots
+from .small_loads import with_nests
 from .value_ranges import ValueRanges, value_ranges
 
 
 def start_gathers(program: Program, context: PassContext) -> Program:
     """Does so in the load stages of every launch."""
+    if context.target.warp_roles and context.target.tma:
+        program = _beside_tma(program, context)
+    return _all_started(program, context)
+
+
+def _all_started(program: Program, context: PassContext) -> Program:
     ranges = value_ranges(program.body, context.multiples)
     return map_launches(program, lambda launch: _launch(launch, context, ranges))
+
+
+def _beside_tma(program: Program, context: PassContext) -> Program:
+    """The program with nests in place of small loads that TMA cannot do, in launches that are run by
+    roles then.
+    """
+    ranges = value_ranges(program.body, context.multiples)
+    changed = map_launches(program, lambda x: x if x.explicit else with_nests(x, ranges))
+    if changed is program:
+        return program
+    unheard = replace(context, facts=Facts(context.facts.assume), remark=lambda _: None)
+    tried = _all_started(changed, unheard)
+    ranges = value_ranges(tried.body, context.multiples)
+    ops = [
+        old if isinstance(trial, Launch) and role_refusal(trial, unheard, ranges) else new
+        for old, new, trial in zip(program.body.ops, changed.body.ops, tried.body.ops, strict=True)
+    ]
+    return program.with_body(program.body.with_ops(ops))
 
 
 def _launch(launch: Launch, context: PassContext, ranges: ValueRanges) -> Launch:
