@@ -4,6 +4,7 @@ values differ between threads.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -88,6 +89,60 @@ def test_one_thread_needs_none_wherever_it_goes(which: int) -> None:
     np.testing.assert_array_equal(A, (summed if which != 3 else np.arange(128))[::-1])
 
 
+HALVES: list[Callable[[Any, Any], tuple[Any, Any]]] = [
+    lambda r, i: (r, r ^ 1),
+    lambda r, i: (1 - r, r),
+    lambda r, i: (r, r + 1),
+    lambda r, i: (T.max(i, 1) - 1, T.max(i, 1)),
+    lambda r, i: (i % 2, (i + 1) % 2),
+    lambda r, i: ((i + 2) % 3, i % 3),
+    lambda r, i: (0, 1),
+]
+MEETING: list[Callable[[Any, Any], tuple[Any, Any]]] = [
+    lambda r, i: (r, 2 - r),
+    lambda r, i: (r, r + i),
+    lambda r, i: ((i + 2) % 2, i % 2),
+    lambda r, i: (i % 3, (i + 1) % 2),
+    lambda r, i: (r, r ^ i),
+]
+
+
+def compacting(parts: Callable[[Any, Any], tuple[Any, Any]]) -> Any:
+    """Elements of one part that are kept move to another part, where an atomic says."""
+
+    @tilec.kernel
+    def compact(A: OUT, n: T.int32):
+        with T.Kernel(1, threads=128):
+            S = T.alloc_shared((4, 128), "float32")
+            kept = T.alloc_shared((1,), "int32")
+            t = T.get_thread_binding()
+            for i in T.serial(1, n):
+                source, destination = parts(i % 2, i)
+                if t == 0:
+                    kept[0] = 0
+                S[source, t] = t
+                T.sync_threads()
+                if t % 3 == n - 4:
+                    place = T.atomic_add(kept[0], 1, return_prev=True)
+                    S[destination, place] = S[source, t] * 2  # HERE
+                A[t] = T.if_then_else(t < kept[0], S[destination, t], 0)
+
+    return compact
+
+
+@pytest.mark.parametrize("parts", HALVES)
+def test_parts_that_never_meet_need_none(parts: Any) -> None:
+    A = np.zeros(128, dtype=np.float32)
+    compacting(parts)(A, 4, device="emulator:cuda:sm_80")
+    assert sorted(A) == [0] * 85 + [2 * x for x in range(0, 128, 3)]
+
+
+@pytest.mark.parametrize("parts", MEETING)
+def test_parts_that_may_meet_are_refused(parts: Any) -> None:
+    error = refused("TLC0340", lambda: placed(compacting(parts)))
+    assert line_of(error.loc).endswith("# HERE"), error
+
+
 # Refusals
 # -------------------------------------------------------------------------------------------------
 
@@ -100,7 +155,7 @@ def parted_by_two(A: OUT, n: T.int32, which: int = 0):
         t = T.get_thread_binding()
         S[t] = A[t]
         if (t // 2 == n, t == n + t % 2, t * (1 << 26) == 0, t == 3 or t == n)[which]:
-            S[n] = S[n + 1] + 1  # HERE
+            S[n] = S[n] + 1  # HERE
         A[t] = S[t]
 
 

@@ -39,7 +39,7 @@ from ..ir.ops.thread import Barrier
 from ..ir.rewrite import defining_ops
 from .context import PassContext
 from .dependence import is_global, is_shared, orders
-from .private_elements import is_private, one_thread_takes
+from .private_elements import is_private, one_thread_takes, parts_apart
 from .store_regions import StoreRegions, shared_tensors
 from .thread_copies import ThreadCopies, thread_copies
 from .uniformity import differing
@@ -355,10 +355,15 @@ class _Placer:
         return body
 
     def _private_in(self, branch: If, region: Simt) -> set[Value]:
-        """The buffers of which each element is one thread's alone in a branch."""
+        """The buffers of which no element that one thread writes in a branch is another's there."""
         if one_thread_takes(branch, region, self.defined_by, self.differing):
             return self.buffers
-        return {b for b in self.buffers if is_private(region, b, self.defined_by, branch)}
+        return {
+            b
+            for b in self.buffers
+            if parts_apart(branch, b, self.defined_by, self.differing)
+            or is_private(region, b, self.defined_by, branch)
+        }
 
     # Accesses
 

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from ..ir.core import Access, Block, Op, Value, constant_of
-from ..ir.ops.arith import BitAnd, Compare, Elementwise
+from ..ir.ops.arith import Add, BitAnd, BitXor, Compare, Elementwise, FloorMod, Sub
 from ..ir.ops.control import For, If, Simt, While
 from ..ir.ops.memory import Alloc, Load, Store, memory_type
 from ..ir.types import ScalarType, Space
@@ -94,6 +94,62 @@ class _OneThread:
         threads = {self.region.body.params[0]: np.arange(self.region.threads, dtype=np.int64)}
         found = evaluated(value, threads, self.defined_by)
         return None if found is None else np.broadcast_to(found, (self.region.threads,))
+
+
+def parts_apart(
+    branch: If, buffer: Value, defined_by: Mapping[Value, Op], differing: Set[Value]
+) -> bool:
+    """Whether a branch stores into one part of a buffer once and loads from others: an index that is
+    the same for all threads is never the same in the store and in a load, as in two halves that
+    trips take in turn.
+    """
+    touching = [op for op in branch.walk() if buffer in op.inputs]
+    loops = [op for op in branch.walk() if isinstance(op, (For, While))]
+    again = {op for loop in loops for op in loop.walk()}
+    stores = [op for op in touching if isinstance(op, Store)]
+    loads = [op for op in touching if isinstance(op, Load)]
+    if len(stores) != 1 or len(stores) + len(loads) != len(touching) or again & {*touching}:
+        return False
+    return all(
+        any(
+            not {x, y} & differing and _never_equal(x, y, defined_by)
+            for x, y in zip(stores[0].indices, load.indices, strict=True)
+        )
+        for load in loads
+    )
+
+
+def _never_equal(x: Value, y: Value, defined_by: Mapping[Value, Op]) -> bool:
+    """Whether two indices differ whatever they are computed of, by their form: p and p ^ 1, p and 1 - p,
+    p and p + 1, p % n and (p + 1) % n.
+    """
+    m, n = defined_by.get(x), defined_by.get(y)
+    if isinstance(m, FloorMod) and isinstance(n, FloorMod):
+        size, step = _number(m.y), _step(m.x, n.x, defined_by) or _step(n.x, m.x, defined_by)
+        return size == _number(n.y) and size > 0 and step % size != 0
+    if constant_of(x) is not None and constant_of(y) is not None:
+        return _number(x) != _number(y)
+    return bool(_step(x, y, defined_by) or _step(y, x, defined_by)) or any(
+        isinstance(op, BitXor) and other in op.inputs and any(_number(v) for v in op.inputs)
+        or isinstance(op, Sub) and other is op.y and _number(op.x) % 2  # else half of it is equal
+        for op, other in ((m, y), (n, x))
+    )  # fmt: skip
+
+
+def _step(x: Value, y: Value, defined_by: Mapping[Value, Op]) -> int:
+    """By what number x is more or less than y as its op says; 0 where it says none."""
+    match defined_by.get(x):
+        case Add(x=a, y=b) if y in (a, b):
+            return _number(b if y is a else a)
+        case Sub(x=a, y=b) if y is a:
+            return _number(b)
+    return 0
+
+
+def _number(value: Value) -> int:
+    """A constant integer; 0 for anything else."""
+    number = constant_of(value)
+    return int(number) if number is not None else 0
 
 
 def _enumerated(
