@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from ..ir.core import Block, Op, Program, Value, walk
 from ..ir.ops.control import Launch, Yield, map_launches
-from ..ir.ops.pipeline import Channel, Get, Pipeline, Put, Receive, Send, Stage, channel_type
+from ..ir.ops.pipeline import Channel, Free, Get, Pipeline, Put, Receive, Send, Stage, channel_type
 from .context import PassContext
 from .protocols import with_slots
 
@@ -73,9 +73,17 @@ def _schedule(pipeline: Pipeline, needed: dict[Value, int]) -> Pipeline:
             receiver = next(s for s in stages if channel in _channels(s, Receive))
             leads[id(stage)] = leads[id(receiver)] + 1
     for channel in inside:
-        ahead = leads[id(writers[channel])] - leads[id(readers[channel])]
-        needed[channel] = max(1, ahead + 1)
+        writer, reader = writers[channel], readers[channel]
+        ahead = leads[id(writer)] - leads[id(reader)]
+        fills_first = _is_load(writer) or ahead == 0  # in a step: see _ordered
+        needed[channel] = max(1, ahead + 1, ahead + _lag(reader, channel) + fills_first)
     return _ordered(pipeline, stages, leads)
+
+
+def _lag(reader: Stage, channel: Value) -> int:
+    """How many iterations late a slot is freed, since a product in flight reads it."""
+    frees = [op for op in walk(reader.body) if isinstance(op, Free) and op.channel is channel]
+    return max((op.defer for op in frees), default=0)
 
 
 def _limit(
