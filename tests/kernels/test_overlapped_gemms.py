@@ -170,6 +170,48 @@ def test_products(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
         assert np.array_equal(result, reference(name, q, k, v)), (trips, mode, order)
 
 
+@tilec.kernel
+def ordered(Q: Q, K: K, V: V, Out: OUT, stages: int = 1, values_first: bool = True):
+    """attention_like(chained), whose values may be loaded before the keys, into one slot each."""
+    with T.Kernel(T.ceildiv(Q.shape[0], ROWS), threads=128) as block:
+        q = T.alloc_shared((ROWS, D), "float16")
+        k = T.alloc_shared((KEYS, D), "float16")
+        v = T.alloc_shared((KEYS, D), "float16")
+        scores = T.alloc_fragment((ROWS, KEYS), "float32")
+        weights = T.alloc_fragment((ROWS, KEYS), "float16")
+        out = T.alloc_fragment((ROWS, D), "float32")
+        T.copy(Q[block * ROWS, 0], q)
+        T.clear(out)
+        for number in T.Pipelined(T.ceildiv(K.shape[0], KEYS), num_stages=stages):
+            if values_first:
+                T.copy(V[number * KEYS, 0], v)
+            T.copy(K[number * KEYS, 0], k)
+            if not values_first:
+                T.copy(V[number * KEYS, 0], v)
+            T.gemm(q, k, scores, transpose_B=True, clear_accum=True)
+            T.copy(scores, weights)
+            T.gemm(weights, v, out)
+        T.copy(out, Out[block * ROWS, 0])
+
+
+@pytest.mark.emulator
+@pytest.mark.parametrize(("stages", "values_first"), [(1, True), (1, False), (2, True)])
+def test_a_slot_that_is_freed_late_is_not_waited_for_early(stages: int, values_first: bool) -> None:
+    """Values in one slot, loaded before the keys: the producer would wait for the product that waits
+    for the keys."""
+    compiled = lower(ordered, (), TARGET, {"stages": stages, "values_first": values_first})
+    overlapped = "TLC0329" in [remark.code for remark in compiled.remarks]
+    assert overlapped == (stages > 1 or not values_first)
+    draw = np.random.default_rng(0)
+    for trips in TRIPS:
+        q, k, v = (
+            draw.integers(-1, 2, (n, D)).astype(np.float16) for n in (ROWS, *[trips * KEYS] * 2)
+        )
+        result = np.full((ROWS, D), -1, np.float32)
+        compiled.run_on(EmulatorDevice(TARGET, "a test"), (q, k, v, result))
+        assert np.array_equal(result, reference("chained", q, k, v)), trips
+
+
 def test_tiles_of_two_iterations_must_fit_the_registers() -> None:
     @tilec.kernel
     def wide(Q: T.Tensor(("N", 256), "float16"), K: T.Tensor(("S", 256), "float16"),

@@ -20,7 +20,9 @@ result is needed first. The first trip's other half stands before the loop, the 
 
 What belongs to a gemm is found by what it touches: the mbarriers and the variables that its operand's
 slot is taken by, and every statement that touches one of them. Whatever needs the result of the gemm,
-or makes anew what it reads from registers, stands behind the wait. Source: Shah et al.,
+or makes anew what it reads from registers, stands behind the wait. A loop stays as it is where another
+role waits for the one slot that the late gemm frees before it brings what the next trip begins with:
+that trip would wait for ever. Source: Shah et al.,
 "FlashAttention-3" (2024), section 3.2, where the softmax of one block overlaps the products of two.
 """
 
@@ -36,8 +38,8 @@ from ..ir.dtypes import mbarrier
 from ..ir.effects import space_of
 from ..ir.ops.control import For, If, Launch, Role, Yield, map_launches
 from ..ir.ops.gemm import Gemm
-from ..ir.ops.memory import Slot
-from ..ir.ops.nvidia import FenceProxyAsync, MbarrierWait
+from ..ir.ops.memory import Slot, memory_type
+from ..ir.ops.nvidia import FenceProxyAsync, MbarrierArrive, MbarrierWait
 from ..ir.ops.pipeline import Wait
 from ..ir.types import MemoryType, Space
 from .context import PassContext, Remark
@@ -64,7 +66,8 @@ def _launch(launch: Launch, context: PassContext) -> Launch:
 
 def _role(role: Role, launch: Launch, context: PassContext) -> Role:
     found: list[Gemm] = []
-    body = _block(role.body, found)
+    others = [op for op in launch.body.ops if isinstance(op, Role) and op is not role]
+    body = _block(role.body, others, found)
     if not found:
         return role
     alone = launch.replace(body=body, threads=role.threads)
@@ -80,12 +83,12 @@ def _role(role: Role, launch: Launch, context: PassContext) -> Role:
     return role.replace(body=body)  # type: ignore[return-value]
 
 
-def _block(block: Block, found: list[Gemm]) -> Block:
+def _block(block: Block, others: list[Role], found: list[Gemm]) -> Block:
     b = Builder()
     for op in block.ops:
         plan = _plan(op) if isinstance(op, For) else None
-        if plan is None:
-            b.emit(op.map_regions(lambda inner: _block(inner, found)))
+        if plan is None or _stalls(plan, others):
+            b.emit(op.map_regions(lambda inner: _block(inner, others, found)))
         else:
             found.append(plan.gemm)
             with at(op.loc):
@@ -162,6 +165,30 @@ def _plan(loop: For) -> _Plan | None:
     return _Plan(
         loop, gemm, wait, before, *parts, tuple(tail[:at_gemm]), tuple(tail[at_gemm:]), handed
     )
+
+
+def _stalls(plan: _Plan, others: Iterable[Role]) -> bool:
+    """Whether one of the other roles waits for a slot that the late gemm frees, the only one of its ring,
+    before it brings what the front waits for.
+    """
+    needed = {op.barriers for op in _inside(plan.front) if isinstance(op, MbarrierWait)}
+    freed = {
+        op.barriers
+        for op in _inside(plan.land)
+        if isinstance(op, MbarrierArrive) and memory_type(op.barriers).shape == (1,)
+    }
+    for role in others:
+        waiting = False
+        for op in walk(role.body):
+            if isinstance(op, MbarrierWait):
+                waiting = waiting or op.barriers in freed
+            elif waiting and needed & used_values(op):
+                return True
+    return False
+
+
+def _inside(ops: Iterable[Op]) -> Iterator[Op]:
+    return (inner for op in ops for inner in op.walk())
 
 
 def _operands(gemm: Gemm) -> tuple[Value, ...]:
