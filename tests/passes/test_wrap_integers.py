@@ -77,6 +77,34 @@ def test_compilers_are_not_told_that_data_cannot_overflow() -> None:
 
 
 @tilec.kernel
+def hashed(C: T.Tensor(("N",), "int32"), D: T.Tensor(("N",), "int32")):
+    with T.Kernel(T.ceildiv(C.shape[0], 64), threads=64) as bx:
+        for i in T.Parallel(64):
+            n = bx * 64 + i
+            C[n] = T.if_then_else((n + 40000) * 60007 < 0, 1, 0) + T.if_then_else(
+                n + 2147483600 < 0, 2, 0
+            )
+            if (n + 30000) * 60011 % 7 > 2:
+                D[n] = (n + 50000) * 59999 % 1000
+
+
+@pytest.mark.emulator
+def test_what_is_computed_of_an_index_and_is_none_wraps() -> None:
+    """C compilers took n * 60007 for no less than 0, since n is not."""
+    n = np.arange(100, dtype=np.int32)
+    with np.errstate(over="ignore"):
+        c = 1 * ((n + 40000) * 60007 < 0) + 2 * (n + 2147483600 < 0)
+        d = np.where((n + 30000) * 60011 % 7 > 2, (n + 50000) * 59999 % 1000, 0)
+    for device, (found_c, found_d) in every_leg(hashed, np.zeros_like(n), np.zeros_like(n)):
+        assert np.array_equal(found_c, c) and np.array_equal(found_d, d), device
+    text = hashed.lower(target="cuda:sm_80").source
+    body = text[text.index('extern "C"') :]
+    for signed in ("* 60007", "* 60011", "* 59999", "+ 2147483600"):
+        assert f"{signed}u" in body and f"{signed} " not in body, body
+    assert "60007" in find_nvrtc().assemble(text, "hashed.cu", "sm_80")
+
+
+@tilec.kernel
 def counted(
     A: T.Tensor(("M", "K"), "float16"),
     C: T.Tensor(("M", "K"), "float16"),

@@ -13,8 +13,10 @@ memory, %bx the index of a block:
 
 Indices made of symbols, block and thread numbers and loop counters stay signed, so that compilers may
 widen them: extents are below `SYMBOL_LIMIT` and tensors as large as their launch class says, hence
-nothing overflows in them that the ranges here could not see. A product with a constant larger than
-any tile is no index (a generator of random numbers multiplies so).
+nothing overflows in them that the ranges here could not see. A product of the same numbers that says
+neither where something is (an index of memory, a bound of a loop) nor whether (a condition) is data.
+So is a product with a constant, or a sum with one larger than any tile, that says only whether; and a
+product with so large a constant wherever it is: generators of random numbers multiply so.
 
 Loops count in 64 bits where the index may pass 2^31 behind the last trip, by steps above 1 to an end that
 is data: it would start over, below the end.
@@ -36,12 +38,28 @@ machines, are by one that is: what is shifted out leaves 0, or the sign.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 from ..ir.core import Access, Block, Constant, Op, Program, Value, constant, walk
 from ..ir.dtypes import DType, find_dtype, i64, u16, u32
 from ..ir.ops import arith
 from ..ir.ops.arith import element_dtype
-from ..ir.ops.control import For, HardwareBlock, If, Symbol, ThreadId, WarpUniform, While
-from ..ir.ops.memory import Alloc, Load, Store
+from ..ir.ops.control import (
+    Assume,
+    DeviceAssert,
+    For,
+    HardwareBlock,
+    If,
+    Print,
+    Symbol,
+    ThreadId,
+    WarpUniform,
+    While,
+    Yield,
+)
+from ..ir.ops.memory import Alloc, Atomic, Load, Store
+from ..ir.ops.thread import FillRegisters, Shuffle, ShuffleXor
 from ..ir.rewrite import Answer, substitute, transform
 from ..ir.types import MemoryType, ScalarType, Space
 from .context import PassContext
@@ -172,17 +190,40 @@ def _overflows(op: Op, ranges: ValueRanges) -> bool:
 
 
 def _data_of(program: Program) -> set[Value]:
-    """The values that are not made of indices alone."""
+    """The values that are not made of indices alone, or are none themselves."""
+    places = _settled(program, set(), partial(_visit_backwards, guards=False))
+    guarded = _settled(program, set(places), partial(_visit_backwards, guards=True))
     found = {v for v in program.params if isinstance(v.type, ScalarType)}
+    seeds = (op for op in walk(program.body) if _is_no_index(op, places, guarded))
+    found.update(v for op in seeds for v in op.results)
+    return _settled(program, found, _visit)
+
+
+def _is_no_index(op: Op, places: set[Value], guarded: set[Value]) -> bool:
+    """Whether a sum or product of indices is data: no part of what says where, or (unless a constant is
+    in it) whether.
+    """
+    if not isinstance(op, (arith.Add, arith.Sub, arith.Mul)):
+        return False
+    product, large = isinstance(op, arith.Mul), any(map(_is_large, op.inputs))
+    constant_in_it = any(isinstance(v, Constant) for v in op.inputs)
+    kept = op.result in (places if constant_in_it else guarded)
+    return (product or large) and not kept or (product and large)
+
+
+def _settled(
+    program: Program, found: set[Value], visit: Callable[[Block, set[Value]], None]
+) -> set[Value]:
+    """What rounds over a program add to `found` until nothing new comes."""
     while True:
         before = len(found)
-        _visit(program.body, found)
+        visit(program.body, found)
         if len(found) == before:
             return found
 
 
 def _visit(block: Block, found: set[Value]) -> None:
-    """One round over a block; loops are gone through until nothing new is found."""
+    """One round: what is made of data is data."""
     for op in block.ops:
         match op:
             case For() | While():
@@ -200,7 +241,7 @@ def _visit(block: Block, found: set[Value]) -> None:
                     end = region.terminator
                     _carry(op.results, end.inputs if end is not None else (), found)
             case arith.Elementwise() | WarpUniform():
-                if any(v in found for v in op.inputs) or _is_no_index(op):
+                if any(v in found for v in op.inputs):
                     found.add(op.result)
             case Load() if _is_local(op.memory):
                 _carry(op.results, (op.memory,), found)
@@ -215,16 +256,67 @@ def _visit(block: Block, found: set[Value]) -> None:
             _visit(region, found)
 
 
+def _visit_backwards(block: Block, found: set[Value], guards: bool) -> None:
+    """One round: what says where, and what that is made of; with `guards` also what says whether."""
+    for op in reversed(block.ops):
+        match op:
+            case For() | While():
+                end = op.body.terminator
+                again = end.inputs if end is not None else ()
+                params = op.body.params
+                if isinstance(op, For):
+                    found.update((op.start, op.stop, op.step))
+                    params = params[1:]
+                else:
+                    goes_on = op.condition.terminator
+                    found.update(goes_on.inputs if goes_on is not None else ())
+                    _carry(params, op.condition.params, found)
+                for made in (op.inits, again):
+                    _carry(made, op.results, found)
+                    _carry(made, params, found)
+            case If():
+                found.add(op.condition)
+                for region in op.regions:
+                    end = region.terminator
+                    _carry(end.inputs if end is not None else (), op.results, found)
+            case Yield() | Print() | DeviceAssert() | Assume():
+                pass
+            case arith.Compare() if not guards:
+                pass
+            case arith.Elementwise() | WarpUniform():
+                _carry(op.inputs, (op.result,) * len(op.inputs), found)
+            case _:
+                _mark(op, found)
+        for region in op.regions:
+            _visit_backwards(region, found, guards)
+
+
+def _mark(op: Op, found: set[Value]) -> None:
+    """An access of memory, or an exchange: its operands say where, but what it moves only if it is read
+    as an index there.
+    """
+    match op:
+        case Store() | Atomic() | FillRegisters():
+            moved = [op.value]
+        case Shuffle() | ShuffleXor():
+            moved = [op.x]
+        case _:
+            moved = []
+    rest = list(op.inputs)
+    for value in moved:
+        rest.remove(value)
+    local = [v for v in rest if _is_local(v)]
+    found.update(v for v in rest if isinstance(v.type, ScalarType))
+    if any(v in found for v in (*op.results, *local)):
+        found.update((*local, *moved))
+
+
 def _carry(values: tuple[Value, ...], sources: tuple[Value, ...], found: set[Value]) -> None:
     found.update(v for v, source in zip(values, sources, strict=False) if source in found)
 
 
 def _is_local(memory: Value) -> bool:
     return isinstance(memory.type, MemoryType) and memory.type.space is Space.LOCAL
-
-
-def _is_no_index(op: Op) -> bool:
-    return isinstance(op, arith.Mul) and any(map(_is_large, op.inputs))
 
 
 def _is_large(value: Value) -> bool:
