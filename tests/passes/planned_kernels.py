@@ -273,6 +273,23 @@ def carried_address(A: IN, C: T.Tensor((64, 64), "float32"), n: T.int32, stages:
 
 
 @tilec.kernel
+def window(A: IN, C: T.Tensor(("M", 64), "float32"), n: T.int32, shared: bool = False,
+           stages: int = 3):  # fmt: skip
+    """Rows from one on that a variable (or shared memory) says, which all statements read."""
+    M = A.shape[0]
+    with T.Kernel(1, threads=128):
+        A_s = T.alloc_shared((64, 32), "float16")
+        acc = T.alloc_fragment((64, 64), "float32")
+        first = T.alloc_shared((1,), "int32") if shared else T.alloc_local((1,), "int32")
+        if not shared or T.get_thread_binding() == 0:
+            first[0] = T.min(T.max(n, 0), M)
+        for k in T.Pipelined(T.ceildiv(M - first[0], 64), num_stages=stages):
+            T.copy(A[first[0] + k * 64, 0], A_s)
+            T.gemm(A_s, A_s, acc, transpose_B=True, clear_accum=True)
+            T.copy(acc, C[first[0] + k * 64, 0])
+
+
+@tilec.kernel
 def kept_running(A: IN, C: OUT, D: OUT, stages: int = 3):
     """The accumulator is used within the loop too: nothing may stay in flight over it."""
     with T.Kernel(T.ceildiv(A.shape[0], 64), threads=128) as bx:
@@ -333,5 +350,5 @@ def in_parts(
 ALL = [
     gemm_nt, made_by_threads, partly_made, covered_in_half, half_made, used_after, written_twice,
     two_gemms, guarded, loaded_in_a_branch, from_table, nested, through_global, no_load, address_from_shared,
-    carried_address, kept_running, mixed, in_parts,
+    carried_address, window, kept_running, mixed, in_parts,
 ]  # fmt: skip

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 
+from tests.kernels.legs import every_leg
 from tests.passes import planned_kernels as kernels
 from tests.passes.planning import Planned, keeps_meaning, line_of, plan, specialised
 from tilec.ir.core import Op, constant, walk
@@ -117,6 +119,27 @@ def test_memory_that_two_stages_would_share_makes_them_one() -> None:
     """A global tensor written and read in an iteration: the stages must not run apart."""
     result = planned(kernels.through_global)
     assert list(stages(result)) == ["load", "mma"]
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_memory_that_the_loop_only_reads_keeps_none_together(shared: bool) -> None:
+    result = planned(kernels.window, shared=shared)
+    assert list(stages(result)) == ["load", "mma"] and slots(result) == {"A_s": 3}
+
+
+@pytest.mark.emulator
+@pytest.mark.parametrize("shared", [False, True])
+def test_rows_from_one_on_that_a_variable_says(shared: bool) -> None:
+    for M, n in ((200, 7), (65, 1), (64, 64), (1, -3)):
+        A = np.random.default_rng(M).integers(-2, 3, (M, 32)).astype(np.float16)
+        wide, expected, first = A.astype(np.float32), np.zeros((M, 64), np.float32), max(n, 0)
+        for row in range(first, M, 64):
+            tile = wide[row : row + 64]
+            expected[row : row + 64, : len(tile)] = tile @ tile.T
+        for device, (_, C, _) in every_leg(
+            kernels.window, A, np.zeros((M, 64), np.float32), n, shared=shared
+        ):
+            np.testing.assert_array_equal(C, expected, f"{device} {M, n}")
 
 
 def test_a_buffer_in_two_uses_makes_one_stage_and_no_channel() -> None:

@@ -35,7 +35,7 @@ from ..ir.ops.memory import Alloc, Load, memory_type
 from ..ir.ops.pipeline import Channel, Commit, Free, Get, Pipeline, Put, Stage
 from ..ir.ops.tile import Copy
 from ..ir.rewrite import defining_ops, transform
-from ..ir.types import ChannelType, MemoryType
+from ..ir.types import ChannelType
 from .canonicalize import canonical
 from .context import PassContext, Remark
 from .dependence import (
@@ -325,10 +325,9 @@ def _ties(plan: _Plan, index: dict[int, int]) -> Iterator[tuple[int, int]]:
     for stage in plan.stages:
         for op in stage:
             for value in _needed_by(op, plan.loop) | {r for r in op.results}:
-                memory = isinstance(value.type, MemoryType) and (
-                    not is_global(value) or value in written
-                )
-                if value not in plan.buffers and (memory or value in carried or value in made):
+                if value not in plan.buffers and (
+                    value in written or value in carried or value in made
+                ):
                     where.setdefault(value, []).append(index[id(op)])
     for stages in where.values():
         yield min(stages), max(stages)
