@@ -65,6 +65,14 @@ def test_a_load_is_not_moved_into_a_branch_or_past_a_barrier() -> None:
     assert text.index("late = A[2]") < text.index("barrier()")
 
 
+def test_a_loop_ends_at_the_least_integer() -> None:
+    c = memory(i32, ("N",), "C")
+    k = Kernel("least", c, symbols=("N",))
+    with k.b.loop(k.b.sub(0, k.symbol("N")), -(2**31), hint="j") as j:
+        k.store(j, c, 0)
+    assert "j < -2147483647 - 1; ++j" in body(k)
+
+
 def test_arithmetic_used_in_a_loop_is_computed_before_it() -> None:
     c = memory(i32, ("N",), "C")
     k = Kernel("hoist", c, symbols=("N",))

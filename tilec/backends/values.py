@@ -54,7 +54,8 @@ class Values:
 
     def atomic(self, value: Value) -> str:
         """The text of a value that is evaluated again and again: a number or a name."""
-        if not self.get(value).atomic or self.get(value).reads:
+        known = isinstance(value, Constant) or self.get(value).atomic
+        if not known or self.get(value).reads:
             self.bind(value)
         return self.get(value).text
 
