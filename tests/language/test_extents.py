@@ -165,3 +165,32 @@ def test_texts() -> None:
     assert parse_extent("2 * K").identifier == "x2_times_K"
     assert parse_extent("2 * K // 4").evaluate({"K": 7}.__getitem__) == 3
     assert parse_extent("4 * K + 6").multiple({"K": 3}) == 6
+
+
+@tilec.kernel
+def flattened(
+    X: T.Tensor(("N", "H", "W", 8), "float32"), Y: T.Tensor(("N", "H", "W", 8), "float32")
+):
+    """Extents of views that are computed in the launch, of numbers that are known before it."""
+    with T.Kernel(T.ceildiv(X.shape[0] * X.shape[1], 4), threads=64) as bx:
+        N, H, W, C = X.shape
+        pixels, row = N * H * W, W * C
+        flat = T.reshape(X, (pixels, C))
+        rows = T.reshape(Y, (N * H, row))
+        for i, j in T.Parallel(4, 64):
+            rows[bx * 4 + i, j] = flat[pixels - 1 - ((bx * 4 + i) * W + j // C), j % C]
+
+
+@pytest.mark.emulator
+def test_extents_of_views_may_be_computed_in_a_launch() -> None:
+    x = np.arange(2 * 3 * 5 * 8, dtype=np.float32).reshape(2, 3, 5, 8)
+    for leg, (_, y) in every_leg(flattened, x, np.zeros_like(x)):
+        assert np.array_equal(y.reshape(30, 8), x.reshape(30, 8)[::-1]), leg
+
+
+def test_what_only_blocks_know_is_no_extent() -> None:
+    def by_block(X: T.Tensor(("N", "M"), "float32")):
+        with T.Kernel(X.shape[0], threads=64) as bx:
+            T.reshape(X, (X.shape[1] * (bx + 1),))
+
+    assert "computed in a launch" in refused(by_block)

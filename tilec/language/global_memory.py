@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 
 from ..errors import LanguageError
-from ..ir.core import Value
+from ..ir.clone import Renaming, clone_op
+from ..ir.core import Value, constant_of
 from ..ir.ops.arith import element_dtype
 from ..ir.ops.control import Define, Return, Symbol
 from ..ir.ops.memory import Alloc
+from ..ir.rewrite import in_order
 from ..ir.types import Dim, MemoryType, Space
 from .buffers import Buffer
 from .dtypes import ElementType, row_dtype, storage_of
@@ -135,15 +137,34 @@ def extent(trace: Trace, what: str, dim: Any) -> Dim:
     value = value_of(dim)
     if not element_dtype(value).is_integer:
         raise LanguageError("TLC0129", f"{what} with an extent of type {element_dtype(value)}")
-    if value not in trace.host_values():
-        raise LanguageError(
-            "TLC0129",
-            f"{what} with an extent that is computed in a launch",
-            hint="compute it before `with T.Kernel(...)`, from symbols and scalar parameters",
-        )
+    value = _before_launches(trace, what, value)
     known = next((op for op in trace.symbol_ops if op.result is value), None)
     if isinstance(known, Symbol):
         return known.label
     label = f"extent{sum(isinstance(op, Define) for op in trace.builder.outermost)}"
     trace.define(label, value)
     return label
+
+
+def _before_launches(trace: Trace, what: str, value: Value) -> Value:
+    """A value as it is known before the launches: itself, or what is computed there once more.
+
+    Raises LanguageError where it depends on anything but symbols and scalar parameters.
+    """
+    seen, names, made_by = trace.host_values(), Renaming(), trace.definitions
+
+    def needs(value: Value) -> tuple[Value, ...]:
+        return made_by[value].inputs if value in made_by else ()
+
+    for one in in_order(value, seen, needs):
+        seen.add(one)
+        if one in made_by:
+            again = trace.builder.emit_outside(clone_op(made_by[one], names))
+            made_by[again.result] = again
+        elif constant_of(one) is None:
+            raise LanguageError(
+                "TLC0129",
+                f"{what} with an extent that is computed in a launch",
+                hint="compute it before `with T.Kernel(...)`, from symbols and scalar parameters",
+            )
+    return names.get(value, value)
