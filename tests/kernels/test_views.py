@@ -353,6 +353,22 @@ def test_fragments_as_elements_of_other_widths(m: int) -> None:
         assert np.array_equal(d, doubled), leg
 
 
+@tilec.kernel
+def joined(A: T.Tensor((32,), "uint16"), C: T.Tensor((16,), "int32"), D: T.Tensor((8,), "int64")):
+    with T.Kernel(1, threads=32):
+        few = T.alloc_fragment((32,), "uint16")
+        T.copy(A, few)
+        T.copy(T.view(few, (16,), "int32"), C)
+        for i in T.Parallel(8):
+            D[i] = T.view(few, (8,), "int64")[i] + 1
+
+
+def test_parts_that_several_threads_hold_are_joined() -> None:
+    a = np.random.default_rng(3).integers(0, 2**16, 32, dtype=np.uint16)
+    for leg, (_, c, d) in every_leg(joined, a, np.zeros(16, np.int32), np.zeros(8, np.int64)):
+        assert np.array_equal(c, a.view(np.int32)) and np.array_equal(d, a.view(np.int64) + 1), leg
+
+
 def test_no_compiler_minds_other_widths() -> None:
     compile_texts(words_of_halves)
     compile_texts(halves_of_bytes)

@@ -206,6 +206,9 @@ def _regroup_tile(op: RegroupTile, group: Group) -> Iterator[Constraint]:
     cut, join = (partial(f, parts=op.parts) for f in (unpacked_layout, packed_layout))
     to, back = (join, cut) if op.joins else (cut, join)
     yield Derived(op.result, demand(op, 0), to, back, exact=True, why=why(op))
+    if op.joins:  # where the parts are with several threads, they go to where the whole would be
+        layout = default_layout(tile_type(op.result), group.threads, group.target)
+        yield Default(op.result, layout, why=why(op))
 
 
 def _unpack_tile(op: UnpackTile, group: Group) -> Iterator[Constraint]:
