@@ -131,6 +131,53 @@ def test_what_is_gathered_beside_tiles_that_are_read_later(target: str) -> None:
 
 
 @tilec.kernel
+def crossed(
+    A: T.Tensor(("R", "K"), "float16"),
+    S: T.Tensor(("R", "K"), "float16"),
+    rows: T.Tensor(("M",), "int32"),
+    B: T.Tensor(("N", "K"), "float16"),
+    C: T.Tensor(("M", "N"), "float32"),
+):
+    """Products of gathered rows, by registers and by memory. A_s comes first and shares its barriers
+    with B_s, which TMA brings last; those of S_s, read in between, are arrived at before."""
+    M, N, K = C.shape[0], C.shape[1], A.shape[1]
+    with T.Kernel(T.ceildiv(N, 64), T.ceildiv(M, 64), threads=128) as (bx, by):
+        A_s = T.alloc_shared((64, 32), "float16")
+        S_s = T.alloc_shared((64, 32), "float16")
+        B_s = T.alloc_shared((64, 32), "float16")
+        rows_of = T.alloc_fragment((64, 32), "float16")
+        acc = T.alloc_fragment((64, 64), "float32")
+        T.clear(acc)
+        for k in T.Pipelined(T.ceildiv(K, 32), num_stages=2):
+            for i, j in T.Parallel(64, 32):
+                A_s[i, j] = A[rows[by * 64 + i], k * 32 + j]
+            for i, j in T.Parallel(64, 32):
+                S_s[i, j] = S[rows[by * 64 + i], k * 32 + j]
+            T.copy(B[bx * 64, k * 32], B_s)
+            T.copy(A_s, rows_of)
+            T.gemm(rows_of, B_s, acc, transpose_B=True)
+            T.copy(S_s, rows_of)
+            T.gemm(rows_of, B_s, acc, transpose_B=True)
+            T.gemm(A_s, B_s, acc, transpose_B=True)
+        T.copy(acc, C[by * 64, bx * 64])
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_rows_that_two_gathers_bring(target: str) -> None:
+    """Whoever waits for the last of a thread's arrivals knows that all of its copies have landed."""
+    compiled = lower(crossed, (), target, {})
+    for M, N, K, R in SIZES:
+        rng = np.random.default_rng(M)
+        a, s, b = (rng.integers(-2, 3, (n, K)).astype(np.float16) for n in (R, R, N))
+        rows = rng.integers(0, R, M).astype(np.int32)
+        C = np.full((M, N), np.nan, np.float32)
+        device = EmulatorDevice(target, "a test", *SCHEDULES[M % len(SCHEDULES)])
+        compiled.run_on(device, (a, s, rows, b, C))
+        both = (2 * a[rows] + s[rows]).astype(np.float32)
+        np.testing.assert_array_equal(C, both @ b.astype(np.float32).T)
+
+
+@tilec.kernel
 def pages(
     Q: T.Tensor(("S", 64), "float16"),
     keys: T.Tensor(("pages", 16, 64), "float16"),
