@@ -290,6 +290,6 @@ def _constant(known: dict[str, int], name: str) -> Any:
         raise refuse(
             "TLC0126",
             f"the value of {name} is not known: T.const takes it from the arguments",
-            hint="some tensor must have this dimension as it stands, not in an expression",
+            hint=f"some tensor must have {name} itself as a dimension, unquoted, not in an expression",
         )
     return known[name]

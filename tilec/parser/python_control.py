@@ -159,7 +159,8 @@ class _Jumping(Names):
             raise refuse(
                 "TLC0109",
                 f"`{word}`, decided when the kernel runs, in {where}",
-                hint="use a loop of T.serial, or put the rest of the body under `if`",
+                hint="use a loop of the kernel, T.serial or `while` of its values, or put the rest of the "
+                "body under `if`",
             )
         return True
 
