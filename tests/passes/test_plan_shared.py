@@ -190,6 +190,25 @@ def test_with_engines_or_roles_all_buffers_live_throughout() -> None:
     assert sorted(placed.values()) == [0, 4096, 8192, 12288]
 
 
+def test_small_boxes_of_tma_begin_at_128_bytes() -> None:
+    body = lines(
+        "%v = alloc <type = shared f32[8]> : shared f32[8]",
+        "%w = alloc <type = shared f32[8]> : shared f32[8]",
+        "%map = tensor_map %A <box = [8], swizzle = 0> : tensor_map",
+        "tma_store %map, %w[0], [0]",
+        store("s"),
+        store("v"),
+    )
+    placed = {
+        op.result.hint: op.offset
+        for op in walk(planned(body, "cuda:sm_90a").body)
+        if isinstance(op, Alloc) and op.offset is not None
+    }
+    after = placed["s"] + 40
+    assert placed["v"] == -(-after // 16) * 16, "what threads alone touch"
+    assert placed["w"] == -(-(placed["v"] + 32) // 128) * 128
+
+
 def test_buffers_without_use_have_a_place() -> None:
     placed = offsets(planned(store("a")))
     assert set(placed) == {"a", "b", "c", "s"}

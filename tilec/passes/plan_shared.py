@@ -19,7 +19,8 @@ that the order of statements does not tell, all buffers live throughout.
 
 Small buffers (those of reductions) share no place, which would cost a barrier, while there is room.
 A buffer goes to the first place that is free, in order of declaration: swizzled ones (all of 1024
-bytes or more) first, aligned to the period of the widest swizzle, 1024 bytes; small ones to 16.
+bytes or more) first, aligned to the period of the widest swizzle, 1024 bytes; small ones to 16, those
+that TMA loads or stores to the 128 that it asks for.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from .fit_resources import own_bytes, shared_memory_full
 from .thread_copies import THREAD_COPIES, ThreadCopies
 from .uniformity import differing
 
-LARGE, SMALL = 1024, 16  # alignments in bytes
+LARGE, BOX, SMALL = 1024, 128, 16  # alignments in bytes
 SWIZZLED = 256  # bytes from which a buffer may be swizzled
 NOT_SHARED = 1024  # bytes that are not worth a barrier, while there is room
 
@@ -90,10 +91,13 @@ def _launch(launch: Launch, context: PassContext) -> Launch:
     buffers = [op for op in walk(launch.body) if isinstance(op, Alloc) and is_shared(op.result)]
     lives = _lives(launch.body)
     always = _Life(0, len(launch.body.ops))
+    boxes = {
+        b for _, _, b, op in _touches(launch.body) if any(e.proxy == "async" for e in op.effects())
+    }
     apart = {op.result: always for op in buffers if _size(op) <= NOT_SHARED}
-    places, end = _placed(buffers, {**lives, **apart}, always)
+    places, end = _placed(buffers, {**lives, **apart}, always, boxes)
     if end > context.target.shared_bytes:
-        places, end = _placed(buffers, lives, always)
+        places, end = _placed(buffers, lives, always, boxes)
     if end > context.target.shared_bytes:
         raise shared_memory_full(launch, end, context.target)
     body = _with_turns(launch.body, tuple(places.values()))
@@ -104,22 +108,24 @@ def _placed(
     buffers: Sequence[Alloc],
     lives: Mapping[Value, _Life],
     always: _Life,
+    boxes: Set[Value],
 ) -> tuple[dict[Alloc, _Place], int]:
-    """A place for every buffer, and where the last one ends."""
+    """A place for every buffer, and where the last one ends. Engines touch those of `boxes`."""
     places: dict[Alloc, _Place] = {}
     together = {op: [b for b in buffers if b is op or b.place == op.place >= 0] for op in buffers}
     for op in sorted(buffers, key=lambda b: _size(b) < SWIZZLED):
         if op not in places:
             life = lives.get(op.result, always)
             size = max(map(_size, together[op]))
-            place = _first_free(size, life, places.values())
+            boxed = any(b.result in boxes for b in together[op])
+            alignment = LARGE if size >= SWIZZLED else BOX if boxed else SMALL
+            place = _first_free(size, alignment, life, places.values())
             places.update(dict.fromkeys(together[op], place))
     return places, max((place.end for place in places.values()), default=0)
 
 
-def _first_free(size: int, life: _Life, placed: Iterable[_Place]) -> _Place:
+def _first_free(size: int, alignment: int, life: _Life, placed: Iterable[_Place]) -> _Place:
     """The lowest place for so many bytes beside those of buffers that live at the same time."""
-    alignment = LARGE if size >= SWIZZLED else SMALL
     start = 0
     for other in sorted((p for p in placed if life.meets(p.life)), key=lambda place: place.start):
         if start + size <= other.start:
