@@ -21,11 +21,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from math import ceil, gcd
+from functools import lru_cache
+from math import ceil, gcd, inf
 
 from ..ir.dtypes import find_dtype
 from ..locks import cached_property
+from ..passes.fit_resources import ALIGNMENT
 from ..passes.last_wave import LastWave, Numbers, leaves_few
+from ..passes.slabs import slab_columns
 from ..target import Target
 
 # What a multiprocessor of an H200 does in a clock of 1.76 GHz; others differ by a factor that is
@@ -33,33 +36,36 @@ from ..target import Target
 _MULTIPLIES = 4096  # products of 8-bit operands; half as many of 16, a quarter of 32
 _DOUBLES = {8: 64, 16: 128}  # products of f64, by the rows of the largest instruction
 _WAITING = 1.2  # times as long by one block alone, which waits at every step for its fragments
-_LARGE_ALONE, _SMALL_ALONE = 1.06, 1.4  # times as long by one warpgroup
-_SHARED, _BY_THREE = 90, 98  # bytes that matrix instructions read from shared memory
+_LARGE_ALONE, _SMALL_ALONE = 1.07, 1.48  # times as long by one warpgroup
+_SHARED, _BY_THREE = 99, 108  # bytes that matrix instructions read from shared memory
 _L2 = 86  # bytes from the L2 cache
 _MEMORY = 15.3  # bytes from memory, where all ask: 3.6 TB/s
+_TURNED = 1.06  # times as long from memory, by transposed tiles of more than 64 columns
 _ALONE = 60  # bytes from memory, where few ask: a quarter of all get as much as all
-_LINE = 0.8  # the TMA unit, for a line of 128 bytes,
+_LINE = 0.88  # the TMA unit, for a line of 128 bytes,
 _ASTRAY = 3.5  # for one that starts within a sector,
 _OUTSIDE = 5  # for one outside of the matrix, which it fills with zeros: all multiprocessors,
-_OWN = 3  # and besides the one whose tile it is in
+_OWN = 5  # and besides the one whose tile it is in
 _BESIDE = 0.16  # of work or memory, what takes less time, is not hidden behind the other,
 _ALSO = 0.05  # nor are so much of all that a step needs
-_AGREED = 1.03  # times as long, where three warpgroups of each of several blocks free a stage
+_AGREED = 1.02  # times as long, where three warpgroups of each of several blocks free a stage
 _NARROW = 512  # rows that may be the columns of tiles
 _START = 7700  # before the first product: launch, descriptors, first loads
 _END = 500  # after the last one, beside the stores:
-_SLAB = 35  # of a slab, which is as wide as a swizzle that divides the tile
-_STEP = 20  # of a step: its barriers
+_SLAB = 15  # of a slab, which is as wide as a swizzle that divides the tile
+_STORED = 0.5  # of a line that is stored
+_STEP = 16  # of a step: its barriers
 _LAUNCH = 6400  # a second launch, with what its blocks wait for
 _CLEARED = 7200  # a launch that only clears counters
 _PART = 35  # bytes of a part that its owner adds, written and read
 _TORN = 17000  # a helper whose steps are not those of whole tiles starts and leaves once more
-_SUMS = 13.3  # bytes of parts that a second launch adds, each written and read
+_SUMS = 14.6  # bytes of parts that a second launch adds, each written and read
 TILE_UNIT = 16
 """Elements at a multiple of which tiles begin: there TMA may store one of any dtype."""
 _SWIZZLES = (128, 64, 32)
+_LINE_BYTES = 128
 _STAGES = 12
-_ENOUGH = 4  # of which one more is not worth narrow slabs
+_SLABS = ((128, 5), (64, 4), (32, 0))  # widths in bytes, and how many stages are enough beside them
 _BARRIERS = 1024  # bytes
 
 _PARTS = (1, 2, 3, 4, 6, 8, 12, 16)
@@ -132,19 +138,25 @@ class Schedule:
 
 def choose_schedule(target: Target, problem: Problem) -> Schedule:
     """The schedule with the lowest estimate; among equals the first, which has the larger tile."""
-    return min(candidates(target, problem), key=lambda s: estimate(target, problem, s))
+    best, least = None, inf
+    for schedule in candidates(target, problem):
+        if _products(target, problem, schedule) < least:
+            clocks = estimate(target, problem, schedule)
+            if clocks < least:
+                best, least = schedule, clocks
+    assert best is not None
+    return best
 
 
 def candidates(target: Target, problem: Problem) -> Iterator[Schedule]:
     """Every schedule that is considered: tiles from large to small, parts from few to many."""
-    yield from _unswapped(target, problem)
-    if problem.M <= _NARROW and problem.M < problem.N and _by_wgmma(target, problem):
-        for schedule in _unswapped(target, problem.swapped):
-            if not schedule.workers:
-                yield replace(schedule, swapped=True)
+    yield from _of_orientation(target, problem, False)
+    if problem.M != problem.N and _by_wgmma(target, problem):
+        yield from _of_orientation(target, problem.swapped, True)
 
 
-def _unswapped(target: Target, problem: Problem) -> Iterator[Schedule]:
+def _of_orientation(target: Target, problem: Problem, swapped: bool) -> Iterator[Schedule]:
+    """Those of a product as it is, or of one that was turned."""
     for tile in _tiles(target, problem):
         rows, columns, depth, threads = tile
         if rows > 64 and rows >= 2 * problem.M:
@@ -161,8 +173,10 @@ def _unswapped(target: Target, problem: Problem) -> Iterator[Schedule]:
             # A part of few steps is all start and end.
             if split == 1 or steps >= 8 * split:
                 for cluster in _clusters(target, problem, tile):
-                    yield Schedule(rows, columns, depth, stages, threads, split, *cluster)
-        if _shares_last_wave(target, problem, tile):
+                    yield Schedule(
+                        rows, columns, depth, stages, threads, split, *cluster, swapped=swapped
+                    )
+        if not swapped and _shares_last_wave(target, problem, tile):
             workers = target.multiprocessors
             yield Schedule(rows, columns, depth, stages, threads, workers=workers)
 
@@ -171,9 +185,21 @@ def _stages(target: Target, problem: Problem, tile: tuple[int, int, int, int]) -
     """As many as fit beside two slabs of the tile on its way to memory; narrow slabs, where few do."""
     rows, columns, depth, _ = tile
     stage = (rows + columns) * depth * problem.item_bytes
-    span = _span(2 * columns)
-    fit = [(target.shared_bytes - _BARRIERS - 2 * rows * s) // stage for s in (span, min(span, 64))]
-    return max(2, min(_STAGES, fit[0] if fit[0] > _ENOUGH else fit[1]))
+    fit = 0
+    for widest, enough in _SLABS:
+        fit = max(fit, (target.shared_bytes - _slabs(rows, columns, 16, widest)[-1]) // stage)
+        if fit >= enough:
+            break
+    return max(2, min(_STAGES, fit))
+
+
+@lru_cache(maxsize=4096)
+def _slabs(rows: int, columns: int, bits: int, widest: int) -> tuple[int, int, int]:
+    """How many slabs of at most `widest` bytes store a tile of elements of `bits`, their width in
+    bytes, and what two of them and the barriers take of shared memory."""
+    width = slab_columns(columns, bits, widest)[0] or columns
+    taken = ceil(rows * width * bits // 8 / ALIGNMENT) * ALIGNMENT
+    return ceil(columns / width), width * bits // 8, 2 * taken + _BARRIERS
 
 
 def _stages_of_two(target: Target, problem: Problem, tile: tuple[int, int, int, int]) -> int:
@@ -206,6 +232,16 @@ def _clusters(
     return [(1, 1), *[(2, 1)] * (rows < problem.M), *[(1, 2)] * (columns < problem.N)]
 
 
+def _products(target: Target, problem: Problem, s: Schedule) -> float:
+    """What an estimate is not less than: the clocks of the products, and of adding parts."""
+    extents = (problem.N, problem.M) if s.swapped else (problem.M, problem.N)
+    processors = target.multiprocessors or 1
+    tiles = ceil(extents[0] / s.block_M) * ceil(extents[1] / s.block_N) * problem.batch * s.split
+    waves = tiles / processors if s.workers else ceil(tiles / processors)
+    work = s.block_M * s.block_N * s.block_K * problem.item_bytes / _MULTIPLIES
+    return waves * ceil(problem.K / s.block_K / s.split) * work + _sums_clocks(target, problem, s)
+
+
 def estimate(target: Target, problem: Problem, schedule: Schedule) -> float:
     """The clocks that a product takes; its terms are in the head of this file."""
     p, s = problem.swapped if schedule.swapped else problem, schedule
@@ -216,8 +252,7 @@ def estimate(target: Target, problem: Problem, schedule: Schedule) -> float:
     steps = ceil(p.K / s.block_K / s.split)
     alone = tiles <= processors
     step = _step_clocks(target, p, s, alone) + _STEP
-    stored = s.block_N * (p.sum_bytes if s.split > 1 else 2)
-    end = _END + s.block_M * stored / _L2 + _SLAB * stored / _span(stored)
+    end = _end_clocks(target, p, s)
     # The last tile along M or N is slowest where it is not full, and some block has it last.
     slowest = _step_clocks(target, p, s, alone, last=True) + _STEP
     busy = waves * (steps * step + end) + steps * (slowest - step) + _START
@@ -230,11 +265,36 @@ def estimate(target: Target, problem: Problem, schedule: Schedule) -> float:
             busy += _TORN * wave.torn
     once = p.batch * (p.M * p.K + p.K * p.N + p.M * p.N) * size
     memory = once / min(_MEMORY * processors, _ALONE * max(1, tiles)) + _START
+    if s.swapped and p.N > 64:
+        memory *= _TURNED
     busy = max(busy, memory) + _BESIDE * min(busy, memory)
-    if s.split > 1:
-        sums = p.batch * p.M * p.N * (s.split * p.sum_bytes + size)
-        busy += _LAUNCH + sums / _SUMS / processors
-    return busy
+    return busy + _sums_clocks(target, p, s)
+
+
+def _sums_clocks(target: Target, p: Problem, s: Schedule) -> float:
+    """What a second launch takes that adds the parts."""
+    if s.split == 1:
+        return 0
+    sums = p.batch * p.M * p.N * (s.split * p.sum_bytes + p.item_bytes)
+    return _LAUNCH + sums / _SUMS / (target.multiprocessors or 1)
+
+
+def _end_clocks(target: Target, p: Problem, s: Schedule) -> float:
+    """What stores of a tile take, or those of a part's sums: by slabs as wide as stages leave room for,
+    or, of a transposed tile, its columns. Each row of a slab is a line, or parts of two."""
+    item = p.sum_bytes if s.split > 1 else 2
+    staged = s.stages * (s.block_M + s.block_N) * s.block_K * p.item_bytes
+    rows, run, row = s.block_M, s.block_N * item, p.N * item
+    if s.swapped:
+        rows, run, row = s.block_N, s.block_M * item, p.M * item
+        slabs, width = ceil(run / _LINE_BYTES), min(run, _LINE_BYTES)
+    else:
+        for widest, _ in _SLABS:
+            slabs, width, taken = _slabs(s.block_M, s.block_N, 8 * item, widest)
+            if staged + taken <= target.shared_bytes:
+                break
+    lines = rows * slabs * (1 + (width - gcd(run, row, _LINE_BYTES)) / _LINE_BYTES)
+    return _END + s.block_M * s.block_N * item / _L2 + _SLAB * slabs + _STORED * lines
 
 
 def _tiles_along(extent: int, block: int, cluster: int) -> int:
@@ -253,8 +313,9 @@ def _step_clocks(target: Target, p: Problem, s: Schedule, alone: bool, last: boo
     if s.threads <= 128:
         # One warpgroup alone leaves the tensor cores waiting where it waits.
         arithmetic *= _LARGE_ALONE if s.block_M * s.block_N > 64 * 64 else _SMALL_ALONE
-    # Each instruction of 64 rows reads those and all columns of its tile.
-    read = ceil(s.block_M / 64) * (64 + s.block_N) * s.block_K * p.item_bytes
+    # Each instruction reads its 64 rows, and its columns, of which it has 256 at most.
+    read = 64 * ceil(s.block_N / 256) + s.block_N
+    read *= ceil(s.block_M / 64) * s.block_K * p.item_bytes
     operands = read / (_BY_THREE if s.threads > 256 else _SHARED)
     fills = _fills(p, s)
     terms = (arithmetic, operands, fills, _tma_clocks(p, s, last) if target.tma else 0)
@@ -322,8 +383,9 @@ def _tiles(target: Target, problem: Problem) -> list[tuple[int, int, int, int]]:
     if _by_wgmma(target, problem):
         depth = 128 // size  # the span of a swizzle
         # Of many widths, some tile fills most of the last wave.
-        large = [(128, 256), (256, 128)]
-        large += [(m, n) for m, most in ((128, 240), (192, 192)) for n in range(most, 80, -16)]
+        large = [(128, 256), (256, 128), *((256, n) for n in range(160, 128, -8))]
+        large += [(128, n) for n in range(304, 256, -16)]
+        large += [(m, n) for m, most in ((128, 248), (192, 192)) for n in range(most, 80, -8)]
         large = [(128, 192), (128, 128)] if problem.exact else large
         small = [(64, n) for n in (*range(256, 48, -16), 32)]
         if problem.b == "rows":  # B's boxes are as wide as a swizzle, and narrow ones cost as much

@@ -89,8 +89,8 @@ def tma_refusal(
         return f"{name} has more than 5 dimensions"
     if dims[-1] != len(type_.shape) - 1:
         return f"the region's last dimension is not the contiguous one of {name}"
-    if any(extent > BOX for extent in shape[:-1]):
-        return f"a region of {name} has more than {BOX} rows"
+    if any(extent % -(-extent // BOX) for extent in shape[:-1] if extent):
+        return f"a region of {name} has more than {BOX} rows, which are not whole boxes"
     if shape[-1] * type_.dtype.bytes % ASYNC_BYTES:
         return f"a row of the region of {name} is not a multiple of {ASYNC_BYTES} bytes"
     if isinstance(op, Copy):

@@ -14,7 +14,7 @@ plan_shared has the last word, and where it refuses, run_pipeline begins again w
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from ..errors import OutOfResources
 from ..ir.core import Block, Op, Program, Value, walk
@@ -38,12 +38,13 @@ from .role_registers import (
     widest_wgmma,
 )
 from .schedule_stages import LOADS
-from .slabs import NARROW_SLAB_BYTES, slab_bytes
+from .slabs import NARROW_SLAB_BYTES, NARROWEST_SLAB_BYTES, slab_bytes
 from .thread_copies import gathered_runs
 from .variants import ADDRESS_REGISTERS, gemm_shape
 
 ALIGNMENT = 1024  # of every shared buffer: the period of the widest swizzle
 FULL = "TLC0510"
+FEW_SLOTS = 4  # of which one is worth more than wide slabs
 BARRIER_BYTES = 1024  # set aside for mbarriers
 RESERVED_BYTES = 1024  # of each block, taken by the system
 
@@ -219,8 +220,8 @@ def _fit_slots(launch: Launch, context: PassContext) -> Launch:
     full, more = bool(alone), context.fewer_slots
     while shared_bytes(launch) > context.target.shared_bytes or more > 0:
         channels = [op for op in launch.body.ops if isinstance(op, Channel) and op.type.slots > 1]
-        narrow = _with_stores(launch, slab=NARROW_SLAB_BYTES)
-        if not more and shared_bytes(narrow) <= context.target.shared_bytes:
+        narrow = None if more else _narrower_stores(launch, channels, context.target)
+        if narrow is not None:
             launch = narrow
             break
         if not channels:
@@ -242,6 +243,16 @@ def _fit_slots(launch: Launch, context: PassContext) -> Launch:
             )
         )
     return launch
+
+
+def _narrower_stores(launch: Launch, channels: Sequence[Channel], target: Target) -> Launch | None:
+    """The launch with slabs narrow enough that all slots fit, if they are worth it."""
+    few = max((op.type.slots for op in channels), default=0) <= FEW_SLOTS
+    for widest in (NARROW_SLAB_BYTES, *[NARROWEST_SLAB_BYTES] * few):
+        narrow = _with_stores(launch, slab=widest)
+        if shared_bytes(narrow) <= target.shared_bytes:
+            return narrow
+    return None
 
 
 def _more_than_fit(launch: Launch, target: Target) -> Iterator[tuple[Channel, int]]:

@@ -30,14 +30,7 @@ from ..ir.ops.tile import Copy
 from .clusters import block_rank, place_in_cluster, without_effects
 from .context import PassContext, Remark
 from .dependence import follows, waits_for_blocks
-from .rasters import (
-    PANEL,
-    PANEL_OF_ONE_WAVE,
-    as_block,
-    gathered_by_die,
-    rasterize,
-    shares_operands,
-)
+from .rasters import PANEL_OF_ONE_WAVE, as_block, gathered_by_die, panel_of, rasterize
 from .value_ranges import ValueRanges, value_ranges
 
 
@@ -57,8 +50,8 @@ def _launch(launch: Launch, context: PassContext, ranges: ValueRanges) -> Launch
             return _persistent(launch, ranges)
         message = "the GPU gives out blocks one by one, since the work in this loop differs"
         context.remark(Remark("TLC0337", message, uneven.loc))
-    if launch.panel == 0 and shares_operands(launch):
-        launch = launch.replace(panel=PANEL)  # type: ignore[assignment]
+    if launch.panel == 0:
+        launch = launch.replace(panel=panel_of(launch))  # type: ignore[assignment]
     return _rasterized(launch, context.target.dies) if launch.panel else launch
 
 
@@ -109,9 +102,10 @@ def _panel(b: Builder, launch: Launch, one_wave: Value) -> Value | None:
     rows = launch.cluster[1 if launch.order == "row" else 0]
     if launch.panel:
         return b.const(-(-launch.panel // rows))
-    if not shares_operands(launch):
+    most = panel_of(launch)
+    if not most:
         return None
-    of_one, of_many = (b.const(-(-panel // rows)) for panel in (PANEL_OF_ONE_WAVE, PANEL))
+    of_one, of_many = (b.const(-(-panel // rows)) for panel in (PANEL_OF_ONE_WAVE, most))
     panel = b.select(one_wave, of_one, of_many)
     panel.hint = "panel"
     return panel

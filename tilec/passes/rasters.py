@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+from math import log2, prod
+
 from ..ir.build import Builder
 from ..ir.clone import Renaming
 from ..ir.core import Value, constant_of, walk
 from ..ir.ops.control import Launch
+from ..ir.ops.memory import memory_type
 from ..ir.ops.pipeline import Pipeline
 from ..ir.ops.tile import Copy
 from .dependence import follows, is_global
 
-PANEL = 16
-"""Rows of a panel where the program asks for none: sqrt(multiprocessors * 256 / 128), rounded to a
-power of 2."""
+_LEAST, _MOST = (
+    3,
+    4,
+)  # of a panel's rows, as exponents of 2: what was measured (docs/decisions.md 108)
+
+TOGETHER = 132
+"""Blocks that run at once: the multiprocessors of an H100. Others have as many within a factor that
+hardly matters here."""
 PANEL_OF_ONE_WAVE = 8
-"""The same where all blocks run at once, so that it only matters which of them are neighbours on the
+"""Rows of a panel where all blocks run at once, so that it only matters which of them are neighbours on the
 machine (docs/decisions.md 78)."""
 
 
@@ -73,12 +81,15 @@ def as_block(launch: Launch, indices: tuple[Value, Value, Value]) -> Renaming:
     return dict(zip(launch.body.params, indices, strict=True))
 
 
-def shares_operands(launch: Launch) -> bool:
-    """Whether pipelines load the same data in blocks of one row of the grid, and the same in blocks
-    of one column, so that it matters in which order the plane is taken.
+def panel_of(launch: Launch) -> int:
+    """Rows of a panel where the program asks for none: so many that blocks which run at once load
+    least, as a power of 2; 0 where it does not matter in which order blocks are taken.
+
+    It matters where pipelines load the same data in blocks of one row of the grid, and the same in
+    blocks of one column. Panels of p rows then load p * rows + TOGETHER / p * columns.
     """
     if constant_of(launch.grid[0]) == 1 or constant_of(launch.grid[1]) == 1:
-        return False
+        return 0
     loads = [
         op
         for pipeline in walk(launch.body)
@@ -86,7 +97,15 @@ def shares_operands(launch: Launch) -> bool:
         for op in pipeline.walk()
         if isinstance(op, Copy) and is_global(op.source)
     ]
-    by_x, by_y = (follows(launch.body, (index,)) for index in launch.body.params[:2])
-    return any(by_x.isdisjoint(op.source_indices) for op in loads) and any(
-        by_y.isdisjoint(op.source_indices) for op in loads
+    of_row, of_column = (
+        sum(_bytes(op) for op in loads if by.isdisjoint(op.source_indices))
+        for by in (follows(launch.body, (index,)) for index in launch.body.params[:2])
     )
+    if not (of_row and of_column):
+        return 0
+    exponent = round(log2(TOGETHER * of_column / of_row) / 2)
+    return 1 << max(_LEAST, min(exponent, _MOST))
+
+
+def _bytes(load: Copy) -> int:
+    return prod(load.shape) * memory_type(load.source).dtype.bits // 8

@@ -42,7 +42,7 @@ from .context import PassContext, Remark
 from .dependence import tile_type, waits_for_blocks
 from .last_wave import LastWave
 from .partial_sums import SummingLoop, summing_loop
-from .rasters import PANEL, as_block, rasterize, shares_operands
+from .rasters import as_block, panel_of, rasterize
 
 _CLEARERS = 128  # threads of a block that clears counters
 
@@ -245,7 +245,7 @@ class _Sharing:
     def _indices(self, m: Builder, tile: Value) -> Renaming:
         """The indices of the block of the grid that a tile is."""
         launch = self.launch
-        panel = launch.panel or (PANEL if shares_operands(launch) else 0)
+        panel = launch.panel or panel_of(launch)
         rows = m.const(panel) if panel else None
         grid = (launch.grid[0], launch.grid[1], launch.grid[2])
         return as_block(launch, rasterize(m, tile, grid, rows, launch.order))

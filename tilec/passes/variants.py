@@ -122,7 +122,8 @@ def variants_of(
         m, n, k = i.m, i.n, i.k
         if gemm.scales and not i.scaled:
             continue
-        for rows, columns in _arrangements(units):
+        # of equal ones that where a warpgroup has rows of its own, which it can store by itself
+        for rows, columns in sorted(_arrangements(units), reverse=family == "wgmma"):
             if tile_m % (m * rows) or tile_k % k:
                 continue
             width = n

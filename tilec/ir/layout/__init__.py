@@ -56,7 +56,7 @@ from .reduction import ReductionPlan, ScanStep, plan_reduction, plan_scan
 from .register import Digit, RegisterLayout
 from .shared import SharedLayout, choose_swizzle
 from .solver import FUEL, Solution, solve
-from .swizzle import ATOM_ROWS, Swizzle
+from .swizzle import ATOM_ROWS, SPANS, Swizzle
 from .term import Term
 from .text import format_layout, from_attributes, kind_of, parse_layout, to_attributes
 
@@ -64,6 +64,7 @@ __all__ = [
     "ATOM_ROWS",
     "FUEL",
     "MFMA_SHAPES",
+    "SPANS",
     "VECTOR_BITS",
     "Access",
     "Choice",
