@@ -49,7 +49,7 @@ def test_as_many_blocks_as_the_device_runs_at_once() -> None:
     for n in range(4096, 9216, 256):
         assert choose_schedule(smaller, Problem(n, n, n)).workers in (0, 114)
     assert choose_schedule(smaller, Problem(8192, 8192, 8192)).workers == 0  # 110 of 114 are left
-    assert choose_schedule(smaller, Problem(5120, 5120, 5120)).workers == 114
+    assert choose_schedule(smaller, Problem(7680, 7680, 7680)).workers == 114
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from math import ceil
 
 import pytest
 
+from tilec.ops import schedules
 from tilec.ops.schedules import Problem, Schedule, candidates, choose_schedule, estimate
 from tilec.target import TARGETS, find_target
 
@@ -131,7 +132,7 @@ def test_sums_apart_cost_more_in_large_tiles() -> None:
 
 @pytest.mark.parametrize("shape", [(4000, 5000, 3000), (8192,) * 3, (1000, 8200, 520)])
 def test_a_cluster_shares_lines_that_tma_is_slow_to_load(shape: tuple[int, int, int]) -> None:
-    """One H200, 4000 x 5000 x 3000: 220 us, in clusters 174, along the other way 191."""
+    """One H200, 4000 x 5000 x 3000: 197 us, in clusters 176; by 128 x 256 220, 174, along the other way 191."""
     by = {names: choose_schedule(H100, Problem(*shape, astray=names)) for names in ("", "A", "AB")}
     assert (by[""].cluster_M, by[""].cluster_N) == (1, 1)
     assert (by["AB"].threads, by["AB"].cluster_M, by["AB"].cluster_N) == (256, 2, 1)
@@ -141,7 +142,7 @@ def test_a_cluster_shares_lines_that_tma_is_slow_to_load(shape: tuple[int, int, 
     estimates = [estimate(H100, problem, s) for s in (by["AB"], slower, alone)]
     assert estimates[0] < 0.98 * estimates[1] and estimates[0] < 0.98 * estimates[2]
     if shape != (1000, 8200, 520):  # bound by memory
-        assert estimates[0] < 0.85 * estimates[2]
+        assert estimates[0] < 0.9 * estimates[2]
     for other in ("cuda:sm_80", "cuda:sm_120a", "hip:gfx942"):
         found = candidates(find_target(other), problem)
         assert {(s.cluster_M, s.cluster_N) for s in found} == {(1, 1)}
@@ -149,14 +150,15 @@ def test_a_cluster_shares_lines_that_tma_is_slow_to_load(shape: tuple[int, int, 
 
 @pytest.mark.parametrize(
     ("shape", "columns"),
-    [((1800, 2400, 1200), [192]), ((3072, 3072, 3072), [192]), ((1152, 4096, 2048), [192]),
+    [((1800, 2400, 1200), [184]), ((3072, 3072, 3072), [192]), ((1152, 4096, 2048), [192]),
      ((2880, 2880, 2880), [112, 176])],
 )  # fmt: skip
 def test_tiles_of_three_warpgroups_fill_a_wave_that_others_do_not(
     shape: tuple[int, int, int], columns: list[int]
 ) -> None:
-    """One H200: 21.4 us for 25.6, 80.1 for 81.4, 31.1 for 32.0, 70.9 for 71.9 (of which 112 and 176
-    columns take 68.9 and 68.4 on another)."""
+    """One H200: 21.4 us for 25.6 (and 18.9 by 184 columns of the transposed product, where 192 take
+    19.3), 80.1 for 81.4, 31.1 for 32.0, 70.9 for 71.9 (of which 112 and 176 columns take 68.9 and
+    68.4 on another)."""
     chosen = choose_schedule(H100, Problem(*shape))
     assert (chosen.block_M, chosen.threads) == (192, 384) and chosen.block_N in columns
     assert chosen.workers == 0 and chosen.stages >= 4
@@ -171,12 +173,16 @@ def test_a_last_wave_is_shared_where_that_pays() -> None:
 
 
 @pytest.mark.parametrize(("few", "n", "k"), [(1, 100, 64), (24, 5120, 5120), (64, 50000, 8192)])
-def test_swapped_estimates_are_those_of_the_transposed_product(few: int, n: int, k: int) -> None:
+def test_swapped_estimates_are_those_of_the_transposed_product(
+    few: int, n: int, k: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But for its stores: its tiles' columns are rows of the result."""
     p = Problem(few, n, k, astray="A")
     assert p.swapped == Problem(n, few, k, astray="B") and p.swapped.swapped == p
     assert Problem(few, n, k, b="rows").swapped == Problem(n, few, k, a="columns")
     found = [s for s in candidates(H100, p) if s.swapped]
     assert found and not any(s.workers for s in found)
+    monkeypatch.setattr(schedules, "_end_clocks", lambda *_: 0.0)
     for s in found:
         assert estimate(H100, p, s) == estimate(H100, p.swapped, replace(s, swapped=False))
     for other in ("cuda:sm_80", "hip:gfx942"):  # whose tiles have as few rows as they need

@@ -15,7 +15,7 @@ from tilec.runtime.nvrtc import find_nvrtc
 from tilec.target import find_target
 
 H100 = find_target("cuda:sm_90a")
-THREADS = {64: 128, 128: 256, 192: 384}
+THREADS = {64: 128, 128: 256, 192: 384, 256: 256}
 
 
 def widths(rows: int) -> list[int]:
@@ -34,9 +34,10 @@ def some_nightly(rows: int, always: tuple[int, ...]) -> list[object]:
 @pytest.mark.parametrize(
     ("rows", "columns"),
     [
-        *some_nightly(128, (144, 208, 224)),
+        *some_nightly(128, (144, 208, 248, 272)),
         *some_nightly(64, (160,)),
         *some_nightly(192, (112, 192)),
+        *some_nightly(256, (152,)),
     ],
 )
 def test_a_tile_of_odd_width(rows: int, columns: int) -> None:
@@ -50,7 +51,8 @@ def test_a_tile_of_odd_width(rows: int, columns: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("rows", "columns"), [(m, n) for m in (128, 192) for n in widths(m) if n % 64 or m == 192]
+    ("rows", "columns"),
+    [(m, n) for m in (128, 192, 256) for n in widths(m)[:: 3 if m < 256 else 1] if n % 64],
 )
 def test_the_widths_keep_to_tma_and_registers(rows: int, columns: int) -> None:
     call = checked(np.zeros((512, 512), np.float16), np.zeros((512, 512), np.float16).T, Options())
@@ -58,7 +60,10 @@ def test_the_widths_keep_to_tma_and_registers(rows: int, columns: int) -> None:
         *call.launches[0], target="cuda:sm_90a", block_M=rows, block_N=columns, block_K=64,
         stages=4, threads=THREADS[rows], split=1, cluster_M=1, cluster_N=1, workers=0, swapped=False,
     )  # fmt: skip
-    assert f"wgmma_ss<{columns}, " in lowered.source and "tma_store<2>" in lowered.source
+    assert (
+        f"wgmma_ss<{columns // -(-columns // 256)}, " in lowered.source
+        and "tma_store<2>" in lowered.source
+    )
     assert "matmul_kernel" in lowered.source and "cp_async<" not in lowered.source
     (used,) = find_nvrtc().compile(lowered.source, "matmul.cu", "sm_90a").resources
     assert (used.spill_stores, used.spill_loads) == (0, 0)

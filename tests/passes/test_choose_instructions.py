@@ -105,7 +105,11 @@ def varied(A: T.Tensor(("M", "K"), "float16"), B: T.Tensor(("N", "K"), "float16"
             "T.Kernel",
         ),
         ({"bk": 8}, "wgmma cannot split 64 x 64 x 8 over 1 warpgroups", "# GEMM"),
-        ({"bm": 512, "threads": 512}, "a region of A has more than 256 rows", "# COPY"),
+        (
+            {"bm": 704, "bn": 16},
+            "a region of A has more than 256 rows, which are not whole boxes",
+            "# COPY",
+        ),
         ({"safe": 1.0}, "A has a safe value other than 0", "# COPY"),
     ],
 )

@@ -56,15 +56,22 @@ def test_slots_fall_to_what_shared_memory_holds(target: str, asked: int, kept: i
 
 
 @pytest.mark.parametrize(
-    ("bn", "asked", "kept", "slab"),
-    [(192, 4, 4, 64), (192, 3, 3, 128), (192, 5, 4, 64), (128, 5, 5, 64), (176, 4, 4, 128)],
-)
+    ("bm", "bn", "asked", "kept", "slab"),
+    [(192, 192, 4, 4, 64), (192, 192, 3, 3, 128), (192, 192, 5, 4, 64), (192, 128, 5, 5, 64),
+     (192, 176, 4, 4, 64), (256, 160, 4, 4, 32), (256, 160, 5, 4, 32), (256, 160, 3, 3, 128)],
+)  # fmt: skip
 def test_stores_are_narrower_where_that_saves_a_slot(
-    bn: int, asked: int, kept: int, slab: int
+    bm: int, bn: int, asked: int, kept: int, slab: int
 ) -> None:
-    """192 rows by three warpgroups: two slabs of 128 bytes take 48 KiB, which a stage does too. Those
-    of 176 columns are of 32 bytes as it is."""
-    constants = {"bm": 192, "bn": bn, "bk": 64, "threads": 384, "stages": asked}
+    """192 rows by three warpgroups: two slabs of 128 bytes take 48 KiB, which a stage does too. 256 rows
+    leave 18 KiB beside four stages."""
+    constants = {
+        "bm": bm,
+        "bn": bn,
+        "bk": 64,
+        "threads": 256 if bm == 256 else 384,
+        "stages": asked,
+    }
     result = fitted(kernels.gemm_nt, "cuda:sm_90a", **constants)
     assert slots(result) == {kept} and result.one(StoreTile).slab == slab
     program = specialised(kernels.gemm_nt, **constants)

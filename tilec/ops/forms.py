@@ -98,7 +98,7 @@ class Form:
         batch = shapes["C"][0] if "C" in self.batched else 1
         return Problem(
             rows, columns, depth, self.dtypes[0], self.a, self.b, batch, self.exact,
-            astray=self.astray, in_place=self.in_place,
+            astray=self.astray, in_place=self.in_place, out_bytes=find_dtype(self.out).bytes,
         )  # fmt: skip
 
     def extra_annotations(self) -> dict[str, Any]:

@@ -36,26 +36,26 @@ from ..target import Target
 _MULTIPLIES = 4096  # products of 8-bit operands; half as many of 16, a quarter of 32
 _DOUBLES = {8: 64, 16: 128}  # products of f64, by the rows of the largest instruction
 _WAITING = 1.2  # times as long by one block alone, which waits at every step for its fragments
-_LARGE_ALONE, _SMALL_ALONE = 1.07, 1.48  # times as long by one warpgroup
-_SHARED, _BY_THREE = 99, 108  # bytes that matrix instructions read from shared memory
+_LARGE_ALONE, _SMALL_ALONE = 1.07, 1.55  # times as long by one warpgroup
+_SHARED, _BY_THREE = 94, 98  # bytes that matrix instructions read from shared memory
 _L2 = 86  # bytes from the L2 cache
 _MEMORY = 15.3  # bytes from memory, where all ask: 3.6 TB/s
-_TURNED = 1.06  # times as long from memory, by transposed tiles of more than 64 columns
+_TURNED, _BY_MEMORY = 1.005, 1.12  # times as long, by transposed tiles of more than 64 columns
 _ALONE = 60  # bytes from memory, where few ask: a quarter of all get as much as all
 _LINE = 0.88  # the TMA unit, for a line of 128 bytes,
 _ASTRAY = 3.5  # for one that starts within a sector,
 _OUTSIDE = 5  # for one outside of the matrix, which it fills with zeros: all multiprocessors,
 _OWN = 5  # and besides the one whose tile it is in
-_BESIDE = 0.16  # of work or memory, what takes less time, is not hidden behind the other,
-_ALSO = 0.05  # nor are so much of all that a step needs
+_BESIDE = 0.14  # of work or memory, what takes less time, is not hidden behind the other,
+_ALSO = 0.06  # nor are so much of all that a step needs
 _AGREED = 1.02  # times as long, where three warpgroups of each of several blocks free a stage
 _NARROW = 512  # rows that may be the columns of tiles
 _START = 7700  # before the first product: launch, descriptors, first loads
 _END = 500  # after the last one, beside the stores:
 _SLAB = 15  # of a slab, which is as wide as a swizzle that divides the tile
 _STORED = 0.5  # of a line that is stored
-_STEP = 16  # of a step: its barriers
-_LAUNCH = 6400  # a second launch, with what its blocks wait for
+_STEP = 26  # of a step: its barriers
+_LAUNCH = 7000  # a second launch, with what its blocks wait for
 _CLEARED = 7200  # a launch that only clears counters
 _PART = 35  # bytes of a part that its owner adds, written and read
 _TORN = 17000  # a helper whose steps are not those of whole tiles starts and leaves once more
@@ -76,7 +76,8 @@ class Problem:
     """`batch` products of M x K by K x N. `a` and `b` say where the unit strides are: "rows",
     "columns" or "any". The dtype is a short name. `exact`: there are two sets of sums.
     `whole`: K is not cut, nor do tiles overlap. `astray`: those of A and B whose lines start anywhere
-    in a sector. `in_place`: no element is read by two blocks, so that tiles do not overlap."""
+    in a sector. `in_place`: no element is read by two blocks, so that tiles do not overlap.
+    `out_bytes`: of an element of the result."""
 
     M: int
     N: int
@@ -89,6 +90,7 @@ class Problem:
     whole: bool = False
     astray: str = ""
     in_place: bool = False
+    out_bytes: int = 2
 
     @cached_property
     def item_bytes(self) -> int:
@@ -163,6 +165,8 @@ def _of_orientation(target: Target, problem: Problem, swapped: bool) -> Iterator
             continue  # half of the instructions would multiply nothing
         if columns < 32 and columns < problem.N:
             continue  # A would be read from memory more than once
+        if not swapped and columns * problem.out_bytes % 16:
+            continue  # TMA could not store a row
         stages = 2  # enough where products take long, and several blocks share a multiprocessor
         if target.asynchronous and problem.dtype == "f64":
             stages = _stages_of_two(target, problem, tile)
@@ -187,7 +191,11 @@ def _stages(target: Target, problem: Problem, tile: tuple[int, int, int, int]) -
     stage = (rows + columns) * depth * problem.item_bytes
     fit = 0
     for widest, enough in _SLABS:
-        fit = max(fit, (target.shared_bytes - _slabs(rows, columns, 16, widest)[-1]) // stage)
+        fit = max(
+            fit,
+            (target.shared_bytes - _slabs(rows, columns, 8 * problem.out_bytes, widest)[-1])
+            // stage,
+        )
         if fit >= enough:
             break
     return max(2, min(_STAGES, fit))
@@ -263,10 +271,10 @@ def estimate(target: Target, problem: Problem, schedule: Schedule) -> float:
         if wave.given:
             busy += wave.for_each * s.block_M * s.block_N * p.sum_bytes / _PART
             busy += _TORN * wave.torn
-    once = p.batch * (p.M * p.K + p.K * p.N + p.M * p.N) * size
+    once = p.batch * ((p.M * p.K + p.K * p.N) * size + p.M * p.N * p.out_bytes)
     memory = once / min(_MEMORY * processors, _ALONE * max(1, tiles)) + _START
     if s.swapped and p.N > 64:
-        memory *= _TURNED
+        busy, memory = busy * _TURNED, memory * _BY_MEMORY
     busy = max(busy, memory) + _BESIDE * min(busy, memory)
     return busy + _sums_clocks(target, p, s)
 
@@ -275,14 +283,14 @@ def _sums_clocks(target: Target, p: Problem, s: Schedule) -> float:
     """What a second launch takes that adds the parts."""
     if s.split == 1:
         return 0
-    sums = p.batch * p.M * p.N * (s.split * p.sum_bytes + p.item_bytes)
+    sums = p.batch * p.M * p.N * (s.split * p.sum_bytes + p.out_bytes)
     return _LAUNCH + sums / _SUMS / (target.multiprocessors or 1)
 
 
 def _end_clocks(target: Target, p: Problem, s: Schedule) -> float:
     """What stores of a tile take, or those of a part's sums: by slabs as wide as stages leave room for,
     or, of a transposed tile, its columns. Each row of a slab is a line, or parts of two."""
-    item = p.sum_bytes if s.split > 1 else 2
+    item = p.sum_bytes if s.split > 1 else p.out_bytes
     staged = s.stages * (s.block_M + s.block_N) * s.block_K * p.item_bytes
     rows, run, row = s.block_M, s.block_N * item, p.N * item
     if s.swapped:

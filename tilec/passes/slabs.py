@@ -25,6 +25,7 @@ from ..ir.types import TileType
 SLAB_BYTES = 128  # of columns: the widest row that TMA swizzles
 NARROW_SLAB_BYTES = 64  # where a slot more is worth twice as many stores,
 NARROWEST_SLAB_BYTES = 32  # and a slot of few is worth four times as many
+SLAB_ROWS = 6  # what a slab more costs, as rows that are stored twice
 ROW_UNIT = 16  # bytes of which a box's row is a multiple
 SLAB_UNITS = 1.5  # what a slab more costs, as units of rows, and one that parts sectors one more
 
@@ -110,17 +111,24 @@ def cut_slabs(tile: TileType, by_engine: bool, widest: int) -> Slabs | None:
         if parts:
             return Slabs(SharedLayout.swizzled((height, columns), bits, span), parts)
     fitting = slab_bytes(tile.shape, bits, widest) * 8 // (row * bits)
-    heights = [*range(fitting, min(fitting, ATOM_ROWS) - 1, -1)]
-    if not by_engine:
-        heights += range(fitting + 1, rows + 1)
-    for height in heights:
-        parts = _parts(layout, (height, row)) if rows % height == 0 else ()
+    for height in _heights(rows, fitting, by_engine):
+        parts = _parts(layout, (height, row))
         for span in (choose_swizzle((row,), bits), 0) if parts else ():
             buffer = SharedLayout.swizzled((height, row), bits, span)
             # Swizzled boxes of less than eight rows would not start where the swizzle does.
             if not by_engine or tma_boxes(buffer, bits) is not None:
                 return Slabs(buffer, parts)
     return None
+
+
+def _heights(rows: int, fitting: int, by_engine: bool) -> list[int]:
+    """Of slabs of whole rows, best first: whole periods of a swizzle may overlap, as columns may. Of
+    slabs of which no more than `fitting` rows have room."""
+    heights = [*range(fitting, min(fitting, ATOM_ROWS) - 1, -1)]
+    if not by_engine:
+        heights += range(fitting + 1, rows + 1)
+    heights = [n for n in heights if rows % n == 0 or by_engine and n % ATOM_ROWS == 0]
+    return sorted(heights, key=lambda n: ceil(rows / n) * (n + SLAB_ROWS)) if by_engine else heights
 
 
 def _parts(
