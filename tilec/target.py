@@ -4,7 +4,8 @@ architecture by name.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
 
@@ -81,6 +82,9 @@ class Target:
     dies: int = 1  # each with an L2 cache of its own; hardware blocks go to them in turn
     multiprocessors: int = 0  # of the usual part, or of the GPU
     present: bool = False  # that is here, and for which alone the code is
+    resident_clusters: Callable[[int], int] | None = field(default=None, compare=False, repr=False)
+    """How many clusters of so many blocks, each alone on its multiprocessor, run at once on the GPU
+    that is here: its parts (GPCs) differ from one GPU to the next of a kind."""
     exact: bool = False  # it has instructions that later minor versions have not (CUDA)
 
     @property

@@ -72,6 +72,26 @@ def test_blocks_of_a_cluster_have_no_rows_to_load_of_few(shape: tuple[int, int, 
     assert {(s.cluster_M, s.cluster_N) for s in candidates(H100, Problem(*shape))} == {(1, 1)}
 
 
+@pytest.mark.parametrize("eights", [14, 15, 16])
+def test_clusters_of_eight_are_as_many_as_the_gpu_runs_at_once(eights: int) -> None:
+    """They share lines that start within sectors where one wave has all tiles. One H200 that runs 15 of
+    them: 704 x 928 x 3112 12.5 us for 16.4 by twos, and of 128 blocks twice as long."""
+    here = replace(H100, resident_clusters=lambda blocks: eights if blocks == 8 else 30)
+    wide = 0
+    for m, n in ((704, 928), (1168, 1432), (600, 1104), (2368, 504), (632, 696), (3664, 592)):
+        p = Problem(m, n, 3112, astray="AB")
+        s = choose_schedule(here, p)
+        if s.cluster_M * s.cluster_N == 8:
+            wide += 1
+            rows, columns = (n, m) if s.swapped else (m, n)
+            down = ceil(ceil(rows / s.block_M) / s.cluster_M) * s.cluster_M
+            across = ceil(ceil(columns / s.block_N) / s.cluster_N) * s.cluster_N
+            assert down * across <= 8 * eights
+    assert wide >= 3
+    assert choose_schedule(here, Problem(704, 928, 3112)).cluster_M == 1
+    assert choose_schedule(here, Problem(4000, 5000, 3000, astray="AB")).cluster_M <= 2
+
+
 @pytest.mark.parametrize("size", [512, 1024, 2048])
 def test_small_products_fill_one_wave(size: int) -> None:
     p = Problem(size, size, size)

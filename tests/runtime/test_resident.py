@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 
 import pytest
@@ -11,6 +12,7 @@ from tests.runtime.test_launch import CODE, SCALE, SIZES, A, manifest
 from tilec.backends.manifest import Variant
 from tilec.errors import OutOfResources
 from tilec.runtime.cuda import CudaDriver
+from tilec.runtime.gpu_device import GpuDevice
 from tilec.runtime.launch import load
 
 
@@ -31,6 +33,20 @@ def test_as_many_clusters_as_run_at_once_are_launched(
     a = replace(A, shape=(rows, 1000))
     loaded(a, replace(a, pointer=A.pointer + (1 << 20)), 1.0)
     assert tuple(stub.launch().grid) == (blocks, 1, 1)
+
+
+def test_how_many_clusters_run_at_once_is_asked_of_the_gpu_once(
+    stub: Stub, driver: CudaDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of blocks with all of its shared memory; a target remembers which GPU to ask, also a copy
+    of it."""
+    monkeypatch.setattr("tilec.runtime.cuda.cuda_driver", lambda: driver)
+    target = GpuDevice("cuda", 0, driver, "it is here").target
+    ask = copy.deepcopy(target).resident_clusters
+    assert ask is not None and (ask(8), ask(4)) == (15, 32)
+    loads = stub.count("loads")
+    assert (ask(8), ask(4), stub.count("loads")) == (15, 32, loads)
+    assert target == replace(target, resident_clusters=None)
 
 
 def test_blocks_that_wait_for_each_other_are_launched_together(

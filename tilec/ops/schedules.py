@@ -48,6 +48,7 @@ _OUTSIDE = 5  # for one outside of the matrix, which it fills with zeros: all mu
 _OWN = 5  # and besides the one whose tile it is in
 _BESIDE = 0.14  # of work or memory, what takes less time, is not hidden behind the other,
 _ALSO = 0.06  # nor are so much of all that a step needs
+_UNUSED = {4: 8, 8: 12}  # multiprocessors that clusters of so many leave: GPCs have 14, 16 or 18
 _AGREED = 1.02  # times as long, where three warpgroups of each of several blocks free a stage
 _NARROW = 512  # rows that may be the columns of tiles
 _START = 7700  # before the first product: launch, descriptors, first loads
@@ -173,10 +174,13 @@ def _of_orientation(target: Target, problem: Problem, swapped: bool) -> Iterator
         elif target.asynchronous and problem.dtype != "f32":
             stages = _stages(target, problem, tile)
         steps = ceil(problem.K / depth)
+        tiles = ceil(problem.M / rows) * ceil(problem.N / columns) * problem.batch
         for split in _PARTS[: 1 if problem.whole else None]:
-            # A part of few steps is all start and end.
-            if split == 1 or steps >= 8 * split:
-                for cluster in _clusters(target, problem, tile):
+            # A part of few steps is all start and end; many tiles fill their waves without, and parts
+            # fill them whatever the width.
+            many = steps < 8 * split or tiles * split > 3 * target.multiprocessors
+            if split == 1 or not (many or columns % 32 and columns > 32):
+                for cluster in _clusters(target, problem, tile, split):
                     yield Schedule(
                         rows, columns, depth, stages, threads, split, *cluster, swapped=swapped
                     )
@@ -230,14 +234,18 @@ def _shares_last_wave(target: Target, problem: Problem, tile: tuple[int, int, in
 
 
 def _clusters(
-    target: Target, problem: Problem, tile: tuple[int, int, int, int]
+    target: Target, problem: Problem, tile: tuple[int, int, int, int], split: int
 ) -> list[tuple[int, int]]:
-    """The clusters that are considered, none first: those of two tiles."""
-    rows, columns, *_ = tile
+    """The clusters that are considered, none first: those of two tiles, and of as many tiles as fill
+    one wave larger ones."""
     shared = problem.astray and not problem.in_place
     if not (shared and target.clusters and _by_wgmma(target, problem)):
         return [(1, 1)]
-    return [(1, 1), *[(2, 1)] * (rows < problem.M), *[(1, 2)] * (columns < problem.N)]
+    down, across = ceil(problem.M / tile[0]), ceil(problem.N / tile[1])
+    filled = down * across * problem.batch / (target.multiprocessors or 1)
+    one_wave = split == 1 and 0.6 < filled < 0.95
+    sizes = [(1, 1), (2, 1), (1, 2), *[(2, 2), (4, 2), (2, 4)] * one_wave]
+    return [(m, n) for m, n in sizes if down > m // 2 and across > n // 2]
 
 
 def _products(target: Target, problem: Problem, s: Schedule) -> float:
@@ -256,7 +264,7 @@ def estimate(target: Target, problem: Problem, schedule: Schedule) -> float:
     size, processors = p.item_bytes, target.multiprocessors or 1
     tiles = _tiles_along(p.M, s.block_M, s.cluster_M) * _tiles_along(p.N, s.block_N, s.cluster_N)
     tiles *= p.batch * s.split
-    waves = ceil(tiles / processors)
+    waves = ceil(tiles / _at_once(target, s.cluster_M * s.cluster_N))
     steps = ceil(p.K / s.block_K / s.split)
     alone = tiles <= processors
     step = _step_clocks(target, p, s, alone) + _STEP
@@ -285,6 +293,16 @@ def _sums_clocks(target: Target, p: Problem, s: Schedule) -> float:
         return 0
     sums = p.batch * p.M * p.N * (s.split * p.sum_bytes + p.out_bytes)
     return _LAUNCH + sums / _SUMS / (target.multiprocessors or 1)
+
+
+def _at_once(target: Target, cluster: int) -> int:
+    """How many blocks run at once, in clusters of so many."""
+    processors = target.multiprocessors or 1
+    if cluster <= 2:
+        return processors
+    if target.resident_clusters is not None:
+        return max(target.resident_clusters(cluster), 1) * cluster
+    return max(processors - _UNUSED[cluster], 1)
 
 
 def _end_clocks(target: Target, p: Problem, s: Schedule) -> float:
@@ -391,9 +409,9 @@ def _tiles(target: Target, problem: Problem) -> list[tuple[int, int, int, int]]:
     if _by_wgmma(target, problem):
         depth = 128 // size  # the span of a swizzle
         # Of many widths, some tile fills most of the last wave.
-        large = [(128, 256), (256, 128), *((256, n) for n in range(160, 128, -8))]
+        large = [(128, 256), (256, 128), *((256, n) for n in range(160, 88, -8) if n != 128)]
         large += [(128, n) for n in range(304, 256, -16)]
-        large += [(m, n) for m, most in ((128, 248), (192, 192)) for n in range(most, 80, -8)]
+        large += [(m, n) for m, most in ((128, 248), (192, 208)) for n in range(most, 64, -8)]
         large = [(128, 192), (128, 128)] if problem.exact else large
         small = [(64, n) for n in (*range(256, 48, -16), 32)]
         if problem.b == "rows":  # B's boxes are as wide as a swizzle, and narrow ones cost as much

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any
 
 from ..backends.manifest import LaunchSpec
 from ..locks import cached_property
-from .gpu_driver import Binding, CtypesDriver, DriverNames
+from .gpu_driver import Binding, CtypesDriver, DriverModule, DriverNames
 
 NAMES = DriverNames(
     kind="cuda",
@@ -57,6 +58,15 @@ _GRAPHS_OF_EARLY = 12030  # CUDA 12.3
 _EARLY = 6  # CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION
 
 
+_NOTHING = b"""\
+.version 7.8
+.target sm_90
+.address_size 64
+.visible .entry nothing() { ret; }
+\0"""
+"""A kernel that is asked about, not launched."""
+
+
 class _LaunchAttribute(ctypes.Structure):
     """CUlaunchAttribute, with the value of a cluster's extents; a flag is the first of them."""
 
@@ -86,6 +96,7 @@ class CudaDriver(CtypesDriver):
 
     def __init__(self, library: str = "") -> None:
         self._contexts: dict[int, ctypes.c_void_p] = {}
+        self._clusters: dict[tuple[int, int], int] = {}
         super().__init__(NAMES, library)
 
     def enter(self, device: int) -> object:
@@ -116,6 +127,21 @@ class CudaDriver(CtypesDriver):
             self.leave(previous)
         self.check(status, f"asking how many clusters of {cluster} blocks cuda:{device} runs")
         return count.value
+
+    def clusters_at_once(self, blocks: int, device: int) -> int:
+        """How many clusters of so many blocks a device runs at the same time, if each block takes all
+        of a multiprocessor's shared memory. Asked once."""
+        key = (blocks, device)
+        if key not in self._clusters:
+            previous = self.enter(device)
+            try:
+                module = DriverModule(self, _NOTHING, device)
+            finally:
+                self.leave(previous)
+            function, shared = module.function("nothing"), self.max_shared_bytes(device)
+            self.allow_shared(function, shared, device)
+            self._clusters[key] = self.resident_clusters(function, 32, shared, blocks, device)
+        return self._clusters[key]
 
     def binding(self, function: int, grid: tuple[int, int, int], spec: LaunchSpec) -> Binding:
         if not spec.early or spec.cooperative or not self._launches_early:
@@ -188,3 +214,14 @@ class CudaDriver(CtypesDriver):
 def cuda_driver() -> CudaDriver:
     """The driver of this process. Raises NoDevice where there is no driver or no GPU."""
     return CudaDriver()
+
+
+@dataclass(frozen=True)
+class ResidentClusters:
+    """What a Target of a device asks it; one that was pickled asks the driver where it is unpickled."""
+
+    device: int
+
+    def __call__(self, blocks: int) -> int:
+        """How many clusters of so many blocks the device runs at once."""
+        return cuda_driver().clusters_at_once(blocks, self.device)

@@ -18,6 +18,7 @@ from ..errors import MissingTool, NoDevice
 from ..target import Target, find_target
 from .arrays import ArrayDevice, ArrayView, short_dtype, view_array
 from .check_args import bind_arguments
+from .cuda import ResidentClusters
 from .devices import (
     Runnable,
     driver_of,
@@ -44,9 +45,10 @@ class GpuDevice:
     @property
     def target(self) -> Target:
         """TILEC_TARGET where it is of this kind, else what the GPU is, with as many multiprocessors
-        as this one has: heuristics count on them. Raises NoDevice."""
-        count = self.driver.multiprocessors(self.index)
-        return replace(self._listed(), multiprocessors=count, present=True)
+        as this one has, and clusters of them: heuristics count on them. Raises NoDevice."""
+        listed, count = self._listed(), self.driver.multiprocessors(self.index)
+        clusters = ResidentClusters(self.index) if listed.clusters else None
+        return replace(listed, multiprocessors=count, present=True, resident_clusters=clusters)
 
     def _listed(self) -> Target:
         stated = stated_target()

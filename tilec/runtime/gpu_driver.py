@@ -153,7 +153,7 @@ class CtypesDriver(ABC):
             cupy = sys.modules.get("cupy")
             if cupy is not None:
                 return _CupyModule(self, cupy, code, device)
-            return _DriverModule(self, code, device)
+            return DriverModule(self, code, device)
         finally:
             self.leave(previous)
 
@@ -280,7 +280,7 @@ class CtypesDriver(ABC):
         return function
 
 
-class _DriverModule:
+class DriverModule:
     """A module loaded by the driver itself."""
 
     def __init__(self, driver: CtypesDriver, code: bytes, device: int) -> None:
