@@ -15,8 +15,9 @@ Indices made of symbols, block and thread numbers and loop counters stay signed,
 widen them: extents are below `SYMBOL_LIMIT` and tensors as large as their launch class says, hence
 nothing overflows in them that the ranges here could not see. A product of the same numbers that says
 neither where something is (an index of memory, a bound of a loop) nor whether (a condition) is data.
-So is a product with a constant, or a sum with one larger than any tile, that says only whether; and a
-product with so large a constant wherever it is: generators of random numbers multiply so.
+So is a product with a constant, but for extents of tiles, or a sum with one larger than any tile, that
+says only whether and may overflow; and a product with so large a constant wherever it is: generators of
+random numbers multiply so.
 
 Loops count in 64 bits where the index may pass 2^31 behind the last trip, by steps above 1 to an end that
 is data: it would start over, below the end.
@@ -74,8 +75,8 @@ _MAY_OVERFLOW = (arith.Add, arith.Sub, arith.Mul, arith.Neg, arith.Abs)
 def wrap_integers(program: Program, context: PassContext) -> Program:
     """The program with integers that may overflow computed as unsigned ones, loops that end, and
     total shifts."""
-    data = _data_of(program)
     ranges = value_ranges(program.body, program.multiples)
+    data = _data_of(program, ranges)
     loops = (op for op in walk(program.body) if isinstance(op, For))
     wide = {op.body.params[0] for op in loops if _index_overflows(op, data, ranges)}
     unsigned: dict[Value, Value] = {}  # of what this pass has made signed again
@@ -189,12 +190,16 @@ def _overflows(op: Op, ranges: ValueRanges) -> bool:
 # Which values are data -----------------------------------------------------------------------------
 
 
-def _data_of(program: Program) -> set[Value]:
+def _data_of(program: Program, ranges: ValueRanges) -> set[Value]:
     """The values that are not made of indices alone, or are none themselves."""
     places = _settled(program, set(), partial(_visit_backwards, guards=False))
     guarded = _settled(program, set(places), partial(_visit_backwards, guards=True))
     found = {v for v in program.params if isinstance(v.type, ScalarType)}
-    seeds = (op for op in walk(program.body) if _is_no_index(op, places, guarded))
+    seeds = (
+        op
+        for op in walk(program.body)
+        if _is_no_index(op, places, guarded) and _overflows(op, ranges)
+    )
     found.update(v for op in seeds for v in op.results)
     return _settled(program, found, _visit)
 
@@ -206,9 +211,14 @@ def _is_no_index(op: Op, places: set[Value], guarded: set[Value]) -> bool:
     if not isinstance(op, (arith.Add, arith.Sub, arith.Mul)):
         return False
     product, large = isinstance(op, arith.Mul), any(map(_is_large, op.inputs))
-    constant_in_it = any(isinstance(v, Constant) for v in op.inputs)
-    kept = op.result in (places if constant_in_it else guarded)
+    constants = [v for v in op.inputs if isinstance(v, Constant)]
+    kept = op.result in (guarded if all(map(_is_extent, constants)) else places)
     return (product or large) and not kept or (product and large)
+
+
+def _is_extent(value: Constant) -> bool:
+    """Whether a number is as extents of tiles are: what it counts is compared with a tensor's extent."""
+    return isinstance(value.value, int) and 0 < value.value <= 1024 and value.value % 8 == 0
 
 
 def _settled(
@@ -268,8 +278,9 @@ def _visit_backwards(block: Block, found: set[Value], guards: bool) -> None:
                     found.update((op.start, op.stop, op.step))
                     params = params[1:]
                 else:
-                    goes_on = op.condition.terminator
-                    found.update(goes_on.inputs if goes_on is not None else ())
+                    # What it compares bounds the loop, as a stop does.
+                    compared = (c for c in op.condition.ops if isinstance(c, arith.Compare))
+                    found.update(v for c in compared for v in c.inputs)
                     _carry(params, op.condition.params, found)
                 for made in (op.inits, again):
                     _carry(made, op.results, found)
