@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+import tilec
+import tilec.language as T
 from tests.kernels.clipped_programs import sums
-from tests.kernels.legs import every_leg
+from tests.kernels.legs import every_leg, one_leg
 from tests.kernels.machines import SCHEDULES, Case
 from tests.kernels.programs import TILES, reference
 from tests.kernels.test_vendor_compilers import check_nvidia
@@ -104,3 +106,29 @@ def test_attention_of_few_queries_and_keys(queries: int, keys: int) -> None:
     tiles = {"block_M": 128, "block_N": 64, "stages": 2, "threads": 256}
     attention.attention(q, k, v, out, device=f"emulator:{TARGET}", **tiles)
     attention.check(out, attention.reference(q, k, v), v)
+
+
+@tilec.kernel
+def tall(A: T.Tensor(("M", "K"), "float16"), C: T.Tensor(("M", "K"), "float16"), rows: int):
+    with T.Kernel(T.ceildiv(A.shape[1], 64), T.ceildiv(A.shape[0], rows), threads=128) as (bx, by):
+        S = T.alloc_shared((rows, 64), "float16")
+        full = T.alloc_barrier(1)
+        if T.shuffle_elect(128):
+            T.mbarrier_arrive_expect_tx(full, rows * 64 * 2)
+        T.tma_copy(A[by * rows, bx * 64], S, barrier=full, expect_tx=False)
+        T.mbarrier_wait_parity(full, 0)
+        T.tma_copy(S, C[by * rows, bx * 64])
+        T.tma_store_arrive()
+        T.tma_store_wait(0)
+
+
+@pytest.mark.parametrize(("rows", "box"), [(320, 160), (272, 136), (512, 256)])
+def test_a_tile_higher_than_a_box_is_several(rows: int, box: int) -> None:
+    """Each may be outside, in part or whole."""
+    for m, k in ((rows, 64), (2 * rows - 1, 136), (box, 8), (5, 72), (rows + box + 1, 64)):
+        a = (np.arange(m * k) % 2039).reshape(m, k).astype(np.float16)
+        for device in ("interpreter", f"emulator:{TARGET}"):
+            _, found = one_leg(device, tall, a, np.full_like(a, 9), rows=rows)
+            assert np.array_equal(found, a), (device, m, k)
+    text = tall.lower(target=TARGET, rows=rows).source
+    assert f"box * {box} * 64" in text[text.index('extern "C"') :]

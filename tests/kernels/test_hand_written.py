@@ -375,7 +375,7 @@ REFUSALS = {
         "rows of B are not multiples of 16 bytes",
     ),
     "more rows than a box has": (
-        "R = T.alloc_shared((512, 64), 'float16')\nT.tma_copy(A[0, 0], R, barrier=full[0])",
+        "R = T.alloc_shared((514, 64), 'float16')\nT.tma_copy(A[0, 0], R, barrier=full[0])",
         "TLC0436", "A has more than 256 rows",
     ),
     "a part of a buffer": (
