@@ -9,12 +9,12 @@ number of parts, the clocks of a multiprocessor, which the busiest one needs for
 and never less than memory takes for every byte once; parts add their sums and a launch. The least
 wins, so that large products get the tile with the most arithmetic for a byte, others the width that
 fills most of the last wave, those of few tiles smaller ones, and those of few rows as many blocks
-as it takes to stream B at the memory's rate. Few rows are the columns of a tile (`swapped`), which
-may be as few as eight, while its rows are 64: TMA is slow to fill what lies outside of a matrix.
-Blocks are in a cluster of two, and load for each other, where TMA is slow to load lines that start
-anywhere. The constants are fitted to times of 751 candidates at 63 shapes on an H200, from which
-the estimates differ by 8 %, and since to those of 1200 more, mostly of few rows (docs/decisions.md
-74, 75, 89, 101).
+as it takes to stream B at the memory's rate. Of the product and the transposed one (`swapped`) the
+one is computed whose tiles fit better. Few rows are the columns of a tile, which may be as few as
+eight, while its rows are 64: TMA is slow to fill what lies outside of a matrix. Blocks are in a
+cluster, and load for each other, where TMA is slow to load lines that start anywhere. The constants
+were fitted to times of 2000 candidates (docs/decisions.md 74, 75, 89, 101), and last to those of
+1318 at 186 shapes on H200s, from which the estimates of a shape differ by 4 % (108).
 """
 
 from __future__ import annotations
@@ -50,11 +50,10 @@ _BESIDE = 0.14  # of work or memory, what takes less time, is not hidden behind 
 _ALSO = 0.06  # nor are so much of all that a step needs
 _UNUSED = {4: 12, 8: 12}  # multiprocessors that clusters of so many leave: GPCs have 14, 16 or 18
 _AGREED = 1.02  # times as long, where three warpgroups of each of several blocks free a stage
-_NARROW = 512  # rows that may be the columns of tiles
 _START = 7700  # before the first product: launch, descriptors, first loads
 _END = 500  # after the last one, beside the stores:
-_SLAB = 15  # of a slab, which is as wide as a swizzle that divides the tile
-_STORED = 0.5  # of a line that is stored
+_SLAB = 15  # of a slab: its barriers, and the wait for the one before
+_STORED = 0.5  # of a line that is stored, whole or in part
 _STEP = 26  # of a step: its barriers
 _LAUNCH = 7000  # a second launch, with what its blocks wait for
 _CLEARED = 7200  # a launch that only clears counters
@@ -195,11 +194,8 @@ def _stages(target: Target, problem: Problem, tile: tuple[int, int, int, int]) -
     stage = (rows + columns) * depth * problem.item_bytes
     fit = 0
     for widest, enough in _SLABS:
-        fit = max(
-            fit,
-            (target.shared_bytes - _slabs(rows, columns, 8 * problem.out_bytes, widest)[-1])
-            // stage,
-        )
+        *_, taken = _slabs(rows, columns, 8 * problem.out_bytes, widest)
+        fit = max(fit, (target.shared_bytes - taken) // stage)
         if fit >= enough:
             break
     return max(2, min(_STAGES, fit))

@@ -122,8 +122,8 @@ def cut_slabs(tile: TileType, by_engine: bool, widest: int) -> Slabs | None:
 
 
 def _heights(rows: int, fitting: int, by_engine: bool) -> list[int]:
-    """Of slabs of whole rows, best first: whole periods of a swizzle may overlap, as columns may. Of
-    slabs of which no more than `fitting` rows have room."""
+    """Of slabs of whole rows, best first, where there is room for `fitting` rows. The last of them may
+    overlap the one before, if they are whole periods of a swizzle."""
     heights = [*range(fitting, min(fitting, ATOM_ROWS) - 1, -1)]
     if not by_engine:
         heights += range(fitting + 1, rows + 1)
