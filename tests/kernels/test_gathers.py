@@ -3,6 +3,9 @@ schedule goes wrong."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -119,15 +122,24 @@ def scaled(
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_what_is_gathered_beside_tiles_that_are_read_later(target: str) -> None:
-    compiled = lower(scaled, (), target, {})
+    runs_of_each_size(scaled, target, False, lambda a, s, rows: a * s[rows])
+
+
+def runs_of_each_size(
+    kernel: Any, target: str, gathered: bool, left: Callable[..., np.ndarray]
+) -> None:
+    """C = left(A, S, rows) @ B.T, where A has a row for each of C's, or is `gathered` as S is."""
+    compiled = lower(kernel, (), target, {})
     for M, N, K, R in SIZES:
         rng = np.random.default_rng(M)
-        a, s, b = (rng.integers(-2, 3, (n, K)).astype(np.float16) for n in (M, R, N))
+        of_a = R if gathered else M
+        a, s, b = (rng.integers(-2, 3, (n, K)).astype(np.float16) for n in (of_a, R, N))
         rows = rng.integers(0, R, M).astype(np.int32)
         C = np.full((M, N), np.nan, np.float32)
         device = EmulatorDevice(target, "a test", *SCHEDULES[M % len(SCHEDULES)])
         compiled.run_on(device, (a, s, rows, b, C))
-        np.testing.assert_array_equal(C, (a * s[rows]).astype(np.float32) @ b.astype(np.float32).T)
+        product = left(a, s, rows).astype(np.float32) @ b.astype(np.float32).T
+        np.testing.assert_array_equal(C, product)
 
 
 @tilec.kernel
@@ -165,16 +177,7 @@ def crossed(
 @pytest.mark.parametrize("target", TARGETS)
 def test_rows_that_two_gathers_bring(target: str) -> None:
     """Whoever waits for the last of a thread's arrivals knows that all of its copies have landed."""
-    compiled = lower(crossed, (), target, {})
-    for M, N, K, R in SIZES:
-        rng = np.random.default_rng(M)
-        a, s, b = (rng.integers(-2, 3, (n, K)).astype(np.float16) for n in (R, R, N))
-        rows = rng.integers(0, R, M).astype(np.int32)
-        C = np.full((M, N), np.nan, np.float32)
-        device = EmulatorDevice(target, "a test", *SCHEDULES[M % len(SCHEDULES)])
-        compiled.run_on(device, (a, s, rows, b, C))
-        both = (2 * a[rows] + s[rows]).astype(np.float32)
-        np.testing.assert_array_equal(C, both @ b.astype(np.float32).T)
+    runs_of_each_size(crossed, target, True, lambda a, s, rows: 2 * a[rows] + s[rows])
 
 
 @tilec.kernel

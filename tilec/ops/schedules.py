@@ -111,6 +111,10 @@ class Problem:
             self, M=self.N, N=self.M, a=flipped[self.b], b=flipped[self.a], astray=astray
         )
 
+    def tiles(self, rows: int, columns: int) -> int:
+        """How many tiles of so many rows and columns all products have."""
+        return ceil(self.M / rows) * ceil(self.N / columns) * self.batch
+
     @property
     def along_k(self) -> bool:
         """Whether both operands are contiguous along K."""
@@ -173,7 +177,7 @@ def _of_orientation(target: Target, problem: Problem, swapped: bool) -> Iterator
         elif target.asynchronous and problem.dtype != "f32":
             stages = _stages(target, problem, tile)
         steps = ceil(problem.K / depth)
-        tiles = ceil(problem.M / rows) * ceil(problem.N / columns) * problem.batch
+        tiles = problem.tiles(rows, columns)
         for split in _PARTS[: 1 if problem.whole else None]:
             # A part of few steps is all start and end; many tiles fill their waves without, and parts
             # fill them whatever the width.
@@ -224,8 +228,7 @@ def _shares_last_wave(target: Target, problem: Problem, tile: tuple[int, int, in
     rows, columns, _, threads = tile
     if problem.whole or problem.exact or threads != 256 or not _by_wgmma(target, problem):
         return False
-    tiles = ceil(problem.M / rows) * ceil(problem.N / columns) * problem.batch
-    waves, rest = divmod(tiles, target.multiprocessors)
+    waves, rest = divmod(problem.tiles(rows, columns), target.multiprocessors)
     return waves > 0 and rest > 0 and leaves_few(rest, target.multiprocessors)
 
 
@@ -238,7 +241,7 @@ def _clusters(
     if not (shared and target.clusters and _by_wgmma(target, problem)):
         return [(1, 1)]
     down, across = ceil(problem.M / tile[0]), ceil(problem.N / tile[1])
-    filled = down * across * problem.batch / (target.multiprocessors or 1)
+    filled = problem.tiles(*tile[:2]) / (target.multiprocessors or 1)
     one_wave = split == 1 and 0.6 < filled < 0.95
     sizes = [(1, 1), (2, 1), (1, 2), *[(2, 2), (4, 2), (2, 4)] * one_wave]
     return [(m, n) for m, n in sizes if down > m // 2 and across > n // 2]
@@ -246,9 +249,9 @@ def _clusters(
 
 def _products(target: Target, problem: Problem, s: Schedule) -> float:
     """What an estimate is not less than: the clocks of the products, and of adding parts."""
-    extents = (problem.N, problem.M) if s.swapped else (problem.M, problem.N)
+    tile = (s.block_N, s.block_M) if s.swapped else (s.block_M, s.block_N)
     processors = target.multiprocessors or 1
-    tiles = ceil(extents[0] / s.block_M) * ceil(extents[1] / s.block_N) * problem.batch * s.split
+    tiles = problem.tiles(*tile) * s.split
     waves = tiles / processors if s.workers else ceil(tiles / processors)
     work = s.block_M * s.block_N * s.block_K * problem.item_bytes / _MULTIPLIES
     return waves * ceil(problem.K / s.block_K / s.split) * work + _sums_clocks(target, problem, s)

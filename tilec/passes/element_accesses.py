@@ -188,12 +188,12 @@ def evaluated(
         inputs = [known[v] for v in needs(one)]
         if isinstance(op, Elementwise) and all(i is not None for i in inputs):
             found = np.asarray(op.evaluate(*inputs))
-            if not _wraps(one, found):
+            if not wraps(one, found):
                 known[one] = grid[one] = found
     return known[value]
 
 
-def _wraps(value: Value, found: Array) -> bool:
+def wraps(value: Value, found: Array) -> bool:
     """Whether numbers are no integers of the value's type."""
     if not integer_dtype(value) or found.size == 0:
         return False

@@ -26,9 +26,8 @@ from ..ir.core import Access, Block, Op, Value, constant_of
 from ..ir.ops.arith import Add, BitAnd, BitXor, Compare, Elementwise, FloorMod, Sub
 from ..ir.ops.control import For, If, Simt, While
 from ..ir.ops.memory import Alloc, Load, Store, memory_type
-from ..ir.types import ScalarType, Space
-from .element_accesses import MOST, Accessed, element_accesses, evaluated
-from .ranges import bounds_of
+from ..ir.types import Space
+from .element_accesses import MOST, Accessed, element_accesses, evaluated, wraps
 from .value_ranges import integer_dtype
 
 Array = np.ndarray[Any, Any]
@@ -333,9 +332,7 @@ class _Run:
         if any(x is None for x in inputs):
             return
         value = np.broadcast_to(np.asarray(op.evaluate(*inputs)), (self.threads,))
-        assert isinstance(op.result.type, ScalarType)
-        low, high = bounds_of(op.result.type.dtype)
-        if ((value < low) | (value > high)).any():  # it wraps
+        if wraps(op.result, value):
             raise _Unknown
         self.known[op.result] = value.astype(np.int64)
 

@@ -97,6 +97,7 @@ class CudaDriver(CtypesDriver):
     def __init__(self, library: str = "") -> None:
         self._contexts: dict[int, ctypes.c_void_p] = {}
         self._clusters: dict[tuple[int, int], int] = {}
+        self._nothing: dict[int, DriverModule] = {}
         super().__init__(NAMES, library)
 
     def enter(self, device: int) -> object:
@@ -133,15 +134,20 @@ class CudaDriver(CtypesDriver):
         of a multiprocessor's shared memory. Asked once."""
         key = (blocks, device)
         if key not in self._clusters:
-            previous = self.enter(device)
-            try:
-                module = DriverModule(self, _NOTHING, device)
-            finally:
-                self.leave(previous)
-            function, shared = module.function("nothing"), self.max_shared_bytes(device)
-            self.allow_shared(function, shared, device)
+            function, shared = self._kernel(device), self.max_shared_bytes(device)
             self._clusters[key] = self.resident_clusters(function, 32, shared, blocks, device)
         return self._clusters[key]
+
+    def _kernel(self, device: int) -> int:
+        """The kernel that is asked about, which may have all shared memory; loaded once."""
+        if device not in self._nothing:
+            previous = self.enter(device)
+            try:
+                module = self._nothing[device] = DriverModule(self, _NOTHING, device)
+            finally:
+                self.leave(previous)
+            self.allow_shared(module.function("nothing"), self.max_shared_bytes(device), device)
+        return self._nothing[device].function("nothing")
 
     def binding(self, function: int, grid: tuple[int, int, int], spec: LaunchSpec) -> Binding:
         if not spec.early or spec.cooperative or not self._launches_early:
