@@ -76,11 +76,11 @@ def _schedule(pipeline: Pipeline, needed: dict[Value, int]) -> Pipeline:
         writer, reader = writers[channel], readers[channel]
         ahead = leads[id(writer)] - leads[id(reader)]
         fills_first = _is_load(writer) or ahead == 0  # in a step: see _ordered
-        needed[channel] = max(1, ahead + 1, ahead + _lag(reader, channel) + fills_first)
+        needed[channel] = max(1, ahead + 1, ahead + lag(reader, channel) + fills_first)
     return _ordered(pipeline, stages, leads)
 
 
-def _lag(reader: Stage, channel: Value) -> int:
+def lag(reader: Stage, channel: Value) -> int:
     """How many iterations late a slot is freed, since a product in flight reads it."""
     frees = [op for op in walk(reader.body) if isinstance(op, Free) and op.channel is channel]
     return max((op.defer for op in frees), default=0)

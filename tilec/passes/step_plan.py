@@ -12,8 +12,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ..errors import HazardError
-from ..ir.ops.pipeline import Free, Stage
+from ..ir.ops.pipeline import Stage
 from .protocols import Ring
+from .schedule_stages import lag
 from .thread_copies import ThreadCopies
 
 
@@ -83,14 +84,7 @@ def plan_steps(stages: list[Stage], rings: list[Ring], threads: int) -> StepPlan
 def _dependences(stages: list[Stage], ring: Ring) -> list[Dependence]:
     w, r = stages.index(ring.writer), stages.index(ring.reader)
     lead_w, lead_r = ring.writer.lead, ring.reader.lead
-    defer = max(
-        (
-            op.defer
-            for op in ring.reader.body.ops
-            if isinstance(op, Free) and op.channel is ring.channel.result
-        ),
-        default=0,
-    )
+    defer = lag(ring.reader, ring.channel.result)
     # get(i) stands in step i - lead_r; commit(i) in step i - lead_w. put(i + slots) stands in step
     # i + slots - lead_w; free(i), executed with iteration i + defer, in step i + defer - lead_r.
     data = Dependence(w, lead_r - lead_w, r, lead_r, ring, True)
