@@ -10,6 +10,7 @@ from pathlib import Path
 import tilec.language as T
 from tilec.config import Config
 from tilec.language.absent import ABSENT, FAMILIES
+from tilec.passes.pipeline import PIPELINE
 
 ROOT = Path(__file__).parent.parent
 # Folders of the project's own; what tests/ holds mirrors tilec/ and is not listed again.
@@ -52,6 +53,12 @@ def test_map_names_every_folder_and_pass_once() -> None:
 def test_map_names_nothing_that_is_not_there() -> None:
     ghosts = sorted(path for path in named_paths() if not (ROOT / path).exists())
     assert not ghosts, f"docs/map.md names what does not exist: {ghosts}"
+
+
+def test_the_map_has_the_passes_in_the_order_in_which_they_first_run() -> None:
+    ran = list(dict.fromkeys(pass_.__name__ for pass_ in PIPELINE))
+    rows = [Path(path).stem for path in named_paths() if path.startswith("tilec/passes/")]
+    assert [name for name in rows if name in ran] == ran
 
 
 def test_names_of_the_language_are_listed_and_so_are_those_that_it_lacks() -> None:

@@ -49,7 +49,7 @@ _HOMES = {
     "macro": ".language.macro",
     "spec": ".language.spec",
 }
-_MODULES = ("compat", "errors", "extend", "language", "layout", "ops", "quantize", "target")
+_MODULES = ("errors", "extend", "language", "layout", "ops", "quantize", "target")
 
 
 def __getattr__(name: str) -> object:

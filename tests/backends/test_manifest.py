@@ -88,6 +88,8 @@ def test_workspaces_are_those_of_all_variants_by_name() -> None:
         (("program",), 3, r"manifest\.program: a string was expected, not an integer"),
         (("params", 0, "dtype"), "f17", "unknown dtype 'f17'"),
         (("params", 0, "shape"), ["M", ["pow", "N", 2]], "not an operation: 'pow'"),
+        (("params", 0, "shape"), ["M", ["add", ["pow", "N", 2], 1]], "not an operation: 'pow'"),
+        (("params", 0, "shape"), ["M", ["add", 1, ["pow", "N", 2]]], "not an operation: 'pow'"),
         (("params", 0, "shape"), ["M", True], r"params\[0\]\.shape\[1\]: not an expression"),
         (("params", 0, "shape"), ["M", "Q"], r"A: undeclared names \['Q'\]"),
         (("variants", 0, "source"), "../x.cu", "not the name of a file"),

@@ -40,11 +40,13 @@ def test_dots_in_f32_pass_in_any_order_and_a_dropped_product_fails(dtype: DType)
         for n in np.arange(k)[order]:
             total += np.outer(a[:, n], b[n]).astype(np.float32)
         assert_close(total.astype(dtype.numpy), reference, limit, dtype)
-    worst = int(np.argmax(np.abs(np.outer(a[:, 0], b[0]))))
-    dropped = (reference - np.outer(a[:, 0], b[0])).astype(dtype.numpy)
-    with pytest.raises(WrongResult):
-        assert_close(dropped, reference, limit, dtype)
-    assert worst >= 0
+    products = np.outer(a[:, 0], b[0])
+    largest = np.unravel_index(np.argmax(np.abs(products)), products.shape)
+    dropped = reference.copy()
+    dropped[largest] -= products[largest]
+    at = ", ".join(map(str, largest))
+    with pytest.raises(WrongResult, match=rf"wrong in 1 of 256 elements, most at \[{at}\]"):
+        assert_close(dropped.astype(dtype.numpy), reference, limit, dtype)
 
 
 def test_the_bound_itself() -> None:
@@ -66,6 +68,9 @@ def test_infinities() -> None:
     up = np.array([np.inf])
     assert_close(up, up, 0.0, f16)
     assert_close(up, np.array([70000.0]), 0.0, f16)
+    assert_close(-up, np.array([-65500.0]), 4.0, f16)
+    with pytest.raises(WrongResult):
+        assert_close(-up, np.array([-65500.0]), 3.0, f16)
     for got, expected in ((up, -up), (up, np.array([60000.0])), (np.array([65504.0]), up)):
         with pytest.raises(WrongResult):
             assert_close(got, expected, 1.0, f16)

@@ -7,6 +7,7 @@ import pytest
 
 import tilec
 import tilec.language as T
+from tests.language.refusals import refused
 from tilec.errors import ExecutionError
 
 
@@ -23,7 +24,7 @@ def shuffled(
         B[0, t] = T.shfl_xor(x, 5)
         B[1, t] = T.shfl_down(x, 3)
         B[2, t] = T.shfl_up(x, 2, 16)
-        B[3, t] = T.shfl_sync(x, 7)
+        B[3, t] = T.shfl_sync(x, 31)
         B[4, t] = T.shfl_sync(x, t + 1, 8)
         total = T.alloc_var("float32")
         total = A[1, t]
@@ -50,7 +51,7 @@ def test_each_thread_gets_the_value_of_another(device: str) -> None:
         t ^ 5,
         np.where(t % 32 + 3 < 32, t + 3, t),
         np.where(t % 16 >= 2, t - 2, t),
-        t // 32 * 32 + 7,
+        t // 32 * 32 + 31,
         t // 8 * 8 + (t + 1) % 8,
     )
     for row, source in enumerate(sources):
@@ -68,7 +69,7 @@ def of_any_width(
         t = T.get_thread_binding()
         Y[t] = T.shfl_xor(X[t], 4)
         Q[t] = T.shfl_down(P[t], 1)
-        K[t] = T.shfl_sync(L[t], 9)
+        K[t] = T.shfl_sync(L[t], 0)
 
 
 @pytest.mark.emulator
@@ -81,7 +82,7 @@ def test_values_of_8_to_64_bits(device: str) -> None:
     with tilec.device(device):
         of_any_width(x, byte, long, y, q, k)
     t = np.arange(64)
-    assert np.array_equal(y, x[t ^ 4]) and np.array_equal(k, long[t // 32 * 32 + 9])
+    assert np.array_equal(y, x[t ^ 4]) and np.array_equal(k, long[t // 32 * 32])
     assert np.array_equal(q, byte[np.where(t % 32 < 31, t + 1, t)])
 
 
@@ -97,3 +98,21 @@ def test_all_threads_of_a_warp_come() -> None:
     with tilec.device("interpreter"), pytest.raises(ExecutionError, match="only some threads") as e:
         parted(np.ones(64, np.float32))
     assert e.value.code == "TLC0749" and e.value.loc.line
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"srcLane": 32}, "T.shfl_sync by 32 in a group of 32"),
+        ({"srcLane": -1}, "T.shfl_sync by -1 in a group of 32"),
+        ({"srcLane": 8, "width": 8}, "T.shfl_sync by 8 in a group of 8"),
+        ({"srcLane": 0, "width": 12}, "T.shfl_sync in groups of 12"),
+        ({"srcLane": 0, "mask": 0xFFFF}, "T.shfl_sync by a part of a warp"),
+    ],
+)
+def test_lanes_that_are_not_there_are_refused(given: dict[str, int], message: str) -> None:
+    def kernel(A: T.Tensor((32,), "float32")):
+        with T.Kernel(1, threads=32):
+            A[T.get_thread_binding()] = T.shfl_sync(A[0], **given)
+
+    assert refused(kernel).startswith(message)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -208,8 +209,14 @@ def test_an_unknown_name_in_the_key_is_refused(monkeypatch: pytest.MonkeyPatch) 
 
 def test_bench_times_calls() -> None:
     calls: list[int] = []
-    found = tilec.bench(lambda a, step: calls.append(step), np.zeros(3), step=2, rounds=5)
-    assert len(found.times) == 5 and len(calls) == 5 + timing._WARM
-    assert found.median >= 0 and "us, median of 5" in str(found)
+
+    def call(a: np.ndarray, step: int) -> None:
+        calls.append(step)
+        time.sleep(0.001)
+
+    found = tilec.bench(call, np.zeros(3), step=2, rounds=5)
+    assert len(found.times) == 5 and calls == [2] * (5 + timing._WARM)
+    assert 1000 <= min(found.times) <= found.median, "microseconds"
+    assert str(timing.Timing((7, 1.5, 3))) == "3.0 us, median of 3 (1.5 least)"
     with pytest.raises(ArgumentError, match="TLC0306"):
         tilec.bench(lambda: None, rounds=0)

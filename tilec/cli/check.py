@@ -22,7 +22,9 @@ from .programs import DEFINES, FILE, TARGETS, load_file, need_kernels, read_defi
 @TARGETS
 @DEFINES
 def command(file: Path, targets: tuple[str, ...], defines: tuple[str, ...]) -> int:
-    """Trace and lower FILE's kernels, verifying the IR between passes; write nothing."""
+    """Trace and lower FILE's kernels, verifying the IR after each pass and looking for hazards; write
+    nothing.
+    """
     out = output()
     with out.users_code():
         source = load_file(file)

@@ -57,7 +57,8 @@ def assert_close(
     """Raises WrongResult, naming the worst element, where |result - reference| > allowed. NaN never
     passes.
 
-    An infinity passes where the reference is one of that sign, or rounds to one in `dtype`.
+    An infinity passes where the reference is one of that sign, or with what is allowed as large as
+    the largest number of `dtype`.
     """
     got = np.asarray(result).astype(np.float64)
     expected = np.asarray(reference, np.float64)

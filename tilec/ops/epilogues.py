@@ -36,9 +36,9 @@ class Epilogue:
         """The value that is stored at `index`. Raises LanguageError for what is no scalar, and for
         a function that writes: tiles overlap, and reach over the end of a matrix, so that it is
         computed more than once for some elements, and for some that are not there."""
-        given = in_force.get()
-        same = given is not None and identity_of(given) == self.identity
-        function = given if given is not None and same else self.function
+        function, given = self.function, in_force.get()
+        if given is not None and identity_of(given) == self.identity:
+            function = given
         traced = current("an epilogue").region.ops
         before = len(traced)
         result = function(value, *index, **dict(zip(self.names, operands, strict=False)))
