@@ -35,15 +35,16 @@ def test_threads_that_ask_for_the_same_are_given_the_same() -> None:
 
 
 def ends_in_a_child(work: Callable[[], object]) -> bool:
-    """Whether `work` ends within some seconds in a process forked now."""
+    """Whether `work` ends within some seconds in a process forked now, and raises nothing."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # a fork beside a thread, from 3.12 on
         child = os.fork()
     if child == 0:
-        thread = threading.Thread(target=work, daemon=True)
+        ended: list[object] = []
+        thread = threading.Thread(target=lambda: ended.append(work()), daemon=True)
         thread.start()
         thread.join(5)
-        os._exit(thread.is_alive())
+        os._exit(not ended)
     return os.waitpid(child, 0)[1] == 0
 
 

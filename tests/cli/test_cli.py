@@ -225,34 +225,6 @@ def test_a_refusal_is_1_with_its_place(capfd: Capture, double: Path) -> None:
     assert f"double.py:{line}" in err and "TLC0101" in err and "T.Parallel" in err
 
 
-RACES = """
-import tilec, tilec.language as T
-
-
-@tilec.kernel
-def overwritten(A: T.Tensor((64, 64), "float16"), C: T.Tensor((64, 64), "float32")):
-    with T.Kernel(1, threads=128):
-        S = T.alloc_shared((64, 64), "float16")
-        acc = T.alloc_fragment((64, 64), "float32")
-        T.clear(acc)
-        for n in range(2):
-            for i, j in T.Parallel(64, 64):
-                S[i, j] = A[i, j] + n
-            T.wgmma_gemm(S, S, acc, transpose_B=True)
-        T.wait_wgmma(0)
-        T.copy(acc, C)
-"""
-
-
-def test_check_looks_for_hazards_that_lowering_does_not(capfd: Capture, tmp_path: Path) -> None:
-    path = tmp_path / "races.py"
-    path.write_text(RACES)
-    assert tilec(capfd, "build", path, "-o", tmp_path / "out", "--emit", "ir")[0] == 0
-    status, out, err = tilec(capfd, "check", path)
-    line = RACES.splitlines().index("            T.wgmma_gemm(S, S, acc, transpose_B=True)") + 1
-    assert status == 1 and not out and "TLC0352" in err and f"races.py:{line}" in err
-
-
 @pytest.mark.parametrize("spelled", [["--format", "json"], ["--format=json"]])
 def test_errors_as_json(capfd: Capture, double: Path, spelled: list[str]) -> None:
     double.write_text(KERNEL.replace("FACTOR", "2").replace("T.Parallel(step)", "T.Paralel(step)"))

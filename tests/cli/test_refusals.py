@@ -166,3 +166,36 @@ def test_a_file_that_is_not_text(tmp_path: Path, capfd: pytest.CaptureFixture[st
     file.write_bytes(b"\xff\xfe\x00\x01")
     assert command_line(["check", str(file)]) == 1
     assert "TLC019" in capfd.readouterr().err
+
+
+RACES = """
+import tilec, tilec.language as T
+
+
+@tilec.kernel
+def overwritten(A: T.Tensor((64, 64), "float16"), C: T.Tensor((64, 64), "float32")):
+    with T.Kernel(1, threads=128):
+        S = T.alloc_shared((64, 64), "float16")
+        acc = T.alloc_fragment((64, 64), "float32")
+        T.clear(acc)
+        for n in range(2):
+            for i, j in T.Parallel(64, 64):
+                S[i, j] = A[i, j] + n
+            T.wgmma_gemm(S, S, acc, transpose_B=True)
+        T.wait_wgmma(0)
+        T.copy(acc, C)
+"""
+
+
+def test_check_looks_for_hazards_that_lowering_does_not(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "races.py"
+    path.write_text(RACES)
+    out = ["-o", str(tmp_path / "out"), "--emit", "ir"]
+    assert command_line(["build", str(path), *out]) == 0
+    capfd.readouterr()
+    assert command_line(["check", str(path)]) == 1
+    told = capfd.readouterr()
+    line = RACES.splitlines().index("            T.wgmma_gemm(S, S, acc, transpose_B=True)") + 1
+    assert not told.out and "TLC0352" in told.err and f"races.py:{line}" in told.err

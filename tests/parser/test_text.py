@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import random
 import time
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -281,19 +283,33 @@ def test_attributes_round_trip(attributes: dict[str, object]) -> None:
     assert print_program(again) == text
 
 
-@given(st.text(alphabet='%@#<>{}[]():=,"\\.*-/ \nabx01', max_size=40))
-@settings(deadline=None, max_examples=200)
-def test_any_text_is_read_or_refused(text: str) -> None:
-    refusal: TilecError | None = None
-    try:
-        program = parse_program("tilec.ir 1\n" + text, REGISTRY)
-    except TilecError as error:
-        refusal = error
-    if refusal is not None:
-        assert 1 <= refusal.loc.line <= text.count("\n") + 2
-        return
-    printed = print_program(program)
-    assert print_program(parse_program(printed, REGISTRY)) == printed
+SIGNS = '%@#<>{}[]():=,"\\.*-/ \nabx01'
+
+
+@given(st.text(alphabet=SIGNS, max_size=40))
+@settings(deadline=None, max_examples=100)
+def test_any_text_is_refused_at_one_of_its_lines(text: str) -> None:
+    with pytest.raises(TilecError) as caught:
+        parse_program("tilec.ir 1\n" + text, REGISTRY)
+    assert 1 <= caught.value.loc.line <= text.count("\n") + 2
+
+
+def test_an_edited_program_is_read_or_refused() -> None:
+    draw = random.Random(0)
+    read = 0
+    for _ in range(150):
+        at, new = draw.randrange(12, len(GEMM_TEXT)), draw.choice(SIGNS) * draw.randrange(2)
+        text = GEMM_TEXT[:at] + new + GEMM_TEXT[at + draw.randrange(2) :]
+        try:
+            printed = print_program(parse_program(text, REGISTRY))
+        except TilecError as error:
+            refused = error.loc
+        else:
+            refused = None
+            read += 1
+            assert print_program(parse_program(printed, REGISTRY)) == printed
+        assert refused is None or 1 <= refused.line <= text.count("\n") + 1, text
+    assert 20 < read < 130
 
 
 def test_reading_is_fast() -> None:
