@@ -108,3 +108,43 @@ def test_the_origin_kernel_and_its_planned_forms(target: str) -> None:
     for name in PASSES:
         program = getattr(importlib.import_module(f"tilec.passes.{name}"), name)(program, context)
         same_meaning(plain, program, 0, registry=registry)
+
+
+@tilec.kernel
+def by_engines(A: T.Tensor((64, 64), "float16"), C: T.Tensor((64, 64), "float16"), lacks: str):
+    with T.Kernel(1, threads=128):
+        S = T.alloc_shared((64, 64), "float16")
+        acc = T.alloc_fragment((64, 64), "float32")
+        full = T.alloc_barrier(128)
+        T.clear(acc)
+        T.tma_copy(A[0, 0], S, barrier=full)
+        if lacks != "arrivals":
+            T.mbarrier_arrive(full)
+        if lacks not in ("arrivals", "wait for the load"):
+            T.mbarrier_wait_parity(full, 0)
+            T.wgmma_gemm(S, S, acc, transpose_B=True)
+            if lacks != "wait for the product":
+                T.wait_wgmma(0)
+            T.tma_copy(S, C[0, 0])
+            T.tma_store_arrive()
+            if lacks != "wait for the store":
+                T.tma_store_wait(0)
+
+
+@pytest.mark.parametrize(
+    ("lacks", "message"),
+    [
+        ("arrivals", r"copies may still write its memory: full\[0\] is in phase 0: 0 of 128"),
+        ("wait for the load", r"write its memory: no thread has waited for full\[0\] since"),
+        ("wait for the product", "the threads end while this product may still be under way"),
+        ("wait for the store", "the threads end while this store may still read shared S"),
+    ],
+)
+def test_a_block_ends_when_its_engines_are_done(lacks: str, message: str) -> None:
+    a, c = np.ones((64, 64), np.float16), np.zeros((64, 64), np.float16)
+    with tilec.device("interpreter"):
+        by_engines(a, c, "nothing")
+        assert np.array_equal(a, c)
+        with pytest.raises(ExecutionError, match=message) as caught:
+            by_engines(a, c, lacks)
+    assert caught.value.code == "TLC0767"

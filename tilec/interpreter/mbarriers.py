@@ -33,6 +33,7 @@ class Mbarrier:
     expected: int = 0
     brought: int = 0
     landing: list[Callable[[], None]] = field(default_factory=list)
+    unseen: bool = False  # copies have landed, and nobody has waited for their phase
     clocks: list[Clock] = field(default_factory=list)
     known: list[Clock] = field(default_factory=list)
 
@@ -77,6 +78,7 @@ class Mbarrier:
             return
         for land in self.landing:
             land()
+            self.unseen = True
         self.phase += 1
         self.known, self.clocks, self.landing = [*self.known[-1:], *self.clocks], [], []
         if self.known:
@@ -160,6 +162,7 @@ def run_mbarrier_wait(frame: Frame, op: Op) -> Generator[Waiting, None, None]:
             op.loc,
             barrier.describe,
         )
+        barrier.unseen = False
         if frame.clock is not None:
             frame.clock.join(*barrier.known)
 
@@ -261,12 +264,14 @@ def check_idle(frame: Frame) -> None:
 
 
 def check_landed(frame: Frame) -> None:
-    """Raises ExecutionError where a block ends before its copies have landed."""
+    """Raises ExecutionError where a block ends and nobody knows that its copies have landed."""
     for barrier in frame.run.mbarriers:
-        if barrier.landing:
+        if barrier.landing or barrier.unseen:
+            state = f"{barrier.name} is in {barrier.describe()}"
+            if not barrier.landing:
+                state = f"no thread has waited for {barrier.name} since"
             raise frame.fault(
                 "TLC0767",
-                f"the block ends while copies may still write its memory: {barrier.name} is in "
-                f"{barrier.describe()}",
+                f"the block ends while copies may still write its memory: {state}",
                 hint="wait for every load that is started",
             )

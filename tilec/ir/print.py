@@ -154,27 +154,16 @@ class Printer:
             # Numbers follow the order of the text, so results get theirs before what is inside.
             text = ", ".join(f"%{self.define(v)}" for v in op.results) + f" = {text}"
         lines = [indent + text]
-        first = 0
         for block in op.regions:
             params = f" ({self._params(block.params)})" if block.params else ""
             lines[-1] += f"{params} {{"
-            if first == 0 and (comments := self._comments(op, indent)):
-                lines[-1] += comments[0]
-                lines += comments[1:]
-            first += 1
             lines += [*self._block_lines(block, depth + 1), f"{indent}}}"]
         if op.results:
             lines[-1] += " : " + ", ".join(self.type(v.type) for v in op.results)
-        if first == 0 and (comments := self._comments(op, indent)):
-            lines[-1] += comments[0]
-            lines += comments[1:]
+        if self._locations and op.loc.known:
+            lines[0] += f"  // {op.loc}"
+        lines[1:1] = [f"{indent}// ^ {line}" for line in self._notes.get(id(op), "").splitlines()]
         return lines
-
-    def _comments(self, op: Op, indent: str) -> list[str]:
-        """What ends the op's first line (perhaps nothing) and the comment lines under it."""
-        place = f"  // {op.loc}" if self._locations and op.loc.known else ""
-        note = self._notes.get(id(op))
-        return [place, *(f"{indent}// ^ {line}" for line in note.splitlines())] if note else [place]
 
     def _operands(self, op: Op) -> str:
         kinds = [(name, kind) for name, kind in op.fields if kind in ("operand", "operands")]
