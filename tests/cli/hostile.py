@@ -183,6 +183,18 @@ PROGRAMS: dict[str, str] = {
     "shuffle by thirds": roles("T.shfl_xor(A[0, 0], 1, width=3)"),
     "shuffle beyond the warp": roles("T.shfl_down(A[0, 0], 32)"),
     "shuffle of 4 bits": roles("T.shfl_xor(T.cast(A[0, 0], 'int4'), 1)"),
+    "shuffle by a float": roles("T.shfl_xor(A[0, 0], 1.5)"),
+    # Flags
+    "transposed by a word": kernel(SHARED + FRAGMENT + "T.gemm(S, S, F, 'NT')"),
+    "persistent by a number": launch("T.Kernel(1, threads=32, persistent=4)"),
+    "cooperative by a word": launch("T.Kernel(1, threads=32, cooperative='yes')"),
+    "previous value by a list": kernel("T.atomic_add(A[0, 0], 1, return_prev=[0])"),
+    "sum that clears at run time": kernel(
+        FRAGMENT + "R = T.alloc_fragment((32,), 'float32')\nT.reduce_sum(F, R, dim=1, clear=bx)"),
+    "loop unrolled by half a trip": kernel("for i in T.unroll(4, unroll_factor=1.5):\n    pass"),
+    "panel of a flag": kernel("T.use_swizzle(True)"),
+    "dimension of one that no tensor has": kernel(
+        "pass", 'A: T.Tensor(("K + 1",), "int8")', ONE),
     "tiles in groups of none": roles("for i, j in T.Persistent([4, 4], 2, bx, 0):\n    pass"),
     # NumPy's ways
     "region times two": kernel(FRAGMENT + "F[0, :] = F[1, :] * 2"),

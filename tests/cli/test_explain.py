@@ -52,6 +52,23 @@ def test_every_code_has_a_page_and_every_page_a_code() -> None:
     assert not stale, f"nothing raises {stale}: remove their pages"
 
 
+def test_a_refusal_of_the_language_says_what_to_do() -> None:
+    """Every error that a kernel's text can meet in the front end has a hint."""
+    refusals = {"refuse", "LanguageError", "TypeMismatch", "ArgumentError"}
+    silent = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for folder in ("language", "parser")
+        for path in (ROOT / "tilec" / folder).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Name)
+        and node.func.id in refusals
+        and ast.unparse(node.args[1]) != "''"  # made for its place alone
+        and not {"hint", None} & {keyword.arg for keyword in node.keywords}
+    ]
+    assert not silent, f"without a hint: {silent}"
+
+
 def test_a_code_has_one_kind_of_error() -> None:
     kinds: dict[str, set[str]] = defaultdict(set)
     for tree in trees():

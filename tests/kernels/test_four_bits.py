@@ -221,8 +221,10 @@ def test_returned_and_constant_dimensions() -> None:
         return B
 
     v = values("uint4", (13, 32))
-    with tilec.device("interpreter"):
-        assert unpack(shifted(pack(v).view(np.uint8)), signed=True).tolist() == (v - 8).tolist()
+    for device in ("interpreter", "emulator:cuda:sm_80"):
+        found = shifted(pack(v).view(np.uint8), device=device)
+        assert found.dtype == np.int8
+        assert unpack(found, signed=True).tolist() == (v - 8).tolist()
 
 
 def test_fragments_of_four_bits_have_views() -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from ..ir.core import Value
 from ..ir.types import Space
 from .conflicts import Index
-from .frame import Frame, element
+from .frame import ONE_VALUE, Frame, element
 from .memory import Memory
 from .numbers import Array, Bits
 
@@ -90,7 +90,9 @@ def locate(
             frame.arrive(frame.shadow.get(v), f"an index of {memory.name!r}")
     uniform = not any(i.ndim for i in found)
     if not uniform and frame.lanes is None:
-        raise frame.fault("TLC0746", f"an index of {memory.name!r} differs between threads here")
+        raise frame.fault(
+            "TLC0746", f"an index of {memory.name!r} differs between threads here", hint=ONE_VALUE
+        )
     if allowed is not None:
         return _outside(frame, memory, found, uniform, allowed)
     if not all([_inside(i, n) for i, n in zip(found, shape, strict=True)]):
@@ -148,6 +150,9 @@ def _refuse(frame: Frame, memory: Memory, found: list[Any], wrong: Any) -> None:
     raise frame.fault(
         "TLC0742" if is_global else "TLC0741",
         f"{memory.name}{at} is outside {memory.space.value} {list(memory.shape)}{who}",
+        hint="guard it by an `if`: TILEC_CHECK=bounds allows none outside of tensors"
+        if is_global
+        else "only tensors may be indexed outside: guard it by an `if`, or make the buffer larger",
     )
 
 

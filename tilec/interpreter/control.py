@@ -32,7 +32,7 @@ from ..ir.ops.thread import MemoryFence
 from ..ir.types import MemoryType, ScalarType, Space
 from .blocks import BlockOrder, run_together
 from .clocks import Clocks
-from .frame import Frame, Pair, Place, Waiting
+from .frame import ONE_VALUE, Frame, Pair, Place, Waiting
 from .lanes import Lanes
 from .mbarriers import check_idle, check_landed, new_mbarriers
 from .memory import Memory, Storage, smallest_elements, undefined
@@ -131,7 +131,9 @@ def _diverge(frame: Frame, op: Op) -> Bits | None:
     if frame.lanes is None:
         frame.op = op
         raise frame.fault(
-            "TLC0746", f"the condition of this {op.name} differs between threads here"
+            "TLC0746",
+            f"the condition of this {op.name} differs between threads here",
+            hint=ONE_VALUE,
         )
     if frame.mask is None and frame.lanes.kind == "thread":
         frame.run.next_episode()
@@ -164,7 +166,11 @@ def run_for(frame: Frame, op: Op) -> Steps:
     assert isinstance(index.type, ScalarType)
     number_type = index.type.dtype.numpy.type
     if np.any(np.less_equal(bounds[2], 0)):
-        raise frame.fault("TLC0750", "the step of a loop is not positive")
+        raise frame.fault(
+            "TLC0750",
+            "the step of a loop is not positive",
+            hint="a step that counts down is a number; T.assume says what is known",
+        )
     if not any(b.ndim for b in bounds):
         for i in range(*(int(b) for b in bounds)):
             frame.define(index, frame.run.lasting.scalar(number_type, i))

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from .blocks import BlockOrder
     from .clocks import Clock
 
+ONE_VALUE = "let it be the same for all threads: compute it from the block's indices and its loops"
+"""What to do where one value is needed and threads have several."""
+
 Pair = tuple[Any, Bits | None]
 """A value with the shadow bits of its uninitialised elements (None: it has none)."""
 
@@ -209,6 +212,7 @@ class Frame:
             raise self.fault(
                 "TLC0746",
                 f"{use} differs between {self.lanes.kind if self.lanes else 'thread'}s here",
+                hint=ONE_VALUE,
             )
         return int(data)
 

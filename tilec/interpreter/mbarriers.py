@@ -129,6 +129,7 @@ def _chosen(frame: Frame, barriers: Value, index: Value) -> Iterator[tuple[Mbarr
             raise frame.fault(
                 "TLC0741",
                 f"{ring.name}[{number}] is not one of the {len(ring.barriers)} barriers of {ring.name}",
+                hint=f"{ring.name}[k % {len(ring.barriers)}] goes round the ring",
             )
         yield ring.barriers[number], count
 

@@ -74,6 +74,7 @@ def region(
             "TLC0741",
             f"the region of {lengths} at {memory.name}{element(starts)} is not inside "
             f"{memory.space.value} {list(extents)}",
+            hint="only regions of tensors may reach outside: make the buffer larger, or the region smaller",
         )
     return _clipped(memory, starts, lengths, dims, shape)
 
@@ -156,5 +157,7 @@ def _require_same(frame: Frame, memory: Memory, storage: Storage) -> None:
     bits = bits_of(storage.data.reshape(-1, *storage.shape))
     if (bits != bits[:1]).any():
         raise frame.fault(
-            "TLC0746", f"{memory.name!r} differs between threads, and this moves one copy of it"
+            "TLC0746",
+            f"{memory.name!r} differs between threads, and this moves one copy of it",
+            hint="move elements, for each thread by itself, or make the memory shared",
         )

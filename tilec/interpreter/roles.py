@@ -96,7 +96,11 @@ def deadlock(waiting: dict[Frame, Waiting | None]) -> Exception:
     if len(stuck) > 8:
         who += f"; and {len(stuck) - 8} more"
     first = stuck[0]
-    error = first.frame.fault("TLC0751", f"nobody can go on: {who}")
+    error = first.frame.fault(
+        "TLC0751",
+        f"nobody can go on: {who}",
+        hint="for each wait there is an arrival that does not itself wait for what comes later",
+    )
     error.loc = first.loc
     return error
 

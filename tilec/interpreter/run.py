@@ -10,7 +10,7 @@ import numpy as np
 from ..errors import ArgumentError
 from ..ir.conversion import pack_pairs, unpack_pairs
 from ..ir.core import Access, Program, Value, walk
-from ..ir.dtypes import HOLDERS, PAIRS
+from ..ir.dtypes import HOLDERS, PAIRS, i4
 from ..ir.ops.control import Define, Return
 from ..ir.ops.memory import memory_type
 from ..ir.registry import Registry
@@ -185,7 +185,10 @@ def _share(views: Sequence[_Given]) -> None:
 
 def _result(memory: Memory) -> Array:
     data = memory.storage.data
-    return pack_pairs(data) if memory.dtype in PAIRS else data
+    if memory.dtype not in PAIRS:
+        return data
+    packed = pack_pairs(data)
+    return packed.view(np.int8) if memory.dtype is i4 else packed  # as every device returns it
 
 
 def _pack_back(frame: Frame, program: Program, arguments: Mapping[str, Any]) -> None:

@@ -113,6 +113,7 @@ def collective(frame: Frame, op: Op) -> None:
         raise frame.fault(
             "TLC0748",
             f"{op.name} is done by the whole block, and stands in one {frame.lanes.kind}'s code",
+            hint="move it out of the code of single threads",
         )
 
 

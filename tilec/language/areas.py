@@ -104,7 +104,11 @@ def region_area(trace: Trace, region: Slice) -> Area:
             extents.append(1)
             continue
         if key.step is not None and not (isinstance(key.step, int) and key.step == 1):
-            raise LanguageError("TLC0117", f"a slice of {buffer.label} has a step")
+            raise LanguageError(
+                "TLC0117",
+                f"a slice of {buffer.label} has a step",
+                hint="for each n-th element a T.Parallel nest: B[i] = A[start + i * step]",
+            )
         first = 0 if key.start is None else key.start
         indices.append(narrowed(index_value(buffer, d, first)))
         extents.append(_extent(trace, buffer, d, dim, value_of(first), key.stop))
@@ -131,13 +135,18 @@ def _extent(
             hint="write it as [start : start + extent]",
         )
     if extent < 1:
-        raise LanguageError("TLC0117", f"a slice of {buffer.label} has an extent of {extent}")
+        raise LanguageError(
+            "TLC0117",
+            f"a slice of {buffer.label} has an extent of {extent}",
+            hint="[start : stop] has stop - start elements, 1 or more; ends do not count from behind",
+        )
     first = constant_of(start) or 0
     if isinstance(dim, int) and first + extent > dim and buffer.type.space is not Space.GLOBAL:
         raise LanguageError(
             "TLC0116",
             f"a slice of {extent} elements from {first} on in dimension {dimension} of "
             f"{buffer.label}, whose extent is {dim}",
+            hint=f"it ends at {dim} at most: only tensors have zeros behind their end",
         )
     return extent
 
@@ -155,6 +164,7 @@ def _from_other(what: str, area: Area, other: Area) -> Area:
             "TLC0117",
             f"{what} of {len(shape)} dimensions {times(shape)} to or from an element of "
             f"{area.buffer.label}, which has {rank}",
+            hint="an index that the element lacks, or a region of fewer dimensions: A_s[slot, :, :]",
         )
     return Area(area.buffer, area.indices, (1,) * (rank - len(shape)) + shape)
 

@@ -14,6 +14,7 @@ from ..ir.dtypes import arithmetic_dtype, bool_, e4m3, e4m3fnuz, e5m2, e5m2fnuz,
 from ..ir.ops import arith
 from .dtypes import element_type
 from .extents import parse_extent, rounded_up
+from .flags import flag
 from .operand import (
     BY_ZERO,
     Operand,
@@ -45,11 +46,15 @@ def cast(value: Any, dtype: object, round: str = "", sat: bool = True) -> Any:
     trace = current("T.cast")
     with trace.here():
         if round not in ("", "rn"):
-            raise LanguageError("TLC0150", f"T.cast rounds to nearest even, not {round!r}")
+            raise LanguageError(
+                "TLC0150",
+                f"T.cast rounds to nearest even, not {round!r}",
+                hint="leave it out; T.floor, T.ceil and T.trunc round before the cast",
+            )
         target = element_type(dtype)
         source = value_of(plain(value) if is_number(value) else value)
         result = convert(source, target)
-        if not sat and result is not source:
+        if not flag("T.cast", "sat", sat) and result is not source:
             result = _unsaturated(trace, source, result)
         seen = wrap(trace, result)
         return StatedInt(seen) if type(seen) is int else seen
@@ -137,7 +142,11 @@ def _numbers(*xs: Any) -> bool:
 
 def _scalars(what: str, result: Any) -> Any:
     if result is NotImplemented:
-        raise refuse("TLC0124", f"{what} takes scalars of the kernel and numbers")
+        raise refuse(
+            "TLC0124",
+            f"{what} takes scalars of the kernel and numbers",
+            hint="of a buffer take elements, A[i, j], in T.Parallel for all of them",
+        )
     return result
 
 

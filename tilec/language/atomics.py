@@ -17,6 +17,7 @@ from ..ir.ops.thread import MemoryFence
 from ..ir.types import Space
 from .areas import Area, area_of, paired_areas, shifted, times
 from .buffers import Buffer, Element, Slice, stored_value
+from .flags import flag
 from .nests import each_in_parallel
 from .operand import are_scalars, convert, wrap
 from .tile import each_in_series
@@ -66,7 +67,11 @@ def atomic_or(dst: Any, value: Any, memory_order: str | None = None) -> None:
     """dst = dst | value, in one step, of an integer. Else as T.atomic_add."""
     element = _element("T.atomic_or", dst)
     if element.buffer.type.dtype.is_float:
-        raise refuse("TLC0135", f"T.atomic_or on {element.buffer.label}, which holds floats")
+        raise refuse(
+            "TLC0135",
+            f"T.atomic_or on {element.buffer.label}, which holds floats",
+            hint="of integers; T.view sees floats as such",
+        )
     _atomic("or", dst, value, memory_order, False)
 
 
@@ -163,6 +168,7 @@ def _atomic(kind: str, dst: Any, value: Any, memory_order: str | None, return_pr
     trace = current(what)
     trace.need_launch(what)
     order = _order(what, memory_order, ORDERS)
+    return_prev = flag(what, "return_prev", return_prev)
     with trace.here():
         if isinstance(dst, Element) and not isinstance(value, Buffer | Slice):
             return _one(trace, kind, dst, value, order, return_prev)
@@ -225,7 +231,11 @@ def _tile(trace: Trace, kind: str, dst: Any, value: Any) -> None:
     source, target = paired_areas(trace, what, value, dst)
     _check_place(what, target.buffer)
     if source.buffer.type.space is Space.LOCAL:
-        raise LanguageError("TLC0135", f"{what} of a thread's own memory, which is no tile")
+        raise LanguageError(
+            "TLC0135",
+            f"{what} of a thread's own memory, which is no tile",
+            hint="element by element, or make it a T.alloc_fragment",
+        )
 
     def change(indices: tuple[Value, ...]) -> None:
         safe = trace.safe_value(source.memory)

@@ -121,7 +121,11 @@ class Buffer:
             store(trace, self, indices_of(self, keys), value)
 
     def __iter__(self) -> Iterator[Any]:
-        raise refuse("TLC0125", f"Python asks for the elements of {self.label} one by one")
+        raise refuse(
+            "TLC0125",
+            f"Python asks for the elements of {self.label} one by one",
+            hint="for i in T.Parallel(n), or T.serial(n), and A[i]",
+        )
 
     def __bool__(self) -> bool:
         raise refuse(
@@ -190,7 +194,11 @@ class Slice:
         self.keys = keys
 
     def __bool__(self) -> bool:
-        raise refuse("TLC0103", f"a region of {self.buffer.label} is no condition")
+        raise refuse(
+            "TLC0103",
+            f"a region of {self.buffer.label} is no condition",
+            hint="compare one of its elements: if A[i] > 0",
+        )
 
     def __getitem__(self, key: Any) -> Any:
         raise self._indexed()
@@ -249,7 +257,9 @@ def element_refusal(
     """Why the element of the buffer at these indices cannot be read or written here, if so."""
     if trace.launch is None:
         return refuse(
-            "TLC0118", f"an element of {buffer.label} stands outside of `with T.Kernel(...)`"
+            "TLC0118",
+            f"an element of {buffer.label} stands outside of `with T.Kernel(...)`",
+            hint="put it inside; extents of tensors are known before: A.shape[0]",
         )
     known = all(isinstance(index, Constant) for index in indices)
     if _is_spread(trace, buffer) and not (known and buffer.type.dtype not in PAIRS):

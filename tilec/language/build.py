@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..errors import LanguageError, TilecError, TypeMismatch
+from ..errors import LanguageError, Loc, TilecError, TypeMismatch
 from ..ir.core import Block, Op, Program, Value
 from ..ir.dtypes import HELD, PAIRS, DType, f16
 from ..ir.ops.control import Define, Launch, Return
@@ -36,7 +36,11 @@ class _Pending:
 
     def __getattr__(self, attribute: str) -> Any:
         name = self._name
-        raise refuse("TLC0113", f"{name}.{attribute} is used before {name} is annotated")
+        raise refuse(
+            "TLC0113",
+            f"{name}.{attribute} is used before {name} is annotated",
+            hint=f"move `{name}: T.Tensor(...)` up",
+        )
 
 
 class _Parameters:
@@ -95,9 +99,13 @@ class _Parameters:
         """A parameter that a statement of the body annotates."""
         found = annotation if isinstance(annotation, TensorSpec) else spelled_dtype(annotation)
         if found is None:
-            raise refuse("TLC0113", f"{annotation!r} does not annotate the parameter {name}")
+            raise refuse(
+                "TLC0113",
+                f"{annotation!r} does not annotate the parameter {name}",
+                hint='T.Tensor(("M", "N"), "float16"), or a dtype for a scalar',
+            )
         if name in self.values or name in self.specs:
-            raise refuse("TLC0113", f"{name} is annotated twice")
+            raise refuse("TLC0113", f"{name} is annotated twice", hint="keep one of the two")
         if isinstance(self.trace.const_dims, ConstantNames):
             if isinstance(found, TensorSpec):
                 self.specs[name] = found
@@ -125,10 +133,19 @@ class _Parameters:
                     f"the dimension {dim} needs {lost[0]}, which no tensor of {trace.name} tells",
                     hint=f"{lost[0]} must be a dimension by itself, of a tensor that stands before where "
                     "the body annotates them",
+                    loc=self._place(dim),
                 )
             value = value_of(dim.evaluate(lambda name: wrap(trace, trace.symbol(name))))
             trace.define(label, value)
             trace.promise(label, dim.multiple(trace.multiples))
+
+    def _place(self, dim: Computed) -> Loc | None:
+        """The parameter whose annotation has the dimension, if it stands in the signature."""
+        for p in self.kernel.parameters:
+            spec = p.annotation
+            if isinstance(spec, TensorSpec) and dim in (*spec.shape, *(spec.strides or ())):
+                return p.loc
+        return None
 
     def _memory_type(self, spec: TensorSpec) -> MemoryType:
         strides = None if spec.strides is None else tuple(map(self._dim, spec.strides))
@@ -137,7 +154,11 @@ class _Parameters:
 
     def _dim(self, dim: DimSpec) -> Dim:
         if isinstance(dim, ConstDim):
-            raise LanguageError("TLC0126", f"the value of {dim.name} is not known")
+            raise LanguageError(
+                "TLC0126",
+                f"the value of {dim.name} is not known",
+                hint="T.const dimensions take their values from the arrays of a call, or from tilec.spec",
+            )
         if isinstance(dim, Computed):
             return self.computed.setdefault(dim, self._unused(dim.identifier))
         if isinstance(dim, Operand) and not isinstance(dim, Dynamic):
@@ -173,7 +194,10 @@ class _Parameters:
         lost = [name for name in names if name not in self.values]
         if lost:
             raise LanguageError(
-                "TLC0113", f"the annotation of {lost[0]} was not reached", loc=self.kernel.loc
+                "TLC0113",
+                f"the annotation of {lost[0]} was not reached",
+                loc=self.kernel.loc,
+                hint="annotate parameters at the top of the body, before any `return`",
             )
         return tuple(self.values[name] for name in names)
 

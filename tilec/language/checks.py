@@ -105,7 +105,9 @@ def _print_buffer(trace: Trace, buffer: Buffer, msg: str) -> None:
     space = buffer.type.space
     if not all(isinstance(extent, int) for extent in buffer.type.shape):
         raise refuse(
-            "TLC0142", f"T.print of {buffer.label}, whose extents are known only at run time"
+            "TLC0142",
+            f"T.print of {buffer.label}, whose extents are known only at run time",
+            hint="print elements of it: T.print(A[i, j])",
         )
     shape = tuple(int(extent) for extent in buffer.type.shape)
     if space is not Space.LOCAL:

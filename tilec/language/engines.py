@@ -15,6 +15,7 @@ from ..ir.ops.tile import Copy
 from ..ir.types import Space
 from .areas import Area, paired_areas, slot_of
 from .barriers import barrier_operands
+from .flags import flag
 from .trace import Trace, current, refuse
 
 
@@ -84,7 +85,7 @@ def _load(trace: Trace, source: Area, target: Area, barrier: Any, expect_tx: boo
             hint="barrier=full[slot], with full = T.alloc_barrier([1] * stages)",
         )
     operands = barrier_operands("T.tma_copy", barrier)
-    if expect_tx:
+    if flag("T.tma_copy", "expect_tx", expect_tx):
         size = math.prod(target.shape) * target.buffer.type.dtype.bits // 8
         first = trace.need_launch("T.tma_copy").first_thread
         thread = trace.builder.emit(ThreadId()).result
@@ -156,4 +157,4 @@ def tma_store_wait(count: int = 0, read: bool = True) -> None:
             "TLC0163", f"{what}({count!r}): a compile-time int, 0 or more", hint="0 waits for all"
         )
     with trace.here():
-        trace.builder.emit(BulkWait(pending=count, read=bool(read)))
+        trace.builder.emit(BulkWait(pending=count, read=flag(what, "read", read)))

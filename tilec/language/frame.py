@@ -16,6 +16,7 @@ from ..ir.ops.arith import element_dtype
 from ..ir.ops.control import WHOLE_GPU, Launch, ThreadId, cluster_problem
 from .arithmetic import is_wide
 from .arithmetic import max as most
+from .flags import flag
 from .operand import Expr, Operand, convert, is_number, value_of, wrap
 from .simt import shape_launch
 from .split_roles import owns_schedule
@@ -153,7 +154,11 @@ def Kernel(
     """
     trace = current("T.Kernel")
     if prelude:
-        raise refuse("TLC0118", "T.Kernel takes no prelude: a program has no text of its own in C")
+        raise refuse(
+            "TLC0118",
+            "T.Kernel takes no prelude: a program has no text of its own in C",
+            hint="leave it out; tilec.extend adds ops",
+        )
     if not 1 <= len(blocks) <= 3:
         raise refuse(
             "TLC0118",
@@ -164,8 +169,11 @@ def Kernel(
         grid = tuple(_extent(block) for block in blocks)
         extents = _cluster(cluster, len(grid))
         blocks_at_once = _stream_k(stream_k)
+        if persistent is not None:
+            persistent = flag("T.Kernel", "persistent", persistent)
+        at_once = flag("T.Kernel", "cooperative", cooperative)
         return LaunchFrame(
-            grid, _threads(threads), persistent, cooperative, extents, blocks_at_once, loc
+            grid, _threads(threads), persistent, at_once, extents, blocks_at_once, loc
         )
 
 
@@ -263,13 +271,13 @@ def use_swizzle(panel_size: int, order: str = "row", enable: bool = True) -> Non
     launch = trace.need_launch("T.use_swizzle")
     if order not in ("row", "column"):
         raise refuse("TLC0118", f"T.use_swizzle knows no order {order!r}", hint="row or column")
-    if not isinstance(panel_size, int) or panel_size < 1:
+    if isinstance(panel_size, bool) or not isinstance(panel_size, int) or panel_size < 1:
         raise refuse(
             "TLC0118",
             f"T.use_swizzle with panels of {panel_size!r}",
             hint="a panel is 1 or more rows of blocks: T.use_swizzle(10)",
         )
-    if enable:
+    if flag("T.use_swizzle", "enable", enable):
         launch.panel, launch.order = panel_size, order
 
 
@@ -303,6 +311,7 @@ def thread_index(trace: Trace, what: str, dim: int = 0) -> Any:
         raise refuse(
             "TLC0120",
             f"{what} in T.Parallel, whose iterations belong to no thread that one could name",
+            hint="use the nest's own indices, or write the loop for threads without T.Parallel",
         )
     with trace.here():
         number: Any = Expr(trace.builder.emit(ThreadId()).result, trace.region)
@@ -325,7 +334,7 @@ def thread_binding(
     trace = current("T.thread_binding")
     launch = trace.need_launch("T.thread_binding")
     if annotations:
-        raise refuse("TLC0122", "T.thread_binding takes no annotations")
+        raise refuse("TLC0122", "T.thread_binding takes no annotations", hint="leave them out")
     if thread not in _AXES:
         hint = (
             "T.Kernel gives the block's indices"
@@ -336,7 +345,11 @@ def thread_binding(
     if stop is None:
         start, stop = 0, start
     if not (isinstance(start, int) and isinstance(stop, int)) or stop <= start:
-        raise refuse("TLC0118", "T.thread_binding takes compile-time bounds, start below stop")
+        raise refuse(
+            "TLC0118",
+            "T.thread_binding takes compile-time bounds, start below stop",
+            hint="T.thread_binding(128), or (start, stop)",
+        )
     dim = _AXES.index(thread)
     index = thread_index(trace, "T.thread_binding", dim)
     extent = launch.thread_shape[dim]
@@ -367,7 +380,11 @@ def get_block_binding(dim: int = 0) -> Any:
     launch = current("T.get_block_binding").need_launch("T.get_block_binding")
     blocks = launch.bindings["blocks"]
     if not 0 <= dim < len(blocks):
-        raise refuse("TLC0118", f"the grid has {len(blocks)} dimensions, not a dimension {dim}")
+        raise refuse(
+            "TLC0118",
+            f"the grid has {len(blocks)} dimensions, not a dimension {dim}",
+            hint="dimensions count from 0",
+        )
     return blocks[dim]
 
 
@@ -392,7 +409,11 @@ def _grid(what: str, dim: int) -> Any:
     trace = current(what)
     grid = trace.need_launch(what).bindings["grid"]
     if not 0 <= dim < len(grid):
-        raise refuse("TLC0118", f"the grid has {len(grid)} dimensions, not a dimension {dim}")
+        raise refuse(
+            "TLC0118",
+            f"the grid has {len(grid)} dimensions, not a dimension {dim}",
+            hint="dimensions count from 0",
+        )
     return wrap(trace, grid[dim]._value())
 
 

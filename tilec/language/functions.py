@@ -233,7 +233,11 @@ def infinity(dtype: object = "float32") -> Any:
     trace = current("T.infinity")
     with trace.here():
         if element_type(dtype) not in (f16, bf16, f32, f64):
-            raise LanguageError("TLC0123", f"{element_type(dtype)} has no infinity")
+            raise LanguageError(
+                "TLC0123",
+                f"{element_type(dtype)} has no infinity",
+                hint="T.max_value of it is its greatest number",
+            )
         return wrap(trace, constant(math.inf, element_type(dtype)))
 
 

@@ -17,6 +17,7 @@ from ..ir.types import Space
 from .areas import area_of, in_memory, slot_of, times
 from .arithmetic import truth
 from .buffers import Buffer, Slice
+from .flags import flag
 from .four_bits import check_arithmetic
 from .operand import Operand
 from .reshape import Reshaped
@@ -67,7 +68,9 @@ def gemm(
         TypeMismatch: shapes or dtypes that do not fit.
     """
     if mbar is not None:
-        raise refuse("TLC0131", "T.gemm takes no barrier: it is done when it returns")
+        raise refuse(
+            "TLC0131", "T.gemm takes no barrier: it is done when it returns", hint="leave mbar out"
+        )
     _product("T.gemm", A, B, C, transpose_A, transpose_B, policy, clear_accum, asynchronous=False)
 
 
@@ -189,8 +192,9 @@ def _product(
                 left.memory, right.memory, _accumulator(C).handle(), keep,
                 left.indices, right.indices, tuple(_scale(what, x) for x in scales),
                 a_shape=left.shape, a_dims=left.dims, b_shape=right.shape, b_dims=right.dims,
-                transpose_a=bool(transpose_A), transpose_b=bool(transpose_B),
-                clear=bool(clear_accum), policy=policy.value, asynchronous=asynchronous,
+                transpose_a=flag(what, "transpose_A", transpose_A),
+                transpose_b=flag(what, "transpose_B", transpose_B),
+                clear=flag(what, "clear_accum", clear_accum), policy=policy.value, asynchronous=asynchronous,
             )
         )  # fmt: skip
 

@@ -81,7 +81,11 @@ def returned(trace: Trace, result: Any) -> tuple[Value, ...]:
                 hint = "the caller has its own arrays already: return what T.empty gave"
             raise LanguageError("TLC0136", f"{trace.name} returns {shown}", hint=hint)
         if one.value in found:
-            raise LanguageError("TLC0136", f"{trace.name} returns {one.label} twice")
+            raise LanguageError(
+                "TLC0136",
+                f"{trace.name} returns {one.label} twice",
+                hint="name it once: the caller has one array of it",
+            )
         found.append(one.value)
     return tuple(found)
 
@@ -116,6 +120,9 @@ def _allocate(what: str, shape: Any, dtype: object) -> Buffer:
         return Buffer(op.result, trace.regions[0], elements=elements)
 
 
+_EXTENTS = "an extent is an integer, 0 or more, known before the launches"
+
+
 def extent(trace: Trace, what: str, dim: Any) -> Dim:
     """An extent of global memory: a number, or a symbol, which the program defines where it is computed.
 
@@ -130,13 +137,15 @@ def extent(trace: Trace, what: str, dim: Any) -> Dim:
         return dim
     if isinstance(dim, int | np.integer) and not isinstance(dim, bool):
         if dim < 0:
-            raise LanguageError("TLC0129", f"{what} with an extent of {dim}")
+            raise LanguageError("TLC0129", f"{what} with an extent of {dim}", hint=_EXTENTS)
         return int(dim)
     if not isinstance(dim, Operand):
-        raise LanguageError("TLC0129", f"{what}: {dim!r} is no extent")
+        raise LanguageError("TLC0129", f"{what}: {dim!r} is no extent", hint=_EXTENTS)
     value = value_of(dim)
     if not element_dtype(value).is_integer:
-        raise LanguageError("TLC0129", f"{what} with an extent of type {element_dtype(value)}")
+        raise LanguageError(
+            "TLC0129", f"{what} with an extent of type {element_dtype(value)}", hint=_EXTENTS
+        )
     value = _before_launches(trace, what, value)
     known = next((op for op in trace.symbol_ops if op.result is value), None)
     if isinstance(known, Symbol):

@@ -122,7 +122,9 @@ class Kernel:
                 constants[p.name] = p.default
             else:
                 raise ArgumentError(
-                    "TLC0301", f"{self.name}: the compile-time parameter {p.name} is not given"
+                    "TLC0301",
+                    f"{self.name}: the compile-time parameter {p.name} is not given",
+                    hint=f"pass {p.name}=..., or give it a default",
                 )
         return runtime, constants
 
@@ -245,6 +247,7 @@ class Kernel:
                     raise ArgumentError(
                         "TLC0303",
                         f"{self.name}: {dim.name} is {value} in {first} and {extent} in {name}",
+                        hint="one name is one extent: pass arrays that agree, or name it otherwise",
                     )
         return {name: value for name, (value, _) in found.items()}
 
@@ -308,7 +311,11 @@ class Kernel:
         constants |= asked.constants
         missing = [n for n, value in constants.items() if value is inspect.Parameter.empty]
         if missing:
-            raise ArgumentError("TLC0301", f"{self.name}: not given: {', '.join(missing)}")
+            raise ArgumentError(
+                "TLC0301",
+                f"{self.name}: not given: {', '.join(missing)}",
+                hint="pass values by name, or give the parameters defaults",
+            )
         return self.trace(constants, asked.const_dims)
 
     # Running ------------------------------------------------------------------------------------

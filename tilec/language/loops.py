@@ -181,9 +181,15 @@ def unroll(
 ) -> Counted:
     """A loop that is unrolled: in full, or `unroll_factor` trips at a time."""
     _no_annotations("T.unroll", annotations)
-    if unroll_factor is not None and unroll_factor < 1:
-        raise refuse("TLC0122", f"T.unroll by {unroll_factor}")
-    return counted("T.unroll", start, stop, step, kind="unroll", unroll=unroll_factor or 0)
+    factor = 0 if unroll_factor is None else unroll_factor
+    counts = isinstance(factor, int | np.integer) and not isinstance(factor, bool)
+    if not counts or (factor < 1 and unroll_factor is not None):
+        raise refuse(
+            "TLC0122",
+            f"T.unroll with unroll_factor={unroll_factor!r}",
+            hint="trips at a time, 1 or more, known at compile time; without it, all of them",
+        )
+    return counted("T.unroll", start, stop, step, kind="unroll", unroll=int(factor))
 
 
 def vectorized(start: Any, stop: Any = None, *, annotations: Any = None) -> Counted:
@@ -238,7 +244,11 @@ def Parallel(
     """
     _no_annotations("T.Parallel", annotations)
     if loop_layout is not None:
-        raise refuse("TLC0122", "T.Parallel takes no loop_layout: the compiler chooses it")
+        raise refuse(
+            "TLC0122",
+            "T.Parallel takes no loop_layout: the compiler chooses it",
+            hint="leave it out",
+        )
     trace = current("T.Parallel")
     trace.need_launch("T.Parallel")
     if trace.inside("parallel"):
@@ -301,7 +311,7 @@ def grid(*extents: Any) -> Nest:
 
 def _no_annotations(what: str, annotations: Any) -> None:
     if annotations:
-        raise refuse("TLC0122", f"{what} takes no annotations")
+        raise refuse("TLC0122", f"{what} takes no annotations", hint="leave them out")
 
 
 Serial, Unroll, Vectorized = serial, unroll, vectorized

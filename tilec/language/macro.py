@@ -89,7 +89,11 @@ def macro(function: Callable[..., Any] | None = None, *, hygienic: bool = True) 
         hygienic: must be True: names of a macro are its own.
     """
     if not hygienic:
-        raise refuse("TLC0113", "macros are hygienic: pass what they need as arguments")
+        raise refuse(
+            "TLC0113",
+            "macros are hygienic: names of a macro are its own",
+            hint="pass what it needs as arguments",
+        )
     frame = sys._getframe(1)
     if function is None:
         return lambda f: _macro(f, frame)

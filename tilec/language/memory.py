@@ -109,7 +109,11 @@ def annotate_safe_value(values: Mapping[Buffer, Any]) -> None:
     with trace.here():
         for buffer, value in values.items():
             if not isinstance(buffer, Buffer) or buffer.type.space is not Space.GLOBAL:
-                raise LanguageError("TLC0127", f"{buffer!r} is no tensor in global memory")
+                raise LanguageError(
+                    "TLC0127",
+                    f"{buffer!r} is no tensor in global memory",
+                    hint="only those are read outside of their extents: {A: 0.0}",
+                )
             number = known_number(value)
             if number is None:
                 raise LanguageError(

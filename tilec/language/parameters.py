@@ -65,7 +65,12 @@ def _kind(
     annotation = _annotation(function, p, parsed, loc)
     if p.name in parsed.in_body:
         if isinstance(annotation, TensorSpec | ElementType):
-            raise LanguageError("TLC0113", f"{p.name} is annotated twice", loc=loc)
+            raise LanguageError(
+                "TLC0113",
+                f"{p.name} is annotated twice",
+                loc=loc,
+                hint="in the signature, or at the top of the body",
+            )
         return "tensor", None
     if isinstance(annotation, TensorSpec):
         return "tensor", annotation
@@ -99,5 +104,8 @@ def _annotation(function: FunctionType, p: inspect.Parameter, parsed: Parsed, lo
         raise
     except Exception as error:  # the user's expression may raise anything
         raise LanguageError(
-            "TLC0113", f"the annotation of {p.name} fails: {type(error).__name__}: {error}", loc=loc
+            "TLC0113",
+            f"the annotation of {p.name} fails: {type(error).__name__}: {error}",
+            loc=loc,
+            hint="it is evaluated when the kernel is decorated, and sees what the decorator sees",
         ) from error

@@ -9,6 +9,7 @@ from ..ir.ops.reduce import KINDS, Reduce, Scan, accumulation_dtype
 from ..ir.types import Space
 from .areas import area_of
 from .buffers import Buffer
+from .flags import flag
 from .four_bits import check_arithmetic
 from .reshape import Reshaped
 from .tile import in_fragment
@@ -61,8 +62,8 @@ def reduce(
                 dim=axis,
                 dtype=accumulation_dtype(out.type.dtype),
                 keep=keep,
-                clear=bool(clear),
-                propagate_nan=bool(nan_propagate),
+                clear=flag(what, "clear", clear),
+                propagate_nan=flag(what, "nan_propagate", nan_propagate),
             )
         )
 
@@ -230,6 +231,6 @@ def _scan(what: str, kind: str, src: Any, dst: Any, dim: int, reverse: bool) -> 
                 kind=kind,
                 dim=axis,
                 dtype=accumulation_dtype(dst.type.dtype),
-                reverse=bool(reverse),
+                reverse=flag(what, "reverse", reverse),
             )
         )

@@ -358,7 +358,11 @@ def view(src: Buffer, shape: Any = None, dtype: Any = None) -> Buffer:
     trace = current("T.view")
     with trace.here():
         if not isinstance(src, Buffer):
-            raise LanguageError("TLC0117", f"a view of {src!r}, which is no buffer")
+            raise LanguageError(
+                "TLC0117",
+                f"a view of {src!r}, which is no buffer",
+                hint="T.view sees all of a buffer: T.view(S, (64, 32)); of a value, T.reinterpret",
+            )
         kind = src.dtype if dtype is None else ElementType(element_type(dtype))
         _check_width(src, kind)
         parts, shares = max(kind.bits // src.dtype.bits, 1), max(src.dtype.bits // kind.bits, 1)

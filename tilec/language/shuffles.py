@@ -67,6 +67,7 @@ def _shuffled(what: str, value: Any, by: Any, width: int, mask: Any, lane: Any) 
     trace.need_tile_level(what)
     if width not in WIDTHS:
         raise refuse("TLC0167", f"{what} in groups of {width!r}", hint=f"one of {WIDTHS}")
+    width = int(width)
     if mask != FULL_WARP:
         raise refuse(
             "TLC0167", f"{what} by a part of a warp is not supported", hint="leave mask out"
@@ -82,7 +83,14 @@ def _shuffled(what: str, value: Any, by: Any, width: int, mask: Any, lane: Any) 
                 f"{what} of a {dtype}: values of 8 bits and more go from thread to thread",
                 hint="T.cast it",
             )
-        distance = convert(value_of(by), i32)
+        place = value_of(by)
+        if not element_dtype(place).is_integer:
+            raise LanguageError(
+                "TLC0167",
+                f"{what} by {by!r}, a {element_dtype(place)}",
+                hint="threads are counted in integers",
+            )
+        distance = convert(place, i32)
         thread = trace.builder.emit(ThreadId()).result
         own = trace.pure(FloorMod(thread, constant(width, i32)))
         op = trace.builder.emit(Shuffle(x, lane(trace, own, distance), width=width))

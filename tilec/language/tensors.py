@@ -214,7 +214,11 @@ def StridedTensor(shape: Any, strides: Any, dtype: object = "float32") -> Tensor
     with _here():
         spec = TensorSpec(_dims(shape), element_type(dtype), _dims(strides))
         if spec.dtype in PAIRS:
-            raise TypeMismatch("TLC0152", f"{spec}: 4-bit elements lie row by row, two to a byte")
+            raise TypeMismatch(
+                "TLC0152",
+                f"{spec}: 4-bit elements lie row by row, two to a byte",
+                hint="T.Tensor, without strides",
+            )
         if len(spec.shape) != len(spec.strides or ()):
             raise refuse(
                 "TLC0113",

@@ -21,7 +21,7 @@ from .linear import difference
 from .nests import each_in_parallel, store_to_part
 from .operand import convert
 from .reshape import Reshaped, view
-from .trace import Trace, current
+from .trace import Trace, current, refuse
 
 
 def copy(
@@ -50,7 +50,11 @@ def copy(
     """
     trace = current("T.copy")
     if annotations or loop_layout is not None:
-        raise LanguageError("TLC0117", "T.copy takes no annotations and no loop_layout")
+        raise refuse(
+            "TLC0117",
+            "T.copy takes no annotations and no loop_layout",
+            hint="leave them out: the compiler chooses",
+        )
     trace.need_launch("T.copy")
     with trace.here():
         source, target = paired_areas(trace, "T.copy", src, dst)
@@ -185,7 +189,11 @@ def _copy_by_thread(trace: Trace, source: Area, target: Area) -> None:
     """A copy that each thread does for itself, element by element."""
     for area in (source, target):
         if area.buffer.type.space is Space.FRAGMENT:
-            raise LanguageError("TLC0119", "T.copy between a fragment and a thread's own memory")
+            raise LanguageError(
+                "TLC0119",
+                "T.copy between a fragment and a thread's own memory",
+                hint="by way of shared memory; or make both fragments: T.alloc_fragment",
+            )
 
     each_in_series(
         trace, source.shape, lambda indices: _move_element(trace, source, target, indices)

@@ -203,7 +203,11 @@ class Scope:
         """`range(…)`: a traced loop where a bound is known at run time only."""
         if function is builtins.range and any(isinstance(b, Operand) for b in bounds):
             if len(bounds) > 3:
-                raise refuse("TLC0122", f"range of {len(bounds)} arguments")
+                raise refuse(
+                    "TLC0122",
+                    f"range of {len(bounds)} arguments",
+                    hint="range(stop), or range(start, stop, step)",
+                )
             start, stop, step = (*bounds, None, None)[:3]
             return counted("range", start, stop, step, kind="serial")
         return function(*bounds)
@@ -255,7 +259,11 @@ class Scope:
     def parameter(self, name: str, annotation: Callable[[], Any]) -> Any:
         """The parameter that a statement of the body annotates."""
         if self.trace.annotate is None or self.regions:
-            raise refuse("TLC0113", f"the annotation of {name} is not in the body of a kernel")
+            raise refuse(
+                "TLC0113",
+                f"the annotation of {name} is not in the body of a kernel",
+                hint="move it to the top of the kernel, out of loops, branches and launches",
+            )
         return self.trace.annotate(name, annotation())
 
     def negate(self, value: Any) -> Any:
