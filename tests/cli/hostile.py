@@ -196,6 +196,12 @@ PROGRAMS: dict[str, str] = {
     "dimension of one that no tensor has": kernel(
         "pass", 'A: T.Tensor(("K + 1",), "int8")', ONE),
     "tiles in groups of none": roles("for i, j in T.Persistent([4, 4], 2, bx, 0):\n    pass"),
+    # Values of the kernel
+    "elements of a value": kernel("B[0, 0] = bx[0]"),
+    "extents of a value": kernel("T.alloc_shared(bx.shape, 'float16')"),
+    "value plus a list": kernel("B[0, 0] = bx + [1]"),
+    "name before it is bound": kernel("B[0, 0] = x\nx = 1"),
+    "module called": kernel("T.reductions(A, B)"),
     # NumPy's ways
     "region times two": kernel(FRAGMENT + "F[0, :] = F[1, :] * 2"),
     "region that is doubled": kernel(FRAGMENT + "F[0, :] *= 2"),

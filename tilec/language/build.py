@@ -243,6 +243,17 @@ def _way_out(error: Exception, kernel: Kernel) -> str:
         case NameError(name=str(name)):
             known = (*kernel.function.__code__.co_varnames, *kernel.function.__globals__)
             return close_matches(name, [n for n in known if n != name]) or "bind it before"
+        case UnboundLocalError():
+            return "bind it before it is read"
+        case TypeError() | AttributeError() if "'Expr'" in str(error) and "'Buffer'" not in str(
+            error
+        ):
+            return (
+                "an Expr is a value of the kernel, one number: it has no elements, extents or methods, "
+                "and meets only numbers"
+            )
+        case TypeError() if "'module' object is not callable" in str(error):
+            return "the name is that of a Python module: docs/language.md lists what T has"
         case TypeError() if "'Buffer' has no len()" in str(error):
             return "A.shape[0] is the first extent of A"
         case TypeError() | IndexError() if "numpy.ndarray" in str(error) or "numpy.newaxis" in str(

@@ -50,11 +50,7 @@ def copy(
     """
     trace = current("T.copy")
     if annotations or loop_layout is not None:
-        raise refuse(
-            "TLC0117",
-            "T.copy takes no annotations and no loop_layout",
-            hint="leave them out: the compiler chooses",
-        )
+        raise refuse("TLC0117", "T.copy takes no annotations or layouts", hint="leave them out")
     trace.need_launch("T.copy")
     with trace.here():
         source, target = paired_areas(trace, "T.copy", src, dst)
