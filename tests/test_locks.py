@@ -36,15 +36,22 @@ def test_threads_that_ask_for_the_same_are_given_the_same() -> None:
 
 def ends_in_a_child(work: Callable[[], object]) -> bool:
     """Whether `work` ends within some seconds in a process forked now, and raises nothing."""
+    here = {thread.ident for thread in threading.enumerate()}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # a fork beside a thread, from 3.12 on
         child = os.fork()
     if child == 0:
-        ended: list[object] = []
-        thread = threading.Thread(target=lambda: ended.append(work()), daemon=True)
-        thread.start()
-        thread.join(5)
-        os._exit(not ended)
+        ended = threading.Event()
+
+        def run() -> None:
+            if threading.get_ident() in here:  # what a thread of the parent held would be its own
+                threading.Event().wait()
+            work()
+            ended.set()
+
+        for _ in here:  # one is the main thread's, so that one thread has a new number
+            threading.Thread(target=run, daemon=True).start()
+        os._exit(not ended.wait(5))
     return os.waitpid(child, 0)[1] == 0
 
 
@@ -57,7 +64,7 @@ def test_a_lock_is_free_in_a_process_forked_while_a_thread_held_it() -> None:
             held.set()
             done.wait()
 
-    thread = threading.Thread(target=hold)
+    thread = threading.Thread(target=hold, daemon=True)
     thread.start()
     held.wait()
     assert ends_in_a_child(lock.__enter__)
@@ -83,7 +90,7 @@ def test_a_property_is_computed_in_a_process_forked_while_a_thread_computed_it()
             return [1]
 
     one, other = Slow(), Slow()
-    thread = threading.Thread(target=lambda: one.value)
+    thread = threading.Thread(target=lambda: one.value, daemon=True)
     thread.start()
     begun.wait()
 
