@@ -215,6 +215,15 @@ def test_the_estimate_grows_with_the_work() -> None:
         assert estimate(H100, Problem(*small), s) < estimate(H100, Problem(*large), s)
 
 
+@pytest.mark.parametrize("shape", [(16, 65536, 8192), (65536, 64, 4096)])
+@pytest.mark.parametrize("dtype", ["f16", "f32"])
+def test_no_estimate_is_below_what_memory_takes(shape: tuple[int, ...], dtype: str) -> None:
+    p = Problem(*shape, dtype)
+    operands = (p.M * p.K + p.K * p.N) * p.item_bytes
+    least = (operands + p.M * p.N * p.out_bytes) / schedules._MEMORY / H100.multiprocessors
+    assert estimate(H100, p, choose_schedule(H100, p)) > least
+
+
 def test_a_choice_is_the_same_every_time() -> None:
     p = Problem(1000, 8200, 520)
     assert len({choose_schedule(H100, p) for _ in range(5)}) == 1

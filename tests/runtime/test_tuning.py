@@ -91,14 +91,15 @@ def test_where_none_runs_every_reason_is_told() -> None:
         tuning.fastest("scale", trials)
 
 
-def test_a_candidate_that_leaves_an_element_out_is_none() -> None:
+@pytest.mark.parametrize("value", [1, 85])
+def test_a_candidate_that_leaves_an_element_out_is_none(value: float) -> None:
     @tilec.kernel
     def part(A: T.Tensor(("N",), "float32"), B: T.Tensor(("N",), "float32"), block: int = 32):
         with T.Kernel(1, threads=32):
             for i in T.Parallel(block):
                 B[i] = A[i]
 
-    arrays = [np.arange(64, dtype=np.float32), np.arange(64, dtype=np.float32)]
+    arrays = [np.full(64, value, np.float32), np.full(64, value, np.float32)]
     trials = search(part, blocks(64, 32), arrays, [2.0, 1.0])
     assert not trials[0].problem and "differ" in trials[1].problem, "B held the result before"
 
