@@ -305,3 +305,44 @@ def test_a_run_that_ends_behind_the_last_integer_is_outside() -> None:
     expected[3:5], expected[5] = 0, a[:4]
     for leg, (*_, b) in every_leg(named_runs, a, places, np.empty(128, np.float32)):
         np.testing.assert_array_equal(b, expected.ravel(), err_msg=leg)
+
+
+@tilec.kernel
+def odd_rows(
+    A: T.Tensor(("M", 37), "float16"), s: T.int32, C: T.Tensor(("M", 37), "float32"), how: str = "copy"
+):  # fmt: skip
+    """C = 2 A, from column s on if "from": rows that begin anywhere, and so are moved one by one."""
+    start = s if how == "from" else 0
+    with T.Kernel(A.shape[0], threads=8) as row:
+        own = T.alloc_fragment((1, 64), "float32")
+        part = T.alloc_shared((1, 64), "float16")
+        if how in ("copy", "from"):
+            T.copy(A[row, start], own)
+            for i, j in T.Parallel(1, 64):
+                own[i, j] = own[i, j] * 2
+            T.copy(own, C[row, start])
+        elif how == "nest":
+            for j in T.Parallel(64):
+                C[row, j] = A[row, j] * 2
+        elif how == "pairs":
+            for j in T.Parallel(32):
+                C[row, 2 * j] = A[row, 2 * j] * 2
+                C[row, 2 * j + 1] = A[row, 2 * j + 1] * 2
+        else:
+            T.copy(A[row, 0], part)
+            for j in T.Parallel(64):
+                C[row, j] = part[0, j] * 2
+
+
+@pytest.mark.parametrize("how", ["copy", "from", "nest", "shared", "pairs"])
+def test_elements_of_a_run_are_guarded_by_what_their_row_has_left(how: str) -> None:
+    """By one number and not by the index of each, but where that number might overflow."""
+    for target, text in compile_texts(odd_rows, how=how).items():
+        counted = "37 - " in text and not re.search(r"< 37\b(?! -)", text)
+        assert counted == (how != "from"), target
+    for start in (0, 1, 36, 37, -3, 2**31 - 30) if how == "from" else (0,):
+        expected = 2 * HALVES[:5, :37].astype(np.float32)
+        expected[:, : max(start, 0)] = 0
+        zeros = np.zeros_like(expected)
+        for leg, (*_, c) in every_leg(odd_rows, HALVES[:5, :37].copy(), start, zeros, how=how):
+            np.testing.assert_array_equal(c, expected, err_msg=f"{leg} {start}")

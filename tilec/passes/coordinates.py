@@ -71,13 +71,17 @@ def extent_value(b: Builder, dim: Dim) -> Value:
 
 
 def guard(
-    b: IndexBuilder, memory: Value, indices: Sequence[Value], extents: Sequence[int] = ()
+    b: IndexBuilder,
+    memory: Value,
+    indices: Sequence[Value],
+    extents: Sequence[int] = (),
+    counted: Counted | None = None,
 ) -> Value | None:
     """The bool that an access is inside a global tensor; None where that is proved, and for other
     memory.
 
     `extents`, one a dimension (1 where not given), is how many elements from the index on are
-    accessed.
+    accessed. `counted` says it of an element of a run in place of its last index.
     """
     type_ = memory_type(memory)
     if type_.space is not Space.GLOBAL:
@@ -85,9 +89,32 @@ def guard(
     found: Value | None = None
     for position, (index, dim) in enumerate(zip(indices, type_.shape, strict=True)):
         span = extents[position] if extents else 1
+        if counted is not None and position == len(indices) - 1:
+            found = both(b, found, b.compare("lt", *counted))
+            continue
         for condition in _inside(b, index, dim, span):
             found = both(b, found, condition)
     return found
+
+
+Counted = tuple[Value, Value]
+"""Which element of a run it is, and how many elements of its row there are from the run's first on."""
+
+
+def left_of_row(b: IndexBuilder, memory: Value, first: Sequence[Value], run: int) -> Value | None:
+    """How many elements of a row of a tensor there are from `first` on, by which each of a `run` of
+    elements can be guarded: one number for all, where the index of each would be kept from the load
+    of a tile to its store. None where nothing is to be guarded, or the number might overflow.
+    """
+    type_ = memory_type(memory)
+    if type_.space is not Space.GLOBAL or not first or type_.shape[-1] == "*":
+        return None
+    index, dim = first[-1], type_.shape[-1]
+    known = b.range_of(index)
+    proved = isinstance(dim, int) and known.high + run <= dim
+    if run == 1 or proved or known.low < 0 or element_dtype(index) != i32:
+        return None
+    return b.sub(extent_value(b, dim), index)
 
 
 def _inside(b: IndexBuilder, index: Value, dim: Dim, span: int) -> Iterator[Value]:

@@ -2,10 +2,11 @@
 
 Needs: roles assigned, loads split. Leaves: channels with as many slots as shared memory holds
 (never more than the program asked for), each role's register budget, and how many blocks are
-resident on a multiprocessor. Stores go through narrower slabs where that saves a slot. What had to
-fall is a remark. Raises OutOfResources where even with one slot each the buffers of one statement
-are too much. Those whose lives are apart may share a place, and conversions of layouts take some:
-plan_shared has the last word, and where it refuses, run_pipeline begins again with a slot less.
+resident on a multiprocessor. Stores go through narrower slabs where that saves a slot, and tiles for
+which registers are short are loaded by the nests that read them (late_loads). What had to fall is a
+remark. Raises OutOfResources where even with one slot each the buffers of one statement are too much.
+Those whose lives are apart may share a place, and conversions of layouts take some: plan_shared has
+the last word, and where it refuses, run_pipeline begins again with a slot less.
 
     %ca = channel : channel<4> shared f16[128, 64]
       ->  %ca = channel : channel<3> shared f16[128, 64]
@@ -29,6 +30,7 @@ from ..ir.types import MemoryType, TileType
 from ..target import Target
 from .context import PassContext, Remark
 from .dependence import is_shared, used_values
+from .late_loads import load_late
 from .live_tiles import live_registers
 from .protocols import with_slots
 from .role_registers import (
@@ -58,17 +60,35 @@ def _launch(launch: Launch, context: PassContext) -> Launch:
     launch = _fit_slots(launch, context)
     if not launch.explicit and any(isinstance(op, Role) for op in launch.body.ops):
         launch = _budget_registers(launch, context.target)
+    if not launch.explicit:
+        launch = _fit_tiles(launch, context.target)
     _warn_of_spills(launch, context)
     return launch
+
+
+def _fit_tiles(launch: Launch, target: Target) -> Launch:
+    """The launch with tiles loaded as late as they are read, where they take registers that a thread
+    needs for addresses."""
+    live = live_registers(launch, target)
+    if live + ADDRESS_REGISTERS <= _most_registers(launch, target):
+        return launch
+    late = launch.replace(body=load_late(launch.body))
+    assert isinstance(late, Launch)
+    return late if live_registers(late, target) < live else launch
+
+
+def _most_registers(launch: Launch, target: Target) -> int:
+    """The registers of a thread, or of a consumer's."""
+    share = target.registers // max(launch.threads, launch.launched_threads)
+    given = [op.registers for op in launch.body.ops if isinstance(op, Role)]
+    return max(given, default=0) or min(target.max_registers, share)
 
 
 def _warn_of_spills(launch: Launch, context: PassContext) -> None:
     """A remark where a thread has not the registers that tiles take: the vendor's compiler keeps the
     rest in memory, and may take minutes to."""
     target = context.target
-    share = target.registers // max(launch.threads, launch.launched_threads)
-    given = [op.registers for op in launch.body.ops if isinstance(op, Role)]
-    most = max(given, default=0) or min(target.max_registers, share)
+    most = _most_registers(launch, target)
     needed = live_registers(launch, target)
     if needed > most:
         context.remark(

@@ -108,13 +108,15 @@ def _run(
     lowering: Lowering,
 ) -> int:
     """Registers that lie consecutively in the memory as in the thread, as many as one access may
-    move; all in a region of `extents` or none.
+    move, or all where a tensor is accessed by elements; all in a region of `extents` or none.
     """
     if not dims or dims[-1] != len(memory_type(memory).shape) - 1:
         return 1
     handle, start = lowering.value(memory), lowering.values(indices)
     run = math.gcd(layout.vector_width(), extents[-1])
-    return lowering.access.width(handle, start, run)
+    width = lowering.access.width(handle, start, run)
+    by_elements = width == 1 and memory_type(memory).space is Space.GLOBAL
+    return run if by_elements else width
 
 
 # Columns ------------------------------------------------------------------------------------------

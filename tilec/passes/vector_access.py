@@ -21,7 +21,7 @@ from ..ir.ops.memory import Atomic, Load, Store, memory_type
 from ..ir.ops.thread import FillRegisters, VectorAtomic, VectorLoad, VectorStore
 from ..ir.types import Dim, MemoryType, Space
 from .context import PassContext
-from .coordinates import both, extent_value, guard, predicate_of, truth_of
+from .coordinates import both, extent_value, guard, left_of_row, predicate_of, truth_of
 from .index_builder import IndexBuilder
 
 FACT_BYTES = 16  # the alignment that is asked of tensors whose rows are not known
@@ -210,13 +210,15 @@ class VectorAccess:
         launch.
         """
         b = self.b
+        left = left_of_row(b, memory, indices, run) if width == 1 else None
         with b.unrolled(run // width, hint="v") as index:
             step = b.mul(index, width)
             at = _moved(b, indices, step)
             whole = width == 1 or self.whole(memory, width)
             inside = None if whole else guard(b, memory, at, _spans(at, width))
             if inside is None or (width < branch_from and self._ends_whole(memory, width)):
-                condition = both(b, guard(b, memory, at), predicate)
+                counted = None if left is None else (index, left)
+                condition = both(b, guard(b, memory, at, counted=counted), predicate)
                 (element if width == 1 else vector)(at, step, condition)
                 return
             by_elements: AbstractContextManager[None] = nullcontext()

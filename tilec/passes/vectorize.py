@@ -3,7 +3,8 @@ proved inside.
 
 Needs: tiles lowered, indices simplified. Leaves: no loop of kind "vectorized": its accesses that
 run along the loop are vectors before and after it (through registers), the rest is an unrolled loop
-over its iterations. Every load and store of a tensor is `in_bounds`: proved, or under a predicate.
+over its iterations. Every load and store of a tensor is `in_bounds`: proved, or under a predicate, which of
+elements that walk along a row one by one counts from the first (`left_of_row`).
 
     for 0, 8, 1 (%v) <vectorized> {          vector_load %A_run, 0, %A[%i, %j * 8] <count = 8>
       %x = load %A[%i, %j * 8 + %v]    ->    for 0, 8, 1 (%v) <unroll = 0> {
@@ -18,8 +19,7 @@ half the length: so the bytes are read that hold two 4-bit elements each.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 
 from ..ir.clone import Renaming, clone_op
 from ..ir.core import Access, Block, Level, Op, Program, Value, at, constant_of, walk
@@ -30,7 +30,8 @@ from ..ir.rewrite import in_order
 from ..ir.types import MemoryType, Space
 from .affine import depends
 from .context import PassContext, Remark
-from .coordinates import both, guard, predicate_of
+from .coordinates import Counted, both, guard, left_of_row, predicate_of
+from .element_runs import Run, Walk, apart_from, run_from
 from .index_builder import IndexBuilder
 from .linear_forms import Linear
 from .rebuilder import Rebuilder
@@ -50,54 +51,6 @@ def _launch(launch: Launch, context: PassContext) -> Launch:
     with b.inside(launch):
         body = _Vectorizer(b, context).block(launch.body)
     return launch.replace(body=body)  # type: ignore[return-value]
-
-
-@dataclass(frozen=True)
-class _Run:
-    """Accesses of a vectorised loop that walk along consecutive elements: number n of them, in
-    iteration v, is at element v // shared * len(ops) + n.
-    """
-
-    ops: tuple[ElementAccess, ...]
-    indices: tuple[Value, ...]  # of the first one at the loop's first iteration
-    shared: int  # iterations that come to the same element, one after the other
-
-    @property
-    def op(self) -> ElementAccess:
-        return self.ops[0]
-
-    def length(self, count: int) -> int:
-        """Its elements in `count` iterations."""
-        return count // self.shared * len(self.ops)
-
-
-@dataclass(frozen=True)
-class _Walk:
-    """An access of a vectorised loop that goes `step` elements further every `shared` iterations."""
-
-    op: ElementAccess
-    forms: tuple[Linear, ...]  # its indices at the loop's first iteration
-    step: int
-    shared: int = 1
-
-    def follows(self, other: _Walk, by: int) -> bool:
-        """Whether it is `by` elements behind another one, and like it in all else."""
-        *outer, last = self.forms
-        *others, first = other.forms
-        one, two = self.op, other.op
-        return (
-            (type(one), one.memory, one.predicate) == (type(two), two.memory, two.predicate)
-            and (one.attributes, self.step) == (two.attributes, other.step)
-            and (outer, last.terms, last.constant) == (others, first.terms, first.constant + by)
-        )
-
-    def is_apart(self, other: _Walk, count: int) -> bool:
-        """Whether both are in one row, and in `count` iterations come to no element of each other."""
-        *outer, last = self.forms
-        *others, first = other.forms
-        alike = (self.op.memory, self.step) == (other.op.memory, other.step)
-        far = abs(last.constant - first.constant) >= count * self.step
-        return alike and far and (outer, last.terms) == (others, first.terms)
 
 
 class _Vectorizer(Rebuilder):
@@ -135,13 +88,13 @@ class _Vectorizer(Rebuilder):
             for i in inner.indices
         )
 
-    def _guarded(self, op: Op) -> Op:
+    def _guarded(self, op: Op, counted: Counted | None = None) -> Op:
         """The access with a predicate that keeps it inside its tensor, unless it is known to be."""
         assert isinstance(op, ElementAccess)
         if op.in_bounds or memory_type(op.memory).space is not Space.GLOBAL:
             return op
         own = op.predicate[0] if op.predicate else None
-        condition = both(self.b, guard(self.b, op.memory, op.indices), own)
+        condition = both(self.b, guard(self.b, op.memory, op.indices, counted=counted), own)
         return op.replace(predicate=predicate_of(condition), in_bounds=True)
 
     # Loops ----------------------------------------------------------------------------------------
@@ -157,7 +110,8 @@ class _Vectorizer(Rebuilder):
             return
         reason = self._refusal(op)
         count = int(constant_of(op.stop) or 0)
-        runs = [] if reason else self._runs(op, count)
+        walks = [] if reason else self._walks(op)
+        runs = self._runs(op, walks, count)
         if not runs and op.unroll:  # a loop of a Parallel nest says already that it is unrolled
             reason = reason or "no access in it walks along consecutive elements"
             message = f"a loop marked vectorized is unrolled: {reason}"
@@ -171,7 +125,7 @@ class _Vectorizer(Rebuilder):
                 self.access.load(
                     arrays[run], zero, memory, run.indices, length, self._predicate(run), safe
                 )
-        self.emit(op, self._iterations(op, arrays))
+        self.emit(op, self._iterations(op, arrays, self._left(walks, arrays, count)))
         for run in runs:
             if not isinstance(run.op, Load):
                 memory, length = self.value(run.op.memory), run.length(count)
@@ -261,22 +215,45 @@ class _Vectorizer(Rebuilder):
         with at(last.loc):
             return If(last.condition, side(last.then), side(last.orelse))
 
-    def _predicate(self, run: _Run) -> Value | None:
+    def _predicate(self, run: Run) -> Value | None:
         return self.value(run.op.predicate[0]) if run.op.predicate else None
 
-    def _array(self, run: _Run, count: int) -> Value:
+    def _array(self, run: Run, count: int) -> Value:
         type_ = MemoryType(memory_type(run.op.memory).dtype, (run.length(count),), Space.LOCAL)
         array = self.b.emit(Alloc(type=type_)).result
         array.hint = f"{run.op.memory.hint or 'x'}_run"
         return array
 
-    def _iterations(self, op: For, arrays: dict[_Run, Value]) -> For:
+    def _left(
+        self, walks: Sequence[Walk], runs: Iterable[Run], count: int
+    ) -> dict[Op, tuple[Walk, Value]]:
+        """Of accesses that walk along consecutive elements one by one, how many their rows have."""
+        vectors = {op for run in runs for op in run.ops}
+        found: dict[Op, tuple[Walk, Value]] = {}
+        for each in walks:
+            if each.op in vectors or each.op.in_bounds:
+                continue
+            first = [self.b.build(form) for form in each.forms]
+            memory, reach = self.value(each.op.memory), each.place(count - 1) + 1
+            left = left_of_row(self.b, memory, first, reach)
+            if left is not None:
+                found[each.op] = each, left
+        return found
+
+    def _iterations(
+        self, op: For, arrays: dict[Run, Value], left: Mapping[Op, tuple[Walk, Value]]
+    ) -> For:
         """The loop with its vectors' elements in registers."""
         index, b = op.body.params[0], self.b
         runs = {inner: (run, n) for run in arrays for n, inner in enumerate(run.ops)}
         with b.region() as ops:
             for inner in op.body.ops:
                 with at(inner.loc), inner.loc:
+                    if inner in left:
+                        each, rest = left[inner]
+                        passed = b.mul(b.floordiv(index, each.shared), each.step)
+                        self.emit(inner, self._guarded(inner.map(self.value), (passed, rest)))
+                        continue
                     if inner not in runs:
                         self.op(inner)
                         continue
@@ -340,16 +317,14 @@ class _Vectorizer(Rebuilder):
         op = self.b.definitions.get(memory)
         return self._root(op.ring) if isinstance(op, Slot) else memory
 
-    def _runs(self, op: For, count: int) -> list[_Run]:
-        """The accesses at the top of a loop's body that walk along consecutive elements, and gain
-        by it.
-        """
+    def _walks(self, op: For) -> list[Walk]:
+        """The accesses at the top of a loop's body that walk along the last dimension alone."""
         index = op.body.params[0]
         inside = _made_in(op.body)
         for inner in walk(op.body):
             self.b.note(inner)
         changed = self._changed(op.body)
-        walks: list[_Walk] = []
+        walks: list[Walk] = []
         for inner in op.body.ops:
             if not isinstance(inner, ElementAccess) or not inner.indices:
                 continue
@@ -358,14 +333,18 @@ class _Vectorizer(Rebuilder):
                 continue
             paced = isinstance(inner, Load) and self._root(inner.memory) not in changed
             walks += self._walk(inner, index, inside, paced)
-        found: list[_Run] = []
+        return walks
+
+    def _runs(self, op: For, walks: Sequence[Walk], count: int) -> list[Run]:
+        """The accesses among `walks` that come to consecutive elements, and gain by it."""
+        found: list[Run] = []
         for first in walks:
-            ops = _run_from(first, walks)
+            ops = run_from(first, walks)
             if ops and count % first.shared == 0:
                 start = tuple(self.b.build(form) for form in first.forms)
-                run = _Run(ops, start, first.shared)
+                run = Run(ops, start, first.shared)
                 found += [run] if self._width(first.op, start, run.length(count)) > 1 else []
-        apart = {run: _apart_from(run.op, walks, count) for run in found}
+        apart = {run: apart_from(run.op, walks, count) for run in found}
         return [run for run in found if not self._stored_twice(run, op, apart[run])]
 
     def _width(self, op: ElementAccess, start: Sequence[Value], count: int) -> int:
@@ -375,7 +354,7 @@ class _Vectorizer(Rebuilder):
         adds = op.kind == "add" and not op.fetch
         return self.access.atomic_width(memory, start, count) if adds else 1
 
-    def _stored_twice(self, run: _Run, loop: For, apart: set[Op]) -> bool:
+    def _stored_twice(self, run: Run, loop: For, apart: set[Op]) -> bool:
         """Whether another op of the loop, which stays in it, may write the same elements: the run is
         written behind it. Those of `apart` do not.
         """
@@ -387,9 +366,7 @@ class _Vectorizer(Rebuilder):
             for effect in inner.effects()
         )
 
-    def _walk(
-        self, op: ElementAccess, index: Value, inside: set[Value], paced: bool
-    ) -> list[_Walk]:
+    def _walk(self, op: ElementAccess, index: Value, inside: set[Value], paced: bool) -> list[Walk]:
         """An access that walks along the last dimension alone, what its indices at iteration 0 need
         being made before the loop. Empty for another. `paced`: several iterations may come to one
         element, since none changes it.
@@ -407,7 +384,7 @@ class _Vectorizer(Rebuilder):
         if any(depends(value, frozenset(inside), definitions) for value in atoms):
             return []
         b.extend(_slice(atoms, made))
-        return [_Walk(op, tuple(rests), step, shared)]
+        return [Walk(op, tuple(rests), step, shared)]
 
     def _pace(self, form: Linear, index: Value) -> tuple[Value, int]:
         """The term of an index that grows with the loop's, and how many iterations have it alike:
@@ -473,20 +450,6 @@ def _selected(condition: Value, x: Value, y: Value, kept: list[Op]) -> Value:
 def _made_in(block: Block) -> set[Value]:
     """The parameters of a block, and what is computed in it."""
     return {v for inner in walk(block) for v in inner.results} | set(block.params)
-
-
-def _apart_from(op: Op, walks: Sequence[_Walk], count: int) -> set[Op]:
-    """The accesses that come to no element that `op` comes to."""
-    own = [walk for walk in walks if walk.op is op]
-    return {other.op for mine in own for other in walks if other.is_apart(mine, count)}
-
-
-def _run_from(first: _Walk, walks: Sequence[_Walk]) -> tuple[ElementAccess, ...]:
-    """The accesses that with `first` touch consecutive elements; none where one is missing."""
-    found = [first.op]
-    for by in range(1, first.step):
-        found += [w.op for w in walks if w.follows(first, by)][:1]
-    return tuple(found) if len(found) == first.step else ()
 
 
 def _slice(values: Sequence[Value], ops: Sequence[Op]) -> list[Op]:
