@@ -111,6 +111,7 @@ def test_text_is_clean(dialect: str) -> None:
 
 
 @pytest.mark.nightly
+@pytest.mark.optimised
 def test_every_name_of_the_cpu_compiles(tmp_path: Path) -> None:
     """Each name alone: its requirements are complete. (The CUDA prelude's are tested every
     time.)"""
