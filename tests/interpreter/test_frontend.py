@@ -148,3 +148,19 @@ def test_a_block_ends_when_its_engines_are_done(lacks: str, message: str) -> Non
         with pytest.raises(ExecutionError, match=message) as caught:
             by_engines(a, c, lacks)
     assert caught.value.code == "TLC0767"
+
+
+@tilec.kernel
+def unset(C: T.Tensor((64, 64), "float16")):
+    with T.Kernel(1, threads=32):
+        S = T.alloc_shared((64, 64), "float16")
+        T.tma_copy(S, C[0, 0])
+        if T.get_thread_binding() == 0:
+            T.tma_store_arrive()
+            T.tma_store_wait(0)
+
+
+def test_what_an_engine_stores_is_no_threads_where_one_thread_waits() -> None:
+    with pytest.raises(ExecutionError, match=r"global memory 'C' at element \[0, 0\]") as caught:
+        unset(np.zeros((64, 64), np.float16), device="interpreter")
+    assert "T.tma_copy(S, C[0, 0])" in str(caught.value)

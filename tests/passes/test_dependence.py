@@ -157,3 +157,14 @@ def test_reads_and_writes_look_into_regions() -> None:
     loop: Op = region(s, For)
     names: list[Value] = [*reads(loop), *writes(loop)]
     assert names == [a, out]
+
+
+@pytest.mark.parametrize(("shift", "whole"), [(0, True), (-16, True), (-32, False)])
+def test_what_lies_outside_covers_nothing(shift: int, whole: bool) -> None:
+    """A program that is at fault is not for the planner to find: what it writes outside counts for nothing,
+    neither from behind."""
+    s = Sketch()
+    buffer = s.shared("S", f32, 16)
+    with s.simt(32) as t:
+        s.store(s.const(0.0, f32), buffer, s.add(t, shift))
+    assert covers([region(s, Simt)], buffer, defining_ops(s.block())) is whole

@@ -15,11 +15,12 @@ from tests.kernels.programs import gemm
 from tests.kernels.test_vendor_compilers import check_waits_first, sass
 from tests.passes.planning import found
 from tilec.ir.core import Program
-from tilec.ir.ops.control import If, Launch
+from tilec.ir.ops.control import If, Launch, Role
 from tilec.ir.ops.nvidia import LaunchDependents, WaitGrids
 from tilec.runtime.driver import lower
-from tilec.runtime.lowering import Lowered
+from tilec.runtime.lowering import Lowered, lower_program
 from tilec.runtime.nvrtc import find_nvrtc
+from tilec.target import find_target
 
 F16 = "float16"
 HOPPER = "cuda:sm_90a"
@@ -82,6 +83,26 @@ def scaled(
         T.copy(acc, C[by * 64, bx * 64])
 
 
+@tilec.kernel
+def doubled(A: T.Tensor((64,), F16), C: T.Tensor((64,), F16)):
+    """The first role touches no tensor."""
+    with T.Kernel(1, threads=160):
+        a = T.alloc_shared((64,), F16)
+        full, done = T.alloc_barrier(32), T.alloc_barrier(128)
+        with T.ws(0):
+            T.mbarrier_wait_parity(full, 0)
+            for i in T.Parallel(64):
+                a[i] = a[i] * 2
+            T.mbarrier_arrive(done)
+        with T.ws(1):
+            T.tma_copy(A, a, barrier=full)
+            T.mbarrier_arrive(full)
+            T.mbarrier_wait_parity(done, 0)
+            T.tma_copy(a, C)
+            T.tma_store_arrive()
+            T.tma_store_wait(0, False)
+
+
 def launches(program: Program) -> list[Launch]:
     return found(program, Launch)
 
@@ -98,6 +119,14 @@ def test_a_launch_that_tma_feeds_waits_behind_its_mbarriers() -> None:
         assert [spec.early for spec in variant.variant.launches] == [True]
         text = body_of(variant, "matmul_kernel")
         assert text.index("mbarrier_init_fence") < text.index("wait_grids()") < text.index("role ")
+
+
+def test_the_wait_stands_in_front_of_a_role_that_touches_no_tensor() -> None:
+    (launch,) = launches(
+        lower_program(doubled.trace({}), find_target(HOPPER), checked=True).program
+    )
+    kinds = [type(op) for op in launch.body.ops]
+    assert kinds.index(WaitGrids) < kinds.index(Role)
 
 
 @pytest.mark.parametrize("kernel", [gemm(), copied], ids=["gemm", "copied"])

@@ -9,7 +9,8 @@ that is ready.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -145,6 +146,14 @@ class Frame:
                 other.env[v] = held.with_own_storage()
         other.place, other.launch = self.place, self.launch
         return other
+
+    @contextmanager
+    def engine(self, op: Op) -> Iterator[None]:
+        """What the copy engine does by itself, for `op`, whatever thread comes meanwhile."""
+        held = self.op, self.lanes, self.mask
+        self.op, self.lanes, self.mask = op, None, None
+        yield
+        self.op, self.lanes, self.mask = held
 
     # Values ------------------------------------------------------------------------------------
 

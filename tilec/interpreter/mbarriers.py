@@ -195,10 +195,10 @@ def start_load(frame: Frame, op: Copy, target: Region, size: int, move: Callable
     clock = frame.clock.copy() if frame.clock is not None else None
 
     def land() -> None:
-        held = frame.op, frame.clock
-        frame.op, frame.clock = op, clock
-        move()
-        frame.op, frame.clock = held
+        held, frame.clock = frame.clock, clock
+        with frame.engine(op):
+            move()
+        frame.clock = held
 
     barrier.landing.append(land)
     barrier.brought += size
@@ -233,16 +233,15 @@ def run_bulk_wait(frame: Frame, op: Op) -> None:
 
 
 def _land(frame: Frame, store: BulkStore) -> None:
-    held, frame.op = frame.op, store.op
-    data, bad = read_region(frame, store.source, 0.0)
-    if not np.array_equal(data.view(np.uint8), store.data.view(np.uint8)):
-        raise frame.fault(
-            "TLC0767",
-            f"shared {store.source.memory.name} is written while this store may still read it",
-            hint="T.tma_store_arrive() behind the store, T.tma_store_wait(0) before the write",
-        )
-    write_region(frame, store.target, data, bad)
-    frame.op = held
+    with frame.engine(store.op):
+        data, bad = read_region(frame, store.source, 0.0)
+        if not np.array_equal(data.view(np.uint8), store.data.view(np.uint8)):
+            raise frame.fault(
+                "TLC0767",
+                f"shared {store.source.memory.name} is written while this store may still read it",
+                hint="T.tma_store_arrive() behind the store, T.tma_store_wait(0) before the write",
+            )
+        write_region(frame, store.target, data, bad)
 
 
 def check_idle(frame: Frame) -> None:

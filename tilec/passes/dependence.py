@@ -160,7 +160,7 @@ def covers(ops: Sequence[Op], buffer: Value, defined_by: Mapping[Value, Op]) -> 
                 for accessed in element_accesses(op, buffer, Access.WRITE, defined_by):
                     if accessed is None:
                         break
-                    seen[accessed.coordinates] = True
+                    seen[accessed.inside(seen.shape).coordinates] = True
     return bool(seen.all())
 
 
@@ -171,9 +171,9 @@ def _mark(
     corner = [constant_of(i) for i in start]
     if None not in corner:
         extents = dict(zip(dims, region, strict=True))
-        seen[
-            tuple(slice(int(c or 0), int(c or 0) + extents.get(d, 1)) for d, c in enumerate(corner))
-        ] = True
+        starts = [int(c or 0) for c in corner]
+        ends = [c + extents.get(d, 1) for d, c in enumerate(starts)]
+        seen[tuple(slice(max(c, 0), max(e, 0)) for c, e in zip(starts, ends, strict=True))] = True
 
 
 def allocations(block: Block) -> dict[Value, Alloc]:

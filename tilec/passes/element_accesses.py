@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -31,6 +31,15 @@ class Accessed:
     coordinates: tuple[Array, ...]
     thread: Array
     trip: Array
+
+    def inside(self, shape: Sequence[int]) -> Accessed:
+        """Those that lie in a buffer: what a condition keeps from happening may lie outside, and so may
+        what a program does wrong."""
+        kept = np.all(
+            [(c >= 0) & (c < n) for c, n in zip(self.coordinates, shape, strict=True)], axis=0
+        )
+        coordinates = tuple(c[kept] for c in self.coordinates)
+        return Accessed(coordinates, self.thread[kept], self.trip[kept])
 
 
 def element_accesses(

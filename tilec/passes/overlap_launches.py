@@ -1,9 +1,9 @@
 """A launch begins before the one in front of it ends (programmatic dependent launch; CUDA programming guide).
 
 Needs: thread level, barriers and addresses final. Leaves: in launches that TMA feeds, and in those that load
-nothing, `wait_grids` in front of the first op that reaches global memory: blocks are placed and make their
-mbarriers while the launch before is still running. Where a block is done soon, `launch_dependents` behind
-it: the next launch's blocks take their places as those of this one leave.
+nothing, `wait_grids` in front of the first op that reaches global memory, or of the first role: blocks are
+placed and make their mbarriers while the launch before is still running. Where a block is done soon,
+`launch_dependents` behind it: the next launch's blocks take their places as those of this one leave.
 
     mbarrier_init ... ; barrier                mbarrier_init ... ; barrier
     role <label = "consumer"> { ... }     ->   wait_grids ; if %short { launch_dependents }
@@ -22,7 +22,7 @@ from collections.abc import Iterator
 
 from ..ir.clone import Renaming, clone_op
 from ..ir.core import Block, Level, Op, Program, Value, at, constant_of, walk
-from ..ir.ops.control import For, Launch, While, map_launches
+from ..ir.ops.control import For, Launch, Role, While, map_launches
 from ..ir.ops.nvidia import LaunchDependents, MbarrierExpect, TmaLoad, TmaStore, WaitGrids
 from ..ir.rewrite import in_order
 from .context import PassContext
@@ -53,7 +53,7 @@ def _launch(launch: Launch, context: PassContext) -> Launch:
     waited = False
     with b.inside(launch), b.region() as ops:
         for op in launch.body.ops:
-            if not waited and (op.terminator or _reaches_memory(op)):
+            if not waited and (op.terminator or isinstance(op, Role) or _reaches_memory(op)):
                 waited = True
                 with at(launch.loc):
                     b.emit(WaitGrids())

@@ -174,7 +174,8 @@ def _apart(buffer: Value, found: Found) -> bool:
     owner = np.full([trips, *size], -1, dtype=np.int64)
     for access in (Access.WRITE, Access.READ):
         for accessed in found[access]:
-            places, thread = _inside_of(size, accessed)
+            inside = accessed.inside(size)
+            places, thread = (inside.trip, *inside.coordinates), inside.thread
             before = owner[places]
             if access is Access.WRITE:
                 owner[places] = thread
@@ -183,17 +184,6 @@ def _apart(buffer: Value, found: Found) -> bool:
             ):
                 return False
     return True
-
-
-def _inside_of(size: list[int], accessed: Accessed) -> tuple[tuple[Any, ...], Any]:
-    """The trips and coordinates that lie in a buffer (what a condition keeps from happening may lie
-    outside), and the threads that touch them.
-    """
-    inside = np.all(
-        [(c >= 0) & (c < n) for c, n in zip(accessed.coordinates, size, strict=True)], axis=0
-    )
-    places = (accessed.trip[inside], *(c[inside] for c in accessed.coordinates))
-    return places, accessed.thread[inside]
 
 
 # What follows from constants ----------------------------------------------------------------------
