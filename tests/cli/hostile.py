@@ -51,6 +51,7 @@ PROGRAMS: dict[str, str] = {
     "buffer of no dimension": kernel("T.alloc_shared((), 'float16')"),
     "buffer of a negative extent": kernel("T.alloc_shared((-4, 3), 'float16')"),
     "buffer of no elements": kernel("T.alloc_shared((0, 32), 'float16')"),
+    "dtype before the shape": kernel("T.alloc_shared('float16', (32, 32))"),
     "buffer of a float extent": kernel("T.alloc_shared((4.0, 32), 'float16')"),
     "tile of 20 GB": kernel("S = T.alloc_shared((100000, 100000), 'float16')\nT.copy(A[0, 0], S)\n"
                             "T.copy(S, B[0, 0])"),

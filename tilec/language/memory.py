@@ -19,6 +19,12 @@ from .trace import current, refuse
 
 
 def _shape(what: str, shape: Any) -> tuple[int, ...]:
+    if isinstance(shape, str | bytes):
+        raise LanguageError(
+            "TLC0129",
+            f"{what} of shape {shape!r}",
+            hint=f"the shape comes first, and consists of numbers: {what}((64, 64), 'float16')",
+        )
     dims = (shape,) if isinstance(shape, int | np.integer) else tuple(shape)
     for dim in dims:
         if isinstance(dim, bool) or not isinstance(dim, int | np.integer):
