@@ -264,6 +264,12 @@ BODIES = [
         "TLC0249",
         "gemm of f16 into i32",
     ),
+    (
+        "gemm of floats into 8 bits",
+        "X = T.alloc_fragment((64, 64), 'float8_e5m2')\n⟦T.gemm(S, S, X)⟧",
+        "TLC0249",
+        "gemm of f16 into e5m2",
+    ),
     ("launch in a launch", "with ⟦T.Kernel(4)⟧ as z:\n    pass", "TLC0118", "another T.Kernel"),
     ("other axis", "⟦T.thread_binding(0, 128, thread='threadIdx.y')⟧", "TLC0118", "threadIdx.y"),
     ("too many threads bound", "⟦T.thread_binding(0, 256)⟧", "TLC0118", "the block has 128"),

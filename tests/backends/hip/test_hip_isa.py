@@ -411,6 +411,32 @@ def test_only_what_is_needed_is_printed() -> None:
 
 
 @pytest.mark.parametrize("arch", ARCHES)
+def test_clang_has_instructions_for_every_conversion(arch: str) -> None:
+    types = (
+        "bool",
+        "i8",
+        "u8",
+        "i16",
+        "u16",
+        "i32",
+        "u32",
+        "i64",
+        "u64",
+        "f16",
+        "bf16",
+        "f32",
+        "f64",
+    )
+    given = {source: f"convert<{source}>(P[t])" for source in types} | {"bool": "(P[t] > 0.5f)"}
+    pairs = [(to, source) for to in types[1:] for source in types if to != source]
+    body = "  const i32 t = thread_id();\n" + "".join(
+        f"  reinterpret_cast<{to}*>(Q)[{512 * i} + t] = convert<{to}>({given[source]});\n"
+        for i, (to, source) in enumerate(pairs)
+    )
+    probe(body, "convert", *types[1:], arch=arch)
+
+
+@pytest.mark.parametrize("arch", ARCHES)
 def test_the_whole_prelude_compiles_without_a_warning(arch: str) -> None:
     known = set(prelude_names("hip")) - {"mfma", *(() if arch == "gfx950" else LATE)}
     names = [Need(name) for name in prelude_names("hip") if name in known]

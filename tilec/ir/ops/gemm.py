@@ -92,11 +92,12 @@ class Gemm(Op, name="gemm", level=Level.TILE):
         alike = left == right or any({left, right} <= kinds for kinds in MIXED)
         if not alike and not self.scales:
             raise TypeMismatch("TLC0253", f"gemm of {left} and {right}", hint="convert one of them")
-        if left.is_float and not tile.dtype.is_float:
+        if left.is_float and (not tile.dtype.is_float or tile.dtype.bits < 16):
             raise TypeMismatch(
                 "TLC0249",
                 f"gemm of {left} into {tile.dtype}",
-                hint="products of floats are summed in floats: float32, or float64 for float64",
+                hint="products of floats are summed in floats of 16 bits or more: float32, or float64 for "
+                "float64",
             )
         for side, scale in zip(SIDES, self.scales, strict=bool(self.scales)):
             self._check_scale(side, scale)
