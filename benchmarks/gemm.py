@@ -183,7 +183,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"no peer {', '.join(sorted(unknown))}; peers are {', '.join(PEERS)}")
     if options.quick:
         peers = [peer for peer in peers if peer != "tilelang"]
-    from benchmarks.gemm_contestants import Bench  # needs torch and a GPU
+    if find_spec("torch") is None:
+        parser.error("the arrays are torch's: pip install torch, on a machine with an NVIDIA GPU")
+    from benchmarks.gemm_contestants import Bench
 
     bench = Bench(peers, QUICK_ROUNDS if options.quick else ROUNDS, options.peer_seconds)
     return run(rows, bench.measure, options.output, bench.machine)

@@ -8,6 +8,7 @@ from dataclasses import fields
 from pathlib import Path
 
 import tilec.language as T
+from tests.modules import load_module
 from tilec.config import Config
 from tilec.language.absent import ABSENT, FAMILIES
 from tilec.passes.pipeline import PIPELINE
@@ -96,6 +97,13 @@ def test_the_readme_shows_the_example_that_is_run() -> None:
     kernel = shown[shown.index("@tilec.kernel") :].split("\n\n")[0].strip()
     start = example.index("@tilec.kernel")
     assert tokens(kernel) == tokens(example[start : start + example[start:].index("\n\n\n")])
+
+
+def test_the_code_of_the_readme_runs(tmp_path: Path) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL)
+    (tmp_path / "readme.py").write_text("\n".join(blocks), encoding="utf-8")
+    module = load_module(tmp_path / "readme.py")
+    assert module.c.shape == (200, 300) and (module.c == 96).all() and (module.y == 192).all()
 
 
 def test_diffs_in_the_documents_are_lines_of_the_tree() -> None:

@@ -47,6 +47,7 @@ def output(command: str, capfd: pytest.CaptureFixture[str]) -> str:
     return out.replace(f"{ROOT}/", "")
 
 
+@pytest.mark.emulator
 @pytest.mark.parametrize("path", DOCS, ids=lambda p: p.stem)
 def test_blocks_are_what_the_compiler_prints(
     path: Path,

@@ -40,8 +40,9 @@ from .programs import DEFINES, load_file, need_kernels, read_defines, trace
 @click.option("--target", default="cuda:sm_90a", show_default=True, help="FILE.py: what for.")
 @DEFINES
 def command(what: Path, folder: Path, target: str, defines: tuple[str, ...]) -> int:
-    """Replay the reproducer in a folder, or pack FILE.py into one: its kernels' IR after every
-    pass, the emitted source, versions, and the error where there is one.
+    """Replay the reproducer that a failed pass left in a folder; or pack FILE.py into a folder, to be
+    looked at elsewhere: its kernels' IR after every pass, the emitted source, versions, and the
+    error where there is one.
     """
     if what.is_dir():
         return _replay(what)
@@ -60,7 +61,8 @@ def _replay(folder: Path) -> int:
         raise IRError(
             "TLC0194",
             f"{folder} is no reproducer that can be replayed: {type(wrong).__name__}: {wrong}",
-            hint=f"it holds {ABOUT} with a pass and a target, and {TEXT}",
+            hint=f"one holds {ABOUT} with a pass and a target, and {TEXT}; what `tilec repro FILE.py` "
+            "packs is read, and its .tir files are run by tilec opt",
         ) from wrong
     registry = standard_registry()
     program = parse_program(text, registry, str(folder / TEXT))

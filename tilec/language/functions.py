@@ -22,6 +22,20 @@ from .trace import current, refuse
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
+# What each of a family takes and gives.
+_OF_A_FLOAT = """Of a float, whose dtype the result has; of an integer, and of a float of 8 bits or fewer,
+    in float32. Outside of its domain the result is NaN."""
+_OF_TWO_FLOATS = """Of two floats, in the wider of their dtypes; of integers, and of floats of 8 bits or
+    fewer, in float32.
+
+    Raises:
+        TypeMismatch: float16 with bfloat16."""
+_OF_A_NUMBER = "Of a float, whose dtype the result has; an integer stays as it is."
+_OF_BITS = """Of an integer of 32 or 64 bits; the result is an int32.
+
+    Raises:
+        TypeMismatch: other dtypes."""
+
 
 def _float(x: Any) -> Value:
     value = value_of(x)
@@ -37,7 +51,7 @@ def _unary(op: type[functions.Function]) -> Callable[[Any], Any]:
         with trace.here():
             return wrap(trace, trace.pure(op(_float(x))))
 
-    return _named(function, op)
+    return _named(function, op, _OF_A_FLOAT)
 
 
 def _binary(op: type[functions.Function2]) -> Callable[[Any, Any], Any]:
@@ -48,7 +62,7 @@ def _binary(op: type[functions.Function2]) -> Callable[[Any, Any], Any]:
         with trace.here():
             return wrap(trace, trace.pure(op(*_floats(x, y))))
 
-    return _named(function, op)
+    return _named(function, op, _OF_TWO_FLOATS)
 
 
 def _rounding(op: type[functions.Function]) -> Callable[[Any], Any]:
@@ -60,7 +74,7 @@ def _rounding(op: type[functions.Function]) -> Callable[[Any], Any]:
         with trace.here():
             return wrap(trace, value_of(x)) if _is_integer(x) else of_float(x)
 
-    return _named(function, op)
+    return _named(function, op, _OF_A_NUMBER)
 
 
 def _of_bits(op: type[functions.BitFunction]) -> Callable[[Any], Any]:
@@ -71,12 +85,12 @@ def _of_bits(op: type[functions.BitFunction]) -> Callable[[Any], Any]:
         with trace.here():
             return wrap(trace, trace.pure(op(value_of(x))))
 
-    return _named(function, op)
+    return _named(function, op, _OF_BITS)
 
 
-def _named(function: _F, op: type[Op]) -> _F:
+def _named(function: _F, op: type[Op], takes: str) -> _F:
     function.__name__ = function.__qualname__ = op.name
-    function.__doc__ = op.__doc__
+    function.__doc__ = f"{op.__doc__}\n\n    {takes}\n    "
     return function
 
 
@@ -176,7 +190,7 @@ def _product(x: Any, count: int) -> Any:
 
 
 def ldexp(x: Any, exponent: Any) -> Any:
-    """x times 2 to the `exponent`, an integer."""
+    """x times 2 to the `exponent`, an integer; a float of the dtype of x, or float32 of an integer."""
     trace = current("T.ldexp")
     with trace.here():
         return wrap(trace, trace.pure(functions.Ldexp(_float(x), value_of(exponent, i32))))
@@ -188,7 +202,7 @@ def fast_rcp(x: Any) -> Any:
 
 
 def isnan(x: Any) -> Any:
-    """Whether a float is no number."""
+    """Whether a float is no number; an integer always is one."""
     return _operand("T.isnan", x) != _operand("T.isnan", x)
 
 
@@ -229,7 +243,11 @@ def align_up(x: Any, multiple: Any) -> Any:
 
 
 def infinity(dtype: object = "float32") -> Any:
-    """The infinite value of a float dtype."""
+    """The infinite value of float16, bfloat16, float32 or float64.
+
+    Raises:
+        LanguageError: another dtype.
+    """
     trace = current("T.infinity")
     with trace.here():
         if element_type(dtype) not in (f16, bf16, f32, f64):
@@ -242,12 +260,13 @@ def infinity(dtype: object = "float32") -> Any:
 
 
 def max_value(dtype: object) -> Any:
-    """The greatest finite value of a dtype."""
+    """The greatest finite value of a dtype of numbers, as that dtype; of bool true."""
     return _limit("T.max_value", element_type(dtype), True)
 
 
 def min_value(dtype: object) -> Any:
-    """The least finite value of a dtype."""
+    """The least finite value of a dtype of numbers, as that dtype: below zero but for unsigned integers; of
+    bool false."""
     return _limit("T.min_value", element_type(dtype), False)
 
 

@@ -86,7 +86,12 @@ def alloc_fragment(shape: Any, dtype: object, scope: str = "local.fragment") -> 
 
 
 def alloc_local(shape: Any, dtype: object, scope: str = "local") -> Buffer:
-    """An array that each thread has for itself."""
+    """An array that each thread has for itself. Its contents are undefined.
+
+    Args:
+        shape: compile-time extents.
+        dtype: of the elements.
+    """
     _scope("T.alloc_local", scope, ("local",))
     return _allocate("T.alloc_local", Space.LOCAL, shape, dtype)
 

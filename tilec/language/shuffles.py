@@ -22,7 +22,16 @@ FULL_WARP = 0xFFFFFFFF
 def shfl_xor(value: Any, delta: Any, width: int = 32, mask: Any = FULL_WARP) -> Any:
     """The value of the thread whose number in its group of `width` differs in the bits of `delta`.
 
-    All threads of a warp come. The value has 8 to 64 bits.
+    All threads of a warp come. The value has 8 to 64 bits, and so has the result.
+
+    Args:
+        value: a scalar of each thread.
+        delta: an integer from 0 to `width - 1`; may be one of the kernel.
+        width: 2, 4, 8, 16 or 32.
+        mask: the whole warp.
+
+    Raises:
+        LanguageError: a thread outside of the group, fewer bits, a part of a warp.
     """
 
     def lane(trace: Trace, own: Value, by: Value) -> Value:
@@ -32,7 +41,9 @@ def shfl_xor(value: Any, delta: Any, width: int = 32, mask: Any = FULL_WARP) -> 
 
 
 def shfl_down(value: Any, delta: Any, width: int = 32, mask: Any = FULL_WARP) -> Any:
-    """The value of the thread `delta` further on in the group of `width`; its own where there is none."""
+    """The value of the thread `delta` further on in the group of `width`; its own where there is none.
+    Else as T.shfl_xor.
+    """
 
     def lane(trace: Trace, own: Value, by: Value) -> Value:
         other = trace.pure(Add(own, by))
@@ -43,7 +54,9 @@ def shfl_down(value: Any, delta: Any, width: int = 32, mask: Any = FULL_WARP) ->
 
 
 def shfl_up(value: Any, delta: Any, width: int = 32, mask: Any = FULL_WARP) -> Any:
-    """The value of the thread `delta` before in the group of `width`; its own where there is none."""
+    """The value of the thread `delta` before in the group of `width`; its own where there is none.
+    Else as T.shfl_xor.
+    """
 
     def lane(trace: Trace, own: Value, by: Value) -> Value:
         other = trace.pure(Sub(own, by))
@@ -54,7 +67,7 @@ def shfl_up(value: Any, delta: Any, width: int = 32, mask: Any = FULL_WARP) -> A
 
 
 def shfl_sync(value: Any, srcLane: Any, width: int = 32, mask: Any = FULL_WARP) -> Any:
-    """The value of thread `srcLane` (modulo `width`) of the group of `width`."""
+    """The value of thread `srcLane` (modulo `width`) of the group of `width`; else as T.shfl_xor."""
 
     def lane(trace: Trace, own: Value, by: Value) -> Value:
         return trace.pure(FloorMod(by, constant(width, i32)))

@@ -303,7 +303,7 @@ class Copysign(Function2, name="copysign", pure=True):
 
 
 class Nextafter(Function2, name="nextafter", pure=True):
-    """The f32 next to x in the direction of y."""
+    """The f32 next to x in the direction of y. Floats of other widths are refused."""
 
     text, numpy = "nextafter({x}, {y})", np.nextafter
     x: Value = operand()
