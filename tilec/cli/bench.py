@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
 import click
 
-from ..runtime.devices import device as device_context
 from ..runtime.devices import select_device
 from ..runtime.driver import compile_program
 from ..runtime.timing import clock_of, measure
@@ -16,7 +14,9 @@ from .output import output
 from .programs import (
     DEFAULT_EXTENT,
     DEFINES,
+    DEVICE,
     FILE,
+    asked_device,
     load_file,
     make_inputs,
     need_kernels,
@@ -28,13 +28,13 @@ from .programs import (
 
 @click.command("bench")
 @FILE
-@click.option("--device", default="", help="cuda, interpreter, …; by default what is there.")
+@DEVICE
 @click.option("--rounds", default=20, type=click.IntRange(1), help="Timed calls of each kernel.")
 @DEFINES
 def command(file: Path, device: str, rounds: int, defines: tuple[str, ...]) -> int:
     """Time FILE's kernels on generated inputs; -D gives extents and compile-time parameters."""
     found = []
-    with device_context(device) if device else nullcontext(), output().users_code():
+    with asked_device(device), output().users_code():
         chosen = select_device([])
         values = read_defines(defines)
         for name, kernel in need_kernels(load_file(file), file, values).items():

@@ -9,6 +9,7 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -27,6 +28,7 @@ from ..language.kernel import Kernel
 from ..language.tensors import ConstDim, Dynamic
 from ..language.trace import close_matches
 from ..runtime.devices import Device
+from ..runtime.devices import device as device_context
 from ..runtime.gpu_device import GpuDevice
 from ..runtime.plugins import load_plugins
 
@@ -42,6 +44,11 @@ TARGETS = click.option(
     show_default=True,
     help="May be repeated.",
 )
+DEVICE = click.option(
+    "--device",
+    default="",
+    help="interpreter, emulator:cuda:sm_90a, cuda, hip, …; by default what is there.",
+)
 DEFINES = click.option(
     "-D",
     "defines",
@@ -49,6 +56,11 @@ DEFINES = click.option(
     metavar="NAME=VALUE",
     help="A compile-time parameter, or the value of a symbol.",
 )
+
+
+def asked_device(name: str) -> AbstractContextManager[None]:
+    """`tilec.device(name)` for what --device says; nothing where it is left out."""
+    return device_context(name) if name else nullcontext()
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ checked.
 from __future__ import annotations
 
 import time
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,6 @@ from ..ir.dtypes import PAIRS, DType
 from ..ir.types import MemoryType
 from ..language.kernel import Kernel
 from ..runtime.compiled import CompiledKernel
-from ..runtime.devices import device as device_context
 from ..runtime.devices import select_device
 from ..runtime.driver import compile_program
 from ..runtime.emulator import Counts, counted
@@ -29,8 +27,10 @@ from .output import output
 from .programs import (
     DEFAULT_EXTENT,
     DEFINES,
+    DEVICE,
     FILE,
     Source,
+    asked_device,
     load_file,
     make_inputs,
     need_kernels,
@@ -42,11 +42,7 @@ from .programs import (
 
 @click.command("run")
 @FILE
-@click.option(
-    "--device",
-    default="",
-    help="interpreter, emulator:cuda:sm_90a, cuda, hip, …; by default what is there.",
-)
+@DEVICE
 @click.option(
     "--counts",
     is_flag=True,
@@ -55,7 +51,7 @@ from .programs import (
 @DEFINES
 def command(file: Path, device: str, counts: bool, defines: tuple[str, ...]) -> int:
     """Run FILE's main, or its kernels on generated inputs, and check the results."""
-    with device_context(device) if device else nullcontext():
+    with asked_device(device):
         if not counts:
             output().result({"ran": _run_file(file, defines)})
             return 0
@@ -118,8 +114,8 @@ def _run(name: str, kernel: Kernel, source: Source, defines: dict[str, Any]) -> 
     program = trace(kernel, defines, chosen.target, DEFAULT_EXTENT)
     arrays = make_inputs(program, defines)
     before = {n: a.copy() if isinstance(a, np.ndarray) else a for n, a in arrays.items()}
-    compiled: CompiledKernel = compile_program(program, chosen.target)
     start = time.perf_counter()
+    compiled: CompiledKernel = compile_program(program, chosen.target)
     made = compiled.run_on(chosen, list(arrays.values()))
     seconds = time.perf_counter() - start
     inputs = [before[p.hint] for p in program.params if p.hint not in written(program)]
@@ -193,19 +189,14 @@ def _elements(array: np.ndarray, dtype: DType) -> np.ndarray:
 
 
 def _allowed(exact: np.ndarray, arrays: dict[str, Any], dtype: DType) -> np.ndarray:
-    """A rounding of the result, and k roundings of f32 sums: k the longest extent of any argument,
-    the sums bounded by the largest product of magnitudes that two float arguments can make.
+    """A rounding of the result, and of floats k roundings of f32 sums: k the longest extent of any
+    argument, the sums as large as the largest result.
     """
     if not dtype.is_float:
         return np.zeros_like(exact)
-    floats = [
-        a
-        for a in arrays.values()
-        if isinstance(a, np.ndarray) and a.dtype.kind not in "iub" and a.size
-    ]
-    k = max(
-        (max(a.shape) for a in arrays.values() if isinstance(a, np.ndarray) and a.ndim), default=1
-    )
-    eps = EPSILON[dtype.name]
-    largest = float(np.nanmax(np.abs(exact), initial=0.0)) if floats else 0.0
-    return np.asarray(eps * np.abs(exact) + k * 2.0**-23 * largest + 2.0**-24)
+    given = [a for a in arrays.values() if isinstance(a, np.ndarray)]
+    k = max((max(a.shape) for a in given if a.ndim), default=1)
+    sums = any(a.dtype.kind not in "iub" and a.size for a in given)
+    largest = float(np.nanmax(np.abs(exact), initial=0.0)) if sums else 0.0
+    rounding = EPSILON[dtype.name] * np.abs(exact)
+    return np.asarray(rounding + k * EPSILON["f32"] * largest + 2.0**-24)

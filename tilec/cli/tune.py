@@ -5,8 +5,6 @@ from __future__ import annotations
 import io
 import sys
 from collections.abc import Mapping
-from contextlib import nullcontext
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +14,16 @@ from ..errors import LanguageError
 from ..language.kernel import Kernel
 from ..runtime.compiled import CompiledKernel
 from ..runtime.devices import Device, select_device
-from ..runtime.devices import device as device_context
 from ..runtime.driver import compile_program
 from ..runtime.timing import clock_of
-from ..runtime.tuning import Trial, fastest, search
+from ..runtime.tuning import fastest, search
 from .output import output
 from .programs import (
     DEFAULT_EXTENT,
     DEFINES,
+    DEVICE,
     FILE,
+    asked_device,
     load_file,
     make_inputs,
     need_kernels,
@@ -36,11 +35,11 @@ from .programs import (
 
 @click.command("tune")
 @FILE
-@click.option("--device", default="", help="cuda, interpreter, …; by default what is there.")
+@DEVICE
 @DEFINES
 def command(file: Path, device: str, defines: tuple[str, ...]) -> int:
     """Search the configurations of FILE's kernels that @tilec.autotune decorates."""
-    with device_context(device) if device else nullcontext(), output().users_code():
+    with asked_device(device), output().users_code():
         values = read_defines(defines)
         kernels = need_kernels(load_file(file), file, values)
         tuned = {name: k for name, k in kernels.items() if k.tuning is not None}
@@ -71,15 +70,13 @@ def _tune(name: str, kernel: Kernel, device: Device, defines: dict[str, Any]) ->
         out.note(f"times are the host's on {device.name}: they say nothing of a GPU")
     stream = io.StringIO() if out.as_json else sys.stderr
     with click.progressbar(length=len(candidates), label=name, file=stream) as bar:
-        clock, report = clock_of(arrays), partial(_step, bar)
-        trials = search(candidates, arrays, device, compile_candidate, clock, report)
+        clock = clock_of(arrays)
+        trials = search(
+            candidates, arrays, device, compile_candidate, clock, lambda _: bar.update(1)
+        )
     for trial in sorted(trials, key=lambda t: (bool(t.problem), t.us)):
         shown = " ".join(f"{n}={v}" for n, v in trial.config.items())
         out.say(f"  {trial.problem or f'{trial.us:10.1f} us'}  {shown}")
     best = fastest(name, trials)
     out.say(f"{name} on {device.name}: {best.us:.1f} us with {dict(best.config)}")
     return {"name": name, "best": best.to_data(), "trials": [trial.to_data() for trial in trials]}
-
-
-def _step(bar: Any, trial: Trial) -> None:
-    bar.update(1)

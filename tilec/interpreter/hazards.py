@@ -22,7 +22,7 @@ def note_read(frame: Frame, memory: Memory, access: Access) -> None:
     if frame.lanes is None:
         note_region(frame, memory, access.index, False)
         return
-    if _watched(frame, memory, storage):
+    if _watched(frame, storage):
         lanes = frame.lanes
         index = access.spread(lanes.shape)
         party = spread((lanes.numbers,), lanes.shape, access.keep)[0]
@@ -244,7 +244,7 @@ def _same_or_conflict(
     )
 
 
-def _watched(frame: Frame, memory: Memory, storage: Storage) -> bool:
+def _watched(frame: Frame, storage: Storage) -> bool:
     """Whether reads by these lanes can clash with a write: in a nest that writes it, or under
     divergence.
     """

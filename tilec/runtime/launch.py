@@ -10,7 +10,7 @@ from collections.abc import Hashable, Sequence
 from typing import Any, NoReturn, Protocol, cast
 
 from ..backends.launcher.overlaps import overlapping
-from ..backends.manifest import MOST_ALIGNED, Manifest, ScalarParam, TensorParam, Variant
+from ..backends.manifest import MOST_ALIGNED, Manifest, ScalarParam, TensorParam
 from ..errors import UNKNOWN, ArgumentError, Loc
 from ..language.kernel import UNLIKE
 from ..locks import Lock
@@ -31,7 +31,6 @@ from .plan import (
     make_plan,
     places_of,
     run_plan,
-    variant_of,
 )
 from .streams import stream_handle
 
@@ -131,11 +130,6 @@ class Loaded:
         blocks = plan.take()
         blocks.fill(seen, pointers, scalars, self.driver)
         return _prepared(plan, blocks, as_result(made), (arguments, spaces))
-
-    def variant_for(self, *arguments: object) -> Variant:
-        """The variant that these arguments pick, without loading it. Raises ArgumentError."""
-        with self.loc:
-            return variant_of(self.manifest, self.driver, arguments)
 
     def plan_of(self, arguments: Sequence[object]) -> Plan | None:
         """The plan that an earlier call like this one left."""

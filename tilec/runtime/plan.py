@@ -139,14 +139,6 @@ def deciding_scalars(manifest: Manifest) -> frozenset[str]:
     )
 
 
-def variant_of(manifest: Manifest, driver: GpuDriver, arguments: Sequence[object]) -> Variant:
-    """The variant that `arguments` pick. Raises ArgumentError."""
-    bound = bind_arguments(manifest, arguments)
-    index = bound.device.index if bound.device else 0
-    env = bound.environment(driver.multiprocessors(index))
-    return pick_variant(manifest, made_views(manifest, bound, env), env)
-
-
 def make_plan(
     manifest: Manifest,
     modules: ModuleTable,
