@@ -130,6 +130,8 @@ PROGRAMS: dict[str, str] = {
     "sum of 1500 terms": kernel(
         "x = 1\nB[0, 0] = (\n    " + "\n    + ".join(["A[0, 0]"] * 1500) + ")"),
     "shift by 40": kernel("B[bx << 40, 0] = 1"),
+    "power of two by a float": kernel("B[0, 0] = T.ldexp(A[0, 0], A[0, 1])"),
+    "neighbour of a half": kernel("B[0, 0] = T.nextafter(A[0, 0], A[0, 1])"),
     "cast to nothing": kernel("B[0, 0] = T.cast(A[0, 0], 'real')"),
     "buffer as a condition": kernel("if A:\n    B[0, 0] = 1"),
     "buffers that are compared": kernel("if A == B:\n    B[0, 0] = 1"),

@@ -190,3 +190,17 @@ def test_unsigned_indices(device: str, dtype: str, x: int) -> None:
     make_unsigned(dtype)(a, y, x, device=device)
     rows = a[x : x + 2] if x < 8 else np.zeros((2, 4))
     assert np.array_equal(y, np.concatenate([rows, rows]))
+
+
+@tilec.kernel
+def scaled(N: T.Tensor((4,), "int64"), Y: T.Tensor((4,), "float32")):
+    with T.Kernel(1, threads=32):
+        for i in T.Parallel(4):
+            Y[i] = T.ldexp(1.0, N[i])
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_powers_of_two(device: str) -> None:
+    y = np.zeros(4, np.float32)
+    scaled(np.array([3, 2**32 + 1, -FAR, -1]), y, device=device)
+    assert y.tolist() == [8, np.inf, 0, 0.5]

@@ -12,10 +12,10 @@ from typing import Any, TypeVar
 
 from ..errors import LanguageError
 from ..ir.core import Op, Value, constant
-from ..ir.dtypes import DType, arithmetic_dtype, bf16, f16, f32, f64, i32, promote
+from ..ir.dtypes import DType, arithmetic_dtype, bf16, f16, f32, f64, promote
 from ..ir.ops import functions
 from ..ir.ops.arith import element_dtype
-from .arithmetic import ceildiv, if_then_else
+from .arithmetic import ceildiv, if_then_else, narrowed
 from .dtypes import element_type
 from .operand import Expr, convert, is_number, value_of, wrap
 from .trace import current, refuse
@@ -193,7 +193,10 @@ def ldexp(x: Any, exponent: Any) -> Any:
     """x times 2 to the `exponent`, an integer; a float of the dtype of x, or float32 of an integer."""
     trace = current("T.ldexp")
     with trace.here():
-        return wrap(trace, trace.pure(functions.Ldexp(_float(x), value_of(exponent, i32))))
+        by = value_of(exponent)
+        if element_dtype(by).is_integer:
+            by = narrowed(by)
+        return wrap(trace, trace.pure(functions.Ldexp(_float(x), by)))
 
 
 def fast_rcp(x: Any) -> Any:

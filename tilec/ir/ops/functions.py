@@ -311,7 +311,11 @@ class Nextafter(Function2, name="nextafter", pure=True):
 
     def infer(self) -> tuple[Type, ...]:
         if element_dtype(self.x) != f32:
-            raise TypeMismatch("TLC0204", f"nextafter is for f32, not {element_dtype(self.x)}")
+            raise TypeMismatch(
+                "TLC0204",
+                f"nextafter is for f32, not {element_dtype(self.x)}",
+                hint="T.cast both to float32; of others step through the bits, T.reinterpret",
+            )
         return super().infer()
 
 
@@ -326,7 +330,11 @@ class Ldexp(Elementwise, name="ldexp", pure=True):
     def infer(self) -> tuple[Type, ...]:
         dtype, exponent = element_dtype(self.x), element_dtype(self.exponent)
         if not dtype.is_float or exponent != i32:
-            raise TypeMismatch("TLC0204", f"ldexp is not defined for {dtype} and {exponent}")
+            raise TypeMismatch(
+                "TLC0204",
+                f"ldexp is not defined for {dtype} and {exponent}",
+                hint="it takes a float and an integer: T.cast them",
+            )
         return (elementwise_type((self.x, self.exponent), dtype),)
 
     def evaluate(self, *inputs: Any) -> Any:
