@@ -336,8 +336,17 @@ class Kernel:
         return _driver().call(self, args, kwargs)
 
     def compile(self, *examples: Any, target: Any = None, **constants: Any) -> Any:
-        """A compiled kernel for arguments like `examples` (arrays, or tilec.spec), which are checked as
-        those of a call are.
+        """A CompiledKernel for arguments like `examples` (arrays, or tilec.spec; none: for any), which are
+        checked as those of a call are.
+
+        Args:
+            target: as "cuda:sm_90a"; where it is None, that of the device.
+            constants: compile-time parameters by name.
+
+        Raises:
+            ArgumentError: examples or parameters that do not fit.
+            MissingTool: there is no compiler for the target here.
+            TilecError: the program is refused, at its line.
         """
         return _driver().compile(self, examples, target, constants)
 
@@ -412,7 +421,11 @@ def _key(name: str, constants: Mapping[str, Any]) -> object:
 
 
 def kernel(function: Callable[..., Any] | None = None) -> Any:
-    """Decorates a function that describes a program: see the language's contract.
+    """Decorates a function that describes a program; gives a Kernel, which is called with arrays.
+
+    A parameter annotated with T.Tensor, T.StridedTensor, T.Buffer or a dtype is given when the kernel
+    runs; any other is compile-time. For each combination of those the body is executed once: what it
+    does with values of the kernel becomes the program, `if` and loops on them too.
 
     Raises:
         LanguageError: no function, no source, a refused parameter name, a wrong annotation.
@@ -432,7 +445,11 @@ prim_func = kernel
 
 
 def compile(kernel: Kernel, *examples: Any, target: Any = None, **constants: Any) -> Any:
-    """kernel.compile(*examples, target=…, **constants)."""
+    """`kernel.compile(*examples, target=target, **constants)`: see there.
+
+    Raises:
+        LanguageError: `kernel` is not what tilec.kernel decorates.
+    """
     if not isinstance(kernel, Kernel):
         raise refuse(
             "TLC0113", f"tilec.compile of {kernel!r}", hint="it takes what tilec.kernel decorates"

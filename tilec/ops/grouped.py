@@ -61,8 +61,10 @@ def grouped_matmul(
     """Rows offsets[g] to offsets[g + 1] of `a`, times b[g], for every g, in one launch.
 
     Args:
-        a: [M, K]; or, without offsets, a sequence of arrays.
-        b: [G, K, N]; or a sequence of as many arrays, of any shapes that fit those of `a`.
+        a: [M, K], of the dtypes and strides that `matmul` takes; or, without offsets, a sequence of
+            arrays.
+        b: [G, K, N]; or a sequence of as many arrays, of any shapes that fit those of `a`. Its dtype
+            is that of `a`, or another of the 8-bit floats of OCP.
         offsets: int32 [G + 1] where `a` is, not falling, from 0 to M. It is read by the device; rows
             of no group are not written. Without it each pair of the sequences is a `matmul`.
         out: [M, N]; or a sequence.

@@ -103,8 +103,14 @@ def open_device(name: str, why: str = "it was asked for") -> Device:
 
 @contextmanager
 def device(name: str) -> Iterator[None]:
-    """Within the `with` block every call runs on the device called `name`. (Also
-    `tilec.device`.)"""
+    """Within the `with` block every call runs on the device called `name`. (Also `tilec.device`.)
+
+    Args:
+        name: "interpreter", "cuda", "hip", or "emulator:" and a target, as "emulator:cuda:sm_90a".
+
+    Raises:
+        TilecError: another name. A device that is not here is missed by the calls, as NoDevice.
+    """
     kind = name.partition(":")[0]
     if kind not in _factories and kind not in _BUILT_IN:
         open_device(name)  # raises, with the list of names
