@@ -182,6 +182,7 @@ PROGRAMS: dict[str, str] = {
     "registers of all": roles("T.set_max_nreg(240, 1)"),
     "barrier 16": roles("T.sync_threads(16, 128)"),
     "half a warp": roles("with T.ws(0):\n    T.sync_threads(1, 240)"),
+    "barrier of more than there are": roles("T.sync_threads(1, 512)"),
     "barrier of fewer than come": roles("with T.ws(1):\n    T.sync_threads(1, 64)"),
     "shuffle by thirds": roles("T.shfl_xor(A[0, 0], 1, width=3)"),
     "shuffle beyond the warp": roles("T.shfl_down(A[0, 0], 32)"),

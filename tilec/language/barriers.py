@@ -254,7 +254,10 @@ def sync_threads(barrier_id: Any = None, arrive_count: Any = None) -> None:
             )  # fmt: skip
         if not least <= given <= most:
             raise refuse(
-                "TLC0162", f"T.sync_threads with {name}={given}: it is {least} to {most} here",
+                "TLC0162", f"T.sync_threads with {name}={given}: " + (
+                    f"barriers are {least} to {most}" if name == "barrier_id"
+                    else f"whole warps meet, and the block has {launch.threads} threads"
+                ),
                 hint="barrier 0 is that of the whole block: T.sync_threads()",
             )  # fmt: skip
     count = launch.group_threads if arrive_count is None else int(arrive_count)
