@@ -5,33 +5,19 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
 
 import tilec
 import tilec.language as T
-
-TILES = {(128, 256): 1.0, (128, 128): 0.65, (64, 128): 0.43, (64, 64): 0.29}
-WARP_ROLES = {(192, 192): 1.12, (128, 192): 0.82}  # where a producer feeds warpgroups of 64 rows
-"""Rows and columns, and how long a wave of such tiles takes, as on one H200."""
+from tilec import ops
 
 
 def choose_tile(target: Any, shapes: dict[str, tuple[int, ...]]) -> dict[str, int]:
-    """The tile whose waves take least, and as many stages as keep 200 kB on their way."""
-    M, N = shapes["C"]
-    tiles = TILES | WARP_ROLES if target.warp_roles else TILES
-
-    def time(tile: tuple[int, int]) -> float:
-        blocks = math.ceil(M / tile[0]) * math.ceil(N / tile[1])
-        return math.ceil(blocks / target.multiprocessors) * tiles[tile]
-
-    rows, columns = min(tiles, key=time)
-    chosen = {"block_M": rows, "block_N": columns, "threads": 2 * rows}
-    if target.warp_roles:
-        chosen["stages"] = min(8, 200_000 // (2 * 64 * (rows + columns)))
-    return chosen
+    """The tile that the library takes for a product of these extents, for want of a better one."""
+    (M, K), (N, _) = shapes["A"], shapes["B"]
+    return ops.choose_tile(target, M, N, K)
 
 
 @tilec.heuristic(choose_tile)

@@ -14,7 +14,7 @@ from examples.gemm import matmul
 from tests.passes.planning import found, specialised
 from tilec.ir.core import Program
 from tilec.ir.ops.control import IF_POSSIBLE, Launch
-from tilec.passes.wave_gains import sizes_matter, with_last_waves
+from tilec.passes.size_choices import for_sizes, sizes_matter
 from tilec.target import Target, find_target
 
 HERE = replace(find_target("cuda:sm_90a"), present=True)
@@ -23,7 +23,7 @@ SM80 = replace(find_target("cuda:sm_80"), present=True, multiprocessors=132)
 
 def shares(program: Program, target: Target = HERE, **sizes: int) -> bool:
     """Whether the only launch with products shares its last wave."""
-    chosen = with_last_waves(program, sizes, target)
+    chosen = for_sizes(program, sizes, target)
     asked = [launch.stream_k for launch in found(chosen, Launch)]
     assert set(asked) <= {None, 0, IF_POSSIBLE} and (chosen is program) == (
         IF_POSSIBLE not in asked
@@ -47,11 +47,11 @@ def shares(program: Program, target: Target = HERE, **sizes: int) -> bool:
 def test_where_it_pays(sizes: tuple[int, int, int], expected: bool) -> None:
     M, N, K = sizes
     program = specialised(matmul, block_M=128, block_N=256, stages=4, threads=256)
-    assert sizes_matter(program)
+    assert sizes_matter(program, SM80)
     assert shares(program, M=M, N=N, K=K) == expected
     if expected:
-        once = with_last_waves(program, {"M": M, "N": N, "K": K}, HERE)
-        assert with_last_waves(program, {"M": N, "N": M, "K": K}, HERE) is once
+        once = for_sizes(program, {"M": M, "N": N, "K": K}, HERE)
+        assert for_sizes(program, {"M": N, "N": M, "K": K}, HERE) is once
 
 
 def test_who_makes_the_call_knows_the_gpu() -> None:
@@ -127,7 +127,7 @@ def test_long_sums_of_values_used_twice() -> None:
 def test_what_is_left_as_it_is(asked: Any, kind: str) -> None:
     program = specialised(known(asked, kind))
     assert not shares(program, steps=128)
-    assert sizes_matter(program) == (kind in ("read", "by block"))
+    assert sizes_matter(program, SM80) == (kind in ("read", "by block"))
 
 
 def test_small_tiles_have_long_steps() -> None:
@@ -162,7 +162,7 @@ def test_elements_of_less_than_a_byte() -> None:
 def test_attention_is_no_sum_of_products() -> None:
     defaults = {p.name: p.default for p in attention.parameters if p.kind == "constant"}
     program = attention.trace(defaults, {"D": 128})
-    assert not sizes_matter(program) and not found(program, Launch)[0].stream_k
+    assert not sizes_matter(program, SM80) and not found(program, Launch)[0].stream_k
 
 
 def test_examples_say_what_text_is_made_for() -> None:

@@ -13,7 +13,7 @@ from ..ir.build import scalar
 from ..ir.core import Block, Value
 from ..ir.dtypes import i32, i64
 from ..ir.ops.arith import element_dtype
-from ..ir.ops.control import WHOLE_GPU, Launch, ThreadId, cluster_problem
+from ..ir.ops.control import NO_CLUSTER, WHOLE_GPU, Launch, ThreadId, cluster_problem
 from .arithmetic import is_wide
 from .arithmetic import max as most
 from .flags import flag
@@ -35,7 +35,7 @@ class LaunchFrame:
         threads: tuple[int, ...],
         persistent: bool | None,
         cooperative: bool,
-        cluster: tuple[int, ...],
+        cluster: tuple[int, ...] | None,
         stream_k: int | None,
         loc: Loc,
     ) -> None:
@@ -97,7 +97,8 @@ class LaunchFrame:
                 explicit=explicit,
                 panel=state.panel,
                 order=state.order,
-                cluster=self.cluster,
+                cluster=self.cluster or NO_CLUSTER,
+                alone=self.cluster == NO_CLUSTER,
                 cooperative=self.cooperative,
                 stream_k=self.stream_k,
             )
@@ -122,7 +123,7 @@ def Kernel(
     threads: Any = None,
     persistent: bool | None = None,
     cooperative: bool = False,
-    cluster: Any = 1,
+    cluster: Any = None,
     stream_k: bool | int | None = None,
     prelude: str | None = None,
 ) -> LaunchFrame:
@@ -144,7 +145,8 @@ def Kernel(
         cluster: how many neighbouring blocks along each dimension of the grid run at the same time
             on multiprocessors that reach each other's shared memory, 8 in all at most: (2, 1). They
             mean what they mean without; data that several of them load is brought once. The grid
-            need be no multiple of it. On a target without clusters the kernel is refused.
+            need be no multiple of it. On a target without clusters the kernel is refused. None: for
+            calls whose sizes gain by it on the GPU that is here; 1: never.
         stream_k: whether blocks that would have no tile in the last wave do some of the steps along
             K of the others' tiles (Stream-K): True, an int (so many blocks), False (never), or None
             for calls whose sizes gain by it on the GPU that is here.
@@ -249,8 +251,10 @@ def _stream_k(asked: Any) -> int | None:
     return asked
 
 
-def _cluster(cluster: Any, dimensions: int) -> tuple[int, ...]:
-    """The extents of a cluster along the three dimensions of a grid."""
+def _cluster(cluster: Any, dimensions: int) -> tuple[int, ...] | None:
+    """The extents of a cluster along the three dimensions of a grid; None if it is left open."""
+    if cluster is None:
+        return None
     extents = tuple(cluster) if isinstance(cluster, tuple | list) else (cluster,)
     for extent in extents:
         if isinstance(extent, bool) or not isinstance(extent, int | np.integer):

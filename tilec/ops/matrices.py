@@ -12,12 +12,11 @@ from numpy.lib.stride_tricks import as_strided
 
 from ..backends.launcher.arguments import fact_holds
 from ..backends.manifest import Fact
+from ..passes.cluster_gains import SECTOR_BYTES
 from ..runtime.arrays import ArrayView
 
 VECTOR_BYTES = 16
 """Of what copies of tiles are made, be they of threads or of TMA."""
-SECTOR_BYTES, LINE_BYTES = 32, 128
-"""Of the L2 cache."""
 
 
 @dataclass(frozen=True)

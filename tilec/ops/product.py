@@ -20,9 +20,9 @@ from ..ir.dtypes import find_dtype
 from ..language.heuristic import heuristic
 from ..language.kernel import Kernel, kernel
 from ..locks import one_at_a_time
+from ..passes.cluster_gains import LINE_BYTES
 from ..target import Target
 from .forms import Form
-from .matrices import LINE_BYTES
 from .schedules import TILE_UNIT, choose_schedule
 
 # The tile of the launch that adds parts: 16 bytes a thread and part. Swapped, its columns are few.

@@ -26,14 +26,23 @@ from math import ceil, gcd, inf
 
 from ..ir.dtypes import find_dtype
 from ..locks import cached_property
+from ..passes.cluster_gains import (
+    ALSO,
+    ASTRAY,
+    LINE,
+    LINE_BYTES,
+    MULTIPLIES,
+    SECTOR_BYTES,
+    blocks_at_once,
+    cluster_sizes,
+)
 from ..passes.fit_resources import ALIGNMENT
 from ..passes.last_wave import LastWave, Numbers, leaves_few
 from ..passes.slabs import slab_columns
 from ..target import Target
 
-# What a multiprocessor of an H200 does in a clock of 1.76 GHz; others differ by a factor that is
-# alike for all tiles, so that the order of the candidates hardly changes.
-_MULTIPLIES = 4096  # products of 8-bit operands; half as many of 16, a quarter of 32
+# What a multiprocessor of an H200 does in a clock, beside what clusters go by too; others differ by a
+# factor that is alike for all tiles, so that the order of the candidates hardly changes.
 _DOUBLES = {8: 64, 16: 128}  # products of f64, by the rows of the largest instruction
 _WAITING = 1.2  # times as long by one block alone, which waits at every step for its fragments
 _LARGE_ALONE, _SMALL_ALONE = 1.07, 1.55  # times as long by one warpgroup
@@ -42,13 +51,9 @@ _L2 = 86  # bytes from the L2 cache
 _MEMORY = 15.3  # bytes from memory, where all ask: 3.6 TB/s
 _TURNED, _BY_MEMORY = 1.005, 1.12  # times as long, by transposed tiles of more than 64 columns
 _ALONE = 60  # bytes from memory, where few ask: a quarter of all get as much as all
-_LINE = 0.88  # the TMA unit, for a line of 128 bytes,
-_ASTRAY = 3.5  # for one that starts within a sector,
-_OUTSIDE = 5  # for one outside of the matrix, which it fills with zeros: all multiprocessors,
+_OUTSIDE = 5  # the TMA unit, for a line outside of the matrix, which it fills: all multiprocessors,
 _OWN = 5  # and besides the one whose tile it is in
 _BESIDE = 0.14  # of work or memory, what takes less time, is not hidden behind the other,
-_ALSO = 0.06  # nor are so much of all that a step needs
-_UNUSED = {4: 12, 8: 12}  # multiprocessors that clusters of so many leave: GPCs have 14, 16 or 18
 _AGREED = 1.02  # times as long, where three warpgroups of each of several blocks free a stage
 _START = 7700  # before the first product: launch, descriptors, first loads
 _END = 500  # after the last one, beside the stores:
@@ -63,12 +68,12 @@ _SUMS = 14.6  # bytes of parts that a second launch adds, each written and read
 TILE_UNIT = 16
 """Elements at a multiple of which tiles begin: there TMA may store one of any dtype."""
 _SWIZZLES = (128, 64, 32)
-_LINE_BYTES = 128
 _STAGES = 12
 _SLABS = ((128, 5), (64, 4), (32, 0))  # widths in bytes, and how many stages are enough beside them
 _BARRIERS = 1024  # bytes
 
 _PARTS = (1, 2, 3, 4, 6, 8, 12, 16)
+_TILE = ("block_M", "block_N", "block_K", "stages", "threads")
 
 
 @dataclass(frozen=True)
@@ -152,6 +157,24 @@ def choose_schedule(target: Target, problem: Problem) -> Schedule:
                 best, least = schedule, clocks
     assert best is not None
     return best
+
+
+def choose_tile(target: Target, M: int, N: int, K: int, dtype: str = "float16") -> dict[str, int]:
+    """The tile, stages and threads of a program whose main work is C[M, N] = A[M, K] @ B[N, K].T of a
+    dtype, as a heuristic gives them (`tilec.heuristic`): block_M, block_N, block_K, stages, threads.
+
+    The estimate is that of `matmul`. The program is to have a block for each tile of C, a sum of all of
+    K in each, and to leave the rest to the compiler, which shares last waves and makes clusters.
+    """
+    of = find_dtype(dtype)
+    astray = "AB" if K * of.bits % (8 * SECTOR_BYTES) else ""
+    problem = Problem(max(M, 1), max(N, 1), K, of.name, astray=astray)
+    apart = replace(problem, whole=True)  # tiles do not overlap
+    found = min(
+        (s for s in _of_orientation(target, problem, False) if s.split == 1),
+        key=lambda s: estimate(target, apart, s),
+    )
+    return {name: getattr(found, name) for name in _TILE}
 
 
 def candidates(target: Target, problem: Problem) -> Iterator[Schedule]:
@@ -241,9 +264,8 @@ def _clusters(
     if not (shared and target.clusters and _by_wgmma(target, problem)):
         return [(1, 1)]
     down, across = ceil(problem.M / tile[0]), ceil(problem.N / tile[1])
-    filled = problem.tiles(*tile[:2]) / (target.multiprocessors or 1)
-    one_wave = split == 1 and 0.6 < filled < 0.95
-    sizes = [(1, 1), (2, 1), (1, 2), *[(2, 2), (4, 2), (2, 4)] * one_wave]
+    sizes = cluster_sizes(problem.tiles(*tile[:2]), target)
+    sizes = [(m, n) for m, n in sizes if m * n <= 2 or split == 1]
     return [(m, n) for m, n in sizes if down > m // 2 and across > n // 2]
 
 
@@ -253,7 +275,7 @@ def _products(target: Target, problem: Problem, s: Schedule) -> float:
     processors = target.multiprocessors or 1
     tiles = problem.tiles(*tile) * s.split
     waves = tiles / processors if s.workers else ceil(tiles / processors)
-    work = s.block_M * s.block_N * s.block_K * problem.item_bytes / _MULTIPLIES
+    work = s.block_M * s.block_N * s.block_K * problem.item_bytes / MULTIPLIES
     return waves * ceil(problem.K / s.block_K / s.split) * work + _sums_clocks(target, problem, s)
 
 
@@ -263,7 +285,7 @@ def estimate(target: Target, problem: Problem, schedule: Schedule) -> float:
     size, processors = p.item_bytes, target.multiprocessors or 1
     tiles = _tiles_along(p.M, s.block_M, s.cluster_M) * _tiles_along(p.N, s.block_N, s.cluster_N)
     tiles *= p.batch * s.split
-    waves = ceil(tiles / _at_once(target, s.cluster_M * s.cluster_N))
+    waves = ceil(tiles / blocks_at_once(target, s.cluster_M * s.cluster_N))
     steps = ceil(p.K / s.block_K / s.split)
     alone = tiles <= processors
     step = _step_clocks(target, p, s, alone) + _STEP
@@ -294,16 +316,6 @@ def _sums_clocks(target: Target, p: Problem, s: Schedule) -> float:
     return _LAUNCH + sums / _SUMS / (target.multiprocessors or 1)
 
 
-def _at_once(target: Target, cluster: int) -> int:
-    """How many blocks run at once, in clusters of so many."""
-    processors = target.multiprocessors or 1
-    if cluster <= 2:
-        return processors
-    if target.resident_clusters is not None:
-        return max(target.resident_clusters(cluster), 1) * cluster
-    return max(processors - _UNUSED[cluster], 1)
-
-
 def _end_clocks(target: Target, p: Problem, s: Schedule) -> float:
     """What stores of a tile take, or those of a part's sums: by slabs as wide as stages leave room for,
     or, of a transposed tile, its columns. Each row of a slab is a line, or parts of two."""
@@ -312,13 +324,13 @@ def _end_clocks(target: Target, p: Problem, s: Schedule) -> float:
     rows, run, row = s.block_M, s.block_N * item, p.N * item
     if s.swapped:
         rows, run, row = s.block_N, s.block_M * item, p.M * item
-        slabs, width = ceil(run / _LINE_BYTES), min(run, _LINE_BYTES)
+        slabs, width = ceil(run / LINE_BYTES), min(run, LINE_BYTES)
     else:
         for widest, _ in _SLABS:
             slabs, width, taken = _slabs(s.block_M, s.block_N, 8 * item, widest)
             if staged + taken <= target.shared_bytes:
                 break
-    lines = rows * slabs * (1 + (width - gcd(run, row, _LINE_BYTES)) / _LINE_BYTES)
+    lines = rows * slabs * (1 + (width - gcd(run, row, LINE_BYTES)) / LINE_BYTES)
     return _END + s.block_M * s.block_N * item / _L2 + _SLAB * slabs + _STORED * lines
 
 
@@ -332,7 +344,7 @@ def _step_clocks(target: Target, p: Problem, s: Schedule, alone: bool, last: boo
     `alone`: of a block that shares its multiprocessor with no other."""
     if p.dtype == "f64":
         return _step_of_doubles(target, p, s, alone)
-    arithmetic = s.block_M * s.block_N * s.block_K * p.item_bytes / _MULTIPLIES
+    arithmetic = s.block_M * s.block_N * s.block_K * p.item_bytes / MULTIPLIES
     if p.exact:  # a thread adds a product in each clock
         arithmetic += s.block_M * s.block_N / 128
     if s.threads <= 128:
@@ -345,7 +357,7 @@ def _step_clocks(target: Target, p: Problem, s: Schedule, alone: bool, last: boo
     fills = _fills(p, s)
     terms = (arithmetic, operands, fills, _tma_clocks(p, s, last) if target.tma else 0)
     agreed = _AGREED if s.threads > 256 and s.cluster_M * s.cluster_N > 1 else 1
-    return agreed * (max(terms) + _ALSO * sum(terms))
+    return agreed * (max(terms) + ALSO * sum(terms))
 
 
 def _step_of_doubles(target: Target, p: Problem, s: Schedule, alone: bool) -> float:
@@ -354,7 +366,7 @@ def _step_of_doubles(target: Target, p: Problem, s: Schedule, alone: bool) -> fl
     arithmetic = s.block_M * s.block_N * s.block_K / _DOUBLES[rows] * (_WAITING if alone else 1)
     operands = 2 * (s.block_M + s.block_N) * s.block_K * p.item_bytes / _SHARED
     terms = (arithmetic, operands, _fills(p, s))
-    return max(terms) + _ALSO * sum(terms)
+    return max(terms) + ALSO * sum(terms)
 
 
 def _fills(p: Problem, s: Schedule) -> float:
@@ -380,7 +392,7 @@ def _tma_clocks(problem: Problem, schedule: Schedule, last: bool) -> float:
         else:
             inside = extent
             outside = sharers * min(block // sharers, extent) - extent
-        lines = inside * (_ASTRAY if name in p.astray else _LINE)
+        lines = inside * (ASTRAY if name in p.astray else LINE)
         lines += outside * (_OUTSIDE / max(1, ceil(extent / block)) + _OWN * last)
         lines /= sharers
         return lines if along_k else lines * _SWIZZLES[0] / _span(block * p.item_bytes)
@@ -435,7 +447,14 @@ def _tiles(target: Target, problem: Problem) -> list[tuple[int, int, int, int]]:
     depth = 64 // size
     if target.backend == "hip":
         return [(128, 128, depth, 256), (64, 64, depth, 256), (32, 32, depth, 64)]
-    return [
-        (128, 256, depth, 256), (128, 128, depth, 128), (64, 128, depth, 128), (64, 64, depth, 128),
-        (32, 64, 2 * depth, 64),
-    ]  # fmt: skip
+    tiles = [(128, 256, 256), (128, 128, 128), (64, 128, 128), (64, 64, 128)]
+    deep = [(m, n, _depth_of_warps(target, size, m + n), threads) for m, n, threads in tiles]
+    return [*deep, (32, 64, 128 // size, 64)]
+
+
+def _depth_of_warps(target: Target, size: int, rows: int) -> int:
+    """How deep the steps of mma.sync are, which loads so many rows of elements of a size: 128 bytes,
+    where copies run beside the products and three stages fit, else 64. 4096^3 by 128 x 256 takes
+    1.05 times as long by 64, on one H200, 5000^3 1.25 times (docs/decisions.md 113)."""
+    fits = target.shared_bytes >= 3 * rows * 128 + _BARRIERS
+    return (128 if target.asynchronous and fits else 64) // size

@@ -1,5 +1,5 @@
-"""Blocks of a cluster: which one this is, who is given a shared tile, and what a block without a
-tile of its own leaves out.
+"""Blocks of a cluster: which one this is, what they share, who is given it, and what a block without
+a tile of its own leaves out.
 
 A launch in clusters is persistent, and its hardware grid a row: a cluster is `cluster_blocks`
 neighbours in it. The rank of a block is its number among them, with the cluster's first dimension
@@ -9,17 +9,24 @@ fastest.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 
 from ..ir.build import Builder
 from ..ir.clone import Renaming
-from ..ir.core import Access, Block, Op, Value, at
+from ..ir.core import Access, Block, Op, Value, at, constant_of
 from ..ir.ops.control import DeviceAssert, HardwareBlock, If, Parallel, Print, Yield
 from ..ir.ops.pipeline import Pipeline, Stage
+from ..ir.ops.tile import Copy
 from ..ir.types import ScalarType
 from .dependence import is_global
 
 Extents = Sequence[int]
+
+
+def alike_along(copy: Copy, differing: Set[Value]) -> bool:
+    """Whether blocks copy the same that see only the values `differing` differently."""
+    needs = {copy.source, *(i for i in copy.source_indices if constant_of(i) is None)}
+    return needs.isdisjoint(differing)
 
 
 def block_rank(b: Builder, cluster: Extents) -> Value:

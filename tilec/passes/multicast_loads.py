@@ -13,18 +13,16 @@ tile is shared, or the blocks' loads need not keep step, has no cluster any more
 from __future__ import annotations
 
 from ..errors import TargetUnsupported
-from ..ir.core import Access, Block, Op, Program, constant_of, walk
-from ..ir.ops.control import For, If, Launch, While, map_launches
+from ..ir.core import Access, Block, Op, Program, walk
+from ..ir.ops.control import NO_CLUSTER, For, If, Launch, While, map_launches
 from ..ir.ops.pipeline import Pipeline, Stage
 from ..ir.ops.tile import Copy
 from .assign_roles import is_producer_stage
-from .clusters import sharers, unguarded_reads
+from .clusters import alike_along, sharers, unguarded_reads
 from .context import PassContext, Remark
 from .dependence import is_global, waits_for_blocks
 from .uniformity import differing_between_blocks
 from .value_ranges import ValueRanges, value_ranges
-
-NO_CLUSTER = (1, 1, 1)
 
 
 def multicast_loads(program: Program, context: PassContext) -> Program:
@@ -125,8 +123,7 @@ class _Shares:
     def _copy(self, op: Op) -> Op:
         if not (isinstance(op, Copy) and op.instruction == "tma" and is_global(op.source)):
             return op
-        needs = {op.source, *(i for i in op.source_indices if constant_of(i) is None)}
-        shared = [axis for axis in self.axes if needs.isdisjoint(self.by_axis[axis])]
+        shared = [axis for axis in self.axes if alike_along(op, self.by_axis[axis])]
         if shared:
             self.found[op.source.hint or "a tensor"] = sharers(self.cluster, shared)
         return op.replace(multicast=tuple(shared)) if shared else op

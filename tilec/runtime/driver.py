@@ -17,7 +17,7 @@ from ..ir.types import MemoryType
 from ..language.kernel import UNLIKE, Kernel
 from ..language.spec import ArraySpec
 from ..parser import python as _frontend  # installs itself as the language's frontend
-from ..passes.wave_gains import sizes_matter, with_last_waves
+from ..passes.size_choices import for_sizes, sizes_matter
 from ..target import Target, find_target
 from .calls import Calls, Found, where
 from .check_args import check_examples
@@ -104,7 +104,7 @@ def _long_way(kernel: Kernel, args: Sequence[Any], kwargs: Mapping[str, Any]) ->
         program = _program(kernel, runtime, constants)
         compiled = _compiled_for(program, runtime, aim)
         result = compiled.run_on(chosen, runtime, stream)
-        return result, Found(chosen, compiled, runtime, by_shape=sizes_matter(program))
+        return result, Found(chosen, compiled, runtime, by_shape=sizes_matter(program, aim))
 
 
 def _tuned(
@@ -160,7 +160,7 @@ def _compiled_for(program: Program, arguments: Sequence[Any], target: Target) ->
             sizes |= {dim: int(extent) for dim, extent in names if isinstance(dim, str)}
         elif isinstance(value, int):
             sizes[param.hint] = value
-    return compile_program(with_last_waves(program, sizes, target), target)
+    return compile_program(for_sizes(program, sizes, target), target)
 
 
 def compile_program(program: Program, target: Target) -> CompiledKernel:

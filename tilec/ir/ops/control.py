@@ -15,6 +15,8 @@ from ..layout.register import RegisterLayout
 from ..types import MemoryType, ScalarType, Space, Type
 
 PORTABLE_CLUSTER = 8  # most blocks of a cluster that every part of an architecture runs
+NO_CLUSTER = (1, 1, 1)
+"""The extents of a cluster of one block, which is none."""
 
 
 def _types(values: tuple[Value, ...]) -> tuple[Type, ...]:
@@ -97,7 +99,8 @@ class Launch(Op, name="launch"):
     when, by roles, barriers or asynchronous copies, so that nothing is pipelined, made persistent
     or given roles. `cluster`: the extents along the grid of the groups of neighbouring blocks that run at the same
     time and may reach each other's shared memory; what the blocks mean stays the same, and the grid
-    need be no multiple of it. `cooperative`: the machine runs all blocks at the same time, or refuses
+    need be no multiple of it; extents of 1 are none, and left to who makes the call unless the blocks are
+    to stay `alone`. `cooperative`: the machine runs all blocks at the same time, or refuses
     the launch. `stream_k`: so many blocks take the grid's in turn, and share the last of them; WHOLE_GPU
     and IF_POSSIBLE as many as there are multiprocessors, 0 never (None: left to who makes the call).
     `launched_threads` is what the hardware gets, set by assign_roles;
@@ -114,7 +117,8 @@ class Launch(Op, name="launch"):
     panel: int = attribute(default=0)
     order: str = attribute(default="row")
     explicit: bool = attribute(default=False)
-    cluster: tuple[int, ...] = attribute(default=(1, 1, 1))
+    cluster: tuple[int, ...] = attribute(default=NO_CLUSTER)
+    alone: bool = attribute(default=False)
     cooperative: bool = attribute(default=False)
     stream_k: int | None = attribute(default=None)
     launched_threads: int = attribute(default=0)
