@@ -447,9 +447,11 @@ def _tiles(target: Target, problem: Problem) -> list[tuple[int, int, int, int]]:
     depth = 64 // size
     if target.backend == "hip":
         return [(128, 128, depth, 256), (64, 64, depth, 256), (32, 32, depth, 64)]
-    tiles = [(128, 256, 256), (128, 128, 128), (64, 128, 128), (64, 64, 128)]
-    deep = [(m, n, _depth_of_warps(target, size, m + n), threads) for m, n, threads in tiles]
-    return [*deep, (32, 64, 128 // size, 64)]
+    by_warps = [(128, 256, 256), (128, 128, 128), (64, 128, 128), (64, 64, 128)]
+    return [
+        *((m, n, _depth_of_warps(target, size, m + n), threads) for m, n, threads in by_warps),
+        (32, 64, 128 // size, 64),
+    ]
 
 
 def _depth_of_warps(target: Target, size: int, rows: int) -> int:
