@@ -126,6 +126,9 @@ PROGRAMS: dict[str, str] = {
     "fragment that is shifted": kernel(
         FRAGMENT + "G = T.alloc_fragment((32, 32), 'float32')\nT.clear(F)\n"
         "for i, j in T.Parallel(32, 32):\n    G[i, (j + 1) // 2] = F[i, j]\nT.copy(G, B[0, 0])"),
+    "region of a fragment that is no registers": kernel(
+        "F = T.alloc_fragment((32, 64), 'float32')\nS = T.alloc_shared((32, 32), 'float32')\nT.clear(S)\n"
+        "T.fill(F, 0)\nT.copy(S, F[0:32, 0:32])\nT.copy(F, B[0, 0])"),
     "division by zero": kernel("B[bx % 0, 0] = 1"),
     "sum of 1500 terms": kernel(
         "x = 1\nB[0, 0] = (\n    " + "\n    + ".join(["A[0, 0]"] * 1500) + ")"),

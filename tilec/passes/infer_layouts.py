@@ -195,9 +195,9 @@ class _Inference:
             places = {why(op): op.loc for op in walk(block)}
             raise LayoutConflict(
                 "TLC0406",
-                f"{error.first} and {error.second} need different layouts of one value: "
-                f"{error.reason}",
+                f"{error.first} and {error.second} need different layouts of one tile",
                 loc=places.get(error.first.why, UNKNOWN),
+                hint="move elements between the two by a T.Parallel nest, or by way of shared memory",
             ) from error
         self.layouts.update(solution.assignments)
         self.uses.update(uses_in(constraints))
