@@ -34,7 +34,7 @@ def gemm(dtype: str = "float16", transpose_b: bool = True) -> Any:
         block_K: int = 64,
         stages: int = 4,
         threads: int = 256,
-        cluster: Any = 1,
+        cluster: Any = None,
     ):
         M, N, K = C.shape[0], C.shape[1], A.shape[1]
         grid = (T.ceildiv(N, block_N), T.ceildiv(M, block_M))
