@@ -73,6 +73,16 @@ def test_larger_ones_where_they_all_run_at_once(eights: int | None) -> None:
     assert cluster == ((2, 4, 1) if eights != 9 else ALONG_Y)
 
 
+@pytest.mark.parametrize(("M", "expected"), [(3, NO_CLUSTER), (32, NO_CLUSTER), (64, ALONG_X)])
+def test_rows_that_the_first_block_has_all_are_not_shared(
+    M: int, expected: tuple[int, ...]
+) -> None:
+    """One H200, 3 x 5000 x 5000 by 64 x 32: 39 us in clusters of two along N, 28 without; 64 rows 32
+    and 40."""
+    program = specialised(matmul, block_M=64, block_N=32, block_K=128, stages=9, threads=128)
+    assert chosen(program, M=M, N=5000, K=5000) == expected
+
+
 def test_a_last_wave_is_shared_where_that_gains_more() -> None:
     """Two tiles for 132 multiprocessors."""
     (launch,) = found(for_sizes(example(), {"M": 150, "N": 250, "K": 8200}, HERE), Launch)

@@ -95,12 +95,18 @@ def cluster_gain(
 
 @dataclass(frozen=True)
 class _Load:
-    """A tile that a step loads: its lines, what TMA takes for each, and along which dimensions of
-    the grid neighbours load the same."""
+    """A tile that a step loads: its lines that are in the tensor, of how many, what TMA takes for
+    each, and along which dimensions of the grid neighbours load the same."""
 
     lines: int
+    tile: int
     clocks: float
     shared: tuple[int, ...]
+
+    def taken(self, cluster: Extents) -> float:
+        """What TMA takes for the part of the tile's rows that the first block of a cluster brings."""
+        part = self.tile / math.prod(cluster[axis] for axis in self.shared)
+        return min(self.lines, part) * self.clocks
 
 
 @dataclass(frozen=True)
@@ -113,10 +119,7 @@ class _Loop:
 
     def clocks(self, cluster: Extents) -> float:
         """What the loop takes in such clusters."""
-        tma = sum(
-            load.lines * load.clocks / math.prod(cluster[axis] for axis in load.shared)
-            for load in self.loads
-        )
+        tma = sum(load.taken(cluster) for load in self.loads)
         return self.steps * (max(tma, self.products) + ALSO * (tma + self.products))
 
 
@@ -164,7 +167,9 @@ def _load(
     if any(pitch % _TMA for pitch in pitches):
         return None
     row = copy.shape[-1] * source.dtype.bits // 8
-    lines = math.prod(copy.shape[:-1]) * max(-(-row // LINE_BYTES), 1)
+    extents = [numbers.of_dim(source.shape[d]) for d in copy.source_dims[:-1]]
+    rows = [n if e is None else min(n, e) for n, e in zip(copy.shape[:-1], extents, strict=True)]
+    of_row = max(-(-row // LINE_BYTES), 1)
     astray = any(pitch % SECTOR_BYTES for pitch in pitches)
     bounds = {loop.start, loop.stop, loop.step}
     shared = tuple(
@@ -172,4 +177,5 @@ def _load(
         for axis, differing in by_axis.items()
         if alike_along(copy, differing) and differing.isdisjoint(bounds)
     )
-    return _Load(lines, ASTRAY if astray else LINE, shared)
+    inside, whole = math.prod(rows) * of_row, math.prod(copy.shape[:-1]) * of_row
+    return _Load(inside, whole, ASTRAY if astray else LINE, shared)
