@@ -10,7 +10,7 @@ import click
 
 from ..ir.core import Program
 from ..passes.check_hazards import CHECKS
-from ..passes.context import Assume, Facts, PassContext, assumptions
+from ..passes.context import Assume, PassContext, assumptions, facts_of
 from ..runtime.lowering import lower_program, standard_registry
 from ..target import find_target
 from .output import output
@@ -35,7 +35,7 @@ def command(file: Path, targets: tuple[str, ...], defines: tuple[str, ...]) -> i
             target = find_target(target_name)
             program = trace(kernel, values, target)
             for assume in assumptions(program):
-                context = PassContext(target, standard_registry(), Facts(assume))
+                context = PassContext(target, standard_registry(), facts_of(program, assume))
 
                 def observe(
                     pass_: str, _: Program, after: Program, context: PassContext = context

@@ -16,7 +16,7 @@ from ..errors import IRError, TilecError
 from ..ir.core import Program
 from ..ir.print import print_program
 from ..parser.text import parse_program
-from ..passes.context import Assume, Facts, PassContext, assumptions
+from ..passes.context import Assume, PassContext, assumptions, facts_of
 from ..passes.pipeline import find_passes, pipeline_of, run_pipeline
 from ..passes.reproducer import ABOUT, EMISSION, TEXT
 from ..runtime.lowering import lower_program, standard_registry
@@ -66,7 +66,7 @@ def _replay(folder: Path) -> int:
         ) from wrong
     registry = standard_registry()
     program = parse_program(text, registry, str(folder / TEXT))
-    context = PassContext(target, registry, Facts(assume), output().remark)
+    context = PassContext(target, registry, facts_of(program, assume), output().remark)
     if step == EMISSION:
         emit_program(program, target, registry)
     else:

@@ -4,14 +4,16 @@ where remarks go.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field
 from enum import Enum
 
 from ..errors import UNKNOWN, Loc
-from ..ir.core import Program
+from ..ir.core import Program, walk
+from ..ir.ops.control import For
 from ..ir.registry import Registry
 from ..target import Target
+from .dependence import writes
 
 
 @dataclass(frozen=True)
@@ -33,13 +35,25 @@ class Assume(Enum):
 
     ALL = "all"
     ALIGNED = "aligned"  # alignment of every tensor, of whatever size and length
+    READ = "read"  # that of tensors which the program only reads
     PROMISED = "promised"  # sizes, and the alignment of tensors whose rows are promised to have it
     NOTHING = "nothing"
 
 
 def assumptions(program: Program) -> tuple[Assume, ...]:
-    """Under which the variants of a program differ, from the one that takes most to hold on."""
-    return tuple(a for a in Assume if a is not Assume.PROMISED or program.multiples)
+    """Under which the variants of a program differ, from the one that takes most to hold on. That
+    only what is read is aligned is worth a variant where loops load it again and again."""
+    differ = {
+        Assume.PROMISED: bool(program.multiples),
+        Assume.READ: any(isinstance(op, For) and op.stages > 0 for op in walk(program.body)),
+    }
+    return tuple(assume for assume in Assume if differ.get(assume, True))
+
+
+def facts_of(program: Program, assume: Assume) -> Facts:
+    """The facts of a variant of `program`, none of them taken yet."""
+    written = {memory.hint for op in walk(program.body) for memory in writes(op)}
+    return Facts(assume, frozenset(written))
 
 
 class Facts:
@@ -49,11 +63,13 @@ class Facts:
     A fact is ("aligned", tensor, bytes): base address, rows and every stride but the last are
     multiples of `bytes`; ("below", tensor, bytes): the tensor's extent in bytes is smaller; or
     ("whole", tensor, bytes): its rows are a multiple of `bytes` long.
-    Facts that were never asked do not make variants.
+    Facts that were never asked do not make variants. `written` are the tensors that the program
+    writes.
     """
 
-    def __init__(self, assume: Assume = Assume.ALL) -> None:
+    def __init__(self, assume: Assume = Assume.ALL, written: Set[str] = frozenset()) -> None:
         self.assume = assume
+        self.written = written
         self.taken: dict[tuple[str, str, int], None] = {}
 
     def aligned(self, tensor: str, size: int, promised: bool = False) -> bool:
@@ -62,7 +78,12 @@ class Facts:
         """
         known = promised and self.assume is Assume.PROMISED
         every = self.assume in (Assume.ALL, Assume.ALIGNED)
-        return self._take(("aligned", tensor, size), known or every)
+        read = self.assume is Assume.READ and tensor not in self.written
+        return self._take(("aligned", tensor, size), known or every or read)
+
+    def unasked(self) -> Facts:
+        """The same, of which none is taken yet."""
+        return Facts(self.assume, self.written)
 
     def require_aligned(self, tensor: str, size: int) -> None:
         """Takes the tensor to be aligned whatever the variant assumes: the program needs it."""

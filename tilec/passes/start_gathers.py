@@ -25,7 +25,7 @@ from ..ir.ops.nvidia import CP_ASYNC_BYTES
 from ..ir.ops.pipeline import Channel, Put, Stage
 from ..ir.ops.tile import Copy
 from .choose_instructions import role_refusal
-from .context import Facts, PassContext, Remark
+from .context import PassContext, Remark
 from .dependence import is_statement, slice_of, writes
 from .gathers import brings_runs, find_gather, run_of, straight
 from .plan_pipelines import MADE_SLOTS
@@ -54,7 +54,7 @@ def _beside_tma(program: Program, context: PassContext) -> Program:
     changed = map_launches(program, lambda x: x if x.explicit else with_nests(x, ranges))
     if changed is program:
         return program
-    unheard = replace(context, facts=Facts(context.facts.assume), remark=lambda _: None)
+    unheard = replace(context, facts=context.facts.unasked(), remark=lambda _: None)
     tried = _all_started(changed, unheard)
     ranges = value_ranges(tried.body, context.multiples)
     ops = [

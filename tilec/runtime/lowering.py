@@ -17,7 +17,7 @@ from ..ir.core import Program
 from ..ir.ops import builtin_registry
 from ..ir.registry import Registry
 from ..locks import cached_property, one_at_a_time
-from ..passes.context import Assume, Facts, PassContext, Remark
+from ..passes.context import Assume, Facts, PassContext, Remark, facts_of
 from ..passes.layout_constraints import register_layout_rules
 from ..passes.lower_tiles import register_lowerings
 from ..passes.pipeline import Observer, Run, run_pipeline
@@ -28,6 +28,7 @@ from .check_meaning import MeaningCheck
 _SUFFIXES = {
     Assume.ALL: "",
     Assume.ALIGNED: "_large",
+    Assume.READ: "_read",
     Assume.PROMISED: "_promised",
     Assume.NOTHING: "_generic",
 }
@@ -96,7 +97,7 @@ def lower_program(
     """
     registry = registry or standard_registry()
     remarks: list[Remark] = []
-    facts = Facts(assume)
+    facts = facts_of(program, assume)
     settings = config.current()
     context = PassContext(target, registry, facts, remarks.append)
     dump = settings.dump_dir()
