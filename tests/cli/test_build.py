@@ -67,7 +67,7 @@ def test_one_file_has_every_variant(tmp_path: Path) -> None:
     text = (tmp_path / "matmul.cu").read_text()
     manifest = Manifest.from_json((tmp_path / "matmul.json").read_text())
     symbols = [launch.symbol for v in manifest.variants for launch in v.launches]
-    assert symbols == ["matmul_kernel", "matmul_kernel_generic"]
+    assert symbols == ["matmul_kernel", "matmul_kernel_read", "matmul_kernel_generic"]
     assert all(text.count(f" {symbol}(") == 1 for symbol in symbols)
     assert {v.source for v in manifest.variants} == {"matmul.cu"}
     assert text.count("namespace tilec {") == 1
@@ -178,7 +178,7 @@ def test_the_launcher_runs_without_tilec(
     monkeypatch.setattr(launcher, "driver_library", lambda: library)
     random = np.random.default_rng(3)
     for m, n, k, suffix, offset in (
-        (64, 64, 64, "", 0), (65, 33, 40, "_generic", 0), (64, 64, 64, "_generic", 2),
+        (64, 64, 64, "", 0), (65, 33, 40, "_read", 0), (64, 64, 64, "_generic", 2),
     ):  # fmt: skip
         a, b = (random.integers(-2, 3, s).astype(np.float16) for s in ((m, k), (n, k)))
         c = np.full((m, n), np.nan, np.float16)
