@@ -139,7 +139,7 @@ def test_the_text_has_strides() -> None:
 def test_strides_decide_the_variant() -> None:
     compiled = matmul.lower(target="cuda:sm_90a")
     compiled.add_general()
-    fast, general = compiled.variants
+    fast, _, general = compiled.variants
 
     def variant(k: int, lda: int, pointer: int = 0x7F00_0000_0000) -> str:
         a = device_array((64, k), "f16", pointer, (2 * lda, 2))

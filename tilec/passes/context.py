@@ -35,7 +35,7 @@ class Assume(Enum):
 
     ALL = "all"
     ALIGNED = "aligned"  # alignment of every tensor, of whatever size and length
-    READ = "read"  # that of tensors which the program only reads
+    READ = "read"  # sizes, and the alignment of tensors which the program only reads
     PROMISED = "promised"  # sizes, and the alignment of tensors whose rows are promised to have it
     NOTHING = "nothing"
 
@@ -91,7 +91,8 @@ class Facts:
 
     def below(self, tensor: str, size: int) -> bool:
         """Whether the tensor takes fewer than `size` bytes."""
-        return self._take(("below", tensor, size), self.assume in (Assume.ALL, Assume.PROMISED))
+        sizes = self.assume in (Assume.ALL, Assume.READ, Assume.PROMISED)
+        return self._take(("below", tensor, size), sizes)
 
     def whole(self, tensor: str, size: int) -> bool:
         """Whether the tensor's rows are a multiple of `size` bytes long."""
