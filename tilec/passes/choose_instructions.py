@@ -26,7 +26,7 @@ from ..ir.ops.arith import is_harmless
 from ..ir.ops.control import Launch, Parallel, Role, Yield, map_launches
 from ..ir.ops.gemm import SIDES, Gemm
 from ..ir.ops.memory import Load, Store, memory_type
-from ..ir.ops.nvidia import WARPGROUP
+from ..ir.ops.nvidia import ASYNC_BYTES, WARPGROUP
 from ..ir.ops.pipeline import Commit, Pipeline, Put, Stage
 from ..ir.ops.tile import Copy, StoreTile
 from ..ir.rewrite import defining_ops
@@ -35,7 +35,6 @@ from ..target import Target
 from .context import PassContext, Remark
 from .dependence import is_global, is_shared, tile_type, writes
 from .engine_needs import (
-    ASYNC_BYTES,
     alignment_refusal,
     dtypes_of,
     entry_refusal,

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from ..ir.core import Value, walk
 from ..ir.ops.control import NO_CLUSTER, For, Launch
 from ..ir.ops.gemm import Gemm
+from ..ir.ops.nvidia import ASYNC_BYTES
 from ..ir.ops.tile import Copy
 from ..ir.types import MemoryType, Space
 from ..target import Target
@@ -36,7 +37,6 @@ ALSO = 0.06
 """So much of all that a step needs is not hidden behind what takes longest."""
 LINE_BYTES, SECTOR_BYTES = 128, 32
 """Of the L2 cache."""
-_TMA = 16  # bytes, of which rows have a multiple that TMA can load
 _UNUSED = {4: 12, 8: 12}  # multiprocessors that clusters of so many leave: GPCs have 14, 16 or 18
 _FEW, _MANY = 0.6, 0.95  # parts of one wave that larger clusters fill well
 _WORTH_IT = 1.03
@@ -59,23 +59,34 @@ def cluster_sizes(tiles: int, target: Target) -> list[tuple[int, int]]:
     return [(1, 1), (2, 1), (1, 2), *[(2, 2), (4, 2), (2, 4)] * one_wave]
 
 
-def may_be_clustered(launch: Launch) -> bool:
-    """Whether the launch leaves its clusters to the compiler, and has products in pipelined loops."""
+def may_be_clustered(launch: Launch, target: Target) -> bool:
+    """Whether the launch leaves its clusters to the compiler, has products in pipelined loops, and the
+    target brings tiles to several blocks at once."""
+    if not target.tma or not target.clusters:
+        return False
     if launch.alone or launch.cluster_blocks > 1 or launch.explicit or launch.stream_k:
         return False
     if launch.persistent is False or launch.cooperative:
         return False
-    loops = [op for op in walk(launch.body) if isinstance(op, For) and op.kind == "pipelined"]
-    return any(isinstance(op, Gemm) for loop in loops for op in loop.walk())
+    return any(True for _ in _multiplying(launch))
+
+
+def _multiplying(launch: Launch) -> Iterator[tuple[For, list[Gemm]]]:
+    """The pipelined loops with products, and their gemms."""
+    for loop in walk(launch.body):
+        if isinstance(loop, For) and loop.kind == "pipelined":
+            gemms = [op for op in loop.walk() if isinstance(op, Gemm)]
+            if gemms:
+                yield loop, gemms
 
 
 def cluster_gain(
     launch: Launch, numbers: CallNumbers, target: Target
 ) -> tuple[tuple[int, int, int], float]:
     """The cluster by which the launch gains most, and how many times as long it takes without;
-    NO_CLUSTER and 1 where none is worth it, or not all is known."""
+    NO_CLUSTER and 1 where none is worth it or possible, or not all is known."""
     grid = [numbers.of(extent) for extent in launch.grid]
-    if not target.tma or not target.clusters or None in grid or 0 in grid:
+    if not may_be_clustered(launch, target) or None in grid or 0 in grid:
         return NO_CLUSTER, 1.0
     extents = [extent or 0 for extent in grid]
     loops = list(_loops(launch, numbers))
@@ -136,21 +147,13 @@ def _loops(launch: Launch, numbers: CallNumbers) -> Iterator[_Loop]:
         axis: differing_between_blocks(launch.body, (index,))
         for axis, index in enumerate(launch.body.params)
     }
-    for loop in walk(launch.body):
-        if isinstance(loop, For) and loop.kind == "pipelined":
-            products = sum(_products(op) for op in loop.walk() if isinstance(op, Gemm))
-            if products:
-                start, stop = numbers.of(loop.start), numbers.of(loop.stop)
-                steps = 1 if start is None or stop is None else max(stop - start, 0)
-                copies = [op for op in walk(loop.body) if isinstance(op, Copy)]
-                loads = [_load(op, loop, by_axis, numbers) for op in copies]
-                yield _Loop(steps, products, tuple(load for load in loads if load is not None))
-
-
-def _products(gemm: Gemm) -> float:
-    """The clocks that the products of a gemm take."""
-    a, b = gemm.matrix("a"), gemm.matrix("b")
-    return a.mn * a.k * b.mn * gemm.dtype_of("a").bits / 8 / MULTIPLIES
+    for loop, gemms in _multiplying(launch):
+        products = sum(op.products * op.dtype_of("a").bits / 8 / MULTIPLIES for op in gemms)
+        start, stop = numbers.of(loop.start), numbers.of(loop.stop)
+        steps = 1 if start is None or stop is None else max(stop - start, 0)
+        copies = [op for op in walk(loop.body) if isinstance(op, Copy)]
+        loads = [_load(op, loop, by_axis, numbers) for op in copies]
+        yield _Loop(steps, products, tuple(load for load in loads if load is not None))
 
 
 def _load(
@@ -164,7 +167,7 @@ def _load(
         return None
     strides = [numbers.stride(source, d) for d in range(len(source.shape) - 1)]
     pitches = [n * source.dtype.bits // 8 for n in strides if n is not None]
-    if any(pitch % _TMA for pitch in pitches):
+    if any(pitch % ASYNC_BYTES for pitch in pitches):
         return None
     row = copy.shape[-1] * source.dtype.bits // 8
     extents = [numbers.of_dim(source.shape[d]) for d in copy.source_dims[:-1]]

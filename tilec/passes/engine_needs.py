@@ -12,7 +12,7 @@ from ..ir.core import Value, constant_of
 from ..ir.layout import SharedLayout, WgmmaOperand, choose_swizzle, tma_boxes
 from ..ir.ops.gemm import SIDES, Gemm
 from ..ir.ops.memory import memory_type
-from ..ir.ops.nvidia import WARPGROUP
+from ..ir.ops.nvidia import ASYNC_BYTES, WARPGROUP
 from ..ir.ops.tile import Copy, StoreTile
 from ..ir.types import MemoryType
 from ..target import Target
@@ -26,7 +26,6 @@ from .vector_access import is_aligned, is_zeros, rows_of
 BOX = 256  # most elements of a TMA box along one dimension
 BOX_ROWS = 8  # of which a part of a box is a multiple
 BESIDE = 32  # registers of a consumer beside its accumulator, at least
-ASYNC_BYTES = 16  # alignment that TMA needs, and that copies of threads are used for
 
 
 def dtypes_of(gemm: Gemm) -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from ..ir.core import Program
-from ..ir.ops.control import IF_POSSIBLE, NO_CLUSTER, Launch
+from ..ir.ops.control import IF_POSSIBLE, Launch
 from ..target import Target
 from .call_numbers import CallNumbers
 from .cluster_gains import cluster_gain, may_be_clustered
@@ -44,9 +44,7 @@ Choice = tuple[str, object]
 
 def _chosen(launch: Launch, numbers: CallNumbers, target: Target) -> Choice | None:
     """What a launch gains most by."""
-    cluster, less = NO_CLUSTER, 1.0
-    if may_be_clustered(launch):
-        cluster, less = cluster_gain(launch, numbers, target)
+    cluster, less = cluster_gain(launch, numbers, target)
     if wave_gain(launch, numbers, target) > less:
         return "stream_k", IF_POSSIBLE
     return ("cluster", cluster) if less > 1 else None
@@ -63,7 +61,5 @@ def _with(program: Program, choices: Mapping[int, Choice]) -> Program:
 def _open_launches(program: Program, target: Target) -> Iterator[tuple[int, Launch]]:
     """The launches to which sizes matter, with their places."""
     for place, op in enumerate(program.body.ops):
-        if isinstance(op, Launch):
-            clustered = target.tma and target.clusters and may_be_clustered(op)
-            if clustered or sharable_loop(op) is not None:
-                yield place, op
+        if isinstance(op, Launch) and (may_be_clustered(op, target) or sharable_loop(op)):
+            yield place, op

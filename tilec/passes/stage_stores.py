@@ -53,12 +53,12 @@ from ..ir.ops.thread import NAMED_BARRIERS, Barrier
 from ..ir.ops.tile import Copy, ExtractTile, StoreTile
 from ..ir.types import MemoryType, Space, TileType
 from ..target import Target
+from .cluster_gains import SECTOR_BYTES
 from .context import PassContext, Remark
 from .dependence import is_global, is_shared
 from .fit_resources import buffer_bytes, shared_bytes
 from .slabs import ROW_UNIT, Slabs, apart_along, cut_slabs, own_part
 
-SECTOR = 32  # bytes: what global memory writes whole
 REGISTER = 4  # bytes
 
 
@@ -91,8 +91,8 @@ def is_scattered(layout: RegisterLayout, bits: int, warp: int) -> bool:
     if width < REGISTER:
         return True
     lanes = np.unique(layout.coords()[:warp, 0], axis=0)
-    sectors = {(*row, column * bits // 8 // SECTOR) for *row, column in lanes.tolist()}
-    return len(lanes) * width < len(sectors) * SECTOR
+    sectors = {(*row, column * bits // 8 // SECTOR_BYTES) for *row, column in lanes.tolist()}
+    return len(lanes) * width < len(sectors) * SECTOR_BYTES
 
 
 def _launch(launch: Launch, context: PassContext) -> Launch:
@@ -179,7 +179,7 @@ class _Stager:
             and tile.layout is not None
             and tile.layout.replication == 1
             and op.dims[-1:] == (len(memory.shape) - 1,)
-            and tile.shape[-1] * tile.dtype.bits >= SECTOR * 8
+            and tile.shape[-1] * tile.dtype.bits >= SECTOR_BYTES * 8
             and is_scattered(tile.layout, tile.dtype.bits, self.context.target.warp_size)
         )
 

@@ -61,8 +61,7 @@ def wave_gain(launch: Launch, numbers: CallNumbers, target: Target) -> float:
 
 def _products(loop: For) -> int:
     """How many products a step adds up."""
-    gemms = [op for op in loop.walk() if isinstance(op, Gemm)]
-    return sum(op.matrix("a").mn * op.matrix("a").k * op.matrix("b").mn for op in gemms)
+    return sum(op.products for op in loop.walk() if isinstance(op, Gemm))
 
 
 def _held(loop: For) -> int:

@@ -116,6 +116,12 @@ class Gemm(Op, name="gemm", level=Level.TILE):
             found += [Effect(Access.READ, self.accumulator), Effect(Access.WRITE, self.accumulator)]
         return tuple(found)
 
+    @property
+    def products(self) -> int:
+        """How many products it adds up."""
+        a, b = self.matrix("a"), self.matrix("b")
+        return a.mn * a.k * b.mn
+
     def matrix(self, side: Side) -> Matrix:
         """What is multiplied of a or b. Raises TypeMismatch where that is no matrix."""
         if side == "a":

@@ -14,6 +14,7 @@ from .thread import Statement, check_registers
 WARP, WARPGROUP = 32, 128
 """Threads of a warp, and those that issue one wgmma (PTX ISA, 9.7.15)."""
 CP_ASYNC_BYTES = (4, 8, 16)
+ASYNC_BYTES = 16  # alignment that TMA needs, and that copies of threads are used for
 
 
 class CpAsync(Statement, name="cp_async", level=Level.THREAD):
